@@ -1,0 +1,143 @@
+"""What a fit gives back: labelled parameters with errors, and for every curve a status with a sentence.
+
+Nothing in a batch raises: a bad curve gets a status and leaves its neighbours untouched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from tsl_jax.laws import Covariates, Law
+
+
+class Status(IntEnum):
+    """How the fit of one curve ended."""
+
+    CONVERGED = 0
+    WEAKLY_IDENTIFIED = 1
+    LOWER_BOUND = 2
+    UPPER_BOUND = 3
+    STRAIGHT_LINE = 4
+    FLAT = 5
+    RISING = 6
+    TOO_FEW_POINTS = 7
+    NON_FINITE = 8
+    NOT_SETTLED = 9
+
+    @property
+    def short(self) -> str:
+        """The name in files and tables, such as `lower_bound`."""
+        return self.name.lower()
+
+    def message(self) -> str:
+        """One sentence: what it means, and what to do."""
+        return _SENTENCES[self]
+
+
+_SENTENCES = {
+    Status.CONVERGED: "interior optimum, shape identified",
+    Status.WEAKLY_IDENTIFIED: "interior optimum, but the log of the shape is known no better than to 0.2: "
+    "trust the curve, not the parameters",
+    Status.LOWER_BOUND: "the shape is at its lower bound: the data look like the limit of the law",
+    Status.UPPER_BOUND: "the shape is at its upper bound: the data settle before their first points can show how",
+    Status.STRAIGHT_LINE: "a straight line fits as well: only slope and level are known",
+    Status.FLAT: "the data are constant: any shape fits; the level alone is known",
+    Status.RISING: "the fitted curve rises where the law falls: check the sign and the order of the data",
+    Status.TOO_FEW_POINTS: "no more points than parameters: nothing can be said about errors; add points",
+    Status.NON_FINITE: "NaN or infinity in the data: give these points weight zero, or mend them",
+    Status.NOT_SETTLED: "the solver stopped at its limit of iterations: scale the data, or choose another method",
+}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A law fitted to every curve of an array.
+
+    Attributes:
+        law: the law. params, stderr: DataArrays (..., param) in published order, with standard errors.
+        covariance: DataArray (..., param, param_).
+        status: DataArray (...) of int8 `Status` values. sse, r2: DataArrays (...), weighted.
+        solved: DataArray (..., solved): shapes and coefficients as the solver has them.
+        over: the dimensions that were fitted; x: where, as the law's covariates.
+    """
+
+    law: Law
+    params: xr.DataArray
+    stderr: xr.DataArray
+    covariance: xr.DataArray
+    status: xr.DataArray
+    sse: xr.DataArray
+    r2: xr.DataArray
+    solved: xr.DataArray
+    over: tuple[str, ...]
+    x: Any
+
+    @property
+    def converged(self) -> xr.DataArray:
+        """True where the optimum is interior and the shape identified."""
+        return self.status == Status.CONVERGED
+
+    def message(self) -> xr.DataArray:
+        """The status of each curve in words."""
+        return xr.apply_ufunc(np.vectorize(lambda value: Status(value).message(), otypes=[str]), self.status)
+
+    def predict(self, x: Any = None) -> xr.DataArray:
+        """The fitted curves at x, default the fitted points; new dimension(s): those fitted over.
+
+        Args:
+            x: (point,) values, a DataArray, or a mapping of covariates for laws with several.
+        """
+        x = self.x if x is None else x
+        values = np.asarray(self.solved.values, float).reshape(-1, len(self.law.solved))
+        with jax.enable_x64(True):
+            points = as_covariates(x)
+            curves = _evaluate(self.law, jnp.asarray(values), points)
+        outer = self.solved.dims[:-1]
+        name = self.over[0] if len(self.over) == 1 else "point"
+        coordinates = {key: c for key, c in self.solved.coords.items() if set(c.dims) <= set(outer)}
+        if not isinstance(points, dict):
+            coordinates[name] = (name, np.asarray(points))
+        shape = (*self.solved.shape[:-1], curves.shape[-1])
+        return xr.DataArray(np.asarray(curves).reshape(shape), coordinates, (*outer, name))
+
+    def raise_if_failed(self) -> Fit:
+        """The fit itself if every curve converged; else ValueError with the count of each status and its sentence."""
+        if bool(self.converged.all()):
+            return self
+        raise ValueError(f"fit: {self._counts()}. " + "; ".join(_worst(self.status.values)))
+
+    def _counts(self) -> str:
+        values, counts = np.unique(self.status.values, return_counts=True)
+        parts = [f"{count} {Status(value).short}" for value, count in zip(values, counts, strict=True)]
+        return f"of {self.status.size} curves " + ", ".join(parts)
+
+    def __repr__(self) -> str:
+        sizes = " x ".join(f"{size} {dim}" for dim, size in self.status.sizes.items()) or "1 curve"
+        good = int(self.converged.sum())
+        rest = "" if good == self.status.size else f" · {self._counts()}"
+        r2 = "" if not self.status.size else f" · median R2 {np.nanmedian(self.r2.values):.4f}"
+        return f"{self.law.formula} · {sizes} · {good}/{self.status.size} converged{r2}{rest}"
+
+
+def as_covariates(x: Any) -> Covariates:
+    """Arrays of floats from arrays, DataArrays, or a mapping of them."""
+    if isinstance(x, dict):
+        return {name: jnp.asarray(np.asarray(value), float) for name, value in x.items()}
+    return jnp.asarray(np.asarray(x), float)
+
+
+def _evaluate(law: Law, values: jax.Array, x: Covariates) -> jax.Array:
+    shapes = len(law.shapes)
+    return jax.vmap(lambda v: law.evaluate(v[:shapes], v[shapes:], x))(values)
+
+
+def _worst(status: np.ndarray) -> list[str]:
+    found = sorted(set(np.unique(status)) - {Status.CONVERGED})
+    return [f"{Status(value).short}: {Status(value).message()}" for value in found]

@@ -1,0 +1,8 @@
+"""From the beginning of a run to its end: forecasts, baselines, scores."""
+
+from tsl_jax.forecasting import baselines
+from tsl_jax.forecasting.backtest import Backtest, backtest
+from tsl_jax.forecasting.forecast import Forecast, forecast
+from tsl_jax.forecasting.score import score
+
+__all__ = ["Backtest", "Forecast", "backtest", "baselines", "forecast", "score"]

@@ -1,0 +1,67 @@
+"""Every law and baseline from several cut-offs of one finished run: what would have been forecast, and how it came."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from tsl_jax.forecasting import baselines
+from tsl_jax.forecasting.forecast import METHODS, Forecast, forecast, read_schedule
+from tsl_jax.forecasting.score import score
+
+CUTOFFS = (0.1, 0.2, 0.3, 0.4)
+
+
+@dataclass(frozen=True)
+class Backtest:
+    """The result.
+
+    Attributes:
+        scores: DataFrame indexed by (split, cutoff, method); columns as in `score`.
+        forecasts: (cutoff, method) -> Forecast over the checkpoints beyond that cut-off.
+    """
+
+    scores: pd.DataFrame
+    forecasts: dict[tuple[float, str], Forecast]
+
+    def __repr__(self) -> str:
+        return self.scores.error.unstack("method").to_string(float_format="{:+.3f}".format)
+
+
+def backtest(
+    surface: xr.Dataset,
+    cutoffs: Sequence[float] = CUTOFFS,
+    schedule: Any = None,
+    methods: Sequence[Any] = (*METHODS, *baselines.ALL),
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Backtest:
+    """Forecast from each fraction of the planned tokens and score against what came.
+
+    Args:
+        surface: a whole run. cutoffs: fractions of the planned tokens (of the last checkpoint where no plan is known).
+        schedule: as for `forecast`. methods: names and baselines. progress: called with (stage, done, total).
+
+    Raises:
+        ValueError: if a cut-off leaves no checkpoint before it, or fewer than two after it.
+    """
+    plan = read_schedule(surface, schedule)
+    total = plan.total_tokens if plan is not None else float(surface.tokens[-1])
+    tables, forecasts = [], {}
+    for k, cutoff in enumerate(cutoffs):
+        past = surface.sel(tokens=surface.tokens <= cutoff * total)
+        if past.sizes["tokens"] == 0:
+            raise ValueError(f"backtest: no checkpoint within the first {cutoff:.0%} ({cutoff * total:.4g} tokens)")
+        at = surface.tokens.values[past.sizes["tokens"] :]
+        made = [forecast(past, at, plan, method) for method in methods]
+        forecasts |= {(cutoff, one.method): one for one in made}
+        table = score(made[0], surface, made[1:]).reset_index().assign(cutoff=cutoff)
+        tables.append(table)
+        if progress is not None:
+            progress("forecast", k + 1, len(cutoffs))
+    scores = pd.concat(tables).set_index(["split", "cutoff", "method"])
+    return Backtest(scores.replace([np.inf, -np.inf], np.nan), forecasts)

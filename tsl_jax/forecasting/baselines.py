@@ -1,0 +1,108 @@
+"""Forecasts from the mean loss alone, on the same checkpoints as the forecasts by position.
+
+Two kinds. The usual ones: a power law with and without constant, a reciprocal, a logarithm, the last value. And the
+controls, each temporal form of the position route fitted to the mean itself: only if the route by position beats these
+do positions help, and not just flexibility. (RECIPROCAL is both.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jax import Array
+
+from tsl_jax import laws
+from tsl_jax.fitting import Status, fit
+from tsl_jax.laws import Covariates, Law, Schedule, families
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A way to forecast the mean loss over tokens.
+
+    Attributes:
+        name: short name, as in tables. label: what to call it in a figure.
+        law: the law for a plan, or None where it does not apply; a baseline without law repeats the last value.
+        control: whether it is a temporal form of the position route, applied to the mean.
+    """
+
+    name: str
+    label: str
+    law: Callable[[Schedule | None], Law | None] | None
+    control: bool = False
+
+    def predict(
+        self, mean: xr.DataArray, at: np.ndarray, plan: Schedule | None
+    ) -> tuple[xr.DataArray, dict[str, str], dict[str, Any]]:
+        """Forecast (split, tokens), status by split, and the fits, from mean (split, tokens)."""
+        splits = mean.split.values.tolist()
+        if mean.sizes["tokens"] == 0:
+            return _constant(mean, at, np.nan), dict.fromkeys(splits, "no checkpoint past the warm-up"), {}
+        if self.law is None:
+            return _constant(mean, at, mean.values[:, -1:]), dict.fromkeys(splits, "ok"), {}
+        law = self.law(plan)
+        if law is None:
+            return _constant(mean, at, np.nan), dict.fromkeys(splits, "needs a cosine schedule"), {}
+        found = fit(law, mean, over="tokens")
+        status = [Status(int(value)) for value in found.status.values]
+        sentences = ["ok" if s == Status.CONVERGED else s.short for s in status]
+        return found.predict(at), dict(zip(splits, sentences, strict=True)), {"mean": found}
+
+
+def mean_loss(surface: xr.Dataset) -> xr.DataArray:
+    """Mean over positions (split, tokens), nats: the number that researchers watch."""
+    return surface.loss.mean("position").transpose("split", "tokens")
+
+
+def _constant(mean: xr.DataArray, at: np.ndarray, values: Any) -> xr.DataArray:
+    spread = np.broadcast_to(values, (mean.sizes["split"], len(at))).astype(float)
+    return xr.DataArray(spread, {"split": mean.split.values, "tokens": at}, ("split", "tokens"))
+
+
+def _log_basis(shape: Array, x: Covariates) -> Array:
+    tokens = jnp.asarray(x)
+    return jnp.stack([jnp.log(tokens), jnp.ones_like(tokens)], axis=-1)
+
+
+_PURE_POWER = Law(
+    name="power_pure",
+    formula="epsilon0 N^-epsilon1",
+    params=("epsilon0", "epsilon1"),
+    shapes=("epsilon1",),
+    coefs=("epsilon0",),
+    basis=families.pure_power,
+    bounds=families.exponent,
+    covariates=("tokens",),
+    source="the coarse power law of Xiong et al., arXiv 2404.17785",
+)
+_LOGARITHM = Law(
+    name="logarithmic",
+    formula="zeta0 log N + zeta1",
+    params=("zeta0", "zeta1"),
+    shapes=(),
+    coefs=("zeta0", "zeta1"),
+    basis=_log_basis,
+    bounds=lambda x: (),
+    covariates=("tokens",),
+    source="baseline of Xiong et al., arXiv 2404.17785",
+)
+
+
+def _cosine(plan: Schedule | None) -> Law | None:
+    return laws.piecewise_cosine(plan) if plan is not None and plan.kind == "cosine" else None
+
+
+POWER_LAW = Baseline("power", "power law with constant, on the mean", lambda plan: laws.POWER)
+POWER_PURE = Baseline("power_pure", "power law without constant, on the mean", lambda plan: _PURE_POWER)
+RECIPROCAL = Baseline("reciprocal", "reciprocal law on the mean", lambda plan: laws.RECIPROCAL, control=True)
+LOGARITHMIC = Baseline("logarithmic", "logarithm on the mean", lambda plan: _LOGARITHM)
+LAST = Baseline("last", "last value seen", None)
+MEAN_LOG = Baseline("mean_log", "temporal log law on the mean", lambda plan: laws.LOG, control=True)
+MEAN_COSINE = Baseline("mean_cosine", "temporal piecewise cosine on the mean", _cosine, control=True)
+
+ALL = (POWER_LAW, POWER_PURE, RECIPROCAL, LOGARITHMIC, LAST, MEAN_LOG, MEAN_COSINE)

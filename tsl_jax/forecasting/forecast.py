@@ -1,0 +1,174 @@
+"""From the beginning of a run to the rest of it: the predicted loss surface and mean loss, at tokens not yet seen.
+
+Two ways by position. `temporal`: fit the hyperbolic law to every checkpoint of the past, fit temporal laws to its
+parameters over tokens, and put the extrapolated a0(N), a1(N), a2(N) back into
+
+    L(i, N) = a0(N)/(1 + a1(N) i) + a2(N).
+
+`temporal_joint`: all parameters of that surface at once (`joint.py`), started from the former. Both are anchored: the
+mean residual of each position over the last third of the past checkpoints is carried forward, so that a position law
+that is not quite true does not shift the forecast. Source: Xiong et al., arXiv 2404.17785 (forms reconstructed).
+
+A forecast sees only `past` and the learning-rate plan as known at the cut-off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from tsl_jax import laws
+from tsl_jax.fitting import Fit, Status, fit
+from tsl_jax.forecasting import joint
+from tsl_jax.forecasting.baselines import Baseline, mean_loss
+from tsl_jax.laws import Law, Schedule
+from tsl_jax.surface import check
+
+METHODS = ("temporal", "temporal_joint")
+# A position fit in one of these states says something about a0, a1 and a2; at a bound it does not.
+USABLE = (Status.CONVERGED, Status.WEAKLY_IDENTIFIED)
+FEWEST = 4  # checkpoints: one more than a temporal law has parameters
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is expected of the rest of a run.
+
+    Attributes:
+        method: how it was made. cutoff: tokens of the last checkpoint that was seen.
+        mean: DataArray (split, tokens), nats: the mean loss over positions; NaN where the method found no forecast.
+        surface: DataArray (split, tokens, position), or None for methods that know the mean alone.
+        status: split -> "ok", or a sentence that says what is wrong or doubtful.
+        fits: the fits it rests on, by name.
+    """
+
+    method: str
+    cutoff: float
+    mean: xr.DataArray
+    surface: xr.DataArray | None
+    status: Mapping[str, str]
+    fits: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def __repr__(self) -> str:
+        ends = ", ".join(f"{split} {float(self.mean.sel(split=split)[-1]):.3f}" for split in self.mean.split.values)
+        last = float(self.mean.tokens[-1])
+        doubts = [f"{split}: {text}" for split, text in self.status.items() if text != "ok"]
+        head = f"{self.method} from {self.cutoff:.4g} tokens · mean loss at {last:.4g} tokens: {ends} nats"
+        return " · ".join([head, *doubts])
+
+
+def forecast(past: xr.Dataset, at: Any, schedule: Any = None, method: str | Baseline = "temporal") -> Forecast:
+    """Forecast the loss at tokens `at` from the surface of the past.
+
+    Args:
+        past: a surface cut at the present, such as `surface.sel(tokens=slice(None, 20e9))`.
+        at: tokens seen at which to forecast, in any order.
+        schedule: the learning-rate plan as known at the cut-off (`Schedule` or mapping); default the plan that the
+            surface carries; without one, laws that need it are replaced by those that do not.
+        method: "temporal", "temporal_joint", or one of `tsl.baselines`.
+
+    Raises:
+        ValueError: for an unknown method, a surface without checkpoints, or tokens that are not positive. Too few
+            usable checkpoints do not raise: the forecast is NaN and its status says why.
+    """
+    past = check(past)
+    at = np.atleast_1d(np.asarray(at, float))
+    plan = read_schedule(past, schedule)
+    if past.sizes["tokens"] == 0:
+        raise ValueError("forecast: past holds no checkpoint; check the cut-off against surface.tokens")
+    if at.size == 0 or not np.all(at > 0):
+        raise ValueError(f"forecast: at= must be tokens seen, positive, found {at}")
+    if isinstance(method, str) and method not in METHODS:
+        raise ValueError(f"forecast: method must be one of {METHODS} or a value of tsl.baselines, found {method!r}")
+    learned = after_warmup(past, plan)
+    if isinstance(method, Baseline):
+        mean, status, fits = method.predict(mean_loss(learned), at, plan)
+        return Forecast(method.name, float(past.tokens[-1]), mean, None, status, fits)
+    return _by_position(learned, at, plan, method, float(past.tokens[-1]))
+
+
+def read_schedule(past: xr.Dataset, schedule: Any = None) -> Schedule | None:
+    """The plan given, else the one that the surface carries, else None."""
+    plan = past.attrs.get("schedule") if schedule is None else schedule
+    return plan if plan is None or isinstance(plan, Schedule) else Schedule.from_plan(plan)
+
+
+def after_warmup(past: xr.Dataset, plan: Schedule | None) -> xr.Dataset:
+    """The checkpoints that every law and baseline learns from: past the warm-up, as far as it is known."""
+    return past.sel(tokens=past.tokens > 0 if plan is None else past.tokens >= max(plan.warmup_tokens, 1))
+
+
+def temporal_laws(plan: Schedule | None) -> dict[str, Law]:
+    """The temporal law of each parameter: of a2, the piecewise cosine where the plan is a cosine."""
+    a2 = laws.piecewise_cosine(plan) if plan is not None and plan.kind == "cosine" else laws.RECIPROCAL
+    return {"a0": laws.LOG, "a1": laws.RECIPROCAL, "a2": a2}
+
+
+def _by_position(learned: xr.Dataset, at: np.ndarray, plan: Schedule | None, method: str, cutoff: float) -> Forecast:
+    splits = learned.split.values.tolist()
+    if learned.sizes["tokens"] < FEWEST:
+        found = f"{learned.sizes['tokens']} checkpoints past the warm-up, {FEWEST} are needed"
+        return _nothing(method, cutoff, learned, at, found)
+    by_position = fit(laws.HYPERBOLIC, learned.loss, over="position")
+    usable = by_position.status.isin([int(s) for s in USABLE])
+    if int(usable.sum("tokens").min()) < FEWEST:
+        worst = splits[int(usable.sum("tokens").argmin())]
+        found = f"{int(usable.sum('tokens').min())} usable position fits of {worst}, {FEWEST} are needed"
+        return _nothing(method, cutoff, learned, at, found)
+    parts = {
+        name: fit(law, by_position.params.sel(param=name, drop=True).where(usable, 0.0), over="tokens", weights=usable)
+        for name, law in temporal_laws(plan).items()
+    }
+    fits: dict[str, Any] = {"position": by_position, **parts}
+    times = np.concatenate([learned.tokens.values, at])
+    if method == "temporal":
+        curve = surface_of(parts, times, learned.position)
+    else:
+        together = joint.refine(parts, learned.loss, usable)
+        fits["joint"] = together
+        curve = together.predict(times, learned.position)
+    seen, ahead = (curve.isel(tokens=part) for part in (slice(len(times) - len(at)), slice(-len(at), None)))
+    predicted = _anchored(seen, ahead, learned.loss, usable)
+    status = {split: _doubts(fits, split) for split in splits}
+    return Forecast(method, cutoff, predicted.mean("position"), predicted, status, fits)
+
+
+def surface_of(parts: Mapping[str, Fit], tokens: np.ndarray, position: xr.DataArray) -> xr.DataArray:
+    """L(i, N) = a0(N)/(1 + a1(N) i) + a2(N) from the temporal fits, (split, tokens, position).
+
+    a1(N) is kept from falling below zero, where the hyperbola has a pole.
+    """
+    a0, a1, a2 = (parts[name].predict(tokens) for name in ("a0", "a1", "a2"))
+    return (a0 / (1 + a1.clip(min=0) * position) + a2).transpose("split", "tokens", "position")
+
+
+def _anchored(seen: xr.DataArray, ahead: xr.DataArray, loss: xr.DataArray, usable: xr.DataArray) -> xr.DataArray:
+    """The forecast plus the mean residual of each position over the last third of the usable past checkpoints."""
+    rank = usable.isel(tokens=slice(None, None, -1)).cumsum("tokens").isel(tokens=slice(None, None, -1))
+    recent = usable & (rank <= np.maximum(1, usable.sum("tokens") // 3))
+    residual = (loss.transpose("split", "tokens", "position") - seen).where(recent)
+    return ahead + residual.mean("tokens", skipna=True)
+
+
+def _doubts(fits: Mapping[str, Any], split: str) -> str:
+    """ "ok", or which temporal law is not well determined, and how."""
+    found = []
+    for name in ("a0", "a1", "a2"):
+        status = Status(int(fits[name].status.sel(split=split)))
+        if status != Status.CONVERGED:
+            found.append(f"{name} {status.short}")
+    if "joint" in fits and not bool(fits["joint"].settled.sel(split=split)):
+        found.append("joint fit not settled")
+    return ", ".join(found) or "ok"
+
+
+def _nothing(method: str, cutoff: float, learned: xr.Dataset, at: np.ndarray, why: str) -> Forecast:
+    splits = learned.split.values
+    shape = (len(splits), len(at), learned.sizes["position"])
+    coordinates = {"split": splits, "tokens": at, "position": learned.position.values}
+    nan = xr.DataArray(np.full(shape, np.nan), coordinates, ("split", "tokens", "position"))
+    return Forecast(method, cutoff, nan.mean("position", skipna=False), nan, dict.fromkeys(splits.tolist(), why))

@@ -1,0 +1,155 @@
+"""All parameters of the surface at once: L(i, N) = a0(N)/(1 + a1(N) i) + a2(N), fitted to every position and checkpoint.
+
+Given the shapes of a0(N) and a2(N) and all of a1(N), the surface is linear in the remaining coefficients, which are
+projected out; jaxopt's Levenberg-Marquardt moves the rest, started from the separate temporal fits. The temporal law of
+a2 may be replaced by the power form, where that describes the past better: the separate fits cannot compare them, as
+they never see the residual of the surface.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jax import Array
+
+from tsl_jax import laws
+from tsl_jax.fitting import Fit, fit
+from tsl_jax.fitting.levenberg_marquardt import MAXITER, configured
+from tsl_jax.fitting.varpro import orthonormal
+from tsl_jax.laws import Law
+
+PAD = 32  # checkpoints: prefixes are filled up with weight zero, so that they share a compiled program
+
+
+@dataclass(frozen=True)
+class Joint:
+    """The jointly fitted surface of each split.
+
+    Attributes:
+        laws: the temporal laws of a0, a1, a2 (a2 by split: `a2_law`). sse, settled: DataArrays (split,).
+        parameters: by split, (theta, linear coefficients), as the surface is parametrised in `_design`.
+    """
+
+    laws: Mapping[str, tuple[Law, Law, Law]]
+    parameters: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    sse: xr.DataArray
+    settled: xr.DataArray
+
+    def predict(self, tokens: np.ndarray, position: xr.DataArray) -> xr.DataArray:
+        """The surface (split, tokens, position)."""
+        curves = []
+        with jax.enable_x64(True):
+            for split, (theta, coef) in self.parameters.items():
+                design = _design(
+                    self.laws[split], jnp.asarray(theta), jnp.asarray(tokens), jnp.asarray(position.values)
+                )
+                curves.append(np.asarray(design @ jnp.asarray(coef)))
+        coordinates = {"split": list(self.parameters), "tokens": tokens, "position": position.values}
+        return xr.DataArray(np.stack(curves), coordinates, ("split", "tokens", "position"))
+
+
+class _Found(NamedTuple):
+    theta: Array
+    coef: Array
+    sse: Array
+    settled: Array
+
+
+def refine(parts: Mapping[str, Fit], loss: xr.DataArray, usable: xr.DataArray) -> Joint:
+    """Fit the surface jointly, from the separate fits of a0, a1, a2.
+
+    Args:
+        parts: temporal fits by name. loss: (split, tokens, position), nats. usable: (split, tokens), which to fit.
+    """
+    splits = loss.split.values.tolist()
+    # The same checkpoints as the separate fit of a2 used, with the power form in its place.
+    a2 = parts["a2"].predict(loss.tokens.values)
+    power = fit(laws.POWER, a2, over="tokens", weights=usable)
+    candidates = [_fit({**parts, "a2": form}, loss, usable) for form in (parts["a2"], power)]
+    laws_of = [tuple(form[name].law for name in ("a0", "a1", "a2")) for form in (parts, {**parts, "a2": power})]
+    sse = np.stack([np.asarray(c.sse) for c in candidates])
+    best = np.argmin(np.where(np.isfinite(sse), sse, np.inf), axis=0)
+    chosen = {split: (candidates[best[k]], k) for k, split in enumerate(splits)}
+    return Joint(
+        laws={split: laws_of[best[k]] for k, split in enumerate(splits)},
+        parameters={split: (np.asarray(c.theta[k]), np.asarray(c.coef[k])) for split, (c, k) in chosen.items()},
+        sse=xr.DataArray(sse[best, np.arange(len(splits))], {"split": splits}, ("split",)),
+        settled=xr.DataArray([bool(c.settled[k]) for c, k in chosen.values()], {"split": splits}, ("split",)),
+    )
+
+
+def _fit(parts: Mapping[str, Fit], loss: xr.DataArray, usable: xr.DataArray) -> _Found:
+    forms = tuple(parts[name].law for name in ("a0", "a1", "a2"))
+    starts = np.stack([_start(parts, k) for k in range(loss.sizes["split"])])
+    more = -loss.sizes["tokens"] % PAD
+    values = np.pad(loss.transpose("split", "tokens", "position").values, ((0, 0), (0, more), (0, 0)))
+    weights = np.pad(usable.transpose("split", "tokens").values.astype(float), ((0, 0), (0, more)))
+    tokens = np.pad(loss.tokens.values.astype(float), (0, more), mode="edge")
+    with jax.enable_x64(True):
+        arrays = [jnp.asarray(a, float) for a in (starts, tokens, loss.position.values, values, weights)]
+        return jax.tree.map(np.asarray, _solve(forms, *arrays))
+
+
+def _start(parts: Mapping[str, Fit], split: int) -> np.ndarray:
+    """theta = log shapes of a0, a1, a2, then the coefficients of a1."""
+    solved = {
+        name: parts[name].solved.values.reshape(-1, len(parts[name].law.solved))[split] for name in ("a0", "a1", "a2")
+    }
+    shapes = [np.log(solved[name][: len(parts[name].law.shapes)]) for name in ("a0", "a1", "a2")]
+    return np.concatenate([*shapes, solved["a1"][len(parts["a1"].law.shapes) :]])
+
+
+def _design(forms: tuple[Law, Law, Law], theta: Array, tokens: Array, position: Array) -> Array:
+    """Columns (tokens, position, coef) of the surface, linear in the coefficients of a0 and a2."""
+    sizes = np.cumsum([len(law.shapes) for law in forms])
+    shape0, shape1, shape2, coef1 = jnp.split(theta, sizes)
+    basis0, basis1, basis2 = (
+        _basis(law)(jnp.exp(shape), tokens) for law, shape in zip(forms, (shape0, shape1, shape2), strict=True)
+    )
+    a1 = jnp.maximum(basis1 @ coef1, 0)  # a hyperbola has a pole where a1 is negative
+    falling = 1 / (1 + a1[:, None] * position)
+    constant = jnp.ones_like(falling)
+    return jnp.concatenate([falling[..., None] * basis0[:, None], constant[..., None] * basis2[:, None]], axis=-1)
+
+
+def _basis(law: Law) -> Any:
+    if law.basis is None:
+        raise ValueError(f"joint: temporal laws must be separable, {law.name} is not")
+    return law.basis
+
+
+@partial(jax.jit, static_argnums=0)
+def _solve(
+    forms: tuple[Law, Law, Law], starts: Array, tokens: Array, position: Array, loss: Array, weights: Array
+) -> _Found:
+    """Least squares over every checkpoint and position of each split; starts (split, theta), loss (split, ...)."""
+
+    def one(start: Array, loss: Array, weights: Array) -> _Found:
+        root = jnp.broadcast_to(weights[:, None], loss.shape).ravel()
+        target = root * loss.ravel()
+        size = jnp.sqrt(jnp.sum(target**2))
+
+        def frame(theta: Array) -> tuple[Array, Array]:
+            design = _design(forms, theta, tokens, position).reshape(len(root), -1)
+            return orthonormal(root[:, None] * design)
+
+        def residual(u: Array) -> Array:
+            q, _ = frame(start + u)
+            return (target - q @ (q.T @ target)) / size
+
+        u, state = configured(residual).run(jnp.zeros_like(start))
+        first, last = (jnp.sum(residual(v) ** 2) for v in (jnp.zeros_like(u), u))
+        theta = start + jnp.where(last <= first, u, 0)
+        q, r = frame(theta)
+        coef = jax.scipy.linalg.solve_triangular(r, q.T @ target)
+        sse = size**2 * jnp.minimum(first, last)
+        return _Found(theta, coef, sse, state.iter_num < MAXITER)
+
+    return jax.vmap(one)(starts, loss, weights)

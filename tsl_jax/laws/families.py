@@ -1,0 +1,44 @@
+"""One-shape families of curves that several laws share, each with the range of its shape.
+
+A family's basis maps (shape (1,), x (point,)) to columns (point, coef); the last column of most is the constant.
+"""
+
+import jax.numpy as jnp
+from jax import Array
+
+from tsl_jax.laws.law import Bounds, Covariates
+
+
+def hyperbola(shape: Array, x: Covariates) -> Array:
+    """1/(1 + shape x), 1."""
+    x = jnp.asarray(x)
+    return jnp.stack([1 / (1 + shape[0] * x), jnp.ones_like(x)], axis=-1)
+
+
+def logarithm(shape: Array, x: Covariates) -> Array:
+    """log(1 + shape x), 1."""
+    x = jnp.asarray(x)
+    return jnp.stack([jnp.log1p(shape[0] * x), jnp.ones_like(x)], axis=-1)
+
+
+def power(shape: Array, x: Covariates) -> Array:
+    """x^-shape, 1."""
+    x = jnp.asarray(x)
+    return jnp.stack([x ** -shape[0], jnp.ones_like(x)], axis=-1)
+
+
+def pure_power(shape: Array, x: Covariates) -> Array:
+    """x^-shape, without a constant."""
+    return (jnp.asarray(x) ** -shape[0])[:, None]
+
+
+def rate(x: Covariates) -> Bounds:
+    """Range of a shape a that enters as a*x: from a straight line over all points to its limit before the first one."""
+    x = jnp.asarray(x)
+    smallest = jnp.min(jnp.where(x > 0, x, jnp.max(x)))
+    return ((1e-3 / float(jnp.max(x)), 1e3 / float(smallest)),)
+
+
+def exponent(x: Covariates) -> Bounds:
+    """Range of an exponent: from nearly logarithmic to one that is over after the first point."""
+    return ((5e-3, 1e1),)

@@ -1,0 +1,56 @@
+"""Laws over model size and data: Kaplan et al., Scaling Laws for Neural Language Models, arXiv 2001.08361.
+
+`n_params` is without embeddings; `tokens` is the size D of the data set. Never let this N meet the tokens-seen N of
+`temporal.py`: the covariates' names keep them apart.
+"""
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+from jax import Array
+
+from tsl_jax.laws import families
+from tsl_jax.laws.law import Bounds, Covariates, Law
+
+_KAPLAN = "Kaplan et al., arXiv 2001.08361"
+_EXPONENT = (5e-3, 2.0)
+
+
+def _size_and_data(shape: Array, x: Covariates) -> Array:
+    assert isinstance(x, Mapping)
+    n_c, d_c, alpha_n, alpha_d = shape
+    return ((n_c / x["n_params"]) ** (alpha_n / alpha_d) + d_c / x["tokens"]) ** alpha_d
+
+
+def _size_and_data_bounds(x: Covariates) -> Bounds:
+    # The constants are where the loss would be one nat, far beyond the data: L = 4 with exponent .05 is 4^20 = 1e12.
+    assert isinstance(x, Mapping)
+    smallest = [float(jnp.min(jnp.asarray(x[name]))) for name in ("n_params", "tokens")]
+    return (*((low, low * 1e15) for low in smallest), _EXPONENT, _EXPONENT)
+
+
+KAPLAN_N = Law(
+    name="kaplan_n",
+    formula="(N_c/N)^alpha_N",
+    params=("N_c", "alpha_N"),
+    shapes=("alpha_N",),
+    coefs=("scale",),
+    basis=families.pure_power,
+    bounds=families.exponent,
+    covariates=("n_params",),
+    publish=lambda v: {**v, "N_c": jnp.abs(v["scale"]) ** (1 / v["alpha_N"])},
+    source=f"{_KAPLAN}, eq. 1.1",
+)
+
+KAPLAN_ND = Law(
+    name="kaplan_nd",
+    formula="((N_c/N)^(alpha_N/alpha_D) + D_c/D)^alpha_D",
+    params=("N_c", "D_c", "alpha_N", "alpha_D"),
+    shapes=("N_c", "D_c", "alpha_N", "alpha_D"),
+    coefs=(),
+    curve=_size_and_data,
+    bounds=_size_and_data_bounds,
+    covariates=("n_params", "tokens"),
+    source=f"{_KAPLAN}, eq. 1.5",
+    starts=8,
+)

@@ -1,0 +1,309 @@
+"""The loss surface: cross-entropy by (split, tokens seen, position), in memory and on disk.
+
+The one doorway between the training wing, which writes surfaces, and the law wing, which reads them. In memory it is an
+`xarray.Dataset` with the schema below; on disk a folder with one immutable checksummed file a checkpoint beside
+`surface.json`. Conventions, decided here once:
+
+* `position` i counts from 1: the loss at position i is that of the token which has i tokens of context in its window.
+* `tokens` is the number of training tokens seen so far, over all devices; losses are nats per token.
+* `loss` is the plain mean over the windows of a split; `loss_additive` the two-way additive estimate (see
+  `tsl_jax.training.evaluate`), NaN where the windows do not overlap.
+* Errors come from clusters (documents): windows of one document overlap, so window-wise errors are too small. With S_c
+  and n_c the sum and the count of losses in cluster c, m = sum S_c / sum n_c, and C clusters,
+  `sem^2 = C/(C-1) * sum_c (S_c - m n_c)^2 / (sum_c n_c)^2` (ratio estimator; Cochran, Sampling Techniques, ch. 6).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+SCHEMA = 1
+HEADER = "surface.json"
+DIMENSIONS = ("split", "tokens", "position")
+# What one checkpoint stores for each split: (name, dimensions).
+STORED = {
+    "loss_sum": ("position",),
+    "loss_sum_squares": ("position",),
+    "count": ("position",),
+    "cluster_sum": ("cluster", "position"),
+    "cluster_sum_squares": ("cluster", "position"),
+    "cluster_count": ("cluster", "position"),
+    "loss_additive": ("position",),
+    "loss_additive_sem": ("position",),
+}
+
+
+# ---------------------------------------------------------------------------------------------------- in memory
+
+
+def from_losses(loss: Any, *, tokens: Any, position: Any = None, split: Any = None, **attrs: Any) -> xr.Dataset:
+    """A surface from losses measured elsewhere.
+
+    Args:
+        loss: nats per token, shape (tokens, position) or (split, tokens, position).
+        tokens: training tokens seen at each checkpoint, increasing.
+        position: context length of each loss, from 1; default 1..n.
+        split: names of the splits; default ("id",).
+        attrs: anything to keep with it, such as `run` or `schedule`.
+
+    Raises:
+        ValueError: where the result breaks the schema (see `check`).
+    """
+    values = np.asarray(loss, np.float64)
+    values = values[None] if values.ndim == 2 else values
+    if values.ndim != 3:
+        raise ValueError(f"surface: expected loss of shape ([split,] tokens, position), found shape {values.shape}")
+    coordinates = {
+        "split": ["id"] if split is None else list(split),
+        "tokens": np.asarray(tokens),
+        "position": np.arange(1, values.shape[2] + 1) if position is None else np.asarray(position),
+    }
+    for (name, labels), size in zip(coordinates.items(), values.shape, strict=True):
+        if len(labels) != size:
+            raise ValueError(f"surface: {name} has {len(labels)} labels, but loss has {size} along that dimension")
+    surface = xr.Dataset({"loss": (DIMENSIONS, values)}, coordinates, {"units": "nats/token", **attrs})
+    return check(surface)
+
+
+def check(surface: xr.Dataset) -> xr.Dataset:
+    """The surface itself, once it is known to follow the schema.
+
+    Raises:
+        ValueError: naming the first rule that is broken, what was found, and the mend.
+    """
+    if "loss" not in surface or surface.loss.dims != DIMENSIONS:
+        found = surface.loss.dims if "loss" in surface else tuple(surface.data_vars)
+        raise ValueError(f"surface: expected a variable loss over {DIMENSIONS}, found {found}; see surface.from_losses")
+    for name in ("tokens", "position"):
+        if name not in surface.coords:
+            raise ValueError(f"surface: the dimension {name} has no coordinate; assign it with .assign_coords({name}=)")
+        values = surface[name].values
+        if values.size and (not np.all(np.isfinite(values)) or np.any(np.diff(values) <= 0)):
+            raise ValueError(f"surface: {name} must increase strictly, found {values[:8]}...; sort and drop duplicates")
+    if surface.position.size and surface.position.values[0] < 1:
+        found = surface.position.values[0]
+        raise ValueError(f"surface: position counts tokens of context, from 1; the first is {found}. Add 1 to an index")
+    if surface.tokens.size and surface.tokens.values[0] < 0:
+        raise ValueError(f"surface: tokens seen cannot be negative, found {surface.tokens.values[0]}")
+    return surface
+
+
+def position_covariance(surface: xr.Dataset) -> xr.DataArray:
+    """Covariance of the plain mean loss between positions, from cluster sums.
+
+    Returns:
+        DataArray (split, tokens, position, position_), nats^2. NaN where fewer than two clusters were scored.
+    """
+    residual = surface.cluster_sum - surface.loss * surface.cluster_count
+    clusters = (surface.cluster_count.sum("position") > 0).sum("cluster")
+    total = surface["count"]
+    other = {"position": "position_"}
+    product = xr.dot(residual, residual.rename(other), dim="cluster") / (total * total.rename(other))
+    covariance = product * (clusters / (clusters - 1).where(clusters > 1))
+    return covariance.transpose("split", "tokens", "position", "position_")
+
+
+def _derive(stored: xr.Dataset) -> xr.Dataset:
+    """The stored sums with `loss` and `sem` beside them."""
+    loss = stored.loss_sum / stored["count"].where(stored["count"] > 0)
+    residual = stored.cluster_sum - loss * stored.cluster_count
+    clusters = (stored.cluster_count.sum("position") > 0).sum("cluster")
+    factor = clusters / (clusters - 1).where(clusters > 1)
+    sem = np.sqrt(factor * (residual**2).sum("cluster")) / stored["count"].where(stored["count"] > 0)
+    derived = {"loss": loss.transpose(*DIMENSIONS), "sem": sem.transpose(*DIMENSIONS)}
+    return stored.assign(derived)
+
+
+# ------------------------------------------------------------------------------------------------------ on disk
+
+
+def create(folder: str | Path, *, clusters: Mapping[str, int], context: int, attrs: Mapping[str, Any]) -> None:
+    """Begin a surface: write `surface.json` with the schema, or check that the one on disk is the same.
+
+    Args:
+        folder: where the surface lives; made if absent.
+        clusters: number of clusters (documents) of each split, in the order of the splits.
+        context: number of positions n.
+        attrs: what is known of the run (JSON values): run, model, n_params, schedule, windows, document_boundary,
+            seed, versions, git_commit.
+
+    Raises:
+        ValueError: if the folder holds a surface with another header; it is left as it is.
+    """
+    folder = Path(folder)
+    header = {"schema": SCHEMA, "clusters": dict(clusters), "context": int(context), "attrs": dict(attrs)}
+    header = json.loads(json.dumps(header))  # tuples become lists, as they will on disk
+    if (folder / HEADER).exists():
+        known = _read_header(folder)
+        identity = [key for key in ("schema", "clusters", "context") if known[key] != header[key]]
+        identity += [key for key in ("model", "windows", "seed") if known["attrs"].get(key) != attrs.get(key)]
+        if identity:
+            raise ValueError(
+                f"surface: {folder} holds another run's surface ({', '.join(identity)} differ); use a new folder"
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_durably(folder / HEADER, lambda file: file.write(json.dumps(header, indent=1).encode()))
+
+
+def append(
+    folder: str | Path, *, tokens: int, step: int, lr: float, splits: Mapping[str, Mapping[str, np.ndarray]]
+) -> Path:
+    """Add one checkpoint: an immutable file, complete or absent whatever happens meanwhile.
+
+    Args:
+        folder: a surface begun by `create`.
+        tokens: training tokens seen; step: optimizer steps taken; lr: learning rate of the last step.
+        splits: for each split the float64 arrays named in `STORED`.
+
+    Raises:
+        ValueError: if arrays are missing or misshapen, or this number of tokens is there already.
+        OSError: if the disk is full or not writable; earlier checkpoints are untouched.
+    """
+    folder = Path(folder)
+    header = _read_header(folder)
+    path = folder / f"tokens-{tokens:015d}.npz"
+    if path.exists():
+        raise ValueError(f"surface: {path} exists, and checkpoints are immutable; load it, or use a new folder")
+    arrays = {"tokens": np.array(tokens, np.int64), "step": np.array(step, np.int64), "lr": np.array(lr, np.float64)}
+    for split, n_clusters in header["clusters"].items():
+        sizes = {"cluster": n_clusters, "position": header["context"]}
+        for name, dims in STORED.items():
+            value, shape = np.asarray(splits[split][name], np.float64), tuple(sizes[d] for d in dims)
+            if value.shape != shape:
+                raise ValueError(f"surface: {split}/{name} has shape {value.shape}, the header asks for {shape}")
+            arrays[f"{split}/{name}"] = value
+    _write_arrays(path, arrays)
+    return path
+
+
+def checkpoints(folder: str | Path) -> dict[int, Path]:
+    """Tokens seen -> file, of the checkpoints on disk, in order; empty where there is no surface yet."""
+    return {int(path.stem.split("-")[1]): path for path in sorted(Path(folder).glob("tokens-*.npz"))}
+
+
+def load_surface(path: str | Path) -> xr.Dataset:
+    """A surface from a run's folder, its `surface` folder, or a packed file; every checksum is verified.
+
+    Returns:
+        Dataset with `loss`, `sem`, `loss_additive` ... over (split, tokens, position), the sums by cluster, the
+        coordinates `step` and `lr` on tokens, and the run's facts as attrs.
+
+    Raises:
+        FileNotFoundError: no surface there. ValueError: a file is damaged (named) or of another schema.
+    """
+    path = Path(path)
+    if path.is_file():
+        arrays = _read_arrays(path)
+        header = json.loads(str(arrays.pop("header")))
+        return _assemble(header, arrays)
+    folder = path if (path / HEADER).exists() else path / "surface"
+    if not (folder / HEADER).exists():
+        raise FileNotFoundError(
+            f"surface: no {HEADER} in {path} or {path / 'surface'}; name a run's folder or a packed file"
+        )
+    files = list(checkpoints(folder).values())
+    if not files:
+        raise ValueError(f"surface: {folder} holds no checkpoint yet; wait for the first evaluation")
+    loaded = [_read_arrays(file) for file in files]
+    return _assemble(_read_header(folder), {name: np.stack([a[name] for a in loaded]) for name in loaded[0]})
+
+
+def pack(path: str | Path, file: str | Path) -> Path:
+    """Write the surface of a run as one checksummed `.npz` file, which `load_surface` reads as it does the folder."""
+    surface = load_surface(path)
+    header = json.loads(surface.attrs["header"])
+    arrays: dict[str, np.ndarray] = {"header": np.array(json.dumps(header))}
+    arrays |= {name: surface[name].values for name in ("tokens", "step", "lr")}
+    for split, n_clusters in header["clusters"].items():
+        one = surface.sel(split=split).isel(cluster=slice(0, n_clusters))
+        arrays |= {f"{split}/{name}": one[name].transpose("tokens", *dims).values for name, dims in STORED.items()}
+    file = Path(file)
+    _write_arrays(file if file.suffix == ".npz" else file.with_name(file.name + ".npz"), arrays)
+    return file
+
+
+def _assemble(header: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> xr.Dataset:
+    """The dataset of a header and its arrays, which are stacked over tokens."""
+    widest = max(header["clusters"].values())
+    variables = {}
+    for name, dims in STORED.items():
+        by_split = [arrays[f"{split}/{name}"] for split in header["clusters"]]
+        if "cluster" in dims:  # splits may have different numbers of clusters: fill up with empty ones
+            by_split = [np.pad(a, ((0, 0), (0, widest - a.shape[1]), (0, 0))) for a in by_split]
+        variables[name] = (("split", "tokens", *dims), np.stack(by_split))
+    coordinates = {
+        "split": list(header["clusters"]),
+        "tokens": arrays["tokens"],
+        "position": np.arange(1, header["context"] + 1),
+        "step": ("tokens", arrays["step"]),
+        "lr": ("tokens", arrays["lr"]),
+    }
+    attrs = {"units": "nats/token", **header["attrs"], "header": json.dumps(header)}
+    return check(_derive(xr.Dataset(variables, coordinates, attrs)))
+
+
+def _read_header(folder: Path) -> dict[str, Any]:
+    try:
+        header = json.loads((folder / HEADER).read_text())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"surface: no {HEADER} in {folder}; begin one with surface.create") from None
+    except ValueError as error:
+        raise ValueError(f"surface: {folder / HEADER} is damaged ({error}); restore it from a copy") from None
+    if header.get("schema") != SCHEMA:
+        raise ValueError(f"surface: {folder} has schema {header.get('schema')}, this version reads {SCHEMA}")
+    return header
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    sha = hashlib.sha256()
+    for name in sorted(arrays):
+        value = np.ascontiguousarray(arrays[name])
+        sha.update(f"{name} {value.dtype.str} {value.shape}".encode())
+        sha.update(value.tobytes())
+    return sha.hexdigest()
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    checked: dict[str, Any] = {**arrays, "digest": np.array(_digest(arrays))}
+    _write_durably(path, lambda file: np.savez(file, **checked))
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        if str(arrays.pop("digest")) != _digest(arrays):
+            raise ValueError("its checksum does not match")
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        mend = "delete it and resume the run to evaluate again, or restore it from a copy"
+        raise ValueError(f"surface: {path} is damaged ({error}); {mend}") from None
+    return arrays
+
+
+def _write_durably(path: Path, write: Any) -> None:
+    """Write a file so that it is there whole, after a power failure too, or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
