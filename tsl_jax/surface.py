@@ -152,7 +152,7 @@ def create(folder: str | Path, *, clusters: Mapping[str, int], context: int, att
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
-    _write_durably(folder / HEADER, lambda file: file.write(json.dumps(header, indent=1).encode()))
+    write_durably(folder / HEADER, lambda file: file.write(json.dumps(header, indent=1).encode()))
 
 
 def append(
@@ -211,11 +211,12 @@ def load_surface(path: str | Path) -> xr.Dataset:
         raise FileNotFoundError(
             f"surface: no {HEADER} in {path} or {path / 'surface'}; name a run's folder or a packed file"
         )
+    header = _read_header(folder)
     files = list(checkpoints(folder).values())
     if not files:
         raise ValueError(f"surface: {folder} holds no checkpoint yet; wait for the first evaluation")
     loaded = [_read_arrays(file) for file in files]
-    return _assemble(_read_header(folder), {name: np.stack([a[name] for a in loaded]) for name in loaded[0]})
+    return _assemble(header, {name: np.stack([a[name] for a in loaded]) for name in loaded[0]})
 
 
 def pack(path: str | Path, file: str | Path) -> Path:
@@ -275,12 +276,12 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> str:
 
 def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     checked: dict[str, Any] = {**arrays, "digest": np.array(_digest(arrays))}
-    _write_durably(path, lambda file: np.savez(file, **checked))
+    write_durably(path, lambda file: np.savez(file, **checked))
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         if str(arrays.pop("digest")) != _digest(arrays):
             raise ValueError("its checksum does not match")
@@ -290,7 +291,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _write_durably(path: Path, write: Any) -> None:
+def write_durably(path: Path, write: Any) -> None:
     """Write a file so that it is there whole, after a power failure too, or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -81,7 +81,7 @@ def _bare(law: Law, y: Any, over: Any, x: Any) -> xr.DataArray:
 
 def _axis(law: Law) -> str:
     """Name of the fitted axis of a bare array."""
-    return "point" if len(law.covariates) > 1 else str(law.covariates[0])
+    return "point" if len(law.covariates) > 1 else "".join(law.covariates)
 
 
 def _covariates(law: Law, array: xr.DataArray, dims: tuple[str, ...]) -> Any:

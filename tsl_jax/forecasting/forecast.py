@@ -115,9 +115,9 @@ def _by_position(learned: xr.Dataset, at: np.ndarray, plan: Schedule | None, met
         return _nothing(method, cutoff, learned, at, found)
     by_position = fit(laws.HYPERBOLIC, learned.loss, over="position")
     usable = by_position.status.isin([int(s) for s in USABLE])
-    if int(usable.sum("tokens").min()) < FEWEST:
-        worst = splits[int(usable.sum("tokens").argmin())]
-        found = f"{int(usable.sum('tokens').min())} usable position fits of {worst}, {FEWEST} are needed"
+    count = usable.transpose("split", "tokens").values.sum(axis=1)
+    if count.min() < FEWEST:
+        found = f"{count.min()} usable position fits of {splits[count.argmin()]}, {FEWEST} are needed"
         return _nothing(method, cutoff, learned, at, found)
     parts = {
         name: fit(law, by_position.params.sel(param=name, drop=True).where(usable, 0.0), over="tokens", weights=usable)
@@ -149,7 +149,7 @@ def surface_of(parts: Mapping[str, Fit], tokens: np.ndarray, position: xr.DataAr
 def _anchored(seen: xr.DataArray, ahead: xr.DataArray, loss: xr.DataArray, usable: xr.DataArray) -> xr.DataArray:
     """The forecast plus the mean residual of each position over the last third of the usable past checkpoints."""
     rank = usable.isel(tokens=slice(None, None, -1)).cumsum("tokens").isel(tokens=slice(None, None, -1))
-    recent = usable & (rank <= np.maximum(1, usable.sum("tokens") // 3))
+    recent = usable & (rank <= (usable.sum("tokens") // 3).clip(min=1))
     residual = (loss.transpose("split", "tokens", "position") - seen).where(recent)
     return ahead + residual.mean("tokens", skipna=True)
 

@@ -1,4 +1,4 @@
-"""All parameters of the surface at once: L(i, N) = a0(N)/(1 + a1(N) i) + a2(N), fitted to every position and checkpoint.
+"""All parameters of the surface L(i, N) = a0(N)/(1 + a1(N) i) + a2(N) at once, from every position and checkpoint.
 
 Given the shapes of a0(N) and a2(N) and all of a1(N), the surface is linear in the remaining coefficients, which are
 projected out; jaxopt's Levenberg-Marquardt moves the rest, started from the separate temporal fits. The temporal law of
@@ -47,10 +47,8 @@ class Joint:
         curves = []
         with jax.enable_x64(True):
             for split, (theta, coef) in self.parameters.items():
-                design = _design(
-                    self.laws[split], jnp.asarray(theta), jnp.asarray(tokens), jnp.asarray(position.values)
-                )
-                curves.append(np.asarray(design @ jnp.asarray(coef)))
+                axes = jnp.asarray(tokens, float), jnp.asarray(position.values, float)
+                curves.append(np.asarray(_design(self.laws[split], jnp.asarray(theta), *axes) @ jnp.asarray(coef)))
         coordinates = {"split": list(self.parameters), "tokens": tokens, "position": position.values}
         return xr.DataArray(np.stack(curves), coordinates, ("split", "tokens", "position"))
 
@@ -99,11 +97,11 @@ def _fit(parts: Mapping[str, Fit], loss: xr.DataArray, usable: xr.DataArray) -> 
 
 def _start(parts: Mapping[str, Fit], split: int) -> np.ndarray:
     """theta = log shapes of a0, a1, a2, then the coefficients of a1."""
-    solved = {
-        name: parts[name].solved.values.reshape(-1, len(parts[name].law.solved))[split] for name in ("a0", "a1", "a2")
-    }
-    shapes = [np.log(solved[name][: len(parts[name].law.shapes)]) for name in ("a0", "a1", "a2")]
-    return np.concatenate([*shapes, solved["a1"][len(parts["a1"].law.shapes) :]])
+    theta = []
+    for name in ("a0", "a1", "a2"):
+        theta.append(np.log(parts[name].solved.isel(split=split, solved=slice(len(parts[name].law.shapes))).values))
+    coef1 = parts["a1"].solved.isel(split=split, solved=slice(len(parts["a1"].law.shapes), None)).values
+    return np.concatenate([*theta, coef1])
 
 
 def _design(forms: tuple[Law, Law, Law], theta: Array, tokens: Array, position: Array) -> Array:

@@ -1,0 +1,47 @@
+"""What all tests share: one table of tolerances, and simulated surfaces whose truth is known."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import tsl_jax as tsl
+
+# Why each number: see the right column. Tests name the row they need.
+TOLERANCE = {
+    "algebra": 1e-10,  # float64 linear algebra on a few hundred points
+    "solver": 1e-6,  # two solvers at one optimum, relative SSE; parameters of a noise-free curve
+    "float32": 1e-4,  # a float32 model: reductions over hundreds of terms
+}
+
+
+@pytest.fixture(scope="session")
+def tolerance() -> dict[str, float]:
+    return TOLERANCE
+
+
+TOTAL = 2_500_000
+PLAN = {"kind": "cosine", "peak": 5e-3, "warmup_tokens": 50_000, "total_tokens": TOTAL, "final_ratio": 0.1}
+
+
+def token_grid() -> np.ndarray:
+    """Checkpoints as a run has them: two in the warm-up, log-spaced early, even later."""
+    parts = [[16_384, 32_768], np.geomspace(60_000, 0.1 * TOTAL, 9), np.linspace(0.1 * TOTAL, TOTAL, 21)]
+    return np.unique(np.concatenate(parts).astype(int))
+
+
+def planted(tokens: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """A surface (tokens, position) that follows the laws exactly: a0 logarithmic, a1 and a2 reciprocal."""
+    a0 = 0.1 * np.log1p(1e-5 * tokens) + 0.8
+    a1 = 0.1 + 0.2 / (1 + 3e-6 * tokens)
+    a2 = 4.0 / (1 + 5e-6 * tokens) + 3.5
+    return a0[:, None] / (1 + a1[:, None] * position) + a2[:, None]
+
+
+@pytest.fixture(scope="session")
+def simulated() -> xr.Dataset:
+    """Two splits of the planted surface with a constant plan and a little noise, id and ood."""
+    tokens, position = token_grid(), np.arange(1, 65)
+    noise = 1e-3 * np.random.default_rng(0).standard_normal((2, len(tokens), len(position)))
+    loss = planted(tokens, position) + np.array([0.0, 0.5])[:, None, None] + noise
+    plan = {**PLAN, "kind": "constant"}
+    return tsl.from_losses(loss, tokens=tokens, split=["id", "ood"], schedule=plan, run="simulated")

@@ -1,0 +1,170 @@
+"""The loss surface: what is written is read, whole or not at all, and errors come from clusters."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import tsl_jax as tsl
+from tsl_jax import surface
+
+
+def measured(clusters: int, context: int, seed: int) -> dict[str, np.ndarray]:
+    """One split's arrays, as an evaluation makes them."""
+    rng = np.random.default_rng(seed)
+    count = np.full((clusters, context), 4.0)
+    sums = rng.normal(4.0, 1.0, (clusters, context)) * count
+    squares = sums**2 / count + count
+    return {
+        "loss_sum": sums.sum(0),
+        "loss_sum_squares": squares.sum(0),
+        "count": count.sum(0),
+        "cluster_sum": sums,
+        "cluster_sum_squares": squares,
+        "cluster_count": count,
+        "loss_additive": sums.sum(0) / count.sum(0) + 0.01,
+        "loss_additive_sem": np.full(context, 0.1),
+    }
+
+
+@pytest.fixture
+def folder(tmp_path):
+    surface.create(tmp_path / "surface", clusters={"id": 5, "ood": 3}, context=7, attrs={"run": "r", "seed": 0})
+    for k in (1, 2, 3):
+        splits = {"id": measured(5, 7, k), "ood": measured(3, 7, 10 + k)}
+        surface.append(tmp_path / "surface", tokens=1000 * k, step=k, lr=0.1 * k, splits=splits)
+    return tmp_path
+
+
+def test_what_is_written_is_read(folder):
+    loaded = tsl.load_surface(folder)
+    assert loaded.loss.dims == ("split", "tokens", "position")
+    assert loaded.position.values.tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert loaded.tokens.values.tolist() == [1000, 2000, 3000]
+    assert loaded.step.values.tolist() == [1, 2, 3]
+    assert loaded.attrs["run"] == "r"
+    expected = measured(3, 7, 12)
+    one = loaded.sel(split="ood", tokens=2000)
+    np.testing.assert_array_equal(one.loss, expected["loss_sum"] / expected["count"])
+    np.testing.assert_array_equal(one.cluster_sum[:3], expected["cluster_sum"])
+    assert float(one.cluster_count[3:].sum()) == 0  # filled up to the widest split
+
+
+def test_a_packed_surface_is_the_same_surface(folder, tmp_path):
+    packed = tsl.pack(folder, tmp_path / "one.npz")
+    assert tsl.load_surface(packed).identical(tsl.load_surface(folder))
+
+
+def test_sem_and_covariance_come_from_clusters(folder):
+    loaded = tsl.load_surface(folder).sel(split="id", tokens=[1000])
+    by_cluster = measured(5, 7, 1)
+    means = by_cluster["cluster_sum"] / by_cluster["cluster_count"]
+    np.testing.assert_allclose(loaded.sem[0], means.std(0, ddof=1) / np.sqrt(5), rtol=1e-12)
+    covariance = surface.position_covariance(tsl.load_surface(folder)).sel(split="id", tokens=1000)
+    np.testing.assert_allclose(covariance, np.cov(means.T) / 5, rtol=1e-10, atol=1e-14)
+    np.testing.assert_allclose(np.sqrt(np.diag(covariance)), loaded.sem[0], rtol=1e-12)
+
+
+def test_overlapping_windows_would_make_a_naive_error_too_small(tmp_path):
+    """Windows of one document share its difficulty; a cluster error sees that, an error over windows does not."""
+    rng = np.random.default_rng(1)
+    documents, windows = 64, 16
+    losses = rng.normal(4, 0.5, (documents, 1, 1)) + rng.normal(0, 0.5, (documents, windows, 3))
+    arrays = {"cluster_sum": losses.sum(1), "cluster_sum_squares": (losses**2).sum(1)}
+    arrays["cluster_count"] = np.full((documents, 3), float(windows))
+    totals = {"loss_sum": "cluster_sum", "loss_sum_squares": "cluster_sum_squares", "count": "cluster_count"}
+    arrays |= {name: arrays[source].sum(0) for name, source in totals.items()}
+    arrays |= {"loss_additive": np.full(3, np.nan), "loss_additive_sem": np.full(3, np.nan)}
+    surface.create(tmp_path, clusters={"id": documents}, context=3, attrs={})
+    surface.append(tmp_path, tokens=1, step=1, lr=0.1, splits={"id": arrays})
+    loaded = tsl.load_surface(tmp_path)
+    naive = losses.reshape(-1, 3).std(0) / np.sqrt(documents * windows)
+    assert (loaded.sem.values.ravel() > 2 * naive).all()
+    assert (np.abs(loaded.loss.values.ravel() - 4) < 4 * loaded.sem.values.ravel()).all()
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
+def test_a_damaged_file_is_named(folder, damage):
+    file = sorted((folder / "surface").glob("tokens-*.npz"))[1]
+    data = bytearray(file.read_bytes())
+    if damage == "flip":
+        data[len(data) // 2] ^= 0xFF
+    file.write_bytes({"flip": bytes(data), "cut": bytes(data[:200]), "empty": b""}[damage])
+    with pytest.raises(ValueError, match=f"{file.name} is damaged"):
+        tsl.load_surface(folder)
+
+
+def test_a_checkpoint_is_immutable(folder):
+    with pytest.raises(ValueError, match="immutable"):
+        surface.append(folder / "surface", tokens=1000, step=1, lr=0.1, splits={})
+
+
+def test_a_surface_of_another_run_is_left_alone(folder):
+    before = (folder / "surface" / "surface.json").read_text()
+    with pytest.raises(ValueError, match="another run"):
+        surface.create(folder / "surface", clusters={"id": 9}, context=7, attrs={"run": "r", "seed": 0})
+    assert (folder / "surface" / "surface.json").read_text() == before
+    surface.create(folder / "surface", clusters={"id": 5, "ood": 3}, context=7, attrs={"run": "r", "seed": 0})
+
+
+def test_leftovers_of_a_killed_write_do_not_disturb(folder):
+    before = tsl.load_surface(folder)
+    (folder / "surface" / ".tokens-000000000004000.npz.1.tmp").write_bytes(b"half a file")
+    assert tsl.load_surface(folder).identical(before)
+
+
+KILLED = """
+import sys, numpy as np
+from tsl_jax import surface
+sys.path.insert(0, sys.argv[2])
+from test_surface import measured
+surface.create(sys.argv[1], clusters={"id": 400}, context=256, attrs={})
+k = 0
+while True:
+    k += 1
+    surface.append(sys.argv[1], tokens=k, step=k, lr=0.1, splits={"id": measured(400, 256, k)})
+    print(k, flush=True)
+"""
+
+
+def test_sigkill_at_any_moment_leaves_whole_checkpoints(tmp_path):
+    here = os.path.dirname(__file__)
+    child = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path / "s"), here], stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    with child.stdout:
+        for line in child.stdout:
+            if int(line) == 4:  # in the middle of writing the fifth
+                child.kill()
+                break
+    child.wait()
+    loaded = tsl.load_surface(tmp_path / "s")
+    assert loaded.sizes["tokens"] >= 4
+    np.testing.assert_array_equal(loaded.cluster_sum.sel(tokens=4)[0], measured(400, 256, 4)["cluster_sum"])
+
+
+def test_bad_surfaces_are_refused_in_words():
+    loss = np.ones((3, 4))
+    with pytest.raises(ValueError, match="position counts tokens of context, from 1"):
+        tsl.from_losses(loss, tokens=[1, 2, 3], position=[0, 1, 2, 3])
+    with pytest.raises(ValueError, match="tokens must increase"):
+        tsl.from_losses(loss, tokens=[1, 3, 2])
+    with pytest.raises(ValueError, match="tokens has 2 labels"):
+        tsl.from_losses(loss, tokens=[1, 2])
+    with pytest.raises(ValueError, match="expected loss of shape"):
+        tsl.from_losses(np.ones(3), tokens=[1, 2, 3])
+
+
+def test_missing_surfaces_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no surface\.json"):
+        tsl.load_surface(tmp_path)
+    surface.create(tmp_path, clusters={"id": 1}, context=2, attrs={})
+    with pytest.raises(ValueError, match="no checkpoint yet"):
+        tsl.load_surface(tmp_path)
+    (tmp_path / "surface.json").write_text(json.dumps({"schema": 99}))
+    with pytest.raises(ValueError, match="schema 99"):
+        tsl.load_surface(tmp_path)

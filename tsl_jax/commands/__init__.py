@@ -1,0 +1,1 @@
+"""The verbs of `tsl`: one module each, a frozen dataclass `Command` and `run(command)`."""

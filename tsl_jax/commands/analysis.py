@@ -1,0 +1,57 @@
+"""The law wing's whole day on one surface: position fits, their noise ceiling, and a backtest of every forecast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import xarray as xr
+
+from tsl_jax import laws
+from tsl_jax.fitting import Fit, fit, noise_ceiling
+from tsl_jax.forecasting import Backtest, backtest
+from tsl_jax.forecasting.backtest import CUTOFFS
+from tsl_jax.forecasting.forecast import read_schedule
+from tsl_jax.surface import position_covariance
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What is known of a surface.
+
+    Attributes:
+        surface: the surface. by_position: HYPERBOLIC fitted to the plain mean at every checkpoint.
+        r2: Dataset (split, tokens): plain, additive, ceiling.
+        backtest: None while nothing lies beyond the first cut-off.
+    """
+
+    surface: xr.Dataset
+    by_position: Fit
+    r2: xr.Dataset
+    backtest: Backtest | None
+
+
+def analyse(surface: xr.Dataset, progress: Callable[[str, int, int], None]) -> Analysis:
+    """Fit, and forecast from every cut-off that the surface already reaches beyond."""
+    progress("fit", 0, 3)
+    by_position = fit(laws.HYPERBOLIC, surface.loss, over="position")
+    progress("fit", 1, 3)
+    r2 = {"plain": by_position.r2}
+    if "loss_additive" in surface:
+        r2["additive"] = fit(laws.HYPERBOLIC, surface.loss_additive, over="position").r2
+    progress("fit", 2, 3)
+    if "cluster_sum" in surface:
+        r2["ceiling"] = noise_ceiling(by_position, surface.loss, position_covariance(surface))
+    progress("fit", 3, 3)
+    cutoffs = _reached(surface)
+    tested = backtest(surface, cutoffs, progress=progress) if cutoffs else None
+    return Analysis(surface, by_position, xr.Dataset(r2), tested)
+
+
+def _reached(surface: xr.Dataset) -> list[float]:
+    """Cut-offs with a checkpoint before and two after them."""
+    plan: Any = read_schedule(surface)
+    total = plan.total_tokens if plan is not None else float(surface.tokens[-1])
+    tokens = surface.tokens.values
+    return [c for c in CUTOFFS if (tokens <= c * total).any() and (tokens > c * total).sum() >= 2]

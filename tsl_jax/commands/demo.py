@@ -1,0 +1,34 @@
+"""`tsl demo`: the main job on text that every Python has, in minutes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tsl_jax.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Command:
+    """Train on the standard library's source, fit, forecast, and draw the page. Goes on where it was interrupted."""
+
+    out: Path = Path("runs/demo")
+    """Folder of the run, with summary.json and report.html."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """The run, should you want it otherwise."""
+
+
+def run(command: Command) -> None:
+    """Train, analyse, report."""
+    from tsl_jax.commands import options, report
+    from tsl_jax.commands.progress import bars
+    from tsl_jax.commands.train import cost
+    from tsl_jax.surface import load_surface
+    from tsl_jax.training.train import train
+
+    print(cost(command.train))
+    with bars() as progress:
+        train(command.train, command.out, resume=True, progress=progress)
+        surface = load_surface(command.out)
+        summary = report.write(command.out, command.out, surface, options.stamp(command), progress)
+    report.show(summary, command.out)

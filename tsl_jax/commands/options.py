@@ -1,0 +1,101 @@
+"""Options of a verb: from its dataclass, a YAML file and the command line; and the stamp that every output carries."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def parse(command: type[T], verb: str, arguments: list[str]) -> T:
+    """The command in `arguments`; entries of `--config FILE.yaml` replace the defaults.
+
+    Raises:
+        ValueError: for a file that is not YAML or names unknown entries. SystemExit: tyro's own, for wrong options.
+    """
+    import tyro
+
+    file, rest = _config_file(arguments)
+    default: dict[str, Any] = {} if file is None else {"default": _from_file(command, file)}
+    return tyro.cli(command, args=rest, prog=f"tsl {verb}", config=(tyro.conf.FlagConversionOff,), **default)
+
+
+def _config_file(arguments: list[str]) -> tuple[Path | None, list[str]]:
+    rest, file = [], None
+    iterator = iter(arguments)
+    for argument in iterator:
+        name, equals, value = argument.partition("=")
+        if name != "--config":
+            rest.append(argument)
+            continue
+        found = value if equals else next(iterator, None)
+        if not found:
+            raise ValueError("--config needs a file; give --config FILE.yaml")
+        file = Path(found)
+    return file, rest
+
+
+def _from_file(command: type[T], file: Path) -> T:
+    import yaml
+
+    try:
+        values = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file}: not YAML ({error}); write options as `name: value`") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{file}: expected a mapping of options, found {type(values).__name__}")
+    return _filled(command, values, str(file))
+
+
+def _filled(kind: Any, values: dict[str, Any], where: str) -> Any:
+    """A dataclass from nested mappings, with defaults for what they leave out and lists made tuples."""
+    import typing
+
+    hints = typing.get_type_hints(kind)
+    names = [f.name for f in dataclasses.fields(kind)]
+    unknown = [name for name in values if name not in names]
+    if unknown:
+        raise ValueError(f"{where}: {unknown[0]!r} is not an option; expected some of {', '.join(names)}")
+    read = {}
+    for name, value in values.items():
+        if dataclasses.is_dataclass(hints[name]):
+            if not isinstance(value, dict):
+                raise ValueError(f"{where}: {name} must be a mapping, found {value!r}")
+            value = _filled(hints[name], value, f"{where}: {name}")
+        elif hints[name] is Path:
+            value = Path(str(value))
+        read[name] = tuple(value) if isinstance(value, list) else value
+    required = [
+        f.name
+        for f in dataclasses.fields(kind)
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and f.name not in read
+    ]
+    if required:
+        raise ValueError(f"{where}: {', '.join(required)} must be given too")
+    return kind(**read)
+
+
+def stamp(command: Any) -> dict[str, Any]:
+    """What every output carries: the resolved options, their hash, and the version that made it."""
+    from tsl_jax import __version__
+
+    resolved = json.loads(json.dumps(dataclasses.asdict(command), default=str))
+    digest = hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()[:12]
+    return {"command": type(command).__module__.split(".")[-1], "config": resolved, "config_hash": digest} | {
+        "tsl_jax": __version__
+    }
+
+
+def show_warnings_as_sentences() -> None:
+    """Warnings of the library reach the user as one line on stderr, without a place in the code."""
+
+    def show(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
+        print(f"tsl: warning: {message}", file=sys.stderr)
+
+    warnings.showwarning = show

@@ -1,0 +1,104 @@
+"""`tsl report RUN`: fit, forecast and draw a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+if TYPE_CHECKING:
+    from tsl_jax.commands.analysis import Analysis
+
+
+PAGE = "report.html"
+
+
+@dataclass(frozen=True)
+class Command:
+    """Fit the position law at every checkpoint, forecast from 10 to 40 % of the run, and draw it all."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of a run (or of a surface)."""
+    out: Path = Path("")
+    """Where report.html and summary.json go; default the run's folder."""
+
+
+def run(command: Command) -> None:
+    """Write report.html and summary.json, and print the table of errors."""
+    from tsl_jax.commands import options
+    from tsl_jax.commands.progress import bars
+    from tsl_jax.surface import load_surface
+
+    surface = load_surface(command.run)
+    out = command.run if command.out == Path("") else command.out
+    with bars() as progress:
+        summary = write(command.run, out, surface, options.stamp(command), progress)
+    show(summary, out)
+
+
+def show(summary: dict[str, Any], out: Path) -> None:
+    """The short table, and where the page is."""
+    from tsl_jax.reporting import tables
+
+    tables.show(summary)
+    print(f"report: {out / PAGE}")
+
+
+def write(
+    source: Path, out: Path, surface: Any, stamp: dict[str, Any], progress: Callable[[str, int, int], None]
+) -> dict[str, Any]:
+    """Analyse a surface and write `summary.json` and `report.html` to `out`; the summary.
+
+    Args:
+        source: folder of the run, for what the training wing recorded. stamp: see `options.stamp`.
+    """
+    import json
+    import time
+
+    from tsl_jax.commands.analysis import analyse
+    from tsl_jax.reporting import report, tables
+    from tsl_jax.surface import write_durably
+
+    started = time.perf_counter()
+    result = analyse(surface, progress)
+    analysed = time.perf_counter()
+    out.mkdir(parents=True, exist_ok=True)
+    facts = _facts(source)
+    report(out / PAGE, surface, result.by_position, *_shown(result), r2=result.r2, facts=_told(facts))
+    progress("report", 1, 1)
+    seconds = {**facts.get("seconds", {}), "analyse": analysed - started, "report": time.perf_counter() - analysed}
+    summary = tables.summary(surface, result.r2, result.backtest, {**facts, "seconds": seconds}, stamp)
+    text = json.dumps(summary, indent=1, allow_nan=False).encode()
+    write_durably(out / "summary.json", lambda file: file.write(text))
+    return summary
+
+
+def _shown(result: Analysis) -> list[Any]:
+    return [] if result.backtest is None else [result.backtest]
+
+
+def _facts(source: Path) -> dict[str, Any]:
+    """What the training wing wrote of the run; empty for a surface that came from elsewhere."""
+    import json
+
+    file = source / "record.json"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def _told(facts: dict[str, Any]) -> dict[str, str]:
+    """The facts that stand on the page beside those that the surface carries."""
+    environment = facts.get("environment", {})
+    told = {
+        "machine": environment.get("machine"),
+        "cores": environment.get("cores"),
+        "device": environment.get("device"),
+        "allocator": environment.get("allocator"),
+        "training tokens per second": facts.get("tokens_per_second"),
+        "seconds by stage": facts.get("seconds"),
+        "FLOPs per token": facts.get("flops_per_token"),
+        "configuration": facts.get("config_hash"),
+    }
+    return {name: str(value) for name, value in told.items() if value}
