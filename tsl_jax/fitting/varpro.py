@@ -5,8 +5,8 @@ so
 
     SSE(theta) = |sqrt(w) y|^2 - |projection of sqrt(w) y on span sqrt(w) Phi(theta)|^2.
 
-With one shape the search is global: a grid over its whole range, then Newton steps inside the best bracket, halving
-where Newton leaves it. No start values. Source: Golub & Pereyra, SIAM J. Numer. Anal. 10 (1973).
+With one shape the search is global: a grid over its whole range, then a search for the zero of the slope inside the
+best bracket. No start values. Source: Golub & Pereyra, SIAM J. Numer. Anal. 10 (1973).
 
 Everything here is a pure function of arrays, one curve at a time (callers vmap), except the grid pass, which is one
 matrix product for all curves that share their weights.
@@ -21,7 +21,7 @@ from jax import Array
 from tsl_jax.laws import Covariates, Law
 
 GRID = 128  # points over the log range of the shape: 0.15 to 0.25 apart, where SSE is smooth on a scale of about 1
-NEWTON_STEPS = 40
+STEPS = 40
 
 
 class Solution(NamedTuple):
@@ -91,20 +91,47 @@ def grid_sse(law: Law, grid: Array, x: Covariates, root_weight: Array, targets: 
 
 
 def refine(law: Law, low: Array, high: Array, x: Covariates, root_weight: Array, target: Array) -> Array:
-    """The log shape in [low, high] where the slope of SSE vanishes: Newton, with halving as the safeguard."""
+    """The log shape in [low, high] where the slope of SSE changes sign: false position (Illinois), with bisection.
 
-    def sse(t: Array) -> Array:
-        return projected_sse(law, t[None], x, root_weight, target)
+    By the envelope theorem d SSE/d theta = -2 r . (d Phi/d theta) c, with residual r and coefficients c. The slope at the
+    ends need not differ in sign (a minimum at the end of the range): the caller compares with the grid point.
+    """
+    basis = law.basis
+    assert basis is not None
 
-    def step(_: int, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        t, low, high = state
-        slope, curvature = jax.jvp(jax.grad(sse), (t,), (jnp.ones_like(t),))
-        low, high = jnp.where(slope < 0, t, low), jnp.where(slope > 0, t, high)
-        newton = t - slope / jnp.where(curvature > 0, curvature, 1)
-        inside = (curvature > 0) & (newton >= low) & (newton <= high)
-        return jnp.where(inside, newton, (low + high) / 2), low, high
+    def slope(t: Array) -> Array:
+        rest, coef = project(law, t[None], x, root_weight, target)
+        _, moved = jax.jvp(lambda s: basis(jnp.exp(s)[None], x), (t,), (jnp.ones_like(t),))
+        return -2 * rest @ (root_weight * (moved @ coef))
 
-    return jax.lax.fori_loop(0, NEWTON_STEPS, step, ((low + high) / 2, low, high))[0]
+    def step(k: Array, state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        a, at_a, b, at_b = state
+        crossing = b - at_b * (b - a) / jnp.where(at_b == at_a, 1, at_b - at_a)
+        inside = (crossing - a) * (crossing - b) < 0
+        c = jnp.where(inside & (k % 4 != 3), crossing, (a + b) / 2)
+        at_c = slope(c)
+        same = at_c * at_b > 0  # the end a stays: halve its weight, or it would stay for ever
+        return jnp.where(same, a, b), jnp.where(same, at_a / 2, at_b), c, at_c
+
+    start = (low, slope(low), high, slope(high))
+    return jax.lax.fori_loop(0, STEPS, step, start)[2]
+
+
+def _without_constants(law: Law, log_bounds: Array, x: Covariates, root_weight: Array, targets: Array) -> Array:
+    """Targets less their projection on the columns that do not depend on the shape, which changes no SSE(theta).
+
+    Without it |y|^2 swamps the differences between grid points in float32.
+    """
+    basis = law.basis
+    assert basis is not None
+    low, high = (basis(jnp.exp(bound), x) for bound in (log_bounds[:, 0], log_bounds[:, 1]))
+    fixed = jnp.where(jnp.all(low == high, axis=0), low, 0)
+
+    def rest(root: Array, target: Array) -> Array:
+        q, _ = orthonormal(root[:, None] * fixed)
+        return target - q @ (q.T @ target)
+
+    return jax.vmap(rest, (None if root_weight.ndim == 1 else 0, 0))(root_weight, targets)
 
 
 def solve(law: Law, log_bounds: Array, x: Covariates, root_weight: Array, targets: Array) -> Solution:
@@ -121,15 +148,16 @@ def solve(law: Law, log_bounds: Array, x: Covariates, root_weight: Array, target
         residual, coef = jax.vmap(lambda r, t: project(law, shapeless, x, r, t), (share, 0))(root_weight, targets)
         sse = jnp.sum(residual**2, axis=-1)
         return Solution(jnp.zeros((len(targets), 0), targets.dtype), coef, sse, jnp.isfinite(sse))
+    flat = _without_constants(law, log_bounds, x, root_weight, targets)
     grid = jnp.linspace(log_bounds[0, 0], log_bounds[0, 1], GRID)
-    best = jnp.argmin(grid_sse(law, grid, x, root_weight, targets), axis=-1)
+    best = jnp.argmin(grid_sse(law, grid, x, root_weight, flat), axis=-1)
     low, high = grid[jnp.maximum(best - 1, 0)], grid[jnp.minimum(best + 1, GRID - 1)]
 
     def one(low: Array, high: Array, at_grid: Array, root: Array, target: Array) -> tuple[Array, Array, Array]:
         candidates = jnp.stack([refine(law, low, high, x, root, target), at_grid])
         residuals, coefs = jax.vmap(lambda t: project(law, t[None], x, root, target))(candidates)
         sse = jnp.sum(residuals**2, axis=-1)
-        keep = jnp.argmin(sse)  # the grid point itself wins where Newton met a flat or non-finite slope
+        keep = jnp.argmin(sse)  # the grid point itself wins where the slope was flat or not finite
         return candidates[keep][None], coefs[keep], sse[keep]
 
     log_shape, coef, sse = jax.vmap(one, (0, 0, 0, share, 0))(low, high, grid[best], root_weight, targets)

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -63,23 +62,15 @@ class Schedule:
         return self.peak * warm * (1 - (1 - self.final_ratio) * falls[self.kind])
 
 
-def _smoothed_decrease(decrease: Array, decay: Array) -> Array:
-    """m_k = decay m_{k-1} + decrease_k along the last axis."""
-
-    def both(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
-        return left[0] * right[0], left[1] * right[0] + right[1]
-
-    return jax.lax.associative_scan(both, (jnp.full_like(decrease, decay), decrease))[1]
-
-
 def _annealing(shape: Array, x: Covariates) -> Array:
     assert isinstance(x, Mapping)
     alpha, forgetting = shape
     lr, at = jnp.asarray(x["lr"]), jnp.asarray(x["step"]).astype(int) - 1  # entry k of the history is step k + 1
-    s1 = jnp.cumsum(lr)
     decrease = jnp.concatenate([jnp.zeros(1, lr.dtype), lr[:-1] - lr[1:]])
-    s2 = jnp.cumsum(_smoothed_decrease(decrease, 1 - forgetting))
-    return jnp.stack([jnp.ones(at.shape, lr.dtype), s1[at] ** -alpha, -s2[at]], axis=-1)
+    # S2(t) = sum_{k <= t} decrease_k (1 - lambda^(t - k + 1)) / (1 - lambda): each decrease, and how much of it has told
+    age = jnp.maximum(at[:, None] - jnp.arange(len(lr)) + 1, 0)
+    s2 = -jnp.expm1(age * jnp.log1p(-forgetting)) / forgetting @ decrease
+    return jnp.stack([jnp.ones(at.shape, lr.dtype), jnp.cumsum(lr)[at] ** -alpha, -s2], axis=-1)
 
 
 def _annealing_bounds(x: Covariates) -> Bounds:

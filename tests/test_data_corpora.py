@@ -1,0 +1,263 @@
+"""Corpora as a whole: the embedded default, a user's text, the cache."""
+
+import ast
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from tsl_jax.data import cache, corpora, prepare, stdlib, windows
+from tsl_jax.data.config import DataConfig, EvalConfig
+from tsl_jax.data.corpora import Corpus, Part
+from tsl_jax.data.documents import place
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test reads or fills the user's cache."""
+    monkeypatch.setenv("TSL_JAX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def words(seed: int, number: int) -> str:
+    return " ".join(f"w{n}" for n in np.random.default_rng(seed).integers(0, 5000, number))
+
+
+def write_texts(folder: Path, number: int, first: int = 0, length: int = 60) -> None:
+    folder.mkdir(exist_ok=True)
+    for n in range(first, first + number):
+        (folder / f"{n:04}.txt").write_text(words(n, length))
+
+
+def documents(part: Part, corpus: Corpus) -> list[str]:
+    """The texts of a part."""
+    tokenizer = Tokenizer.from_file(str(corpus.tokenizer_file))
+    return [tokenizer.decode(one.tolist()) for one in np.split(part.tokens, part.documents[1:])]
+
+
+SMALL = {"vocabulary": 300, "heldout": 0.2}
+
+
+@pytest.fixture(scope="module")
+def default(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """The real default, prepared once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TSL_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return corpora.load(DataConfig())
+
+
+def test_the_default_shares_next_to_nothing_across_the_split(default: Corpus):
+    assert set(default.record["shared_block_rate"]) == {"code", "docs"}
+    assert all(rate < 0.02 for rate in default.record["shared_block_rate"].values())
+
+
+def test_the_default_has_64_documents_for_the_windows_of_each_split(default: Corpus):
+    found = windows.for_splits(default, 128, EvalConfig())
+    assert found["id"].n_clusters == 64
+    assert found["ood"].n_clusters >= 56  # a few documents may hold two stretches, by version of Python
+    assert found["id"].tokens.shape == (64 * 32, 129)
+    assert found["ood"].tokens.shape == (64 * 8, 129)
+
+
+def test_the_default_holds_out_whole_files(default: Corpus):
+    assert default.splits == {"id": ("code",), "ood": ("docs",)}
+    assert default.vocabulary == 2048
+    assert default.record["tokens"]["code"]["train"] > 1_000_000
+    root = stdlib.folder()
+    names = [name for name in stdlib.files(root) if (root / name).stat().st_size > 10_000]
+    stream = np.asarray(default.domains["code"].train.tokens).tobytes()
+    tokenizer = Tokenizer.from_file(str(default.tokenizer_file))
+
+    def trained_on(name: str) -> bool:
+        source = (root / name).read_bytes()
+        ids = tokenizer.encode(stdlib._strip(source, stdlib._docstrings(ast.parse(source), source)).decode()).ids
+        middle = ids[len(ids) // 2 :][:40]
+        return np.array(middle, default.domains["code"].train.tokens.dtype).tobytes() in stream
+
+    held = [name for name in names if place(name) < prepare.STDLIB_HELDOUT]
+    others = [name for name in names if name not in held and name != stdlib.TOPICS]
+    assert sum(trained_on(name) for name in held[:20]) <= 2  # boilerplate may be shared
+    assert all(trained_on(name) for name in others[:5])
+
+
+def test_a_second_load_is_the_same_and_prepares_nothing(tmp_path: Path):
+    write_texts(tmp_path / "a", 80)
+    stages = []
+    first = corpora.load(DataConfig((f"{tmp_path}/a",), **SMALL), lambda stage, done, total: stages.append(stage))
+    assert list(dict.fromkeys(stages)) == ["read", "deduplicate", "tokenizer", "tokens"]
+    stages.clear()
+    second = corpora.load(DataConfig((f"{tmp_path}/a",), **SMALL), lambda stage, done, total: stages.append(stage))
+    assert not stages
+    assert second.record == first.record == json.loads(json.dumps(first.record))
+    assert isinstance(second.domains["text"].train.tokens, np.memmap)
+
+
+def test_preparing_anew_gives_the_same_tokens(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch):
+    write_texts(tmp_path / "a", 80)
+    first = corpora.load(DataConfig((f"{tmp_path}/a",), **SMALL))
+    (tmp_path / "a").rename(tmp_path / "moved")
+    monkeypatch.setenv("TSL_JAX_CACHE", str(tmp_path / "other"))
+    second = corpora.load(DataConfig((f"{tmp_path}/moved/*.txt",), **SMALL))
+    assert first.record == second.record
+    for part in ("train", "heldout"):
+        np.testing.assert_array_equal(
+            getattr(first.domains["text"], part).tokens, getattr(second.domains["text"], part).tokens
+        )
+    (tmp_path / "moved/0000.txt").write_text("changed")
+    assert corpora.load(DataConfig((f"{tmp_path}/moved",), **SMALL)).record["hash"] != first.record["hash"]
+
+
+def test_every_document_is_on_one_side_and_survives_tokenisation(tmp_path: Path):
+    write_texts(tmp_path / "a", 80)
+    corpus = corpora.load(DataConfig((f"{tmp_path}/a",), **SMALL))
+    train, held = (documents(part, corpus) for part in (corpus.domains["text"].train, corpus.domains["text"].heldout))
+    assert sorted(train + held) == sorted(words(n, 60) for n in range(80))
+    assert len(held) > 4
+    end = Tokenizer.from_file(str(corpus.tokenizer_file)).token_to_id("<|endoftext|>")
+    stream = corpus.domains["text"].train
+    assert np.count_nonzero(stream.tokens == end) == len(stream.documents)
+    assert corpus.splits == {"id": ("text",)}
+    assert stream.tokens.max() < corpus.vocabulary == 300
+
+
+def test_text_that_spells_the_end_token_does_not_become_it(tmp_path: Path):
+    lines = [json.dumps({"text": f"<|endoftext|> {words(n, 30)}"}) for n in range(80)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    corpus = corpora.load(DataConfig((str(tmp_path / "a.jsonl"),), **SMALL))
+    end = Tokenizer.from_file(str(corpus.tokenizer_file)).token_to_id("<|endoftext|>")
+    part = corpus.domains["text"].train
+    assert np.count_nonzero(part.tokens == end) == len(part.documents)
+
+
+def test_the_tokenizer_never_sees_other_than_training_text(tmp_path: Path):
+    write_texts(tmp_path / "a", 80)
+    (tmp_path / "b").mkdir()
+    for n in range(80):
+        (tmp_path / "b" / f"{n}.txt").write_text(f"xyzzy{n} " * 30 + words(n + 500, 30))
+    text = (f"a={tmp_path}/a@1", f"b={tmp_path}/b@0")
+    corpus = corpora.load(DataConfig(text, vocabulary=600, heldout=0.2))
+    assert corpus.splits == {"id": ("a",), "ood": ("b",)}
+    assert corpus.mixture.shares == (("a", 1.0),)
+    assert not any("xy" in token for token in Tokenizer.from_file(str(corpus.tokenizer_file)).get_vocab())
+
+
+def test_held_out_near_copies_of_any_training_text_leave(tmp_path: Path):
+    write_texts(tmp_path / "a", 100)
+    write_texts(tmp_path / "b", 60, first=100)
+    texts = {n: (tmp_path / "a" / f"{n:04}.txt").read_text() for n in range(100)}
+    train = [text for text in texts.values() if place(text) >= 0.2]
+    copies = [text + f" copy {n}" for n, text in enumerate(train)]
+    for n, text in enumerate(copies):
+        (tmp_path / "b" / f"copy{n}.txt").write_text(text)
+    corpus = corpora.load(DataConfig((f"a={tmp_path}/a", f"b={tmp_path}/b"), **SMALL))
+    held = documents(corpus.domains["b"].heldout, corpus)
+    assert sum(place(text) < 0.2 for text in copies) == corpus.record["near_copies_removed"]["b"] > 0
+    assert not any("copy" in text for text in held)
+    assert corpus.record["shared_block_rate_before"]["b"] > 0.3
+    assert corpus.record["shared_block_rate"]["b"] < 0.02
+
+
+def test_a_domain_that_copies_another_gets_a_sentence():
+    stream = np.random.default_rng(0).integers(0, 250, 5000)
+    held = {"a": [stream[-900:]], "b": [stream[3:1000], stream[2000:2900]]}
+    with pytest.raises(ValueError, match="all 2 held-out documents of domain 'b' are near-copies of training text"):
+        prepare._shared([stream[:4000]], held, 64, lambda stage, done, total: None)
+
+
+@pytest.mark.parametrize("kind", ["npy", "bin"])
+def test_token_ids_go_the_same_way(tmp_path: Path, kind: str):
+    rng = np.random.default_rng(0)
+    stream = rng.integers(1, 70_000, 50_000).astype(np.uint32)
+    stream[np.arange(499, 50_000, 500)] = 0
+    np.save(tmp_path / "a.npy", stream)
+    stream.tofile(tmp_path / "a.bin")
+    corpus = corpora.load(DataConfig((f"{tmp_path}/a.{kind}",), token_type="uint32", end_token=0))
+    domain = corpus.domains["text"]
+    np.testing.assert_array_equal(np.concatenate([domain.train.tokens, domain.heldout.tokens]), stream)
+    np.testing.assert_array_equal(domain.heldout.documents, np.arange(0, 5000, 500))
+    assert len(domain.heldout.tokens) == 5000
+    assert corpus.vocabulary == stream.max() + 1
+    assert corpus.tokenizer_file is None
+
+
+def test_a_named_tokenizer_is_used(tmp_path: Path):
+    write_texts(tmp_path / "a", 80)
+    first = corpora.load(DataConfig((f"{tmp_path}/a",), **SMALL))
+    assert first.tokenizer_file
+    own = tmp_path / "tokenizer.json"
+    own.write_bytes(first.tokenizer_file.read_bytes())
+    again = corpora.load(DataConfig((f"{tmp_path}/a",), heldout=0.2, tokenizer=str(own)))
+    assert again.vocabulary == 300
+    np.testing.assert_array_equal(again.domains["text"].train.tokens, first.domains["text"].train.tokens)
+    for change, sentence in [({"end_of_text": "</s>"}, r"no token '</s>'; its special tokens are \['<\|endof")]:
+        with pytest.raises(ValueError, match=sentence):
+            corpora.load(DataConfig((f"{tmp_path}/a",), tokenizer=str(own), **change))
+    with pytest.raises(FileNotFoundError, match="there is no tokenizer"):
+        corpora.load(DataConfig((f"{tmp_path}/a",), tokenizer=str(tmp_path / "nowhere.json")))
+    own.write_text("{}")
+    with pytest.raises(ValueError, match=r"not a tokenizer\.json"):
+        corpora.load(DataConfig((f"{tmp_path}/a",), tokenizer=str(own)))
+
+
+def test_text_and_token_ids_do_not_mix(tmp_path: Path):
+    np.save(tmp_path / "a.npy", np.zeros(100, np.uint16))
+    (tmp_path / "b.txt").write_text("text")
+    with pytest.raises(ValueError, match=r"a\.npy is pretokenised and .*b\.txt is text"):
+        corpora.load(DataConfig((f"{tmp_path}/*",)))
+
+
+def test_too_little_text_gets_a_sentence(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("just this")
+    with pytest.raises(
+        ValueError, match=r"'text' has . documents or tokens for training and . held out; give it more text"
+    ):
+        corpora.load(DataConfig((f"{tmp_path}/a.txt",)))
+
+
+def test_an_unreadable_file_gets_a_sentence(tmp_path: Path):
+    with pytest.raises(OSError, match=r"^data: .*gone\.txt cannot be read .*; make it readable"):
+        cache.key({}, [(".txt", tmp_path / "gone.txt")])
+
+
+@pytest.mark.parametrize("damage", [b"", b"x" * 300])
+def test_a_damaged_cache_is_made_anew(tmp_path: Path, own_cache: Path, damage: bytes):
+    write_texts(tmp_path / "a", 80)
+    first = corpora.load(DataConfig((f"{tmp_path}/a",), **SMALL))
+    tokens = np.array(first.domains["text"].train.tokens)
+    for name in ("0.train.tokens.npy", "manifest.json", "tokenizer.json"):
+        (own_cache / first.record["hash"] / name).write_bytes(damage)
+        again = corpora.load(DataConfig((f"{tmp_path}/a",), **SMALL))
+        np.testing.assert_array_equal(again.domains["text"].train.tokens, tokens)
+        assert again.record == first.record
+
+
+def test_a_full_disk_gets_a_sentence_and_leaves_nothing(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    write_texts(tmp_path / "a", 80)
+    monkeypatch.setattr(prepare.np, "save", full)
+    with pytest.raises(OSError, match=r"^data: prepared text cannot be written .*No space left.*TSL_JAX_CACHE"):
+        corpora.load(DataConfig((f"{tmp_path}/a",), **SMALL))
+    assert not list(own_cache.iterdir())
+
+
+def test_two_processes_that_prepare_the_same_text_do_not_disturb_each_other(tmp_path: Path):
+    def write(folder: Path) -> dict:
+        if not (tmp_path / "x").exists():  # the other one is quicker
+            cache.make(tmp_path / "x", write_one)
+        return write_one(folder)
+
+    def write_one(folder: Path) -> dict:
+        (folder / "file").write_text("content")
+        return {"record": 1}
+
+    cache.make(tmp_path / "x", write)
+    assert [one.name for one in tmp_path.iterdir()] == ["x"]
+    manifest = cache.read(tmp_path / "x")
+    assert manifest
+    assert manifest["record"] == 1

@@ -1,0 +1,178 @@
+"""Evaluation windows and training batches, on streams whose tokens tell where they stand."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tsl_jax.data import mixture, windows
+from tsl_jax.data.config import EvalConfig
+from tsl_jax.data.corpora import Corpus, Domain, Part
+from tsl_jax.data.mixture import Mixture
+
+SMALL = EvalConfig(id_stretches=6, id_offsets=5, ood_stretches=4, ood_offsets=2)
+CONTEXT = 10
+
+
+def part(sizes: list[int], first: int = 0) -> Part:
+    """A stream whose tokens are their own places."""
+    ends = np.cumsum(sizes)
+    return Part(np.arange(first, first + ends[-1], dtype=np.uint32), (ends - sizes).astype(np.int64))
+
+
+def corpus(weights: dict[str, float], sizes: list[int]) -> Corpus:
+    domains = {
+        name: Domain(part([5000], 1_000_000 * n), part(sizes, 1_000_000 * n + 500_000))
+        for n, name in enumerate(weights)
+    }
+    trained = tuple(name for name, weight in weights.items() if weight)
+    other = tuple(name for name, weight in weights.items() if not weight)
+    shares = Mixture(tuple((name, weights[name]) for name in trained))
+    return Corpus(domains, shares, {"id": trained} | ({"ood": other} if other else {}), 3_000_000, None, {})
+
+
+def built(sizes: list[int], config: EvalConfig = SMALL, split: str = "id") -> windows.Windows:
+    one = part(sizes)
+    return windows.build(one.tokens, one.documents, CONTEXT, config, split)
+
+
+@pytest.mark.parametrize("design", ["overlapping", "random"])
+def test_windows_are_runs_of_one_document(design: str):
+    sizes = [40, 5, 60, 11, 35, 200, 31, 29]
+    found = built(sizes, replace(SMALL, design=design))
+    assert found.tokens.shape == (30, CONTEXT + 1)
+    assert found.tokens.dtype == np.int32
+    assert (np.diff(found.tokens, axis=1) == 1).all()
+    document = np.searchsorted(np.cumsum(sizes), found.tokens, side="right")
+    assert (document == document[:, :1]).all()
+    assert found.n_clusters == len(np.unique(found.cluster)) == found.cluster.max() + 1
+    for cluster in range(found.n_clusters):
+        assert len(np.unique(document[found.cluster == cluster])) == 1
+    assert found.n_clusters == len(np.unique(document))
+
+
+def test_offsets_are_places_in_the_stretch_with_even_and_odd_differences():
+    found = built([100] * 20)
+    assert found.offset.reshape(6, 5).tolist() == [[0, 5, 8, 13, 16]] * 6
+    start = (found.tokens[:, 0] - found.offset).reshape(6, 5)
+    assert (start == start[:, :1]).all()
+    assert found.stretch.tolist() == np.repeat(np.arange(6), 5).tolist()
+
+
+def test_a_stretch_a_document_while_there_are_enough():
+    assert built([100] * 20).n_clusters == 6
+    assert built([100] * 6).n_clusters == 6
+
+
+def test_too_few_documents_give_several_stretches_each_that_do_not_overlap():
+    found = built([100, 3, 200, 81])  # a stretch needs 27 tokens: 3, 7 and 3 fit
+    assert found.n_clusters == 3
+    starts = np.sort(found.tokens[::5, 0])
+    assert len(starts) == 6
+    assert np.diff(starts).min() >= 27
+    assert np.bincount(found.cluster[::5]).tolist() == [2, 2, 2]
+    tight = built([27, 54])
+    assert tight.design["stretches"] == 3
+    assert sorted(tight.tokens[::5, 0]) == [0, 27, 54]
+
+
+def test_offsets_connect_all_positions_of_a_long_context():
+    config = EvalConfig()
+    one = part([1000] * 64)
+    found = windows.build(one.tokens, one.documents, 128, config, "id")
+    reached = {0}
+    while True:  # positions that share a target with one that is reached
+        targets = set(found.tokens[:, 1:][:, sorted(reached)].ravel().tolist())
+        more = {int(i) for i in np.flatnonzero(np.isin(found.tokens[:, 1:], list(targets)).any(axis=0))}
+        if more == reached:
+            break
+        reached = more
+    assert len(reached) == 128
+
+
+def test_windows_are_the_same_every_time_and_their_digest_tells():
+    sizes = [40, 90, 60, 111, 35, 200]
+    first, second = built(sizes), built(sizes)
+    np.testing.assert_array_equal(first.tokens, second.tokens)
+    assert first.design == second.design
+    assert first.design["digest"] != built([*sizes, 400]).design["digest"]
+    assert first.design["seed"] == 0
+    assert "neither attention nor positions reset" in first.design["document_boundary"]
+
+
+def test_random_windows_are_all_different_and_take_what_there_is():
+    found = built([12, 5, 13], replace(SMALL, design="random"))  # 2 and 3 places
+    assert sorted(found.tokens[:, 0]) == [0, 1, 17, 18, 19]
+
+
+def test_a_domain_too_small_for_one_window_gets_a_sentence():
+    with pytest.raises(ValueError, match=r"'id' needs documents of 27 tokens; the longest of the 2 .* has 26 tokens"):
+        built([26, 4])
+    built([26, 4], split="ood")
+    with pytest.raises(ValueError, match="domain 'a' has 5000 tokens, one sequence needs 5001"):
+        mixture.batches(corpus({"a": 1.0}, [50]), Mixture((("a", 1.0),)), 5000, 2, 0)
+
+
+def test_splits_share_stretches_by_weight_and_keep_clusters_apart():
+    found = windows.for_splits(corpus({"a": 0.7, "b": 0.3, "c": 0.0}, [100] * 20), CONTEXT, SMALL)
+    assert set(found) == {"id", "ood"}
+    assert np.unique(found["id"].tokens[::5, 0] // 1_000_000, return_counts=True)[1].tolist() == [4, 2]
+    assert found["id"].n_clusters == 6
+    assert found["id"].stretch.tolist() == np.repeat(np.arange(6), 5).tolist()
+    assert (found["ood"].tokens // 1_000_000 == 2).all()
+    assert found["id"].design["domains"] == ["a", "b"]
+
+
+def test_a_batch_depends_on_seed_and_step_alone():
+    both = corpus({"a": 0.75, "b": 0.25}, [100])
+    first = mixture.batches(both, both.mixture, CONTEXT, 4, seed=3)
+    kept = [first(step) for step in range(30)]
+    again = mixture.batches(both, both.mixture, CONTEXT, 4, seed=3)
+    for step in (29, 0, 13):
+        np.testing.assert_array_equal(again(step), kept[step])
+    assert not np.array_equal(mixture.batches(both, both.mixture, CONTEXT, 4, seed=4)(0), kept[0])
+    assert kept[0].shape == (4, CONTEXT + 1)
+    assert kept[0].dtype == np.int32
+
+
+def test_domains_come_in_their_shares():
+    both = corpus({"a": 0.7, "b": 0.3, "c": 0.0}, [100])
+    batch_of = mixture.batches(both, both.mixture, CONTEXT, 10, seed=0)
+    domain = np.stack([batch_of(step)[:, 0] for step in range(50)]) // 1_000_000
+    assert np.bincount(domain.ravel()).tolist() == [350, 150]
+
+
+def test_an_epoch_has_every_target_once_and_the_next_another_order():
+    one = corpus({"a": 1.0}, [100])
+    batch_of = mixture.batches(one, one.mixture, CONTEXT, 1, seed=0)
+    n = (5000 - 1) // CONTEXT
+    epochs = [np.concatenate([batch_of(step) for step in range(e * n, (e + 1) * n)]) for e in (0, 1)]
+    for epoch in epochs:
+        assert sorted(epoch[:, 1:].ravel()) == list(range(1, n * CONTEXT + 1))
+        assert (np.diff(epoch, axis=1) == 1).all()
+    assert not np.array_equal(epochs[0], epochs[1])
+
+
+def test_a_mixture_names_only_domains_of_the_corpus():
+    one = corpus({"a": 1.0}, [100])
+    with pytest.raises(ValueError, match="the mixture names 'z', the corpus has a"):
+        mixture.batches(one, Mixture((("z", 1.0),)), CONTEXT, 1, seed=0)
+    assert one.mixture["a"] == 1.0
+    assert one.mixture["z"] == 0.0
+    assert hash(one.mixture) == hash(Mixture((("a", 1.0),)))
+
+
+def test_a_batch_costs_little(tmp_path: Path):
+    np.save(tmp_path / "a.npy", np.zeros(200_000, np.uint16))
+    stream = Part(np.load(tmp_path / "a.npy", mmap_mode="r"), np.zeros(1, np.int64))
+    one = Corpus({"a": Domain(stream, stream)}, Mixture((("a", 1.0),)), {"id": ("a",)}, 1, None, {})
+    batch_of = mixture.batches(one, one.mixture, 128, 16, seed=0)
+    batch_of(0)
+    seconds = []
+    for step in range(50):
+        start = time.perf_counter()
+        batch_of(step)
+        seconds.append(time.perf_counter() - start)
+    assert np.median(seconds) < 0.02  # about 1 ms; other processes may share the core

@@ -1,0 +1,1 @@
+"""From text to token streams (`corpora`), training batches (`mixture`) and evaluation windows (`windows`)."""

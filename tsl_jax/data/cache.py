@@ -1,0 +1,115 @@
+"""Prepared corpora on disk, each a folder named by the hash of everything it was made from.
+
+A folder is made under a temporary name and renamed when it is whole. Its manifest has the checksum of every file; a
+folder that does not match is made anew. It lies in $TSL_JAX_CACHE, else $XDG_CACHE_HOME/tsl_jax, else
+~/.cache/tsl_jax, and may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+_DAY = 86_400  # seconds after which an unfinished folder is taken for one that was abandoned
+
+
+def root() -> Path:
+    """Where prepared corpora lie."""
+    named = os.environ.get("TSL_JAX_CACHE")
+    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tsl_jax"
+
+
+def key(settings: dict[str, Any], files: Iterable[tuple[str, Path]]) -> str:
+    """The hash of settings and of the bytes of files, which go by the names given with them; 32 hexadecimal digits.
+
+    Raises:
+        OSError: for a file that cannot be read.
+    """
+    sha = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name, path in files:
+        try:
+            with open(path, "rb") as file:
+                sha.update(f"\n{name} ".encode() + hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            found = f"{path} cannot be read ({error.strerror or error})"
+            raise OSError(f"data: {found}; make it readable, or leave it out") from error
+    return sha.hexdigest()[:32]
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a prepared corpus, or None if it is not there or not whole."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+        whole = all(_checksum(folder / name) == value for name, value in manifest["files"].items())
+        return manifest if whole else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def make(folder: Path, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """Fill a folder through `write`, which gets a temporary one and returns what the manifest shall say.
+
+    Raises:
+        OSError: if it cannot be written; nothing is left behind then.
+    """
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _clean(folder.parent)
+        temporary = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder.parent))
+    try:
+        manifest = write(temporary)
+        with writing(folder):
+            return _finish(temporary, folder, manifest)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Around everything that writes: a full disk and the like say what to do.
+
+    Raises:
+        OSError: with that sentence.
+    """
+    try:
+        yield
+    except OSError as error:
+        mend = "free some space, or name another folder in TSL_JAX_CACHE"
+        found = f"prepared text cannot be written to {folder.parent} ({error.strerror or error})"
+        raise OSError(f"data: {found}; {mend}") from error
+
+
+def _finish(temporary: Path, folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Add checksums and give the folder its name, which another process may have done meanwhile."""
+    manifest = {**manifest, "files": {file.name: _checksum(file) for file in sorted(temporary.iterdir())}}
+    (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
+    if folder.exists() and read(folder) is None:  # damaged
+        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        os.rename(temporary, folder)
+    except OSError:
+        if read(folder) is None:
+            raise
+    return manifest
+
+
+def _clean(parent: Path) -> None:
+    """Delete what processes that were killed left behind."""
+    for path in parent.glob(".unfinished-*"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _DAY:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _checksum(file: Path) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

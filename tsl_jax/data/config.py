@@ -1,0 +1,155 @@
+"""What the data room is told: which text, how it is split and tokenised, and on which windows losses are measured.
+
+Standard library only. An entry of `text` is
+
+    [NAME=]WHERE[@WEIGHT]        code=stdlib:code@0.7     books=~/books/**/*.txt@0.3     'tales/*.jsonl'
+
+NAME is a domain ("text" if left out), WHERE a glob, a folder, or one of the two sources every Python has
+(`stdlib:code`, `stdlib:docs`), WEIGHT the domain's share of the training batches. Shares sum to one; where none is
+written all domains have the same. A domain of weight 0 is not trained on: it is the out-of-distribution split.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+DEFAULT_TEXT = ("code=stdlib:code@1", "docs=stdlib:docs@0")
+STDLIB = ("stdlib:code", "stdlib:docs")
+
+_ENTRY = re.compile(
+    r"(?:(?P<name>[A-Za-z0-9_.-]+)=)?(?P<where>.+?)(?:@(?P<weight>[-+]?[0-9.]+(?:[eE][-+]?\d+)?))?", re.DOTALL
+)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Text, its split and its tokens. What is prepared is cached by all of this and by the text itself."""
+
+    text: tuple[str, ...] = ()  # "[name=]glob[@weight]", see above; empty: the standard library of this Python
+    field: str = "text"  # name of the field of a .jsonl line that holds its text
+    heldout: float = 0.0  # share of text never trained on; 0: a fifth of the standard library, a tenth of a user's text
+    vocabulary: int = 2048  # size of the byte-level BPE that is trained on the training text
+    tokenizer: str = ""  # a tokenizer.json to use instead of training one
+    end_of_text: str = "<|endoftext|>"  # the token between documents
+    max_bytes: int = 1 << 30  # text of a domain beyond this is left out, with a warning; pretokenise larger text
+    token_type: str = "uint16"  # of pretokenised .bin files: uint16 or uint32
+    end_token: int = -1  # token between documents in pretokenised text; -1: not known
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """The evaluation windows of each split: stretches x offsets of them. Their seed is 0 and cannot be chosen."""
+
+    design: str = "overlapping"  # or "random": as many windows, anywhere
+    id_stretches: int = 64  # stretches of held-out text of the training domains
+    id_offsets: int = 32  # overlapping windows in each
+    ood_stretches: int = 64  # the same of domains that are not trained on
+    ood_offsets: int = 8
+    stride: int = 4  # tokens from one window to the next; offset k is stride k + (k mod 2)
+
+
+@dataclass(frozen=True)
+class DomainSource:
+    """Where the text of one domain comes from, and its share of the training batches."""
+
+    name: str
+    where: tuple[str, ...]
+    weight: float
+
+
+def check(config: DataConfig) -> None:
+    """Everything that can be known to be wrong before any text is read.
+
+    Raises:
+        ValueError: naming the entry, what was found, and what to give instead.
+    """
+    if not 0 <= config.heldout < 1:
+        raise ValueError(f"data: heldout is a share of the text, at least 0 and below 1, found {config.heldout}")
+    if config.vocabulary < 257:
+        found = f"vocabulary must be at least 257 (256 bytes and {config.end_of_text}), found {config.vocabulary}"
+        raise ValueError(f"data: {found}")
+    if config.token_type not in ("uint16", "uint32"):
+        raise ValueError(f"data: token_type must be uint16 or uint32, found {config.token_type!r}")
+    if config.max_bytes < 1:
+        raise ValueError(f"data: max_bytes must be positive, found {config.max_bytes}")
+    if not config.end_of_text:
+        raise ValueError("data: end_of_text is empty; name the token that stands between documents")
+    sources(config)
+
+
+def check_evaluation(config: EvalConfig) -> None:
+    """The same for the windows.
+
+    Raises:
+        ValueError: naming the entry, what was found, and what to give instead.
+    """
+    if config.design not in ("overlapping", "random"):
+        raise ValueError(f"data: evaluation design must be overlapping or random, found {config.design!r}")
+    for name in ("id_stretches", "id_offsets", "ood_stretches", "ood_offsets", "stride"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"data: evaluation {name} must be at least 1, found {getattr(config, name)}")
+
+
+def sources(config: DataConfig) -> tuple[DomainSource, ...]:
+    """The domains in the order of their first entry; entries of one name are one domain.
+
+    Raises:
+        ValueError: for an entry that cannot be read, or weights that are not shares.
+    """
+    where: dict[str, list[str]] = {}
+    weights: dict[str, float] = {}
+    for entry in config.text or DEFAULT_TEXT:
+        name, place, weight = _parse(entry)
+        where.setdefault(name, []).append(place)
+        if weight is not None and weights.setdefault(name, weight) != weight:
+            raise ValueError(f"data: domain {name!r} has the weights {weights[name]} and {weight}; give it one")
+    shares = _shares(list(where), weights)
+    return tuple(DomainSource(name, tuple(places), shares[name]) for name, places in where.items())
+
+
+def _parse(entry: str) -> tuple[str, str, float | None]:
+    match = _ENTRY.fullmatch(entry.strip())
+    if not match:
+        raise ValueError(
+            f"data: text entry {entry!r} is not of the form name=glob@weight; name and weight may be left out"
+        )
+    name, place, weight = match["name"], match["where"], match["weight"]
+    if place.startswith("stdlib:") and place not in STDLIB:
+        raise ValueError(f"data: there is no {place!r}; the sources that every Python has are {' and '.join(STDLIB)}")
+    try:
+        value = None if weight is None else float(weight)
+    except ValueError:
+        raise ValueError(f"data: text entry {entry!r} ends in @{weight}, which is not a number") from None
+    return name or (place.split(":")[1] if place in STDLIB else "text"), place, value
+
+
+def _shares(names: list[str], weights: dict[str, float]) -> dict[str, float]:
+    """The weight of each domain; equal ones where none is written."""
+    if not weights:
+        return {name: 1 / len(names) for name in names}
+    missing = [name for name in names if name not in weights]
+    if missing:
+        raise ValueError(
+            f"data: domain {missing[0]!r} has no weight while others have one; write {missing[0]}=...@WEIGHT"
+        )
+    check_weights(weights)
+    return weights
+
+
+def check_weights(weights: dict[str, float]) -> None:
+    """Weights are shares: none negative, their sum one.
+
+    Raises:
+        ValueError: saying which weight, or what the sum is.
+    """
+    for name, weight in weights.items():
+        if not (math.isfinite(weight) and weight >= 0):
+            raise ValueError(
+                f"data: the weight of {name!r} is a share of the training batches, 0 or more, found {weight}"
+            )
+    total = math.fsum(weights.values())
+    if abs(total - 1) > 1e-6:
+        listed = ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
+        raise ValueError(f"data: the weights of the domains must sum to one, found {total:g} ({listed})")

@@ -1,0 +1,192 @@
+"""The fixed windows on which every checkpoint is evaluated, so that checkpoints share their noise.
+
+A window is context + 1 tokens of one held-out document; the target at position i (from 1) has i tokens of context.
+Design "overlapping": *stretches* are drawn from documents, one a document where there are enough, and each is read by
+several windows whose offsets are
+
+    o_k = stride k + (k mod 2),     k = 0, 1, ...
+
+so that one target token is scored at many positions. The odd steps between offsets let targets connect all positions:
+with multiples of 4 alone, positions fall into four classes that share no target. Design "random": as many windows,
+anywhere, a document as likely as it has places for one. In both the cluster is the document. The seed is 0 and not a
+setting.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tsl_jax.data.config import EvalConfig, check_evaluation
+
+if TYPE_CHECKING:
+    from tsl_jax.data.corpora import Corpus
+
+SEED = 0
+DOCUMENT_BOUNDARY = (
+    "Evaluation windows lie within one document, whose closing end-of-text token counts as part of it. "
+    "Training sequences are packed: documents follow one another with the end-of-text token between them, "
+    "and neither attention nor positions reset there."
+)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows of a split."""
+
+    tokens: np.ndarray  # (window, context + 1) int32; inputs [:, :-1], targets [:, 1:]
+    cluster: np.ndarray  # (window,) int64, number of the document, dense from 0
+    stretch: np.ndarray  # (window,) int64, dense from 0
+    offset: np.ndarray  # (window,) int64, place of the first input token in the stretch
+    design: dict[str, Any]  # JSON facts
+    n_clusters: int
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Where the windows of a domain lie."""
+
+    begin: np.ndarray  # (window,) place in the stream
+    document: np.ndarray  # (window,) number in the stream
+    stretch: np.ndarray  # (window,) from 0
+    offset: np.ndarray  # (window,)
+
+
+def for_splits(corpus: Corpus, context: int, config: EvalConfig) -> dict[str, Windows]:
+    """The windows of every split of a corpus; where a split has several domains, stretches are shared out by weight.
+
+    Raises:
+        ValueError: for a domain without a held-out document that is long enough.
+    """
+    result: dict[str, Windows] = {}
+    for split, names in corpus.splits.items():
+        parts = [corpus.domains[name].heldout for name in names]
+        shares = _shared_out(_numbers(config, split)[0], [corpus.mixture[name] or 1.0 for name in names])
+        streams = [(part.tokens, part.documents, share) for part, share in zip(parts, shares, strict=True)]
+        result[split] = _windows(streams, names, context, config, split)
+    return result
+
+
+def build(tokens: np.ndarray, documents: np.ndarray, context: int, config: EvalConfig, split: str) -> Windows:
+    """The windows of one held-out stream.
+
+    Args:
+        tokens: (token,). documents: (document,) where documents start.
+        split: "id", or any other name for the numbers of "ood".
+
+    Raises:
+        ValueError: if no document is long enough.
+    """
+    return _windows([(tokens, documents, _numbers(config, split)[0])], (split,), context, config, split)
+
+
+def _numbers(config: EvalConfig, split: str) -> tuple[int, int]:
+    """Stretches of a split, and windows in each."""
+    check_evaluation(config)
+    of_id = (config.id_stretches, config.id_offsets)
+    return of_id if split == "id" else (config.ood_stretches, config.ood_offsets)
+
+
+def _offsets(config: EvalConfig, split: str) -> np.ndarray:
+    k = np.arange(_numbers(config, split)[1], dtype=np.int64)
+    return k * config.stride + k % 2
+
+
+def _shared_out(number: int, weights: list[float]) -> list[int]:
+    """A number in whole shares, by largest remainder; nobody goes empty."""
+    exact = np.array(weights) / sum(weights) * number
+    shares = np.floor(exact).astype(int)
+    shares[np.argsort(shares - exact, kind="stable")[: number - shares.sum()]] += 1
+    return [max(1, int(share)) for share in shares]
+
+
+def _windows(
+    streams: list[tuple[np.ndarray, np.ndarray, int]],
+    names: tuple[str, ...],
+    context: int,
+    config: EvalConfig,
+    split: str,
+) -> Windows:
+    """The windows of (tokens, documents, stretches) of several domains, one after the other."""
+    offsets = _offsets(config, split)
+    random = config.design == "random"
+    length = context + 1 + (0 if random else int(offsets[-1]))
+    tokens, cluster, stretch, offset = [], [], [], []
+    clusters = stretches = 0
+    for (stream, documents, number), name in zip(streams, names, strict=True):
+        sizes = np.diff(documents, append=len(stream))
+        _need(sizes, length, split, name)
+        rng = np.random.default_rng(SEED)
+        drawn = (
+            _random(documents, sizes, length, number * len(offsets), rng)
+            if random
+            else _overlapping(documents, sizes, length, number, offsets, rng)
+        )
+        tokens.append(stream[drawn.begin[:, None] + np.arange(context + 1)].astype(np.int32))
+        known, dense = np.unique(drawn.document, return_inverse=True)
+        cluster.append(clusters + dense.astype(np.int64))
+        stretch.append(stretches + drawn.stretch)
+        offset.append(drawn.offset)
+        clusters += len(known)
+        stretches = int(stretch[-1].max()) + 1
+    together = np.concatenate(tokens)
+    facts = {
+        "design": config.design,
+        "domains": list(names),
+        "documents": clusters,
+        "stretches": stretches,
+        "offsets": [0] if random else offsets.tolist(),
+        "stride": config.stride,
+        "offset_rule": "one window a stretch" if random else "stride * k + k mod 2",
+        "seed": SEED,
+        "document_boundary": DOCUMENT_BOUNDARY,
+        "digest": hashlib.sha256(np.ascontiguousarray(together, "<i4").tobytes()).hexdigest(),
+    }
+    return Windows(together, np.concatenate(cluster), np.concatenate(stretch), np.concatenate(offset), facts, clusters)
+
+
+def _need(sizes: np.ndarray, length: int, split: str, name: str) -> None:
+    if len(sizes) and sizes.max() >= length:
+        return
+    found = f"the longest of the {len(sizes)} held-out documents of {name!r} has {sizes.max(initial=0)} tokens"
+    mend = "lower the context or the offsets, or give it longer documents"
+    raise ValueError(f"data: split {split!r} needs documents of {length} tokens; {found}; {mend}")
+
+
+def _overlapping(
+    documents: np.ndarray, sizes: np.ndarray, length: int, number: int, offsets: np.ndarray, rng: np.random.Generator
+) -> _Drawn:
+    """Stretches in documents, one each; where these are too few, a second one that does not overlap, and so on."""
+    room = sizes // length
+    order = rng.permutation(np.flatnonzero(room))
+    chosen = np.empty(0, np.int64)
+    while len(chosen) < number and len(order):
+        chosen = np.concatenate([chosen, order[: number - len(chosen)]])
+        room[order] -= 1
+        order = order[room[order] > 0]
+    owners, counts = np.unique(chosen, return_counts=True)
+    begin = [
+        documents[owner]
+        + np.sort(rng.integers(0, sizes[owner] - count * length + 1, count))
+        + np.arange(count) * length
+        for owner, count in zip(owners, counts, strict=True)
+    ]
+    first = np.concatenate(begin)
+    windows = (first[:, None] + offsets).ravel()
+    document = np.repeat(np.repeat(owners, counts), len(offsets))
+    stretch = np.repeat(np.arange(len(first), dtype=np.int64), len(offsets))
+    return _Drawn(windows, document, stretch, np.tile(offsets, len(first)))
+
+
+def _random(documents: np.ndarray, sizes: np.ndarray, length: int, number: int, rng: np.random.Generator) -> _Drawn:
+    """Windows anywhere, all different, in the order of the stream."""
+    places = np.maximum(sizes - length + 1, 0)
+    ends = np.cumsum(places)
+    drawn = np.sort(rng.choice(ends[-1], min(number, int(ends[-1])), replace=False))
+    document = np.searchsorted(ends, drawn, side="right")
+    begin = documents[document] + drawn - (ends - places)[document]
+    one = np.arange(len(drawn), dtype=np.int64)
+    return _Drawn(begin, document, one, np.zeros_like(one))
