@@ -27,9 +27,7 @@ def test_the_formula_is_the_curve():
     i = np.arange(1.0, 9.0)
     np.testing.assert_allclose(laws.HYPERBOLIC(i, a0=3.0, a1=0.5, a2=2.0), 3 / (1 + 0.5 * i) + 2, rtol=1e-6)
     np.testing.assert_allclose(laws.POSITION_POWER(i, c0=2.0, c1=4.0, c2=0.5), 2 + 4 * i**-0.5, rtol=1e-6)
-    np.testing.assert_allclose(
-        laws.LOG(i, alpha0=2.0, alpha1=0.3, alpha2=1.0), 2 * np.log(1 + 0.3 * i) + 1, rtol=1e-6
-    )
+    np.testing.assert_allclose(laws.LOG(i, alpha0=2.0, alpha1=0.3, alpha2=1.0), 2 * np.log(1 + 0.3 * i) + 1, rtol=1e-6)
 
 
 @pytest.mark.parametrize("law", laws.BY_NAME.values(), ids=lambda law: law.name)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from tsl_jax.training.config import TrainConfig
 
@@ -14,7 +17,7 @@ class Command:
 
     out: Path = Path("runs/demo")
     """Folder of the run, with summary.json and report.html."""
-    train: TrainConfig = field(default_factory=TrainConfig)
+    train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     """The run, should you want it otherwise."""
 
 

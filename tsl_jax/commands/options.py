@@ -23,7 +23,7 @@ def parse(command: type[T], verb: str, arguments: list[str]) -> T:
 
     file, rest = _config_file(arguments)
     default: dict[str, Any] = {} if file is None else {"default": _from_file(command, file)}
-    return tyro.cli(command, args=rest, prog=f"tsl {verb}", config=(tyro.conf.FlagConversionOff,), **default)
+    return tyro.cli(command, args=rest, prog=f"tsl {verb}", config=(tyro.conf.FlagCreatePairsOff,), **default)
 
 
 def _config_file(arguments: list[str]) -> tuple[Path | None, list[str]]:

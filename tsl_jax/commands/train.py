@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from tsl_jax.training.config import TrainConfig
 
@@ -18,7 +21,7 @@ class Command:
     """GLOB, or DOMAIN=GLOB@WEIGHT for several (.txt, .jsonl, .npy, .bin); default: the standard library's source."""
     resume: bool = False
     """Continue an unfinished run in OUT."""
-    train: TrainConfig = field(default_factory=TrainConfig)
+    train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     """Everything else."""
 
 

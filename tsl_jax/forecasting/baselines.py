@@ -20,6 +20,8 @@ from tsl_jax import laws
 from tsl_jax.fitting import Status, fit
 from tsl_jax.laws import Covariates, Law, Schedule, families
 
+NEEDS_COSINE = "needs a cosine schedule"
+
 
 @dataclass(frozen=True)
 class Baseline:
@@ -47,8 +49,9 @@ class Baseline:
             return _constant(mean, at, mean.values[:, -1:]), dict.fromkeys(splits, "ok"), {}
         law = self.law(plan)
         if law is None:
-            return _constant(mean, at, np.nan), dict.fromkeys(splits, "needs a cosine schedule"), {}
-        found = fit(law, mean, over="tokens")
+            return _constant(mean, at, np.nan), dict.fromkeys(splits, NEEDS_COSINE), {}
+        # weights by split, as the route by position has them: both then share the compiled program of a law
+        found = fit(law, mean, over="tokens", weights=xr.ones_like(mean))
         status = [Status(int(value)) for value in found.status.values]
         sentences = ["ok" if s == Status.CONVERGED else s.short for s in status]
         return found.predict(at), dict(zip(splits, sentences, strict=True)), {"mean": found}

@@ -1,13 +1,17 @@
 """From the beginning of a run to the rest of it: the predicted loss surface and mean loss, at tokens not yet seen.
 
-Two ways by position. `temporal`: fit the hyperbolic law to every checkpoint of the past, fit temporal laws to its
+Three ways by position. `temporal`: fit the hyperbolic law to every checkpoint of the past, fit temporal laws to its
 parameters over tokens, and put the extrapolated a0(N), a1(N), a2(N) back into
 
     L(i, N) = a0(N)/(1 + a1(N) i) + a2(N).
 
-`temporal_joint`: all parameters of that surface at once (`joint.py`), started from the former. Both are anchored: the
-mean residual of each position over the last third of the past checkpoints is carried forward, so that a position law
-that is not quite true does not shift the forecast. Source: Xiong et al., arXiv 2404.17785 (forms reconstructed).
+The break N_sep of a2(N) is taken to lie beyond the cut-off, so that its first piece, the hyperbola, goes on.
+`temporal_cosine` searches N_sep within the past instead and continues along the cosine of the schedule, the literal
+reading under a cosine schedule; from early cut-offs its amplitude is the slope at N_sep over a small number, and it
+can fall far below zero. `temporal_joint`: all parameters of the surface at once (`joint.py`), started from
+`temporal`. All are anchored: the mean residual of each position over the last third of the past checkpoints is
+carried forward, so that a position law that is not quite true does not shift the forecast. Source: Xiong et al.,
+arXiv 2404.17785 (forms reconstructed).
 
 A forecast sees only `past` and the learning-rate plan as known at the cut-off.
 """
@@ -24,11 +28,11 @@ import xarray as xr
 from tsl_jax import laws
 from tsl_jax.fitting import Fit, Status, fit
 from tsl_jax.forecasting import joint
-from tsl_jax.forecasting.baselines import Baseline, mean_loss
+from tsl_jax.forecasting.baselines import NEEDS_COSINE, Baseline, mean_loss
 from tsl_jax.laws import Law, Schedule
 from tsl_jax.surface import check
 
-METHODS = ("temporal", "temporal_joint")
+METHODS = ("temporal", "temporal_joint", "temporal_cosine")
 # A position fit in one of these states says something about a0, a1 and a2; at a bound it does not.
 USABLE = (Status.CONVERGED, Status.WEAKLY_IDENTIFIED)
 FEWEST = 4  # checkpoints: one more than a temporal law has parameters
@@ -69,7 +73,7 @@ def forecast(past: xr.Dataset, at: Any, schedule: Any = None, method: str | Base
         at: tokens seen at which to forecast, in any order.
         schedule: the learning-rate plan as known at the cut-off (`Schedule` or mapping); default the plan that the
             surface carries; without one, laws that need it are replaced by those that do not.
-        method: "temporal", "temporal_joint", or one of `tsl.baselines`.
+        method: "temporal", "temporal_joint", "temporal_cosine", or one of `tsl.baselines`.
 
     Raises:
         ValueError: for an unknown method, a surface without checkpoints, or tokens that are not positive. Too few
@@ -102,14 +106,19 @@ def after_warmup(past: xr.Dataset, plan: Schedule | None) -> xr.Dataset:
     return past.sel(tokens=past.tokens > 0 if plan is None else past.tokens >= max(plan.warmup_tokens, 1))
 
 
-def temporal_laws(plan: Schedule | None) -> dict[str, Law]:
-    """The temporal law of each parameter: of a2, the piecewise cosine where the plan is a cosine."""
-    a2 = laws.piecewise_cosine(plan) if plan is not None and plan.kind == "cosine" else laws.RECIPROCAL
-    return {"a0": laws.LOG, "a1": laws.RECIPROCAL, "a2": a2}
+def _temporal_laws(method: str, plan: Schedule | None) -> dict[str, Law] | None:
+    """The temporal law of each parameter, or None where the method needs a cosine schedule and there is none."""
+    parts = {"a0": laws.LOG, "a1": laws.RECIPROCAL, "a2": laws.RECIPROCAL}
+    if method != "temporal_cosine":
+        return parts
+    return None if plan is None or plan.kind != "cosine" else {**parts, "a2": laws.piecewise_cosine(plan)}
 
 
 def _by_position(learned: xr.Dataset, at: np.ndarray, plan: Schedule | None, method: str, cutoff: float) -> Forecast:
     splits = learned.split.values.tolist()
+    forms = _temporal_laws(method, plan)
+    if forms is None:
+        return _nothing(method, cutoff, learned, at, NEEDS_COSINE)
     if learned.sizes["tokens"] < FEWEST:
         found = f"{learned.sizes['tokens']} checkpoints past the warm-up, {FEWEST} are needed"
         return _nothing(method, cutoff, learned, at, found)
@@ -121,19 +130,18 @@ def _by_position(learned: xr.Dataset, at: np.ndarray, plan: Schedule | None, met
         return _nothing(method, cutoff, learned, at, found)
     parts = {
         name: fit(law, by_position.params.sel(param=name, drop=True).where(usable, 0.0), over="tokens", weights=usable)
-        for name, law in temporal_laws(plan).items()
+        for name, law in forms.items()
     }
     fits: dict[str, Any] = {"position": by_position, **parts}
     times = np.concatenate([learned.tokens.values, at])
-    if method == "temporal":
-        curve = surface_of(parts, times, learned.position)
+    if method == "temporal_joint":
+        fits["joint"] = joint.refine(parts, learned.loss, usable)
+        curve = fits["joint"].predict(times, learned.position)
     else:
-        together = joint.refine(parts, learned.loss, usable)
-        fits["joint"] = together
-        curve = together.predict(times, learned.position)
+        curve = surface_of(parts, times, learned.position)
     seen, ahead = (curve.isel(tokens=part) for part in (slice(len(times) - len(at)), slice(-len(at), None)))
     predicted = _anchored(seen, ahead, learned.loss, usable)
-    status = {split: _doubts(fits, split) for split in splits}
+    status = {split: _doubts(fits, predicted.sel(split=split), split) for split in splits}
     return Forecast(method, cutoff, predicted.mean("position"), predicted, status, fits)
 
 
@@ -154,9 +162,9 @@ def _anchored(seen: xr.DataArray, ahead: xr.DataArray, loss: xr.DataArray, usabl
     return ahead + residual.mean("tokens", skipna=True)
 
 
-def _doubts(fits: Mapping[str, Any], split: str) -> str:
+def _doubts(fits: Mapping[str, Any], predicted: xr.DataArray, split: str) -> str:
     """ "ok", or which temporal law is not well determined, and how."""
-    found = []
+    found = ["falls below zero, which no loss does"] if bool((predicted < 0).any()) else []
     for name in ("a0", "a1", "a2"):
         status = Status(int(fits[name].status.sel(split=split)))
         if status != Status.CONVERGED:

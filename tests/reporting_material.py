@@ -1,0 +1,84 @@
+"""Something to report on: a small made-up run, its fits, and forecasts with the attributes that a report looks for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from tsl_jax import laws
+from tsl_jax.fitting import Fit, fit
+from tsl_jax.surface import from_losses
+
+TOTAL = 1_000_000
+PLAN = {"kind": "cosine", "peak": 5e-3, "warmup_tokens": 20_000, "total_tokens": TOTAL, "final_ratio": 0.1}
+METHODS = ("temporal", "temporal_joint", "power", "reciprocal", "last", "of_my_own")
+CUTOFFS = (0.1, 0.4)
+
+
+@dataclass(frozen=True)
+class FakeForecast:
+    method: str
+    cutoff: float
+    mean: xr.DataArray
+    status: Mapping[str, str]
+    fits: Mapping[str, Any] = field(default_factory=dict)
+    surface: None = None
+
+
+@dataclass(frozen=True)
+class FakeBacktest:
+    scores: pd.DataFrame
+    forecasts: Mapping[tuple[float, str], FakeForecast]
+
+
+def surface(splits: tuple[str, ...] = ("id", "ood"), **attrs: Any) -> xr.Dataset:
+    """Losses that follow the hyperbolic law but for noise; the first checkpoints are flat, their fits at a bound."""
+    tokens = np.unique(np.concatenate([[5000, 10_000], np.geomspace(30_000, TOTAL, 14)]).astype(int))
+    position, random = np.arange(1, 33), np.random.default_rng(0)
+    grown = np.clip(np.log(tokens / 1.2e4), 0, None)[:, None]
+    loss = grown / (1 + 0.3 * position) + 6 - 0.5 * grown + 0.01 * random.standard_normal((len(tokens), 32))
+    both = np.stack([loss + 0.4 * k for k in range(len(splits))])
+    return from_losses(both, tokens=tokens, split=list(splits), schedule=PLAN, **attrs)
+
+
+def position_fit(run: xr.Dataset) -> Fit:
+    return fit(laws.HYPERBOLIC, run.loss, over="position")
+
+
+def temporal_fits(by_position: Fit) -> dict[str, Fit]:
+    """One temporal law for each parameter, fitted to the usable checkpoints of the past."""
+    past = by_position.params.sel(tokens=slice(3e4, 0.4 * TOTAL))
+    return {name: fit(laws.RECIPROCAL, past.sel(param=name, drop=True), over="tokens") for name in ("a0", "a1", "a2")}
+
+
+def forecast(run: xr.Dataset, cutoff: float, method: str, error: float, fits: Mapping[str, Any]) -> FakeForecast:
+    """The observed mean, off by an error that grows to its full size at the end."""
+    ahead = run.loss.mean("position").sel(tokens=slice(cutoff * TOTAL + 1, None))
+    growing = (ahead.tokens - cutoff * TOTAL) / (TOTAL * (1 - cutoff))
+    splits = run.split.values.tolist()
+    return FakeForecast(method, cutoff * TOTAL, ahead + error * growing, dict.fromkeys(splits, "ok"), fits)
+
+
+def backtest(run: xr.Dataset, fits: Mapping[str, Any], errors: Mapping[str, float] | None = None) -> FakeBacktest:
+    """Forecasts of every method from every cut-off; NaN errors are methods that found none."""
+    errors = dict(zip(METHODS, (0.3, 0.02, -0.01, np.nan, 0.2, 40.0), strict=True)) if errors is None else errors
+    made = {
+        (cutoff, method): forecast(run, cutoff, method, error, fits if method == "temporal" else {})
+        for cutoff in CUTOFFS
+        for method, error in errors.items()
+    }
+    return FakeBacktest(_scores(run, made, errors), made)
+
+
+def _scores(run: xr.Dataset, made: Mapping[tuple[float, str], FakeForecast], errors: Mapping[str, float]) -> Any:
+    rows = []
+    for (cutoff, method), one in made.items():
+        for split in run.split.values.tolist():
+            final, observed = float(one.mean.sel(split=split)[-1]), float(run.loss.sel(split=split)[-1].mean())
+            status = "ok" if np.isfinite(final) else "3 usable position fits, 4 are needed"
+            row = {"final": final, "observed": observed, "error": final - observed, "mse": errors[method] ** 2}
+            rows.append({"split": split, "cutoff": cutoff, "method": method, **row, "r2": 0.9, "status": status})
+    return pd.DataFrame(rows).set_index(["split", "cutoff", "method"])

@@ -1,0 +1,172 @@
+"""The command line: quick, one sentence for a mistake, tables as documented. Most verbs run in this process."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet
+import pytest
+
+from tsl_jax import cli
+
+POSITION = np.arange(1.0, 33.0)
+COLUMNS = ["curve", "a0", "a1", "a2", "a0_stderr", "a1_stderr", "a2_stderr", "sse", "r2", "status"]
+
+
+def tsl_command(*arguments: object) -> int:
+    """Exit code of `tsl ARGUMENTS`, in this process."""
+    verb, *rest = map(str, arguments)
+    try:
+        return cli._run(verb, rest, debug=False)
+    except SystemExit as ended:  # the option parser's own
+        return int(ended.code or 0)
+
+
+def curves(n: int = 3) -> np.ndarray:
+    a1 = np.linspace(0.2, 0.6, n)[:, None]
+    return 1.5 / (1 + a1 * POSITION) + 4
+
+
+def test_help_is_one_screen_and_loads_nothing_heavy():
+    check = (
+        "import sys; sys.argv = ['tsl', '--help']; from tsl_jax import cli; cli.main(); "
+        "heavy = {'jax', 'numpy', 'xarray', 'tyro', 'rich'} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) <= 24
+    assert all(len(line) <= 100 for line in lines)
+    assert all(verb in done.stdout for verb in cli.VERBS)
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_the_options_of_a_verb_load_no_jax(verb):
+    check = (
+        f"import sys; sys.argv = ['tsl', '{verb}', '--help']; from tsl_jax import cli\n"
+        "try: cli.main()\nexcept SystemExit: pass\n"
+        "sys.exit('jax was imported' if 'jax' in sys.modules else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert f"tsl {verb}" in done.stdout
+
+
+def test_an_unknown_verb_is_refused_in_a_sentence():
+    done = subprocess.run([sys.executable, "-m", "tsl_jax.cli", "predict"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "expected one of demo, train" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_fit_writes_one_row_a_curve(tmp_path, capsys):
+    np.save(tmp_path / "curves.npy", curves())
+    assert tsl_command("fit", tmp_path / "curves.npy", "--out", tmp_path / "fits.parquet") == 0
+    rows = pd.read_parquet(tmp_path / "fits.parquet")
+    assert list(rows) == COLUMNS
+    assert rows.curve.tolist() == [0, 1, 2]
+    np.testing.assert_allclose(rows.a1, [0.2, 0.4, 0.6], rtol=1e-6)
+    assert rows.status.tolist() == ["converged"] * 3
+    assert "3 curves, 3 converged" in capsys.readouterr().out
+    stamp = json.loads(pyarrow.parquet.read_schema(tmp_path / "fits.parquet").metadata[b"tsl_jax"])
+    assert stamp["config"]["law"] == "hyperbolic"
+    assert len(stamp["config_hash"]) == 12
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_fit_reads_long_tables_with_ragged_curves_and_weights(tmp_path, suffix):
+    parts = []
+    for name, y, x in zip(["b", "a", "c"], curves(), (POSITION, POSITION, POSITION[:20]), strict=True):
+        parts.append(pd.DataFrame({"curve": name, "x": x, "y": y[: len(x)], "weight": 1.0}))
+    table = pd.concat(parts, ignore_index=True)
+    table.loc[5, ["y", "weight"]] = [99.0, 0.0]  # a point of weight zero is not there
+    file = tmp_path / f"table.{suffix}"
+    table.to_csv(file, index=False) if suffix == "csv" else table.to_parquet(file)
+    assert tsl_command("fit", file, "--out", tmp_path / "fits.csv") == 0
+    rows = pd.read_csv(tmp_path / "fits.csv")
+    assert rows.curve.tolist() == ["b", "a", "c"]
+    np.testing.assert_allclose(rows.a1, [0.2, 0.4, 0.6], rtol=1e-6)
+
+
+def test_fit_names_the_place_of_what_is_not_a_number(tmp_path, capsys):
+    (tmp_path / "t.csv").write_text("curve,x,y\na,1,3\na,2,oops\n")
+    assert tsl_command("fit", tmp_path / "t.csv", "--out", tmp_path / "o.csv") == 2
+    assert "row 2 (curve a): y is 'oops', not a number" in capsys.readouterr().err
+    assert not (tmp_path / "o.csv").exists()
+
+
+def mistakes(folder):
+    np.save(folder / "good.npy", curves())
+    np.save(folder / "cube.npy", np.zeros((2, 2, 2)))
+    (folder / "broken.npy").write_bytes(b"not an array")
+    (folder / "table.csv").write_text("curve,x\na,1\n")
+    (folder / "empty").mkdir()
+    (folder / "not.yaml").write_text("- just\n- a list\n")
+    (folder / "unknown.yaml").write_text("laww: hyperbolic\n")
+    good, out = folder / "good.npy", ("--out", folder / "fits.parquet")
+    return {
+        "no file": (("fit", folder / "none.npy", *out), "no file"),
+        "law": (("fit", good, "--law", "parabola", *out), "expected one of hyperbolic"),
+        "suffix": (("fit", good, "--out", folder / "fits.xlsx"), "must end in .parquet or .csv"),
+        "kind of file": (("fit", folder / "not.yaml", *out), "cannot read not.yaml"),
+        "shape": (("fit", folder / "cube.npy", *out), r"expected numbers (curves, positions)"),
+        "damaged": (("fit", folder / "broken.npy", *out), "is not a .npy array"),
+        "columns": (("fit", folder / "table.csv", *out), "lacks the columns ['y']"),
+        "no run": (("report", folder / "empty"), "no surface.json"),
+        "no run to forecast": (("forecast", folder / "empty"), "no surface.json"),
+        "no run to evaluate": (("evaluate", folder / "empty", "--out", folder / "e"), "name the folder of a run"),
+        "cutoff": (("forecast", folder / "empty", "--cutoff", "3"), "between 0 and 1"),
+        "config": (("fit", good, *out, "--config", folder / "not.yaml"), "expected a mapping"),
+        "entry": (("fit", good, *out, "--config", folder / "unknown.yaml"), "'laww' is not an option"),
+        "no config": (("fit", good, *out, "--config", folder / "gone.yaml"), "gone.yaml: No such file"),
+        "empty text": (("train", "--text", folder / "*.nothing", "--out", folder / "r"), "nothing"),
+        "option": (("fit", good, *out, "--lawless"), ""),
+    }
+
+
+MISTAKES = [
+    "no file",
+    "law",
+    "suffix",
+    "kind of file",
+    "shape",
+    "damaged",
+    "columns",
+    "no run",
+    "no run to forecast",
+    "no run to evaluate",
+    "cutoff",
+    "config",
+    "entry",
+    "no config",
+    "empty text",
+    "option",
+]
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_gets_a_sentence_and_exit_code_2(name, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("TSL_JAX_CACHE", str(tmp_path / "cache"))
+    arguments, sentence = mistakes(tmp_path)[name]
+    assert tsl_command(*arguments) == 2
+    said = capsys.readouterr()
+    assert sentence in said.err.replace("\n", " ")
+    assert "Traceback" not in said.err + said.out
+    assert not (tmp_path / "fits.parquet").exists()
+
+
+def test_debug_shows_where_it_happened(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        cli._run("report", [str(tmp_path)], debug=True)
+
+
+def test_options_come_from_a_file_and_the_command_line_wins(tmp_path):
+    np.save(tmp_path / "curves.npy", curves())
+    (tmp_path / "c.yaml").write_text(
+        f"curves: {tmp_path}/curves.npy\nlaw: position_power\nout: {tmp_path}/from_file.csv\n"
+    )
+    assert tsl_command("fit", "--config", tmp_path / "c.yaml", "--out", tmp_path / "mine.csv") == 0
+    assert list(pd.read_csv(tmp_path / "mine.csv"))[1:4] == ["c0", "c1", "c2"]
+    assert not (tmp_path / "from_file.csv").exists()

@@ -1,0 +1,172 @@
+"""The main job through the command line, tiny: text -> run -> surface -> fits -> forecasts -> page and summary."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_cli import tsl_command
+
+import tsl_jax as tsl
+from tsl_jax.forecasting import baselines
+
+WORDS = [
+    "the",
+    "loss",
+    "of",
+    "a",
+    "token",
+    "falls",
+    "with",
+    "its",
+    "context",
+    "as",
+    "a",
+    "hyperbola",
+    "and",
+    "with",
+    "training",
+    "as",
+    "a",
+    "power",
+    "of",
+    "tokens",
+    "seen",
+]
+TINY = (
+    *("--tokens", 40_000, "--context", 32, "--batch-size", 8, "--evaluations", 14, "--evaluation-batch", 32),
+    *("--model.d-model", 16, "--model.n-layers", 1, "--model.n-heads", 2, "--data.vocabulary", 300),
+    *("--evaluation.id-stretches", 12, "--evaluation.id-offsets", 4),
+    *("--evaluation.ood-stretches", 8, "--evaluation.ood-offsets", 2),
+)
+
+
+def write_text(folder: Path) -> tuple[str, ...]:
+    """Two domains of random sentences; `other` is not trained on."""
+    rng = np.random.default_rng(0)
+    for name, words in (("main", WORDS), ("other", WORDS[::-2])):
+        (folder / name).mkdir(parents=True)
+        for k in range(80):
+            (folder / name / f"{k}.txt").write_text(" ".join(rng.choice(words, 400)))
+    return f"main={folder}/main/*.txt@1", f"other={folder}/other/*.txt@0"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("end_to_end")
+    text = write_text(folder / "text")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TSL_JAX_CACHE", str(folder / "cache"))
+        assert tsl_command("train", "--text", *text, "--out", folder / "run", *TINY) == 0
+        assert tsl_command("report", folder / "run") == 0
+        yield folder / "run"
+
+
+def test_the_surface_says_what_it_is(run):
+    surface = tsl.load_surface(run)
+    assert surface.loss.dims == ("split", "tokens", "position")
+    assert surface.split.values.tolist() == ["id", "ood"]
+    assert surface.sizes["tokens"] == 14
+    assert surface.position.values[[0, -1]].tolist() == [1, 32]
+    assert int(surface.tokens[-1]) == 40_000 // 256 * 256
+    for name in ("run", "model", "n_params", "schedule", "windows", "document_boundary", "seed", "versions", "corpus"):
+        assert surface.attrs[name] not in (None, {}, ""), name
+    assert float(surface.loss[0, -1].mean()) < float(surface.loss[0, 0].mean()) - 0.5  # it has learnt
+    assert (surface.sem > 0).all()
+
+
+def test_the_summary_has_its_stable_keys(run):
+    summary = json.loads((run / "summary.json").read_text())
+    methods = {"temporal", "temporal_joint", "temporal_cosine", *(one.name for one in baselines.ALL)}
+    assert set(summary["splits"]) == {"id", "ood"}
+    for split in summary["splits"].values():
+        for key in ("tokens", "r2", "r2_additive", "r2_ceiling", "loss"):
+            assert len(split[key]) == 14, key
+        assert split["final_loss"] == split["loss"][-1]
+        assert set(split["forecast"]) == {"0.1", "0.2", "0.3", "0.4"}
+        for by_method in split["forecast"].values():
+            assert set(by_method) == methods
+            assert all(set(one) == {"final", "mse", "r2", "status"} for one in by_method.values())
+    assert summary["tokens_per_second"] > 0
+    assert {"prepare", "train", "evaluate", "analyse", "report"} <= set(summary["seconds"])
+    assert {"hash", "bytes", "tokens", "shared_block_rate"} <= set(summary["corpus"])
+    assert summary["versions"]["jax"]
+    assert summary["config_hash"]
+
+
+def test_the_summary_is_what_the_library_says(run):
+    summary = json.loads((run / "summary.json").read_text())["splits"]["id"]
+    surface = tsl.load_surface(run)
+    found = tsl.fit(tsl.laws.HYPERBOLIC, surface.loss, over="position")
+    np.testing.assert_allclose(summary["r2"], found.r2.sel(split="id"), rtol=1e-6)
+    total = surface.attrs["schedule"]["total_tokens"]
+    past = surface.sel(tokens=surface.tokens <= 0.4 * total)
+    power = tsl.forecast(past, at=surface.tokens, method=tsl.baselines.POWER_LAW)
+    expected = float(power.mean.sel(split="id")[-1])
+    assert summary["forecast"]["0.4"]["power"]["final"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_page_is_there(run):
+    page = (run / "report.html").read_text()
+    assert "plotly" in page.lower()
+    assert "temporal" in page
+
+
+def test_fit_reads_a_run(run, tmp_path):
+    assert tsl_command("fit", run, "--out", tmp_path / "fits.parquet") == 0
+    rows = pd.read_parquet(tmp_path / "fits.parquet")
+    assert len(rows) == 28
+    assert rows.curve[0] == f"id/{int(tsl.load_surface(run).tokens[0])}"
+
+
+def test_forecast_of_a_run_from_its_beginning(run, tmp_path, capsys):
+    assert tsl_command("forecast", run, "--cutoff", 0.4, "--out", tmp_path / "f.json") == 0
+    made = json.loads((tmp_path / "f.json").read_text())["forecasts"]
+    power = next(one for one in made if one["method"] == "power" and one["split"] == "id")
+    summary = json.loads((run / "summary.json").read_text())
+    assert power["loss"][-1] == pytest.approx(summary["splits"]["id"]["forecast"]["0.4"]["power"]["final"])
+    assert "nats" in capsys.readouterr().out
+
+
+def test_evaluate_measures_the_kept_checkpoints_again(run, tmp_path):
+    """On the same text and windows the numbers are the same, bit for bit; on other text they are its own."""
+    assert tsl_command("evaluate", run, "--out", tmp_path / "same") == 0
+    same, known = tsl.load_surface(tmp_path / "same"), tsl.load_surface(run)
+    np.testing.assert_array_equal(same.loss, known.loss.sel(tokens=same.tokens))
+    text = write_text(tmp_path / "more")[1].replace("@0", "@1")
+    assert tsl_command("evaluate", run, "--out", tmp_path / "else", "--text", text) == 0
+    other = tsl.load_surface(tmp_path / "else")
+    assert other.split.values.tolist() == ["id"]
+    assert not np.allclose(other.loss[0, -1], known.loss[0, -1])
+
+
+def test_a_complete_run_is_left_alone_and_another_is_refused(run, capsys):
+    before = (run / "record.json").read_text()
+    assert tsl_command("train", "--config", run / "config.yaml", "--out", run) == 2  # not the options of `tsl train`
+    text = [f"{part}={run.parent}/text/{part}/*.txt@{w}" for part, w in (("main", 1), ("other", 0))]
+    assert tsl_command("train", "--text", *text, "--out", run, *TINY) == 0
+    assert tsl_command("train", "--text", *text, "--out", run, *TINY, "--seed", 1) == 2
+    assert "another configuration" in capsys.readouterr().err
+    assert (run / "record.json").read_text() == before
+
+
+def test_ctrl_c_ends_with_130_and_keeps_what_is_done(run, tmp_path):
+    text = [f"{part}={run.parent}/text/{part}/*.txt@{w}" for part, w in (("main", 1), ("other", 0))]
+    options = [*TINY, "--tokens", 4_000_000]  # the last one counts: far longer than the test
+    command = [sys.executable, "-m", "tsl_jax.cli", "train", "--text", *text, "--out", tmp_path / "run", *options]
+    child = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    surface = tmp_path / "run" / "surface"
+    deadline = time.time() + 120
+    while time.time() < deadline and len(list(surface.glob("tokens-*.npz"))) < 1 and child.poll() is None:
+        time.sleep(0.1)
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 130, said
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    assert tsl.load_surface(tmp_path / "run").sizes["tokens"] >= 1

@@ -1,0 +1,248 @@
+"""The page as a file: what stands in it, what never does, and how it is written. No browser is needed."""
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+import reporting_material as material
+import xarray as xr
+
+from tsl_jax import laws
+from tsl_jax.fitting import fit
+from tsl_jax.reporting import report
+
+HOSTILE = "</script><img src=x onerror=alert(1)><a href='http://evil.example/'>\"'&amp;"
+
+
+class Page(HTMLParser):
+    """The elements of a page, the text of its scripts, and its sections by id."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.words: list[str] = []
+        self._in = ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._in = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._in == "script":
+            self.scripts[-1] += data
+        elif self._in != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    @property
+    def sections(self) -> list[str]:
+        return [attrs["id"] or "" for tag, attrs in self.tags if tag == "section"]
+
+    @property
+    def drawings(self) -> list[dict[str, Any]]:
+        return [json.loads(script) for script in self.scripts if script.startswith('{"views"')]
+
+
+@pytest.fixture(scope="module")
+def run() -> xr.Dataset:
+    return material.surface()
+
+
+@pytest.fixture(scope="module")
+def by_position(run: xr.Dataset) -> Any:
+    return material.position_fit(run)
+
+
+@pytest.fixture(scope="module")
+def backtest(run: xr.Dataset, by_position: Any) -> Any:
+    return material.backtest(run, material.temporal_fits(by_position))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, run: xr.Dataset, by_position: Any, backtest: Any) -> Path:
+    path = tmp_path_factory.mktemp("page") / "new" / "report.html"
+    return report(path, backtest, by_position, run, title="A run", facts={"command": "tsl demo"})
+
+
+def test_page_has_every_section_that_its_inputs_allow_in_reading_order(whole: Path) -> None:
+    page = Page(whole)
+    assert page.sections == ["by-position", "parameters", "forecast", "errors", "quality", "facts"]
+    assert len(page.drawings) == 5
+
+
+def test_page_needs_no_network(whole: Path) -> None:
+    page = Page(whole)
+    named = [(tag, key, value) for tag, attrs in page.tags for key, value in attrs.items() if key in ("src", "href")]
+    assert named == []
+    assert not any(tag in ("link", "iframe", "object", "embed", "img") for tag, _ in page.tags)
+    style = re.findall(r"<style>(.*?)</style>", whole.read_text(encoding="utf-8"), re.S)
+    assert not any("@import" in text or "url(" in text for text in style)
+    policy = [attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy"]
+    assert policy[0] is not None
+    assert policy[0].startswith("default-src 'none'")
+
+
+def test_plotly_stands_in_the_page_once_and_not_at_all_without_figures(whole: Path, tmp_path: Path) -> None:
+    assert sum("plotly.js v" in script for script in Page(whole).scripts) == 1
+    two = laws.KAPLAN_ND
+    sizes = {"n_params": np.geomspace(1e6, 1e9, 12), "tokens": np.tile([1e9, 1e10], 6)}
+    found = fit(two, 2 + sizes["n_params"] ** -0.1, x=sizes)
+    page = report(tmp_path / "small.html", found)
+    assert page.stat().st_size < 100_000
+    assert "kaplan nd" in Page(page).text
+
+
+def test_every_view_is_valid_plotly_but_for_the_names_of_colours(whole: Path) -> None:
+    for drawing in Page(whole).drawings:
+        assert ",".join(drawing["start"]) in drawing["views"]
+        for view in drawing["views"].values():
+            assert {trace["legendgroup"] for trace in view["data"]} >= {one["key"] for one in view["legend"]} - {
+                "held out"
+            }
+            plain = json.dumps({"data": view["data"], "layout": view["layout"]})
+            go.Figure(json.loads(re.sub(r'"(--[a-z]+|seq:[\d.]+)"', '"#123456"', plain)))
+
+
+def test_headline_names_the_winner_even_when_the_law_by_position_lost(whole: Path) -> None:
+    text = Page(whole).text
+    assert "From the first 40% of the run, the power law on the mean loss came closest to the final loss on id" in text
+    assert "an error of −0.010." in text
+    assert "The law by position missed by +0.020 at best." in text
+
+
+def test_headline_names_the_law_by_position_where_it_won(tmp_path: Path, run: xr.Dataset) -> None:
+    judged = material.backtest(run, {}, {"temporal": 0.001, "power": 0.1, "last": 0.5})
+    text = Page(report(tmp_path / "won.html", judged)).text
+    assert "the law by position came closest" in text
+    assert "The laws that know the mean loss alone missed by +0.100 at best." in text
+
+
+def test_best_of_each_cutoff_is_bold_and_wild_or_missing_forecasts_break_nothing(whole: Path) -> None:
+    source = whole.read_text(encoding="utf-8")
+    rows = re.findall(r'<tr><th scope="row">(?:<b>)?([^<]*)(?:</b>)?</th>(.*?)</tr>', source)
+    signed = dict(reversed(rows))
+    assert signed["power law"].count("<strong>−0.010</strong>") == len(material.CUTOFFS)
+    assert signed["of my own"].count("+40.0") == len(material.CUTOFFS)
+    assert signed["reciprocal law"].count("<td>–</td>") == len(material.CUTOFFS)
+
+
+def test_loss_axis_follows_the_observed_loss_not_a_wild_forecast(whole: Path, run: xr.Dataset) -> None:
+    drawing = Page(whole).drawings[2]
+    assert any(trace["legendgroup"] == "of_my_own" for trace in drawing["views"]["0,1"]["data"])
+    low, high = drawing["views"]["0,1"]["layout"]["yaxis"]["range"]
+    mean = run.loss.sel(split="id").mean("position")
+    assert low > float(mean.min()) - 1
+    assert high < float(mean.max()) + 1
+
+
+def test_text_from_data_is_escaped_everywhere(tmp_path: Path) -> None:
+    run = material.surface((HOSTILE, "ood"), run=HOSTILE, model={HOSTILE: {"deep": HOSTILE}}, corpus=HOSTILE * 3)
+    judged = material.backtest(run, {}, {HOSTILE: 0.1, "power": 0.2})
+    path = report(tmp_path / "page.html", run, judged, title=HOSTILE, facts={HOSTILE: HOSTILE})
+    page = Page(path)
+    assert not any(tag in ("img", "a") for tag, _ in page.tags)
+    assert not any(key.startswith("on") for _, attrs in page.tags for key in attrs)
+    plotly = page.scripts[-2]
+    assert "plotly.js v" in plotly
+    assert "<img" not in path.read_text(encoding="utf-8").replace(plotly, "")
+    hovers = [trace["hovertemplate"] for drawing in page.drawings for view in drawing["views"].values()
+              for trace in view["data"]]  # fmt: skip
+    assert not any("<a" in text or "<img" in text for text in hovers)
+
+
+def test_page_of_each_result_alone(tmp_path: Path, run: xr.Dataset, by_position: Any, backtest: Any) -> None:
+    alone = backtest.forecasts[(0.4, "power")]
+    expected = {
+        "surface": (run, ["by-position", "facts"]),
+        "fit": (by_position, ["by-position", "parameters", "quality"]),
+        "backtest": (backtest, ["forecast", "errors"]),
+        "forecast": (alone, ["forecast"]),
+    }
+    for name, (result, sections) in expected.items():
+        assert Page(report(tmp_path / f"{name}.html", result)).sections == sections, name
+
+
+def test_forecast_beside_its_surface_is_judged_by_the_final_loss(
+    tmp_path: Path, run: xr.Dataset, backtest: Any
+) -> None:
+    page = Page(report(tmp_path / "one.html", backtest.forecasts[(0.4, "temporal")], run))
+    assert "the law by position forecast a final loss on id" in page.text
+    assert "errors" in page.sections
+
+
+def test_fits_of_bare_arrays_of_other_axes_and_of_one_curve(tmp_path: Path, run: xr.Dataset) -> None:
+    x = np.arange(1.0, 33.0)
+    bare = fit(laws.HYPERBOLIC, run.loss.values[0], x=x)
+    single = fit(laws.HYPERBOLIC, run.loss[0, -1], over="position")
+    sizes = np.geomspace(1e5, 1e9, 8)
+    kaplan = fit(laws.KAPLAN_N, (8.8e13 / sizes) ** 0.076, x=sizes)
+    assert Page(report(tmp_path / "bare.html", bare)).sections == ["by-position", "parameters"]
+    assert Page(report(tmp_path / "single.html", single)).sections == ["by-position"]
+    page = Page(report(tmp_path / "three.html", kaplan, single, bare))
+    assert page.sections == ["by-position", "parameters", "other-fits"]
+    assert "0.076 ±" in page.text
+    assert "× 10¹³" in page.text
+
+
+def test_surface_without_schedule_or_with_nan_or_one_checkpoint(tmp_path: Path, run: xr.Dataset) -> None:
+    bare = run.copy()
+    bare.attrs = {"schedule": {"kind": "of my own"}}
+    bare["loss"] = bare.loss.where(bare.tokens > 6000)
+    fitted = material.position_fit(bare)
+    nothing = material.backtest(bare, {}, {"temporal": np.nan, "power": np.nan})
+    page = Page(report(tmp_path / "nan.html", bare, fitted, nothing))
+    assert "No forecast could be made: from 10% by by position" in page.text
+    assert "errors" not in page.sections
+    assert report(tmp_path / "one.html", bare.isel(tokens=[3])).exists()
+
+
+def test_r2_with_ceiling_is_drawn_and_told(tmp_path: Path, by_position: Any) -> None:
+    r2 = xr.Dataset({"plain": by_position.r2, "additive": by_position.r2, "ceiling": by_position.r2 * 0 + 0.99})
+    page = Page(report(tmp_path / "r2.html", by_position, r2=r2))
+    assert "0.990 (ceiling)" in page.text
+    shown = [entry["label"] for entry in page.drawings[-1]["views"]["0"]["legend"]]
+    assert shown == ["plain mean", "additive estimate", "ceiling set by noise"]
+
+
+def test_facts_are_all_there_long_ones_folded(tmp_path: Path) -> None:
+    facts = {"git_commit": "c0ffee" * 7, "versions": {f"package{k}": "1.0" for k in range(20)}, "n_params": 791680}
+    page = report(tmp_path / "facts.html", material.surface(**facts), facts={"hardware": "2 cores"})
+    text = Page(page).text
+    assert all(word in text for word in ("2 cores", "c0ffee" * 7, "package19", "791,680", "kind cosine"))
+    assert "<details><summary>package0" in page.read_text(encoding="utf-8")
+
+
+def test_failed_writing_leaves_the_old_page_and_no_rest(tmp_path: Path, run: xr.Dataset) -> None:
+    path = tmp_path / "report.html"
+    path.mkdir()  # a folder stands where the page should go
+    with pytest.raises(OSError, match=re.escape("report.html")):
+        report(path, run)
+    assert [one.name for one in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_errors_say_what_was_found_and_what_to_give(tmp_path: Path, run: xr.Dataset, backtest: Any) -> None:
+    with pytest.raises(ValueError, match="report: nothing to show; give a surface"):
+        report(tmp_path / "page.html")
+    with pytest.raises(ValueError, match="report: cannot show a dict; give a loss surface"):
+        report(tmp_path / "page.html", {})
+    with pytest.raises(ValueError, match="report: found 2 of the kind backtest"):
+        report(tmp_path / "page.html", backtest, replace(backtest))
+    with pytest.raises(ValueError, match="surface: expected a variable loss"):
+        report(tmp_path / "page.html", xr.Dataset())
+    assert not list(tmp_path.iterdir())

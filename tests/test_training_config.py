@@ -1,0 +1,75 @@
+"""Configurations: to a file and back, their hash, and what is refused before any text is read."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from tsl_jax.data.config import DataConfig
+from tsl_jax.models.config import ModelConfig
+from tsl_jax.training.config import OptimizerConfig, TrainConfig, check, config_hash, from_dict, to_dict, total_steps
+from tsl_jax.training.weights import PositionWeights
+
+
+def test_a_configuration_survives_the_way_through_a_file() -> None:
+    config = TrainConfig(
+        data=DataConfig(text=("a=x/*.txt@0.5", "b=y@0.5")), model=ModelConfig(tied=False), tokens=10**9, seed=3
+    )
+    assert from_dict(TrainConfig, to_dict(config)) == config
+    assert from_dict(TrainConfig, {"optimizer": {"peak_lr": 1}}).optimizer.peak_lr == 1.0
+
+
+def test_the_hash_follows_every_number_that_counts() -> None:
+    base = config_hash(TrainConfig())
+    assert config_hash(TrainConfig()) == base
+    assert config_hash(TrainConfig(keep=9)) == base, "how many checkpoints are kept changes no result"
+    others = [TrainConfig(seed=1), TrainConfig(optimizer=OptimizerConfig(peak_lr=1e-3)), TrainConfig(tokens=3_000_000)]
+    assert len({base, *(config_hash(other) for other in others)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"tokenz": 3}, "TrainConfig has no 'tokenz'; it has model, data"),
+        ({"optimizer": {"lr": 3}}, "OptimizerConfig has no 'lr'"),
+        ({"tokens": "many"}, "tokens must be int, found 'many'"),
+        ({"seed": True}, "seed must be int, found True"),
+        ({"model": 3}, "ModelConfig needs a mapping"),
+    ],
+)
+def test_a_file_with_a_wrong_entry_is_refused(values: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_dict(TrainConfig, values)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (TrainConfig(context=256, model=ModelConfig(context=128)), "context 256, while the model's longest is 128"),
+        (TrainConfig(tokens=4000), "4000 tokens are less than two batches of 2048"),
+        (TrainConfig(batch_size=0), "batch_size must be at least 1, found 0"),
+        (TrainConfig(optimizer=OptimizerConfig(schedule="step")), "schedule must be cosine, constant or wsd"),
+        (TrainConfig(optimizer=OptimizerConfig(peak_lr=-1.0)), "peak_lr must be positive"),
+        (TrainConfig(optimizer=OptimizerConfig(warmup=2.0)), "warmup is a share between 0 and 1"),
+        (TrainConfig(optimizer=OptimizerConfig(schedule="wsd", warmup=0.5, decay=0.6)), "more than the whole run"),
+        (TrainConfig(optimizer=OptimizerConfig(clip=-1.0)), "clip must not be negative"),
+        (TrainConfig(position_weights=PositionWeights.head(200)), r"the context has 1\.\.128"),
+        (TrainConfig(model=ModelConfig(preset="big")), "preset 'big' is unknown"),
+        (TrainConfig(data=DataConfig(text=("a=x@0.5", "b=y@0.2"))), "sum to one"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_text_is_read(config: TrainConfig, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check(config)
+
+
+def test_whole_batches_are_trained() -> None:
+    assert total_steps(replace(TrainConfig(), tokens=2048 * 7 + 2047)) == 7
+
+
+def test_the_configuration_loads_no_jax() -> None:
+    code = "import sys, tsl_jax.training.config; sys.exit('jax' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

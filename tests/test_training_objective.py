@@ -1,0 +1,109 @@
+"""The objective in chunks against the naive one, and the weights of positions."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tsl_jax.training.objective import token_losses, weighted_loss
+from tsl_jax.training.weights import PositionWeights
+
+B, T, D, V = 3, 14, 8, 37
+FLOAT32 = 1e-5  # relative: float32 sums of at most B T terms in another order
+
+
+@pytest.fixture(name="problem")
+def _problem() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    h, w = (rng.normal(size=shape).astype(np.float32) for shape in ((B, T, D), (V, D)))
+    return h, w, rng.integers(0, V, (B, T)).astype(np.int32)
+
+
+def naive(h: jax.Array, w: jax.Array, y: np.ndarray, weights: np.ndarray) -> jax.Array:
+    losses = optax.softmax_cross_entropy_with_integer_labels(h @ w.T, jnp.asarray(y))
+    return jnp.mean(losses * jnp.asarray(weights, jnp.float32)[None, :])
+
+
+WEIGHTS = [PositionWeights.uniform(), PositionWeights.head(4), PositionWeights.linear()]
+
+
+@pytest.mark.parametrize("chunk", [5, 21, 42, 1000])
+@pytest.mark.parametrize("rule", WEIGHTS)
+def test_chunked_loss_and_gradient_equal_the_naive_ones(problem: tuple, chunk: int, rule: PositionWeights) -> None:
+    h, w, y = problem
+    weights = rule.values(T)
+
+    def chunked(h: jax.Array, w: jax.Array) -> jax.Array:
+        return weighted_loss(h, w, y, jnp.asarray(weights, jnp.float32), chunk)
+
+    value, gradient = jax.jit(jax.value_and_grad(chunked, argnums=(0, 1)))(h, w)
+    expected, expected_gradient = jax.value_and_grad(naive, argnums=(0, 1))(h, w, y, weights)
+    np.testing.assert_allclose(value, expected, rtol=FLOAT32)
+    np.testing.assert_allclose(jax.jit(chunked)(h, w), expected, rtol=FLOAT32)
+    for got, want in zip(gradient, expected_gradient, strict=True):
+        np.testing.assert_allclose(got, want, rtol=FLOAT32, atol=1e-7)
+
+
+def test_gradient_of_a_scaled_loss_is_scaled(problem: tuple) -> None:
+    h, w, y = problem
+    ones = jnp.ones(T, jnp.float32)
+    once = jax.grad(lambda h: weighted_loss(h, w, y, ones))(h)
+    thrice = jax.grad(lambda h: 3 * weighted_loss(h, w, y, ones))(h)
+    np.testing.assert_allclose(thrice, 3 * once, rtol=FLOAT32)
+
+
+@pytest.mark.parametrize("rule", [*WEIGHTS, PositionWeights.middle(3, 9), PositionWeights.tail(2, factor=5.0)])
+def test_weighted_mean_of_position_losses_equals_the_scalar_loss(problem: tuple, rule: PositionWeights) -> None:
+    h, w, y = problem
+    weights = rule.values(T)
+    by_position = np.asarray(token_losses(h, w, y, chunk=10), np.float64).mean(axis=0)
+    scalar = weighted_loss(h, w, y, jnp.asarray(weights, jnp.float32))
+    np.testing.assert_allclose((weights * by_position).mean(), scalar, rtol=FLOAT32)
+
+
+def test_huge_logits_overflow_nothing(problem: tuple) -> None:
+    h, w, y = problem
+    value, gradient = jax.value_and_grad(lambda h: weighted_loss(h, w, y, jnp.ones(T, jnp.float32)))(1e4 * h)
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
+
+
+def test_bfloat16_hidden_states_give_a_float32_loss_close_to_the_exact_one(problem: tuple) -> None:
+    h, w, y = problem
+    low = weighted_loss(jnp.asarray(h, jnp.bfloat16), jnp.asarray(w), y, jnp.ones(T, jnp.float32))
+    assert low.dtype == jnp.float32
+    assert float(low) == pytest.approx(float(naive(h, w, y, np.ones(T))), rel=0.02)
+
+
+def test_weights_have_mean_one_and_fall_on_the_named_positions() -> None:
+    for rule in (PositionWeights.head(3), PositionWeights.middle(4, 6), PositionWeights.tail(3)):
+        assert rule.values(10).mean() == pytest.approx(1.0, abs=1e-12)
+    low = {kind: np.flatnonzero(rule.values(10) < 0.5) + 1 for kind, rule in NAMED.items()}
+    assert {kind: places.tolist() for kind, places in low.items()} == {
+        "head": [1, 2, 3],
+        "middle": [4, 5, 6],
+        "tail": [8, 9, 10],
+    }
+    assert PositionWeights.uniform().values(10).tolist() == [1.0] * 10
+    np.testing.assert_allclose(PositionWeights.linear().values(4), [0.4, 0.8, 1.2, 1.6])
+
+
+NAMED = {"head": PositionWeights.head(3), "middle": PositionWeights.middle(4, 6), "tail": PositionWeights.tail(3)}
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (PositionWeights("heads"), "one of uniform, head, middle, tail, linear; found 'heads'"),
+        (PositionWeights.head(11), r"asks for positions 1\.\.11; the context has 1\.\.10"),
+        (PositionWeights.middle(5, 4), r"positions 5\.\.4"),
+        (PositionWeights.tail(10, factor=0.0), "some weight left"),
+        (PositionWeights.head(2, factor=-1.0), "factor of 0 or more"),
+    ],
+)
+def test_weights_that_cannot_be_are_refused(rule: PositionWeights, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        rule.values(10)

@@ -1,0 +1,1 @@
+"""Decoders: shapes (`config`), their parts (`layers`), the LLaMA architecture, and `build`, which hands out pytrees."""

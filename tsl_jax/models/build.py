@@ -1,0 +1,65 @@
+"""From a config to what the rest of the house works with: a graph definition and a plain pytree of parameters.
+
+The model is split once; after that only pytrees travel, whose dispatch under `jax.jit` costs a quarter of `nnx.jit`.
+Parameters are nested dictionaries; every leaf under "blocks" has the layers as its first axis.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+from flax import nnx
+
+from tsl_jax.models.config import ModelConfig, resolve
+from tsl_jax.models.llama import Llama
+
+Params = dict[str, Any]
+STACKED = "blocks"
+
+
+def build(config: ModelConfig, seed: int) -> tuple[nnx.GraphDef, Params]:
+    """A freshly initialised model, the same for the same seed.
+
+    Args:
+        config: vocabulary and context must be known (see `config.resolve`); "auto" is decided here by the platform.
+        seed: of the initial parameters.
+
+    Returns:
+        (graphdef, params): for `hidden` and `unembedding`.
+
+    Raises:
+        ValueError: where the config is not a model (see `config.resolve`).
+    """
+    config = for_platform(resolve(config))
+
+    def initial(key: jax.Array) -> Params:
+        return nnx.to_pure_dict(nnx.state(Llama(config, nnx.Rngs(key))))
+
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: Llama(config, nnx.Rngs(0))))
+    # It runs once: on CPU optimising it takes thrice as long as it ever saves.
+    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    return graphdef, jax.jit(initial, compiler_options=options)(jax.random.key(seed))
+
+
+def for_platform(config: ModelConfig) -> ModelConfig:
+    """The config with "auto" decided: on CPU unrolled layers and chunked attention, elsewhere scan and fused."""
+    on_cpu = jax.default_backend() == "cpu"
+    layers = ("unroll" if on_cpu else "scan") if config.layers == "auto" else config.layers
+    attention = ("chunks" if on_cpu else "fused") if config.attention == "auto" else config.attention
+    return replace(config, layers=layers, attention=attention)
+
+
+def hidden(graphdef: nnx.GraphDef, params: Params, tokens_BxT: jax.Array) -> jax.Array:
+    """Hidden states (B, T, D) after the final norm; position t sees tokens 0..t.
+
+    Raises:
+        ValueError: if T is longer than the model's context.
+    """
+    return nnx.merge(graphdef, params)(tokens_BxT)
+
+
+def unembedding(params: Params) -> jax.Array:
+    """The matrix (V, D) whose product with a hidden state gives the logits."""
+    return params["unembedding"] if "unembedding" in params else params["embedding"]

@@ -1,0 +1,302 @@
+"""The sections of a report: each takes what it needs of the material, and is an empty string where that is missing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from tsl_jax.fitting import Fit, Status
+from tsl_jax.reporting import forecast_figures, run_figures
+from tsl_jax.reporting.figures import Figure, hover, lines, log_axis, panels, round_ticks
+from tsl_jax.reporting.inputs import Material, PositionFit, percent
+from tsl_jax.reporting.markup import Html, figure, folded, paragraph, section, table, text
+from tsl_jax.reporting.words import BY_POSITION, compact, count, headline, label, mathematics, nats, signed, winners
+
+MOST_ROWS = 60  # rows of a table of fitted parameters; more belong into a file
+
+
+def head(material: Material, title: str, r2: xr.Dataset | None) -> str:
+    """Title, the result in words, and key figures."""
+    told = headline(material.scores)
+    lead = paragraph(told[0], "lead") if told else ""
+    rest = "".join(paragraph(one) for one in told[1:])
+    run = material.attrs.get("run")
+    kicker = paragraph(f"tsl_jax report · {run}" if run else "tsl_jax report", "kicker")
+    return f"<header>{kicker}<h1>{text(title)}</h1>{lead}{rest}{_tiles(material, r2)}</header>\n"
+
+
+def _tiles(material: Material, r2: xr.Dataset | None) -> str:
+    tiles = "".join(
+        f"<div><dt>{text(name)}</dt><dd>{text(value)} <small>{text(unit)}</small></dd></div>"
+        for name, value, unit in _key_figures(material, r2)
+    )
+    return f'<dl class="tiles">{tiles}</dl>' if tiles else ""
+
+
+def _key_figures(material: Material, r2: xr.Dataset | None) -> Iterator[tuple[str, str, str]]:
+    """Name, value, unit."""
+    mean, splits = material.mean, material.splits
+    if mean is not None and mean.sizes["tokens"]:
+        for split in splits[:2]:
+            where = f", {split}" if len(splits) > 1 else ""
+            yield f"final loss{where}", nats(float(mean.sel(split=split)[-1])), "nats/token"
+        yield "tokens seen", count(float(mean.tokens[-1])), f"{mean.sizes['tokens']} checkpoints"
+    if isinstance(material.attrs.get("n_params"), int | float):
+        yield "parameters", count(material.attrs["n_params"]), "non-embedding"
+    medians = run_figures.medians(r2, material, splits[0]) if splits else {}
+    if math.isfinite(medians.get("plain", math.nan)):
+        yield "R² by position", f"{medians['plain']:.3f}", "median, later half"
+    known = [split for split in material.scores.index.unique("split") if len(winners(material.scores, split))]
+    if known:
+        best = winners(material.scores, known[0])
+        alone = material.scores.index.unique("method").size == 1
+        yield (
+            f"{'error' if alone else 'best'} from {percent(float(best.index[-1]))}",
+            signed(best.error.iloc[-1]),
+            "nats off",
+        )
+
+
+def by_position(material: Material) -> str:
+    """L(i) against position."""
+    drawing = run_figures.by_position(material)
+    if drawing is None:
+        return ""
+    told = [
+        "How well the model predicts a token that has <i>i</i> tokens of context. Each colour is one "
+        + ("curve, by its number." if _numbered(material) else "checkpoint, named by the tokens it had seen.")
+        + " Where a curve falls to the right, context helps."
+    ]
+    if material.surface is not None:
+        told.append("Points are measured losses, means over the evaluation windows.")
+    told += [_fitted(name, fit) for name, fit in material.by_position.items()]
+    return section("by-position", "Loss by position", figure(drawing, Html(" ".join(told))))
+
+
+def _numbered(material: Material) -> bool:
+    """Whether the curves are not checkpoints of a run, as far as is known."""
+    return any(fit.tokens is None for fit in material.by_position.values())
+
+
+def _fitted(name: str, fit: PositionFit) -> str:
+    law = f'<span class="formula">{mathematics(fit.fit.law.formula)}</span>'
+    good, size = int(fit.fit.converged.sum()), fit.fit.status.size
+    return f"Lines, {text(name)}: the fitted law {law}; {good} of {size} fits converged."
+
+
+def parameters(material: Material) -> str:
+    """a0, a1 and a2 over tokens."""
+    drawing = run_figures.parameters(material)
+    if drawing is None:
+        return ""
+    told = (
+        f"The position law fitted to each {'curve' if _numbered(material) else 'checkpoint'}: its parameters, with "
+        "standard errors."
+    )
+    marks = run_figures.marks(drawing)
+    told += " Red marks are fits that say nothing about the parameters; a forecast leaves them out." * (
+        "bound" in marks
+    )
+    told += " Triangles stand for values beyond the frame." * ("beyond" in marks)
+    shown, tables = material.shown, ""
+    laws = {} if shown is None else {name: fit for name, fit in shown.fits.items() if _is_temporal(fit)}
+    if shown is not None and laws:
+        told += (
+            f" The lines are the temporal laws fitted to the first {material.shown_from} of the run (solid) and "
+            "carried on (dashed) through the part held out (shaded): where points leave the dashed line, the forecast "
+            "goes wrong."
+        )
+        inner = "".join(parameter_table(fit, Html(f"{mathematics(name)}(N)")) for name, fit in laws.items())
+        tables = folded("Parameters of the temporal laws", inner)
+    title = "The law’s parameters" + ("" if _numbered(material) else " during training")
+    return section("parameters", title, figure(drawing, told), tables)
+
+
+def _is_temporal(fit: object) -> bool:
+    return isinstance(fit, Fit) and fit.over == ("tokens",)
+
+
+def forecast(material: Material) -> str:
+    """The mean loss, observed and forecast."""
+    drawing = forecast_figures.mean_loss(material)
+    if drawing is None:
+        return ""
+    told = (
+        "Each method saw only what lies before the shaded part, and the plan of the learning rate (below). Two go by "
+        "position: they forecast the law’s parameters and average the loss over positions. All others extrapolate the "
+        "mean loss itself. A forecast that leaves the frame is far off. Names in the legend show and hide."
+    )
+    if material.mean is None:
+        told = "The mean loss that each method expects beyond its cut-off (shaded)."
+    silent = _silent(material)
+    more = f" No forecast could be made: {silent}." if silent else ""
+    return section("forecast", "The forecast", figure(drawing, told + more), _statuses(material))
+
+
+def _silent(material: Material) -> str:
+    """Methods without any finite forecast, by cut-off."""
+    parts = []
+    for cutoff, group in material.futures.items():
+        names = [label(name) for name, one in group.items() if not np.isfinite(one.mean.values).any()]
+        parts += [f"from {cutoff} by {', '.join(names)}"] if names else []
+    return "; ".join(parts)
+
+
+def _statuses(material: Material) -> str:
+    """What is doubtful about forecasts that no score table tells of."""
+    if len(material.scores):
+        return ""
+    rows = [
+        (label(name), cutoff, split, _readable(why))
+        for cutoff, group in material.futures.items()
+        for name, one in group.items()
+        for split, why in one.status.items()
+        if why != "ok"
+    ]
+    return folded("Doubts", table(("method", "seen", "split", "status"), rows)) if rows else ""
+
+
+def _readable(status: str) -> str:
+    return str(status).replace("_", " ")
+
+
+def errors(material: Material) -> str:
+    """Errors of the final loss by cut-off."""
+    drawing = forecast_figures.errors(material)
+    if drawing is None:
+        return ""
+    told = (
+        "How far each method’s forecast of the last loss was off; further left is better. One row a method, one dot a "
+        "cut-off, coloured by how much of the run had been seen."
+    )
+    splits = [str(split) for split in material.scores.index.unique("split")]
+    tables = "".join(_signed_table(material.scores, split, len(splits) > 1) for split in splits)
+    full = "".join(_full_tables(material.scores, split) for split in splits)
+    note = paragraph(
+        "Forecast minus observed loss at the end of the run, in nats; the smallest error of each cut-off is bold. "
+        "“By position” is the law of this page; “… on mean” puts the same temporal forms on the mean loss alone, which "
+        "tells whether positions help or only flexibility. † a fit behind this number carries a doubt (all scores say "
+        "which). – no forecast.",
+        "note",
+    )
+    details = folded("All scores: forecast, error, R², MSE, status", full)
+    return section("errors", "Errors by cut-off", figure(drawing, told), tables, note, details)
+
+
+def _signed_table(scores: pd.DataFrame, split: str, named: bool) -> str:
+    one = scores.xs(split, level="split")
+    ranked = forecast_figures.ranked(one)
+    best = winners(scores, split).method.to_dict()
+    rows = []
+    for method, errors in ranked.iterrows():
+        name = Html(f"<b>{text(label(str(method)))}</b>") if method in BY_POSITION else label(str(method))
+        rows.append((name, *(_cell(one.loc[(cutoff, method)], best.get(cutoff) == method) for cutoff in errors.index)))
+    caption = f"Error of the final loss{f' on {split}' if named else ''}, nats, by share of the run seen"
+    return table(("method", *(percent(float(cutoff)) for cutoff in ranked.columns)), rows, caption, "scores")
+
+
+def _cell(row: pd.Series, best: bool) -> Html:
+    doubt = "†" if row.status != "ok" and np.isfinite(row.error) else ""
+    number = text(signed(row.error)) + (f"<sup>{doubt}</sup>" if doubt else "")
+    return Html(f"<strong>{number}</strong>" if best else number)
+
+
+def _full_tables(scores: pd.DataFrame, split: str) -> str:
+    """Every column of the scores, one table a cut-off, best first."""
+    tables = []
+    one = scores.xs(split, level="split")
+    for cutoff in sorted(one.index.unique("cutoff")):
+        rows = one.xs(cutoff, level="cutoff")
+        rows = rows.loc[rows.error.abs().sort_values(kind="stable", na_position="last").index]
+        best = winners(scores, split).method.get(cutoff)
+        cells = [
+            (_bold(label(str(method)), method == best), nats(row.final), _bold(signed(row.error), method == best),
+             compact(row.r2), compact(row.mse), _readable(row.status))
+            for method, row in rows.iterrows()
+        ]  # fmt: skip
+        observed = nats(float(rows.observed.iloc[0]))
+        caption = f"{split}: seen {percent(float(cutoff))}, final loss {observed}".removeprefix(": ")
+        tables.append(table(("method", "forecast", "error", "R²", "MSE", "status"), cells, caption, "scores full"))
+    return "".join(tables)
+
+
+def _bold(value: str, best: bool) -> Html:
+    return Html(f"<strong>{text(value)}</strong>" if best else text(value))
+
+
+def quality(material: Material, r2: xr.Dataset | None) -> str:
+    """How well the position law fits."""
+    drawing = run_figures.quality(r2, material)
+    if drawing is None:
+        return ""
+    told = "The share of the variation over positions that the law accounts for, checkpoint by checkpoint."
+    if r2 is not None and "ceiling" in r2:
+        told += " The ceiling is what a true law would reach, since the measured losses are noisy themselves."
+    if r2 is not None and "additive" in r2:
+        told += " The additive estimate takes out how hard the text at each position happened to be."
+    for split in drawing.choices["split"]:
+        parts = [f"{value:.3f} ({name})" for name, value in run_figures.medians(r2, material, split).items()]
+        told += f" Median of the later half{f', {split}' if split else ''}: {', '.join(parts)}."
+    return section("quality", "How well the law fits", figure(drawing, told))
+
+
+# ----------------------------------------------------------------------------------------------------- other fits
+
+
+def other_fits(material: Material) -> str:
+    """Fits over anything but position, such as Kaplan's over model size: curve and parameters."""
+    parts = [_other(name, fit) for name, fit in material.others.items()]
+    return section("other-fits", "Other fits" if len(parts) > 1 else "Fitted law", *parts) if parts else ""
+
+
+def _other(name: str, fit: Fit) -> str:
+    formula = f'<span class="formula">{mathematics(fit.law.formula)}</span>'
+    title = f"<h3>{text(name)}: {formula}</h3>"
+    drawing = _curve(name, fit)
+    over = ", ".join(fit.over)
+    told = Html(f"The fitted law over {text(over)}, within the range of the data. Source: {text(fit.law.source)}.")
+    return title + (figure(drawing, told) if drawing else paragraph(told)) + parameter_table(fit, "Parameters")
+
+
+def _curve(name: str, fit: Fit) -> Figure | None:
+    """The fitted curves, for laws of one covariate that is positive."""
+    x = None if isinstance(fit.x, dict) else np.asarray(fit.x, float)
+    if x is None or len(fit.over) != 1 or not len(x) or x.min() <= 0 or x.min() == x.max():
+        return None
+    fine = np.geomspace(x.min(), x.max(), 100)
+    curves = fit.predict(fine).values.reshape(-1, len(fine))[:12]
+    colours = [f"seq:{place:.3f}" for place in np.linspace(0, 1, len(curves))] if len(curves) > 1 else ["--blue"]
+    data = [lines(fine, y, c, key=c, **hover("%{x:.4s}: %{y:.4g}")) for y, c in zip(curves, colours, strict=True)]
+    axis = log_axis(
+        text(fit.over[0].replace("_", " ")) + " (log scale)", x.min(), x.max(), round_ticks(x.min(), x.max())
+    )
+    layout = panels(["fitted value"], [260], axis, [{}])
+    slug = "fit-" + "".join(c if c.isalnum() else "-" for c in name)
+    return Figure(slug, f"The fitted law {name}", {}, {(): {"data": data, "layout": layout, "legend": []}})
+
+
+def parameter_table(fit: Fit, caption: object) -> str:
+    """Parameters with standard errors, R2 and status: one column a curve if there are few, else one row."""
+    names = [Html(mathematics(str(name))) for name in fit.params.param.values]
+    outer = fit.status.dims
+    params, errors = (a.transpose(*outer, "param").values.reshape(-1, len(names)) for a in (fit.params, fit.stderr))
+    labels = pd.MultiIndex.from_product([fit.status[dim].values for dim in outer]) if outer else [("value",)]
+    r2, status = fit.r2.values.ravel(), fit.status.values.ravel()
+    curves = []
+    for k, curve in zip(range(MOST_ROWS), labels, strict=False):
+        cells = (_with_error(value, error) for value, error in zip(params[k], errors[k], strict=True))
+        curves.append((", ".join(map(str, curve)), *cells, compact(r2[k]), _readable(Status(int(status[k])).short)))
+    head = (", ".join(map(str, outer)), *names, "R²", "status")
+    if len(curves) <= 3:
+        head, *curves = zip(head, *curves, strict=True)
+    more = fit.status.size - len(labels[:MOST_ROWS])
+    note = paragraph(f"{more} more curves are not shown.", "note") if more > 0 else ""
+    return table(head, curves, caption, "parameters") + note
+
+
+def _with_error(value: float, error: float) -> str:
+    return f"{compact(value)} ± {compact(error, 2)}" if np.isfinite(error) else compact(value)

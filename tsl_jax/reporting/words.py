@@ -1,0 +1,137 @@
+"""How a page says things: numbers, names of methods and parameters, and the result in a sentence."""
+
+from __future__ import annotations
+
+import math
+import re
+from html import escape
+
+import pandas as pd
+
+from tsl_jax.reporting.inputs import percent
+
+BY_POSITION = ("temporal", "temporal_joint")
+LABELS = {
+    "temporal": "by position",
+    "temporal_joint": "by position, joint",
+    "power": "power law",
+    "power_pure": "pure power law",
+    "reciprocal": "reciprocal law",
+    "logarithmic": "logarithm",
+    "last": "last value",
+    "mean_log": "log law on mean",
+    "mean_cosine": "cosine law on mean",
+}
+IN_A_SENTENCE = {
+    "temporal": "the law by position",
+    "temporal_joint": "the law by position, fitted jointly,",
+    "power": "the power law on the mean loss",
+    "power_pure": "the power law without constant on the mean loss",
+    "reciprocal": "the reciprocal law on the mean loss",
+    "logarithmic": "the logarithm on the mean loss",
+    "last": "simply repeating the last value",
+    "mean_log": "the temporal log law on the mean loss",
+    "mean_cosine": "the temporal cosine law on the mean loss",
+}
+SUPERSCRIPTS = str.maketrans("0123456789−", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+GREEK = dict(alpha="α", beta="β", gamma="γ", delta="δ", epsilon="ε", zeta="ζ", **{"lambda": "λ"})
+
+
+def label(method: str) -> str:
+    """A method's name in legends and tables."""
+    return LABELS.get(method, method.replace("_", " "))
+
+
+def count(value: float) -> str:
+    """A number of tokens or parameters: 16.4k, 2.5M, 20B."""
+    for scale, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= 0.9995 * scale:
+            return f"{value / scale:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def nats(value: float) -> str:
+    """A loss."""
+    return f"{value:.3f}".replace("-", "−") if math.isfinite(value) else "–"
+
+
+def signed(value: float) -> str:
+    """An error with its sign, a true minus; three decimals, fewer where it is wild."""
+    decimals = 3 if abs(value) < 1 else 2 if abs(value) < 10 else 1
+    return f"{value:+.{decimals}f}".replace("-", "−") if math.isfinite(value) else "–"
+
+
+def compact(value: float, figures: int = 4) -> str:
+    """Any number, very large and small ones as powers of ten."""
+    digits, _, power = f"{value:.{figures}g}".replace("-", "−").partition("e")
+    raised = f" × 10{power.lstrip('+').replace('−0', '−').lstrip('0').translate(SUPERSCRIPTS)}" if power else ""
+    return digits + raised if math.isfinite(value) else "–"
+
+
+def mathematics(text: str) -> str:
+    """Escaped markup of a formula or a parameter's name, with Greek letters, subscripts and superscripts."""
+    named = re.sub(r"[A-Za-z]+", lambda word: GREEK.get(word[0], word[0]), escape(text, quote=False))
+    named = re.sub(r"\^(-?[\wα-ω]+)", r"<sup>\1</sup>", re.sub(r"\^\(([^()]*)\)", r"<sup>\1</sup>", named))
+    named = named.replace("-", "−")
+    named = re.sub(r"(?<=[A-Za-zα-ω])(\d+)\b", r"<sub>\1</sub>", named)
+    return re.sub(r"_(\w+)", r"<sub>\1</sub>", named)
+
+
+def winners(scores: pd.DataFrame, split: str) -> pd.DataFrame:
+    """The row with the smallest error of the final loss at each cut-off: cutoff -> method, final, observed, error."""
+    known = scores.xs(split, level="split").reset_index().dropna(subset=["error"])
+    if known.empty:
+        return known.set_index("cutoff")
+    best = known.loc[known.groupby("cutoff").error.apply(lambda error: error.abs().idxmin())]
+    return best.set_index("cutoff").sort_index()
+
+
+def headline(scores: pd.DataFrame) -> list[str]:
+    """The result in plain words, one string a paragraph, the first a single sentence; empty where nothing is judged."""
+    splits = [split for split in scores.index.unique("split") if len(winners(scores, split))]
+    if not splits:
+        return []
+    largest = max(float(winners(scores, split).index[-1]) for split in splits)
+    told = [_told(scores, split, largest) for split in splits if largest in winners(scores, split).index]
+    lead = f"From the first {percent(largest)} of the run, {told[0][0]}"
+    rest = [told[0][1], *(f"{sentence[:1].upper()}{sentence[1:]} {more}" for sentence, more in told[1:])]
+    return [lead, *filter(str.strip, [" ".join(filter(None, rest)), _earlier(scores, splits[0], largest)])]
+
+
+def _told(scores: pd.DataFrame, split: str, cutoff: float) -> tuple[str, str]:
+    """Who won and by how much; and how the other side fared."""
+    row = winners(scores, split).loc[cutoff]
+    name, where = IN_A_SENTENCE.get(row.method, label(row.method)), f" on {split}" if split else ""
+    if len(scores.xs((split, cutoff), level=("split", "cutoff")).error.dropna()) == 1:
+        said = f"{name} forecast a final loss{where} of {nats(row.final)} nats; {nats(row.observed)} was observed"
+        return f"{said}, an error of {signed(row.error)}.", ""
+    won = (
+        f"{name} came closest to the final loss{where}: {nats(row.final)} nats forecast, {nats(row.observed)} "
+        f"observed, an error of {signed(row.error)}."
+    )
+    return won, _beaten(scores, split, cutoff, row.method)
+
+
+def _beaten(scores: pd.DataFrame, split: str, cutoff: float, winner: str) -> str:
+    """How the other side fared: the route by position if a law of the mean won, and the other way round."""
+    rows = scores.xs((split, cutoff), level=("split", "cutoff")).error.dropna()
+    mine = winner in BY_POSITION
+    rows = rows[[(method in BY_POSITION) != mine for method in rows.index]]
+    if not len(rows):
+        return ""
+    best = rows.abs().idxmin()
+    side = "The laws that know the mean loss alone" if mine else "The law by position"
+    return f"{side} missed by {signed(rows[best])}{' at best' if len(rows) > 1 else ''}."
+
+
+def _earlier(scores: pd.DataFrame, split: str, largest: float) -> str:
+    table = winners(scores, split)
+    table = table[table.index < largest]
+    if not len(table):
+        return ""
+    parts = [
+        f"{percent(cutoff)}: {label(method)} ({signed(error)})"
+        for cutoff, method, error in zip(table.index.tolist(), table.method, table.error, strict=True)
+    ]
+    where = f" on {split}" if split else ""
+    return f"Closest{where} from less of the run: " + "; ".join(parts) + "."

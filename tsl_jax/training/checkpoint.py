@@ -1,0 +1,145 @@
+"""Checkpoints of the training state on disk, through orbax.
+
+Orbax writes a checkpoint under a temporary name and gives it its own when it is whole, so that a kill in mid-save
+leaves the one before. It neither calls fsync nor keeps checksums: here each checkpoint is synced to disk once
+written, carries the SHA-256 of its arrays, and is verified when it is read. The newest that verifies wins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from tsl_jax.training.step import TrainState
+
+# What orbax and tensorstore raise for a full disk and for damaged files differs between versions and file systems.
+FULL = ("space", "RESOURCE_EXHAUSTED", "File too large", "Disk quota")
+
+
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    def __init__(self, folder: Path, *, keep: int, model_hash: str):
+        """Open, or begin, the checkpoints in `folder`; the newest `keep` stay; `model_hash` names the model."""
+        self.folder = Path(folder).absolute()
+        self.model_hash = model_hash
+        self._damaged: set[int] = set()
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def steps(self) -> list[int]:
+        """Steps on disk, increasing, without those found damaged."""
+        return sorted(set(self._manager.all_steps()) - self._damaged)
+
+    def save(self, state: TrainState) -> None:
+        """Write the state of `state.step`, durably, unless it is there already.
+
+        Raises:
+            OSError: if it cannot be written; the checkpoints before stay as they are.
+        """
+        host = jax.device_get(state)
+        step = int(host.step)
+        if step in self.steps():
+            return
+        facts = {"model": self.model_hash, "step": step, "sha256": _digest(_tree(host))}
+        parts = ocp.args.Composite(state=ocp.args.StandardSave(_tree(host)), facts=ocp.args.JsonSave(facts))
+        try:
+            self._drop_damaged()
+            self._manager.save(step, args=parts)
+            _sync(self.folder / str(step))
+        except Exception as error:
+            if isinstance(error, OSError) or any(sign in str(error) for sign in FULL):
+                raise OSError(f"training: checkpoint {self.folder / str(step)} was not written: {error}") from error
+            raise
+
+    def restore(self, like: TrainState) -> TrainState | None:
+        """The newest state that loads and verifies, or None where there is no checkpoint; warns of damaged ones.
+
+        Args:
+            like: a state of the same shapes, kept as it is.
+
+        Raises:
+            ValueError: for a checkpoint of another model, or where there are checkpoints and none loads.
+        """
+        problems = []
+        for step in reversed(self.steps()):
+            state, problem = self._load(step, like)
+            if state is not None:
+                if problems:
+                    warnings.warn(f"training: {'; '.join(problems)}; using the one of step {step}", stacklevel=2)
+                return state
+            problems.append(f"damaged checkpoint {self.folder / str(step)} ({problem})")
+            self._damaged.add(step)
+        if problems:
+            raise ValueError(f"training: {'; '.join(problems)}; none is left, restore a copy or train anew")
+        return None
+
+    def close(self) -> None:
+        """Release the manager's threads."""
+        self._manager.close()
+
+    def _load(self, step: int, like: TrainState) -> tuple[TrainState | None, str]:
+        """The state of one step, or None and what is wrong with it."""
+        try:
+            facts = self._manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore()))["facts"]
+            model, expected = facts["model"], facts["sha256"]
+        except Exception as error:  # damage shows as whatever the layer that meets it raises
+            return None, _first_line(error)
+        if model != self.model_hash:
+            found = f"{self.folder / str(step)} is of model {model}, this one is {self.model_hash}"
+            raise ValueError(f"training: checkpoint of another model: {found}; use the config it was trained with")
+        try:
+            target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(like))
+            parts = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+            tree = self._manager.restore(step, args=parts)["state"]
+        except Exception as error:
+            return None, _first_line(error)
+        if _digest(jax.device_get(tree)) != expected:
+            return None, "its checksum does not match"
+        return TrainState(tree["params"], tree["opt_state"], tree["step"]), ""
+
+    def _drop_damaged(self) -> None:
+        """Remove what was found damaged: it may be of later steps, which are about to be written again."""
+        for step in self._damaged:
+            self._manager.delete(step)
+        self._damaged.clear()
+
+
+def _tree(state: TrainState) -> dict[str, Any]:
+    return {"params": state.params, "opt_state": state.opt_state, "step": state.step}
+
+
+def _digest(tree: Any) -> str:
+    sha = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        value = np.ascontiguousarray(leaf)
+        sha.update(f"{jax.tree_util.keystr(path)} {value.dtype} {value.shape}".encode())
+        sha.update(value.tobytes())
+    return sha.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def _sync(folder: Path) -> None:
+    """fsync every file and folder below `folder`, and the folder that holds it."""
+    for root, _, files in os.walk(folder):
+        for name in (*files, "."):
+            _fsync(os.path.join(root, name))
+    _fsync(str(folder.parent))
+
+
+def _fsync(path: str) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,148 @@
+"""What a training run is told. Standard library only, so that a command line can show it without loading jax.
+
+`TrainConfig` only nests the configurations of the rooms; each room receives its own part. A resolved configuration
+has a hash, which names the run: two runs with one hash have the same losses on the same machine and versions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any, TypeVar, get_type_hints
+
+from tsl_jax.data import config as data_config
+from tsl_jax.data.config import DataConfig, EvalConfig
+from tsl_jax.models import config as model_config
+from tsl_jax.models.config import ModelConfig
+from tsl_jax.training.weights import PositionWeights
+
+T = TypeVar("T")
+
+# These may differ between a run and its continuation: they change no number in it.
+HARMLESS = ("keep",)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with clipping; the learning rate warms up linearly, then follows its schedule."""
+
+    peak_lr: float = 5e-3
+    schedule: str = "cosine"  # cosine, constant or wsd (warm-up, stable, decay)
+    warmup: float = 0.02  # share of the run
+    final_ratio: float = 0.1  # learning rate at the end, relative to the peak (cosine and wsd)
+    decay: float = 0.2  # share of the run in which wsd decays linearly
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1  # of matrices only
+    clip: float = 1.0  # largest norm of the gradient; 0: no clipping
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One run: text, model, optimizer, and when and on what to evaluate."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    evaluation: EvalConfig = field(default_factory=EvalConfig)
+    position_weights: PositionWeights = field(default_factory=PositionWeights)
+    tokens: int = 2_500_000  # training tokens; whole batches of them are taken
+    context: int = 128
+    batch_size: int = 16  # sequences in a step
+    evaluations: int = 32  # checkpoints at which the loss surface is measured
+    evaluation_batch: int = 64  # windows scored at a time
+    keep: int = 2  # newest checkpoints kept
+    seed: int = 0  # of the initial parameters and of the order of the data
+
+
+def batch_tokens(config: TrainConfig) -> int:
+    """Training tokens in one step."""
+    return config.batch_size * config.context
+
+
+def total_steps(config: TrainConfig) -> int:
+    """Optimizer steps of the run."""
+    return config.tokens // batch_tokens(config)
+
+
+def check(config: TrainConfig) -> None:
+    """Everything that can be known to be wrong before any text is read.
+
+    Raises:
+        ValueError: naming the entry, what was found, and what to give instead.
+    """
+    for name in ("tokens", "context", "batch_size", "evaluations", "evaluation_batch", "keep"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"training: {name} must be at least 1, found {getattr(config, name)}")
+    if config.model.context and config.context > config.model.context:
+        found = f"context {config.context}, while the model's longest is {config.model.context}"
+        raise ValueError(f"training: {found}; lower --context or raise --model.context")
+    if total_steps(config) < 2:
+        found = f"{config.tokens} tokens are less than two batches of {batch_tokens(config)}"
+        raise ValueError(f"training: {found}; raise tokens, or lower batch_size or context")
+    data_config.check(config.data)
+    data_config.check_evaluation(config.evaluation)
+    model_config.resolve(config.model, vocabulary=config.data.vocabulary, context=config.context)
+    _check_optimizer(config.optimizer)
+    config.position_weights.values(config.context)
+
+
+def _check_optimizer(config: OptimizerConfig) -> None:
+    if config.schedule not in ("cosine", "constant", "wsd"):
+        raise ValueError(f"training: schedule must be cosine, constant or wsd, found {config.schedule!r}")
+    if not 0 < config.peak_lr < float("inf"):
+        raise ValueError(f"training: peak_lr must be positive, found {config.peak_lr}")
+    for name in ("warmup", "decay", "final_ratio"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"training: {name} is a share between 0 and 1, found {getattr(config, name)}")
+    if config.schedule == "wsd" and config.warmup + config.decay > 1:
+        found = f"warmup {config.warmup} and decay {config.decay}"
+        raise ValueError(f"training: {found} are more than the whole run; lower one of them")
+    for name in ("weight_decay", "clip"):
+        if getattr(config, name) < 0:
+            raise ValueError(f"training: {name} must not be negative, found {getattr(config, name)}")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The configuration as JSON or YAML values."""
+    return json.loads(json.dumps(asdict(config)))
+
+
+def from_dict(kind: type[T], values: dict[str, Any]) -> T:
+    """A configuration from what a file says; what it leaves out keeps its default.
+
+    Raises:
+        ValueError: for an entry that does not exist, or a value of the wrong kind.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"training: {kind.__name__} needs a mapping of names to values, found {values!r}")
+    hints = get_type_hints(kind)
+    names = [f.name for f in fields(kind)]  # pyright: ignore[reportArgumentType]
+    unknown = [name for name in values if name not in names]
+    if unknown:
+        raise ValueError(f"training: {kind.__name__} has no {unknown[0]!r}; it has {', '.join(names)}")
+    return kind(**{name: _value(hints[name], name, value) for name, value in values.items()})
+
+
+def _value(hint: Any, name: str, value: Any) -> Any:
+    if is_dataclass(hint):
+        return from_dict(hint, value)  # pyright: ignore[reportArgumentType]
+    if hint in (int, float, str, bool):
+        exact = type(value) is hint or (hint is float and type(value) is int)
+        if not exact:
+            raise ValueError(f"training: {name} must be {hint.__name__}, found {value!r}")
+        return hint(value)
+    return _frozen(value)
+
+
+def _frozen(value: Any) -> Any:
+    """Lists, as a file has them, become the tuples of the dataclass."""
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+
+
+def config_hash(config: TrainConfig) -> str:
+    """Twelve hexadecimal digits that name the run; entries in HARMLESS do not count."""
+    values = to_dict(replace(config, **dict.fromkeys(HARMLESS, 1)))
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,105 @@
+"""The folder of a run: who may write into it, its config, its record and its metrics.
+
+RUN/config.yaml      what the run was told, resolved
+RUN/record.json      what it was made with and how long each stage took; "complete" once the last step is done
+RUN/metrics.jsonl    one line a step: step, tokens, loss, lr, grad_norm
+RUN/tokenizer.json   RUN/surface/   RUN/checkpoints/
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tsl_jax.training.config import TrainConfig, config_hash, from_dict, to_dict
+
+CONFIG, RECORD, METRICS, TOKENIZER = "config.yaml", "record.json", "metrics.jsonl", "tokenizer.json"
+SURFACE, CHECKPOINTS = "surface", "checkpoints"
+
+
+def claim(run: Path, config: TrainConfig, *, resume: bool) -> bool:
+    """Whether the run is complete already; otherwise `run` is a folder that this training may write into.
+
+    Raises:
+        ValueError: if the folder holds another run, or an unfinished one while `resume` is false.
+        OSError: if it cannot be made or written.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    if not os.access(run, os.W_OK):
+        raise OSError(f"training: {run} is not writable; choose another folder")
+    if (run / CONFIG).exists():
+        known = config_hash(read_config(run))
+        if known != config_hash(config):
+            found = f"{run} holds a run with another configuration ({known}, this one is {config_hash(config)})"
+            raise ValueError(f"training: {found}; use a new folder, or the configuration in {run / CONFIG}")
+        if read_record(run).get("complete"):
+            return True
+    if not resume and any(run.iterdir()):
+        raise ValueError(f"training: {run} is not empty; continue that run with resume, or use a new folder")
+    return False
+
+
+def read_config(run: Path) -> TrainConfig:
+    """The configuration a run was started with.
+
+    Raises:
+        FileNotFoundError: where there is no run. ValueError: where the file is damaged.
+    """
+    import yaml
+
+    try:
+        return from_dict(TrainConfig, yaml.safe_load((run / CONFIG).read_text()))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"training: no {CONFIG} in {run}; name the folder of a run") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"training: {run / CONFIG} is damaged ({error}); restore it from a copy") from None
+
+
+def write_config(run: Path, config: TrainConfig) -> None:
+    """Keep the configuration, with its hash as a comment."""
+    import yaml
+
+    text = yaml.safe_dump(to_dict(config), sort_keys=False)
+    write_durably(run / CONFIG, f"# configuration {config_hash(config)}\n{text}")
+
+
+def read_record(run: Path) -> dict[str, Any]:
+    """What is known of the run; empty where nothing is yet."""
+    try:
+        return json.loads((run / RECORD).read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ValueError(f"training: {run / RECORD} is damaged ({error}); restore it from a copy") from None
+
+
+def write_record(run: Path, record: Mapping[str, Any]) -> None:
+    """Replace the record."""
+    write_durably(run / RECORD, json.dumps(record, indent=1) + "\n")
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Replace a file so that it is there whole, the old or the new, whatever happens."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def truncate_metrics(run: Path, step: int) -> None:
+    """Forget the lines after `step`, and a last line that a kill cut short: those steps are made again."""
+    path = run / METRICS
+    if path.exists():
+        lines = path.read_text().splitlines()[:step]  # one line a step, from step 1
+        write_durably(path, "".join(line + "\n" for line in lines))
+
+
+def append_metrics(run: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Add a line for each step."""
+    with open(run / METRICS, "a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)

@@ -1,0 +1,103 @@
+"""The objective: position-weighted mean cross-entropy, in chunks of tokens so that (B, T, V) logits never exist.
+
+    loss = 1/(B T) sum_{b,i} w_i l_{b,i},   l = logsumexp(W h) - (W h)_target,   mean_i w_i = 1
+
+`weighted_loss` makes the gradient in the forward pass, chunk by chunk: with p = softmax(W h) and g = w/(B T) (p -
+onehot), dh = g' W and dW = sum g h'. That is three products with W instead of the four of recomputation, and valid
+because the loss is a fixed linear function of the token losses. The idea is that of Liger Kernel (Hsu et al. 2024,
+arXiv 2410.10989).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+CHUNK = 512  # tokens at a time: 512 x V logits in float32
+
+
+def token_losses(h_BxTxD: jax.Array, w_VxD: jax.Array, target_BxT: jax.Array, chunk: int = CHUNK) -> jax.Array:
+    """Cross-entropy of every token in nats, (B, T) float32. For evaluation: its gradient would keep the logits."""
+    h, y, _ = _chunked(h_BxTxD, target_BxT, None, chunk)
+    w_VxD = w_VxD.astype(h.dtype)
+    losses = jax.lax.map(lambda part: _losses(_logits(part[0], w_VxD), part[1])[0], (h, y))
+    return losses.reshape(-1)[: target_BxT.size].reshape(target_BxT.shape)
+
+
+def weighted_loss(
+    h_BxTxD: jax.Array, w_VxD: jax.Array, target_BxT: jax.Array, weight_T: jax.Array, chunk: int = CHUNK
+) -> jax.Array:
+    """The position-weighted mean cross-entropy in nats, a float32 scalar, differentiable in h and W.
+
+    Args:
+        h_BxTxD: hidden states; w_VxD: unembedding; target_BxT: the tokens to predict.
+        weight_T: weights of positions, mean one (`PositionWeights.values`), constants of the run.
+        chunk: tokens at a time.
+    """
+    share_BxT = jnp.broadcast_to(weight_T.astype(jnp.float32)[None, :] / target_BxT.size, target_BxT.shape)
+    h, y, share = _chunked(h_BxTxD, target_BxT, share_BxT, chunk)
+    return _summed_loss(h, w_VxD, y, share)
+
+
+@jax.custom_vjp
+def _summed_loss(h_CxMxD: jax.Array, w_VxD: jax.Array, y_CxM: jax.Array, share_CxM: jax.Array) -> jax.Array:
+    losses = jax.lax.map(
+        lambda part: _losses(_logits(part[0], w_VxD.astype(part[0].dtype)), part[1])[0], (h_CxMxD, y_CxM)
+    )
+    return jnp.sum(losses * share_CxM)
+
+
+def _forward(
+    h_CxMxD: jax.Array, w_VxD: jax.Array, y_CxM: jax.Array, share_CxM: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """The loss, and its gradients with respect to h and W."""
+    w = w_VxD.astype(h_CxMxD.dtype)
+
+    def one_chunk(dw_VxD: jax.Array, part: tuple[jax.Array, ...]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        h_MxD, y_M, share_M = part
+        loss_M, e_MxV, total_M = _losses(_logits(h_MxD, w), y_M)
+        hit_MxV = jnp.arange(w.shape[0], dtype=y_M.dtype)[None, :] == y_M[:, None]
+        g_MxV = e_MxV * (share_M / total_M)[:, None] - jnp.where(hit_MxV, share_M[:, None], 0.0)
+        g_MxV = g_MxV.astype(h_MxD.dtype)
+        dw_VxD = dw_VxD + jax.lax.dot_general(
+            g_MxV, h_MxD, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
+        )
+        return dw_VxD, (jnp.sum(loss_M * share_M), g_MxV @ w)
+
+    zero = jnp.zeros(w_VxD.shape, jnp.float32)
+    dw_VxD, (loss_C, dh_CxMxD) = jax.lax.scan(one_chunk, zero, (h_CxMxD, y_CxM, share_CxM))
+    return jnp.sum(loss_C), (dh_CxMxD, dw_VxD.astype(w_VxD.dtype))
+
+
+def _backward(residuals: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array, None, None]:
+    dh, dw = residuals
+    return dh * g.astype(dh.dtype), dw * g.astype(dw.dtype), None, None
+
+
+_summed_loss.defvjp(_forward, _backward)
+
+
+def _logits(h_MxD: jax.Array, w_VxD: jax.Array) -> jax.Array:
+    return jax.lax.dot_general(h_MxD, w_VxD, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+
+
+def _losses(logits_MxV: jax.Array, y_M: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Loss of each token, e^(logit - largest) and its sum: the exponentials are taken once for loss and gradient."""
+    largest_M = logits_MxV.max(axis=-1)
+    e_MxV = jnp.exp(logits_MxV - largest_M[:, None])
+    total_M = e_MxV.sum(axis=-1)
+    at_target_M = jnp.take_along_axis(logits_MxV, y_M[:, None], axis=1)[:, 0]
+    return jnp.log(total_M) + largest_M - at_target_M, e_MxV, total_M
+
+
+def _chunked(
+    h_BxTxD: jax.Array, y_BxT: jax.Array, share_BxT: jax.Array | None, chunk: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """All tokens as (chunks, tokens of a chunk, ...); the last chunk is filled up with tokens that count nothing."""
+    n = y_BxT.size
+    m = min(chunk, n)
+    fill = -n % m
+    h = jnp.pad(h_BxTxD.reshape(n, -1), ((0, fill), (0, 0))).reshape(-1, m, h_BxTxD.shape[-1])
+    y = jnp.pad(y_BxT.reshape(n), (0, fill)).reshape(-1, m)
+    share = jnp.zeros(n, jnp.float32) if share_BxT is None else share_BxT.reshape(n)
+    return h, y, jnp.pad(share, (0, fill)).reshape(-1, m)

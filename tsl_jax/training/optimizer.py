@@ -1,0 +1,79 @@
+"""AdamW (Loshchilov and Hutter, arXiv 1711.05101) with clipping, and the plan of its learning rate.
+
+The plan is a JSON value in tokens, known before the run starts and kept with its surface. With W warm-up tokens, T
+total tokens, final ratio r and wsd's decay from D on, the step that brings the tokens seen to n uses
+
+    lr(n) = peak * n / W                                              n < W
+    cosine:    peak * (r + (1 - r) (1 + cos(pi (n - W) / (T - W))) / 2)
+    constant:  peak
+    wsd:       peak until D, then linear to r * peak at T
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from tsl_jax.training.config import OptimizerConfig
+
+
+def plan(config: OptimizerConfig, total_steps: int, batch_tokens: int) -> dict[str, Any]:
+    """The learning-rate plan of a run, in tokens, at whole steps."""
+    warmup_steps = round(config.warmup * total_steps)
+    result: dict[str, Any] = {
+        "kind": config.schedule,
+        "peak": config.peak_lr,
+        "warmup_tokens": warmup_steps * batch_tokens,
+        "total_tokens": total_steps * batch_tokens,
+        "final_ratio": 1.0 if config.schedule == "constant" else config.final_ratio,
+    }
+    if config.schedule == "wsd":
+        result["decay_start_tokens"] = (total_steps - round(config.decay * total_steps)) * batch_tokens
+    return result
+
+
+def learning_rate(plan: Mapping[str, Any], tokens: Any, xp: Any = np) -> Any:
+    """Learning rate of the step that brings the tokens seen to `tokens`; `xp` is numpy, or jax.numpy inside jit."""
+    warmup, total = float(plan["warmup_tokens"]), float(plan["total_tokens"])
+    ratio = plan["final_ratio"]
+    if plan["kind"] == "cosine":
+        progress = xp.clip((tokens - warmup) / max(total - warmup, 1.0), 0.0, 1.0)
+        after = ratio + (1 - ratio) * 0.5 * (1 + xp.cos(np.pi * progress))
+    elif plan["kind"] == "wsd":
+        start = float(plan["decay_start_tokens"])
+        after = 1 - (1 - ratio) * xp.clip((tokens - start) / max(total - start, 1.0), 0.0, 1.0)
+    else:
+        after = 1.0
+    return plan["peak"] * xp.where(tokens < warmup, tokens / max(warmup, 1.0), after)
+
+
+def adamw(config: OptimizerConfig, plan: Mapping[str, Any], batch_tokens: int) -> optax.GradientTransformation:
+    """Clipping by global norm, Adam, decay of matrices, and the planned learning rate."""
+
+    def schedule(count: jax.Array) -> jax.Array:
+        # float32 holds 2^24 steps exactly; tokens as int32 would overflow at 2.1e9
+        return learning_rate(plan, (count.astype(jnp.float32) + 1) * float(batch_tokens), jnp)
+
+    adam = optax.adamw(
+        schedule,  # pyright: ignore[reportArgumentType]
+        b1=config.beta1,
+        b2=config.beta2,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        mask=matrices,
+    )
+    return optax.chain(optax.clip_by_global_norm(config.clip), adam) if config.clip else adam
+
+
+def matrices(params: Any) -> Any:
+    """Which parameters are matrices: those under "blocks" have the layers as an extra first axis."""
+
+    def is_matrix(path: Any, leaf: jax.Array) -> bool:
+        return leaf.ndim - (path[0].key == "blocks") >= 2
+
+    return jax.tree_util.tree_map_with_path(is_matrix, params)

@@ -1,0 +1,90 @@
+"""What a run was made with: versions, processor, flags, commit. Bits agree between runs only where these agree."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tsl_jax.models.config import ModelConfig
+
+PACKAGES = ("tsl_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
+FLAGS = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION", "LIBTPU_INIT_ARGS")
+# The bits of a run depend on these; the other facts are for the reader.
+DECISIVE = ("versions", "cores", "machine", "device", "devices", "flags")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that have a part in the numbers."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # run from a source tree that is not installed
+            found[name] = "not installed"
+    return found
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware and flags of this process."""
+    import jax
+
+    devices = jax.devices()
+    return {
+        "versions": versions(),
+        "cores": visible_cores(),
+        "machine": f"{platform.system()} {platform.machine()} {_processor()}",
+        "device": devices[0].device_kind,
+        "devices": len(devices),
+        "flags": {name: os.environ[name] for name in FLAGS if name in os.environ},
+        "allocator": os.environ.get("GLIBC_TUNABLES", ""),
+        "git_commit": git_commit(),
+    }
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Sentences, one for each fact that decides about bits and is not as it was."""
+    return [f"{name}: {then.get(name)!r}, now {now[name]!r}" for name in DECISIVE if then.get(name) != now[name]]
+
+
+def visible_cores() -> int:
+    """Cores this process may use: XLA splits its sums by them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout this library is imported from, "-dirty" added where it was changed; None elsewhere."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    commit = _git(root, "rev-parse", "HEAD")
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    return f"{commit}-dirty" if commit and changed else commit
+
+
+def model_hash(config: ModelConfig) -> str:
+    """Twelve hexadecimal digits that name a resolved model: what decides about its parameters and its function."""
+    facts = {name: value for name, value in vars(config).items() if name not in ("preset", "layers", "attention")}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return (done.stdout.strip() or None) if done.returncode == 0 else None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")

@@ -1,0 +1,107 @@
+"""The kept checkpoints of a run, measured again: on other text, or on other windows.
+
+The result is a loss surface in a folder of its own, with the run's facts; the run is left as it is. Other text is
+tokenised by the run's tokenizer, and nine tenths of its documents are scored (the data room keeps its split).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tsl_jax import surface
+from tsl_jax.data import corpora, windows
+from tsl_jax.data.config import DataConfig, EvalConfig
+from tsl_jax.models.build import build
+from tsl_jax.models.config import ModelConfig
+from tsl_jax.training import evaluate, folder, record
+from tsl_jax.training.checkpoint import Checkpoints
+from tsl_jax.training.config import TrainConfig, batch_tokens, from_dict, total_steps
+from tsl_jax.training.optimizer import adamw, learning_rate, plan
+from tsl_jax.training.run import Progress
+from tsl_jax.training.step import initial_state
+
+SCORED = 0.9  # share of other text that is scored
+
+
+def reevaluate(
+    run: Path, out: Path, *, text: tuple[str, ...] = (), evaluation: EvalConfig | None = None, progress: Progress
+) -> Path:
+    """Measure every kept checkpoint of `run`, passing over those that `out` holds already; the folder `out`.
+
+    Args:
+        run: folder of a run. out: folder of the new surface.
+        text: other text, as in `DataConfig.text`; empty: the run's own.
+        evaluation: other windows; None: the run's own. progress: as for `train`.
+
+    Raises:
+        FileNotFoundError: no run there. ValueError: no checkpoint, or text that holds no window.
+    """
+    config, known = folder.read_config(run), folder.read_record(run)
+    model = from_dict(ModelConfig, known["model"])
+    checkpoints = Checkpoints(run / folder.CHECKPOINTS, keep=config.keep, model_hash=record.model_hash(model))
+    try:
+        steps = checkpoints.steps()
+        if not steps:
+            raise ValueError(f"training: {run} has no checkpoint yet; wait for its first evaluation")
+        corpus = corpora.load(_data(config, run, text), progress)
+        sets = windows.for_splits(corpus, config.context, evaluation or config.evaluation)
+        _begin(out, known, sets, corpus.record)
+        _measure(config, model, checkpoints, steps, sets, out, progress)
+    finally:
+        checkpoints.close()
+    return out
+
+
+def _data(config: TrainConfig, run: Path, text: tuple[str, ...]) -> DataConfig:
+    if not text:
+        return config.data
+    tokenizer = run / folder.TOKENIZER
+    if not tokenizer.exists():
+        raise ValueError(f"training: {run} keeps no tokenizer, its text was pretokenised; give its own kind of text")
+    return replace(config.data, text=text, tokenizer=str(tokenizer), heldout=SCORED)
+
+
+def _begin(out: Path, known: dict[str, Any], sets: dict[str, windows.Windows], corpus: dict[str, Any]) -> None:
+    """The header of the new surface: the run's facts, with these windows and this text."""
+    shared = ("run", "config_hash", "model", "n_params", "n_params_embedding", "batch_tokens", "seed")
+    environment = record.environment()
+    attrs = {name: known[name] for name in shared} | {
+        "schedule": known["schedule"],
+        "windows": {split: one.design for split, one in sets.items()},
+        "document_boundary": windows.DOCUMENT_BOUNDARY,
+        "corpus": corpus,
+        "versions": environment["versions"],
+        "git_commit": environment["git_commit"],
+    }
+    clusters = {split: one.n_clusters for split, one in sets.items()}
+    context = next(iter(sets.values())).tokens.shape[1] - 1
+    surface.create(out, clusters=clusters, context=context, attrs=attrs)
+
+
+def _measure(
+    config: TrainConfig,
+    model: ModelConfig,
+    checkpoints: Checkpoints,
+    steps: list[int],
+    sets: dict[str, windows.Windows],
+    out: Path,
+    progress: Progress,
+) -> None:
+    graphdef, params = build(model, config.seed)
+    lr_plan = plan(config.optimizer, total_steps(config), batch_tokens(config))
+    like = initial_state(params, adamw(config.optimizer, lr_plan, batch_tokens(config)))
+    forward = evaluate.make_forward(graphdef)
+    prepared = {split: evaluate.prepare(one) for split, one in sets.items()}
+    for done, step in enumerate(steps, start=1):
+        tokens = step * batch_tokens(config)
+        if tokens not in surface.checkpoints(out):
+            state = checkpoints.read(step, like)
+            splits = {}
+            for split, one in prepared.items():
+                losses = evaluate.window_losses(forward, state.params, one.tokens, config.evaluation_batch)
+                splits[split] = evaluate.reduce(losses, one)
+            lr = float(learning_rate(lr_plan, tokens))
+            surface.append(out, tokens=tokens, step=step, lr=lr, splits=splits)
+        progress("evaluate", done, len(steps))

@@ -1,0 +1,168 @@
+"""What a run needs before its first step: corpus, windows, model, compiled programs, and the state to go on from."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from tsl_jax import surface
+from tsl_jax.data import corpora, mixture, windows
+from tsl_jax.models.build import build
+from tsl_jax.models.config import ModelConfig, flops_per_token, n_params, n_params_embedding, resolve
+from tsl_jax.training import evaluate, folder, record
+from tsl_jax.training.cadence import evaluation_steps
+from tsl_jax.training.checkpoint import Checkpoints
+from tsl_jax.training.config import TrainConfig, batch_tokens, config_hash, total_steps
+from tsl_jax.training.optimizer import adamw, plan
+from tsl_jax.training.step import StepFunction, TrainState, initial_state, make_step
+
+Progress = Callable[[str, int, int], None]
+STAGES = ("prepare", "compile", "train", "evaluate", "checkpoint")
+
+
+class Clock:
+    """Seconds spent in each stage, over all processes that worked on the run."""
+
+    def __init__(self, seconds: dict[str, float]):
+        """Go on from the seconds of earlier processes."""
+        self.seconds = {stage: float(seconds.get(stage, 0.0)) for stage in STAGES}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Add the time inside the block to a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that does not change from step to step."""
+
+    config: TrainConfig
+    path: Path
+    plan: dict[str, Any]  # of the learning rate
+    evaluations: frozenset[int]  # steps
+    batch_of: Callable[[int], np.ndarray]
+    sets: dict[str, evaluate.EvaluationSet]  # by split
+    step: StepFunction
+    forward: evaluate.Forward
+    checkpoints: Checkpoints
+    clock: Clock
+    progress: Progress
+    record: dict[str, Any]  # record.json, all but the times
+
+
+def prepare(config: TrainConfig, path: Path, progress: Progress) -> tuple[Run, TrainState]:
+    """The run and the state it goes on from: the newest checkpoint in `path`, or the beginning.
+
+    Raises:
+        ValueError: for text, a model or a checkpoint that does not fit the configuration. OSError: unreadable text.
+    """
+    known = folder.read_record(path)
+    clock = Clock(known.get("seconds", {}))
+    with clock("prepare"):
+        corpus = corpora.load(config.data, progress)
+        model = resolve(config.model, vocabulary=corpus.vocabulary, context=config.context)
+        if model.vocabulary < corpus.vocabulary:
+            found = f"the corpus has {corpus.vocabulary} tokens, the model {model.vocabulary}"
+            raise ValueError(f"training: {found}; raise model.vocabulary, or leave it 0")
+        sets_of_windows = windows.for_splits(corpus, config.context, config.evaluation)
+        batch_of = mixture.batches(corpus, corpus.mixture, config.context, config.batch_size, config.seed)
+        lr_plan = plan(config.optimizer, total_steps(config), batch_tokens(config))
+        facts = _facts(config, model, corpus, path)
+        _begin(config, path, corpus, facts, known, sets_of_windows, lr_plan)
+        sets = {split: evaluate.prepare(one) for split, one in sets_of_windows.items()}
+    with clock("compile"):
+        progress("compile", 0, 1)
+        graphdef, params = build(model, config.seed)
+        optimizer = adamw(config.optimizer, lr_plan, batch_tokens(config))
+        step, forward, state = _compiled(config, graphdef, params, optimizer, sets)
+        progress("compile", 1, 1)
+    with clock("checkpoint"):
+        checkpoints = Checkpoints(path / folder.CHECKPOINTS, keep=config.keep, model_hash=record.model_hash(model))
+        state = checkpoints.restore(state) or state
+        folder.truncate_metrics(path, int(state.step))
+    warm = lr_plan["warmup_tokens"] // batch_tokens(config)
+    steps = frozenset(evaluation_steps(total_steps(config), warm, config.evaluations))
+    return Run(config, path, lr_plan, steps, batch_of, sets, step, forward, checkpoints, clock, progress, facts), state
+
+
+def _facts(config: TrainConfig, model: ModelConfig, corpus: corpora.Corpus, path: Path) -> dict[str, Any]:
+    """What record.json says of the run, all but times."""
+    return {
+        "run": path.name,
+        "config_hash": config_hash(config),
+        "model": asdict(model),
+        "n_params": n_params(model),
+        "n_params_embedding": n_params_embedding(model),
+        "flops_per_token": flops_per_token(model, config.context),
+        "batch_tokens": batch_tokens(config),
+        "total_tokens": total_steps(config) * batch_tokens(config),
+        "seed": config.seed,
+        "corpus": corpus.record,
+        "environment": record.environment(),
+        "complete": False,
+    }
+
+
+def _begin(
+    config: TrainConfig,
+    path: Path,
+    corpus: corpora.Corpus,
+    facts: dict[str, Any],
+    known: dict[str, Any],
+    sets: dict[str, windows.Windows],
+    lr_plan: dict[str, Any],
+) -> None:
+    """Write what the folder says from the start; warn where a continued run meets other conditions."""
+    if known:
+        for sentence in record.differences(known["environment"], facts["environment"]):
+            warnings.warn(
+                f"training: {path} was begun under other conditions, bits may differ: {sentence}", stacklevel=3
+            )
+        if known["corpus"] != facts["corpus"]:
+            found = f"the text has changed since {path} was begun"
+            raise ValueError(f"training: {found}; restore it, or train anew in a new folder")
+    folder.write_config(path, config)
+    folder.write_record(path, {**facts, "seconds": known.get("seconds", {})})
+    if corpus.tokenizer_file:
+        shutil.copyfile(corpus.tokenizer_file, path / folder.TOKENIZER)
+    shared = ("run", "config_hash", "model", "n_params", "n_params_embedding", "batch_tokens", "seed", "corpus")
+    attrs = {name: facts[name] for name in shared} | {
+        "schedule": lr_plan,
+        "windows": {split: one.design for split, one in sets.items()},
+        "document_boundary": next(iter(sets.values())).design["document_boundary"],
+        "versions": facts["environment"]["versions"],
+        "git_commit": facts["environment"]["git_commit"],
+    }
+    clusters = {split: one.n_clusters for split, one in sets.items()}
+    surface.create(path / folder.SURFACE, clusters=clusters, context=config.context, attrs=attrs)
+
+
+def _compiled(
+    config: TrainConfig,
+    graphdef: Any,
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    sets: dict[str, evaluate.EvaluationSet],
+) -> tuple[StepFunction, evaluate.Forward, TrainState]:
+    """The two programs of the run, compiled ahead so that their time is known, and the first state."""
+    state = initial_state(params, optimizer)
+    train_batch = jax.ShapeDtypeStruct((config.batch_size, config.context + 1), np.int32)
+    scored_batch = jax.ShapeDtypeStruct((config.evaluation_batch, config.context + 1), np.int32)
+    step = make_step(graphdef, optimizer, config.position_weights.values(config.context))
+    forward = evaluate.make_forward(graphdef)
+    return step.lower(state, train_batch).compile(), forward.lower(params, scored_batch).compile(), state

@@ -1,0 +1,152 @@
+"""One run: text and a configuration become a folder with checkpoints and the loss surface.
+
+At an evaluation the order is: measure, append to the surface, save the checkpoint. A run killed anywhere loses what
+came after its last checkpoint and makes it again, bit for bit: the batch of a step is a pure function of seed and
+step, the evaluation windows are fixed, and surface files that are there already are left as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from tsl_jax import surface
+from tsl_jax.training import evaluate, folder, interrupt
+from tsl_jax.training.config import TrainConfig, batch_tokens, check, total_steps
+from tsl_jax.training.optimizer import learning_rate
+from tsl_jax.training.run import Progress, Run, prepare
+from tsl_jax.training.step import TrainState
+
+FLUSH = 16  # steps between looks at their losses: the device works ahead meanwhile
+
+
+def train(config: TrainConfig, out: Path | str, *, resume: bool = False, progress: Progress | None = None) -> Path:
+    """Train, measuring the loss surface along the way; the folder of the run once it is complete.
+
+    Args:
+        config: see `TrainConfig`.
+        out: folder of the run; one that is complete with this configuration is left as it is.
+        resume: continue an unfinished run in `out`, or begin one where there is none. On the same machine, versions,
+            visible cores and flags the result equals the uninterrupted run bit for bit; it warns where these differ.
+        progress: called with a stage, the work done and all of it.
+
+    Raises:
+        ValueError: for a configuration, text or folder that cannot work, or a loss that is not finite.
+        OSError: where something cannot be read or written.
+        KeyboardInterrupt: after Ctrl-C, once the last whole step is in a checkpoint.
+    """
+    check(config)
+    out = Path(out)
+    if folder.claim(out, config, resume=resume):
+        return out
+    run, state = prepare(config, out, progress or (lambda stage, done, total: None))
+    try:
+        with interrupt.deferred() as stopped:
+            _loop(run, state, stopped)
+    except OSError as error:
+        mend = "what was written before is whole; make room and continue with resume"
+        raise OSError(f"training: stopped, {out} could not be written ({error}); {mend}") from error
+    finally:
+        run.checkpoints.close()
+    return out
+
+
+def _loop(run: Run, state: TrainState, stopped: Callable[[], bool]) -> None:
+    total, step = total_steps(run.config), int(state.step)
+    last = max(run.evaluations)
+    while True:
+        if step in run.evaluations:
+            _measure(run, state, step, stopped)
+            _save(run, state, step, complete=step == last)
+        if step == total:
+            return
+        stop_at = min(s for s in run.evaluations if s > step)
+        state, step = _advance(run, state, step, min(stop_at, step + FLUSH))
+        run.progress("train", step, total)
+        if stopped():
+            _save(run, state, step, complete=False)
+            raise KeyboardInterrupt
+
+
+def _advance(run: Run, state: TrainState, first: int, last: int) -> tuple[TrainState, int]:
+    """Steps first + 1 .. last; their losses are looked at together, so that the device need not wait for each."""
+    pending = []
+    with run.clock("train"):
+        for step in range(first, last):
+            state, metrics = run.step(state, run.batch_of(step))
+            pending.append(metrics)
+        lines = [_line(run, first + i, values) for i, values in enumerate(jax.device_get(pending), start=1)]
+    good = [line for line in lines if math.isfinite(line["loss"]) and math.isfinite(line["grad_norm"])]
+    if len(good) < len(lines):
+        raise ValueError(_not_finite(run, next(line for line in lines if line not in good)))
+    folder.append_metrics(run.path, lines)
+    return state, last
+
+
+def _line(run: Run, step: int, metrics: dict[str, Any]) -> dict[str, Any]:
+    tokens = step * batch_tokens(run.config)
+    lr = float(learning_rate(run.plan, tokens))
+    loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
+    return {"step": step, "tokens": tokens, "loss": loss, "lr": lr, "grad_norm": norm}
+
+
+def _not_finite(run: Run, line: dict[str, Any]) -> str:
+    kept = run.checkpoints.steps()
+    where = f"the checkpoint of step {kept[-1]} in {run.checkpoints.folder} is good" if kept else "no checkpoint yet"
+    found = f"loss {line['loss']}, gradient norm {line['grad_norm']} at step {line['step']} ({line['tokens']} tokens)"
+    return f"training: {found}, learning rate {line['lr']:.3g}; {where}. Lower peak_lr, or raise warmup or clip"
+
+
+def _measure(run: Run, state: TrainState, step: int, stopped: Callable[[], bool]) -> None:
+    """Append this checkpoint to the surface, unless it is there."""
+    tokens = step * batch_tokens(run.config)
+    if tokens in surface.checkpoints(run.path / folder.SURFACE):
+        return
+    with run.clock("evaluate"):
+        splits = {}
+        for split, windows in run.sets.items():
+            losses = _scored(run, state, step, split, windows, stopped)
+            splits[split] = evaluate.reduce(losses, windows)
+        lr = float(learning_rate(run.plan, tokens))
+        surface.append(run.path / folder.SURFACE, tokens=tokens, step=step, lr=lr, splits=splits)
+
+
+def _scored(
+    run: Run,
+    state: TrainState,
+    step: int,
+    split: str,
+    windows: evaluate.EvaluationSet,
+    stopped: Callable[[], bool],
+) -> np.ndarray:
+    """Losses of one split; Ctrl-C gives this evaluation up, and the run makes it again when it continues."""
+
+    def watch(done: int, total: int) -> None:
+        run.progress(f"evaluate {split}", done, total)
+        if stopped():
+            _save(run, state, step, complete=False)
+            raise KeyboardInterrupt
+
+    losses = evaluate.window_losses(run.forward, state.params, windows.tokens, run.config.evaluation_batch, watch)
+    if not np.isfinite(losses).all():
+        window, position = np.argwhere(~np.isfinite(losses))[0]
+        found = (
+            f"loss {losses[window, position]} at step {step}, split {split}, window {window}, position {position + 1}"
+        )
+        raise ValueError(f"training: {found}; the checkpoints before are good. Lower peak_lr, or raise warmup or clip")
+    return losses
+
+
+def _save(run: Run, state: TrainState, step: int, *, complete: bool) -> None:
+    """The checkpoint, and after it the record with the times until now."""
+    with run.clock("checkpoint"):
+        run.checkpoints.save(state)
+    seconds = {stage: round(value, 3) for stage, value in run.clock.seconds.items()}
+    speed = step * batch_tokens(run.config) / max(run.clock.seconds["train"], 1e-9)
+    facts = {"step": step, "complete": complete, "seconds": seconds, "tokens_per_second": round(speed, 1)}
+    folder.write_record(run.path, {**run.record, **facts})
