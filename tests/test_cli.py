@@ -127,22 +127,8 @@ def mistakes(folder):
 
 
 MISTAKES = [
-    "no file",
-    "law",
-    "suffix",
-    "kind of file",
-    "shape",
-    "damaged",
-    "columns",
-    "no run",
-    "no run to forecast",
-    "no run to evaluate",
-    "cutoff",
-    "config",
-    "entry",
-    "no config",
-    "empty text",
-    "option",
+    *("no file", "law", "suffix", "kind of file", "shape", "damaged", "columns", "no run", "no run to forecast"),
+    *("no run to evaluate", "cutoff", "config", "entry", "no config", "empty text", "option"),
 ]
 
 

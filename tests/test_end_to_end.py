@@ -15,29 +15,10 @@ from test_cli import tsl_command
 import tsl_jax as tsl
 from tsl_jax.forecasting import baselines
 
-WORDS = [
-    "the",
-    "loss",
-    "of",
-    "a",
-    "token",
-    "falls",
-    "with",
-    "its",
-    "context",
-    "as",
-    "a",
-    "hyperbola",
-    "and",
-    "with",
-    "training",
-    "as",
-    "a",
-    "power",
-    "of",
-    "tokens",
-    "seen",
-]
+WORDS = (
+    *("the", "loss", "of", "a", "token", "falls", "with", "its", "context", "as", "hyperbola", "and", "training"),
+    *("power", "tokens", "seen"),
+)
 TINY = (
     *("--tokens", 40_000, "--context", 32, "--batch-size", 8, "--evaluations", 14, "--evaluation-batch", 32),
     *("--model.d-model", 16, "--model.n-layers", 1, "--model.n-heads", 2, "--data.vocabulary", 300),

@@ -18,6 +18,7 @@ import xarray as xr
 
 from tsl_jax.reporting import sections
 from tsl_jax.reporting.facts import facts as facts_section
+from tsl_jax.reporting.fitted import other_fits
 from tsl_jax.reporting.inputs import Material, sort
 
 
@@ -57,7 +58,7 @@ def render(material: Material, title: str, facts: Mapping[str, str] | None, r2: 
         sections.forecast(material),
         sections.errors(material),
         sections.quality(material, r2),
-        sections.other_fits(material),
+        other_fits(material),
         facts_section(facts, material.attrs),
     ]
     return Template(_asset("page.html")).substitute(

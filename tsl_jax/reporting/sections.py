@@ -11,12 +11,10 @@ import xarray as xr
 
 from tsl_jax.fitting import Fit, Status
 from tsl_jax.reporting import forecast_figures, run_figures
-from tsl_jax.reporting.figures import Figure, hover, lines, log_axis, panels, round_ticks
+from tsl_jax.reporting.fitted import parameter_table
 from tsl_jax.reporting.inputs import Material, PositionFit, percent
 from tsl_jax.reporting.markup import Html, figure, folded, paragraph, section, table, text
 from tsl_jax.reporting.words import BY_POSITION, compact, count, headline, label, mathematics, nats, signed, winners
-
-MOST_ROWS = 60  # rows of a table of fitted parameters; more belong into a file
 
 
 def head(material: Material, title: str, r2: xr.Dataset | None) -> str:
@@ -84,8 +82,9 @@ def _numbered(material: Material) -> bool:
 
 def _fitted(name: str, fit: PositionFit) -> str:
     law = f'<span class="formula">{mathematics(fit.fit.law.formula)}</span>'
-    good, size = int(fit.fit.converged.sum()), fit.fit.status.size
-    return f"Lines, {text(name)}: the fitted law {law}; {good} of {size} fits converged."
+    good, weak = (int((fit.fit.status == s).sum()) for s in (Status.CONVERGED, Status.WEAKLY_IDENTIFIED))
+    only = f", {weak} more with weakly identified parameters" if weak else ""
+    return f"Lines, {text(name)}: the fitted law {law}; {good} of {fit.fit.status.size} fits converged{only}."
 
 
 def parameters(material: Material) -> str:
@@ -235,68 +234,10 @@ def quality(material: Material, r2: xr.Dataset | None) -> str:
         return ""
     told = "The share of the variation over positions that the law accounts for, checkpoint by checkpoint."
     if r2 is not None and "ceiling" in r2:
-        told += " The ceiling is what a true law would reach, since the measured losses are noisy themselves."
+        told += " The ceiling is what a true law would reach on average, as the measured losses are noisy."
     if r2 is not None and "additive" in r2:
         told += " The additive estimate takes out how hard the text at each position happened to be."
     for split in drawing.choices["split"]:
         parts = [f"{value:.3f} ({name})" for name, value in run_figures.medians(r2, material, split).items()]
         told += f" Median of the later half{f', {split}' if split else ''}: {', '.join(parts)}."
     return section("quality", "How well the law fits", figure(drawing, told))
-
-
-# ----------------------------------------------------------------------------------------------------- other fits
-
-
-def other_fits(material: Material) -> str:
-    """Fits over anything but position, such as Kaplan's over model size: curve and parameters."""
-    parts = [_other(name, fit) for name, fit in material.others.items()]
-    return section("other-fits", "Other fits" if len(parts) > 1 else "Fitted law", *parts) if parts else ""
-
-
-def _other(name: str, fit: Fit) -> str:
-    formula = f'<span class="formula">{mathematics(fit.law.formula)}</span>'
-    title = f"<h3>{text(name)}: {formula}</h3>"
-    drawing = _curve(name, fit)
-    over = ", ".join(fit.over)
-    told = Html(f"The fitted law over {text(over)}, within the range of the data. Source: {text(fit.law.source)}.")
-    return title + (figure(drawing, told) if drawing else paragraph(told)) + parameter_table(fit, "Parameters")
-
-
-def _curve(name: str, fit: Fit) -> Figure | None:
-    """The fitted curves, for laws of one covariate that is positive."""
-    x = None if isinstance(fit.x, dict) else np.asarray(fit.x, float)
-    if x is None or len(fit.over) != 1 or not len(x) or x.min() <= 0 or x.min() == x.max():
-        return None
-    fine = np.geomspace(x.min(), x.max(), 100)
-    curves = fit.predict(fine).values.reshape(-1, len(fine))[:12]
-    colours = [f"seq:{place:.3f}" for place in np.linspace(0, 1, len(curves))] if len(curves) > 1 else ["--blue"]
-    data = [lines(fine, y, c, key=c, **hover("%{x:.4s}: %{y:.4g}")) for y, c in zip(curves, colours, strict=True)]
-    axis = log_axis(
-        text(fit.over[0].replace("_", " ")) + " (log scale)", x.min(), x.max(), round_ticks(x.min(), x.max())
-    )
-    layout = panels(["fitted value"], [260], axis, [{}])
-    slug = "fit-" + "".join(c if c.isalnum() else "-" for c in name)
-    return Figure(slug, f"The fitted law {name}", {}, {(): {"data": data, "layout": layout, "legend": []}})
-
-
-def parameter_table(fit: Fit, caption: object) -> str:
-    """Parameters with standard errors, R2 and status: one column a curve if there are few, else one row."""
-    names = [Html(mathematics(str(name))) for name in fit.params.param.values]
-    outer = fit.status.dims
-    params, errors = (a.transpose(*outer, "param").values.reshape(-1, len(names)) for a in (fit.params, fit.stderr))
-    labels = pd.MultiIndex.from_product([fit.status[dim].values for dim in outer]) if outer else [("value",)]
-    r2, status = fit.r2.values.ravel(), fit.status.values.ravel()
-    curves = []
-    for k, curve in zip(range(MOST_ROWS), labels, strict=False):
-        cells = (_with_error(value, error) for value, error in zip(params[k], errors[k], strict=True))
-        curves.append((", ".join(map(str, curve)), *cells, compact(r2[k]), _readable(Status(int(status[k])).short)))
-    head = (", ".join(map(str, outer)), *names, "R²", "status")
-    if len(curves) <= 3:
-        head, *curves = zip(head, *curves, strict=True)
-    more = fit.status.size - len(labels[:MOST_ROWS])
-    note = paragraph(f"{more} more curves are not shown.", "note") if more > 0 else ""
-    return table(head, curves, caption, "parameters") + note
-
-
-def _with_error(value: float, error: float) -> str:
-    return f"{compact(value)} ± {compact(error, 2)}" if np.isfinite(error) else compact(value)

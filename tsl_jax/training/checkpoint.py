@@ -8,8 +8,11 @@ written, carries the SHA-256 of its arrays, and is verified when it is read. The
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +22,8 @@ import orbax.checkpoint as ocp
 
 from tsl_jax.training.step import TrainState
 
-# What orbax and tensorstore raise for a full disk and for damaged files differs between versions and file systems.
-FULL = ("space", "RESOURCE_EXHAUSTED", "File too large", "Disk quota")
+# What tensorstore says of a disk that takes no more; its errors are ValueErrors.
+FULL = ("No space left on device", "Disk quota exceeded", "File too large", "RESOURCE_EXHAUSTED")
 
 
 class Checkpoints:
@@ -52,12 +55,15 @@ class Checkpoints:
         parts = ocp.args.Composite(state=ocp.args.StandardSave(_tree(host)), facts=ocp.args.JsonSave(facts))
         try:
             self._drop_damaged()
-            self._manager.save(step, args=parts)
+            with _quiet():
+                self._manager.save(step, args=parts)
             _sync(self.folder / str(step))
         except Exception as error:
-            if isinstance(error, OSError) or any(sign in str(error) for sign in FULL):
-                raise OSError(f"training: checkpoint {self.folder / str(step)} was not written: {error}") from error
-            raise
+            reasons = [sign for sign in FULL if sign in str(error)]
+            if not reasons and not isinstance(error, OSError):
+                raise
+            reason = reasons[0] if reasons else _first_line(error)
+            raise OSError(f"training: checkpoint {self.folder / str(step)} was not written: {reason}") from error
 
     def restore(self, like: TrainState) -> TrainState | None:
         """The newest state that loads and verifies, or None where there is no checkpoint; warns of damaged ones.
@@ -81,6 +87,18 @@ class Checkpoints:
             raise ValueError(f"training: {'; '.join(problems)}; none is left, restore a copy or train anew")
         return None
 
+    def read(self, step: int, like: TrainState) -> TrainState:
+        """The state of one step.
+
+        Raises:
+            ValueError: where it is damaged, or of another model.
+        """
+        state, problem = self._load(step, like)
+        if state is None:
+            found = f"damaged checkpoint {self.folder / str(step)} ({problem})"
+            raise ValueError(f"training: {found}; name another one, or restore it from a copy")
+        return state
+
     def close(self) -> None:
         """Release the manager's threads."""
         self._manager.close()
@@ -88,7 +106,8 @@ class Checkpoints:
     def _load(self, step: int, like: TrainState) -> tuple[TrainState | None, str]:
         """The state of one step, or None and what is wrong with it."""
         try:
-            facts = self._manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore()))["facts"]
+            with _quiet():
+                facts = self._manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore()))["facts"]
             model, expected = facts["model"], facts["sha256"]
         except Exception as error:  # damage shows as whatever the layer that meets it raises
             return None, _first_line(error)
@@ -98,7 +117,8 @@ class Checkpoints:
         try:
             target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(like))
             parts = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-            tree = self._manager.restore(step, args=parts)["state"]
+            with _quiet():
+                tree = self._manager.restore(step, args=parts)["state"]
         except Exception as error:
             return None, _first_line(error)
         if _digest(jax.device_get(tree)) != expected:
@@ -110,6 +130,18 @@ class Checkpoints:
         for step in self._damaged:
             self._manager.delete(step)
         self._damaged.clear()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No log lines, whose tracebacks say again what is raised anyway."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _tree(state: TrainState) -> dict[str, Any]:

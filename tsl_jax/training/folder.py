@@ -103,3 +103,9 @@ def append_metrics(run: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Add a line for each step."""
     with open(run / METRICS, "a") as file:
         file.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+def sync_metrics(run: Path) -> None:
+    """The lines so far are on disk once this returns: a checkpoint must not be there without the steps before it."""
+    with open(run / METRICS, "a") as file:
+        os.fsync(file.fileno())

@@ -42,13 +42,13 @@ def reevaluate(
     model = from_dict(ModelConfig, known["model"])
     checkpoints = Checkpoints(run / folder.CHECKPOINTS, keep=config.keep, model_hash=record.model_hash(model))
     try:
-        steps = checkpoints.steps()
-        if not steps:
+        if not checkpoints.steps():
             raise ValueError(f"training: {run} has no checkpoint yet; wait for its first evaluation")
         corpus = corpora.load(_data(config, run, text), progress)
         sets = windows.for_splits(corpus, config.context, evaluation or config.evaluation)
-        _begin(out, known, sets, corpus.record)
-        _measure(config, model, checkpoints, steps, sets, out, progress)
+        lr_plan = plan(config.optimizer, total_steps(config), batch_tokens(config))
+        _begin(out, known, lr_plan, sets, corpus.record)
+        _measure(config, model, lr_plan, checkpoints, sets, out, progress)
     finally:
         checkpoints.close()
     return out
@@ -63,12 +63,18 @@ def _data(config: TrainConfig, run: Path, text: tuple[str, ...]) -> DataConfig:
     return replace(config.data, text=text, tokenizer=str(tokenizer), heldout=SCORED)
 
 
-def _begin(out: Path, known: dict[str, Any], sets: dict[str, windows.Windows], corpus: dict[str, Any]) -> None:
+def _begin(
+    out: Path,
+    known: dict[str, Any],
+    lr_plan: dict[str, Any],
+    sets: dict[str, windows.Windows],
+    corpus: dict[str, Any],
+) -> None:
     """The header of the new surface: the run's facts, with these windows and this text."""
     shared = ("run", "config_hash", "model", "n_params", "n_params_embedding", "batch_tokens", "seed")
     environment = record.environment()
     attrs = {name: known[name] for name in shared} | {
-        "schedule": known["schedule"],
+        "schedule": lr_plan,
         "windows": {split: one.design for split, one in sets.items()},
         "document_boundary": windows.DOCUMENT_BOUNDARY,
         "corpus": corpus,
@@ -83,17 +89,17 @@ def _begin(out: Path, known: dict[str, Any], sets: dict[str, windows.Windows], c
 def _measure(
     config: TrainConfig,
     model: ModelConfig,
+    lr_plan: dict[str, Any],
     checkpoints: Checkpoints,
-    steps: list[int],
     sets: dict[str, windows.Windows],
     out: Path,
     progress: Progress,
 ) -> None:
     graphdef, params = build(model, config.seed)
-    lr_plan = plan(config.optimizer, total_steps(config), batch_tokens(config))
     like = initial_state(params, adamw(config.optimizer, lr_plan, batch_tokens(config)))
     forward = evaluate.make_forward(graphdef)
     prepared = {split: evaluate.prepare(one) for split, one in sets.items()}
+    steps = checkpoints.steps()
     for done, step in enumerate(steps, start=1):
         tokens = step * batch_tokens(config)
         if tokens not in surface.checkpoints(out):

@@ -49,8 +49,9 @@ def train(config: TrainConfig, out: Path | str, *, resume: bool = False, progres
         with interrupt.deferred() as stopped:
             _loop(run, state, stopped)
     except OSError as error:
+        found = str(error).removeprefix("training: ")
         mend = "what was written before is whole; make room and continue with resume"
-        raise OSError(f"training: stopped, {out} could not be written ({error}); {mend}") from error
+        raise OSError(f"training: {out} stopped: {found}; {mend}") from error
     finally:
         run.checkpoints.close()
     return out
@@ -145,6 +146,7 @@ def _scored(
 def _save(run: Run, state: TrainState, step: int, *, complete: bool) -> None:
     """The checkpoint, and after it the record with the times until now."""
     with run.clock("checkpoint"):
+        folder.sync_metrics(run.path)
         run.checkpoints.save(state)
     seconds = {stage: round(value, 3) for stage, value in run.clock.seconds.items()}
     speed = step * batch_tokens(run.config) / max(run.clock.seconds["train"], 1e-9)
