@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -106,13 +108,26 @@ def test_a_full_disk_is_an_os_error_and_leaves_the_checkpoints_before(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoints = Checkpoints(saved, keep=2, model_hash="a")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+    with pytest.raises(OSError, match=r"checkpoint .*/11 was not written: .*No space left .*, 100 are free"):
+        checkpoints.save(state_at(11))
+    monkeypatch.undo()
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match=r"checkpoint .*/11 was not written: .*No space left"):
-        checkpoints.save(state_at(11))
+    with pytest.raises(OSError, match=r"checkpoint .*/12 was not written: .*No space left"):
+        checkpoints.save(state_at(12))
     monkeypatch.undo()
     checkpoints.close()
     assert restored(saved) is not None
+
+
+def test_a_checkpoint_can_be_read_by_its_step(saved: Path) -> None:
+    checkpoints = Checkpoints(saved, keep=2, model_hash="a")
+    jax.tree.map(np.testing.assert_array_equal, checkpoints.read(5, state_at(0)), state_at(5))
+    largest_file(saved / "8").unlink()
+    with pytest.raises(ValueError, match=r"damaged checkpoint .*/8"):
+        checkpoints.read(8, state_at(0))
+    checkpoints.close()

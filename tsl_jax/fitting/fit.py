@@ -121,14 +121,20 @@ def _solver(law: Law, method: str) -> str:
 
 def _log_bounds(law: Law, problem: Problem) -> Array:
     """Log range of each shape (shape, 2), once the law is known to be finite on the data."""
-    bounds = jnp.log(jnp.asarray(law.bounds(problem.x), float).reshape(len(law.shapes), 2))
+    bounds, finite = _range(law, problem.x)
     if not bool(jnp.all(jnp.isfinite(bounds))):
         raise ValueError(f"fit: law {law.name} finds no range for its shapes at x = {problem.x}; x must be positive")
-    coef = jnp.ones(len(law.coefs))
-    middle = law.evaluate(jnp.exp(bounds.mean(axis=1)), coef, problem.x)
-    if not bool(jnp.all(jnp.isfinite(middle))):
+    if not bool(finite):
         raise ValueError(f"fit: law {law.name} is not finite at every x; leave out points such as x = 0")
     return bounds
+
+
+@partial(jax.jit, static_argnums=0)
+def _range(law: Law, x: Covariates) -> tuple[Array, Array]:
+    """Log range of the shapes, and whether the law is finite in the middle of it."""
+    bounds = jnp.log(law.bounds(x))
+    middle = law.evaluate(jnp.exp(bounds.mean(axis=1)), jnp.ones(len(law.coefs)), x)
+    return bounds, jnp.all(jnp.isfinite(middle))
 
 
 def _status(

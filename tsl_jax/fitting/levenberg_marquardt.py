@@ -42,7 +42,7 @@ def configured(residual: Callable[[Array], Array]) -> LevenbergMarquardt:
         residual,
         maxiter=MAXITER,
         stop_criterion="madsen-nielsen",
-        xtol=1e-11,
+        xtol=1e-9,
         gtol=1e-14,
         solver="cholesky",
         materialize_jac=True,

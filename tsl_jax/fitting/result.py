@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from typing import Any
 
 import jax
@@ -133,6 +134,7 @@ def as_covariates(x: Any) -> Covariates:
     return jnp.asarray(np.asarray(x), float)
 
 
+@partial(jax.jit, static_argnums=0)
 def _evaluate(law: Law, values: jax.Array, x: Covariates) -> jax.Array:
     shapes = len(law.shapes)
     return jax.vmap(lambda v: law.evaluate(v[:shapes], v[shapes:], x))(values)

@@ -93,8 +93,8 @@ def grid_sse(law: Law, grid: Array, x: Covariates, root_weight: Array, targets: 
 def refine(law: Law, low: Array, high: Array, x: Covariates, root_weight: Array, target: Array) -> Array:
     """The log shape in [low, high] where the slope of SSE changes sign: false position (Illinois), with bisection.
 
-    By the envelope theorem d SSE/d theta = -2 r . (d Phi/d theta) c, with residual r and coefficients c. The slope at the
-    ends need not differ in sign (a minimum at the end of the range): the caller compares with the grid point.
+    By the envelope theorem d SSE/d theta = -2 r . (d Phi/d theta) c, with residual r and coefficients c. The slope at
+    the ends need not differ in sign (a minimum at the end of the range): the caller compares with the grid point.
     """
     basis = law.basis
     assert basis is not None
@@ -113,8 +113,8 @@ def refine(law: Law, low: Array, high: Array, x: Covariates, root_weight: Array,
         same = at_c * at_b > 0  # the end a stays: halve its weight, or it would stay for ever
         return jnp.where(same, a, b), jnp.where(same, at_a / 2, at_b), c, at_c
 
-    start = (low, slope(low), high, slope(high))
-    return jax.lax.fori_loop(0, STEPS, step, start)[2]
+    at_low, at_high = jax.vmap(slope)(jnp.stack([low, high]))
+    return jax.lax.fori_loop(0, STEPS, step, (low, at_low, high, at_high))[2]
 
 
 def _without_constants(law: Law, log_bounds: Array, x: Covariates, root_weight: Array, targets: Array) -> Array:

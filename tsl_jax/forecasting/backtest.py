@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,7 @@ import xarray as xr
 from tsl_jax.forecasting import baselines
 from tsl_jax.forecasting.forecast import METHODS, Forecast, forecast, read_schedule
 from tsl_jax.forecasting.score import score
+from tsl_jax.laws import Schedule
 
 CUTOFFS = (0.1, 0.2, 0.3, 0.4)
 
@@ -57,7 +60,7 @@ def backtest(
         if past.sizes["tokens"] == 0:
             raise ValueError(f"backtest: no checkpoint within the first {cutoff:.0%} ({cutoff * total:.4g} tokens)")
         at = surface.tokens.values[past.sizes["tokens"] :]
-        made = [forecast(past, at, plan, method) for method in methods]
+        made = _side_by_side(past, at, plan, methods)
         forecasts |= {(cutoff, one.method): one for one in made}
         table = score(made[0], surface, made[1:]).reset_index().assign(cutoff=cutoff)
         tables.append(table)
@@ -65,3 +68,12 @@ def backtest(
             progress("forecast", k + 1, len(cutoffs))
     scores = pd.concat(tables).set_index(["split", "cutoff", "method"])
     return Backtest(scores.replace([np.inf, -np.inf], np.nan), forecasts)
+
+
+def _side_by_side(past: xr.Dataset, at: np.ndarray, plan: Schedule | None, methods: Sequence[Any]) -> list[Forecast]:
+    """The forecasts of all methods. Compiling a law takes far longer than fitting it, and compilers run in parallel."""
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        # those of the mean first: the routes by position share laws, and would compile them twice
+        order = sorted(methods, key=lambda method: isinstance(method, str))
+        made = dict(zip(map(id, order), pool.map(lambda method: forecast(past, at, plan, method), order), strict=True))
+    return [made[id(method)] for method in methods]

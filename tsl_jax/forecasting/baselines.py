@@ -90,7 +90,7 @@ _LOGARITHM = Law(
     shapes=(),
     coefs=("zeta0", "zeta1"),
     basis=_log_basis,
-    bounds=lambda x: (),
+    bounds=lambda x: jnp.zeros((0, 2)),
     covariates=("tokens",),
     source="baseline of Xiong et al., arXiv 2404.17785",
 )

@@ -48,7 +48,7 @@ class Joint:
         with jax.enable_x64(True):
             for split, (theta, coef) in self.parameters.items():
                 axes = jnp.asarray(tokens, float), jnp.asarray(position.values, float)
-                curves.append(np.asarray(_design(self.laws[split], jnp.asarray(theta), *axes) @ jnp.asarray(coef)))
+                curves.append(np.asarray(_surface(self.laws[split], jnp.asarray(theta), jnp.asarray(coef), *axes)))
         coordinates = {"split": list(self.parameters), "tokens": tokens, "position": position.values}
         return xr.DataArray(np.stack(curves), coordinates, ("split", "tokens", "position"))
 
@@ -115,6 +115,11 @@ def _design(forms: tuple[Law, Law, Law], theta: Array, tokens: Array, position: 
     falling = 1 / (1 + a1[:, None] * position)
     constant = jnp.ones_like(falling)
     return jnp.concatenate([falling[..., None] * basis0[:, None], constant[..., None] * basis2[:, None]], axis=-1)
+
+
+@partial(jax.jit, static_argnums=0)
+def _surface(forms: tuple[Law, Law, Law], theta: Array, coef: Array, tokens: Array, position: Array) -> Array:
+    return _design(forms, theta, tokens, position) @ coef
 
 
 def _basis(law: Law) -> Any:

@@ -6,7 +6,7 @@ A family's basis maps (shape (1,), x (point,)) to columns (point, coef); the las
 import jax.numpy as jnp
 from jax import Array
 
-from tsl_jax.laws.law import Bounds, Covariates
+from tsl_jax.laws.law import Covariates
 
 
 def hyperbola(shape: Array, x: Covariates) -> Array:
@@ -32,13 +32,13 @@ def pure_power(shape: Array, x: Covariates) -> Array:
     return (jnp.asarray(x) ** -shape[0])[:, None]
 
 
-def rate(x: Covariates) -> Bounds:
-    """Range of a shape a that enters as a*x: from a straight line over all points to its limit before the first one."""
+def rate(x: Covariates) -> Array:
+    """Range (1, 2) of a shape a that enters as a*x: from a straight line over all points to its limit at the first."""
     x = jnp.asarray(x)
     smallest = jnp.min(jnp.where(x > 0, x, jnp.max(x)))
-    return ((1e-3 / float(jnp.max(x)), 1e3 / float(smallest)),)
+    return jnp.stack([1e-3 / jnp.max(x), 1e3 / smallest])[None]
 
 
-def exponent(x: Covariates) -> Bounds:
-    """Range of an exponent: from nearly logarithmic to one that is over after the first point."""
-    return ((5e-3, 1e1),)
+def exponent(x: Covariates) -> Array:
+    """Range (1, 2) of an exponent: from nearly logarithmic to one that is over after the first point."""
+    return jnp.asarray([[5e-3, 1e1]])

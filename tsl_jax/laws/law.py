@@ -20,7 +20,6 @@ from jax import Array
 # The points where a law is evaluated: one array for a single covariate, else a mapping of named covariates. Arrays of a
 # mapping may be longer than the data (a learning-rate history): a law's basis decides how it reads them.
 Covariates = Array | Mapping[str, Array]
-Bounds = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Law:
         params: parameter names in the published order.
         shapes: the nonlinear ones, positive, searched as logarithms, in the order `basis` reads them.
         coefs: the linear ones, solved and never searched, in the order of the columns of `basis`.
-        bounds: x -> ((low, high), ...) for each shape: the range that data at x can tell apart.
+        bounds: x -> (n_shapes, 2), low and high of each shape: the range that data at x can tell apart.
         source: paper and section.
         basis: (shape (n_shapes,), x) -> (point, coef), for separable laws.
         curve: (shape (n_shapes,), x) -> (point,), for laws that do not separate; then `coefs` is empty.
@@ -48,7 +47,7 @@ class Law:
     params: tuple[str, ...]
     shapes: tuple[str, ...]
     coefs: tuple[str, ...]
-    bounds: Callable[[Covariates], Bounds]
+    bounds: Callable[[Covariates], Array]
     source: str
     basis: Callable[[Array, Covariates], Array] | None = None
     curve: Callable[[Array, Covariates], Array] | None = None

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from tsl_jax.laws import families
-from tsl_jax.laws.law import Bounds, Covariates, Law
+from tsl_jax.laws.law import Covariates, Law
 
 _KAPLAN = "Kaplan et al., arXiv 2001.08361"
 _EXPONENT = (5e-3, 2.0)
@@ -22,11 +22,11 @@ def _size_and_data(shape: Array, x: Covariates) -> Array:
     return ((n_c / x["n_params"]) ** (alpha_n / alpha_d) + d_c / x["tokens"]) ** alpha_d
 
 
-def _size_and_data_bounds(x: Covariates) -> Bounds:
+def _size_and_data_bounds(x: Covariates) -> Array:
     # The constants are where the loss would be one nat, far beyond the data: L = 4 with exponent .05 is 4^20 = 1e12.
     assert isinstance(x, Mapping)
-    smallest = [float(jnp.min(jnp.asarray(x[name]))) for name in ("n_params", "tokens")]
-    return (*((low, low * 1e15) for low in smallest), _EXPONENT, _EXPONENT)
+    smallest = jnp.stack([jnp.min(jnp.asarray(x[name])) for name in ("n_params", "tokens")])
+    return jnp.concatenate([jnp.outer(smallest, jnp.asarray([1.0, 1e15])), jnp.asarray([_EXPONENT, _EXPONENT])])
 
 
 KAPLAN_N = Law(

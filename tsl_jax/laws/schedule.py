@@ -16,7 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from tsl_jax.laws.law import Bounds, Covariates, Law
+from tsl_jax.laws.law import Covariates, Law
 
 KINDS = ("constant", "cosine", "wsd")
 
@@ -67,15 +67,15 @@ def _annealing(shape: Array, x: Covariates) -> Array:
     alpha, forgetting = shape
     lr, at = jnp.asarray(x["lr"]), jnp.asarray(x["step"]).astype(int) - 1  # entry k of the history is step k + 1
     decrease = jnp.concatenate([jnp.zeros(1, lr.dtype), lr[:-1] - lr[1:]])
-    # S2(t) = sum_{k <= t} decrease_k (1 - lambda^(t - k + 1)) / (1 - lambda): each decrease, and how much of it has told
+    # S2(t) = sum_{k <= t} decrease_k (1 - lambda^(t - k + 1)) / (1 - lambda): a decrease tells more as it ages
     age = jnp.maximum(at[:, None] - jnp.arange(len(lr)) + 1, 0)
     s2 = -jnp.expm1(age * jnp.log1p(-forgetting)) / forgetting @ decrease
     return jnp.stack([jnp.ones(at.shape, lr.dtype), jnp.cumsum(lr)[at] ** -alpha, -s2], axis=-1)
 
 
-def _annealing_bounds(x: Covariates) -> Bounds:
+def _annealing_bounds(x: Covariates) -> Array:
     # lambda from .9999 to .5: a memory of 10,000 steps down to 2
-    return ((1e-2, 1e1), (1e-4, 0.5))
+    return jnp.asarray([[1e-2, 1e1], [1e-4, 0.5]])
 
 
 ANNEALING = Law(

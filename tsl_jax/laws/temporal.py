@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from tsl_jax.laws import families
-from tsl_jax.laws.law import Bounds, Covariates, Law
+from tsl_jax.laws.law import Covariates, Law
 from tsl_jax.laws.schedule import Schedule
 
 _XIONG = "Xiong et al., arXiv 2404.17785 (form reconstructed)"
@@ -88,12 +88,12 @@ def piecewise_cosine(schedule: Schedule) -> Law:
         after = 1 / (1 + gamma1 * n_sep) + amplitude(gamma1, n_sep) * turned
         return jnp.stack([jnp.where(tokens < n_sep, before, after), jnp.ones_like(tokens)], axis=-1)
 
-    def bounds(x: Covariates) -> Bounds:
+    def bounds(x: Covariates) -> Array:
         tokens = jnp.asarray(x)
         # A tenth of a radian away from both ends of the cosine, where its amplitude blows up.
         low, high = (schedule.warmup_tokens + 0.1 / gamma4, schedule.total_tokens - 0.1 / gamma4)
-        first, last = (float(jnp.clip(v, low, high)) for v in (jnp.min(tokens), jnp.max(tokens)))
-        return (*families.rate(x), (first, max(last, first * (1 + 1e-6))))
+        first, last = (jnp.clip(v, low, high) for v in (jnp.min(tokens), jnp.max(tokens)))
+        return jnp.concatenate([families.rate(x), jnp.stack([first, jnp.maximum(last, first * (1 + 1e-6))])[None]])
 
     def publish(v):
         gamma3 = v["gamma0"] * amplitude(v["gamma1"], v["n_sep"])

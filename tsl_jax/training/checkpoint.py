@@ -7,9 +7,11 @@ written, carries the SHA-256 of its arrays, and is verified when it is read. The
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +26,7 @@ from tsl_jax.training.step import TrainState
 
 # What tensorstore says of a disk that takes no more; its errors are ValueErrors.
 FULL = ("No space left on device", "Disk quota exceeded", "File too large", "RESOURCE_EXHAUSTED")
+OVERHEAD = 256 * 1024  # bytes of a checkpoint beside its arrays, at most
 
 
 class Checkpoints:
@@ -55,6 +58,7 @@ class Checkpoints:
         parts = ocp.args.Composite(state=ocp.args.StandardSave(_tree(host)), facts=ocp.args.JsonSave(facts))
         try:
             self._drop_damaged()
+            _need_space(self.folder, sum(leaf.nbytes for leaf in jax.tree.leaves(host)))
             with _quiet():
                 self._manager.save(step, args=parts)
             _sync(self.folder / str(step))
@@ -62,7 +66,7 @@ class Checkpoints:
             reasons = [sign for sign in FULL if sign in str(error)]
             if not reasons and not isinstance(error, OSError):
                 raise
-            reason = reasons[0] if reasons else _first_line(error)
+            reason = _first_line(error) if isinstance(error, OSError) else reasons[0]
             raise OSError(f"training: checkpoint {self.folder / str(step)} was not written: {reason}") from error
 
     def restore(self, like: TrainState) -> TrainState | None:
@@ -130,6 +134,13 @@ class Checkpoints:
         for step in self._damaged:
             self._manager.delete(step)
         self._damaged.clear()
+
+
+def _need_space(folder: Path, size: int) -> None:
+    """Full disks are met here first: tensorstore's threads would print tracebacks of theirs."""
+    free = shutil.disk_usage(folder).free
+    if free < size + OVERHEAD:
+        raise OSError(errno.ENOSPC, f"{FULL[0]} for {size + OVERHEAD:,} bytes, {free:,} are free")
 
 
 @contextmanager
