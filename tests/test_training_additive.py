@@ -23,7 +23,7 @@ def design_of(offsets: np.ndarray) -> additive.Design | None:
     return additive.prepare(*layout(offsets), CLUSTERS, N)
 
 
-CONNECTED = np.array([4 * k + k % 2 for k in range(OFFSETS)])
+CONNECTED = np.array([4 * k + k // 2 for k in range(OFFSETS)])
 
 
 def simulated(seed: int, noise: float) -> np.ndarray:

@@ -4,10 +4,10 @@ A window is context + 1 tokens of one held-out document; the target at position 
 Design "overlapping": *stretches* are drawn from documents, one a document where there are enough, and each is read by
 several windows whose offsets are
 
-    o_k = stride k + (k mod 2),     k = 0, 1, ...
+    o_k = stride k + floor(k/2)  (k alone for stride 1),     k = 0, 1, ...
 
-so that one target token is scored at many positions. The odd steps between offsets let targets connect all positions:
-with multiples of 4 alone, positions fall into four classes that share no target. Design "random": as many windows,
+so that one target token is scored at many positions. Steps of stride and stride + 1 in turn let targets connect all
+positions: with multiples of one stride alone, positions fall into as many classes that share no target. Design "random": as many windows,
 anywhere, a document as likely as it has places for one. In both the cluster is the document. The seed is 0 and not a
 setting.
 """
@@ -92,7 +92,7 @@ def _numbers(config: EvalConfig, split: str) -> tuple[int, int]:
 
 def _offsets(config: EvalConfig, split: str) -> np.ndarray:
     k = np.arange(_numbers(config, split)[1], dtype=np.int64)
-    return k * config.stride + k % 2
+    return k * config.stride + (k // 2 if config.stride > 1 else 0)
 
 
 def _shared_out(number: int, weights: list[float]) -> list[int]:
@@ -140,7 +140,7 @@ def _windows(
         "stretches": stretches,
         "offsets": [0] if random else offsets.tolist(),
         "stride": config.stride,
-        "offset_rule": "one window a stretch" if random else "stride * k + k mod 2",
+        "offset_rule": "one window a stretch" if random else "stride k + floor(k/2); k alone for stride 1",
         "seed": SEED,
         "document_boundary": DOCUMENT_BOUNDARY,
         "digest": hashlib.sha256(np.ascontiguousarray(together, "<i4").tobytes()).hexdigest(),

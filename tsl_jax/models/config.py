@@ -38,7 +38,7 @@ class ModelConfig:
 
 PRESETS: dict[str, dict[str, int]] = {
     "tiny": {"d_model": 32, "n_layers": 2, "n_heads": 2},
-    "demo": {"d_model": 128, "n_layers": 4, "n_heads": 4},
+    "demo": {"d_model": 96, "n_layers": 2, "n_heads": 6},
     "9.8m": {"d_model": 320, "n_layers": 8, "n_heads": 5},
     "58m": {"d_model": 640, "n_layers": 12, "n_heads": 10},
     "468m": {"d_model": 1280, "n_layers": 24, "n_heads": 20},

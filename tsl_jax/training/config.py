@@ -27,7 +27,7 @@ HARMLESS = ("keep",)
 class OptimizerConfig:
     """AdamW with clipping; the learning rate warms up linearly, then follows its schedule."""
 
-    peak_lr: float = 5e-3
+    peak_lr: float = 3e-3
     schedule: str = "cosine"  # cosine, constant or wsd (warm-up, stable, decay)
     warmup: float = 0.02  # share of the run
     final_ratio: float = 0.1  # learning rate at the end, relative to the peak (cosine and wsd)
@@ -48,10 +48,10 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvalConfig = field(default_factory=EvalConfig)
     position_weights: PositionWeights = field(default_factory=PositionWeights)
-    tokens: int = 2_500_000  # training tokens; whole batches of them are taken
+    tokens: int = 2_000_000  # training tokens; whole batches of them are taken
     context: int = 128
-    batch_size: int = 16  # sequences in a step
-    evaluations: int = 32  # checkpoints at which the loss surface is measured
+    batch_size: int = 4  # sequences in a step; small, as short runs want many steps
+    evaluations: int = 30  # checkpoints at which the loss surface is measured
     evaluation_batch: int = 64  # windows scored at a time
     keep: int = 2  # newest checkpoints kept
     seed: int = 0  # of the initial parameters and of the order of the data

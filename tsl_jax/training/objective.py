@@ -13,29 +13,30 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-CHUNK = 512  # tokens at a time: 512 x V logits in float32
+LOGITS = 1 << 22  # entries of a chunk of logits, 16 MB in float32: larger chunks are no faster
+FEWEST = 512  # tokens of a chunk, whatever V: fewer make slow matrix products
 
 
-def token_losses(h_BxTxD: jax.Array, w_VxD: jax.Array, target_BxT: jax.Array, chunk: int = CHUNK) -> jax.Array:
+def token_losses(h_BxTxD: jax.Array, w_VxD: jax.Array, target_BxT: jax.Array, chunk: int = 0) -> jax.Array:
     """Cross-entropy of every token in nats, (B, T) float32. For evaluation: its gradient would keep the logits."""
-    h, y, _ = _chunked(h_BxTxD, target_BxT, None, chunk)
+    h, y, _ = _chunked(h_BxTxD, target_BxT, None, chunk or _chunk(w_VxD))
     w_VxD = w_VxD.astype(h.dtype)
     losses = jax.lax.map(lambda part: _losses(_logits(part[0], w_VxD), part[1])[0], (h, y))
     return losses.reshape(-1)[: target_BxT.size].reshape(target_BxT.shape)
 
 
 def weighted_loss(
-    h_BxTxD: jax.Array, w_VxD: jax.Array, target_BxT: jax.Array, weight_T: jax.Array, chunk: int = CHUNK
+    h_BxTxD: jax.Array, w_VxD: jax.Array, target_BxT: jax.Array, weight_T: jax.Array, chunk: int = 0
 ) -> jax.Array:
     """The position-weighted mean cross-entropy in nats, a float32 scalar, differentiable in h and W.
 
     Args:
         h_BxTxD: hidden states; w_VxD: unembedding; target_BxT: the tokens to predict.
         weight_T: weights of positions, mean one (`PositionWeights.values`), constants of the run.
-        chunk: tokens at a time.
+        chunk: tokens at a time; 0: by the size of V.
     """
     share_BxT = jnp.broadcast_to(weight_T.astype(jnp.float32)[None, :] / target_BxT.size, target_BxT.shape)
-    h, y, share = _chunked(h_BxTxD, target_BxT, share_BxT, chunk)
+    h, y, share = _chunked(h_BxTxD, target_BxT, share_BxT, chunk or _chunk(w_VxD))
     return _summed_loss(h, w_VxD, y, share)
 
 
@@ -88,6 +89,10 @@ def _losses(logits_MxV: jax.Array, y_M: jax.Array) -> tuple[jax.Array, jax.Array
     total_M = e_MxV.sum(axis=-1)
     at_target_M = jnp.take_along_axis(logits_MxV, y_M[:, None], axis=1)[:, 0]
     return jnp.log(total_M) + largest_M - at_target_M, e_MxV, total_M
+
+
+def _chunk(w_VxD: jax.Array) -> int:
+    return max(FEWEST, LOGITS // w_VxD.shape[0])
 
 
 def _chunked(
