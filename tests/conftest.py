@@ -29,19 +29,24 @@ def token_grid() -> np.ndarray:
     return np.unique(np.concatenate(parts).astype(int))
 
 
-def planted(tokens: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """A surface (tokens, position) that follows the laws exactly: a0 logarithmic, a1 and a2 reciprocal."""
+def planted(tokens: np.ndarray, position: np.ndarray, a2: str = "reciprocal") -> np.ndarray:
+    """A surface (tokens, position) that follows the laws exactly: a0 logarithmic, a1 reciprocal, a2 as named."""
     a0 = 0.1 * np.log1p(1e-5 * tokens) + 0.8
     a1 = 0.1 + 0.2 / (1 + 3e-6 * tokens)
-    a2 = 4.0 / (1 + 5e-6 * tokens) + 3.5
-    return a0[:, None] / (1 + a1[:, None] * position) + a2[:, None]
+    forms = {"reciprocal": 4.0 / (1 + 5e-6 * tokens) + 3.5, "power": 60 * tokens**-0.3 + 2.5}
+    return a0[:, None] / (1 + a1[:, None] * position) + forms[a2][:, None]
+
+
+def simulate(a2: str) -> xr.Dataset:
+    """Two splits of the planted surface with a constant plan and a little noise, id and ood."""
+    tokens, position = token_grid(), np.arange(1, 65)
+    noise = 1e-3 * np.random.default_rng(0).standard_normal((2, len(tokens), len(position)))
+    loss = planted(tokens, position, a2) + np.array([0.0, 0.5])[:, None, None] + noise
+    plan = {**PLAN, "kind": "constant"}
+    return tsl.from_losses(loss, tokens=tokens, split=["id", "ood"], schedule=plan, run="simulated")
 
 
 @pytest.fixture(scope="session")
 def simulated() -> xr.Dataset:
-    """Two splits of the planted surface with a constant plan and a little noise, id and ood."""
-    tokens, position = token_grid(), np.arange(1, 65)
-    noise = 1e-3 * np.random.default_rng(0).standard_normal((2, len(tokens), len(position)))
-    loss = planted(tokens, position) + np.array([0.0, 0.5])[:, None, None] + noise
-    plan = {**PLAN, "kind": "constant"}
-    return tsl.from_losses(loss, tokens=tokens, split=["id", "ood"], schedule=plan, run="simulated")
+    """a2 reciprocal, as the route of separate temporal laws has it."""
+    return simulate("reciprocal")

@@ -47,7 +47,7 @@ class EvalConfig:
     id_offsets: int = 32  # overlapping windows in each
     ood_stretches: int = 64  # the same of domains that are not trained on
     ood_offsets: int = 8
-    stride: int = 4  # tokens from one window to the next, and one more every second time
+    stride: int = 2  # tokens from one window to the next, and one more every second time
 
 
 @dataclass(frozen=True)

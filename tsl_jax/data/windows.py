@@ -145,7 +145,8 @@ def _windows(
         "document_boundary": DOCUMENT_BOUNDARY,
         "digest": hashlib.sha256(np.ascontiguousarray(together, "<i4").tobytes()).hexdigest(),
     }
-    return Windows(together, np.concatenate(cluster), np.concatenate(stretch), np.concatenate(offset), facts, clusters)
+    return Windows(together, np.concatenate(cluster), np.concatenate(stretch), np.concatenate(offset), facts,
+    clusters)
 
 
 def _need(sizes: np.ndarray, length: int, split: str, name: str) -> None:

@@ -1,9 +1,8 @@
 """All parameters of the surface L(i, N) = a0(N)/(1 + a1(N) i) + a2(N) at once, from every position and checkpoint.
 
 Given the shapes of a0(N) and a2(N) and all of a1(N), the surface is linear in the remaining coefficients, which are
-projected out; jaxopt's Levenberg-Marquardt moves the rest, started from the separate temporal fits. The temporal law of
-a2 may be replaced by the power form, where that describes the past better: the separate fits cannot compare them, as
-they never see the residual of the surface.
+projected out; jaxopt's Levenberg-Marquardt moves the rest, started from the separate temporal fits. a2 takes the power
+form delta0 N^-delta1 + delta2, which falls on where the hyperbola of the separate fits has already settled.
 """
 
 from __future__ import annotations
@@ -33,24 +32,23 @@ class Joint:
     """The jointly fitted surface of each split.
 
     Attributes:
-        laws: the temporal laws of a0, a1, a2 (a2 by split: `a2_law`). sse, settled: DataArrays (split,).
-        parameters: by split, (theta, linear coefficients), as the surface is parametrised in `_design`.
+        laws: the temporal laws of a0, a1, a2. sse, settled: DataArrays (split,).
+        theta, coef: arrays (split, ...): what is searched and what is solved, as `_design` has them.
     """
 
-    laws: Mapping[str, tuple[Law, Law, Law]]
-    parameters: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    laws: tuple[Law, Law, Law]
+    theta: np.ndarray
+    coef: np.ndarray
     sse: xr.DataArray
     settled: xr.DataArray
 
     def predict(self, tokens: np.ndarray, position: xr.DataArray) -> xr.DataArray:
         """The surface (split, tokens, position)."""
-        curves = []
         with jax.enable_x64(True):
-            for split, (theta, coef) in self.parameters.items():
-                axes = jnp.asarray(tokens, float), jnp.asarray(position.values, float)
-                curves.append(np.asarray(_surface(self.laws[split], jnp.asarray(theta), jnp.asarray(coef), *axes)))
-        coordinates = {"split": list(self.parameters), "tokens": tokens, "position": position.values}
-        return xr.DataArray(np.stack(curves), coordinates, ("split", "tokens", "position"))
+            axes = jnp.asarray(tokens, float), jnp.asarray(position.values, float)
+            curves = np.asarray(_surface(self.laws, jnp.asarray(self.theta), jnp.asarray(self.coef), *axes))
+        coordinates = {"split": self.sse.split.values, "tokens": tokens, "position": position.values}
+        return xr.DataArray(curves, coordinates, ("split", "tokens", "position"))
 
 
 class _Found(NamedTuple):
@@ -66,25 +64,9 @@ def refine(parts: Mapping[str, Fit], loss: xr.DataArray, usable: xr.DataArray) -
     Args:
         parts: temporal fits by name. loss: (split, tokens, position), nats. usable: (split, tokens), which to fit.
     """
-    splits = loss.split.values.tolist()
-    # The same checkpoints as the separate fit of a2 used, with the power form in its place.
-    a2 = parts["a2"].predict(loss.tokens.values)
-    power = fit(laws.POWER, a2, over="tokens", weights=usable)
-    candidates = [_fit({**parts, "a2": form}, loss, usable) for form in (parts["a2"], power)]
-    laws_of = [tuple(form[name].law for name in ("a0", "a1", "a2")) for form in (parts, {**parts, "a2": power})]
-    sse = np.stack([np.asarray(c.sse) for c in candidates])
-    best = np.argmin(np.where(np.isfinite(sse), sse, np.inf), axis=0)
-    chosen = {split: (candidates[best[k]], k) for k, split in enumerate(splits)}
-    return Joint(
-        laws={split: laws_of[best[k]] for k, split in enumerate(splits)},
-        parameters={split: (np.asarray(c.theta[k]), np.asarray(c.coef[k])) for split, (c, k) in chosen.items()},
-        sse=xr.DataArray(sse[best, np.arange(len(splits))], {"split": splits}, ("split",)),
-        settled=xr.DataArray([bool(c.settled[k]) for c, k in chosen.values()], {"split": splits}, ("split",)),
-    )
-
-
-def _fit(parts: Mapping[str, Fit], loss: xr.DataArray, usable: xr.DataArray) -> _Found:
-    forms = tuple(parts[name].law for name in ("a0", "a1", "a2"))
+    power = fit(laws.POWER, parts["a2"].predict(loss.tokens.values), over="tokens", weights=usable)
+    parts = {**parts, "a2": power}
+    forms = (parts["a0"].law, parts["a1"].law, parts["a2"].law)
     starts = np.stack([_start(parts, k) for k in range(loss.sizes["split"])])
     more = -loss.sizes["tokens"] % PAD
     values = np.pad(loss.transpose("split", "tokens", "position").values, ((0, 0), (0, more), (0, 0)))
@@ -92,7 +74,10 @@ def _fit(parts: Mapping[str, Fit], loss: xr.DataArray, usable: xr.DataArray) -> 
     tokens = np.pad(loss.tokens.values.astype(float), (0, more), mode="edge")
     with jax.enable_x64(True):
         arrays = [jnp.asarray(a, float) for a in (starts, tokens, loss.position.values, values, weights)]
-        return jax.tree.map(np.asarray, _solve(forms, *arrays))
+        found = jax.tree.map(np.asarray, _solve(forms, *arrays))
+    by_split = {"split": loss.split.values}
+    sse, settled = (xr.DataArray(np.asarray(a), by_split, ("split",)) for a in (found.sse, found.settled))
+    return Joint(forms, found.theta, found.coef, sse, settled)
 
 
 def _start(parts: Mapping[str, Fit], split: int) -> np.ndarray:
@@ -119,7 +104,8 @@ def _design(forms: tuple[Law, Law, Law], theta: Array, tokens: Array, position: 
 
 @partial(jax.jit, static_argnums=0)
 def _surface(forms: tuple[Law, Law, Law], theta: Array, coef: Array, tokens: Array, position: Array) -> Array:
-    return _design(forms, theta, tokens, position) @ coef
+    """(split, tokens, position)."""
+    return jax.vmap(lambda t, c: _design(forms, t, tokens, position) @ c)(theta, coef)
 
 
 def _basis(law: Law) -> Any:

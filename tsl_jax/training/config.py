@@ -33,7 +33,7 @@ class OptimizerConfig:
     final_ratio: float = 0.1  # learning rate at the end, relative to the peak (cosine and wsd)
     decay: float = 0.2  # share of the run in which wsd decays linearly
     beta1: float = 0.9
-    beta2: float = 0.95
+    beta2: float = 0.99  # long memory for small batches
     eps: float = 1e-8
     weight_decay: float = 0.1  # of matrices only
     clip: float = 1.0  # largest norm of the gradient; 0: no clipping
@@ -48,7 +48,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvalConfig = field(default_factory=EvalConfig)
     position_weights: PositionWeights = field(default_factory=PositionWeights)
-    tokens: int = 2_000_000  # training tokens; whole batches of them are taken
+    tokens: int = 1_750_000  # training tokens; whole batches of them are taken
     context: int = 128
     batch_size: int = 4  # sequences in a step; small, as short runs want many steps
     evaluations: int = 30  # checkpoints at which the loss surface is measured
