@@ -48,7 +48,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvalConfig = field(default_factory=EvalConfig)
     position_weights: PositionWeights = field(default_factory=PositionWeights)
-    tokens: int = 1_750_000  # training tokens; whole batches of them are taken
+    tokens: int = 2_500_000  # training tokens; whole batches of them are taken
     context: int = 128
     batch_size: int = 4  # sequences in a step; small, as short runs want many steps
     evaluations: int = 30  # checkpoints at which the loss surface is measured
