@@ -1,5 +1,8 @@
 """What all tests share: one table of tolerances, and simulated surfaces whose truth is known."""
 
+from collections.abc import Iterator
+
+import jax
 import numpy as np
 import pytest
 import xarray as xr
@@ -12,6 +15,22 @@ TOLERANCE = {
     "solver": 1e-6,  # two solvers at one optimum, relative SSE; parameters of a noise-free curve
     "float32": 1e-4,  # a float32 model: reductions over hundreds of terms
 }
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _caches_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Prepared text and compiled programs are kept for this session, child processes included; never the user's own."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
+        "jax_persistent_cache_min_compile_time_secs": 0.2,
+        "jax_persistent_cache_min_entry_size_bytes": 0,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TSL_JAX_CACHE", str(tmp_path_factory.mktemp("corpora")))
+        for name, value in settings.items():
+            jax.config.update(name, value)
+            patch.setenv(name.upper(), str(value))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -41,11 +41,9 @@ def write_text(folder: Path) -> tuple[str, ...]:
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("end_to_end")
     text = write_text(folder / "text")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TSL_JAX_CACHE", str(folder / "cache"))
-        assert tsl_command("train", "--text", *text, "--out", folder / "run", *TINY) == 0
-        assert tsl_command("report", folder / "run") == 0
-        yield folder / "run"
+    assert tsl_command("train", "--text", *text, "--out", folder / "run", *TINY) == 0
+    assert tsl_command("report", folder / "run") == 0
+    return folder / "run"
 
 
 def test_the_surface_says_what_it_is(run):
@@ -128,12 +126,22 @@ def test_evaluate_measures_the_kept_checkpoints_again(run, tmp_path):
 
 def test_a_complete_run_is_left_alone_and_another_is_refused(run, capsys):
     before = (run / "record.json").read_text()
-    assert tsl_command("train", "--config", run / "config.yaml", "--out", run) == 2  # not the options of `tsl train`
+    assert tsl_command("train", "--config", run / "config.yaml", "--out", run) == 0
     text = [f"{part}={run.parent}/text/{part}/*.txt@{w}" for part, w in (("main", 1), ("other", 0))]
     assert tsl_command("train", "--text", *text, "--out", run, *TINY) == 0
     assert tsl_command("train", "--text", *text, "--out", run, *TINY, "--seed", 1) == 2
     assert "another configuration" in capsys.readouterr().err
     assert (run / "record.json").read_text() == before
+
+
+def test_the_snippet_of_the_readme_runs(run, tmp_path, monkeypatch):
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    snippet = readme.split("```python\n")[1].split("```")[0]
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "demo").symlink_to(run)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(snippet, "README.md", "exec"), {})
+    assert "temporal" in (tmp_path / "report.html").read_text()
 
 
 def test_ctrl_c_ends_with_130_and_keeps_what_is_done(run, tmp_path):

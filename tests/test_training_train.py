@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,29 +31,6 @@ from tsl_jax.training.step import TrainState, initial_state
 from tsl_jax.training.train import train
 
 STEPS, EVALUATIONS = 40, 6
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _prepared_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Always the same text and the same two programs: here and in child processes they come from caches."""
-    from jax.experimental.compilation_cache import compilation_cache
-
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
-        "jax_persistent_cache_min_compile_time_secs": 0,
-        "jax_persistent_cache_min_entry_size_bytes": 0,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TSL_JAX_CACHE", str(tmp_path_factory.mktemp("corpora")))
-        for name, value in settings.items():
-            jax.config.update(name, value)
-            patch.setenv(name.upper(), str(value))
-        compilation_cache.reset_cache()
-        yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(name="config", scope="module")

@@ -57,8 +57,14 @@ def _filled(kind: Any, values: dict[str, Any], where: str) -> Any:
     """A dataclass from nested mappings, with defaults for what they leave out and lists made tuples."""
     import typing
 
+    import tyro
+
     hints = typing.get_type_hints(kind)
     names = [f.name for f in dataclasses.fields(kind)]
+    if "train" in names and "train" not in values:  # its options stand beside the verb's own, as on the command line
+        values = {name: value for name, value in values.items() if name in names} | {
+            "train": {name: value for name, value in values.items() if name not in names}
+        }
     unknown = [name for name in values if name not in names]
     if unknown:
         raise ValueError(f"{where}: {unknown[0]!r} is not an option; expected some of {', '.join(names)}")
@@ -71,13 +77,9 @@ def _filled(kind: Any, values: dict[str, Any], where: str) -> Any:
         elif hints[name] is Path:
             value = Path(str(value))
         read[name] = tuple(value) if isinstance(value, list) else value
-    required = [
-        f.name
-        for f in dataclasses.fields(kind)
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and f.name not in read
-    ]
-    if required:
-        raise ValueError(f"{where}: {', '.join(required)} must be given too")
+    for one in dataclasses.fields(kind):  # what the file leaves out the command line must give
+        if one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING:
+            read.setdefault(one.name, tyro.MISSING)
     return kind(**read)
 
 

@@ -7,9 +7,9 @@ several windows whose offsets are
     o_k = stride k + floor(k/2)  (k alone for stride 1),     k = 0, 1, ...
 
 so that one target token is scored at many positions. Steps of stride and stride + 1 in turn let targets connect all
-positions: with multiples of one stride alone, positions fall into as many classes that share no target. Design "random": as many windows,
-anywhere, a document as likely as it has places for one. In both the cluster is the document. The seed is 0 and not a
-setting.
+positions: with multiples of one stride alone, positions fall into as many classes that share no target. Design
+"random": as many windows, anywhere, a document as likely as it has places for one. In both the cluster is the
+document. The seed is 0 and not a setting.
 """
 
 from __future__ import annotations
@@ -145,8 +145,7 @@ def _windows(
         "document_boundary": DOCUMENT_BOUNDARY,
         "digest": hashlib.sha256(np.ascontiguousarray(together, "<i4").tobytes()).hexdigest(),
     }
-    return Windows(together, np.concatenate(cluster), np.concatenate(stretch), np.concatenate(offset), facts,
-    clusters)
+    return Windows(together, np.concatenate(cluster), np.concatenate(stretch), np.concatenate(offset), facts, clusters)
 
 
 def _need(sizes: np.ndarray, length: int, split: str, name: str) -> None:
