@@ -1,7 +1,8 @@
 """From the beginning of a run to the rest of it: the predicted loss surface and mean loss, at tokens not yet seen.
 
 Three ways by position. `temporal`: fit the hyperbolic law to every checkpoint of the past, fit temporal laws to its
-parameters over tokens, and put the extrapolated a0(N), a1(N), a2(N) back into
+parameters over tokens (checkpoints weighted by the precision of their fits), and put the extrapolated a0(N), a1(N),
+a2(N) back into
 
     L(i, N) = a0(N)/(1 + a1(N) i) + a2(N).
 
@@ -129,7 +130,12 @@ def _by_position(learned: xr.Dataset, at: np.ndarray, plan: Schedule | None, met
         found = f"{count.min()} usable position fits of {splits[count.argmin()]}, {FEWEST} are needed"
         return _nothing(method, cutoff, learned, at, found)
     parts = {
-        name: fit(law, by_position.params.sel(param=name, drop=True).where(usable, 0.0), over="tokens", weights=usable)
+        name: fit(
+            law,
+            by_position.params.sel(param=name, drop=True).where(usable, 0.0),
+            over="tokens",
+            weights=_precision(by_position.stderr.sel(param=name, drop=True), usable),
+        )
         for name, law in forms.items()
     }
     fits: dict[str, Any] = {"position": by_position, **parts}
@@ -141,8 +147,20 @@ def _by_position(learned: xr.Dataset, at: np.ndarray, plan: Schedule | None, met
         curve = surface_of(parts, times, learned.position)
     seen, ahead = (curve.isel(tokens=part) for part in (slice(len(times) - len(at)), slice(-len(at), None)))
     predicted = _anchored(seen, ahead, learned.loss, usable)
-    status = {split: _doubts(fits, predicted.sel(split=split), split) for split in splits}
+    highest = float(learned.loss.max())
+    status = {split: _doubts(fits, predicted.sel(split=split), highest, split) for split in splits}
     return Forecast(method, cutoff, predicted.mean("position"), predicted, status, fits)
+
+
+def _precision(stderr: xr.DataArray, usable: xr.DataArray) -> xr.DataArray:
+    """Weights of the checkpoints: 1/(stderr^2 + typical^2), zero where the position fit says nothing.
+
+    Early position fits can be worse by orders of magnitude than late ones. The typical error (the median) is added,
+    as checkpoints also scatter about a temporal law for reasons that no position fit knows.
+    """
+    known = stderr.where(usable)
+    typical = known.median("tokens").clip(min=1e-12)
+    return (typical**2 / (known**2 + typical**2)).where(usable, 0.0)
 
 
 def surface_of(parts: Mapping[str, Fit], tokens: np.ndarray, position: xr.DataArray) -> xr.DataArray:
@@ -162,9 +180,10 @@ def _anchored(seen: xr.DataArray, ahead: xr.DataArray, loss: xr.DataArray, usabl
     return ahead + residual.mean("tokens", skipna=True)
 
 
-def _doubts(fits: Mapping[str, Any], predicted: xr.DataArray, split: str) -> str:
+def _doubts(fits: Mapping[str, Any], predicted: xr.DataArray, highest: float, split: str) -> str:
     """ "ok", or which temporal law is not well determined, and how."""
     found = ["falls below zero, which no loss does"] if bool((predicted < 0).any()) else []
+    found += ["rises far above every loss seen"] if bool((predicted > 2 * highest).any()) else []
     for name in ("a0", "a1", "a2"):
         status = Status(int(fits[name].status.sel(split=split)))
         if status != Status.CONVERGED:

@@ -96,7 +96,8 @@ def _design(forms: tuple[Law, Law, Law], theta: Array, tokens: Array, position: 
     basis0, basis1, basis2 = (
         _basis(law)(jnp.exp(shape), tokens) for law, shape in zip(forms, (shape0, shape1, shape2), strict=True)
     )
-    a1 = jnp.maximum(basis1 @ coef1, 0)  # a hyperbola has a pole where a1 is negative
+    # a hyperbola has a pole where a1 is negative, and is over before the first position where it is huge
+    a1 = jnp.clip(basis1 @ coef1, 0, laws.HYPERBOLIC.bounds(position)[0, 1])
     falling = 1 / (1 + a1[:, None] * position)
     constant = jnp.ones_like(falling)
     return jnp.concatenate([falling[..., None] * basis0[:, None], constant[..., None] * basis2[:, None]], axis=-1)
@@ -114,11 +115,19 @@ def _basis(law: Law) -> Any:
     return law.basis
 
 
+def _within(limits: Array, theta: Array) -> Array:
+    """theta with its log shapes kept in the range of their laws: beyond it extrapolation means nothing."""
+    shapes = len(limits)
+    return jnp.concatenate([jnp.clip(theta[:shapes], limits[:, 0], limits[:, 1]), theta[shapes:]])
+
+
 @partial(jax.jit, static_argnums=0)
 def _solve(
     forms: tuple[Law, Law, Law], starts: Array, tokens: Array, position: Array, loss: Array, weights: Array
 ) -> _Found:
     """Least squares over every checkpoint and position of each split; starts (split, theta), loss (split, ...)."""
+
+    limits = jnp.log(jnp.concatenate([law.bounds(tokens) for law in forms]))
 
     def one(start: Array, loss: Array, weights: Array) -> _Found:
         root = jnp.broadcast_to(weights[:, None], loss.shape).ravel()
@@ -126,7 +135,7 @@ def _solve(
         size = jnp.sqrt(jnp.sum(target**2))
 
         def frame(theta: Array) -> tuple[Array, Array]:
-            design = _design(forms, theta, tokens, position).reshape(len(root), -1)
+            design = _design(forms, _within(limits, theta), tokens, position).reshape(len(root), -1)
             return orthonormal(root[:, None] * design)
 
         def residual(u: Array) -> Array:
@@ -135,7 +144,7 @@ def _solve(
 
         u, state = configured(residual).run(jnp.zeros_like(start))
         first, last = (jnp.sum(residual(v) ** 2) for v in (jnp.zeros_like(u), u))
-        theta = start + jnp.where(last <= first, u, 0)
+        theta = _within(limits, start + jnp.where(last <= first, u, 0))
         q, r = frame(theta)
         coef = jax.scipy.linalg.solve_triangular(r, q.T @ target)
         sse = size**2 * jnp.minimum(first, last)
