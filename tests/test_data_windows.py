@@ -53,9 +53,9 @@ def test_windows_are_runs_of_one_document(design: str):
     assert found.n_clusters == len(np.unique(document))
 
 
-def test_offsets_are_places_in_the_stretch_with_even_and_odd_differences():
+def test_offsets_are_places_in_the_stretch_that_step_by_stride_and_one_more_in_turn():
     found = built([100] * 20)
-    assert found.offset.reshape(6, 5).tolist() == [[0, 5, 8, 13, 16]] * 6
+    assert found.offset.reshape(6, 5).tolist() == [[0, 4, 9, 13, 18]] * 6
     start = (found.tokens[:, 0] - found.offset).reshape(6, 5)
     assert (start == start[:, :1]).all()
     assert found.stretch.tolist() == np.repeat(np.arange(6), 5).tolist()
@@ -67,15 +67,15 @@ def test_a_stretch_a_document_while_there_are_enough():
 
 
 def test_too_few_documents_give_several_stretches_each_that_do_not_overlap():
-    found = built([100, 3, 200, 81])  # a stretch needs 27 tokens: 3, 7 and 3 fit
+    found = built([100, 3, 200, 87])  # a stretch needs 29 tokens: 3, 6 and 3 fit
     assert found.n_clusters == 3
     starts = np.sort(found.tokens[::5, 0])
     assert len(starts) == 6
-    assert np.diff(starts).min() >= 27
+    assert np.diff(starts).min() >= 29
     assert np.bincount(found.cluster[::5]).tolist() == [2, 2, 2]
-    tight = built([27, 54])
+    tight = built([29, 58])
     assert tight.design["stretches"] == 3
-    assert sorted(tight.tokens[::5, 0]) == [0, 27, 54]
+    assert sorted(tight.tokens[::5, 0]) == [0, 29, 58]
 
 
 def test_offsets_connect_all_positions_of_a_long_context():
@@ -108,7 +108,7 @@ def test_random_windows_are_all_different_and_take_what_there_is():
 
 
 def test_a_domain_too_small_for_one_window_gets_a_sentence():
-    with pytest.raises(ValueError, match=r"'id' needs documents of 27 tokens; the longest of the 2 .* has 26 tokens"):
+    with pytest.raises(ValueError, match=r"'id' needs documents of 29 tokens; the longest of the 2 .* has 26 tokens"):
         built([26, 4])
     built([26, 4], split="ood")
     with pytest.raises(ValueError, match="domain 'a' has 5000 tokens, one sequence needs 5001"):

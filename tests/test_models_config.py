@@ -63,8 +63,8 @@ def test_sizes_given_replace_those_of_the_preset() -> None:
     ("changes", "message"),
     [
         ({"preset": "huge"}, "preset 'huge' is unknown; choose one of tiny"),
-        ({"n_heads": 3}, "d_model / n_heads even"),
-        ({"n_kv_heads": 3}, "n_kv_heads must divide n_heads, found 4 and 3"),
+        ({"d_model": 96, "n_heads": 5}, "d_model / n_heads even"),
+        ({"n_heads": 4, "n_kv_heads": 3}, "n_kv_heads must divide n_heads, found 4 and 3"),
         ({"n_layers": -1}, "n_layers must be at least 1, found -1"),
         ({"vocabulary": 0}, "vocabulary must be at least 1"),
         ({"dtype": "float16"}, "dtype must be one of"),

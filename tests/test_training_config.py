@@ -49,7 +49,7 @@ def test_a_file_with_a_wrong_entry_is_refused(values: dict, message: str) -> Non
     ("config", "message"),
     [
         (TrainConfig(context=256, model=ModelConfig(context=128)), "context 256, while the model's longest is 128"),
-        (TrainConfig(tokens=4000), "4000 tokens are less than two batches of 2048"),
+        (TrainConfig(tokens=4000, batch_size=16), "4000 tokens are less than two batches of 2048"),
         (TrainConfig(batch_size=0), "batch_size must be at least 1, found 0"),
         (TrainConfig(optimizer=OptimizerConfig(schedule="step")), "schedule must be cosine, constant or wsd"),
         (TrainConfig(optimizer=OptimizerConfig(peak_lr=-1.0)), "peak_lr must be positive"),
@@ -67,7 +67,7 @@ def test_what_cannot_work_is_refused_before_any_text_is_read(config: TrainConfig
 
 
 def test_whole_batches_are_trained() -> None:
-    assert total_steps(replace(TrainConfig(), tokens=2048 * 7 + 2047)) == 7
+    assert total_steps(replace(TrainConfig(), batch_size=16, tokens=2048 * 7 + 2047)) == 7
 
 
 def test_the_configuration_loads_no_jax() -> None:
