@@ -17,6 +17,7 @@ from tsl_jax.reporting.words import BY_POSITION, label, signed, winners
 STYLES = {
     "temporal": ("--blue", "solid"),
     "temporal_joint": ("--green", "solid"),
+    "temporal_cosine": ("--green", "2px,4px"),
     "power": ("--red", "solid"),
     "power_pure": ("--red", "2px,4px"),
     "reciprocal": ("--purple", "9px,5px"),

@@ -125,9 +125,9 @@ def forecast(material: Material) -> str:
     if drawing is None:
         return ""
     told = (
-        "Each method saw only what lies before the shaded part, and the plan of the learning rate (below). Two go by "
-        "position: they forecast the law’s parameters and average the loss over positions. All others extrapolate the "
-        "mean loss itself. A forecast that leaves the frame is far off. Names in the legend show and hide."
+        "Each method saw only what lies before the shaded part, and the plan of the learning rate (below). Those by "
+        "position forecast the law’s parameters and average the loss over positions. All others extrapolate the mean "
+        "loss itself. A forecast that leaves the frame is far off. Names in the legend show and hide."
     )
     if material.mean is None:
         told = "The mean loss that each method expects beyond its cut-off (shaded)."

@@ -10,10 +10,11 @@ import pandas as pd
 
 from tsl_jax.reporting.inputs import percent
 
-BY_POSITION = ("temporal", "temporal_joint")
+BY_POSITION = ("temporal", "temporal_joint", "temporal_cosine")
 LABELS = {
     "temporal": "by position",
     "temporal_joint": "by position, joint",
+    "temporal_cosine": "by position, cosine",
     "power": "power law",
     "power_pure": "pure power law",
     "reciprocal": "reciprocal law",
@@ -25,6 +26,7 @@ LABELS = {
 IN_A_SENTENCE = {
     "temporal": "the law by position",
     "temporal_joint": "the law by position, fitted jointly,",
+    "temporal_cosine": "the law by position along the cosine",
     "power": "the power law on the mean loss",
     "power_pure": "the power law without constant on the mean loss",
     "reciprocal": "the reciprocal law on the mean loss",
