@@ -105,6 +105,8 @@ def mistakes(folder):
     (folder / "empty").mkdir()
     (folder / "not.yaml").write_text("- just\n- a list\n")
     (folder / "unknown.yaml").write_text("laww: hyperbolic\n")
+    (folder / "wrong.yaml").write_text("tokens: many\n")
+    (folder / "windows.yaml").write_text("windows: {id_stretchez: 3}\n")
     good, out = folder / "good.npy", ("--out", folder / "fits.parquet")
     return {
         "no file": (("fit", folder / "none.npy", *out), "no file"),
@@ -120,6 +122,8 @@ def mistakes(folder):
         "cutoff": (("forecast", folder / "empty", "--cutoff", "3"), "between 0 and 1"),
         "config": (("fit", good, *out, "--config", folder / "not.yaml"), "expected a mapping"),
         "entry": (("fit", good, *out, "--config", folder / "unknown.yaml"), "'laww' is not an option"),
+        "kind of entry": (("train", "--out", folder / "r", "--config", folder / "wrong.yaml"), "tokens must be int"),
+        "nested entry": (("evaluate", folder, "--config", folder / "windows.yaml"), "has no 'id_stretchez'"),
         "no config": (("fit", good, *out, "--config", folder / "gone.yaml"), "gone.yaml: No such file"),
         "empty text": (("train", "--text", folder / "*.nothing", "--out", folder / "r"), "nothing"),
         "option": (("fit", good, *out, "--lawless"), ""),
@@ -128,7 +132,17 @@ def mistakes(folder):
 
 MISTAKES = [
     *("no file", "law", "suffix", "kind of file", "shape", "damaged", "columns", "no run", "no run to forecast"),
-    *("no run to evaluate", "cutoff", "config", "entry", "no config", "empty text", "option"),
+    *(
+        "no run to evaluate",
+        "cutoff",
+        "config",
+        "entry",
+        "kind of entry",
+        "nested entry",
+        "no config",
+        "empty text",
+        "option",
+    ),
 ]
 
 
@@ -156,3 +170,11 @@ def test_options_come_from_a_file_and_the_command_line_wins(tmp_path):
     assert tsl_command("fit", "--config", tmp_path / "c.yaml", "--out", tmp_path / "mine.csv") == 0
     assert list(pd.read_csv(tmp_path / "mine.csv"))[1:4] == ["c0", "c1", "c2"]
     assert not (tmp_path / "from_file.csv").exists()
+
+
+@pytest.mark.parametrize("arguments", ["--help", "fit {folder}/curves.npy --out {folder}/fits.csv"])
+def test_a_reader_that_has_seen_enough_is_no_error(arguments, tmp_path):
+    np.save(tmp_path / "curves.npy", curves())
+    command = f"{sys.executable} -m tsl_jax.cli {arguments.format(folder=tmp_path)} | true"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -57,7 +57,7 @@ def test_the_default_has_64_documents_for_the_windows_of_each_split(default: Cor
     found = windows.for_splits(default, 128, EvalConfig())
     assert found["id"].n_clusters == 64
     assert found["ood"].n_clusters >= 56  # a few documents may hold two stretches, by version of Python
-    assert found["id"].tokens.shape == (64 * 48, 129)
+    assert found["id"].tokens.shape == (64 * 64, 129)
     assert found["ood"].tokens.shape == (64 * 8, 129)
 
 

@@ -12,7 +12,7 @@ from tsl_jax.data.config import EvalConfig
 from tsl_jax.data.corpora import Corpus, Domain, Part
 from tsl_jax.data.mixture import Mixture
 
-SMALL = EvalConfig(id_stretches=6, id_offsets=5, ood_stretches=4, ood_offsets=2)
+SMALL = EvalConfig(stride=4, id_stretches=6, id_offsets=5, ood_stretches=4, ood_offsets=2)
 CONTEXT = 10
 
 

@@ -134,14 +134,28 @@ def test_a_complete_run_is_left_alone_and_another_is_refused(run, capsys):
     assert (run / "record.json").read_text() == before
 
 
-def test_the_snippet_of_the_readme_runs(run, tmp_path, monkeypatch):
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    snippet = readme.split("```python\n")[1].split("```")[0]
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = ("README.md", "notebooks/01_loss_by_position.ipynb")
+
+
+def code_of(document: Path) -> str:
+    """The snippet of the README, or all code of a notebook."""
+    if document.suffix == ".md":
+        return document.read_text().split("```python\n")[1].split("```")[0]
+    cells = json.loads(document.read_text())["cells"]
+    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_what_the_documents_show_runs(name, run, tmp_path, monkeypatch):
+    document = ROOT / name
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "demo").symlink_to(run)
-    monkeypatch.chdir(tmp_path)
-    exec(compile(snippet, "README.md", "exec"), {})
-    assert "temporal" in (tmp_path / "report.html").read_text()
+    here = tmp_path / document.relative_to(ROOT).parent
+    here.mkdir(exist_ok=True)
+    monkeypatch.chdir(here)
+    exec(compile(code_of(document), document.name, "exec"), {})
+    assert "temporal" in (here / "report.html").read_text()
 
 
 def test_ctrl_c_ends_with_130_and_keeps_what_is_done(run, tmp_path):

@@ -37,7 +37,7 @@ def test_the_hash_follows_every_number_that_counts() -> None:
         ({"optimizer": {"lr": 3}}, "OptimizerConfig has no 'lr'"),
         ({"tokens": "many"}, "tokens must be int, found 'many'"),
         ({"seed": True}, "seed must be int, found True"),
-        ({"model": 3}, "ModelConfig needs a mapping"),
+        ({"model": 3}, "model must be a mapping, found 3"),
     ],
 )
 def test_a_file_with_a_wrong_entry_is_refused(values: dict, message: str) -> None:
@@ -49,14 +49,14 @@ def test_a_file_with_a_wrong_entry_is_refused(values: dict, message: str) -> Non
     ("config", "message"),
     [
         (TrainConfig(context=256, model=ModelConfig(context=128)), "context 256, while the model's longest is 128"),
-        (TrainConfig(tokens=4000, batch_size=16), "4000 tokens are less than two batches of 2048"),
+        (TrainConfig(tokens=1000), "1000 tokens are less than two batches of 512"),
         (TrainConfig(batch_size=0), "batch_size must be at least 1, found 0"),
         (TrainConfig(optimizer=OptimizerConfig(schedule="step")), "schedule must be cosine, constant or wsd"),
         (TrainConfig(optimizer=OptimizerConfig(peak_lr=-1.0)), "peak_lr must be positive"),
         (TrainConfig(optimizer=OptimizerConfig(warmup=2.0)), "warmup is a share between 0 and 1"),
         (TrainConfig(optimizer=OptimizerConfig(schedule="wsd", warmup=0.5, decay=0.6)), "more than the whole run"),
         (TrainConfig(optimizer=OptimizerConfig(clip=-1.0)), "clip must not be negative"),
-        (TrainConfig(position_weights=PositionWeights.head(200)), r"the context has 1\.\.128"),
+        (TrainConfig(position_weights=PositionWeights.head(200)), r"the context has 1\.\.64"),
         (TrainConfig(model=ModelConfig(preset="big")), "preset 'big' is unknown"),
         (TrainConfig(data=DataConfig(text=("a=x@0.5", "b=y@0.2"))), "sum to one"),
     ],
@@ -67,7 +67,7 @@ def test_what_cannot_work_is_refused_before_any_text_is_read(config: TrainConfig
 
 
 def test_whole_batches_are_trained() -> None:
-    assert total_steps(replace(TrainConfig(), batch_size=16, tokens=2048 * 7 + 2047)) == 7
+    assert total_steps(replace(TrainConfig(), batch_size=16, tokens=1024 * 7 + 1023)) == 7
 
 
 def test_the_configuration_loads_no_jax() -> None:

@@ -35,21 +35,31 @@ TUNABLES = ":".join(
 
 def main() -> None:
     """The entry point of `tsl`."""
-    arguments = sys.argv[1:]
+    try:
+        code = _command(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
+
+
+def _command(arguments: list[str]) -> int:
+    """The exit code of one command line."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_screen())
-        return
+        return 0
     if arguments[0] == "--version":
         from tsl_jax import __version__
 
         print(f"tsl_jax {__version__}")
-        return
+        return 0
     verb, rest = arguments[0], [a for a in arguments[1:] if a != "--debug"]
     if verb not in VERBS:
-        sys.exit(_say(f"expected one of {', '.join(VERBS)}, found {verb!r}; see tsl --help", code=2))
+        return _say(f"expected one of {', '.join(VERBS)}, found {verb!r}; see tsl --help", code=2)
     if verb in TRAINING and not {"-h", "--help"} & set(rest):
         _tune_allocator()
-    sys.exit(_run(verb, rest, debug="--debug" in arguments))
+    return _run(verb, rest, debug="--debug" in arguments)
 
 
 def _screen() -> str:
@@ -73,6 +83,8 @@ def _run(verb: str, arguments: list[str], *, debug: bool) -> int:
         module.run(options.parse(module.Command, verb, arguments))
     except KeyboardInterrupt:
         return _say("interrupted; what was computed is on disk (tsl train --resume goes on)", code=130)
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError, FloatingPointError) as error:
         if debug:
             raise

@@ -54,10 +54,12 @@ def _from_file(command: type[T], file: Path) -> T:
 
 
 def _filled(kind: Any, values: dict[str, Any], where: str) -> Any:
-    """A dataclass from nested mappings, with defaults for what they leave out and lists made tuples."""
+    """A command from a file's entries; what they leave out keeps its default, or must come on the command line."""
     import typing
 
     import tyro
+
+    from tsl_jax.training.config import value_of
 
     hints = typing.get_type_hints(kind)
     names = [f.name for f in dataclasses.fields(kind)]
@@ -68,16 +70,11 @@ def _filled(kind: Any, values: dict[str, Any], where: str) -> Any:
     unknown = [name for name in values if name not in names]
     if unknown:
         raise ValueError(f"{where}: {unknown[0]!r} is not an option; expected some of {', '.join(names)}")
-    read = {}
-    for name, value in values.items():
-        if dataclasses.is_dataclass(hints[name]):
-            if not isinstance(value, dict):
-                raise ValueError(f"{where}: {name} must be a mapping, found {value!r}")
-            value = _filled(hints[name], value, f"{where}: {name}")
-        elif hints[name] is Path:
-            value = Path(str(value))
-        read[name] = tuple(value) if isinstance(value, list) else value
-    for one in dataclasses.fields(kind):  # what the file leaves out the command line must give
+    try:
+        read = {name: value_of(hints[name], name, value) for name, value in values.items()}
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    for one in dataclasses.fields(kind):
         if one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING:
             read.setdefault(one.name, tyro.MISSING)
     return kind(**read)

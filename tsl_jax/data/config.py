@@ -44,10 +44,10 @@ class EvalConfig:
 
     design: str = "overlapping"  # or "random": as many windows, anywhere
     id_stretches: int = 64  # stretches of held-out text of the training domains
-    id_offsets: int = 48  # overlapping windows in each
+    id_offsets: int = 64  # overlapping windows in each
     ood_stretches: int = 64  # the same of domains that are not trained on
     ood_offsets: int = 8
-    stride: int = 4  # tokens from one window to the next, and one more every second time
+    stride: int = 3  # tokens from one window to the next, and one more every second time
 
 
 @dataclass(frozen=True)
