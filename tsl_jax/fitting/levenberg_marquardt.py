@@ -22,6 +22,7 @@ with warnings.catch_warnings():  # jaxopt announces at import that it is no long
 
 PROBES = 64  # per shape: points of the box at which SSE is looked at before the best become starts
 MAXITER = 300
+AGREE = 1e-6  # relative difference of SSE within which two starts found the same optimum
 
 
 def spread(count: int, dimensions: int) -> Array:
@@ -56,7 +57,7 @@ def solve(law: Law, log_bounds: Array, x: Covariates, root_weight: Array, target
     probes = jnp.arcsin(2 * spread(PROBES * len(law.shapes), len(law.shapes)) - 1).astype(targets.dtype)
     tiny = jnp.finfo(targets.dtype).tiny
 
-    def one(root: Array, target: Array) -> tuple[Array, Array, Array, Array]:
+    def one(root: Array, target: Array) -> tuple[Array, ...]:
         scale = jnp.sqrt(jnp.maximum(jnp.sum(target**2), tiny))
 
         def residual(u: Array) -> Array:
@@ -70,7 +71,8 @@ def solve(law: Law, log_bounds: Array, x: Covariates, root_weight: Array, target
         keep = jnp.argmin(jnp.where(jnp.isfinite(sse), sse, jnp.inf))
         log_shape = middle + half * jnp.sin(ends[keep])
         rest, coef = project(law, log_shape, x, root, target)
-        return log_shape, coef, rest @ rest, states.iter_num[keep] < MAXITER
+        agreeing = jnp.sum(sse <= sse[keep] * (1 + AGREE) + tiny).astype(jnp.int8)
+        return log_shape, coef, rest @ rest, states.iter_num[keep] < MAXITER, agreeing
 
     share = None if root_weight.ndim == 1 else 0
     return Solution(*jax.vmap(one, (share, 0))(root_weight, targets))

@@ -1,8 +1,8 @@
 """From what a user hands to `fit` (labelled or bare arrays) to curves, covariates and weights.
 
 Says no to requests that make no sense, with what was expected and what was found. Curves with a single covariate are
-padded with points of weight zero to a multiple of 32, so that prefixes of different lengths share one compiled
-program.
+padded with points of weight zero to a multiple of 32 (y only where it is copied into blocks), so that prefixes of
+different lengths share one compiled program.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Problem:
     outer: xr.DataArray  # a template with the dimensions that are not fitted
     over: tuple[str, ...]
     given: Any  # x as it was before padding
+    points: int  # of a curve, padding included
 
 
 def read(law: Law, y: Any, over: str | tuple[str, ...] | None, x: Any, weights: Any) -> Problem:
@@ -43,14 +44,14 @@ def read(law: Law, y: Any, over: str | tuple[str, ...] | None, x: Any, weights: 
     given = _covariates(law, array, dims) if x is None else _given(x)
     outer_dims = tuple(dim for dim in array.dims if dim not in dims)
     size = int(np.prod([array.sizes[dim] for dim in dims]))
-    curves = np.asarray(array.values, float).reshape(-1, size)
+    curves = np.asarray(array.values).reshape(-1, size)  # a view where it can be: data may be larger than memory
     if curves.size == 0:
         raise ValueError(f"fit: nothing to fit, y has shape {tuple(array.shape)}")
     _check_covariates(law, given, size)
     own = _weights(weights, array, dims, curves.shape)
     outer = array.isel(dict.fromkeys(dims, 0), drop=True)
     outer = outer.drop_vars([name for name in outer.coords if not set(outer[name].dims) <= set(outer_dims)])
-    return _padded(Problem(curves, given, own, outer, dims, given))
+    return _padded(Problem(curves, given, own, outer, dims, given, size))
 
 
 def _over(over: str | tuple[str, ...] | None) -> tuple[str, ...]:
@@ -141,9 +142,5 @@ def _padded(problem: Problem) -> Problem:
         return replace(problem, x={name: jnp.asarray(values, float) for name, values in problem.x.items()})
     x = np.asarray(problem.x)
     more = -len(x) % PAD
-    return replace(
-        problem,
-        x=jnp.asarray(np.pad(x, (0, more), mode="edge"), float),
-        y=np.pad(problem.y, ((0, 0), (0, more))),
-        weights=np.pad(problem.weights, [(0, 0)] * (problem.weights.ndim - 1) + [(0, more)]),
-    )
+    weights = np.pad(problem.weights, [(0, 0)] * (problem.weights.ndim - 1) + [(0, more)])
+    return replace(problem, x=jnp.asarray(np.pad(x, (0, more), mode="edge"), float), weights=weights, points=len(x) + more)

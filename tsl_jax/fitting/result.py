@@ -6,7 +6,6 @@ Nothing in a batch raises: a bad curve gets a status and leaves its neighbours u
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 from functools import partial
 from typing import Any
 
@@ -15,46 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
+from tsl_jax.fitting.status import Status
 from tsl_jax.laws import Covariates, Law
-
-
-class Status(IntEnum):
-    """How the fit of one curve ended."""
-
-    CONVERGED = 0
-    WEAKLY_IDENTIFIED = 1
-    LOWER_BOUND = 2
-    UPPER_BOUND = 3
-    STRAIGHT_LINE = 4
-    FLAT = 5
-    RISING = 6
-    TOO_FEW_POINTS = 7
-    NON_FINITE = 8
-    NOT_SETTLED = 9
-
-    @property
-    def short(self) -> str:
-        """The name in files and tables, such as `lower_bound`."""
-        return self.name.lower()
-
-    def message(self) -> str:
-        """One sentence: what it means, and what to do."""
-        return _SENTENCES[self]
-
-
-_SENTENCES = {
-    Status.CONVERGED: "interior optimum, shape identified",
-    Status.WEAKLY_IDENTIFIED: "interior optimum, but the log of the shape is known no better than to 0.2: "
-    "trust the curve, not the parameters",
-    Status.LOWER_BOUND: "the shape is at its lower bound: the data look like the limit of the law",
-    Status.UPPER_BOUND: "the shape is at its upper bound: the data settle before their first points can show how",
-    Status.STRAIGHT_LINE: "a straight line fits as well: only slope and level are known",
-    Status.FLAT: "the data are constant: any shape fits; the level alone is known",
-    Status.RISING: "the fitted curve rises where the law falls: check the sign and the order of the data",
-    Status.TOO_FEW_POINTS: "no more points than parameters: nothing can be said about errors; add points",
-    Status.NON_FINITE: "NaN or infinity in the data: give these points weight zero, or mend them",
-    Status.NOT_SETTLED: "the solver stopped at its limit of iterations: scale the data, or choose another method",
-}
 
 
 @dataclass(frozen=True)
@@ -66,6 +27,8 @@ class Fit:
         covariance: DataArray (..., param, param_).
         status: DataArray (...) of int8 `Status` values. sse, r2: DataArrays (...), weighted.
         solved: DataArray (..., solved): shapes and coefficients as the solver has them.
+        log_shape_stderr: DataArray (..., shape), standard errors of the logarithms of the shapes.
+        agreeing: DataArray (...) of int8: how many starts of the solver ended at the best SSE; -1 for global searches.
         over: the dimensions that were fitted; x: where, as the law's covariates.
     """
 
@@ -77,6 +40,8 @@ class Fit:
     sse: xr.DataArray
     r2: xr.DataArray
     solved: xr.DataArray
+    log_shape_stderr: xr.DataArray
+    agreeing: xr.DataArray
     over: tuple[str, ...]
     x: Any
 

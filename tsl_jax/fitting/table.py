@@ -15,7 +15,8 @@ import pandas as pd
 import xarray as xr
 
 from tsl_jax.fitting.fit import fit
-from tsl_jax.fitting.result import Fit, Status
+from tsl_jax.fitting.result import Fit
+from tsl_jax.fitting.status import Status
 from tsl_jax.laws import Law
 
 COLUMNS = ("curve", "x", "y")

@@ -8,6 +8,8 @@ len(q):
 Weights are relative: multiplying all of them by a constant changes nothing.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,19 +33,30 @@ def published(law: Law, q: Array) -> Array:
     return law.published(jnp.concatenate([jnp.exp(q[:shapes]), q[shapes:]]))
 
 
-def covariance(law: Law, q: Array, x: Covariates, root_weight: Array, sse: Array) -> tuple[Array, Array]:
-    """Covariance (param, param) of the published parameters, and standard errors (shape,) of the log shapes.
-
-    Infinite or NaN where the data do not identify a parameter; the fit's status says so in words.
-    """
-    free = jnp.sum(root_weight > 0) - len(law.solved)
+def spread(law: Law, q: Array, x: Covariates, root_weight: Array) -> Array:
+    """(J^T J)^-1 of the weighted curve in q, (p, p); infinite or NaN where the data do not identify a parameter."""
     columns = root_weight[:, None] * _jacobian(law, q, x)
     size = jnp.sqrt(jnp.sum(columns**2, axis=0))  # columns of very different size: scale first
     _, r = orthonormal(columns / size)
     inverse = jax.scipy.linalg.solve_triangular(r, jnp.eye(len(law.solved), dtype=q.dtype)) / size[:, None]
-    cov = (inverse @ inverse.T) * (sse / jnp.where(free > 0, free, jnp.nan))
-    g = jax.jacfwd(lambda q: published(law, q))(q)
-    return g @ cov @ g.T, jnp.sqrt(jnp.diagonal(cov)[: len(law.shapes)])
+    return inverse @ inverse.T
+
+
+def published_with_covariance(law: Law, q: Array, cov: Array) -> tuple[Array, Array]:
+    """Published parameters (param, curve) and their covariance (param, param, curve), by the delta method.
+
+    Args:
+        q: (p, curve), log shapes and coefficients. cov: (p, p, curve), their covariance.
+    """
+    if law.publish is None:  # an order, and the exponential of the shapes
+        shapes = len(law.shapes)
+        order = np.array([law.solved.index(name) for name in law.params])
+        values = jnp.concatenate([jnp.exp(q[:shapes]), q[shapes:]])[order]
+        slope = jnp.concatenate([jnp.exp(q[:shapes]), jnp.ones_like(q[shapes:])])[order]
+        return values, cov[order][:, order] * slope[:, None] * slope[None]
+    values = jax.vmap(partial(published, law), -1, -1)(q)
+    g = jax.vmap(jax.jacfwd(partial(published, law)), -1, -1)(q)
+    return values, jnp.einsum("ikc,klc,jlc->ijc", g, cov, g, precision="highest")
 
 
 def noise_ceiling(fit: Fit, y: xr.DataArray, covariance: xr.DataArray) -> xr.DataArray:

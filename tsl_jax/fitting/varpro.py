@@ -31,6 +31,7 @@ class Solution(NamedTuple):
     coef: Array  # (curve, coef)
     sse: Array  # (curve,) weighted sum of squared residuals
     settled: Array  # (curve,) bool: the solver's own stopping rule was met
+    agreeing: Array  # (curve,) int8: starts that ended at the best SSE; -1 for a search without starts
 
 
 def orthonormal(columns: Array) -> tuple[Array, Array]:
@@ -147,7 +148,8 @@ def solve(law: Law, log_bounds: Array, x: Covariates, root_weight: Array, target
         shapeless = jnp.zeros(0, targets.dtype)
         residual, coef = jax.vmap(lambda r, t: project(law, shapeless, x, r, t), (share, 0))(root_weight, targets)
         sse = jnp.sum(residual**2, axis=-1)
-        return Solution(jnp.zeros((len(targets), 0), targets.dtype), coef, sse, jnp.isfinite(sse))
+        none = jnp.full(sse.shape, -1, jnp.int8)
+        return Solution(jnp.zeros((len(targets), 0), targets.dtype), coef, sse, jnp.isfinite(sse), none)
     flat = _without_constants(law, log_bounds, x, root_weight, targets)
     grid = jnp.linspace(log_bounds[0, 0], log_bounds[0, 1], GRID)
     best = jnp.argmin(grid_sse(law, grid, x, root_weight, flat), axis=-1)
@@ -161,4 +163,4 @@ def solve(law: Law, log_bounds: Array, x: Covariates, root_weight: Array, target
         return candidates[keep][None], coefs[keep], sse[keep]
 
     log_shape, coef, sse = jax.vmap(one, (0, 0, 0, share, 0))(low, high, grid[best], root_weight, targets)
-    return Solution(log_shape, coef, sse, jnp.isfinite(sse))
+    return Solution(log_shape, coef, sse, jnp.isfinite(sse), jnp.full(sse.shape, -1, jnp.int8))

@@ -1,0 +1,138 @@
+"""Any number of curves through one compiled program: blocks of a fixed shape, over all devices and cores.
+
+The last block is filled up with its last curve, and no block has a single row (another matrix path), so a curve's
+result is bit for bit the same in any batch, order and block, on any number of devices of one kind. Each worker keeps one
+aligned buffer: a fresh copy of the data would cost as much as the fit.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from queue import SimpleQueue
+from typing import Any
+
+import jax
+import numpy as np
+
+from tsl_jax.fitting.curves import Curves, Plan, solve_curves
+
+SMALL = (2, 64)  # curves of a block of the solvers that take curves one by one: a few (temporal laws), or many
+ROWS = {"cpu": 256}  # curves in one product of the compressed solver: 1 MB at 1,024 points stays in the cache
+ROWS_ELSEWHERE = 16_384
+ENTRIES = 1024  # points beyond which rows are fewer
+GROUP = 16  # products in one call
+ALIGNED = 64  # bytes: XLA reads such memory where it lies
+
+
+def run(plan: Plan, y: np.ndarray, weights: np.ndarray | None) -> Curves:
+    """Fit y (curve, point), whose points may be fewer than the plan's (which then have weight zero): numpy arrays.
+
+    Args:
+        weights: (curve, point), or None for those of the plan.
+    """
+    group, rows = _shape(plan, y.shape, weights is not None)
+    size = group * rows
+    starts = range(0, len(y), size)
+    devices = jax.local_devices()
+    workers = _workers(devices, len(starts)) if plan.solver == "compressed" else 1
+    idle: SimpleQueue[_Worker] = SimpleQueue()
+    for k in range(workers):
+        idle.put(_Worker(plan, (group, rows), y.dtype, weights is not None, devices[k % len(devices)]))
+    out: list[Curves] = []
+
+    def one(start: int) -> None:
+        worker = idle.get()
+        try:
+            block = worker.solve(y[start : start + size], None if weights is None else weights[start : start + size])
+            stop = min(start + size, len(y))
+            for whole, part in zip(out[0], block, strict=True):
+                whole[start:stop] = part[: stop - start]
+        finally:
+            idle.put(worker)
+
+    shapes = jax.eval_shape(partial(_program, own=weights is not None), *_examples(plan, (group, rows), weights))
+    out.append(Curves(*(np.empty((len(y), *a.shape[2:]), a.dtype) for a in shapes)))
+    if workers == 1:
+        for start in starts:
+            one(start)
+    else:
+        x64 = bool(jax.config.jax_enable_x64)
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(lambda start: _in_mode(x64, one, start), starts))
+    return out[0]
+
+
+def _in_mode(x64: bool, call: Any, argument: Any) -> None:
+    """jax's precision mode belongs to a thread."""
+    with jax.enable_x64(x64):
+        call(argument)
+
+
+def _shape(plan: Plan, shape: tuple[int, ...], own: bool) -> tuple[int, int]:
+    """Products in a call, and curves in each."""
+    curves = shape[0]
+    if plan.solver != "compressed" or own:
+        return 1, SMALL[0] if curves <= SMALL[0] else SMALL[1]
+    points = len(plan.weights)
+    if jax.default_backend() == "cpu":
+        rows = max(8, ROWS["cpu"] * ENTRIES // max(points, ENTRIES))
+        return (1 if curves <= 4 * rows else GROUP), rows
+    return 1, min(ROWS_ELSEWHERE, max(256, 1 << (curves - 1).bit_length()))
+
+
+def _workers(devices: list[Any], blocks: int) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = max(len(devices), cores if devices[0].platform == "cpu" else 2)
+    return max(1, min(wanted, blocks))
+
+
+class _Worker:
+    """A buffer of a fixed shape, and the device that reads it."""
+
+    def __init__(self, plan: Plan, shape: tuple[int, int], dtype: Any, own: bool, device: Any):
+        points = len(plan.weights)
+        self.device = device
+        self.plan = plan if device == jax.local_devices()[0] else jax.device_put(plan, device)
+        kind = np.asarray(plan.log_bounds).dtype
+        self.shape = (*shape, points)
+        self.y = _aligned((shape[0] * shape[1], points), kind)
+        self.own = _aligned(self.y.shape, kind) if own else None
+
+    def solve(self, y: np.ndarray, weights: np.ndarray | None) -> list[np.ndarray]:
+        _fill(self.y, y)
+        arguments = [self.plan, jax.device_put(self.y.reshape(self.shape), self.device)]
+        if weights is not None:
+            _fill(self.own, weights)
+            arguments.append(jax.device_put(self.own.reshape(self.shape), self.device))
+        found = _program(*arguments, own=weights is not None)
+        return [np.asarray(a).reshape(-1, *a.shape[2:]) for a in found]
+
+
+def _fill(buffer: Any, values: np.ndarray) -> None:
+    """Copy the rows in; those that are missing are the last one again, points that are missing zero."""
+    n = values.shape[1]
+    np.copyto(buffer[: len(values), :n], values, casting="unsafe")
+    buffer[len(values) :, :n] = values[-1]
+
+
+def _aligned(shape: tuple[int, int], dtype: Any) -> np.ndarray:
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    raw = np.zeros(size + ALIGNED, np.uint8)
+    start = -raw.ctypes.data % ALIGNED
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def _examples(plan: Plan, shape: tuple[int, int], weights: Any) -> list[Any]:
+    kind = np.asarray(plan.log_bounds).dtype
+    block = jax.ShapeDtypeStruct((*shape, len(plan.weights)), kind)
+    return [plan, block] + ([block] if weights is not None else [])
+
+
+@partial(jax.jit, static_argnames="own")
+def _program(plan: Plan, y: jax.Array, weights: jax.Array | None = None, *, own: bool) -> Curves:
+    """Every product of a group in turn: y (product, curve, point)."""
+    if own:
+        return jax.lax.map(lambda pair: solve_curves(plan, *pair), (y, weights))
+    return jax.lax.map(lambda rows: solve_curves(plan, rows), y)
