@@ -2,8 +2,21 @@
 
 from tsl_jax.fitting.curves import Curves, Plan, prepare, solve_curves
 from tsl_jax.fitting.fit import fit
+from tsl_jax.fitting.resample import Bootstrap, bootstrap
 from tsl_jax.fitting.result import Fit
 from tsl_jax.fitting.status import Status
-from tsl_jax.fitting.uncertainty import noise_ceiling
+from tsl_jax.fitting.uncertainty import noise_ceiling, profile_interval
 
-__all__ = ["Curves", "Fit", "Plan", "Status", "fit", "noise_ceiling", "prepare", "solve_curves"]
+__all__ = [
+    "Bootstrap",
+    "Curves",
+    "Fit",
+    "Plan",
+    "Status",
+    "bootstrap",
+    "fit",
+    "noise_ceiling",
+    "prepare",
+    "profile_interval",
+    "solve_curves",
+]

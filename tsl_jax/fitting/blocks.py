@@ -1,8 +1,8 @@
 """Any number of curves through one compiled program: blocks of a fixed shape, over all devices and cores.
 
-The last block is filled up with its last curve, and no block has a single row (another matrix path), so a curve's
-result is bit for bit the same in any batch, order and block, on any number of devices of one kind. Each worker keeps one
-aligned buffer: a fresh copy of the data would cost as much as the fit.
+The last block is filled up with its last curve, and no block has a single row (another matrix path), so the result
+of a curve is bit for bit the same in any batch, order and block, on any number of devices of one kind. Each worker
+keeps one aligned buffer: a fresh copy of the data would cost as much as the fit.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from queue import SimpleQueue
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from tsl_jax.fitting.curves import Curves, Plan, solve_curves
@@ -40,28 +41,29 @@ def run(plan: Plan, y: np.ndarray, weights: np.ndarray | None) -> Curves:
     idle: SimpleQueue[_Worker] = SimpleQueue()
     for k in range(workers):
         idle.put(_Worker(plan, (group, rows), y.dtype, weights is not None, devices[k % len(devices)]))
-    out: list[Curves] = []
+    out: list[np.ndarray] = []
 
     def one(start: int) -> None:
         worker = idle.get()
         try:
             block = worker.solve(y[start : start + size], None if weights is None else weights[start : start + size])
-            stop = min(start + size, len(y))
-            for whole, part in zip(out[0], block, strict=True):
-                whole[start:stop] = part[: stop - start]
         finally:
             idle.put(worker)
+        if not out:
+            out.extend(np.empty((len(y), *part.shape[1:]), part.dtype) for part in block)
+        stop = min(start + size, len(y))
+        for whole, part in zip(out, block, strict=True):
+            whole[start:stop] = part[: stop - start]
 
-    shapes = jax.eval_shape(partial(_program, own=weights is not None), *_examples(plan, (group, rows), weights))
-    out.append(Curves(*(np.empty((len(y), *a.shape[2:]), a.dtype) for a in shapes)))
+    one(starts[0])  # compiles, alone
     if workers == 1:
-        for start in starts:
+        for start in starts[1:]:
             one(start)
     else:
-        x64 = bool(jax.config.jax_enable_x64)
+        x64 = jnp.asarray(0.0).dtype == np.float64
         with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(lambda start: _in_mode(x64, one, start), starts))
-    return out[0]
+            list(pool.map(lambda start: _in_mode(x64, one, start), starts[1:]))
+    return Curves(*out)
 
 
 def _in_mode(x64: bool, call: Any, argument: Any) -> None:
@@ -101,13 +103,22 @@ class _Worker:
         self.own = _aligned(self.y.shape, kind) if own else None
 
     def solve(self, y: np.ndarray, weights: np.ndarray | None) -> list[np.ndarray]:
-        _fill(self.y, y)
-        arguments = [self.plan, jax.device_put(self.y.reshape(self.shape), self.device)]
-        if weights is not None:
+        block = y
+        if not _readable(y, self.y):
+            _fill(self.y, y)
+            block = self.y
+        arguments = [self.plan, jax.device_put(block.reshape(self.shape), self.device)]
+        if weights is not None and self.own is not None:
             _fill(self.own, weights)
             arguments.append(jax.device_put(self.own.reshape(self.shape), self.device))
         found = _program(*arguments, own=weights is not None)
-        return [np.asarray(a).reshape(-1, *a.shape[2:]) for a in found]
+        return [np.asarray(a).reshape(len(self.y), *a.shape[2:]) for a in found]
+
+
+def _readable(values: np.ndarray, buffer: np.ndarray) -> bool:
+    """Whether XLA can read the rows where they lie, as it can in most memory-mapped files."""
+    alike = values.shape == buffer.shape and values.dtype == buffer.dtype and values.flags.c_contiguous
+    return alike and values.ctypes.data % ALIGNED == 0
 
 
 def _fill(buffer: Any, values: np.ndarray) -> None:
@@ -122,12 +133,6 @@ def _aligned(shape: tuple[int, int], dtype: Any) -> np.ndarray:
     raw = np.zeros(size + ALIGNED, np.uint8)
     start = -raw.ctypes.data % ALIGNED
     return raw[start : start + size].view(dtype).reshape(shape)
-
-
-def _examples(plan: Plan, shape: tuple[int, int], weights: Any) -> list[Any]:
-    kind = np.asarray(plan.log_bounds).dtype
-    block = jax.ShapeDtypeStruct((*shape, len(plan.weights)), kind)
-    return [plan, block] + ([block] if weights is not None else [])
 
 
 @partial(jax.jit, static_argnames="own")

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from tsl_jax.fitting import compressed, uncertainty, varpro
+from tsl_jax.fitting import compressed, family, uncertainty, varpro
 from tsl_jax.fitting.status import EDGE, UNUSABLE, judge
 from tsl_jax.laws import Covariates, Law
 
@@ -29,16 +29,16 @@ METHODS = ("auto", "varpro", "lm")
 
 
 class Curves(NamedTuple):
-    """What is known of each curve after a fit; every array has the curve first."""
+    """What is known of each curve after a fit, jax or numpy arrays that all have the curve first."""
 
-    params: Array  # (curve, param) in published order
-    solved: Array  # (curve, solved) shapes, then coefficients
-    covariance: Array  # (curve, param, param)
-    log_error: Array  # (curve, shape) standard errors of the log shapes
-    sse: Array  # (curve,)
-    sst: Array  # (curve,) weighted sum of squares about the weighted mean
-    status: Array  # (curve,) int8
-    agreeing: Array  # (curve,) int8: starts of the solver that ended at the best SSE; -1 where it has none
+    params: Any  # (curve, param) in published order
+    solved: Any  # (curve, solved) shapes, then coefficients
+    covariance: Any  # (curve, param, param)
+    log_error: Any  # (curve, shape) standard errors of the log shapes
+    sse: Any  # (curve,)
+    sst: Any  # (curve,) weighted sum of squares about the weighted mean
+    status: Any  # (curve,) int8
+    agreeing: Any  # (curve,) int8: starts of the solver that ended at the best SSE; -1 where it has none
 
 
 @partial(
@@ -87,7 +87,7 @@ def prepare(
     shared = np.ones(points or len(np.asarray(x))) if weights is None else np.asarray(weights, float)
     tables = None
     if solver == "varpro" and law.shapes and weights is not None:
-        tables = compressed.prepare(law, x, shared, bounds, dtype)
+        tables = family.prepare(law, x, shared, bounds, dtype)
     array = partial(jnp.asarray, dtype=dtype)
     solver = "compressed" if tables is not None else solver
     return Plan(law, solver, absolute_sigma, array(bounds), jax.tree.map(array, x), array(shared), tables)
@@ -215,7 +215,7 @@ def _known(
     def first(a: Array) -> Array:
         return jnp.moveaxis(jnp.where(unusable, jnp.nan, a), -1, 0)
 
-    parts = (first(a) for a in (params, solved, covariance, log_error, sse, sst))
+    parts = (first(params), first(solved), first(covariance), first(log_error), first(sse), first(sst))
     return Curves(*parts, status, agreeing)
 
 

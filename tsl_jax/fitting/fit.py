@@ -14,10 +14,10 @@ import jax
 import numpy as np
 import xarray as xr
 
-from tsl_jax.fitting import blocks
+from tsl_jax.fitting import blocks, limits, robust
 from tsl_jax.fitting.curves import Curves, prepare
 from tsl_jax.fitting.problem import Problem, read
-from tsl_jax.fitting.result import Fit
+from tsl_jax.fitting.result import Fit, evaluate
 from tsl_jax.fitting.status import Status
 from tsl_jax.laws import Law
 
@@ -31,6 +31,9 @@ def fit(
     method: str = "auto",
     dtype: str | None = None,
     absolute_sigma: bool = False,
+    loss: str = "squares",
+    delta: float | None = None,
+    coef_limits: limits.Limits | None = None,
 ) -> Fit:
     """Fit `law` to y by weighted least squares along `over`, for all other dimensions at once.
 
@@ -46,6 +49,9 @@ def fit(
         dtype: "float64" (default) or "float32".
         absolute_sigma: weights are 1/variance of y, and errors come from them alone; else weights are relative and
             errors are scaled by SSE/(n - p), as scipy's `curve_fit` has it.
+        loss: "squares", "huber", "log" or "log_huber", see `robust.py`. delta: where Huber's loss turns linear, in
+            units of y or of its logarithm; default 1.345 robust standard deviations of each curve's residuals.
+        coef_limits: {"a2": (0, None)} keeps coefficients within limits; `Fit.active` says which are met.
 
     Returns:
         `Fit`, with the other dimensions of y; a 2-d bare array gets the dimension `curve`.
@@ -55,23 +61,58 @@ def fit(
     """
     if dtype not in (None, "float32", "float64"):
         raise ValueError(f"fit: dtype must be 'float64' or 'float32', found {dtype!r}")
+    if not isinstance(law, Law):
+        raise ValueError(f"fit: law must be a Law such as tsl.laws.HYPERBOLIC, found {law!r}; see tsl.laws.BY_NAME")
+    if loss not in robust.LOSSES or (loss != "squares" and absolute_sigma):
+        raise ValueError(f"fit: loss must be one of {robust.LOSSES}, others than squares without absolute_sigma")
+    bound = limits.check(law, coef_limits or {})
     with jax.enable_x64(dtype != "float32"):
         problem = read(law, y, over, x, weights)
-        own = problem.weights if problem.weights.ndim == 2 else None
-        plan = prepare(
+
+        def solve(law: Law, y: np.ndarray, own: np.ndarray | None) -> Curves:
+            shared = problem.weights if own is None else None
+            options = {"method": method, "dtype": dtype or "float64", "absolute_sigma": absolute_sigma}
+            return blocks.run(prepare(law, problem.x, shared, points=problem.points, **options), y, own)
+
+        curves = _solved(law, problem, solve, bound, loss, delta)
+    return _label(law, problem, curves, limits.active(law, bound, curves))
+
+
+def _solved(law: Law, problem: Problem, solve: Any, bound: Any, loss: str, delta: float | None) -> Curves:
+    """The fits, by way of limits and robust losses where these are asked for."""
+    own = problem.weights if problem.weights.ndim == 2 else None
+
+    def limited(y: np.ndarray, own: np.ndarray | None) -> Curves:
+        if not bound:
+            return solve(law, y, own)
+        return limits.fit(
             law,
-            problem.x,
-            None if own is not None else problem.weights,
-            points=problem.points,
-            method=method,
-            dtype=dtype or "float64",
-            absolute_sigma=absolute_sigma,
+            bound,
+            problem.given,
+            y,
+            problem.weights[..., : y.shape[1]] if own is None else own[..., : y.shape[1]],
+            lambda law, y, k: solve(law, y, None if own is None else own[k]),
         )
-        curves = blocks.run(plan, problem.y, own)
-    return _label(law, problem, curves)
+
+    if loss == "squares":
+        return limited(problem.y, own)
+    points = problem.y.shape[1]
+    return robust.fit(
+        loss,
+        delta,
+        np.asarray(problem.y, float),
+        problem.weights[..., :points],
+        lambda y, w: limited(y, None if w is None else _extended(w, problem.points)),
+        lambda curves: evaluate(law, curves.solved, problem.given),
+    )
 
 
-def _label(law: Law, problem: Problem, curves: Curves) -> Fit:
+def _extended(weights: np.ndarray, points: int) -> np.ndarray:
+    """Weights (curve, point) with zeros up to the padded number of points."""
+    return np.pad(weights, ((0, 0), (0, points - weights.shape[1])))
+
+
+def _label(law: Law, problem: Problem, curves: Curves, active: np.ndarray) -> Fit:
     """The result with the names of the dimensions that were not fitted."""
     outer = problem.outer
 
@@ -97,6 +138,7 @@ def _label(law: Law, problem: Problem, curves: Curves) -> Fit:
         solved=array(curves.solved, {"solved": law.solved}),
         log_shape_stderr=array(curves.log_error, {"shape": law.shapes}),
         agreeing=array(curves.agreeing, {}),
+        active=array(active, {"coef": law.coefs}),
         over=problem.over,
         x=problem.given,
     )

@@ -143,4 +143,6 @@ def _padded(problem: Problem) -> Problem:
     x = np.asarray(problem.x)
     more = -len(x) % PAD
     weights = np.pad(problem.weights, [(0, 0)] * (problem.weights.ndim - 1) + [(0, more)])
-    return replace(problem, x=jnp.asarray(np.pad(x, (0, more), mode="edge"), float), weights=weights, points=len(x) + more)
+    return replace(
+        problem, x=jnp.asarray(np.pad(x, (0, more), mode="edge"), float), weights=weights, points=len(x) + more
+    )

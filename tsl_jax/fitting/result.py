@@ -29,6 +29,7 @@ class Fit:
         solved: DataArray (..., solved): shapes and coefficients as the solver has them.
         log_shape_stderr: DataArray (..., shape), standard errors of the logarithms of the shapes.
         agreeing: DataArray (...) of int8: how many starts of the solver ended at the best SSE; -1 for global searches.
+        active: DataArray (..., coef) of int8: -1 or 1 where a coefficient is at its lower or upper limit, else 0.
         over: the dimensions that were fitted; x: where, as the law's covariates.
     """
 
@@ -42,6 +43,7 @@ class Fit:
     solved: xr.DataArray
     log_shape_stderr: xr.DataArray
     agreeing: xr.DataArray
+    active: xr.DataArray
     over: tuple[str, ...]
     x: Any
 
@@ -62,14 +64,13 @@ class Fit:
         """
         x = self.x if x is None else x
         values = np.asarray(self.solved.values, float).reshape(-1, len(self.law.solved))
-        with jax.enable_x64(True):
-            points = as_covariates(x)
-            curves = _evaluate(self.law, jnp.asarray(values), points)
+        points = as_covariates(x)
+        curves = evaluate(self.law, values, x)
         outer = self.solved.dims[:-1]
         name = self.over[0] if len(self.over) == 1 else "point"
         coordinates = {key: c for key, c in self.solved.coords.items() if set(c.dims) <= set(outer)}
         if not isinstance(points, dict):
-            coordinates[name] = (name, np.asarray(points))
+            coordinates[name] = (name, points)
         shape = (*self.solved.shape[:-1], curves.shape[-1])
         return xr.DataArray(np.asarray(curves).reshape(shape), coordinates, (*outer, name))
 
@@ -92,11 +93,17 @@ class Fit:
         return f"{self.law.formula} · {sizes} · {good}/{self.status.size} converged{r2}{rest}"
 
 
-def as_covariates(x: Any) -> Covariates:
+def as_covariates(x: Any) -> Any:
     """Arrays of floats from arrays, DataArrays, or a mapping of them."""
     if isinstance(x, dict):
-        return {name: jnp.asarray(np.asarray(value), float) for name, value in x.items()}
-    return jnp.asarray(np.asarray(x), float)
+        return {name: np.asarray(value, float) for name, value in x.items()}
+    return np.asarray(x, float)
+
+
+def evaluate(law: Law, solved: np.ndarray, x: Any) -> np.ndarray:
+    """The curves (curve, point) of solved values (curve, solved) at x, in float64."""
+    with jax.enable_x64(True):
+        return np.asarray(_evaluate(law, jnp.asarray(solved, float), jax.tree.map(jnp.asarray, as_covariates(x))))
 
 
 @partial(jax.jit, static_argnums=0)

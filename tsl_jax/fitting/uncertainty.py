@@ -5,7 +5,8 @@ len(q):
 
     cov(q) = SSE/(n - p) (J^T J)^-1,    cov(published) = G cov(q) G^T,   G = d published / d q  (delta method).
 
-Weights are relative: multiplying all of them by a constant changes nothing.
+Weights are relative: multiplying all of them by a constant changes nothing, unless they are said to be
+inverse variances.
 """
 
 from functools import partial
@@ -17,8 +18,10 @@ import xarray as xr
 from jax import Array
 
 from tsl_jax.fitting.result import Fit
-from tsl_jax.fitting.varpro import orthonormal
+from tsl_jax.fitting.varpro import grid_sse, orthonormal
 from tsl_jax.laws import Covariates, Law
+
+PROFILE = 1024  # points over the range of a shape: .02 apart
 
 
 def _jacobian(law: Law, q: Array, x: Covariates) -> Array:
@@ -85,3 +88,50 @@ def _missed(law: Law, q: Array, x: Covariates, noise: Array) -> Array:
     """tr((I - H) Sigma)."""
     frame, _ = orthonormal(_jacobian(law, q, x))
     return jnp.trace(noise) - jnp.sum(frame * (noise @ frame))
+
+
+def profile_interval(law: Law, y: np.ndarray, x: Covariates, weights: np.ndarray | None = None, level: float = 0.9):
+    """Profile interval of the shape of a one-shape law, (low, high) for each curve, by likelihood ratio.
+
+    All theta with SSE(theta) <= SSE_min (1 + F/(n - p)), where F is the quantile of F(1, n - p). Where the shape is
+    weak it covers as it says, unlike estimate +- standard error. An end beyond the range of the shape is 0 or infinite.
+
+    Args:
+        y: (curve, point) without NaN. weights: (point,) or (curve, point), relative.
+        level: probability that the interval holds the shape.
+
+    Raises:
+        ValueError: for a law that is not separable with one shape.
+    """
+    from scipy.stats import f as f_distribution  # late: a second to import
+
+    if law.basis is None or len(law.shapes) != 1:
+        raise ValueError(f"profile_interval: needs a separable law with one shape, {law.name} has {law.shapes}")
+    y = np.atleast_2d(np.asarray(y, float))
+    share = np.ones(y.shape[1]) if weights is None else np.asarray(weights, float)
+    free = (np.broadcast_to(share, y.shape) > 0).sum(axis=1) - len(law.solved)
+    with jax.enable_x64(True):
+        points = jax.tree.map(jnp.asarray, x)
+        bounds = np.log(np.asarray(law.bounds(points)))[0]
+        grid = np.linspace(bounds[0], bounds[1], PROFILE)
+        root = jnp.sqrt(jnp.asarray(share))
+        sse = np.asarray(_profile(law, jnp.asarray(grid), points, root, root * jnp.where(share > 0, y, 0)))
+    limit = sse.min(axis=1) * (1 + f_distribution.ppf(level, 1, np.maximum(free, 1)) / np.maximum(free, 1))
+    inside = sse <= limit[:, None]
+    first, last = inside.argmax(axis=1), PROFILE - 1 - inside[:, ::-1].argmax(axis=1)
+    low = np.where(first == 0, -np.inf, _crossing(grid, sse, limit, first, -1))
+    return np.exp(low), np.exp(np.where(last == PROFILE - 1, np.inf, _crossing(grid, sse, limit, last, 1)))
+
+
+@partial(jax.jit, static_argnums=0)
+def _profile(law: Law, grid: Array, x: Covariates, root: Array, targets: Array) -> Array:
+    return grid_sse(law, grid, x, root, targets)
+
+
+def _crossing(grid: np.ndarray, sse: np.ndarray, limit: np.ndarray, inner: np.ndarray, step: int) -> np.ndarray:
+    """Where SSE meets the limit between the last grid point inside and its neighbour, linearly."""
+    curve = np.arange(len(sse))
+    outer = np.clip(inner + step, 0, len(grid) - 1)
+    rise = sse[curve, outer] - sse[curve, inner]
+    part = np.where(rise > 0, (limit - sse[curve, inner]) / np.where(rise > 0, rise, 1), 0)
+    return grid[inner] + part * (grid[outer] - grid[inner])

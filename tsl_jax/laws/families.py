@@ -42,3 +42,28 @@ def rate(x: Covariates) -> Array:
 def exponent(x: Covariates) -> Array:
     """Range (1, 2) of an exponent: from nearly logarithmic to one that is over after the first point."""
     return jnp.asarray([[5e-3, 1e1]])
+
+
+def exponential(shape: Array, x: Covariates) -> Array:
+    """exp(-shape x), 1."""
+    x = jnp.asarray(x)
+    return jnp.stack([jnp.exp(-shape[0] * x), jnp.ones_like(x)], axis=-1)
+
+
+def wave(shape: Array, x: Covariates) -> Array:
+    """cos(shape x), sin(shape x), 1."""
+    x = jnp.asarray(x)
+    return jnp.stack([jnp.cos(shape[0] * x), jnp.sin(shape[0] * x), jnp.ones_like(x)], axis=-1)
+
+
+def decay(x: Covariates) -> Array:
+    """Range (1, 2) of the rate of an exponential: from a straight line to one that is over after the first point."""
+    x = jnp.asarray(x)
+    smallest = jnp.min(jnp.where(x > 0, x, jnp.max(x)))
+    return jnp.stack([1e-3 / jnp.max(x), 10 / smallest])[None]
+
+
+def frequency(x: Covariates) -> Array:
+    """Range (1, 2) of an angular frequency: from a twentieth of a period over the range of x to two periods."""
+    x = jnp.asarray(x)
+    return (2 * jnp.pi * jnp.asarray([0.05, 2.0]) / (jnp.max(x) - jnp.min(x)))[None]

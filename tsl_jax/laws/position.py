@@ -1,9 +1,12 @@
 """Laws over token position i (tokens of context, from 1): how the loss falls as context grows.
 
 HYPERBOLIC is the dynamic hyperbolic law of the Temporal Scaling Law (Xiong et al., arXiv 2404.17785), POSITION_POWER
-its rival (Kaplan et al., arXiv 2001.08361, appendix D.5). Both describe positions 1..n: fits over different n are not
-comparable, and the constant is not the loss at infinite context.
+its rival (Kaplan et al., arXiv 2001.08361, appendix D.5); POSITION_EXPONENTIAL and POSITION_LOG are controls with as
+many parameters. All describe positions 1..n: fits over different n are not comparable, and the constant is not the loss
+at infinite context.
 """
+
+import jax.numpy as jnp
 
 from tsl_jax.laws import families
 from tsl_jax.laws.law import Law
@@ -32,4 +35,30 @@ POSITION_POWER = Law(
     covariates=("position",),
     falls=("c1",),
     source="Kaplan et al., Scaling Laws for Neural Language Models, arXiv 2001.08361, appendix D.5",
+)
+
+POSITION_EXPONENTIAL = Law(
+    name="position_exponential",
+    formula="c0 + c1 exp(-c2 i)",
+    params=("c0", "c1", "c2"),
+    shapes=("c2",),
+    coefs=("c1", "c0"),
+    basis=families.exponential,
+    bounds=families.decay,
+    covariates=("position",),
+    falls=("c1",),
+    source="a control: a scale of context instead of none",
+)
+
+POSITION_LOG = Law(
+    name="position_log",
+    formula="c0 - c1 log(1 + c2 i)",
+    params=("c0", "c1", "c2"),
+    shapes=("c2",),
+    coefs=("c1", "c0"),
+    basis=lambda shape, x: families.logarithm(shape, x) * jnp.asarray([-1.0, 1.0]),
+    bounds=families.rate,
+    covariates=("position",),
+    falls=("c1",),
+    source="a control: a loss that never settles",
 )

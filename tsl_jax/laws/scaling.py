@@ -1,4 +1,4 @@
-"""Laws over model size and data: Kaplan et al., Scaling Laws for Neural Language Models, arXiv 2001.08361.
+"""Laws over model size and data: Kaplan et al., Scaling Laws for Neural Language Models, and Hoffmann et al.
 
 `n_params` is without embeddings; `tokens` is the size D of the data set. Never let this N meet the tokens-seen N of
 `temporal.py`: the covariates' names keep them apart.
@@ -29,6 +29,12 @@ def _size_and_data_bounds(x: Covariates) -> Array:
     return jnp.concatenate([jnp.outer(smallest, jnp.asarray([1.0, 1e15])), jnp.asarray([_EXPONENT, _EXPONENT])])
 
 
+def _sum_of_powers(shape: Array, x: Covariates) -> Array:
+    assert isinstance(x, Mapping)
+    n_params, tokens = x["n_params"], x["tokens"]
+    return jnp.stack([n_params ** -shape[0], tokens ** -shape[1], jnp.ones_like(n_params)], axis=-1)
+
+
 KAPLAN_N = Law(
     name="kaplan_n",
     formula="(N_c/N)^alpha_N",
@@ -52,5 +58,18 @@ KAPLAN_ND = Law(
     bounds=_size_and_data_bounds,
     covariates=("n_params", "tokens"),
     source=f"{_KAPLAN}, eq. 1.5",
+    starts=8,
+)
+
+CHINCHILLA = Law(
+    name="chinchilla",
+    formula="E + A/N^alpha + B/D^beta",
+    params=("E", "A", "B", "alpha", "beta"),
+    shapes=("alpha", "beta"),
+    coefs=("A", "B", "E"),
+    basis=_sum_of_powers,
+    bounds=lambda x: jnp.asarray([_EXPONENT, _EXPONENT]),
+    covariates=("n_params", "tokens"),
+    source="Hoffmann et al., Training Compute-Optimal Large Language Models, arXiv 2203.15556, eq. 2",
     starts=8,
 )

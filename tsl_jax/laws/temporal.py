@@ -53,6 +53,33 @@ POWER = Law(
     source="a power law with a constant: the baseline of Xiong et al., arXiv 2404.17785, made fair",
 )
 
+COSINE = Law(
+    name="cosine",
+    formula="b0 cos(omega N) + b1 sin(omega N) + b2",
+    params=("b0", "b1", "b2", "omega"),
+    shapes=("omega",),
+    coefs=("b0", "b1", "b2"),
+    basis=families.wave,
+    bounds=families.frequency,
+    covariates=("tokens",),
+    source="the footprint of a cosine schedule of unknown period",
+)
+
+
+def cosine(omega: float) -> Law:
+    """COSINE with a given angular frequency, radians per token: linear in all that is left."""
+    return Law(
+        name="cosine_given",
+        formula=f"b0 cos({omega:.4g} N) + b1 sin({omega:.4g} N) + b2",
+        params=("b0", "b1", "b2"),
+        shapes=(),
+        coefs=("b0", "b1", "b2"),
+        basis=lambda shape, x: families.wave(jnp.asarray([omega]), x),
+        bounds=lambda x: jnp.zeros((0, 2)),
+        covariates=("tokens",),
+        source="the footprint of a cosine schedule of known period",
+    )
+
 
 @lru_cache(maxsize=64)
 def piecewise_cosine(schedule: Schedule) -> Law:

@@ -1,0 +1,332 @@
+"""The engine beneath `fit`: global, exact to its dtype, the same bits in any batch, differentiable, honest."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import curve_fit, least_squares
+
+import tsl_jax as tsl
+from tsl_jax import Status, laws
+from tsl_jax.fitting import bootstrap, family, prepare, profile_interval, solve_curves, varpro
+
+POSITION = np.arange(1.0, 129.0)
+TOKENS = np.geomspace(6e4, 2.5e6, 32)
+ONE_SHAPE = {law: POSITION if law.covariates == ("position",) else TOKENS for law in laws.BY_NAME.values()
+             if len(law.shapes) == 1 and law.basis is not None}  # fmt: skip
+BITS = ("params", "stderr", "sse", "covariance", "status", "r2")
+
+
+def hyperbola(i, a0, a1, a2):
+    return a0 / (1 + a1 * i) + a2
+
+
+def noisy(curves: int, sd: float = 0.02, seed: int = 0, low: float = 0.05, high: float = 2) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    a1 = np.exp(rng.uniform(np.log(low), np.log(high), (curves, 1)))
+    return hyperbola(POSITION, 1.5, a1, 4.0) + sd * rng.standard_normal((curves, len(POSITION)))
+
+
+def log_range(law, x) -> np.ndarray:
+    with jax.enable_x64(True):
+        return np.log(np.asarray(law.bounds(jnp.asarray(x))))
+
+
+@pytest.mark.parametrize("law", ONE_SHAPE, ids=lambda law: law.name)
+def test_a_curve_of_any_shape_in_the_range_is_explained(law):
+    x = ONE_SHAPE[law]
+    low, width = log_range(law, x)[0, 0], np.ptp(log_range(law, x))
+
+    @settings(max_examples=25, deadline=None)
+    @given(place=st.floats(0.02, 0.98), coefs=st.lists(st.floats(0.5, 3), min_size=3, max_size=3))
+    def explained(place, coefs):
+        shape = np.exp(low + place * width)
+        with jax.enable_x64(True):
+            columns = np.asarray(law.basis(jnp.asarray([shape]), jnp.asarray(x)))
+        columns = columns / np.abs(columns).max(axis=0)
+        y = columns @ coefs[: columns.shape[1]]
+        found = tsl.fit(law, y, x=x)
+        assert float(found.sse) <= 1e-14 * np.sum(y**2)
+
+    explained()
+
+
+@pytest.mark.parametrize("law", ONE_SHAPE, ids=lambda law: law.name)
+def test_the_family_is_low_rank_and_accurate_between_its_nodes(law):
+    x = ONE_SHAPE[law]
+    tables = family.prepare(law, x, np.ones(len(x)), log_range(law, x), "float64")
+    assert tables is not None
+    assert tables.layout.vectors <= 32
+
+
+@pytest.mark.parametrize("law", [laws.HYPERBOLIC, laws.COSINE, laws.KAPLAN_N], ids=lambda law: law.name)
+def test_compressed_and_plain_variable_projection_agree(law, tolerance):
+    """Errors and bounds too; with weights, some of them zero over NaN."""
+    x = ONE_SHAPE[law]
+    rng = np.random.default_rng(1)
+    truth = {laws.HYPERBOLIC: lambda x: 1.5 / (1 + 0.2 * x), laws.COSINE: lambda x: np.cos(2e-6 * x + 1),
+             laws.KAPLAN_N: lambda x: (8e13 / x) ** 0.076}[law](x)  # fmt: skip
+    y = truth + 0.02 * rng.standard_normal((20, len(x)))
+    weights = rng.uniform(0.5, 2, len(x))
+    weights[3] = 0
+    y[:, 3] = np.nan
+    fast = tsl.fit(law, y, x=x, weights=weights)
+    plain = tsl.fit(law, y, x=x, weights=np.broadcast_to(weights, y.shape))  # weights of each curve: the general path
+    np.testing.assert_allclose(fast.sse, plain.sse, rtol=tolerance["solver"])
+    np.testing.assert_allclose(fast.r2, plain.r2, rtol=1e-9)
+    np.testing.assert_array_equal(fast.status, plain.status)
+    good = fast.converged.values
+    np.testing.assert_allclose(fast.stderr[good], plain.stderr[good], rtol=1e-4)
+    np.testing.assert_allclose(fast.log_shape_stderr[good], plain.log_shape_stderr[good], rtol=1e-4)
+
+
+def test_float32_stays_within_a_millionth_of_the_best():
+    y = noisy(400, low=0.01).astype(np.float32).astype(float)
+    best = tsl.fit(laws.HYPERBOLIC, y, x=POSITION)
+    single = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, dtype="float32")
+    a0, a1, a2 = np.asarray(single.params, float).T[..., None]
+    sse = np.sum((y - hyperbola(POSITION, a0, a1, a2)) ** 2, axis=1)
+    assert np.max(sse / best.sse.values - 1) < 1e-6
+    np.testing.assert_allclose(single.sse, best.sse, rtol=1e-5)  # the sum itself is rounded
+    np.testing.assert_array_equal(single.converged, best.converged)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_curve_has_the_same_bits_in_any_batch_order_and_block(dtype):
+    y = noisy(1500)
+    y[17, 3], y[5] = np.nan, 3.0
+    whole = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, dtype=dtype)
+    order = np.random.default_rng(0).permutation(len(y))
+    mixed = tsl.fit(laws.HYPERBOLIC, y[order], x=POSITION, dtype=dtype)
+    part = tsl.fit(laws.HYPERBOLIC, y[:70], x=POSITION, dtype=dtype)
+    alone = tsl.fit(laws.HYPERBOLIC, y[40], x=POSITION, dtype=dtype)
+    strided = tsl.fit(laws.HYPERBOLIC, np.repeat(y, 2, axis=1)[::-1, ::2], x=POSITION, dtype=dtype)
+    for name in BITS:
+        expected = getattr(whole, name).values
+        for found, chosen in ((mixed, order), (part, slice(70)), (alone, 40), (strided, slice(None, None, -1))):
+            np.testing.assert_array_equal(getattr(found, name).values, expected[chosen], err_msg=name)
+
+
+SHARDED = """
+import hashlib, jax, numpy as np, tsl_jax as tsl
+from tsl_jax import laws
+assert len(jax.local_devices()) == {devices}
+i, rng = np.arange(1.0, 129.0), np.random.default_rng(0)
+y = 1.5 / (1 + np.exp(rng.uniform(-3, 0, (9000, 1))) * i) + 4 + 0.02 * rng.standard_normal((9000, 128))
+found = tsl.fit(laws.HYPERBOLIC, y, x=i, dtype="float32")
+parts = (found.params, found.stderr, found.sse, found.status)
+print(hashlib.sha256(b"".join(np.ascontiguousarray(a.values).tobytes() for a in parts)).hexdigest())
+"""
+
+
+def test_eight_devices_give_the_bits_of_one():
+    told = []
+    for devices in (1, 8):
+        environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        command = [sys.executable, "-c", SHARDED.format(devices=devices)]
+        told.append(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+    assert told[0] == told[1] != ""
+
+
+def test_gradients_follow_the_implicit_function_theorem():
+    y = noisy(3, seed=4)
+    step = np.where(POSITION < 2, 6.0, 4.0)  # its shape is at the upper bound, and stays there
+    with jax.enable_x64(True):
+        plan = prepare(laws.HYPERBOLIC, POSITION, np.ones(len(POSITION)))
+        curves = jnp.asarray(np.vstack([y, step]))
+
+        def read(y):
+            found = solve_curves(plan, y)
+            return jnp.concatenate([found.params, found.sse[:, None]], axis=1)
+
+        exact = jax.jit(jax.jacrev(read))(curves)
+        assert np.asarray(read(curves))[3, 1] == pytest.approx(1000)
+        for curve, point in ((0, 0), (1, 5), (2, 100), (3, 0)):
+            h = jnp.zeros_like(curves).at[curve, point].set(1e-5)
+            moved = (read(curves + h) - read(curves - h)) / 2e-5
+            np.testing.assert_allclose(exact[..., curve, point], moved, rtol=2e-4, atol=1e-6)
+        batched = jax.vmap(lambda y: solve_curves(plan, y).params)(curves.reshape(2, 2, -1))
+        np.testing.assert_allclose(batched.reshape(4, 3), solve_curves(plan, curves).params, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("level", "share"), [(1.0, 0.6827), (1.96, 0.95)])
+def test_errors_cover_as_often_as_they_say_where_the_shape_is_identified(level, share):
+    rng = np.random.default_rng(2)
+    y = hyperbola(POSITION, 1.5, 0.3, 4.0) + 0.02 * rng.standard_normal((2000, len(POSITION)))
+    found = tsl.fit(laws.HYPERBOLIC, y, x=POSITION)
+    inside = (np.abs(found.params - [1.5, 0.3, 4.0]) < level * found.stderr).mean("curve")
+    assert (np.abs(inside - share) < 4 * np.sqrt(share * (1 - share) / 2000)).all()
+    logs = np.abs(np.log(found.params.sel(param="a1") / 0.3)) < level * found.log_shape_stderr.sel(shape="a1")
+    assert abs(float(logs.mean()) - share) < 4 * np.sqrt(share * (1 - share) / 2000)
+
+
+def test_profile_intervals_cover_where_wald_intervals_do_not():
+    rng = np.random.default_rng(3)
+    y = hyperbola(POSITION, 1.5, 3.0, 4.0) + 0.1 * rng.standard_normal((400, len(POSITION)))
+    found = tsl.fit(laws.HYPERBOLIC, y, x=POSITION)
+    assert (found.status == Status.WEAKLY_IDENTIFIED).mean() > 0.5
+    low, high = profile_interval(laws.HYPERBOLIC, y, POSITION, level=0.9)
+    covered = np.mean((low <= 3) & (high >= 3))
+    wald = np.abs(found.params.sel(param="a1") - 3) < 1.645 * found.stderr.sel(param="a1")
+    assert abs(covered - 0.9) < 4 * np.sqrt(0.09 / 400)
+    assert float(wald.mean()) < 0.8
+
+
+def test_inverse_variances_give_the_errors_of_absolute_sigma():
+    y = noisy(1, seed=5)[0]
+    sigma = np.linspace(0.02, 0.06, len(y))
+    p, cov = curve_fit(hyperbola, POSITION, y, p0=[1.5, 0.3, 4.0], sigma=sigma, absolute_sigma=True, xtol=1e-14)
+    found = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, weights=sigma**-2, absolute_sigma=True)
+    np.testing.assert_allclose(found.params, p, rtol=1e-5)
+    np.testing.assert_allclose(found.covariance, cov, rtol=1e-3)
+    relative = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, weights=sigma**-2)
+    assert float(relative.stderr[0] / found.stderr[0]) < 0.8  # the data are less noisy than sigma says
+
+
+@pytest.mark.parametrize(("loss", "delta"), [("huber", 0.03), ("log", None), ("log_huber", 0.007)])
+def test_robust_losses_end_where_no_start_of_scipy_does_better(loss, delta):
+    y = noisy(3, seed=6)
+    y[:, 5::9] += 1.0
+    found = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, loss=loss, delta=delta)
+    read = np.log if loss.startswith("log") else np.asarray
+    shape = {"loss": "huber", "f_scale": delta} if delta else {}
+    for k in range(len(y)):
+
+        def left(p, k=k):
+            return read(y[k]) - read(np.maximum(hyperbola(POSITION, p[0], np.exp(p[1]), p[2]), 1e-9))
+
+        ends = [
+            least_squares(left, (1.5, start, 4.0), xtol=1e-14, ftol=1e-14, gtol=1e-12, max_nfev=3000, **shape).cost
+            for start in (-3.0, -1.2, 0.5)
+        ]
+        a0, a1, a2 = np.asarray(found.params[k])
+        r = left((a0, np.log(a1), a2))
+        rho = r**2 / 2 if delta is None else np.where(abs(r) < delta, r**2 / 2, delta * abs(r) - delta**2 / 2)
+        assert rho.sum() <= min(ends) * (1 + 1e-6)
+
+
+def test_huber_errors_are_those_of_repetitions():
+    rng = np.random.default_rng(7)
+    noise = 0.02 * rng.standard_normal((300, len(POSITION)))
+    noise[rng.random(noise.shape) < 0.05] += 0.5
+    found = tsl.fit(laws.HYPERBOLIC, hyperbola(POSITION, 1.5, 0.3, 4.0) + noise, x=POSITION, loss="huber", delta=0.03)
+    squares = tsl.fit(laws.HYPERBOLIC, hyperbola(POSITION, 1.5, 0.3, 4.0) + noise, x=POSITION)
+
+    def spread(fits):  # robust: a few curves have their outlier at the first position
+        return 1.4826 * np.abs(fits.params - fits.params.median("curve")).median("curve")
+
+    assert (np.abs(found.stderr.median("curve") / spread(found) - 1) < 0.2).all()
+    assert (spread(found) < 0.5 * spread(squares)).all()
+
+
+def test_logarithms_need_positive_data():
+    with pytest.raises(ValueError, match=r"needs positive data, found y = -1.0 at curve 1, point 2"):
+        tsl.fit(laws.HYPERBOLIC, np.where(np.arange(10).reshape(2, 5) == 7, -1.0, 2.0), x=np.arange(1, 6.0), loss="log")
+
+
+def test_limits_of_coefficients_give_the_bounded_optimum():
+    rng = np.random.default_rng(8)
+    y = hyperbola(POSITION, 1.5, 0.3, 0.01) + 0.02 * rng.standard_normal((6, len(POSITION)))
+    found = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, coef_limits={"a2": (0.02, None), "a0": (0, None)})
+    for k in range(len(y)):
+        ends = least_squares(
+            lambda p, k=k: y[k] - hyperbola(POSITION, p[0], np.exp(p[1]), p[2]),
+            (1.5, -1.2, 0.03),
+            bounds=([0, -9, 0.02], [np.inf, 6, np.inf]),
+            xtol=1e-14,
+            ftol=1e-14,
+        )
+        assert float(found.sse[k]) <= 2 * ends.cost * (1 + 1e-6)
+    at = found.active.sel(coef="a2") == -1
+    assert at.any()
+    assert (found.params.sel(param="a2")[at] == 0.02).all()
+    assert (found.stderr.sel(param="a2")[at] == 0).all()
+    free = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, coef_limits={"a2": (-1, 1)})
+    assert not free.active.any()
+    np.testing.assert_array_equal(free.params, tsl.fit(laws.HYPERBOLIC, y, x=POSITION).params)
+
+
+def test_limits_that_cannot_be_kept_are_refused():
+    with pytest.raises(ValueError, match="limits are for coefficients"):
+        tsl.fit(laws.HYPERBOLIC, noisy(1), x=POSITION, coef_limits={"a1": (0, 1)})
+    with pytest.raises(ValueError, match="would depend on the shape"):
+        tsl.fit(laws.HYPERBOLIC, noisy(1), x=POSITION, coef_limits={"a0": (2.0, None)})
+
+
+def test_the_cluster_bootstrap_sees_what_clusters_share():
+    """100 documents, each with a level of its own: the error of a2 is that of the mean of their levels."""
+    rng = np.random.default_rng(9)
+    level = rng.normal(0, 0.3, (100, 1))
+    sums = 8 * (hyperbola(POSITION, 1.5, 0.3, 4.0) + level + 0.02 * rng.standard_normal((100, len(POSITION))))
+    found = bootstrap(laws.HYPERBOLIC, sums, np.full(sums.shape, 8), POSITION, resamples=1000)
+    assert found.stderr()[2] == pytest.approx(level.std() / 10, rel=0.1)
+    low, high = found.interval(0.9)
+    assert low[2] < 4 + level.mean() < high[2]
+    naive = tsl.fit(laws.HYPERBOLIC, sums.sum(0) / 800, x=POSITION)
+    assert float(naive.stderr[2]) < 0.1 * found.stderr()[2]
+
+
+def test_sum_of_powers_of_size_and_data_is_recovered_and_starts_agree():
+    n_params, tokens = (a.ravel() for a in np.meshgrid(np.geomspace(1e7, 1e10, 6), np.geomspace(1e9, 1e12, 5)))
+    loss = 1.69 + 406.4 * n_params**-0.34 + 410.7 * tokens**-0.28
+    found = tsl.fit(laws.CHINCHILLA, loss, x={"n_params": n_params, "tokens": tokens}).raise_if_failed()
+    np.testing.assert_allclose(found.params, [1.69, 406.4, 410.7, 0.34, 0.28], rtol=1e-5)
+    assert int(found.agreeing) >= 1
+
+
+def test_doubtful_ends_have_their_own_status():
+    rng = np.random.default_rng(10)
+    shallow = 4 - 0.001 * POSITION + 1e-6 * POSITION**2 / 2 + 1e-9 * rng.standard_normal(len(POSITION))
+    weak = hyperbola(POSITION, 0.25, 0.05, 4.0) + 0.05 * np.random.default_rng(3).standard_normal(len(POSITION))
+    found = tsl.fit(laws.HYPERBOLIC, np.stack([weak, noisy(1)[0]]), x=POSITION)
+    assert [Status(v).name for v in found.status.values] == ["WEAKLY_IDENTIFIED", "CONVERGED"]
+    low = tsl.fit(laws.POSITION_POWER, 4 - 0.3 * np.log(POSITION) + 0 * shallow, x=POSITION)
+    assert Status(int(low.status)) == Status.LOWER_BOUND
+
+
+NUMBERS = st.sampled_from([0.0, 1.0, -1.0, 4.0, 1e-30, 1e30, np.nan, np.inf, -np.inf])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    data=st.lists(NUMBERS, min_size=1, max_size=12),
+    points=st.sampled_from(["sorted", "reversed", "same", "negative", "zero"]),
+    dtype=st.sampled_from([np.float16, np.float32, np.float64, np.int32]),
+    law=st.sampled_from([laws.HYPERBOLIC, laws.LOG, laws.POSITION_POWER]),
+)
+def test_no_input_crashes_or_is_told_a_lie(data, points, dtype, law):
+    with np.errstate(all="ignore"):
+        y = np.array(data).astype(dtype)
+    n = np.arange(1.0, len(y) + 1)
+    x = {"sorted": n, "reversed": n[::-1], "same": np.ones(len(y)), "negative": -n, "zero": n - 1}[points]
+    try:
+        found = tsl.fit(law, y, x=x)
+    except ValueError:  # a sentence of ours
+        return
+    status = Status(int(found.status))
+    values = np.asarray(found.params)
+    assert np.isfinite(values).all() or status in (Status.NON_FINITE, Status.TOO_FEW_POINTS, Status.NOT_SETTLED)
+    if status == Status.CONVERGED:
+        left = np.asarray(y, float) - np.asarray(found.predict(x))
+        np.testing.assert_allclose(
+            float(found.sse), np.sum(left**2), rtol=1e-6, atol=1e-12 * np.sum(np.square(y, dtype=float))
+        )
+
+
+def test_plain_variable_projection_needs_no_compression():
+    """A family that is not low-rank (many periods) goes the general way, and is still fitted."""
+    x = np.linspace(0, 300, 400)
+    fast = laws.Law(
+        name="fast_wave", formula="b0 cos(w x) + b1 sin(w x) + b2", params=("b0", "b1", "b2", "w"), shapes=("w",),
+        coefs=("b0", "b1", "b2"), basis=laws.COSINE.basis, bounds=lambda x: jnp.asarray([[0.05, 2.0]]), source="a test",
+    )  # fmt: skip
+    assert family.prepare(fast, x, np.ones(400), np.log([[0.05, 2.0]]), "float64") is None
+    found = tsl.fit(fast, np.cos(0.3 * x) + 3, x=x)
+    assert float(found.r2) > 0.5
+    assert varpro.GRID > 0

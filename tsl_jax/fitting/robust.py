@@ -1,0 +1,133 @@
+"""Losses that outliers do not rule: Huber on values, squares and Huber on logarithms.
+
+    huber      sum_i w_i rho(y_i - f_i)
+    log        sum_i w_i (log y_i - log f_i)^2
+    log_huber  sum_i w_i rho(log y_i - log f_i),     rho(r) = r^2/2 for |r| < delta, delta |r| - delta^2/2 beyond
+
+Each step solves least squares with the caller's solver, whose search over the shape stays global.
+
+Values: the data are moved to f + clip(y - f, -delta, delta), which majorises rho (Huber & Dutter 1974), so weights
+stay those of all curves and the fast solver serves. Logarithms: with h = psi(r)/r, weights w h/f^2 and the
+*working response*
+
+    z = f (1 + log(y/f)),
+
+since log f_new = log f + (f_new - f)/f to first order. Reweighting y itself by 1/f^2 has another stationary point.
+Errors follow Huber (Robust Statistics, 1981, section 7.6): SSE/(n - p) becomes
+sum w psi^2/(n - p)/(mean psi')^2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from tsl_jax.fitting.curves import Curves
+from tsl_jax.fitting.status import Status
+
+LOSSES = ("squares", "huber", "log", "log_huber")
+EFFICIENT = 1.345 * 1.4826  # times the median absolute residual: 95 % efficiency under normal noise
+STEPS = 500
+SETTLED = 1e-9  # relative change of the objective
+
+Solver = Callable[[np.ndarray, np.ndarray | None], Curves]  # data, own weights -> fits
+Predictor = Callable[[Curves], np.ndarray]  # the fitted curves
+
+
+def fit(
+    loss: str, delta: float | None, y: np.ndarray, weights: np.ndarray, solve: Solver, predict: Predictor
+) -> Curves:
+    """Fit every curve of y (curve, point) under a loss of `LOSSES`.
+
+    Args:
+        delta: where the loss turns linear, in the units of the residuals; None: 1.345 robust standard deviations of the
+            residuals of the least squares fit, for each curve.
+        weights: (point,) or (curve, point). solve, predict: as named above.
+
+    Raises:
+        ValueError: for logarithms of data that are not positive.
+    """
+    on_logs = loss.startswith("log")
+    observed = np.broadcast_to(weights > 0, y.shape)
+    bad = observed & ~(y > 0) & np.isfinite(y)
+    if on_logs and bad.any():
+        curve, point = np.argwhere(bad)[0]
+        found = f"y = {y[curve, point]} at curve {curve}, point {point}"
+        raise ValueError(f"fit: loss={loss!r} needs positive data, found {found}; give it weight zero or drop it")
+    own = weights if weights.ndim == 2 else None
+    curves = solve(y, own)
+    left = _residuals(y, predict(curves), on_logs)
+    edge = _edge(left, observed, delta) if loss.endswith("huber") else np.full((len(y), 1), np.inf)
+    height = np.full(len(y), np.inf)
+    for _ in range(STEPS):
+        curve = predict(curves)
+        left = _residuals(y, curve, on_logs)
+        now = np.sum(np.where(observed, weights * _rho(left, edge), 0), axis=1)
+        moving = np.abs(height - now) > SETTLED * np.maximum(now, np.finfo(float).tiny)
+        if not np.any(moving & np.isfinite(now)):
+            break
+        height = now
+        if on_logs:
+            share = np.minimum(1, edge / np.maximum(np.abs(left), np.finfo(float).tiny))
+            target = np.where(observed, curve * (1 + left), y)
+            curves = solve(target, np.where(observed & np.isfinite(left), weights * share / curve**2, weights))
+        else:
+            target = np.where(observed, curve + np.clip(left, -edge, edge), y)
+            curves = solve(np.where(np.isfinite(y), target, y), own)
+    return _finished(curves, y, weights, predict(curves), edge, on_logs, moving)
+
+
+def _residuals(y: np.ndarray, curve: np.ndarray, on_logs: bool) -> np.ndarray:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.log(y) - np.log(curve) if on_logs else y - curve
+
+
+def _rho(left: np.ndarray, edge: np.ndarray) -> np.ndarray:
+    size = np.abs(left)
+    with np.errstate(invalid="ignore"):
+        return np.where(size <= edge, left**2 / 2, edge * size - np.where(np.isinf(edge), 0, edge) ** 2 / 2)
+
+
+def _edge(left: np.ndarray, observed: np.ndarray, delta: float | None) -> np.ndarray:
+    if delta is not None:
+        return np.full((len(left), 1), float(delta))
+    typical = np.nanmedian(np.where(observed, np.abs(left), np.nan), axis=1, keepdims=True)
+    return np.maximum(EFFICIENT * typical, np.finfo(float).tiny)
+
+
+def _finished(
+    curves: Curves,
+    y: np.ndarray,
+    weights: np.ndarray,
+    curve: np.ndarray,
+    edge: np.ndarray,
+    on_logs: bool,
+    moving: np.ndarray,
+) -> Curves:
+    """SSE and SST of the data themselves, errors of the loss, and a status for what did not settle."""
+    observed = np.broadcast_to(weights > 0, y.shape)
+    weights = np.broadcast_to(weights, y.shape)
+    left = _residuals(y, curve, on_logs)
+    pull = np.where(observed, weights * np.clip(left, -edge, edge) ** 2, 0).sum(axis=1)
+    number = np.maximum(observed.sum(axis=1), 1)
+    inside = np.where(observed, np.abs(left) <= edge, 0).sum(axis=1) / number
+    share = np.minimum(1, edge / np.maximum(np.abs(left), np.finfo(float).tiny))
+    # On logarithms the last step's weights hold psi(r)/r, whose mean its errors miss.
+    missed = np.where(observed, share, 0).sum(axis=1) / number if on_logs else 1.0
+    data = np.where(observed, y, 0)
+    mean = (weights * data).sum(1, keepdims=True) / weights.sum(1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        # The last step's problem has the sum of squares `curves.sse`; its errors are rescaled to those of the loss.
+        ratio = pull / inside**2 * missed / curves.sse
+        sse = np.where(observed, weights * (y - curve) ** 2, 0).sum(axis=1)
+    sst = np.where(observed, weights * (data - mean) ** 2, 0).sum(axis=1)
+    keep = np.isin(curves.status, (Status.NON_FINITE, Status.TOO_FEW_POINTS))
+    status = np.where(moving & ~keep & np.isfinite(sse), np.int8(Status.NOT_SETTLED), curves.status)
+    return curves._replace(
+        covariance=curves.covariance * ratio[:, None, None],
+        log_error=curves.log_error * np.sqrt(ratio)[:, None],
+        sse=np.where(keep, np.nan, sse),
+        sst=np.where(keep, np.nan, sst),
+        status=status.astype(np.int8),
+    )
