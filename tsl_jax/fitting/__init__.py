@@ -4,6 +4,7 @@ from tsl_jax.fitting.curves import Curves, Plan, prepare, solve_curves
 from tsl_jax.fitting.fit import fit
 from tsl_jax.fitting.result import Fit
 from tsl_jax.fitting.status import Status
+from tsl_jax.fitting.table import fit_table
 from tsl_jax.fitting.uncertainty import noise_ceiling
 
-__all__ = ["Curves", "Fit", "Plan", "Status", "fit", "noise_ceiling", "prepare", "solve_curves"]
+__all__ = ["Curves", "Fit", "Plan", "Status", "fit", "fit_table", "noise_ceiling", "prepare", "solve_curves"]
