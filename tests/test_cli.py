@@ -90,13 +90,6 @@ def test_fit_reads_long_tables_with_ragged_curves_and_weights(tmp_path, suffix):
     np.testing.assert_allclose(rows.a1, [0.2, 0.4, 0.6], rtol=1e-6)
 
 
-def test_fit_names_the_place_of_what_is_not_a_number(tmp_path, capsys):
-    (tmp_path / "t.csv").write_text("curve,x,y\na,1,3\na,2,oops\n")
-    assert tsl_command("fit", tmp_path / "t.csv", "--out", tmp_path / "o.csv") == 2
-    assert "row 2 (curve a): y is 'oops', not a number" in capsys.readouterr().err
-    assert not (tmp_path / "o.csv").exists()
-
-
 def mistakes(folder):
     np.save(folder / "good.npy", curves())
     np.save(folder / "cube.npy", np.zeros((2, 2, 2)))

@@ -82,7 +82,9 @@ def _run(verb: str, arguments: list[str], *, debug: bool) -> int:
         options.show_warnings_as_sentences()
         module.run(options.parse(module.Command, verb, arguments))
     except KeyboardInterrupt:
-        return _say("interrupted; what was computed is on disk (tsl train --resume goes on)", code=130)
+        return _say(
+            "interrupted; what was computed is on disk: repeat the command (tsl train: --resume) to go on", code=130
+        )
     except BrokenPipeError:
         raise
     except (ValueError, OSError, FloatingPointError) as error:

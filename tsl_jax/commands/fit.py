@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from tsl_jax.fitting.table import TableSummary
+    from tsl_jax.laws import Law
 
 
 @dataclass(frozen=True)
 class Command:
-    """Fit a law to every curve; write one row a curve: parameters, standard errors, sse, r2, status."""
+    """Fit a law to every curve; write one row a curve: parameters, standard errors, sse, r2, status.
+
+    Files of any size pass through fixed memory; a call that was interrupted continues when it is repeated.
+    """
 
     curves: tyro.conf.Positional[Path]
     """.npy of (curves, positions); .csv or .parquet with columns curve,x,y[,weight]; or a run's folder."""
@@ -19,11 +30,17 @@ class Command:
     """Name of the law; a wrong one lists them."""
     out: Path = Path("fits.parquet")
     """Where the rows go (.parquet or .csv)."""
+    x: Path | None = None
+    """.npy with the covariate at each position of a .npy of curves; default 1 to n."""
     method: Annotated[
         Literal["auto", "varpro", "lm"], tyro.conf.arg(help="varpro: global; lm: Levenberg-Marquardt")
     ] = "auto"
     dtype: Literal["float64", "float32"] = "float64"
     """Precision of the fit."""
+    strict: bool = False
+    """Stop at a malformed row, instead of listing it and going on."""
+    ray: str | None = None
+    """Spread the shards over the Ray cluster at this address; "local" starts one here."""
 
 
 def run(command: Command) -> None:
@@ -32,20 +49,60 @@ def run(command: Command) -> None:
 
     from tsl_jax import laws
     from tsl_jax.commands import options
-    from tsl_jax.fitting import fit, table
+    from tsl_jax.fitting import table
 
     if command.law not in laws.BY_NAME:
         raise ValueError(f"fit: --law {command.law!r} is unknown; expected one of {', '.join(laws.BY_NAME)}")
     table.check_output(command.out)
     law = laws.BY_NAME[command.law]
-    if command.curves.is_dir():
-        from tsl_jax.surface import load_surface
+    stamp = {"tsl_jax": json.dumps(options.stamp(command))}
+    done = _fit_run(command, law, stamp) if command.curves.is_dir() else _fit_file(command, law, stamp)
+    counts = ", ".join(f"{count} {name}" for name, count in sorted(done.status.items(), key=lambda item: -item[1]))
+    print(f"{law.formula}: {done.curves} curves, {counts}\nrows: {command.out}")
 
-        surface = load_surface(command.curves)
-        over = "position" if "position" in law.covariates else "tokens"
-        found = table.rows(fit(law, surface.loss, over=over, method=command.method, dtype=command.dtype))
-    else:
-        found = table.fit_file(law, command.curves, method=command.method, dtype=command.dtype)
-    table.write(found, command.out, {"tsl_jax": json.dumps(options.stamp(command))})
-    counts = ", ".join(f"{count} {name}" for name, count in found.status.value_counts().items())
-    print(f"{law.formula}: {len(found)} curves, {counts}\nrows: {command.out}")
+
+def _fit_run(command: Command, law: Law, stamp: dict[str, str]) -> TableSummary:
+    """The curves of a run's folder, which are few."""
+    from tsl_jax.fitting import fit, table
+    from tsl_jax.surface import load_surface
+
+    surface = load_surface(command.curves)
+    over = "position" if "position" in law.covariates else "tokens"
+    result = fit(law, surface.loss, over=over, method=command.method, dtype=command.dtype)
+    return table.write(law, result, command.out, stamp)
+
+
+def _fit_file(command: Command, law: Law, stamp: dict[str, str]) -> TableSummary:
+    from tsl_jax.commands.progress import rate
+    from tsl_jax.fitting import fit_table
+    from tsl_jax.fitting.sources import open_source
+
+    print(open_source(command.curves, command.x).describe(), flush=True)
+    with _executor(command.ray) as executor, rate("fit", "curves") as progress:
+        return fit_table(
+            law,
+            command.curves,
+            command.out,
+            x=command.x,
+            method=command.method,
+            dtype=command.dtype,
+            strict=command.strict,
+            executor=executor,
+            progress=progress,
+            metadata=stamp,
+        )
+
+
+@contextmanager
+def _executor(address: str | None) -> Iterator[Executor | None]:
+    if address is None:
+        yield None
+        return
+    from tsl_jax.fitting.ray_executor import RayExecutor
+
+    try:
+        executor = RayExecutor(address)
+    except ModuleNotFoundError as error:  # a mistake of the user here, with its mend
+        raise ValueError(str(error)) from None
+    with executor:
+        yield executor

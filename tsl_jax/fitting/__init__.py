@@ -5,6 +5,7 @@ from tsl_jax.fitting.fit import fit
 from tsl_jax.fitting.resample import Bootstrap, bootstrap
 from tsl_jax.fitting.result import Fit
 from tsl_jax.fitting.status import Status
+from tsl_jax.fitting.table import fit_table
 from tsl_jax.fitting.uncertainty import noise_ceiling, profile_interval
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Status",
     "bootstrap",
     "fit",
+    "fit_table",
     "noise_ceiling",
     "prepare",
     "profile_interval",

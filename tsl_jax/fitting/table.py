@@ -1,69 +1,121 @@
-"""Curves from files, fitted, one row a curve.
+"""Curves by the million, from a file to a table, one row a curve, in fixed memory.
 
-Input: `.npy` of (curves, positions), or a long table `curve,x,y[,weight]` as `.csv` or `.parquet`. Curves of a long
-table that share their x are fitted together; the others on their own. Output: Parquet (or `.csv`) with `curve`, the
-parameters in published order, `<param>_stderr` for each, `sse`, `r2` and `status` by its short name.
+Input: `.npy` of (curves, positions), or a long table `curve,x,y[,weight]` as `.csv` or `.parquet`, of any size. Output:
+Parquet (or `.csv`) with `curve`, the parameters in published order, `<param>_stderr` for each, `sse`, `r2` and `status`
+by its short name. A call that was killed continues where its finished shards end when it is repeated, and ends with the
+same table.
 """
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-import xarray as xr
+import pyarrow as pa
 
-from tsl_jax.fitting.fit import fit
+from tsl_jax import laws
+from tsl_jax.fitting import dispatch, shard_fit
+from tsl_jax.fitting.assembly import Assembly
 from tsl_jax.fitting.result import Fit
-from tsl_jax.fitting.status import Status
+from tsl_jax.fitting.shard_fit import Fitted, Malformed, Work
+from tsl_jax.fitting.shards import Parts, saying_when_full
+from tsl_jax.fitting.sources import SHARD_BYTES, Matrix, Shard, Source, open_source
 from tsl_jax.laws import Law
 
-COLUMNS = ("curve", "x", "y")
+Progress = Callable[[float, int], None]  # share of the source that is done, and curves fitted by this call
 
 
-def rows(result: Fit) -> pd.DataFrame:
-    """One row a curve of a fit; `curve` is the coordinate of its dimension, or its labels joined by "/"."""
-    flat = result.status.values.ravel()
-    table: dict[str, Any] = {"curve": _labels(result.status)}
-    for suffix, values in (("", result.params), ("_stderr", result.stderr)):
-        for k, name in enumerate(result.law.params):
-            table[f"{name}{suffix}"] = values.values.reshape(-1, len(result.law.params))[:, k]
-    table |= {"sse": result.sse.values.ravel(), "r2": result.r2.values.ravel()}
-    return pd.DataFrame(table | {"status": [Status(value).short for value in flat]})
+@dataclass(frozen=True)
+class TableSummary:
+    """What a table holds: how many curves, how many of each status, malformed rows, and where these are listed."""
+
+    out: Path
+    curves: int
+    status: dict[str, int]
+    malformed_rows: int
+    errors: Path | None
 
 
-def fit_file(law: Law, path: Path, *, method: str = "auto", dtype: str | None = None) -> pd.DataFrame:
-    """Fit every curve of a file; `rows` of the result, in the order of the file.
+def fit_table(
+    law: Law,
+    source: Path | str,
+    out: Path | str,
+    *,
+    x: Path | str | None = None,
+    method: str = "auto",
+    dtype: str | None = None,
+    strict: bool = False,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+    metadata: Mapping[str, str] | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> TableSummary:
+    """Fit `law` to every curve of a file, and write one row a curve.
+
+    Finished shards stand in `<out>.parts/` until the table is complete: a second call of the same request goes on from
+    them. A malformed row of a long table costs its curve (status `non_finite`, no values) and is listed with its place
+    in `<out>.errors.csv`; so does a curve whose rows do not stand together.
+
+    Args:
+        law: what to fit; a law with one covariate.
+        source: `.npy` (curves, positions), or `.csv` or `.parquet` with the columns curve, x, y and perhaps weight.
+        out: the table, `.parquet` or `.csv`.
+        x: a `.npy` with the covariate at each position of a `.npy` source; default 1 to n.
+        method, dtype: as for `fit`; with float32 the columns are float32 too.
+        strict: stop at a malformed row.
+        executor: fits the shards, such as a ProcessPoolExecutor (with the spawn context: jax is not fork-safe); its
+            workers must see the source under the same path. Default: this process.
+        progress: told the share of the source that is done, and the curves fitted, after each shard.
+        metadata: kept in the schema of a Parquet table.
+        shard_bytes: how much of the source is a shard: what is in memory at once, and what a kill can cost.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: a file that holds no curves, with the place of what is wrong.
+        FileNotFoundError, ValueError: a request that makes no sense, a source that is no table of curves, finished
+            shards of another request; with `strict`, a malformed row. OSError: the disk is full, say. ShardsFailed:
+            shards that failed on the executor three times; the others are kept.
     """
+    out = Path(out).absolute()
+    check_output(out)
     if len(law.covariates) > 1:
         raise ValueError(f"fit: {law.name} reads several covariates {law.covariates}; use tsl_jax.fit from Python")
-    if not path.exists():
-        raise FileNotFoundError(f"fit: no file {path}; expected .npy, .csv or .parquet, or a run's folder")
-    if path.suffix == ".npy":
-        return rows(fit(law, *_matrix(path), method=method, dtype=dtype))
-    if path.suffix in (".csv", ".parquet"):
-        return _fit_long(law, _long(path), method, dtype)
-    raise ValueError(f"fit: cannot read {path.name}; expected .npy, .csv or .parquet, or a run's folder")
+    if shard_bytes < 1:
+        raise ValueError(f"fit: shard_bytes must be positive, found {shard_bytes}")
+    found = open_source(Path(source), None if x is None else Path(x))
+    named = laws.BY_NAME.get(law.name) is law
+    work = Work(found, law.name if named else law, method, dtype)
+    parts = Parts(out, _request(law, work, shard_bytes))
+    try:
+        assembly = Assembly(parts, out, found.path, dict(metadata or {}))
+        shards = found.shards(shard_bytes)
+        _Run(work, parts, assembly, shards, strict, progress).fit(executor)
+        _assemble(assembly, found, len(shards), strict)
+        parts.remove()
+    finally:
+        parts.close()
+    return _summary(out, found, assembly)
 
 
-def write(table: pd.DataFrame, path: Path, metadata: dict[str, str]) -> None:
-    """Write the rows as `.parquet`, or `.csv`, whole or not at all; Parquet carries the metadata."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    if path.suffix == ".csv":
-        table.to_csv(temporary, index=False)
-    else:
-        import pyarrow
-        import pyarrow.parquet
-
-        arrow = pyarrow.Table.from_pandas(table, preserve_index=False)
-        arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **metadata})
-        pyarrow.parquet.write_table(arrow, temporary)
-    temporary.replace(path)
+def write(law: Law, result: Fit, out: Path, metadata: Mapping[str, str]) -> TableSummary:
+    """Write a fit that is in memory as such a table; curves are named by their labels, joined by "/"."""
+    check_output(out)
+    out = out.absolute()
+    parts = Parts(out, {"labels": str(result.status.dims)})
+    try:
+        assembly = Assembly(parts, out, out, dict(metadata))
+        kind = "float32" if result.params.dtype == "float32" else None
+        table = shard_fit.columns(law, pa.array(_labels(result)), shard_fit.values(result), kind)
+        parts.store(0, Fitted(table, 0))
+        assembly.advance()
+        assembly.finish()
+        parts.remove()
+    finally:
+        parts.close()
+    return TableSummary(out, assembly.tally.curves, dict(assembly.tally.status), 0, None)
 
 
 def check_output(path: Path) -> None:
@@ -72,61 +124,104 @@ def check_output(path: Path) -> None:
         raise ValueError(f"fit: --out must end in .parquet or .csv, found {path}")
 
 
-def _labels(status: xr.DataArray) -> list[Any]:
+@dataclass
+class _Run:
+    """The shards that are left, on their way to disk."""
+
+    work: Work
+    parts: Parts
+    assembly: Assembly
+    shards: list[Shard]
+    strict: bool
+    progress: Progress | None
+    share: float = 0
+    curves: int = 0
+    checked: int = 0  # shards, in order, that `strict` has seen, and their rows
+    rows: int = 0
+
+    def fit(self, executor: Executor | None) -> None:
+        """Fit and store what is not yet stored."""
+        left = [shard for shard in self.shards if not self.parts.has(shard.number)]
+        self.share = 1 - sum(map(_size, left)) / sum(map(_size, self.shards))
+        self._check()
+        self._tell()
+        if executor is None:
+            dispatch.here(self.work, left, self._store, self._done)
+        else:
+            dispatch.elsewhere(executor, self.work, left, self._store, self._done)
+
+    def _store(self, shard: Shard, fitted: Fitted) -> None:
+        self.parts.store(shard.number, fitted)
+        self._check()
+        if isinstance(self.work.source, Matrix):  # no name comes back: the table can grow while others are fitted
+            with saying_when_full(self.parts.folder):
+                self.assembly.advance()
+
+    def _check(self) -> None:
+        """With `strict`, stop at the first malformed row; its place is known once all before it are stored."""
+        while self.strict and self.checked < len(self.shards) and self.parts.has(self.checked):
+            fitted = self.parts.load(self.checked)
+            for row, curve, problem in fitted.malformed:
+                first = Malformed(row + self.rows + 1, curve, problem)
+                raise ValueError(f"fit: {_place(self.work.source, first)}; mend it, or fit without strict")
+            self.checked, self.rows = self.checked + 1, self.rows + fitted.rows
+
+    def _done(self, shard: Shard, fitted: Fitted) -> None:
+        self.share += _size(shard) / sum(map(_size, self.shards))
+        self.curves += len(fitted.table)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.progress is not None:
+            self.progress(min(1.0, self.share), self.curves)
+
+
+def _size(shard: Shard) -> int:
+    return shard.end - shard.first
+
+
+def _request(law: Law, work: Work, shard_bytes: int) -> dict[str, Any]:
+    """All that the rows depend on: what finished shards must agree with to be continued."""
+    what = {"law": law.name, "formula": law.formula, "method": work.method, "dtype": work.dtype or "float64"}
+    versions = {name: version(name) for name in ("tsl_jax", "jax", "jaxlib")}
+    return what | work.source.identity() | versions | {"shard_bytes": shard_bytes}
+
+
+def _assemble(assembly: Assembly, source: Source, count: int, strict: bool) -> None:
+    with saying_when_full(assembly.folder):
+        if isinstance(source, Matrix):
+            assembly.advance()
+        else:
+            assembly.advance_checked(count)
+        first = assembly.tally.first
+        if strict and first is not None:
+            raise ValueError(f"fit: {_place(source, first)}; mend it, or fit without strict")
+        assembly.finish()
+
+
+def _place(source: Source, malformed: Malformed) -> str:
+    return f"{source.path}, row {malformed.row} (curve {malformed.curve}): {malformed.problem}"
+
+
+def _summary(out: Path, source: Source, assembly: Assembly) -> TableSummary:
+    """The summary, and one warning if rows were malformed."""
+    tally = assembly.tally
+    errors = assembly.errors if tally.malformed_rows else None
+    if tally.first is not None:
+        warnings.warn(
+            f"fit: malformed rows: {tally.malformed_rows}, the first in {_place(source, tally.first)}; their curves "
+            f"have no values, all others are fitted; the places are in {errors}",
+            stacklevel=3,
+        )
+    return TableSummary(out, tally.curves, dict(tally.status), tally.malformed_rows, errors)
+
+
+def _labels(result: Fit) -> list[Any]:
+    status = result.status
     if status.ndim == 0:
         return [0]
-    stacked = status.stack(_curve=status.dims)["_curve"].values
     if status.ndim == 1:
         (dim,) = status.dims
         return status[dim].values.tolist() if dim in status.coords else list(range(status.size))
+    stacked = status.stack(_curve=status.dims)["_curve"].values
     return ["/".join(str(part) for part in label) for label in stacked]
-
-
-def _matrix(path: Path) -> tuple[xr.DataArray, str]:
-    """Curves (curve, position), positions from 1."""
-    try:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
-        raise ValueError(f"fit: {path} is not a .npy array of numbers ({error})") from None
-    if values.ndim != 2 or values.dtype.kind not in "fiu":
-        raise ValueError(
-            f"fit: {path} holds {values.dtype} of shape {values.shape}; expected numbers (curves, positions)"
-        )
-    return xr.DataArray(values, {"x": np.arange(1, values.shape[1] + 1)}, ("curve", "x")), "x"
-
-
-def _long(path: Path) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
-    except (ValueError, OSError) as error:  # pandas' and pyarrow's own errors are both
-        raise ValueError(f"fit: {path} cannot be read as a table ({error})") from None
-    missing = [name for name in COLUMNS if name not in table]
-    if missing:
-        raise ValueError(f"fit: {path} lacks the columns {missing}; it has {list(table)}, expected curve,x,y[,weight]")
-    for name in [c for c in ("x", "y", "weight") if c in table]:
-        numbers = np.asarray(pd.to_numeric(table[name], errors="coerce"), float)
-        broken = np.flatnonzero(np.isnan(numbers) & ~np.asarray(pd.isna(table[name])))
-        if len(broken):
-            where = f"row {broken[0] + 1} (curve {table.curve.iloc[broken[0]]})"
-            raise ValueError(f"fit: {path}, {where}: {name} is {table[name].iloc[broken[0]]!r}, not a number")
-        table[name] = numbers
-    if not len(table):
-        raise ValueError(f"fit: {path} holds no rows")
-    return table
-
-
-def _fit_long(law: Law, table: pd.DataFrame, method: str, dtype: str | None) -> pd.DataFrame:
-    """Fit the curves of a long table, those with the same x together."""
-    groups: dict[bytes, list[Any]] = {}
-    curves = dict(iter(table.groupby("curve", sort=False)))
-    for name, part in curves.items():
-        groups.setdefault(np.asarray(part.x, float).tobytes(), []).append(name)
-    parts = []
-    for names in groups.values():
-        x = np.asarray(curves[names[0]].x, float)
-        y = np.stack([np.asarray(curves[name].y, float) for name in names])
-        w = np.stack([np.asarray(curves[name].weight, float) for name in names]) if "weight" in table else None
-        labelled = xr.DataArray(y, {"curve": names, "x": x}, ("curve", "x"))
-        parts.append(rows(fit(law, labelled, over="x", weights=w, method=method, dtype=dtype)))
-    order = {name: k for k, name in enumerate(curves)}
-    return pd.concat(parts).sort_values("curve", key=lambda c: c.map(order)).reset_index(drop=True)

@@ -1,0 +1,597 @@
+"""Tables of curves out of core: whatever the file, its cuts, its faults, and whenever the process is killed."""
+
+import errno
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import xarray as xr
+
+from tsl_jax import cli, laws
+from tsl_jax.fitting import Status, fit, fit_table, long_tables, ragged, shard_fit, shards
+from tsl_jax.fitting.dispatch import ShardsFailed
+from tsl_jax.fitting.sources import open_source
+
+HYPERBOLIC = laws.HYPERBOLIC
+POSITION = np.arange(1.0, 33.0)
+COLUMNS = ["curve", "a0", "a1", "a2", "a0_stderr", "a1_stderr", "a2_stderr", "sse", "r2", "status"]
+
+
+def curves(n: int, points: int = 32) -> np.ndarray:
+    a1 = np.linspace(0.2, 0.6, n)[:, None]
+    return 1.5 / (1 + a1 * np.arange(1.0, points + 1)) + 4
+
+
+def moments(law, y, x=None, weights=None, method="auto", dtype=None) -> SimpleNamespace:
+    """A fit for tests of what surrounds it: a0 = sum w, a1 = sum w y, a2 = sum w x y of each curve, and no errors."""
+    y = np.asarray(y, float)
+    w = np.ones_like(y) if weights is None else np.broadcast_to(weights, y.shape)
+    assert np.all(np.isfinite(x))
+    assert np.all(w >= 0)
+    if np.any(np.asarray(x) == 0):
+        raise ValueError("fit: not finite at x = 0")
+    y = np.where(w > 0, y, 0)
+    params = np.stack([w.sum(1), (w * y).sum(1), (w * y * x).sum(1)], axis=1)
+    bad = ~np.isfinite(params).all(axis=1)
+    params[bad] = np.nan
+    one = xr.DataArray(np.where(bad, np.nan, 1.0), dims="curve")
+    labelled = xr.DataArray(params, dims=("curve", "param"))
+    status = xr.DataArray(np.where(bad, Status.NON_FINITE, Status.CONVERGED).astype(np.int8), dims="curve")
+    return SimpleNamespace(law=law, params=labelled, stderr=labelled, status=status, sse=one, r2=one)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Streaming is tested without the cost of fitting."""
+    monkeypatch.setattr(shard_fit, "fit", moments)
+
+
+def expected(table: pd.DataFrame) -> pd.DataFrame:
+    """The moments of each curve of a long table, in the order of the file."""
+    w = table.weight if "weight" in table else pd.Series(1.0, table.index)
+    y = table.y.where(w > 0, 0)
+    parts = pd.DataFrame({"curve": table.curve, "a0": w, "a1": w * y, "a2": w * y * table.x})
+    return parts.groupby("curve", sort=False).sum().reset_index()
+
+
+def ragged_table(n: int = 200, seed: int = 0) -> pd.DataFrame:
+    """Curves of 1 to 90 points on positions, with gaps, on other lattices, on no lattice, unsorted; with weights."""
+    draw = np.random.default_rng(seed)
+    parts = []
+    for k in range(n):
+        x = np.arange(1.0, draw.integers(1, 90) + 1)
+        x = [x, x[draw.random(len(x)) < 0.8], 5.0 + 3 * x, np.sqrt(x), x[::-1], np.repeat(x, 2)][k % 6]
+        weight = draw.integers(0, 3, len(x)).astype(float) if k % 4 == 0 else np.ones(len(x))
+        parts.append(pd.DataFrame({"curve": f"run {k}, α", "x": x, "y": draw.random(len(x)) + 1, "weight": weight}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def save(table: pd.DataFrame, file, rows: int = 97) -> None:
+    table.to_csv(file, index=False) if file.suffix == ".csv" else table.to_parquet(file, row_group_size=rows)
+
+
+def same(table: pd.DataFrame, truth: pd.DataFrame) -> None:
+    assert table.curve.tolist() == truth.curve.tolist()
+    np.testing.assert_allclose(table[["a0", "a1", "a2"]], truth[["a0", "a1", "a2"]], rtol=1e-12)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("shard_bytes", [700, 5000, 1 << 27])
+def test_every_point_of_a_ragged_table_reaches_its_curve_however_the_file_is_cut(
+    tmp_path, quick, monkeypatch, suffix, shard_bytes
+):
+    monkeypatch.setattr(long_tables, "CHUNK_BYTES", 500)
+    monkeypatch.setattr(long_tables, "CHUNK_ROWS", 13)
+    monkeypatch.setattr(ragged.blocks, "__defaults__", (300,))
+    table, file, out = ragged_table(90), tmp_path / f"t.{suffix}", tmp_path / "fits.parquet"
+    save(table, file)
+    summary = fit_table(HYPERBOLIC, file, out, shard_bytes=shard_bytes)
+    found = pd.read_parquet(out)
+    same(found, expected(table))
+    assert list(found) == COLUMNS
+    assert summary.curves == 90
+    assert summary.malformed_rows == 0
+    assert sorted(os.listdir(tmp_path)) == ["fits.parquet", file.name]
+
+
+def test_curves_with_one_x_and_ragged_ones_share_few_fits(tmp_path, monkeypatch):
+    calls = []
+
+    def counted(law, y, x=None, weights=None, **options):
+        calls.append((y.shape, weights is not None))
+        return moments(law, y, x, weights)
+
+    monkeypatch.setattr(shard_fit, "fit", counted)
+    lengths = [32] * 10 + list(range(65, 97))
+    parts = [pd.DataFrame({"curve": k, "x": np.arange(1.0, n + 1), "y": 1.0}) for k, n in enumerate(lengths)]
+    save(pd.concat(parts), tmp_path / "t.parquet")
+    fit_table(HYPERBOLIC, tmp_path / "t.parquet", tmp_path / "fits.parquet")
+    assert sorted(calls) == [((1, 96), False), ((10, 32), False), ((31, 96), True)]
+    assert pd.read_parquet(tmp_path / "fits.parquet").curve.tolist() == list(range(42))
+
+
+def test_a_ragged_curve_is_fitted_as_on_its_own(tmp_path, tolerance):
+    noisy = curves(3) + 1e-3 * np.sin(np.arange(32))
+    lengths = [32, 20, 32]  # of neighbours without gaps
+    parts = [pd.DataFrame({"curve": f"c{k}", "x": POSITION[:n], "y": noisy[k, :n]}) for k, n in enumerate(lengths)]
+    save(pd.concat(parts), tmp_path / "t.csv")
+    fit_table(HYPERBOLIC, tmp_path / "t.csv", tmp_path / "fits.csv")
+    found = pd.read_csv(tmp_path / "fits.csv")
+    alone = fit(HYPERBOLIC, noisy[1:2, :20], x=POSITION[:20])
+    np.testing.assert_allclose(found.loc[1, ["a0", "a1", "a2"]].astype(float), alone.params[0], rtol=1e-5)
+    np.testing.assert_allclose(found.sse[1], alone.sse[0], rtol=tolerance["solver"])
+    np.testing.assert_allclose(found.r2[1], alone.r2[0], rtol=tolerance["solver"])
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f8", "<f2", "<i4"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_matrix_of_any_kind_of_number_is_read_as_it_stands(tmp_path, quick, dtype, order):
+    y = np.asarray(100 * curves(70), dtype=dtype, order=order)
+    x = np.geomspace(1, 9, 32)
+    np.save(tmp_path / "c.npy", y)
+    np.save(tmp_path / "x.npy", x)
+    out = tmp_path / "fits.parquet"
+    fit_table(HYPERBOLIC, tmp_path / "c.npy", out, x=tmp_path / "x.npy", shard_bytes=32 * y.itemsize * 16)
+    found = pd.read_parquet(out)
+    assert found.curve.dtype == np.int64
+    assert found.curve.tolist() == list(range(70))
+    np.testing.assert_allclose(found.a2, y.astype(float) @ x, rtol=1e-6)
+
+
+def test_the_shards_of_a_matrix_are_read_into_two_aligned_buffers(tmp_path):
+    np.save(tmp_path / "c.npy", curves(50).astype(np.float32))
+    source = open_source(tmp_path / "c.npy")
+    shards = source.shards(2048)
+    places, rows = set(), []
+    for y in source.read(shards):
+        places.add(y.ctypes.data)
+        rows.append(y.copy())
+    assert len(places) == 2
+    assert all(place % 4096 == 0 for place in places)
+    np.testing.assert_array_equal(np.concatenate(rows), np.load(tmp_path / "c.npy"))
+
+
+def test_the_table_in_float32_and_float64(tmp_path):
+    np.save(tmp_path / "c.npy", curves(5).astype(np.float32))
+    for dtype in ("float32", "float64"):
+        fit_table(HYPERBOLIC, tmp_path / "c.npy", tmp_path / "f.parquet", dtype=dtype, metadata={"note": "kept"})
+        schema = pyarrow.parquet.read_schema(tmp_path / "f.parquet")
+        assert schema.names == COLUMNS
+        assert schema.field("a1").type == dtype.replace("float64", "double").replace("float32", "float")
+        assert schema.metadata[b"note"] == b"kept"
+        found = pd.read_parquet(tmp_path / "f.parquet")
+        np.testing.assert_allclose(found.a1, np.linspace(0.2, 0.6, 5), rtol=1e-3)
+
+
+BROKEN = """curve,x,y,weight
+a,1,3,1
+a,2,oops,1
+a,3,2,1
+b,1,3,1
+b,2,2,1
+c,1,3,1
+c,2
+c,3,2,1
+d,1,3,1
+d,2,,1
+e,1,3,1
+e,2,nan,0
+e,3,,0
+f,1,nan,1
+f,2,2,1
+g,inf,3,1
+h,1,3,-1
+,1,3,1
+i,1,"5",1
+i,"2",6,1
+j,1,1_0,1
+"""
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("shard_bytes", [40, 1 << 20])
+def test_a_malformed_row_costs_its_curve_alone_and_is_listed_with_its_place(tmp_path, quick, suffix, shard_bytes):
+    file, out = tmp_path / f"t.{suffix}", tmp_path / "fits.parquet"
+    if suffix == "csv":
+        file.write_text(BROKEN.replace("\n", "\r\n"))
+    else:
+        cells = [line.split(",") for line in BROKEN.replace('"', "").splitlines()]
+        columns = zip(*[row + [""] * (4 - len(row)) for row in cells[1:]], strict=True)
+        arrow = pa.table({name: list(column) for name, column in zip(cells[0], columns, strict=True)})
+        pyarrow.parquet.write_table(arrow, file, row_group_size=3)
+    with pytest.warns(UserWarning, match=r"malformed rows: 7, the first in .*row 2 \(curve a\): y is 'oops'"):
+        summary = fit_table(HYPERBOLIC, file, out, shard_bytes=shard_bytes)
+    found = pd.read_parquet(out).set_index("curve")
+    assert list(found.index) == list("abcdefghij")
+    assert found.index[found.status == "non_finite"].tolist() == list("acdfghj")
+    assert found.a1[found.status == "non_finite"].isna().all()
+    assert found.a1[["b", "e", "i"]].tolist() == [5, 3, 11]
+    errors = pd.read_csv(tmp_path / "fits.parquet.errors.csv", keep_default_na=False)
+    assert summary.malformed_rows == 7
+    assert summary.errors == tmp_path / "fits.parquet.errors.csv"
+    assert list(errors.file.unique()) == [str(file)]
+    short = "2 cells, expected 4" if suffix == "csv" else "y is missing"
+    assert list(zip(errors.row, errors.curve, errors.problem, strict=True)) == [
+        (2, "a", "y is 'oops', not a number"),
+        (7, "c", short),
+        (10, "d", "y is missing"),
+        (16, "g", "x is inf, expected a finite number"),
+        (17, "h", "weight is -1, expected finite and not negative"),
+        (18, "h", "curve is missing"),
+        (21, "j", "y is '1_0', not a number"),
+    ]
+
+
+def test_a_sound_table_leaves_no_errors_of_an_earlier_one(tmp_path, quick):
+    file, out = tmp_path / "t.csv", tmp_path / "fits.csv"
+    file.write_text("curve,x,y\na,1,oops\n")
+    with pytest.warns(UserWarning, match="malformed"):
+        fit_table(HYPERBOLIC, file, out)
+    file.write_text("curve,x,y\na,1,1\n")
+    fit_table(HYPERBOLIC, file, out)
+    assert sorted(os.listdir(tmp_path)) == ["fits.csv", "t.csv"]
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_strict_stops_at_the_first_malformed_row_of_the_file(tmp_path, quick, workers):
+    table = ragged_table(60).astype({"y": str})
+    table.loc[[900, 1200], "y"] = "oops"
+    save(table, tmp_path / "t.csv")
+    executor = ThreadPoolExecutor(workers) if workers else None
+    with pytest.raises(ValueError, match=rf"row 901 \(curve {table.curve[900]}\): y is 'oops'.*mend it"):
+        fit_table(HYPERBOLIC, tmp_path / "t.csv", tmp_path / "o.csv", strict=True, executor=executor, shard_bytes=2000)
+    assert not (tmp_path / "o.csv").exists()
+
+
+def test_strict_on_the_command_line(tmp_path, capsys):
+    (tmp_path / "t.csv").write_text("curve,x,y\na,1,3\na,2,oops\n")
+    assert cli._run("fit", [str(tmp_path / "t.csv"), "--out", str(tmp_path / "o.csv"), "--strict"], debug=False) == 2
+    assert "row 2 (curve a): y is 'oops', not a number" in capsys.readouterr().err
+    assert not (tmp_path / "o.csv").exists()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("hashes", [3, 1 << 20])
+def test_a_curve_that_comes_back_is_reported_and_never_fitted_in_part(tmp_path, quick, monkeypatch, suffix, hashes):
+    monkeypatch.setattr("tsl_jax.fitting.assembly.HASHES", hashes)
+    names = ["b", "c", "a", "a", "d", "b", "b", "e", "a", "f"]
+    table = pd.DataFrame({"curve": names, "x": np.arange(1.0, 11), "y": 2.0})
+    save(table, tmp_path / f"t.{suffix}", rows=2)
+    with pytest.warns(UserWarning, match=r"row 6 \(curve b\): the curve comes back after others; .* sort the file"):
+        fit_table(HYPERBOLIC, tmp_path / f"t.{suffix}", tmp_path / "o.csv", shard_bytes=10)
+    found = pd.read_csv(tmp_path / "o.csv").set_index("curve")
+    assert list(found.index) == ["b", "c", "a", "d", "e", "f"]
+    assert found.index[found.status == "non_finite"].tolist() == ["b", "a"]
+    assert found.a1[["c", "d", "e", "f"]].tolist() == [2, 2, 2, 2]
+    assert pd.read_csv(tmp_path / "o.csv.errors.csv").row.tolist() == [6, 9]
+
+
+def test_a_curve_that_the_law_refuses_is_reported(tmp_path, quick):
+    (tmp_path / "t.csv").write_text("curve,x,y\na,0,3\na,1,2\nb,1,3\nb,2,2\n")
+    with pytest.warns(UserWarning, match=r"row 1 \(curve a\): fit: not finite at x = 0"):
+        fit_table(HYPERBOLIC, tmp_path / "t.csv", tmp_path / "o.csv")
+    assert pd.read_csv(tmp_path / "o.csv").status.tolist() == ["non_finite", "converged"]
+
+
+KILLED = """
+import os, sys, time
+from tsl_jax import laws
+from tsl_jax.fitting import fit_table, shard_fit, shards
+sys.path.insert(0, {tests!r})
+from test_fit_table import moments
+shard_fit.fit = moments
+moment, after = sys.argv[3], int(sys.argv[4])
+count = 0
+def at(name, before):
+    def call(*arguments):
+        global count
+        count += name == moment
+        if name == moment and count > after:
+            os.kill(os.getpid(), 9)
+        return before(*arguments)
+    return call
+shards.os = type("os", (), {{**vars(os), "fsync": staticmethod(at("fsync", os.fsync)),
+                            "replace": staticmethod(at("replace", os.replace))}})
+shards.Parts.remove = at("remove", shards.Parts.remove)
+shards.Path.unlink = at("unlink", shards.Path.unlink)
+fit_table(laws.HYPERBOLIC, sys.argv[1], sys.argv[2], shard_bytes=4000)
+"""
+
+
+@pytest.mark.parametrize(
+    ("moment", "after"), [("fsync", 5), ("replace", 4), ("replace", 9), ("remove", 0), ("unlink", 3)]
+)
+def test_a_call_killed_at_any_moment_continues_and_ends_with_the_same_table(tmp_path, quick, moment, after):
+    table = ragged_table(60)
+    table["y"] = table.y.astype(str)
+    table.loc[700, "y"] = "oops"
+    save(table, tmp_path / "t.csv")
+    out = tmp_path / "fits.parquet"
+    command = KILLED.format(tests=os.path.dirname(__file__))
+    done = subprocess.run([sys.executable, "-c", command, str(tmp_path / "t.csv"), str(out), moment, str(after)])
+    assert done.returncode == -signal.SIGKILL
+    finished = {path.name for path in tmp_path.glob("fits.parquet.parts/*.arrow")}
+    refitted = []
+    with pytest.warns(UserWarning, match="malformed rows: 1"):
+        fit_table(
+            HYPERBOLIC,
+            tmp_path / "t.csv",
+            out,
+            shard_bytes=4000,
+            progress=lambda share, count: refitted.append(share),
+        )
+    with pytest.warns(UserWarning, match="malformed rows: 1"):
+        fit_table(HYPERBOLIC, tmp_path / "t.csv", tmp_path / "whole.parquet", shard_bytes=4000)
+    count = len(open_source(tmp_path / "t.csv").shards(4000))
+    assert len(refitted) == 1 + count - len(finished)  # one call more, before the first shard
+    if moment != "fsync" or after > 5:
+        assert finished
+    assert pyarrow.parquet.read_table(out).equals(pyarrow.parquet.read_table(tmp_path / "whole.parquet"))
+    assert (tmp_path / "fits.parquet.errors.csv").read_text() == (tmp_path / "whole.parquet.errors.csv").read_text()
+    assert not (tmp_path / "fits.parquet.parts").exists()
+
+
+@pytest.fixture
+def interrupted(tmp_path, quick, monkeypatch):
+    """A call that ended early, by Ctrl-C in the third of seven shards."""
+    np.save(tmp_path / "c.npy", curves(50))
+
+    def until_third(law, y, **options):
+        if y[0, 0] >= curves(50)[16, 0] - 1e-9 and y[0, 0] <= curves(50)[16, 0] + 1e-9:
+            raise KeyboardInterrupt
+        return moments(law, y, **options)
+
+    monkeypatch.setattr(shard_fit, "fit", until_third)
+    with pytest.raises(KeyboardInterrupt):
+        fit_table(HYPERBOLIC, tmp_path / "c.npy", tmp_path / "o.parquet", shard_bytes=2048)
+    monkeypatch.setattr(shard_fit, "fit", moments)
+    assert len(list((tmp_path / "o.parquet.parts").glob("*.arrow"))) == 2
+    return tmp_path
+
+
+def test_what_ctrl_c_leaves_is_continued(interrupted):
+    seen = []
+    fit_table(
+        HYPERBOLIC,
+        interrupted / "c.npy",
+        interrupted / "o.parquet",
+        shard_bytes=2048,
+        progress=lambda share, count: seen.append((round(share, 2), count)),
+    )
+    assert seen[0] == (0.32, 0)
+    assert seen[-1] == (1.0, 34)
+    assert pd.read_parquet(interrupted / "o.parquet").curve.tolist() == list(range(50))
+
+
+def test_ctrl_c_on_the_command_line_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    def ctrl_c(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shard_fit, "fit", ctrl_c)
+    np.save(tmp_path / "c.npy", curves(3))
+    assert cli._run("fit", [str(tmp_path / "c.npy"), "--out", str(tmp_path / "o.csv")], debug=False) == 130
+    said = capsys.readouterr()
+    assert "c.npy: 3 curves of 32 points, float64, 768 bytes" in said.out
+    assert "repeat the command" in said.err
+
+
+def test_shards_of_another_request_are_never_mixed_in(interrupted):
+    source, out = interrupted / "c.npy", interrupted / "o.parquet"
+    with pytest.raises(ValueError, match=r"dtype is 'float64' there, 'float32' here\).* remove the folder, or give"):
+        fit_table(HYPERBOLIC, source, out, dtype="float32", shard_bytes=2048)
+    with pytest.raises(ValueError, match="another request"):
+        fit_table(laws.POSITION_POWER, source, out, shard_bytes=2048)
+    changed = np.load(source)
+    changed[3] += 1
+    times = source.stat()
+    np.save(source, changed)
+    os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(ValueError, match="digest is"):
+        fit_table(HYPERBOLIC, source, out, shard_bytes=2048)
+    assert len(list((interrupted / "o.parquet.parts").glob("*.arrow"))) == 2
+
+
+def test_damaged_or_missing_manifests_are_told(interrupted):
+    source, out = interrupted / "c.npy", interrupted / "o.parquet"
+    manifest = interrupted / "o.parquet.parts" / "manifest.json"
+    known = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(known)[:-20])
+    with pytest.raises(ValueError, match="is damaged; remove"):
+        fit_table(HYPERBOLIC, source, out, shard_bytes=2048)
+    manifest.unlink()
+    with pytest.raises(ValueError, match="shards but no manifest"):
+        fit_table(HYPERBOLIC, source, out, shard_bytes=2048)
+
+
+def test_two_calls_do_not_write_one_table(tmp_path, quick):
+    np.save(tmp_path / "c.npy", curves(3))
+    first = shards.Parts(tmp_path / "o.csv", {"any": 1})
+    with pytest.raises(ValueError, match="another call is writing"):
+        fit_table(HYPERBOLIC, tmp_path / "c.npy", tmp_path / "o.csv")
+    first.close()
+    fit_table(HYPERBOLIC, tmp_path / "c.npy", tmp_path / "o.csv")
+
+
+@pytest.mark.parametrize("synced", [3, 8])
+def test_a_full_disk_is_a_sentence_and_loses_nothing(tmp_path, quick, monkeypatch, synced):
+    np.save(tmp_path / "c.npy", curves(50))
+    count = iter(range(100))
+
+    def full(handle):
+        if next(count) >= synced:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="finished shards are kept: free some space and repeat") as raised:
+            fit_table(HYPERBOLIC, tmp_path / "c.npy", tmp_path / "o.csv", shard_bytes=2048)
+    assert raised.value.filename == str(tmp_path / "o.csv.parts")
+    assert not (tmp_path / "o.csv").exists()
+    assert list((tmp_path / "o.csv.parts").glob("*.arrow"))
+    fit_table(HYPERBOLIC, tmp_path / "c.npy", tmp_path / "o.csv", shard_bytes=2048)
+    assert len(pd.read_csv(tmp_path / "o.csv")) == 50
+
+
+class Unreliable(Executor):
+    """Runs a call at once; the first `failures` calls of each shard fail. Counts the calls."""
+
+    def __init__(self, failures: int, only: int | None = None) -> None:
+        self.failures, self.only, self.calls = failures, only, []
+
+    def submit(self, fn, /, *arguments, **options):
+        future: Future = Future()
+        shard = arguments[0].number
+        self.calls.append(shard)
+        if self.calls.count(shard) <= self.failures and self.only in (None, shard):
+            future.set_exception(ConnectionError("the machine went away"))
+        else:
+            future.set_result(fn(*arguments, **options))
+        return future
+
+
+def test_a_shard_that_fails_is_tried_again(tmp_path, quick):
+    np.save(tmp_path / "c.npy", curves(50))
+    executor = Unreliable(2)
+    fit_table(HYPERBOLIC, tmp_path / "c.npy", tmp_path / "o.csv", executor=executor, shard_bytes=2048)
+    assert sorted(executor.calls) == sorted(list(range(7)) * 3)
+    assert pd.read_csv(tmp_path / "o.csv").curve.tolist() == list(range(50))
+
+
+def test_a_shard_that_fails_for_good_is_reported_and_the_others_are_kept(tmp_path, quick):
+    np.save(tmp_path / "c.npy", curves(50))
+    executor = Unreliable(3, only=4)
+    with pytest.raises(ShardsFailed, match=r"1 shards failed 3 times each.*shard 4 \(32 to 40\) with ConnectionError"):
+        fit_table(HYPERBOLIC, tmp_path / "c.npy", tmp_path / "o.csv", executor=executor, shard_bytes=2048)
+    assert sorted(executor.calls) == [0, 1, 2, 3, 4, 4, 4, 5, 6]
+    assert not (tmp_path / "o.csv").exists()
+    second = Unreliable(0)
+    fit_table(HYPERBOLIC, tmp_path / "c.npy", tmp_path / "o.csv", executor=second, shard_bytes=2048)
+    assert second.calls == [4]
+    assert pd.read_csv(tmp_path / "o.csv").curve.tolist() == list(range(50))
+
+
+def test_an_executor_that_takes_no_more_work_is_reported(tmp_path, quick):
+    class Broken(Executor):
+        def submit(self, fn, /, *arguments, **options):
+            raise BrokenProcessPool("a worker died")
+
+    np.save(tmp_path / "c.npy", curves(3))
+    with pytest.raises(ShardsFailed, match="BrokenProcessPool: a worker died"):
+        fit_table(HYPERBOLIC, tmp_path / "c.npy", tmp_path / "o.csv", executor=Broken())
+
+
+def test_a_mistake_is_not_tried_again(tmp_path):
+    np.save(tmp_path / "c.npy", curves(50))
+    executor = Unreliable(0)
+    with pytest.raises(ValueError, match="method must be one of"):
+        fit_table(HYPERBOLIC, tmp_path / "c.npy", tmp_path / "o.csv", method="guess", executor=executor)
+    assert executor.calls == [0]
+    assert not (tmp_path / "o.csv.parts").exists()
+
+
+def test_threads_and_processes_give_the_table_of_one_process(tmp_path):
+    np.save(tmp_path / "c.npy", curves(40) + 1e-3 * np.sin(np.arange(32)))
+    fit_table(HYPERBOLIC, tmp_path / "c.npy", tmp_path / "here.parquet", shard_bytes=4096)
+    truth = pyarrow.parquet.read_table(tmp_path / "here.parquet")
+    spawn = multiprocessing.get_context("spawn")  # jax is not fork-safe
+    for executor in (ThreadPoolExecutor(2), ProcessPoolExecutor(1, mp_context=spawn)):
+        with executor:
+            out = tmp_path / f"{type(executor).__name__}.parquet"
+            fit_table(HYPERBOLIC, tmp_path / "c.npy", out, executor=executor, shard_bytes=4096)
+        assert pyarrow.parquet.read_table(out).equals(truth)
+
+
+def test_ray_gives_the_table_of_one_process(tmp_path):
+    pytest.importorskip("ray", reason="Ray is an extra: pip install tsl_jax[ray]")
+    from tsl_jax.fitting.ray_executor import RayExecutor
+
+    np.save(tmp_path / "c.npy", curves(40))
+    fit_table(HYPERBOLIC, tmp_path / "c.npy", tmp_path / "here.parquet", shard_bytes=4096)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's own
+        with RayExecutor() as executor:
+            fit_table(HYPERBOLIC, tmp_path / "c.npy", tmp_path / "ray.parquet", executor=executor, shard_bytes=4096)
+    truth = pyarrow.parquet.read_table(tmp_path / "here.parquet")
+    assert pyarrow.parquet.read_table(tmp_path / "ray.parquet").equals(truth)
+
+
+def test_without_ray_the_option_says_what_to_install(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    np.save(tmp_path / "c.npy", curves(3))
+    arguments = [str(tmp_path / "c.npy"), "--out", str(tmp_path / "o.csv"), "--ray", "local"]
+    assert cli._run("fit", arguments, debug=False) == 2
+    assert "pip install 'tsl_jax[ray]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("t.csv", "curve,x,y\n", "holds no rows"),
+        ("t.csv", "", r"lacks the columns \['curve', 'x', 'y'\]"),
+        ("t.csv", "curve,x\na,1\n", r"lacks the columns \['y'\]"),
+        ("t.parquet", "not Parquet", "cannot be read as a table"),
+        ("t.txt", "?", "cannot read t.txt; expected .npy"),
+        ("t.npy", "?", "is not a .npy array"),
+    ],
+)
+def test_a_file_that_holds_no_curves_is_refused_before_any_work(tmp_path, name, content, sentence):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=sentence):
+        fit_table(HYPERBOLIC, tmp_path / name, tmp_path / "o.csv")
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_an_x_that_does_not_fit_is_refused(tmp_path):
+    np.save(tmp_path / "c.npy", curves(3))
+    np.save(tmp_path / "e.npy", np.zeros((0, 5)))
+    for x, sentence in (([1.0, 2.0], "expected x as 32 numbers"), ([np.nan] * 32, "NaN or infinity")):
+        np.save(tmp_path / "x.npy", x)
+        with pytest.raises(ValueError, match=sentence):
+            fit_table(HYPERBOLIC, tmp_path / "c.npy", tmp_path / "o.csv", x=tmp_path / "x.npy")
+    with pytest.raises(ValueError, match="holds no curves"):
+        fit_table(HYPERBOLIC, tmp_path / "e.npy", tmp_path / "o.csv")
+
+
+MEASURED = """
+import sys
+sys.path.insert(0, {tests!r})
+import test_fit_table as tests
+tests.shard_fit.fit = tests.moments
+tests.fit_table(tests.HYPERBOLIC, sys.argv[1], sys.argv[2], shard_bytes=1 << 20)
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="peak memory is read from /proc")
+def test_memory_does_not_grow_with_the_number_of_curves(tmp_path):
+    command = [sys.executable, "-c", MEASURED.format(tests=os.path.dirname(__file__))]
+    peaks = []
+    for n in (1 << 12, 1 << 17):
+        np.lib.format.open_memmap(tmp_path / "c.npy", "w+", np.float32, (n, 256))[:] = 1.0
+        done = subprocess.run([*command, tmp_path / "c.npy", tmp_path / "o.csv"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        peaks.append(int(done.stdout))
+    assert peaks[1] - peaks[0] < 40_000  # kB, where the file grew by 128 MB
+
+
+def test_progress_and_time(tmp_path, quick):
+    np.save(tmp_path / "c.npy", curves(50))
+    seen: list[tuple[float, int]] = []
+    begun = time.monotonic()
+    fit_table(HYPERBOLIC, tmp_path / "c.npy", tmp_path / "o.csv", shard_bytes=2048, progress=lambda *a: seen.append(a))
+    assert [count for _, count in seen] == [0, 8, 16, 24, 32, 40, 48, 50]
+    assert seen[-1][0] == pytest.approx(1)
+    assert time.monotonic() - begun < 10
