@@ -23,7 +23,31 @@ def parse(command: type[T], verb: str, arguments: list[str]) -> T:
 
     file, rest = _config_file(arguments)
     default: dict[str, Any] = {} if file is None else {"default": _from_file(command, file)}
-    return tyro.cli(command, args=rest, prog=f"tsl {verb}", config=(tyro.conf.FlagCreatePairsOff,), **default)
+    settings = {"config": (tyro.conf.FlagCreatePairsOff,), "registry": _integers()}
+    return tyro.cli(command, args=rest, prog=f"tsl {verb}", **settings, **default)
+
+
+def _integers() -> Any:
+    """The rule by which tyro reads integers: 1e6 is one."""
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
+
+    from tsl_jax.training.config import whole
+
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def integer(info: Any) -> Any:
+        if info.type is not int:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="INT",
+            instance_from_str=lambda words: whole(words[0]),
+            is_instance=lambda value: type(value) is int,
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    return registry
 
 
 def _config_file(arguments: list[str]) -> tuple[Path | None, list[str]]:
