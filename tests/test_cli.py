@@ -157,6 +157,20 @@ def test_a_mistake_gets_a_sentence_and_exit_code_2(name, tmp_path, capsys, monke
     assert not (tmp_path / "fits.parquet").exists()
 
 
+def test_a_wrong_option_prints_no_headline_and_leaves_no_folder(tmp_path, capsys):
+    for wrong in (("--tokens", 10), ("--position-weights.kind", "head"), ("--text", tmp_path / "none")):
+        assert tsl_command("train", "--out", tmp_path / "run", *wrong) == 2
+        assert capsys.readouterr().out == ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_whole_numbers_may_have_a_power_of_ten(tmp_path, capsys):
+    assert tsl_command("train", "--out", tmp_path / "run", "--tokens", "1e2") == 2
+    assert "100 tokens are less than two batches" in capsys.readouterr().err
+    assert tsl_command("train", "--out", tmp_path / "run", "--tokens", "1.5e0") == 2
+    assert "1.5e0 is not a whole number" in capsys.readouterr().err
+
+
 def test_debug_shows_where_it_happened(tmp_path):
     with pytest.raises(FileNotFoundError):
         cli._run("report", [str(tmp_path)], debug=True)

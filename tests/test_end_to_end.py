@@ -1,6 +1,7 @@
 """The main job through the command line, tiny: text -> run -> surface -> fits -> forecasts -> page and summary."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,6 +135,37 @@ def test_a_complete_run_is_left_alone_and_another_is_refused(run, capsys):
     assert (run / "record.json").read_text() == before
 
 
+def unfinished(run: Path, out: Path, checkpoints: int) -> Path:
+    """A copy of the run as it was before its last checkpoints."""
+    shutil.copytree(run, out)
+    for file in sorted((out / "surface").glob("tokens-*.npz"))[-checkpoints:]:
+        file.unlink()
+    shutil.rmtree(max((out / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name)))
+    record = json.loads((out / "record.json").read_text())
+    (out / "record.json").write_text(json.dumps({**record, "complete": False}))
+    return out
+
+
+def test_resume_needs_the_folder_alone_and_names_what_differs(run, tmp_path, capsys):
+    out = unfinished(run, tmp_path / "my run", 1)
+    assert tsl_command("train", "--out", out, *TINY) == 2
+    assert "another configuration (data.text []" in capsys.readouterr().err
+    assert tsl_command("train", "--out", out, "--resume", "--seed", 1, "--model.d-ff=8") == 2
+    said = capsys.readouterr()
+    assert "(model.d_ff 8, there 0, seed 1, there 0)" in said.err.replace("\n", " ")
+    assert said.out == ""
+    assert tsl_command("train", "--config", out / "config.yaml", "--out", out) == 2
+    assert f"go on with: tsl train --out '{out}' --resume" in capsys.readouterr().err
+    assert tsl_command("train", "--out", out, "--resume") == 0
+    assert tsl.load_surface(out).drop_attrs().identical(tsl.load_surface(run).drop_attrs())
+
+
+def test_resume_where_there_is_no_run_is_a_mistake(tmp_path, capsys):
+    assert tsl_command("train", "--out", tmp_path / "none", "--resume") == 2
+    assert "holds no run to continue" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "notebooks/01_loss_by_position.ipynb")
 
@@ -170,6 +202,6 @@ def test_ctrl_c_ends_with_130_and_keeps_what_is_done(run, tmp_path):
     child.send_signal(signal.SIGINT)
     _, said = child.communicate(timeout=60)
     assert child.returncode == 130, said
-    assert "interrupted" in said
+    assert f"interrupted; go on with: tsl train --out {tmp_path / 'run'} --resume" in said
     assert "Traceback" not in said
     assert tsl.load_surface(tmp_path / "run").sizes["tokens"] >= 1

@@ -81,8 +81,8 @@ def _run(verb: str, arguments: list[str], *, debug: bool) -> int:
         module = import_module(f"tsl_jax.commands.{verb}")
         options.show_warnings_as_sentences()
         module.run(options.parse(module.Command, verb, arguments))
-    except KeyboardInterrupt:
-        return _say("interrupted; what was computed is on disk (tsl train --resume goes on)", code=130)
+    except KeyboardInterrupt as stopped:
+        return _say("; ".join(filter(None, ("interrupted", str(stopped)))), code=130)
     except BrokenPipeError:
         raise
     except (ValueError, OSError, FloatingPointError) as error:

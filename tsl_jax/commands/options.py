@@ -7,6 +7,7 @@ import hashlib
 import json
 import sys
 import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ def parse(command: type[T], verb: str, arguments: list[str]) -> T:
     import tyro
 
     file, rest = _config_file(arguments)
+    file = file or _config_of_run(rest)
     default: dict[str, Any] = {} if file is None else {"default": _from_file(command, file)}
     settings = {"config": (tyro.conf.FlagCreatePairsOff,), "registry": _integers()}
     return tyro.cli(command, args=rest, prog=f"tsl {verb}", **settings, **default)
@@ -63,6 +65,16 @@ def _config_file(arguments: list[str]) -> tuple[Path | None, list[str]]:
             raise ValueError("--config needs a file; give --config FILE.yaml")
         file = Path(found)
     return file, rest
+
+
+def _config_of_run(arguments: list[str]) -> Path | None:
+    """The configuration of the run that `--resume` continues: it is the default of every option then."""
+    if "--resume" not in arguments:
+        return None
+    outs = [value for name, value in pairwise(arguments) if name == "--out"]
+    outs += [argument.partition("=")[2] for argument in arguments if argument.startswith("--out=")]
+    files = [Path(out) / "config.yaml" for out in outs]
+    return next((file for file in files if file.exists()), None)
 
 
 def _from_file(command: type[T], file: Path) -> T:

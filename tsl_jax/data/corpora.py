@@ -65,8 +65,7 @@ def load(config: DataConfig, progress: Progress = lambda stage, done, total: Non
         ValueError: for entries, weights or text that cannot be used, a domain without held-out text among them.
         OSError: for files that are missing or unreadable, or a cache that cannot be written.
     """
-    check(config)
-    found = [(source, _find(source)) for source in sources(config)]
+    found = find(config)
     tokens = _pretokenised(found)
     key = cache.key(_settings(config, found), _named_files(config, found))
     folder = cache.root() / key
@@ -75,6 +74,20 @@ def load(config: DataConfig, progress: Progress = lambda stage, done, total: Non
         write = prepare.tokens if tokens else prepare.text
         manifest = cache.make(folder, lambda temporary: write(temporary, config, found, progress))
     return _open(folder, manifest, key, [source for source, _ in found])
+
+
+def find(config: DataConfig) -> list[tuple[DomainSource, list[Path]]]:
+    """The files of every domain, which are not opened yet.
+
+    Raises:
+        ValueError, OSError: for what `load` would find wrong before it reads any text.
+    """
+    check(config)
+    found = [(source, _find(source)) for source in sources(config)]
+    _pretokenised(found)
+    if config.tokenizer:
+        _tokenizer_file(config)
+    return found
 
 
 def _find(source: DomainSource) -> list[Path]:
