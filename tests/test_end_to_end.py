@@ -160,6 +160,24 @@ def test_resume_needs_the_folder_alone_and_names_what_differs(run, tmp_path, cap
     assert tsl.load_surface(out).drop_attrs().identical(tsl.load_surface(run).drop_attrs())
 
 
+def test_a_report_of_an_unfinished_run_says_so_and_keeps_its_keys(run, tmp_path, capsys):
+    out = unfinished(run, tmp_path / "part", 4)
+    assert tsl_command("report", out) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    share = float(tsl.load_surface(out).tokens[-1] / tsl.load_surface(run).tokens[-1])
+    assert f"id: unfinished: {share:.0%} of the plan; last loss so far" in said
+    assert (
+        f"no forecast from 40%: it takes a checkpoint before and two after; there are 10 at 1% to {share:.0%}" in said
+    )
+    part, whole = (json.loads((folder / "summary.json").read_text()) for folder in (out, run))
+    assert set(part) == set(whole)
+    assert set(part["splits"]["id"]) == set(whole["splits"]["id"])
+    page = (out / "report.html").read_text()
+    assert f"Unfinished: {share:.0%} of the plan." in page
+    assert "final loss" not in page
+    assert "no forecast from 40%" in page
+
+
 def test_resume_where_there_is_no_run_is_a_mistake(tmp_path, capsys):
     assert tsl_command("train", "--out", tmp_path / "none", "--resume") == 2
     assert "holds no run to continue" in capsys.readouterr().err

@@ -38,4 +38,4 @@ def run(command: Command) -> None:
             summary = report.write(command.out, command.out, surface, options.stamp(command), progress)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on") from None
-    report.show(summary, command.out)
+    report.show(summary, surface, command.out)

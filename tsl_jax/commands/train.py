@@ -19,7 +19,7 @@ class Command:
     """Folder of the run."""
     text: tuple[str, ...] = ()
     """GLOB, or DOMAIN=GLOB@WEIGHT for several (.txt, .jsonl, .npy, .bin); default: the standard library's source.
-    Wins over --data.text, which is the same."""
+    The same as --data.text, and wins over it."""
     resume: bool = False
     """Continue the unfinished run in OUT, with its own configuration."""
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)

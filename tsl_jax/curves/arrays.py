@@ -63,9 +63,9 @@ def _need_losses(loss: xr.DataArray, allow_missing: bool) -> None:
     """Losses are cross-entropies: numbers from 0 up."""
     sign = "a loss is a cross-entropy in nats per token, positive: are these log-probabilities?"
     _refuse("negative", loss < 0, sign)
-    _refuse("infinite", np.isinf(loss), "leave these checkpoints or positions out")
+    _refuse("infinite", xr.apply_ufunc(np.isinf, loss), "leave these checkpoints or positions out")
     if not allow_missing:
-        _refuse("NaN", np.isnan(loss), "leave these checkpoints or positions out, or give allow_missing=True")
+        _refuse("NaN", loss.isnull(), "leave these checkpoints or positions out, or give allow_missing=True")
 
 
 def _refuse(what: str, found: xr.DataArray, mend: str) -> None:

@@ -27,7 +27,7 @@ _ENTRY = re.compile(
 class DataConfig:
     """Text, its split and its tokens. What is prepared is cached by all of this and by the text itself."""
 
-    text: tuple[str, ...] = ()  # "[name=]glob[@weight]", see above; empty: the standard library of this Python
+    text: tuple[str, ...] = ()  # "[name=]glob[@weight]", what --text is too, which wins; empty: the standard library
     field: str = "text"  # name of the field of a .jsonl line that holds its text
     heldout: float = 0.0  # share of text never trained on; 0: a fifth of the standard library, a tenth of a user's text
     vocabulary: int = 2048  # size of the byte-level BPE that is trained on the training text
