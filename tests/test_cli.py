@@ -120,6 +120,7 @@ def mistakes(folder):
         "no run to forecast": (("forecast", folder / "empty"), "no surface.json"),
         "no run to evaluate": (("evaluate", folder / "empty", "--out", folder / "e"), "name the folder of a run"),
         "cutoff": (("forecast", folder / "empty", "--cutoff", "3"), "between 0 and 1"),
+        "suffix of a forecast": (("forecast", folder / "empty", "--out", folder / "f.csv"), "is a .json file, found"),
         "config": (("fit", good, *out, "--config", folder / "not.yaml"), "expected a mapping"),
         "entry": (("fit", good, *out, "--config", folder / "unknown.yaml"), "'laww' is not an option"),
         "kind of entry": (("train", "--out", folder / "r", "--config", folder / "wrong.yaml"), "tokens must be int"),
@@ -135,6 +136,7 @@ MISTAKES = [
     *(
         "no run to evaluate",
         "cutoff",
+        "suffix of a forecast",
         "config",
         "entry",
         "kind of entry",

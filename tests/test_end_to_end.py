@@ -109,20 +109,45 @@ def test_forecast_of_a_run_from_its_beginning(run, tmp_path, capsys):
     made = json.loads((tmp_path / "f.json").read_text())["forecasts"]
     power = next(one for one in made if one["method"] == "power" and one["split"] == "id")
     summary = json.loads((run / "summary.json").read_text())
+    shown = capsys.readouterr().out
+    assert "nats" in shown
+    assert "forecast  " in shown, "its progress"
+    assert "10/10" in shown
     assert power["loss"][-1] == pytest.approx(summary["splits"]["id"]["forecast"]["0.4"]["power"]["final"])
-    assert "nats" in capsys.readouterr().out
 
 
-def test_evaluate_measures_the_kept_checkpoints_again(run, tmp_path):
+def test_a_forecast_looks_ahead_only(run, tmp_path, capsys):
+    assert tsl_command("forecast", run, "--out", tmp_path / "f.json") == 0
+    said = capsys.readouterr().out
+    assert "nats observed at 39,936 tokens, the end of the plan" in said
+    assert "the run is finished" in said
+    assert tsl_command("forecast", run, "--cutoff", 0.4, "--at", "1e4", "2e4", "--out", tmp_path / "f.json") == 2
+    assert "--at 10,000 is not beyond the last checkpoint" in capsys.readouterr().err
+    assert not (tmp_path / "f.json").exists()
+
+
+def test_evaluate_measures_the_kept_checkpoints_again(run, tmp_path, capsys):
     """On the same text and windows the numbers are the same, bit for bit; on other text they are its own."""
     assert tsl_command("evaluate", run, "--out", tmp_path / "same") == 0
     same, known = tsl.load_surface(tmp_path / "same"), tsl.load_surface(run)
     np.testing.assert_array_equal(same.loss, known.loss.sel(tokens=same.tokens))
-    text = write_text(tmp_path / "more")[1].replace("@0", "@1")
-    assert tsl_command("evaluate", run, "--out", tmp_path / "else", "--text", text) == 0
+    text = [part.split("@")[0] for part in write_text(tmp_path / "more")]
+    capsys.readouterr()
+    assert tsl_command("evaluate", run, "--out", tmp_path / "else", "--text", *text) == 0
     other = tsl.load_surface(tmp_path / "else")
-    assert other.split.values.tolist() == ["id"]
-    assert not np.allclose(other.loss[0, -1], known.loss[0, -1])
+    assert other.split.values.tolist() == ["main", "other"]
+    assert not np.allclose(other.loss[1, -1], known.loss[0, -1])
+    windows = other.attrs["windows"]["other"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{windows['documents']} documents of other, {windows['stretches'] * 2 * 32:,} token losses" in said
+
+
+def test_a_surface_of_too_few_checkpoints_explains_its_empty_table(run, tmp_path, capsys):
+    assert tsl_command("evaluate", run, "--out", tmp_path / "few") == 0
+    assert tsl_command("report", tmp_path / "few") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "no forecast from 10%, 20%, 30%, 40%: it takes a checkpoint before and two after; there are 2 at" in said
+    assert "forecast of the final loss" not in said
 
 
 def test_a_complete_run_is_left_alone_and_another_is_refused(run, capsys):

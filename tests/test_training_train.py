@@ -115,6 +115,7 @@ def test_a_run_leaves_a_surface_checkpoints_metrics_and_a_record(config: TrainCo
     assert record["complete"]
     assert set(record["seconds"]) == {"prepare", "compile", "train", "evaluate", "checkpoint"}
     assert record["tokens_per_second"] > 0
+    assert record["stretches"]["ood"] == {"asked": 3, "found": 3}
     assert {"versions", "cores", "flags", "git_commit"} <= set(record["environment"])
     assert (whole / "tokenizer.json").exists()
     assert folder.read_config(whole) == config

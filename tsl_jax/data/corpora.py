@@ -10,6 +10,7 @@ other, each closed by the end-of-text token.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -73,6 +74,7 @@ def load(config: DataConfig, progress: Progress = lambda stage, done, total: Non
     if manifest is None:
         write = prepare.tokens if tokens else prepare.text
         manifest = cache.make(folder, lambda temporary: write(temporary, config, found, progress))
+    _warn_of_few(manifest["record"])
     return _open(folder, manifest, key, [source for source, _ in found])
 
 
@@ -136,6 +138,16 @@ def _tokenizer_file(config: DataConfig) -> Path:
             f"data: there is no tokenizer {file}; name a tokenizer.json, or leave it out to train one"
         )
     return file
+
+
+def _warn_of_few(record: dict[str, Any]) -> None:
+    """Say which domains lost more than half of their held-out documents as near-copies."""
+    for name, removed in record["near_copies_removed"].items():
+        left = record["documents"][name]["heldout"]
+        if removed > left:
+            found = f"{removed} of the {left + removed} held-out documents of domain {name!r} are near-copies of"
+            mend = f"only {left} are left to measure on; give it text that repeats itself less, or raise data.heldout"
+            warnings.warn(f"data: {found} training text and were removed, {mend}", stacklevel=3)
 
 
 def _open(folder: Path, manifest: dict[str, Any], key: str, found: list[DomainSource]) -> Corpus:
