@@ -9,8 +9,8 @@ import pandas as pd
 import xarray as xr
 
 from tsl_jax import laws
+from tsl_jax.curves.arrays import from_losses
 from tsl_jax.fitting import Fit, fit
-from tsl_jax.surface import from_losses
 
 TOTAL = 1_000_000
 PLAN = {"kind": "cosine", "peak": 5e-3, "warmup_tokens": 20_000, "total_tokens": TOTAL, "final_ratio": 0.1}

@@ -113,6 +113,7 @@ def mistakes(folder):
         "no run to forecast": (("forecast", folder / "empty"), "no surface.json"),
         "no run to evaluate": (("evaluate", folder / "empty", "--out", folder / "e"), "name the folder of a run"),
         "cutoff": (("forecast", folder / "empty", "--cutoff", "3"), "between 0 and 1"),
+        "suffix of a forecast": (("forecast", folder / "empty", "--out", folder / "f.csv"), "is a .json file, found"),
         "config": (("fit", good, *out, "--config", folder / "not.yaml"), "expected a mapping"),
         "entry": (("fit", good, *out, "--config", folder / "unknown.yaml"), "'laww' is not an option"),
         "kind of entry": (("train", "--out", folder / "r", "--config", folder / "wrong.yaml"), "tokens must be int"),
@@ -128,6 +129,7 @@ MISTAKES = [
     *(
         "no run to evaluate",
         "cutoff",
+        "suffix of a forecast",
         "config",
         "entry",
         "kind of entry",
@@ -148,6 +150,20 @@ def test_a_mistake_gets_a_sentence_and_exit_code_2(name, tmp_path, capsys, monke
     assert sentence in said.err.replace("\n", " ")
     assert "Traceback" not in said.err + said.out
     assert not (tmp_path / "fits.parquet").exists()
+
+
+def test_a_wrong_option_prints_no_headline_and_leaves_no_folder(tmp_path, capsys):
+    for wrong in (("--tokens", 10), ("--position-weights.kind", "head"), ("--text", tmp_path / "none")):
+        assert tsl_command("train", "--out", tmp_path / "run", *wrong) == 2
+        assert capsys.readouterr().out == ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_whole_numbers_may_have_a_power_of_ten(tmp_path, capsys):
+    assert tsl_command("train", "--out", tmp_path / "run", "--tokens", "1e2") == 2
+    assert "100 tokens are less than two batches" in capsys.readouterr().err
+    assert tsl_command("train", "--out", tmp_path / "run", "--tokens", "1.5e0") == 2
+    assert "1.5e0 is not a whole number" in capsys.readouterr().err
 
 
 def test_debug_shows_where_it_happened(tmp_path):

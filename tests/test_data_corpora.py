@@ -151,7 +151,9 @@ def test_held_out_near_copies_of_any_training_text_leave(tmp_path: Path):
     copies = [text + f" copy {n}" for n, text in enumerate(train)]
     for n, text in enumerate(copies):
         (tmp_path / "b" / f"copy{n}.txt").write_text(text)
-    corpus = corpora.load(DataConfig((f"a={tmp_path}/a", f"b={tmp_path}/b"), **SMALL))
+    for _ in range(2):  # prepared, and from the cache
+        with pytest.warns(UserWarning, match=r"of the \d+ held-out documents of domain 'b' are near-copies"):
+            corpus = corpora.load(DataConfig((f"a={tmp_path}/a", f"b={tmp_path}/b"), **SMALL))
     held = documents(corpus.domains["b"].heldout, corpus)
     assert sum(place(text) < 0.2 for text in copies) == corpus.record["near_copies_removed"]["b"] > 0
     assert not any("copy" in text for text in held)

@@ -37,6 +37,7 @@ def test_entries_name_domains_globs_and_weights():
         (("x=a@0.5", "y=b@0.6"), r"must sum to one, found 1\.1 \(x 0\.5, y 0\.6\)"),
         (("x=a@0.5", "y=b"), "'y' has no weight while others have one"),
         (("x=a@-1", "y=b@2"), "weight of 'x' is a share .* found -1"),
+        (("x=a@0.5", "y=b@0,5"), "'y' has no weight .*'0,5' after the @ is not a number"),
         (("x=a@0.5", "x=b@0.6"), "'x' has the weights 0.5 and 0.6"),
         (("x=a@1.2.3",), "not a number"),
         (("stdlib:poems",), "there is no 'stdlib:poems'"),
@@ -83,6 +84,10 @@ def test_files_are_found_by_glob_folder_and_path(tmp_path: Path):
     assert names("b/d.md", "*.txt", "a.txt") == ["a.txt", "b/d.md"]
     with pytest.raises(FileNotFoundError, match="matches no file"):
         names("*.rst")
+    with pytest.raises(FileNotFoundError, match="'half' after the @ is not a number"):
+        names("*.txt@half")
+    with pytest.raises(FileNotFoundError, match=r"\.md' matches no file; check"):
+        names("me@home/*.md")
 
 
 def read(*files: Path, field: str = "text", max_bytes: int = 1 << 30) -> list[str]:

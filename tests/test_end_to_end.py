@@ -1,6 +1,7 @@
 """The main job through the command line, tiny: text -> run -> surface -> fits -> forecasts -> page and summary."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,20 +109,45 @@ def test_forecast_of_a_run_from_its_beginning(run, tmp_path, capsys):
     made = json.loads((tmp_path / "f.json").read_text())["forecasts"]
     power = next(one for one in made if one["method"] == "power" and one["split"] == "id")
     summary = json.loads((run / "summary.json").read_text())
+    shown = capsys.readouterr().out
+    assert "nats" in shown
+    assert "forecast  " in shown, "its progress"
+    assert "10/10" in shown
     assert power["loss"][-1] == pytest.approx(summary["splits"]["id"]["forecast"]["0.4"]["power"]["final"])
-    assert "nats" in capsys.readouterr().out
 
 
-def test_evaluate_measures_the_kept_checkpoints_again(run, tmp_path):
+def test_a_forecast_looks_ahead_only(run, tmp_path, capsys):
+    assert tsl_command("forecast", run, "--out", tmp_path / "f.json") == 0
+    said = capsys.readouterr().out
+    assert "nats observed at 39,936 tokens, the end of the plan" in said
+    assert "the run is finished" in said
+    assert tsl_command("forecast", run, "--cutoff", 0.4, "--at", "1e4", "2e4", "--out", tmp_path / "f.json") == 2
+    assert "--at 10,000 is not beyond the last checkpoint" in capsys.readouterr().err
+    assert not (tmp_path / "f.json").exists()
+
+
+def test_evaluate_measures_the_kept_checkpoints_again(run, tmp_path, capsys):
     """On the same text and windows the numbers are the same, bit for bit; on other text they are its own."""
     assert tsl_command("evaluate", run, "--out", tmp_path / "same") == 0
     same, known = tsl.load_surface(tmp_path / "same"), tsl.load_surface(run)
     np.testing.assert_array_equal(same.loss, known.loss.sel(tokens=same.tokens))
-    text = write_text(tmp_path / "more")[1].replace("@0", "@1")
-    assert tsl_command("evaluate", run, "--out", tmp_path / "else", "--text", text) == 0
+    text = [part.split("@")[0] for part in write_text(tmp_path / "more")]
+    capsys.readouterr()
+    assert tsl_command("evaluate", run, "--out", tmp_path / "else", "--text", *text) == 0
     other = tsl.load_surface(tmp_path / "else")
-    assert other.split.values.tolist() == ["id"]
-    assert not np.allclose(other.loss[0, -1], known.loss[0, -1])
+    assert other.split.values.tolist() == ["main", "other"]
+    assert not np.allclose(other.loss[1, -1], known.loss[0, -1])
+    windows = other.attrs["windows"]["other"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{windows['documents']} documents of other, {windows['stretches'] * 2 * 32:,} token losses" in said
+
+
+def test_a_surface_of_too_few_checkpoints_explains_its_empty_table(run, tmp_path, capsys):
+    assert tsl_command("evaluate", run, "--out", tmp_path / "few") == 0
+    assert tsl_command("report", tmp_path / "few") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "no forecast from 10%, 20%, 30%, 40%: it takes a checkpoint before and two after; there are 2 at" in said
+    assert "forecast of the final loss" not in said
 
 
 def test_a_complete_run_is_left_alone_and_another_is_refused(run, capsys):
@@ -132,6 +158,55 @@ def test_a_complete_run_is_left_alone_and_another_is_refused(run, capsys):
     assert tsl_command("train", "--text", *text, "--out", run, *TINY, "--seed", 1) == 2
     assert "another configuration" in capsys.readouterr().err
     assert (run / "record.json").read_text() == before
+
+
+def unfinished(run: Path, out: Path, checkpoints: int) -> Path:
+    """A copy of the run as it was before its last checkpoints."""
+    shutil.copytree(run, out)
+    for file in sorted((out / "surface").glob("tokens-*.npz"))[-checkpoints:]:
+        file.unlink()
+    shutil.rmtree(max((out / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name)))
+    record = json.loads((out / "record.json").read_text())
+    (out / "record.json").write_text(json.dumps({**record, "complete": False}))
+    return out
+
+
+def test_resume_needs_the_folder_alone_and_names_what_differs(run, tmp_path, capsys):
+    out = unfinished(run, tmp_path / "my run", 1)
+    assert tsl_command("train", "--out", out, *TINY) == 2
+    assert "another configuration (data.text []" in capsys.readouterr().err
+    assert tsl_command("train", "--out", out, "--resume", "--seed", 1, "--model.d-ff=8") == 2
+    said = capsys.readouterr()
+    assert "(model.d_ff 8, there 0, seed 1, there 0)" in said.err.replace("\n", " ")
+    assert said.out == ""
+    assert tsl_command("train", "--config", out / "config.yaml", "--out", out) == 2
+    assert f"go on with: tsl train --out '{out}' --resume" in capsys.readouterr().err
+    assert tsl_command("train", "--out", out, "--resume") == 0
+    assert tsl.load_surface(out).drop_attrs().identical(tsl.load_surface(run).drop_attrs())
+
+
+def test_a_report_of_an_unfinished_run_says_so_and_keeps_its_keys(run, tmp_path, capsys):
+    out = unfinished(run, tmp_path / "part", 4)
+    assert tsl_command("report", out) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    share = float(tsl.load_surface(out).tokens[-1] / tsl.load_surface(run).tokens[-1])
+    assert f"id: unfinished: {share:.0%} of the plan; last loss so far" in said
+    assert (
+        f"no forecast from 40%: it takes a checkpoint before and two after; there are 10 at 1% to {share:.0%}" in said
+    )
+    part, whole = (json.loads((folder / "summary.json").read_text()) for folder in (out, run))
+    assert set(part) == set(whole)
+    assert set(part["splits"]["id"]) == set(whole["splits"]["id"])
+    page = (out / "report.html").read_text()
+    assert f"Unfinished: {share:.0%} of the plan." in page
+    assert "final loss" not in page
+    assert "no forecast from 40%" in page
+
+
+def test_resume_where_there_is_no_run_is_a_mistake(tmp_path, capsys):
+    assert tsl_command("train", "--out", tmp_path / "none", "--resume") == 2
+    assert "holds no run to continue" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 ROOT = Path(__file__).parents[1]
@@ -170,6 +245,6 @@ def test_ctrl_c_ends_with_130_and_keeps_what_is_done(run, tmp_path):
     child.send_signal(signal.SIGINT)
     _, said = child.communicate(timeout=60)
     assert child.returncode == 130, said
-    assert "interrupted" in said
+    assert f"interrupted; go on with: tsl train --out {tmp_path / 'run'} --resume" in said
     assert "Traceback" not in said
     assert tsl.load_surface(tmp_path / "run").sizes["tokens"] >= 1

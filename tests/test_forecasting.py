@@ -74,6 +74,20 @@ def test_too_few_checkpoints_give_no_number_and_say_so(simulated):
     assert "nan" in repr(found)
 
 
+def test_without_tokens_the_end_of_the_plan_is_meant(simulated):
+    found = tsl.forecast(past_of(simulated, 0.4), method=tsl.baselines.LAST)
+    assert found.mean.tokens.values.tolist() == [TOTAL]
+    other = tsl.forecast(past_of(simulated, 0.4), schedule={**PLAN, "total_tokens": 10**7}, method=tsl.baselines.LAST)
+    assert other.mean.tokens.values.tolist() == [10**7]
+
+
+def test_a_forecast_below_zero_is_doubted(simulated):
+    falling = tsl.from_losses(np.linspace(5, 1, 12)[:, None] * [[1.0, 1.1]], tokens=np.geomspace(1e5, 1e6, 12))
+    near, far = (tsl.forecast(falling, at, method=tsl.baselines.LOGARITHMIC) for at in (1.1e6, 1e8))
+    assert near.status["id"] == "ok"
+    assert far.status["id"] == "falls below zero, which no loss does"
+
+
 def test_a_baseline_is_its_law():
     tokens = np.geomspace(1e5, TOTAL, 20)
     loss = np.broadcast_to((50 * tokens**-0.3 + 2.0)[:, None], (20, 4))
@@ -125,5 +139,9 @@ def test_requests_that_make_no_sense_are_refused_in_words(simulated):
         tsl.forecast(simulated.isel(tokens=slice(0)), at=1e6)
     with pytest.raises(ValueError, match="must be tokens seen, positive"):
         tsl.forecast(simulated, at=[0, 1])
+    with pytest.raises(ValueError, match="must be tokens seen, positive, found 'later'"):
+        tsl.forecast(simulated, at="later")
+    with pytest.raises(ValueError, match=r"no plan whose end could be meant; name tokens, as in at="):
+        tsl.forecast(simulated.drop_attrs())
     with pytest.raises(ValueError, match="no checkpoint within the first"):
         backtest(simulated, cutoffs=(0.001,))

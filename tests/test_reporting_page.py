@@ -1,6 +1,7 @@
 """The page as a file: what stands in it, what never does, and how it is written. No browser is needed."""
 
 import json
+import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -15,7 +16,8 @@ import xarray as xr
 
 from tsl_jax import laws
 from tsl_jax.fitting import fit
-from tsl_jax.reporting import report
+from tsl_jax.reporting import report, tables
+from tsl_jax.reporting.standing import late_median
 
 HOSTILE = "</script><img src=x onerror=alert(1)><a href='http://evil.example/'>\"'&amp;"
 
@@ -210,6 +212,62 @@ def test_surface_without_schedule_or_with_nan_or_one_checkpoint(tmp_path: Path, 
     assert "No forecast could be made: from 10% by by position" in page.text
     assert "errors" not in page.sections
     assert report(tmp_path / "one.html", bare.isel(tokens=[3])).exists()
+
+
+def test_an_unfinished_run_is_called_so_wherever_its_last_loss_is_told(
+    tmp_path: Path, run: xr.Dataset, by_position: Any, whole: Path
+) -> None:
+    part = run.isel(tokens=slice(None, -1))
+    share = f"{float(part.tokens[-1]) / material.TOTAL:.0%} of the plan"
+    judged = material.backtest(part, material.temporal_fits(by_position))
+    text = Page(report(tmp_path / "part.html", part, judged)).text
+    assert f"Unfinished: {share}. From the first 40% of the plan, the power law" in text
+    assert "closest to the last loss so far on id" in text
+    assert f"The run is unfinished: {share}, where the observed losses end." in text
+    for word in ("final loss", "end of the run", "of the run seen"):
+        assert word not in text, word
+    assert "final loss" in Page(whole).text
+    assert "nfinished" not in Page(whole).text
+    assert f"Unfinished: {share}." in Page(report(tmp_path / "alone.html", part)).text
+
+
+def test_cut_offs_that_see_the_same_checkpoints_are_named(tmp_path: Path, run: xr.Dataset, backtest: Any) -> None:
+    same = {key: replace(one, cutoff=1e5) for key, one in backtest.forecasts.items()}
+    told = "From 10% and 40% the same checkpoints are seen"
+    assert told in Page(report(tmp_path / "same.html", run, replace(backtest, forecasts=same))).text
+    assert told not in Page(report(tmp_path / "two.html", run, backtest)).text
+
+
+def test_the_later_half_is_one_half_for_page_and_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], run: xr.Dataset, by_position: Any
+) -> None:
+    """By number of checkpoints, as they stand in the summary: by tokens, only the last three of these would count."""
+    rising = by_position.r2 * 0 + xr.DataArray(np.arange(run.sizes["tokens"]) / 100, dims="tokens")
+    r2 = xr.Dataset({"plain": rising})
+    later = np.arange(run.sizes["tokens"] // 2, run.sizes["tokens"]) / 100
+    assert f"{np.median(later):.3f} (plain)" in Page(report(tmp_path / "r2.html", by_position, run, r2=r2)).text
+    tables.show(tables.summary(run, r2, None, {}, {}), run)
+    assert f"R2 over positions {np.median(later):.3f}" in capsys.readouterr().out.replace("\n", " ")
+    assert math.isnan(late_median([0.5, None]))
+
+
+def test_the_terminal_tells_doubts_and_merges_equal_columns(
+    capsys: pytest.CaptureFixture[str], run: xr.Dataset, by_position: Any, backtest: Any
+) -> None:
+    scores = backtest.scores.sort_index()  # a copy
+    scores.loc[("id", 0.4, "power"), "status"] = "upper_bound"
+    part = run.isel(tokens=slice(None, -1))
+    made = tables.summary(part, xr.Dataset({"plain": by_position.r2}), replace(backtest, scores=scores), {}, {})
+    tables.show(made, part)
+    said = capsys.readouterr().out
+    assert "unfinished: " in said
+    assert "last loss so far" in said
+    assert "final" not in said
+    assert "† upper bound: power (40%)" in said
+    assert "- 3 usable position fits, 4 are needed: reciprocal" in said
+    assert said.count("†") == 2, "one number, one line"
+    tables.show(made, run.isel(tokens=[0, -2, -1]))
+    assert "from 10% = 40%" in capsys.readouterr().out
 
 
 def test_r2_with_ceiling_is_drawn_and_told(tmp_path: Path, by_position: Any) -> None:

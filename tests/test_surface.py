@@ -157,6 +157,34 @@ def test_bad_surfaces_are_refused_in_words():
         tsl.from_losses(loss, tokens=[1, 2])
     with pytest.raises(ValueError, match="expected loss of shape"):
         tsl.from_losses(np.ones(3), tokens=[1, 2, 3])
+    with pytest.raises(ValueError, match="tokens must be numbers, found 'abc'"):
+        tsl.from_losses(loss, tokens="abc")
+    with pytest.raises(ValueError, match="position must be a list"):
+        tsl.from_losses(loss, tokens=[1, 2, 3], position=4)
+    with pytest.raises(ValueError, match="loss must be numbers"):
+        tsl.from_losses([["a"]], tokens=[1])
+    with pytest.raises(ValueError, match=r"expected an xr\.Dataset, found DataArray"):
+        surface.check(tsl.from_losses(loss, tokens=[1, 2, 3]).loss)  # pyright: ignore[reportArgumentType]
+
+
+def test_losses_that_are_none_are_counted_and_placed():
+    loss = np.ones((3, 4))
+    loss[1, 2:] = -1.0, -2.0
+    with pytest.raises(
+        ValueError, match=r"2 of 12 losses are negative, the first at split id, tokens 2, position 3; .* log-prob"
+    ):
+        tsl.from_losses(loss, tokens=[1, 2, 3])
+    loss[1, 2:] = np.nan, 0.0
+    with pytest.raises(ValueError, match=r"1 of 12 losses is NaN, .* position 3; .* allow_missing=True"):
+        tsl.from_losses(loss, tokens=[1, 2, 3])
+    assert int(tsl.from_losses(loss, tokens=[1, 2, 3], allow_missing=True).loss.isnull().sum()) == 1
+    loss[1, 2] = np.inf
+    with pytest.raises(ValueError, match="1 of 12 losses is infinite"):
+        tsl.from_losses(loss, tokens=[1, 2, 3], allow_missing=True)
+
+
+def test_one_split_may_be_named_by_a_string():
+    assert tsl.from_losses(np.ones((3, 4)), tokens=[1, 2, 3], split="code").split.values.tolist() == ["code"]
 
 
 def test_missing_surfaces_are_named(tmp_path):

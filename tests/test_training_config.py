@@ -22,6 +22,14 @@ def test_a_configuration_survives_the_way_through_a_file() -> None:
     assert from_dict(TrainConfig, {"optimizer": {"peak_lr": 1}}).optimizer.peak_lr == 1.0
 
 
+def test_whole_numbers_may_be_written_with_a_power_of_ten() -> None:
+    """YAML reads 1e5 as text and 1.0e+5 as a float."""
+    for value in ("1e5", 1.0e5, 100_000, "0.1E+6"):
+        assert repr(from_dict(TrainConfig, {"tokens": value}).tokens) == "100000"
+    assert from_dict(TrainConfig, {"tokens": "1e23"}).tokens == 10**23
+    assert from_dict(TrainConfig, {"optimizer": {"peak_lr": "1e-3"}}).optimizer.peak_lr == 1e-3
+
+
 def test_the_hash_follows_every_number_that_counts() -> None:
     base = config_hash(TrainConfig())
     assert config_hash(TrainConfig()) == base
@@ -36,6 +44,11 @@ def test_the_hash_follows_every_number_that_counts() -> None:
         ({"tokenz": 3}, "TrainConfig has no 'tokenz'; it has model, data"),
         ({"optimizer": {"lr": 3}}, "OptimizerConfig has no 'lr'"),
         ({"tokens": "many"}, "tokens must be int, found 'many'"),
+        ({"tokens": 2.5}, "tokens must be int, found 2.5"),
+        ({"tokens": "15e-1"}, "tokens must be int, found '15e-1'"),
+        ({"tokens": float("inf")}, "tokens must be int, found inf"),
+        ({"optimizer": {"peak_lr": "0.1"}}, "peak_lr must be float, found '0.1'"),
+        ({"model": {"dtype": 3}}, "dtype must be str, found 3"),
         ({"seed": True}, "seed must be int, found True"),
         ({"model": 3}, "model must be a mapping, found 3"),
     ],

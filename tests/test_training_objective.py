@@ -98,12 +98,13 @@ NAMED = {"head": PositionWeights.head(3), "middle": PositionWeights.middle(4, 6)
     ("rule", "message"),
     [
         (PositionWeights("heads"), "one of uniform, head, middle, tail, linear; found 'heads'"),
-        (PositionWeights.head(11), r"asks for positions 1\.\.11; the context has 1\.\.10"),
-        (PositionWeights.middle(5, 4), r"positions 5\.\.4"),
+        (PositionWeights.head(11), r"'head' with k 11 asks for positions 1\.\.11; the context has 1\.\.10: choose k"),
+        (PositionWeights.middle(5, 4), r"'middle' with a 5 and b 4 asks for positions 5\.\.4"),
         (PositionWeights.tail(10, factor=0.0), "some weight left"),
         (PositionWeights.head(2, factor=-1.0), "factor of 0 or more"),
     ],
 )
 def test_weights_that_cannot_be_are_refused(rule: PositionWeights, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as told:
         rule.values(10)
+    assert "PositionWeights(" not in str(told.value)

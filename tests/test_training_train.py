@@ -115,6 +115,7 @@ def test_a_run_leaves_a_surface_checkpoints_metrics_and_a_record(config: TrainCo
     assert record["complete"]
     assert set(record["seconds"]) == {"prepare", "compile", "train", "evaluate", "checkpoint"}
     assert record["tokens_per_second"] > 0
+    assert record["stretches"]["ood"] == {"asked": 3, "found": 3}
     assert {"versions", "cores", "flags", "git_commit"} <= set(record["environment"])
     assert (whole / "tokenizer.json").exists()
     assert folder.read_config(whole) == config
@@ -241,7 +242,9 @@ def test_a_full_disk_stops_with_a_sentence_and_the_run_continues(
         return append(*arguments, **keywords)
 
     monkeypatch.setattr(surface, "append", full)
-    with pytest.raises(OSError, match=r"No space left.*what was written before is whole; make room and continue"):
+    with pytest.raises(
+        OSError, match=r"No space left.*what was written before is whole; make room and go on with: tsl"
+    ):
         train(config, out)
     assert surface.load_surface(out).sizes["tokens"] > 0
     monkeypatch.undo()
@@ -258,11 +261,20 @@ def test_a_complete_run_is_left_as_it_is(config: TrainConfig, whole: Path) -> No
 
 def test_a_folder_with_something_else_is_refused(config: TrainConfig, whole: Path, tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("mine")
-    with pytest.raises(ValueError, match="is not empty; continue that run with resume, or use a new folder"):
+    with pytest.raises(ValueError, match="is not empty and holds no run; use a new folder"):
         train(config, tmp_path)
     for resume in (False, True):
-        with pytest.raises(ValueError, match="holds a run with another configuration"):
-            train(replace(config, seed=9), whole, resume=resume)
+        with pytest.raises(ValueError, match=r"another configuration \(model.d_model 8, there 0, seed 9, there 0\)"):
+            train(replace(config, seed=9, keep=5, model=replace(config.model, d_model=8)), whole, resume=resume)
+
+
+def test_what_cannot_work_leaves_no_folder(config: TrainConfig, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("too short")
+    texts = {"none.txt": FileNotFoundError, "short.txt": ValueError}  # found wrong before the text is read, and after
+    for text, error in texts.items():
+        with pytest.raises(error):
+            train(replace(config, data=DataConfig(text=(f"{tmp_path}/{text}",))), tmp_path / "new" / text)
+        assert not (tmp_path / "new" / text).exists()
 
 
 def test_another_models_checkpoint_is_refused(config: TrainConfig, whole: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tsl_jax import laws as laws
+    from tsl_jax.curves.arrays import from_losses as from_losses
     from tsl_jax.fitting import Fit as Fit
     from tsl_jax.fitting import Status as Status
     from tsl_jax.fitting import fit as fit
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from tsl_jax.forecasting import forecast as forecast
     from tsl_jax.forecasting import score as score
     from tsl_jax.reporting import report as report
-    from tsl_jax.surface import from_losses as from_losses
     from tsl_jax.surface import load_surface as load_surface
     from tsl_jax.surface import pack as pack
 
@@ -29,7 +29,7 @@ _HOMES = {
     "baselines": "tsl_jax.forecasting",
     "fit": "tsl_jax.fitting",
     "forecast": "tsl_jax.forecasting",
-    "from_losses": "tsl_jax.surface",
+    "from_losses": "tsl_jax.curves.arrays",
     "laws": "tsl_jax",
     "load_surface": "tsl_jax.surface",
     "pack": "tsl_jax.surface",

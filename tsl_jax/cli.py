@@ -81,10 +81,9 @@ def _run(verb: str, arguments: list[str], *, debug: bool) -> int:
         module = import_module(f"tsl_jax.commands.{verb}")
         options.show_warnings_as_sentences()
         module.run(options.parse(module.Command, verb, arguments))
-    except KeyboardInterrupt:
-        return _say(
-            "interrupted; what was computed is on disk: repeat the command (tsl train: --resume) to go on", code=130
-        )
+    except KeyboardInterrupt as stopped:
+        told = str(stopped) or "what was computed is on disk: repeat the command to go on"
+        return _say(f"interrupted; {told}", code=130)
     except BrokenPipeError:
         raise
     except (ValueError, OSError, FloatingPointError) as error:

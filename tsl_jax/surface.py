@@ -45,44 +45,17 @@ STORED = {
 # ---------------------------------------------------------------------------------------------------- in memory
 
 
-def from_losses(loss: Any, *, tokens: Any, position: Any = None, split: Any = None, **attrs: Any) -> xr.Dataset:
-    """A surface from losses measured elsewhere.
-
-    Args:
-        loss: nats per token, shape (tokens, position) or (split, tokens, position).
-        tokens: training tokens seen at each checkpoint, increasing.
-        position: context length of each loss, from 1; default 1..n.
-        split: names of the splits; default ("id",).
-        attrs: anything to keep with it, such as `run` or `schedule`.
-
-    Raises:
-        ValueError: where the result breaks the schema (see `check`).
-    """
-    values = np.asarray(loss, np.float64)
-    values = values[None] if values.ndim == 2 else values
-    if values.ndim != 3:
-        raise ValueError(f"surface: expected loss of shape ([split,] tokens, position), found shape {values.shape}")
-    coordinates = {
-        "split": ["id"] if split is None else list(split),
-        "tokens": np.asarray(tokens),
-        "position": np.arange(1, values.shape[2] + 1) if position is None else np.asarray(position),
-    }
-    for (name, labels), size in zip(coordinates.items(), values.shape, strict=True):
-        if len(labels) != size:
-            raise ValueError(f"surface: {name} has {len(labels)} labels, but loss has {size} along that dimension")
-    surface = xr.Dataset({"loss": (DIMENSIONS, values)}, coordinates, {"units": "nats/token", **attrs})
-    return check(surface)
-
-
 def check(surface: xr.Dataset) -> xr.Dataset:
     """The surface itself, once it is known to follow the schema.
 
     Raises:
         ValueError: naming the first rule that is broken, what was found, and the mend.
     """
+    if not isinstance(surface, xr.Dataset):
+        raise ValueError(f"surface: expected an xr.Dataset, found {type(surface).__name__}; see tsl.from_losses")
     if "loss" not in surface or surface.loss.dims != DIMENSIONS:
         found = surface.loss.dims if "loss" in surface else tuple(surface.data_vars)
-        raise ValueError(f"surface: expected a variable loss over {DIMENSIONS}, found {found}; see surface.from_losses")
+        raise ValueError(f"surface: expected a variable loss over {DIMENSIONS}, found {found}; see tsl.from_losses")
     for name in ("tokens", "position"):
         if name not in surface.coords:
             raise ValueError(f"surface: the dimension {name} has no coordinate; assign it with .assign_coords({name}=)")

@@ -49,9 +49,23 @@ def analyse(surface: xr.Dataset, progress: Callable[[str, int, int], None]) -> A
     return Analysis(surface, by_position, xr.Dataset(r2), tested)
 
 
+def missing(surface: xr.Dataset) -> str:
+    """Why there is no forecast from some cut-offs, in words; empty where there is one from all."""
+    without = [f"{c:.0%}" for c in CUTOFFS if c not in _reached(surface)]
+    if not without:
+        return ""
+    first, *_, last = (f"{share:.0%}" for share in surface.tokens.values[[0, -1]] / _total(surface))
+    stand = f"{surface.sizes['tokens']} at {first} to {last} of the plan"
+    return f"no forecast from {', '.join(without)}: it takes a checkpoint before and two after; there are {stand}"
+
+
+def _total(surface: xr.Dataset) -> float:
+    """Tokens of the whole run: those planned, as far as that is known."""
+    plan: Any = read_schedule(surface)
+    return float(plan.total_tokens if plan is not None else surface.tokens[-1])
+
+
 def _reached(surface: xr.Dataset) -> list[float]:
     """Cut-offs with a checkpoint before and two after them."""
-    plan: Any = read_schedule(surface)
-    total = plan.total_tokens if plan is not None else float(surface.tokens[-1])
-    tokens = surface.tokens.values
+    total, tokens = _total(surface), surface.tokens.values
     return [c for c in CUTOFFS if (tokens <= c * total).any() and (tokens > c * total).sum() >= 2]

@@ -27,11 +27,15 @@ def run(command: Command) -> None:
     from tsl_jax.commands.progress import bars
     from tsl_jax.commands.train import cost
     from tsl_jax.surface import load_surface
-    from tsl_jax.training.train import train
+    from tsl_jax.training.train import checked, train
 
-    print(cost(command.train))
-    with bars() as progress:
-        train(command.train, command.out, resume=True, progress=progress)
-        surface = load_surface(command.out)
-        summary = report.write(command.out, command.out, surface, options.stamp(command), progress)
-    report.show(summary, command.out)
+    if not checked(command.train, command.out, resume=True):
+        print(cost(command.train))
+    try:
+        with bars() as progress:
+            train(command.train, command.out, resume=True, progress=progress)
+            surface = load_surface(command.out)
+            summary = report.write(command.out, command.out, surface, options.stamp(command), progress)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on") from None
+    report.show(summary, surface, command.out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -12,16 +13,16 @@ from tsl_jax.data.config import EvalConfig
 
 @dataclass(frozen=True)
 class Command:
-    """Measure the checkpoints a run has kept again: on other text, or on other windows. The run is left as it is."""
+    """Measure the checkpoints a run has kept (train --keep N) again, on other text or windows; it stays as it is."""
 
     run: tyro.conf.Positional[Path]
     """Folder of a run."""
     out: Path
     """Folder of the new loss surface."""
     text: tuple[str, ...] = ()
-    """Other text, as for `tsl train`; default the run's own."""
+    """Other text, as for `tsl train`, each domain a split of its name; without it the run's own."""
     windows: EvalConfig | None = None
-    """Other windows; default the run's own."""
+    """Other windows; without them the run's own."""
 
 
 def run(command: Command) -> None:
@@ -30,10 +31,21 @@ def run(command: Command) -> None:
     from tsl_jax.surface import load_surface
     from tsl_jax.training.reevaluate import reevaluate
 
-    with bars() as progress:
-        reevaluate(command.run, command.out, text=command.text, evaluation=command.windows, progress=progress)
+    try:
+        with bars() as progress:
+            reevaluate(command.run, command.out, text=command.text, evaluation=command.windows, progress=progress)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on") from None
     surface = load_surface(command.out)
-    for split in surface.split.values:
+    for split in map(str, surface.split.values):
         losses = ", ".join(f"{value:.3f}" for value in surface.loss.sel(split=split).mean("position").values)
         print(f"{split}: mean loss {losses} nats at {', '.join(map(str, surface.tokens.values))} tokens")
+        print(f"  measured on {_measured(surface, split)}")
     print(f"surface: {command.out}")
+
+
+def _measured(surface: Any, split: str) -> str:
+    """How much text the losses of a split stand on: "61 documents of code, 24,576 token losses"."""
+    windows = surface.attrs["windows"][split]
+    losses = int(surface["count"].sel(split=split).isel(tokens=-1).sum())
+    return f"{windows['documents']} documents of {', '.join(windows['domains'])}, {losses:,} token losses"

@@ -7,6 +7,7 @@ import hashlib
 import json
 import sys
 import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,8 +23,33 @@ def parse(command: type[T], verb: str, arguments: list[str]) -> T:
     import tyro
 
     file, rest = _config_file(arguments)
+    file = file or _config_of_run(rest)
     default: dict[str, Any] = {} if file is None else {"default": _from_file(command, file)}
-    return tyro.cli(command, args=rest, prog=f"tsl {verb}", config=(tyro.conf.FlagCreatePairsOff,), **default)
+    settings = {"config": (tyro.conf.FlagCreatePairsOff,), "registry": _integers()}
+    return tyro.cli(command, args=rest, prog=f"tsl {verb}", **settings, **default)
+
+
+def _integers() -> Any:
+    """The rule by which tyro reads integers: 1e6 is one."""
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
+
+    from tsl_jax.training.config import whole
+
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def integer(info: Any) -> Any:
+        if info.type is not int:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="INT",
+            instance_from_str=lambda words: whole(words[0]),
+            is_instance=lambda value: type(value) is int,
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    return registry
 
 
 def _config_file(arguments: list[str]) -> tuple[Path | None, list[str]]:
@@ -39,6 +65,16 @@ def _config_file(arguments: list[str]) -> tuple[Path | None, list[str]]:
             raise ValueError("--config needs a file; give --config FILE.yaml")
         file = Path(found)
     return file, rest
+
+
+def _config_of_run(arguments: list[str]) -> Path | None:
+    """The configuration of the run that `--resume` continues: it is the default of every option then."""
+    if "--resume" not in arguments:
+        return None
+    outs = [value for name, value in pairwise(arguments) if name == "--out"]
+    outs += [argument.partition("=")[2] for argument in arguments if argument.startswith("--out=")]
+    files = [Path(out) / "config.yaml" for out in outs]
+    return next((file for file in files if file.exists()), None)
 
 
 def _from_file(command: type[T], file: Path) -> T:

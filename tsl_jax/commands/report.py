@@ -22,8 +22,8 @@ class Command:
 
     run: tyro.conf.Positional[Path]
     """Folder of a run (or of a surface)."""
-    out: Path = Path("")
-    """Where report.html and summary.json go; default the run's folder."""
+    out: Path | None = None
+    """Folder for report.html and summary.json; without it the run's folder."""
 
 
 def run(command: Command) -> None:
@@ -33,18 +33,19 @@ def run(command: Command) -> None:
     from tsl_jax.surface import load_surface
 
     surface = load_surface(command.run)
-    out = command.run if command.out == Path("") else command.out
+    out = command.run if command.out is None else command.out
     with bars() as progress:
         summary = write(command.run, out, surface, options.stamp(command), progress)
-    show(summary, out)
+    show(summary, surface, out)
 
 
-def show(summary: dict[str, Any], out: Path) -> None:
-    """The short table, and where the page is."""
+def show(summary: dict[str, Any], surface: Any, out: Path) -> None:
+    """The short table, what is missing in it, and where the page is."""
+    from tsl_jax.commands.analysis import missing
     from tsl_jax.reporting import tables
 
-    tables.show(summary)
-    print(f"report: {out / PAGE}")
+    tables.show(summary, surface)
+    print("\n".join(filter(None, [missing(surface), f"report: {out / PAGE}"])))
 
 
 def write(
@@ -58,7 +59,7 @@ def write(
     import json
     import time
 
-    from tsl_jax.commands.analysis import analyse
+    from tsl_jax.commands.analysis import analyse, missing
     from tsl_jax.reporting import report, tables
     from tsl_jax.surface import write_durably
 
@@ -67,7 +68,7 @@ def write(
     analysed = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
     facts = _facts(source)
-    report(out / PAGE, surface, result.by_position, *_shown(result), r2=result.r2, facts=_told(facts))
+    report(out / PAGE, surface, result.by_position, *_shown(result), r2=result.r2, facts=_told(facts, missing(surface)))
     progress("report", 1, 1)
     seconds = {**facts.get("seconds", {}), "analyse": analysed - started, "report": time.perf_counter() - analysed}
     summary = tables.summary(surface, result.r2, result.backtest, {**facts, "seconds": seconds}, stamp)
@@ -88,10 +89,11 @@ def _facts(source: Path) -> dict[str, Any]:
     return json.loads(file.read_text()) if file.exists() else {}
 
 
-def _told(facts: dict[str, Any]) -> dict[str, str]:
+def _told(facts: dict[str, Any], missing: str) -> dict[str, str]:
     """The facts that stand on the page beside those that the surface carries."""
     environment = facts.get("environment", {})
     told = {
+        "forecasts": missing,
         "machine": environment.get("machine"),
         "cores": environment.get("cores"),
         "device": environment.get("device"),

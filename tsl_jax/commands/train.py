@@ -18,9 +18,10 @@ class Command:
     out: Path
     """Folder of the run."""
     text: tuple[str, ...] = ()
-    """GLOB, or DOMAIN=GLOB@WEIGHT for several (.txt, .jsonl, .npy, .bin); default: the standard library's source."""
+    """GLOB, or DOMAIN=GLOB@WEIGHT for several (.txt, .jsonl, .npy, .bin); default: the standard library's source.
+    The same as --data.text, and wins over it."""
     resume: bool = False
-    """Continue an unfinished run in OUT."""
+    """Continue the unfinished run in OUT, with its own configuration."""
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     """Everything else."""
 
@@ -28,13 +29,20 @@ class Command:
 def run(command: Command) -> None:
     """Train, and say where the result is."""
     from tsl_jax.commands.progress import bars
-    from tsl_jax.training.train import train
+    from tsl_jax.training import folder
+    from tsl_jax.training.train import checked, train
 
-    config = resolved(command)
-    print(cost(config))
-    with bars() as progress:
-        folder = train(config, command.out, resume=command.resume, progress=progress)
-    print(f"run: {folder} (tsl report {folder} draws it)")
+    config, out = resolved(command), command.out
+    if command.resume and not (out / folder.CONFIG).exists():
+        raise ValueError(f"train: {out} holds no run to continue; check --out, or begin one without --resume")
+    if not checked(config, out, resume=command.resume):
+        print(cost(config))
+        try:
+            with bars() as progress:
+                train(config, out, resume=command.resume, progress=progress)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(folder.how_to_resume(out)) from None
+    print(f"run: {out} is complete (tsl report {out} draws it)")
 
 
 def resolved(command: Command) -> TrainConfig:

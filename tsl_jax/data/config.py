@@ -27,7 +27,7 @@ _ENTRY = re.compile(
 class DataConfig:
     """Text, its split and its tokens. What is prepared is cached by all of this and by the text itself."""
 
-    text: tuple[str, ...] = ()  # "[name=]glob[@weight]", see above; empty: the standard library of this Python
+    text: tuple[str, ...] = ()  # "[name=]glob[@weight]", what --text is too, which wins; empty: the standard library
     field: str = "text"  # name of the field of a .jsonl line that holds its text
     heldout: float = 0.0  # share of text never trained on; 0: a fifth of the standard library, a tenth of a user's text
     vocabulary: int = 2048  # size of the byte-level BPE that is trained on the training text
@@ -105,7 +105,7 @@ def sources(config: DataConfig) -> tuple[DomainSource, ...]:
         where.setdefault(name, []).append(place)
         if weight is not None and weights.setdefault(name, weight) != weight:
             raise ValueError(f"data: domain {name!r} has the weights {weights[name]} and {weight}; give it one")
-    shares = _shares(list(where), weights)
+    shares = _shares(where, weights)
     return tuple(DomainSource(name, tuple(places), shares[name]) for name, places in where.items())
 
 
@@ -125,15 +125,20 @@ def _parse(entry: str) -> tuple[str, str, float | None]:
     return name or (place.split(":")[1] if place in STDLIB else "text"), place, value
 
 
-def _shares(names: list[str], weights: dict[str, float]) -> dict[str, float]:
+def mistyped_weight(where: str) -> str:
+    """A remark on a path that ends in @ and what may be meant for a weight; empty for others."""
+    _, at, end = where.rpartition("@")
+    return f"; {end!r} after the @ is not a number, so it is no weight" if at and not set(end) & set("/\\*?[") else ""
+
+
+def _shares(where: dict[str, list[str]], weights: dict[str, float]) -> dict[str, float]:
     """The weight of each domain; equal ones where none is written."""
     if not weights:
-        return {name: 1 / len(names) for name in names}
-    missing = [name for name in names if name not in weights]
-    if missing:
-        raise ValueError(
-            f"data: domain {missing[0]!r} has no weight while others have one; write {missing[0]}=...@WEIGHT"
-        )
+        return {name: 1 / len(where) for name in where}
+    missing = next((name for name in where if name not in weights), None)
+    if missing is not None:
+        found = f"domain {missing!r} has no weight while others have one{mistyped_weight(where[missing][-1])}"
+        raise ValueError(f"data: {found}; write {missing}=...@WEIGHT")
     check_weights(weights)
     return weights
 

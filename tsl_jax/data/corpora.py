@@ -10,6 +10,7 @@ other, each closed by the end-of-text token.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -65,8 +66,7 @@ def load(config: DataConfig, progress: Progress = lambda stage, done, total: Non
         ValueError: for entries, weights or text that cannot be used, a domain without held-out text among them.
         OSError: for files that are missing or unreadable, or a cache that cannot be written.
     """
-    check(config)
-    found = [(source, _find(source)) for source in sources(config)]
+    found = find(config)
     tokens = _pretokenised(found)
     key = cache.key(_settings(config, found), _named_files(config, found))
     folder = cache.root() / key
@@ -74,7 +74,22 @@ def load(config: DataConfig, progress: Progress = lambda stage, done, total: Non
     if manifest is None:
         write = prepare.tokens if tokens else prepare.text
         manifest = cache.make(folder, lambda temporary: write(temporary, config, found, progress))
+    _warn_of_few(manifest["record"])
     return _open(folder, manifest, key, [source for source, _ in found])
+
+
+def find(config: DataConfig) -> list[tuple[DomainSource, list[Path]]]:
+    """The files of every domain, which are not opened yet.
+
+    Raises:
+        ValueError, OSError: for what `load` would find wrong before it reads any text.
+    """
+    check(config)
+    found = [(source, _find(source)) for source in sources(config)]
+    _pretokenised(found)
+    if config.tokenizer:
+        _tokenizer_file(config)
+    return found
 
 
 def _find(source: DomainSource) -> list[Path]:
@@ -123,6 +138,16 @@ def _tokenizer_file(config: DataConfig) -> Path:
             f"data: there is no tokenizer {file}; name a tokenizer.json, or leave it out to train one"
         )
     return file
+
+
+def _warn_of_few(record: dict[str, Any]) -> None:
+    """Say which domains lost more than half of their held-out documents as near-copies."""
+    for name, removed in record["near_copies_removed"].items():
+        left = record["documents"][name]["heldout"]
+        if removed > left:
+            found = f"{removed} of the {left + removed} held-out documents of domain {name!r} are near-copies of"
+            mend = f"only {left} are left to measure on; give it text that repeats itself less, or raise data.heldout"
+            warnings.warn(f"data: {found} training text and were removed, {mend}", stacklevel=3)
 
 
 def _open(folder: Path, manifest: dict[str, Any], key: str, found: list[DomainSource]) -> Corpus:

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from tsl_jax.data.config import mistyped_weight
 from tsl_jax.data.documents import Document
 
 TOKEN_FILES = (".npy", ".bin")
@@ -36,7 +37,8 @@ def find(patterns: tuple[str, ...]) -> list[Path]:
         matches = [expanded] if os.path.isfile(expanded) else glob.glob(everything, recursive=True)
         files = {Path(match) for match in matches if os.path.isfile(match)}
         if not files:
-            raise FileNotFoundError(f"data: {pattern!r} matches no file; check the path, and quote globs in the shell")
+            mend = f"{mistyped_weight(pattern)}; check the path, and quote globs in the shell"
+            raise FileNotFoundError(f"data: {pattern!r} matches no file{mend}")
         found |= files
     return sorted(found)
 

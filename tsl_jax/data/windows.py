@@ -15,6 +15,7 @@ document. The seed is 0 and not a setting.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,7 @@ class Windows:
     offset: np.ndarray  # (window,) int64, place of the first input token in the stretch
     design: dict[str, Any]  # JSON facts
     n_clusters: int
+    asked: int  # stretches (windows of the design "random") that were asked for; fewer may be found
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,14 @@ def _windows(
         "document_boundary": DOCUMENT_BOUNDARY,
         "digest": hashlib.sha256(np.ascontiguousarray(together, "<i4").tobytes()).hexdigest(),
     }
-    return Windows(together, np.concatenate(cluster), np.concatenate(stretch), np.concatenate(offset), facts, clusters)
+    asked = sum(number for _, _, number in streams) * (len(offsets) if random else 1)
+    if stretches < asked:
+        kind = "windows" if random else "stretches"
+        found = f"only {stretches} of the {asked} {kind} asked for fit into the held-out text of split {split!r}"
+        mend = "give more text, raise data.heldout, or ask for fewer"
+        warnings.warn(f"data: {found} ({clusters} documents); {mend}", stacklevel=3)
+    places = np.concatenate(cluster), np.concatenate(stretch), np.concatenate(offset)
+    return Windows(together, *places, facts, clusters, asked)
 
 
 def _need(sizes: np.ndarray, length: int, split: str, name: str) -> None:

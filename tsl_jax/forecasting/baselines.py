@@ -17,10 +17,11 @@ import xarray as xr
 from jax import Array
 
 from tsl_jax import laws
-from tsl_jax.fitting import Status, fit
+from tsl_jax.fitting import Fit, Status, fit
 from tsl_jax.laws import Covariates, Law, Schedule, families
 
 NEEDS_COSINE = "needs a cosine schedule"
+BELOW_ZERO = "falls below zero, which no loss does"
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,21 @@ class Baseline:
             return _constant(mean, at, np.nan), dict.fromkeys(splits, NEEDS_COSINE), {}
         # weights by split, as the route by position has them: both then share the compiled program of a law
         found = fit(law, mean, over="tokens", weights=xr.ones_like(mean))
-        status = [Status(int(value)) for value in found.status.values]
-        sentences = ["ok" if s == Status.CONVERGED else s.short for s in status]
-        return found.predict(at), dict(zip(splits, sentences, strict=True)), {"mean": found}
+        predicted = found.predict(at)
+        status = {split: _doubts(found, predicted, split) for split in splits}
+        return predicted, status, {"mean": found}
 
 
 def mean_loss(surface: xr.Dataset) -> xr.DataArray:
     """Mean over positions (split, tokens), nats: the number that researchers watch."""
     return surface.loss.mean("position").transpose("split", "tokens")
+
+
+def _doubts(found: Fit, predicted: xr.DataArray, split: str) -> str:
+    """ "ok", or what speaks against the forecast."""
+    status = Status(int(found.status.sel(split=split)))
+    below = bool((predicted.sel(split=split) < 0).any())
+    return ", ".join([BELOW_ZERO] * below + [status.short] * (status != Status.CONVERGED)) or "ok"
 
 
 def _constant(mean: xr.DataArray, at: np.ndarray, values: Any) -> xr.DataArray:

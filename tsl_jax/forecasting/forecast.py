@@ -29,7 +29,7 @@ import xarray as xr
 from tsl_jax import laws
 from tsl_jax.fitting import Fit, Status, fit
 from tsl_jax.forecasting import joint
-from tsl_jax.forecasting.baselines import NEEDS_COSINE, Baseline, mean_loss
+from tsl_jax.forecasting.baselines import BELOW_ZERO, NEEDS_COSINE, Baseline, mean_loss
 from tsl_jax.laws import Law, Schedule
 from tsl_jax.surface import check
 
@@ -66,27 +66,26 @@ class Forecast:
         return " · ".join([head, *doubts])
 
 
-def forecast(past: xr.Dataset, at: Any, schedule: Any = None, method: str | Baseline = "temporal") -> Forecast:
+def forecast(past: xr.Dataset, at: Any = None, schedule: Any = None, method: str | Baseline = "temporal") -> Forecast:
     """Forecast the loss at tokens `at` from the surface of the past.
 
     Args:
         past: a surface cut at the present, such as `surface.sel(tokens=slice(None, 20e9))`.
-        at: tokens seen at which to forecast, in any order.
+        at: tokens seen at which to forecast, in any order; default the end of the plan. Of tokens that `past` has seen
+            the result is what the fitted laws say there, no forecast.
         schedule: the learning-rate plan as known at the cut-off (`Schedule` or mapping); default the plan that the
             surface carries; without one, laws that need it are replaced by those that do not.
         method: "temporal", "temporal_joint", "temporal_cosine", or one of `tsl.baselines`.
 
     Raises:
-        ValueError: for an unknown method, a surface without checkpoints, or tokens that are not positive. Too few
-            usable checkpoints do not raise: the forecast is NaN and its status says why.
+        ValueError: for an unknown method, a surface without checkpoints, tokens that are not positive, or none where
+            no plan is known. Too few usable checkpoints do not raise: the forecast is NaN and its status says why.
     """
     past = check(past)
-    at = np.atleast_1d(np.asarray(at, float))
     plan = read_schedule(past, schedule)
     if past.sizes["tokens"] == 0:
         raise ValueError("forecast: past holds no checkpoint; check the cut-off against surface.tokens")
-    if at.size == 0 or not np.all(at > 0):
-        raise ValueError(f"forecast: at= must be tokens seen, positive, found {at}")
+    at = _tokens(at, plan)
     if isinstance(method, str) and method not in METHODS:
         raise ValueError(f"forecast: method must be one of {METHODS} or a value of tsl.baselines, found {method!r}")
     learned = after_warmup(past, plan)
@@ -94,6 +93,19 @@ def forecast(past: xr.Dataset, at: Any, schedule: Any = None, method: str | Base
         mean, status, fits = method.predict(mean_loss(learned), at, plan)
         return Forecast(method.name, float(past.tokens[-1]), mean, None, status, fits)
     return _by_position(learned, at, plan, method, float(past.tokens[-1]))
+
+
+def _tokens(at: Any, plan: Schedule | None) -> np.ndarray:
+    """The tokens asked for, (token,)."""
+    if at is None and plan is None:
+        raise ValueError("forecast: the surface carries no plan whose end could be meant; name tokens, as in at=20e9")
+    try:
+        found = np.atleast_1d(np.asarray(plan.total_tokens if plan is not None and at is None else at, float))
+    except (TypeError, ValueError):
+        found = np.empty(0)
+    if found.ndim != 1 or found.size == 0 or not np.all((found > 0) & np.isfinite(found)):
+        raise ValueError(f"forecast: at= must be tokens seen, positive, found {at!r}")
+    return found
 
 
 def read_schedule(past: xr.Dataset, schedule: Any = None) -> Schedule | None:
@@ -182,7 +194,7 @@ def _anchored(seen: xr.DataArray, ahead: xr.DataArray, loss: xr.DataArray, usabl
 
 def _doubts(fits: Mapping[str, Any], predicted: xr.DataArray, highest: float, split: str) -> str:
     """ "ok", or which temporal law is not well determined, and how."""
-    found = ["falls below zero, which no loss does"] if bool((predicted < 0).any()) else []
+    found = [BELOW_ZERO] if bool((predicted < 0).any()) else []
     found += ["rises far above every loss seen"] if bool((predicted > 2 * highest).any()) else []
     for name in ("a0", "a1", "a2"):
         status = Status(int(fits[name].status.sel(split=split)))

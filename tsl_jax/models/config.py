@@ -28,7 +28,7 @@ class ModelConfig:
     n_heads: int = 0
     n_kv_heads: int = 0  # fewer than n_heads: grouped-query attention; 0: n_heads
     d_ff: int = 0  # 0: 8/3 d_model, rounded up to a multiple of 8
-    tied: bool = True  # the unembedding is the embedding
+    tied: bool = True  # the unembedding is the embedding; --model.no-tied gives it parameters of its own
     rope_base: float = 10_000.0
     norm_eps: float = 1e-6
     dtype: str = "float32"  # of activations: float32 or bfloat16; parameters stay float32

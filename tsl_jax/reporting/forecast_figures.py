@@ -10,7 +10,8 @@ import pandas as pd
 import xarray as xr
 
 from tsl_jax.reporting.figures import Figure, View, dots, entry, hover, lines, panels, round_ticks, shade, span
-from tsl_jax.reporting.inputs import ForecastLike, Material, percent
+from tsl_jax.reporting.inputs import ForecastLike, Material
+from tsl_jax.reporting.standing import last_loss, percent
 from tsl_jax.reporting.words import BY_POSITION, label, signed, winners
 
 # method -> colour, dash; the route by position and its fair rival are drawn strongest.
@@ -135,7 +136,7 @@ def errors(material: Material) -> Figure | None:
     if not splits:
         return None
     views = {(str(split),): _dots_of(scores.xs(split, level="split")) for split in splits}
-    alt = "Size of the error of the forecast final loss, by method and cut-off"
+    alt = f"Size of the error of the forecast of the {last_loss(material.unfinished)}, by method and cut-off"
     return Figure("errors", alt, {"split": [str(split) for split in splits]}, views, strip=True)
 
 

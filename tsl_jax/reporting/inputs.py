@@ -16,6 +16,7 @@ import xarray as xr
 
 from tsl_jax.fitting import Fit
 from tsl_jax.laws import Schedule
+from tsl_jax.reporting.standing import percent, plan, unfinished
 from tsl_jax.surface import check
 
 
@@ -100,6 +101,11 @@ class Material:
         return None if self.surface is None else self.surface.loss.mean("position").transpose("split", "tokens")
 
     @property
+    def unfinished(self) -> float | None:
+        """Share of the plan that an unfinished run has reached."""
+        return unfinished(self.surface)
+
+    @property
     def shown_from(self) -> str:
         """The cut-off of that forecast."""
         return next((label for label, group in self.futures.items() if self.shown in group.values()), "")
@@ -127,7 +133,7 @@ def sort(results: Iterable[Any]) -> Material:
             raise ValueError(f"report: found {len(kinds[name])} of the kind {name}; a page shows one, write one a run")
     surface = kinds["surface"][0] if kinds["surface"] else None
     attrs = {} if surface is None else surface.attrs
-    schedule = _schedule(attrs.get("schedule"))
+    schedule = plan(attrs)
     backtest = kinds["backtest"][0] if kinds["backtest"] else None
     total = _total(surface, schedule, kinds["forecast"])
     futures = _futures(backtest, kinds["forecast"], total)
@@ -181,14 +187,6 @@ def _kind(result: Any) -> str:
     )
 
 
-def _schedule(plan: Any) -> Schedule | None:
-    """The plan a surface carries, or None where it has none that can be read: then no schedule is drawn."""
-    try:
-        return plan if isinstance(plan, Schedule) else Schedule.from_plan(plan)
-    except (AttributeError, TypeError, ValueError):
-        return None
-
-
 def _total(surface: xr.Dataset | None, schedule: Schedule | None, forecasts: list[ForecastLike]) -> float | None:
     if schedule is not None:
         return float(schedule.total_tokens)
@@ -207,11 +205,6 @@ def _futures(
     for cutoff, one in sorted(known, key=lambda pair: pair[0]):
         groups.setdefault(percent(cutoff), {})[one.method] = one
     return groups
-
-
-def percent(cutoff: float) -> str:
-    """A cut-off as people read it."""
-    return f"{100 * cutoff:.3g}%" if cutoff < 0.095 else f"{100 * cutoff:.0f}%"
 
 
 def _from_forecasts(futures: Mapping[str, Mapping[str, ForecastLike]]) -> list[Fit]:

@@ -25,6 +25,7 @@ from tsl_jax.reporting.figures import (
     tokens_axis,
 )
 from tsl_jax.reporting.inputs import ForecastLike, Material, PositionFit
+from tsl_jax.reporting.standing import late_median
 from tsl_jax.reporting.words import count, mathematics
 
 CHECKPOINTS = 9  # colours that can still be told apart, and named in a phone's width
@@ -262,13 +263,9 @@ def _levels(r2: xr.Dataset | None, material: Material) -> dict[str, xr.DataArray
 
 
 def medians(r2: xr.Dataset | None, material: Material, split: str) -> dict[str, float]:
-    """Median R2 over the second half of the run, by name."""
-    found = {}
-    for name, one in _levels(r2, material).items():
-        if split in one.split.values:
-            late = one.sel(split=split, tokens=one.tokens >= float(one.tokens[-1]) / 2).values
-            found[name] = float(np.nanmedian(late)) if np.isfinite(late).any() else float("nan")
-    return found
+    """Median R2 over the later half of the checkpoints, by name."""
+    levels = _levels(r2, material).items()
+    return {name: late_median(one.sel(split=split).values) for name, one in levels if split in one.split.values}
 
 
 def _r2_of(levels: dict[str, xr.DataArray], split: str) -> View:

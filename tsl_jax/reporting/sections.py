@@ -12,14 +12,27 @@ import xarray as xr
 from tsl_jax.fitting import Fit, Status
 from tsl_jax.reporting import forecast_figures, run_figures
 from tsl_jax.reporting.fitted import parameter_table
-from tsl_jax.reporting.inputs import Material, PositionFit, percent
+from tsl_jax.reporting.inputs import Material, PositionFit
 from tsl_jax.reporting.markup import Html, figure, folded, paragraph, section, table, text
-from tsl_jax.reporting.words import BY_POSITION, compact, count, headline, label, mathematics, nats, signed, winners
+from tsl_jax.reporting.standing import how_far, last_loss, percent
+from tsl_jax.reporting.tables import readable
+from tsl_jax.reporting.words import (
+    BY_POSITION,
+    compact,
+    count,
+    headline,
+    label,
+    mathematics,
+    nats,
+    signed,
+    whole,
+    winners,
+)
 
 
 def head(material: Material, title: str, r2: xr.Dataset | None) -> str:
     """Title, the result in words, and key figures."""
-    told = headline(material.scores)
+    told = headline(material.scores, material.unfinished)
     lead = paragraph(told[0], "lead") if told else ""
     rest = "".join(paragraph(one) for one in told[1:])
     run = material.attrs.get("run")
@@ -41,8 +54,10 @@ def _key_figures(material: Material, r2: xr.Dataset | None) -> Iterator[tuple[st
     if mean is not None and mean.sizes["tokens"]:
         for split in splits[:2]:
             where = f", {split}" if len(splits) > 1 else ""
-            yield f"final loss{where}", nats(float(mean.sel(split=split)[-1])), "nats/token"
-        yield "tokens seen", count(float(mean.tokens[-1])), f"{mean.sizes['tokens']} checkpoints"
+            yield f"{last_loss(material.unfinished)}{where}", nats(float(mean.sel(split=split)[-1])), "nats/token"
+        share = material.unfinished
+        unit = f"{mean.sizes['tokens']} checkpoints" if share is None else how_far(share)
+        yield "tokens seen", count(float(mean.tokens[-1])), unit
     if isinstance(material.attrs.get("n_params"), int | float):
         yield "parameters", count(material.attrs["n_params"]), "non-embedding"
     medians = run_figures.medians(r2, material, splits[0]) if splits else {}
@@ -105,9 +120,9 @@ def parameters(material: Material) -> str:
     laws = {} if shown is None else {name: fit for name, fit in shown.fits.items() if _is_temporal(fit)}
     if shown is not None and laws:
         told += (
-            f" The lines are the temporal laws fitted to the first {material.shown_from} of the run (solid) and "
-            "carried on (dashed) through the part held out (shaded): where points leave the dashed line, the forecast "
-            "goes wrong."
+            f" The lines are the temporal laws fitted to the first {material.shown_from} of the "
+            f"{whole(material.unfinished)} (solid) and carried on (dashed) through the part held out (shaded): where "
+            "points leave the dashed line, the forecast goes wrong."
         )
         inner = "".join(parameter_table(fit, Html(f"{mathematics(name)}(N)")) for name, fit in laws.items())
         tables = folded("Parameters of the temporal laws", inner)
@@ -131,6 +146,8 @@ def forecast(material: Material) -> str:
     )
     if material.mean is None:
         told = "The mean loss that each method expects beyond its cut-off (shaded)."
+    if material.unfinished is not None:
+        told += f" The run is {how_far(material.unfinished)}, where the observed losses end."
     silent = _silent(material)
     more = f" No forecast could be made: {silent}." if silent else ""
     return section("forecast", "The forecast", figure(drawing, told + more), _statuses(material))
@@ -150,7 +167,7 @@ def _statuses(material: Material) -> str:
     if len(material.scores):
         return ""
     rows = [
-        (label(name), cutoff, split, _readable(why))
+        (label(name), cutoff, split, readable(why))
         for cutoff, group in material.futures.items()
         for name, one in group.items()
         for split, why in one.status.items()
@@ -159,24 +176,23 @@ def _statuses(material: Material) -> str:
     return folded("Doubts", table(("method", "seen", "split", "status"), rows)) if rows else ""
 
 
-def _readable(status: str) -> str:
-    return str(status).replace("_", " ")
-
-
 def errors(material: Material) -> str:
     """Errors of the final loss by cut-off."""
-    drawing = forecast_figures.errors(material)
+    drawing, share = forecast_figures.errors(material), material.unfinished
     if drawing is None:
         return ""
     told = (
-        "How far each method’s forecast of the last loss was off; further left is better. One row a method, one dot a "
-        "cut-off, coloured by how much of the run had been seen."
+        f"How far each method’s forecast of the {last_loss(share)} was off; further left is better. One row a method, "
+        f"one dot a cut-off, coloured by how much of the {whole(share)} had been seen."
     )
+    if share is not None:
+        told += f" The run is {how_far(share)}: all is judged by its last checkpoint so far."
+    told += _same(material)
     splits = [str(split) for split in material.scores.index.unique("split")]
-    tables = "".join(_signed_table(material.scores, split, len(splits) > 1) for split in splits)
-    full = "".join(_full_tables(material.scores, split) for split in splits)
+    tables = "".join(_signed_table(material.scores, split, len(splits) > 1, share) for split in splits)
+    full = "".join(_full_tables(material.scores, split, share) for split in splits)
     note = paragraph(
-        "Forecast minus observed loss at the end of the run, in nats; the smallest error of each cut-off is bold. "
+        f"Forecast minus observed {last_loss(share)}, in nats; the smallest error of each cut-off is bold. "
         "“By position” is the law of this page; “… on mean” puts the same temporal forms on the mean loss alone, which "
         "tells whether positions help or only flexibility. † a fit behind this number carries a doubt (all scores say "
         "which). – no forecast.",
@@ -186,7 +202,16 @@ def errors(material: Material) -> str:
     return section("errors", "Errors by cut-off", figure(drawing, told), tables, note, details)
 
 
-def _signed_table(scores: pd.DataFrame, split: str, named: bool) -> str:
+def _same(material: Material) -> str:
+    """Which cut-offs see the same checkpoints, so that their forecasts are equal."""
+    seen: dict[float, list[str]] = {}
+    for label_, group in material.futures.items():
+        seen.setdefault(max(one.cutoff for one in group.values()), []).append(label_)
+    alike = [" and ".join(labels) for labels in seen.values() if len(labels) > 1]
+    return "".join(f" From {labels} the same checkpoints are seen: the forecasts are equal." for labels in alike)
+
+
+def _signed_table(scores: pd.DataFrame, split: str, named: bool, share: float | None) -> str:
     one = scores.xs(split, level="split")
     ranked = forecast_figures.ranked(one)
     best = winners(scores, split).method.to_dict()
@@ -194,7 +219,8 @@ def _signed_table(scores: pd.DataFrame, split: str, named: bool) -> str:
     for method, errors in ranked.iterrows():
         name = Html(f"<b>{text(label(str(method)))}</b>") if method in BY_POSITION else label(str(method))
         rows.append((name, *(_cell(one.loc[(cutoff, method)], best.get(cutoff) == method) for cutoff in errors.index)))
-    caption = f"Error of the final loss{f' on {split}' if named else ''}, nats, by share of the run seen"
+    where = f" on {split}" if named else ""
+    caption = f"Error of the {last_loss(share)}{where}, nats, by share of the {whole(share)} seen"
     return table(("method", *(percent(float(cutoff)) for cutoff in ranked.columns)), rows, caption, "scores")
 
 
@@ -204,7 +230,7 @@ def _cell(row: pd.Series, best: bool) -> Html:
     return Html(f"<strong>{number}</strong>" if best else number)
 
 
-def _full_tables(scores: pd.DataFrame, split: str) -> str:
+def _full_tables(scores: pd.DataFrame, split: str, share: float | None) -> str:
     """Every column of the scores, one table a cut-off, best first."""
     tables = []
     one = scores.xs(split, level="split")
@@ -214,11 +240,11 @@ def _full_tables(scores: pd.DataFrame, split: str) -> str:
         best = winners(scores, split).method.get(cutoff)
         cells = [
             (_bold(label(str(method)), method == best), nats(row.final), _bold(signed(row.error), method == best),
-             compact(row.r2), compact(row.mse), _readable(row.status))
+             compact(row.r2), compact(row.mse), readable(row.status))
             for method, row in rows.iterrows()
         ]  # fmt: skip
         observed = nats(float(rows.observed.iloc[0]))
-        caption = f"{split}: seen {percent(float(cutoff))}, final loss {observed}".removeprefix(": ")
+        caption = f"{split}: seen {percent(float(cutoff))}, {last_loss(share)} {observed}".removeprefix(": ")
         tables.append(table(("method", "forecast", "error", "R²", "MSE", "status"), cells, caption, "scores full"))
     return "".join(tables)
 

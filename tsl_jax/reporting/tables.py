@@ -8,6 +8,8 @@ from typing import Any
 
 import xarray as xr
 
+from tsl_jax.reporting.standing import how_far, last_loss, late_median, percent, plan, unfinished
+
 
 def summary(
     surface: xr.Dataset, r2: xr.Dataset, backtest: Any, facts: Mapping[str, Any], stamp: Mapping[str, Any]
@@ -61,24 +63,81 @@ def _number(value: Any) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def show(summary: Mapping[str, Any]) -> None:
-    """Print the error of each forecast of the final loss, by split, method and cut-off."""
+def show(summary: Mapping[str, Any], surface: xr.Dataset) -> None:
+    """Print the error of each forecast of the last loss, by split, method and cut-off, and what is doubtful about them.
+
+    Args:
+        summary: of `surface`.
+    """
     from rich.console import Console
+
+    console, share = Console(), unfinished(surface)
+    for split, found in summary["splits"].items():
+        end = last_loss(share)
+        middle = late_median(found["r2"])
+        r2 = "unknown" if math.isnan(middle) else f"{middle:.3f}"
+        state = "" if share is None else f"{how_far(share)}; "
+        title = f"{split}: {state}{end} {_nats(found['final_loss'])} nats, R2 over positions {r2} (median, later half)"
+        if found["forecast"]:
+            columns = _columns(surface, list(found["forecast"]))
+            console.print(_errors(found, columns, title, f"forecast of the {end}: error, nats"))
+            title = "\n".join(_doubts({name: found["forecast"][cutoff] for name, cutoff in columns.items()}))
+        if title:
+            console.print(title, markup=False, highlight=False)
+
+
+def _columns(surface: xr.Dataset, cutoffs: Sequence[str]) -> dict[str, str]:
+    """Cut-offs as people read them -> one of them; those that see the same checkpoints share a column."""
+    known = plan(surface.attrs)
+    total = float(surface.tokens[-1]) if known is None else known.total_tokens
+    seen: dict[int, list[str]] = {}
+    for cutoff in cutoffs:
+        seen.setdefault(int((surface.tokens <= float(cutoff) * total).sum()), []).append(cutoff)
+    return {" = ".join(percent(float(one)) for one in same): same[0] for same in seen.values()}
+
+
+def _errors(found: Mapping[str, Any], columns: Mapping[str, str], title: str, what: str) -> Any:
+    """The table: a row a method, a column a cut-off; a dagger where a doubt is told below."""
     from rich.table import Table
 
-    console = Console()
-    for split, found in summary["splits"].items():
-        r2 = sorted(v for v in found["r2"][len(found["r2"]) // 2 :] if v is not None)
-        middle = f"{r2[len(r2) // 2]:.3f}" if r2 else "unknown"
-        title = f"{split}: final loss {found['final_loss']:.3f} nats, R2 over positions {middle} (second half, median)"
-        table = Table(title=title, title_justify="left")
-        table.add_column("forecast of the final loss: error, nats")
-        for cutoff in found["forecast"]:
-            table.add_column(f"from {float(cutoff):.0%}", justify="right")
-        for method in next(iter(found["forecast"].values()), {}):
-            ends = [by_method[method]["final"] for by_method in found["forecast"].values()]
-            table.add_row(method, *("-" if end is None else f"{end - found['final_loss']:+.3f}" for end in ends))
-        console.print(table)
+    table = Table(title=title, title_justify="left")
+    table.add_column(what)
+    for name in columns:
+        table.add_column(f"from {name}", justify="right")
+    for method in next(iter(found["forecast"].values())):
+        made = [found["forecast"][cutoff][method] for cutoff in columns.values()]
+        table.add_row(method, *(_error(one, found["final_loss"]) for one in made))
+    return table
+
+
+def _error(one: Mapping[str, Any], observed: float | None) -> str:
+    if one["final"] is None or observed is None:
+        return "-"
+    return f"{one['final'] - observed:+.3f}{'' if one['status'] == 'ok' else '†'}"
+
+
+def _doubts(forecast: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """One line a status that is not "ok": which methods have it, from which cut-offs where not from all."""
+    having: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for cutoff, methods in forecast.items():
+        for method, one in methods.items():
+            mark = "-" if one["final"] is None else "†"
+            if one["status"] != "ok":
+                having.setdefault((mark, readable(one["status"])), {}).setdefault(method, []).append(cutoff)
+    return [
+        f"{mark} {status}: "
+        + ", ".join(name + ("" if len(at) == len(forecast) else f" ({', '.join(at)})") for name, at in methods.items())
+        for (mark, status), methods in sorted(having.items())
+    ]
+
+
+def readable(status: Any) -> str:
+    """A status as people read it."""
+    return str(status).replace("_", " ")
+
+
+def _nats(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3f}"
 
 
 def forecasts(made: Sequence[Any]) -> list[dict[str, Any]]:
@@ -110,5 +169,13 @@ def show_forecasts(made: Sequence[Any], past: xr.Dataset) -> None:
         table = Table("method", "mean loss, nats", "status", title=title, title_justify="left")
         for one in made:
             value = _number(one.mean.sel(split=split)[-1])
-            table.add_row(one.method, "-" if value is None else f"{value:.3f}", one.status[str(split)])
+            table.add_row(one.method, "-" if value is None else f"{value:.3f}", readable(one.status[str(split)]))
         console.print(table)
+
+
+def show_finished(surface: xr.Dataset) -> None:
+    """Print that there is nothing left to forecast, and what was observed."""
+    for split in surface.split.values:
+        observed = _nats(_number(surface.loss.sel(split=split).mean("position")[-1]))
+        print(f"{split}: {observed} nats observed at {int(surface.tokens[-1]):,} tokens, the end of the plan")
+    print("the run is finished: nothing to forecast (--cutoff 0.4 forecasts from its beginning, --at goes beyond)")

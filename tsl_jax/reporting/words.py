@@ -8,7 +8,7 @@ from html import escape
 
 import pandas as pd
 
-from tsl_jax.reporting.inputs import percent
+from tsl_jax.reporting.standing import how_far, last_loss, percent
 
 BY_POSITION = ("temporal", "temporal_joint", "temporal_cosine")
 LABELS = {
@@ -88,27 +88,38 @@ def winners(scores: pd.DataFrame, split: str) -> pd.DataFrame:
     return best.set_index("cutoff").sort_index()
 
 
-def headline(scores: pd.DataFrame) -> list[str]:
-    """The result in plain words, one string a paragraph, the first a single sentence; empty where nothing is judged."""
+def headline(scores: pd.DataFrame, share: float | None = None) -> list[str]:
+    """The result in plain words, one string a paragraph, the first a single sentence; empty where nothing is judged.
+
+    Args:
+        scores: as in a backtest. share: how much of the plan an unfinished run has reached, which is then said first.
+    """
+    first = "" if share is None else f"{how_far(share).capitalize()}. "
     splits = [split for split in scores.index.unique("split") if len(winners(scores, split))]
     if not splits:
-        return []
+        return [first.strip()] if first else []
     largest = max(float(winners(scores, split).index[-1]) for split in splits)
-    told = [_told(scores, split, largest) for split in splits if largest in winners(scores, split).index]
-    lead = f"From the first {percent(largest)} of the run, {told[0][0]}"
-    rest = [told[0][1], *(f"{sentence[:1].upper()}{sentence[1:]} {more}" for sentence, more in told[1:])]
+    said = [_told(scores, split, largest, share) for split in splits if largest in winners(scores, split).index]
+    lead = f"{first}From the first {percent(largest)} of the {whole(share)}, {said[0][0]}"
+    rest = [said[0][1], *(f"{sentence[:1].upper()}{sentence[1:]} {more}" for sentence, more in said[1:])]
     return [lead, *filter(str.strip, [" ".join(filter(None, rest)), _earlier(scores, splits[0], largest)])]
 
 
-def _told(scores: pd.DataFrame, split: str, cutoff: float) -> tuple[str, str]:
+def whole(share: float | None) -> str:
+    """What cut-offs are shares of: an unfinished run is not there as a whole, its plan is."""
+    return "run" if share is None else "plan"
+
+
+def _told(scores: pd.DataFrame, split: str, cutoff: float, share: float | None) -> tuple[str, str]:
     """Who won and by how much; and how the other side fared."""
+    end, article = last_loss(share), "a" if share is None else "the"
     row = winners(scores, split).loc[cutoff]
     name, where = IN_A_SENTENCE.get(row.method, label(row.method)), f" on {split}" if split else ""
     if len(scores.xs((split, cutoff), level=("split", "cutoff")).error.dropna()) == 1:
-        said = f"{name} forecast a final loss{where} of {nats(row.final)} nats; {nats(row.observed)} was observed"
+        said = f"{name} forecast {article} {end}{where} of {nats(row.final)} nats; {nats(row.observed)} was observed"
         return f"{said}, an error of {signed(row.error)}.", ""
     won = (
-        f"{name} came closest to the final loss{where}: {nats(row.final)} nats forecast, {nats(row.observed)} "
+        f"{name} came closest to the {end}{where}: {nats(row.final)} nats forecast, {nats(row.observed)} "
         f"observed, an error of {signed(row.error)}."
     )
     return won, _beaten(scores, split, cutoff, row.method)

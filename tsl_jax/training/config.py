@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -20,6 +22,7 @@ from tsl_jax.models.config import ModelConfig
 from tsl_jax.training.weights import PositionWeights
 
 T = TypeVar("T")
+_SCIENTIFIC = re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+")
 
 # These may differ between a run and its continuation: they change no number in it.
 HARMLESS = ("keep",)
@@ -140,12 +143,37 @@ def value_of(hint: Any, name: str, value: Any) -> Any:
         if not isinstance(value, dict):
             raise ValueError(f"{name} must be a mapping, found {value!r}")
         return from_dict(hint, value)  # pyright: ignore[reportArgumentType]
+    if hint in (int, float) and type(value) in (int, float, str):
+        try:
+            return whole(value) if hint is int else _float(value)
+        except (ValueError, OverflowError):
+            raise ValueError(f"{name} must be {hint.__name__}, found {value!r}") from None
     if hint in (int, float, str, bool):
-        exact = type(value) is hint or (hint is float and type(value) is int)
-        if not exact:
+        if type(value) is not hint:
             raise ValueError(f"{name} must be {hint.__name__}, found {value!r}")
-        return hint(value)
+        return value
     return Path(str(value)) if hint is Path else _frozen(value)
+
+
+def whole(value: Any) -> int:
+    """An integer, also one that is written as 1e6 or 2.5e9 (which YAML reads as text, or as a float).
+
+    Raises:
+        ValueError: for what is no number, or none without a fraction. OverflowError: for infinity.
+    """
+    if isinstance(value, str) and not _SCIENTIFIC.fullmatch(value):
+        return int(value)
+    number = value if isinstance(value, int) else int(Decimal(str(value)))
+    if number != Decimal(str(value)):
+        raise ValueError(f"{value} is not a whole number")
+    return number
+
+
+def _float(value: Any) -> float:
+    """A float; YAML reads 1e-3, without a point, as text."""
+    if isinstance(value, str) and not _SCIENTIFIC.fullmatch(value):
+        raise ValueError(f"{value!r} is text")
+    return float(value)
 
 
 def _frozen(value: Any) -> Any:

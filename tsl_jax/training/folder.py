@@ -10,36 +10,70 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tsl_jax.training.config import TrainConfig, config_hash, from_dict, to_dict
+from tsl_jax.training.config import HARMLESS, TrainConfig, config_hash, from_dict, to_dict
 
 CONFIG, RECORD, METRICS, TOKENIZER = "config.yaml", "record.json", "metrics.jsonl", "tokenizer.json"
 SURFACE, CHECKPOINTS = "surface", "checkpoints"
 
 
-def claim(run: Path, config: TrainConfig, *, resume: bool) -> bool:
-    """Whether the run is complete already; otherwise `run` is a folder that this training may write into.
+def is_complete(run: Path, config: TrainConfig, *, resume: bool) -> bool:
+    """Whether the run is complete already; otherwise `run` is, or may become, a folder that this training writes into.
 
     Raises:
         ValueError: if the folder holds another run, or an unfinished one while `resume` is false.
+    """
+    if (run / CONFIG).exists():
+        known = read_config(run)
+        if config_hash(known) != config_hash(config):
+            found = f"{run} holds a run with another configuration ({_differences(config, known)})"
+            raise ValueError(f"training: {found}; leave these options out to continue it, or use a new folder")
+        if read_record(run).get("complete"):
+            return True
+        if not resume:
+            raise ValueError(f"training: {run} holds an unfinished run; {how_to_resume(run)}, or use a new folder")
+    elif not resume and run.exists() and any(run.iterdir()):
+        raise ValueError(f"training: {run} is not empty and holds no run; use a new folder")
+    return False
+
+
+def how_to_resume(run: Path) -> str:
+    """The command, for whoever reads a message; nothing to go on from is said too."""
+    if not (run / CONFIG).exists():
+        return "nothing was written yet, the same command begins anew"
+    return f"go on with: tsl train --out {shlex.quote(str(run))} --resume"
+
+
+def make(run: Path) -> bool:
+    """Make the folder; whether it was not there before.
+
+    Raises:
         OSError: if it cannot be made or written.
     """
+    new = not run.exists()
     run.mkdir(parents=True, exist_ok=True)
     if not os.access(run, os.W_OK):
         raise OSError(f"training: {run} is not writable; choose another folder")
-    if (run / CONFIG).exists():
-        known = config_hash(read_config(run))
-        if known != config_hash(config):
-            found = f"{run} holds a run with another configuration ({known}, this one is {config_hash(config)})"
-            raise ValueError(f"training: {found}; use a new folder, or the configuration in {run / CONFIG}")
-        if read_record(run).get("complete"):
-            return True
-    if not resume and any(run.iterdir()):
-        raise ValueError(f"training: {run} is not empty; continue that run with resume, or use a new folder")
-    return False
+    return new
+
+
+def _differences(config: TrainConfig, known: TrainConfig) -> str:
+    """The entries that differ, with both values."""
+    asked, there = (_flat(to_dict(replace(one, **dict.fromkeys(HARMLESS, 1)))) for one in (config, known))
+    return ", ".join(f"{name} {asked[name]!r}, there {there[name]!r}" for name in asked if asked[name] != there[name])
+
+
+def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Nested names joined by dots, as on the command line."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{before}{name}.") if isinstance(value, Mapping) else {before + name: value}
+    return flat
 
 
 def read_config(run: Path) -> TrainConfig:

@@ -32,7 +32,8 @@ def reevaluate(
 
     Args:
         run: folder of a run. out: folder of the new surface.
-        text: other text, as in `DataConfig.text`; empty: the run's own.
+        text: other text, as in `DataConfig.text`, each domain a split of its name, on windows like those of "ood";
+            empty: the run's own, and its splits.
         evaluation: other windows; None: the run's own. progress: as for `train`.
 
     Raises:
@@ -45,6 +46,8 @@ def reevaluate(
         if not checkpoints.steps():
             raise ValueError(f"training: {run} has no checkpoint yet; wait for its first evaluation")
         corpus = corpora.load(_data(config, run, text), progress)
+        if text:  # a split a domain, by its name: how the run would have split them is another matter
+            corpus = replace(corpus, splits={name: (name,) for name in corpus.domains})
         sets = windows.for_splits(corpus, config.context, evaluation or config.evaluation)
         lr_plan = plan(config.optimizer, total_steps(config), batch_tokens(config))
         _begin(out, known, lr_plan, sets, corpus.record)

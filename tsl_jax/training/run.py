@@ -83,6 +83,9 @@ def prepare(config: TrainConfig, path: Path, progress: Progress) -> tuple[Run, T
         batch_of = mixture.batches(corpus, corpus.mixture, config.context, config.batch_size, config.seed)
         lr_plan = plan(config.optimizer, total_steps(config), batch_tokens(config))
         facts = _facts(config, model, corpus, path)
+        facts["stretches"] = {
+            split: {"asked": one.asked, "found": one.design["stretches"]} for split, one in sets_of_windows.items()
+        }
         _begin(config, path, corpus, facts, known, sets_of_windows, lr_plan)
         sets = {split: evaluate.prepare(one) for split, one in sets_of_windows.items()}
     with clock("compile"):

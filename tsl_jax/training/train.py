@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from tsl_jax import surface
+from tsl_jax.data import corpora
 from tsl_jax.training import evaluate, folder, interrupt
 from tsl_jax.training.config import TrainConfig, batch_tokens, check, total_steps
 from tsl_jax.training.optimizer import learning_rate
@@ -40,21 +41,39 @@ def train(config: TrainConfig, out: Path | str, *, resume: bool = False, progres
         OSError: where something cannot be read or written.
         KeyboardInterrupt: after Ctrl-C, once the last whole step is in a checkpoint.
     """
-    check(config)
     out = Path(out)
-    if folder.claim(out, config, resume=resume):
+    if checked(config, out, resume=resume):
         return out
-    run, state = prepare(config, out, progress or (lambda stage, done, total: None))
+    new = folder.make(out)
+    try:
+        run, state = prepare(config, out, progress or (lambda stage, done, total: None))
+    except BaseException:
+        if new and not any(out.iterdir()):
+            out.rmdir()
+        raise
     try:
         with interrupt.deferred() as stopped:
             _loop(run, state, stopped)
     except OSError as error:
         found = str(error).removeprefix("training: ")
-        mend = "what was written before is whole; make room and continue with resume"
+        mend = f"what was written before is whole; make room and {folder.how_to_resume(out)}"
         raise OSError(f"training: {out} stopped: {found}; {mend}") from error
     finally:
         run.checkpoints.close()
     return out
+
+
+def checked(config: TrainConfig, out: Path, *, resume: bool) -> bool:
+    """Whether the run in `out` is complete already. Nothing is written.
+
+    Raises:
+        ValueError, OSError: for all that can be known to be wrong with configuration, folder and text before any work.
+    """
+    check(config)
+    if folder.is_complete(out, config, resume=resume):
+        return True
+    corpora.find(config.data)
+    return False
 
 
 def _loop(run: Run, state: TrainState, stopped: Callable[[], bool]) -> None:

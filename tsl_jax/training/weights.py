@@ -66,8 +66,9 @@ class PositionWeights:
         else:
             raw = np.where(self._chosen(position), self.factor, 1.0)
         if self.factor < 0 or raw.sum() <= 0:
+            found = f"factor {self.factor} for {self.kind!r} in a context of {context}"
             raise ValueError(
-                f"training: position weights need a factor of 0 or more and some weight left, found {self}"
+                f"training: position weights need a factor of 0 or more and some weight left, found {found}"
             )
         return raw / raw.mean()
 
@@ -79,5 +80,8 @@ class PositionWeights:
             raise ValueError(f"training: position weights are one of {', '.join(KINDS)}; found {self.kind!r}")
         first, last = ends[self.kind]
         if self.kind != "uniform" and not 1 <= first <= last <= n:
-            raise ValueError(f"training: {self} asks for positions {first}..{last}; the context has 1..{n}")
+            given = f"a {self.a} and b {self.b}" if self.kind == "middle" else f"k {self.k}"
+            found = f"position weights {self.kind!r} with {given} asks for positions {first}..{last}"
+            mend = "choose 1 <= a <= b <= context" if self.kind == "middle" else "choose k from 1 to the context"
+            raise ValueError(f"training: {found}; the context has 1..{n}: {mend}")
         return (position >= first) & (position <= last)
