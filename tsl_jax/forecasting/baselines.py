@@ -3,6 +3,8 @@
 Two kinds. The usual ones: a power law with and without constant, a reciprocal, a logarithm, the last value. And the
 controls, each temporal form of the position route fitted to the mean itself: only if the route by position beats these
 do positions help, and not just flexibility. (RECIPROCAL is both.)
+
+A checkpoint that lacks the loss of a position has no mean that compares with the others: it is left out, and said so.
 """
 
 from __future__ import annotations
@@ -41,25 +43,43 @@ class Baseline:
     def predict(
         self, mean: xr.DataArray, at: np.ndarray, plan: Schedule | None
     ) -> tuple[xr.DataArray, dict[str, str], dict[str, Any]]:
-        """Forecast (split, tokens), status by split, and the fits, from mean (split, tokens)."""
+        """Forecast (split, tokens), status by split, and the fits, from mean (split, tokens), NaN where not known."""
         splits = mean.split.values.tolist()
         if mean.sizes["tokens"] == 0:
             return _constant(mean, at, np.nan), dict.fromkeys(splits, "no checkpoint past the warm-up"), {}
         if self.law is None:
-            return _constant(mean, at, mean.values[:, -1:]), dict.fromkeys(splits, "ok"), {}
+            said = {split: left_out(mean.sel(split=split)) or "ok" for split in splits}
+            return _constant(mean, at, _last(mean)), said, {}
         law = self.law(plan)
         if law is None:
             return _constant(mean, at, np.nan), dict.fromkeys(splits, NEEDS_COSINE), {}
         # weights by split, as the route by position has them: both then share the compiled program of a law
-        found = fit(law, mean, over="tokens", weights=xr.ones_like(mean))
-        status = [Status(int(value)) for value in found.status.values]
-        sentences = ["ok" if s == Status.CONVERGED else s.short for s in status]
-        return found.predict(at), dict(zip(splits, sentences, strict=True)), {"mean": found}
+        found = fit(law, mean, over="tokens", weights=mean.notnull().astype(float))
+        status = {split: _sentence(found.status.sel(split=split), mean.sel(split=split)) for split in splits}
+        return found.predict(at), status, {"mean": found}
 
 
 def mean_loss(surface: xr.Dataset) -> xr.DataArray:
-    """Mean over positions (split, tokens), nats: the number that researchers watch."""
-    return surface.loss.mean("position").transpose("split", "tokens")
+    """Mean over positions (split, tokens), nats: the number that researchers watch. NaN where a position is."""
+    return surface.loss.mean("position", skipna=False).transpose("split", "tokens")
+
+
+def left_out(mean: xr.DataArray) -> str:
+    """What to say of the checkpoints of mean (tokens,) that cannot be used; empty where all can."""
+    missing = int(mean.isnull().sum())
+    return f"{missing} of {mean.size} checkpoints lack positions and are left out" if missing else ""
+
+
+def _sentence(status: xr.DataArray, mean: xr.DataArray) -> str:
+    how = Status(int(status))
+    said = ["" if how == Status.CONVERGED else how.short, left_out(mean)]
+    return ", ".join(filter(None, said)) or "ok"
+
+
+def _last(mean: xr.DataArray) -> np.ndarray:
+    """The last known value (split, 1); NaN where none is."""
+    place = (mean.notnull() * np.arange(mean.sizes["tokens"])).argmax("tokens")
+    return mean.isel(tokens=place).values[:, None]
 
 
 def _constant(mean: xr.DataArray, at: np.ndarray, values: Any) -> xr.DataArray:
