@@ -1,5 +1,7 @@
 """Forecasts: planted laws are continued, the future is never seen, a wrong position law does not shift the mean."""
 
+import re
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -8,6 +10,7 @@ from conftest import PLAN, TOTAL, planted, simulate, token_grid
 import tsl_jax as tsl
 from tsl_jax import baselines
 from tsl_jax.forecasting import backtest
+from tsl_jax.forecasting.forecast import surface_of
 
 METHODS = ("temporal", "temporal_joint")
 ALL = (*METHODS, "temporal_cosine", *baselines.ALL)
@@ -29,17 +32,30 @@ def test_planted_laws_are_continued(method, a2):
     assert found.cutoff <= 0.4 * TOTAL
 
 
-@pytest.mark.parametrize("method", ALL, ids=lambda m: getattr(m, "name", m))
-def test_the_future_does_not_change_a_forecast(simulated, method):
-    """From a whole run cut at the present, whatever came after: the same numbers, bit for bit."""
-    changed = simulated.copy(deep=True)
-    changed["loss"] = changed.loss.where(changed.tokens <= 0.3 * TOTAL, np.nan)
+def with_another_future(surface: xr.Dataset, share: float) -> xr.Dataset:
+    """Beyond the share the loss rises instead: finite numbers, which any fit that sees them would follow."""
+    return surface.assign(loss=surface.loss.where(surface.tokens <= share * TOTAL, 9 - surface.loss))
+
+
+@pytest.mark.parametrize("cutoff", [0.2, 0.4])
+def test_a_backtest_never_sees_the_future(simulated, cutoff):
+    """Whole runs that differ beyond the cut-off: every method forecasts the same numbers, bit for bit."""
     schedule = {**PLAN, "kind": "cosine"}
     one, other = (
-        tsl.forecast(past_of(surface, 0.3), at=simulated.tokens, schedule=schedule, method=method)
-        for surface in (simulated, changed)
+        backtest(surface, cutoffs=(0.2, 0.4), schedule=schedule).forecasts
+        for surface in (simulated, with_another_future(simulated, cutoff))
     )
-    np.testing.assert_array_equal(one.mean, other.mean)
+    for method in (getattr(method, "name", method) for method in ALL):
+        assert np.isfinite(one[cutoff, method].mean).all(), method
+        np.testing.assert_array_equal(one[cutoff, method].mean, other[cutoff, method].mean, method)
+
+
+def test_the_baselines_of_a_score_never_see_the_future(simulated):
+    past = past_of(simulated, 0.3)
+    table = tsl.score(tsl.forecast(past, at=simulated.tokens), simulated, against=baselines.POWER_LAW)
+    alone = tsl.forecast(past, at=simulated.tokens[past.sizes["tokens"] :], method=baselines.POWER_LAW)
+    for split in ("id", "ood"):
+        assert table.loc[(split, "power"), "final"] == float(alone.mean.sel(split=split)[-1])
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -55,6 +71,99 @@ def test_the_forecast_is_anchored_where_the_position_law_is_wrong(method):
     np.testing.assert_allclose(found.mean.where(ahead, drop=True), observed.where(ahead, drop=True), atol=0.02)
     # by position too: the waves are carried forward
     np.testing.assert_allclose(found.surface[0, -1], surface.loss[0, -1], atol=0.02)
+
+
+def test_the_mean_is_anchored_where_the_temporal_law_is_wrong():
+    """The level steps up by 0.2 nats and, late, down again, which no temporal law does: the last third counts."""
+    tokens, position = np.linspace(60_000, TOTAL, 76).astype(int), np.arange(1, 65)
+    raised = (np.arange(76) >= 11) & (np.arange(76) < 20)
+    noise = 1e-3 * np.random.default_rng(0).standard_normal((76, 64))
+    loss = planted(tokens, position) + 0.2 * raised[:, None] + noise
+    surface = tsl.from_losses(loss, tokens=tokens, schedule={**PLAN, "kind": "constant"})
+    past, first, observed = past_of(surface, 0.4), surface.tokens.values[29:30], float(surface.loss[0, 29].mean())
+    assert past.sizes["tokens"] == 29
+    found = tsl.forecast(past, at=first)
+    assert abs(float(surface_of(found.fits, first, surface.position).mean()) - observed) > 0.05  # the laws alone
+    assert float(found.mean[0, 0]) == pytest.approx(observed, abs=0.02)
+
+
+def test_checkpoints_count_by_the_precision_of_their_fits(simulated):
+    """One early checkpoint has 200 times the noise, its fit is usable and far off: the forecast stays where it was."""
+    noisy = simulated.copy(deep=True)
+    noisy.loss[:, 3, :] += 0.2 * np.random.default_rng(1).standard_normal((2, 64))
+    found, clean = (tsl.forecast(past_of(surface, 0.4), at=simulated.tokens[17:]) for surface in (noisy, simulated))
+    assert (found.fits["position"].status.isel(tokens=1) == tsl.Status.WEAKLY_IDENTIFIED).all()
+    np.testing.assert_allclose(found.mean, clean.mean, atol=0.005)  # with equal weights 0.02 off
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_checkpoint_with_a_gap_is_left_out(simulated, method):
+    gap = simulated.copy(deep=True)
+    gap.loss[0, 5, 7] = np.nan
+    found, without = (
+        tsl.forecast(past_of(surface, 0.4), at=simulated.tokens, method=method)
+        for surface in (gap, simulated.drop_isel(tokens=5))
+    )
+    assert np.isfinite(found.surface).all()
+    np.testing.assert_allclose(found.mean.sel(split="id"), without.mean.sel(split="id"), rtol=1e-4)
+    assert found.status["id"] == "ok"
+
+
+@pytest.mark.parametrize("method", [baselines.RECIPROCAL, baselines.LAST], ids=lambda m: m.name)
+def test_a_baseline_leaves_out_a_checkpoint_with_a_gap_and_says_so(simulated, method):
+    gap = simulated.copy(deep=True)
+    gap.loss[0, 16, 7] = np.nan  # the last one of the past
+    found = tsl.forecast(past_of(gap, 0.4), at=simulated.tokens, method=method)
+    without = tsl.forecast(past_of(simulated.drop_isel(tokens=16), 0.4), at=simulated.tokens, method=method)
+    np.testing.assert_allclose(found.mean.sel(split="id"), without.mean.sel(split="id"), rtol=1e-6)
+    assert found.status == {"id": "1 of 15 checkpoints lack positions and are left out", "ood": "ok"}
+
+
+def test_a_score_leaves_out_a_checkpoint_with_a_gap_and_says_so(simulated):
+    gap = simulated.copy(deep=True)
+    gap.loss[0, -1, 7] = np.nan
+    found = tsl.forecast(past_of(simulated, 0.4), at=simulated.tokens, method=baselines.LAST)
+    table, without = tsl.score(found, gap), tsl.score(found, simulated.isel(tokens=slice(-1)))
+    numbers = ["final", "observed", "error", "mse", "r2"]
+    np.testing.assert_array_equal(table.loc["id", numbers], without.loc["id", numbers])
+    said = "of those held out, 1 of 14 checkpoints lack positions and are left out"
+    assert table.status.tolist() == [said, "ok"]
+    gap.loss[0, 18:, 7] = np.nan
+    assert tsl.score(found, gap).loc["id", numbers].isna().all(axis=None)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_split_that_cannot_be_forecast_leaves_the_others_alone(simulated, method):
+    """Nearly all checkpoints of ood are steps (a1 at the bound): id is forecast as if it were alone."""
+    broken = simulated.copy(deep=True)
+    broken.loss[1, 4:] = np.where(np.arange(64) < 1, 9.0, 7.0)
+    found = tsl.forecast(past_of(broken, 0.4), at=simulated.tokens, method=method)
+    alone = tsl.forecast(past_of(broken.sel(split=["id"]), 0.4), at=simulated.tokens, method=method)
+    np.testing.assert_allclose(found.surface.sel(split="id"), alone.surface.sel(split="id"), rtol=1e-6)
+    assert found.mean.sel(split="ood").isnull().all()
+    assert found.surface.sel(split="ood").isnull().all()
+    assert found.status == {"id": "ok", "ood": "2 usable position fits, 4 are needed"}
+
+
+def test_a_status_names_the_parameter_whose_law_is_not_determined(simulated):
+    tokens = simulated.tokens
+    straight = simulated.assign(loss=simulated.loss - 4 / (1 + 5e-6 * tokens) + 2.5 - 1e-6 * tokens)
+    found = tsl.forecast(past_of(straight, 0.4), at=[TOTAL, 8 * TOTAL])
+    for split, status in found.status.items():  # noise decides which of the two
+        assert re.fullmatch("falls below zero, which no loss does, a2 (straight_line|lower_bound)", status)
+        assert f"{split}: {status}" in repr(found)
+    assert tsl.forecast(past_of(simulated, 0.4), at=[TOTAL]).status == {"id": "ok", "ood": "ok"}
+
+
+def test_a_status_says_that_there_is_no_number(simulated):
+    """Four checkpoints are enough for the laws of a0 and a1, and too few for the four parameters of a cosine."""
+    schedule = {**PLAN, "kind": "cosine"}
+    past = simulated.isel(tokens=slice(2, 6))
+    found = tsl.forecast(past, at=[TOTAL], schedule=schedule, method="temporal_cosine")
+    assert found.mean.isnull().all()
+    for status in found.status.values():
+        assert status.startswith("is not finite")
+        assert "a2 too_few_points" in status
 
 
 def test_checkpoints_whose_fit_is_at_a_bound_are_left_out(simulated):
@@ -130,6 +239,20 @@ def test_a_backtest_has_every_split_cutoff_and_method(simulated):
     assert found.scores.loc["id", 0.4, "mean_cosine"].status == "needs a cosine schedule"
     assert np.isnan(found.scores.loc["id", 0.4, "mean_cosine"].final)
     assert found.scores.loc["id", 0.4, "temporal"].r2 > 0.9
+
+
+def test_a_score_refuses_what_it_would_have_to_invent_and_what_saw_more(simulated):
+    past = past_of(simulated, 0.4)
+    last = tsl.forecast(past, at=simulated.tokens, method=baselines.LAST)
+    for at in ([TOTAL], [past.tokens[-1], simulated.tokens[-2]]):
+        short = tsl.forecast(past, at=at, method=baselines.LAST)
+        for wanted in ((short, simulated), (last, simulated, short)):
+            with pytest.raises(ValueError, match=r"forecast last spans .* checkpoints 1\.0\d+e\+06 to 2\.5e\+06"):
+                tsl.score(*wanted)
+    later = tsl.forecast(past_of(simulated, 0.5), at=simulated.tokens, method=baselines.LAST)
+    with pytest.raises(ValueError, match=r"in against= was made from .* make it from the same past"):
+        tsl.score(last, simulated, against=[later])
+    assert len(tsl.score(later, simulated, against=last)) == 4  # one that saw less may stand beside it
 
 
 def test_requests_that_make_no_sense_are_refused_in_words(simulated):

@@ -3,6 +3,8 @@
 Two kinds. The usual ones: a power law with and without constant, a reciprocal, a logarithm, the last value. And the
 controls, each temporal form of the position route fitted to the mean itself: only if the route by position beats these
 do positions help, and not just flexibility. (RECIPROCAL is both.)
+
+A checkpoint that lacks the loss of a position has no mean that compares with the others: it is left out, and said so.
 """
 
 from __future__ import annotations
@@ -42,32 +44,45 @@ class Baseline:
     def predict(
         self, mean: xr.DataArray, at: np.ndarray, plan: Schedule | None
     ) -> tuple[xr.DataArray, dict[str, str], dict[str, Any]]:
-        """Forecast (split, tokens), status by split, and the fits, from mean (split, tokens)."""
+        """Forecast (split, tokens), status by split, and the fits, from mean (split, tokens), NaN where not known."""
         splits = mean.split.values.tolist()
         if mean.sizes["tokens"] == 0:
             return _constant(mean, at, np.nan), dict.fromkeys(splits, "no checkpoint past the warm-up"), {}
         if self.law is None:
-            return _constant(mean, at, mean.values[:, -1:]), dict.fromkeys(splits, "ok"), {}
+            said = {split: left_out(mean.sel(split=split)) or "ok" for split in splits}
+            return _constant(mean, at, _last(mean)), said, {}
         law = self.law(plan)
         if law is None:
             return _constant(mean, at, np.nan), dict.fromkeys(splits, NEEDS_COSINE), {}
         # weights by split, as the route by position has them: both then share the compiled program of a law
-        found = fit(law, mean, over="tokens", weights=xr.ones_like(mean))
+        found = fit(law, mean, over="tokens", weights=mean.notnull().astype(float))
         predicted = found.predict(at)
-        status = {split: _doubts(found, predicted, split) for split in splits}
-        return predicted, status, {"mean": found}
+        return predicted, {split: _doubts(found, predicted, mean, split) for split in splits}, {"mean": found}
 
 
 def mean_loss(surface: xr.Dataset) -> xr.DataArray:
-    """Mean over positions (split, tokens), nats: the number that researchers watch."""
-    return surface.loss.mean("position").transpose("split", "tokens")
+    """Mean over positions (split, tokens), nats: the number that researchers watch. NaN where a position is."""
+    return surface.loss.mean("position", skipna=False).transpose("split", "tokens")
 
 
-def _doubts(found: Fit, predicted: xr.DataArray, split: str) -> str:
+def left_out(mean: xr.DataArray) -> str:
+    """What to say of the checkpoints of mean (tokens,) that cannot be used; empty where all can."""
+    missing = int(mean.isnull().sum())
+    return f"{missing} of {mean.size} checkpoints lack positions and are left out" if missing else ""
+
+
+def _last(mean: xr.DataArray) -> np.ndarray:
+    """The last known value (split, 1); NaN where none is."""
+    place = (mean.notnull() * np.arange(mean.sizes["tokens"])).argmax("tokens")
+    return mean.isel(tokens=place).values[:, None]
+
+
+def _doubts(found: Fit, predicted: xr.DataArray, mean: xr.DataArray, split: str) -> str:
     """ "ok", or what speaks against the forecast."""
     status = Status(int(found.status.sel(split=split)))
-    below = bool((predicted.sel(split=split) < 0).any())
-    return ", ".join([BELOW_ZERO] * below + [status.short] * (status != Status.CONVERGED)) or "ok"
+    below = BELOW_ZERO if bool((predicted.sel(split=split) < 0).any()) else ""
+    how = "" if status == Status.CONVERGED else status.short
+    return ", ".join(filter(None, (below, how, left_out(mean.sel(split=split))))) or "ok"
 
 
 def _constant(mean: xr.DataArray, at: np.ndarray, values: Any) -> xr.DataArray:

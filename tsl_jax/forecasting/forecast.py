@@ -48,7 +48,7 @@ class Forecast:
         mean: DataArray (split, tokens), nats: the mean loss over positions; NaN where the method found no forecast.
         surface: DataArray (split, tokens, position), or None for methods that know the mean alone.
         status: split -> "ok", or a sentence that says what is wrong or doubtful.
-        fits: the fits it rests on, by name.
+        fits: the fits it rests on, by name; the temporal ones hold the splits that have a forecast.
     """
 
     method: str
@@ -79,7 +79,8 @@ def forecast(past: xr.Dataset, at: Any = None, schedule: Any = None, method: str
 
     Raises:
         ValueError: for an unknown method, a surface without checkpoints, tokens that are not positive, or none where
-            no plan is known. Too few usable checkpoints do not raise: the forecast is NaN and its status says why.
+            no plan is known. Too few usable checkpoints do not raise: the forecast of that split is NaN and its status
+            says why.
     """
     past = check(past)
     plan = read_schedule(past, schedule)
@@ -131,37 +132,56 @@ def _by_position(learned: xr.Dataset, at: np.ndarray, plan: Schedule | None, met
     splits = learned.split.values.tolist()
     forms = _temporal_laws(method, plan)
     if forms is None:
-        return _nothing(method, cutoff, learned, at, NEEDS_COSINE)
+        return _nothing(method, cutoff, learned, at, dict.fromkeys(splits, NEEDS_COSINE))
     if learned.sizes["tokens"] < FEWEST:
         found = f"{learned.sizes['tokens']} checkpoints past the warm-up, {FEWEST} are needed"
-        return _nothing(method, cutoff, learned, at, found)
+        return _nothing(method, cutoff, learned, at, dict.fromkeys(splits, found))
     by_position = fit(laws.HYPERBOLIC, learned.loss, over="position")
     usable = by_position.status.isin([int(s) for s in USABLE])
-    count = usable.transpose("split", "tokens").values.sum(axis=1)
-    if count.min() < FEWEST:
-        found = f"{count.min()} usable position fits of {splits[count.argmin()]}, {FEWEST} are needed"
-        return _nothing(method, cutoff, learned, at, found)
-    parts = {
-        name: fit(
-            law,
-            by_position.params.sel(param=name, drop=True).where(usable, 0.0),
-            over="tokens",
-            weights=_precision(by_position.stderr.sel(param=name, drop=True), usable),
-        )
-        for name, law in forms.items()
-    }
-    fits: dict[str, Any] = {"position": by_position, **parts}
-    times = np.concatenate([learned.tokens.values, at])
+    few = _too_few(usable)
+    able = [split for split in splits if split not in few]
+    if not able:
+        return _nothing(method, cutoff, learned, at, few)
+    loss, usable = learned.loss.sel(split=able), usable.sel(split=able)
+    fits: dict[str, Any] = {"position": by_position, **_temporal_fits(forms, by_position, usable)}
+    predicted = _continued(fits, loss, usable, at, method)
+    highest = float(loss.where(usable).max())
+    doubts = {split: _doubts(fits, predicted.sel(split=split), highest, split) for split in able}
+    predicted = predicted.reindex(split=splits)
+    mean = predicted.mean("position", skipna=False)
+    return Forecast(method, cutoff, mean, predicted, {split: {**few, **doubts}[split] for split in splits}, fits)
+
+
+def _too_few(usable: xr.DataArray) -> dict[str, str]:
+    """The splits without enough usable position fits, with what to say of them."""
+    count = usable.sum("tokens")
+    found = {split: int(count.sel(split=split)) for split in usable.split.values.tolist()}
+    return {split: f"{n} usable position fits, {FEWEST} are needed" for split, n in found.items() if n < FEWEST}
+
+
+def _temporal_fits(forms: Mapping[str, Law], by_position: Fit, usable: xr.DataArray) -> dict[str, Fit]:
+    """The temporal law of a0, a1, a2 over the usable checkpoints of the splits that `usable` has."""
+
+    def one(name: str, law: Law) -> Fit:
+        chosen = {"split": usable.split, "param": name}
+        values, errors = (a.sel(chosen).drop_vars("param") for a in (by_position.params, by_position.stderr))
+        return fit(law, values.where(usable, 0.0), over="tokens", weights=_precision(errors, usable))
+
+    return {name: one(name, law) for name, law in forms.items()}
+
+
+def _continued(
+    fits: dict[str, Any], loss: xr.DataArray, usable: xr.DataArray, at: np.ndarray, method: str
+) -> xr.DataArray:
+    """The anchored surface at the tokens `at`; the joint fit, where asked for, is added to the fits."""
+    times = np.concatenate([loss.tokens.values, at])
     if method == "temporal_joint":
-        fits["joint"] = joint.refine(parts, learned.loss, usable)
-        curve = fits["joint"].predict(times, learned.position)
+        fits["joint"] = joint.refine(fits, loss, usable)
+        curve = fits["joint"].predict(times, loss.position)
     else:
-        curve = surface_of(parts, times, learned.position)
+        curve = surface_of(fits, times, loss.position)
     seen, ahead = (curve.isel(tokens=part) for part in (slice(len(times) - len(at)), slice(-len(at), None)))
-    predicted = _anchored(seen, ahead, learned.loss, usable)
-    highest = float(learned.loss.max())
-    status = {split: _doubts(fits, predicted.sel(split=split), highest, split) for split in splits}
-    return Forecast(method, cutoff, predicted.mean("position"), predicted, status, fits)
+    return _anchored(seen, ahead, loss, usable)
 
 
 def _precision(stderr: xr.DataArray, usable: xr.DataArray) -> xr.DataArray:
@@ -194,7 +214,8 @@ def _anchored(seen: xr.DataArray, ahead: xr.DataArray, loss: xr.DataArray, usabl
 
 def _doubts(fits: Mapping[str, Any], predicted: xr.DataArray, highest: float, split: str) -> str:
     """ "ok", or which temporal law is not well determined, and how."""
-    found = [BELOW_ZERO] if bool((predicted < 0).any()) else []
+    found = [] if bool(np.isfinite(predicted).all()) else ["is not finite"]
+    found += [BELOW_ZERO] if bool((predicted < 0).any()) else []
     found += ["rises far above every loss seen"] if bool((predicted > 2 * highest).any()) else []
     for name in ("a0", "a1", "a2"):
         status = Status(int(fits[name].status.sel(split=split)))
@@ -205,9 +226,9 @@ def _doubts(fits: Mapping[str, Any], predicted: xr.DataArray, highest: float, sp
     return ", ".join(found) or "ok"
 
 
-def _nothing(method: str, cutoff: float, learned: xr.Dataset, at: np.ndarray, why: str) -> Forecast:
+def _nothing(method: str, cutoff: float, learned: xr.Dataset, at: np.ndarray, why: dict[str, str]) -> Forecast:
     splits = learned.split.values
     shape = (len(splits), len(at), learned.sizes["position"])
     coordinates = {"split": splits, "tokens": at, "position": learned.position.values}
     nan = xr.DataArray(np.full(shape, np.nan), coordinates, ("split", "tokens", "position"))
-    return Forecast(method, cutoff, nan.mean("position", skipna=False), nan, dict.fromkeys(splits.tolist(), why))
+    return Forecast(method, cutoff, nan.mean("position", skipna=False), nan, why)

@@ -62,14 +62,16 @@ def refine(parts: Mapping[str, Fit], loss: xr.DataArray, usable: xr.DataArray) -
     """Fit the surface jointly, from the separate fits of a0, a1, a2.
 
     Args:
-        parts: temporal fits by name. loss: (split, tokens, position), nats. usable: (split, tokens), which to fit.
+        parts: temporal fits by name. loss: (split, tokens, position), nats. usable: (split, tokens), which to fit;
+            the loss of the others may be NaN.
     """
+    loss = loss.where(usable, 0.0).transpose("split", "tokens", "position")  # weight zero times NaN would be NaN
     power = fit(laws.POWER, parts["a2"].predict(loss.tokens.values), over="tokens", weights=usable)
     parts = {**parts, "a2": power}
     forms = (parts["a0"].law, parts["a1"].law, parts["a2"].law)
     starts = np.stack([_start(parts, k) for k in range(loss.sizes["split"])])
     more = -loss.sizes["tokens"] % PAD
-    values = np.pad(loss.transpose("split", "tokens", "position").values, ((0, 0), (0, more), (0, 0)))
+    values = np.pad(loss.values, ((0, 0), (0, more), (0, 0)))
     weights = np.pad(usable.transpose("split", "tokens").values.astype(float), ((0, 0), (0, more)))
     tokens = np.pad(loss.tokens.values.astype(float), (0, more), mode="edge")
     with jax.enable_x64(True):

@@ -4,6 +4,9 @@ Judged on the mean loss of the held-out checkpoints only, on an even grid of tok
 so that the spacing of checkpoints does not weigh the errors:
 
     MSE = mean (predicted - observed)^2,   R2 = 1 - MSE / var(observed),   error = predicted - observed at the last one.
+
+Checkpoints that lack the loss of a position are left out, and the status says so. Nothing is extrapolated: a forecast
+must span the held-out checkpoints.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from tsl_jax.forecasting.baselines import Baseline, mean_loss
+from tsl_jax.forecasting.baselines import Baseline, left_out, mean_loss
 from tsl_jax.forecasting.forecast import Forecast, forecast
 
 GRID = 200  # points of the even token grid
@@ -28,14 +31,15 @@ def score(
 
     Args:
         predicted: the forecast. surface: the whole run.
-        against: baselines or other forecasts to stand beside it; baselines see the same past.
+        against: baselines or other forecasts to stand beside it; baselines see the same past, forecasts no more.
         schedule: the plan that baselines are told, as for `forecast`.
 
     Returns:
         DataFrame indexed by (split, method): final (predicted, nats), observed, error, mse, r2, status.
 
     Raises:
-        ValueError: if fewer than two checkpoints of the run lie beyond the cut-off.
+        ValueError: if fewer than two checkpoints of the run lie beyond the cut-off, if a forecast does not span these,
+            or if one in `against` has seen more than the forecast that is scored.
     """
     others = [against] if isinstance(against, Baseline | Forecast) else list(against)
     past = surface.sel(tokens=surface.tokens <= predicted.cutoff)
@@ -45,25 +49,44 @@ def score(
             f"score: {len(at)} checkpoints beyond the cut-off of {predicted.cutoff:.4g} tokens, 2 are needed"
         )
     all_of_them = [predicted, *(forecast(past, at, schedule, o) if isinstance(o, Baseline) else o for o in others)]
+    for one in all_of_them:
+        _check(one, predicted.cutoff, at)
     observed = mean_loss(surface.sel(tokens=at))
     rows = [_row(one, observed, split) for split in observed.split.values.tolist() for one in all_of_them]
     return pd.DataFrame(rows).set_index(["split", "method"])
 
 
+def _check(one: Forecast, cutoff: float, at: np.ndarray) -> None:
+    """Refuse a forecast that has seen more than the others, or that says nothing of some held-out checkpoints."""
+    if one.cutoff > cutoff:
+        raise ValueError(
+            f"score: {one.method} in against= was made from {one.cutoff:.6g} tokens, the forecast it stands beside "
+            f"from {cutoff:.6g}; make it from the same past"
+        )
+    first, last = float(one.mean.tokens.min()), float(one.mean.tokens.max())
+    if first > at[0] or last < at[-1]:
+        raise ValueError(
+            f"score: the forecast {one.method} spans {first:.6g} to {last:.6g} tokens, the held-out checkpoints "
+            f"{at[0]:.6g} to {at[-1]:.6g}; make it with at=surface.tokens"
+        )
+
+
 def _row(predicted: Forecast, observed: xr.DataArray, split: str) -> dict[str, Any]:
-    truth = observed.sel(split=split)
-    mean = predicted.mean.sel(split=split).sortby("tokens")
+    whole = observed.sel(split=split)
+    truth, missing = whole.dropna("tokens"), left_out(whole)
+    said = [predicted.status[split], f"of those held out, {missing}" if missing else "ok"]
+    status = ", ".join(one for one in said if one != "ok") or "ok"
+    judged = _judged(predicted.mean.sel(split=split).sortby("tokens"), truth)
+    return {"split": split, "method": predicted.method, **judged, "status": status}
+
+
+def _judged(mean: xr.DataArray, truth: xr.DataArray) -> dict[str, float]:
+    """The numbers of a row; NaN with fewer than two held-out checkpoints."""
+    if truth.sizes["tokens"] < 2:
+        return dict.fromkeys(("final", "observed", "error", "mse", "r2"), np.nan)
     grid = np.linspace(float(truth.tokens[0]), float(truth.tokens[-1]), GRID)
     y, f = (np.interp(grid, curve.tokens.values, curve.values) for curve in (truth, mean))
     mse = float(np.mean((f - y) ** 2))
-    final, last = float(np.interp(grid[-1], mean.tokens.values, mean.values)), float(truth[-1])
-    return {
-        "split": split,
-        "method": predicted.method,
-        "final": final,
-        "observed": last,
-        "error": final - last,
-        "mse": mse,
-        "r2": 1 - mse / float(np.var(y)) if np.var(y) > 0 else np.nan,
-        "status": predicted.status[split],
-    }
+    r2 = 1 - mse / float(np.var(y)) if np.var(y) > 0 else np.nan
+    final, last = float(f[-1]), float(truth[-1])
+    return {"final": final, "observed": last, "error": final - last, "mse": mse, "r2": r2}
