@@ -184,6 +184,37 @@ def test_token_ids_go_the_same_way(tmp_path: Path, kind: str):
     assert corpus.tokenizer_file is None
 
 
+def test_near_copies_in_token_ids_leave(tmp_path: Path):
+    """The head of what is trained on stands in the tail again, as two of the held-out documents."""
+    stream = np.random.default_rng(0).integers(1, 60_000, 50_000).astype(np.uint16)
+    stream[np.arange(499, 50_000, 500)] = 0
+    stream[46_000:47_000] = stream[:1000]
+    np.save(tmp_path / "a.npy", stream)
+    corpus = corpora.load(DataConfig((f"{tmp_path}/a.npy",), end_token=0))
+    held = corpus.domains["text"].heldout
+    np.testing.assert_array_equal(held.tokens, np.concatenate([stream[45_000:46_000], stream[47_000:]]))
+    np.testing.assert_array_equal(held.documents, np.arange(0, 4000, 500))
+    np.testing.assert_array_equal(corpus.domains["text"].train.tokens, stream[:45_000])
+    assert corpus.record["near_copies_removed"] == {"text": 2}
+    assert corpus.record["documents"]["text"] == {"train": 90, "heldout": 8}
+    assert corpus.record["tokens"]["text"]["heldout"] == 4000
+    assert corpus.record["shared_block_rate_before"]["text"] == pytest.approx(0.2)
+    assert corpus.record["shared_block_rate"]["text"] == 0
+
+
+def test_checksums_are_of_the_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Versions of what prepares the text change its hash, and not these."""
+    write_texts(tmp_path / "a", 80)
+    first = corpora.load(DataConfig((f"{tmp_path}/a",), **SMALL)).record
+    monkeypatch.setattr(corpora, "python_version", lambda: "3.99.0")
+    second = corpora.load(DataConfig((f"{tmp_path}/a",), **SMALL)).record
+    assert second["hash"] != first["hash"]
+    assert second["checksums"] == first["checksums"]
+    assert set(first["checksums"]["text"]) == {"train", "heldout"}
+    (tmp_path / "a/0000.txt").write_text("changed")
+    assert corpora.load(DataConfig((f"{tmp_path}/a",), **SMALL)).record["checksums"] != first["checksums"]
+
+
 def test_a_named_tokenizer_is_used(tmp_path: Path):
     write_texts(tmp_path / "a", 80)
     first = corpora.load(DataConfig((f"{tmp_path}/a",), **SMALL))

@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import tsl_jax as tsl
 from tsl_jax import surface
+from tsl_jax.surface_file import read_arrays
 
 
 def measured(clusters: int, context: int, seed: int) -> dict[str, np.ndarray]:
@@ -54,8 +56,10 @@ def test_what_is_written_is_read(folder):
 
 
 def test_a_packed_surface_is_the_same_surface(folder, tmp_path):
-    packed = tsl.pack(folder, tmp_path / "one.npz")
-    assert tsl.load_surface(packed).identical(tsl.load_surface(folder))
+    for name in ("one.npz", "two", "three.surface"):
+        packed = tsl.pack(folder, tmp_path / name)
+        assert packed.name == name.removesuffix(".npz") + ".npz"
+        assert tsl.load_surface(packed).identical(tsl.load_surface(folder))
 
 
 def test_sem_and_covariance_come_from_clusters(folder):
@@ -97,6 +101,59 @@ def test_a_damaged_file_is_named(folder, damage):
         tsl.load_surface(folder)
 
 
+def test_a_changed_value_does_not_pass_the_surfaces_own_checksum(folder):
+    """The archive is whole, and its own checksums agree: it was written anew."""
+    file = sorted((folder / "surface").glob("tokens-*.npz"))[1]
+    with np.load(file) as opened:
+        arrays = {name: opened[name] for name in opened.files}
+    arrays["id/loss_sum"][3] += 1e-9
+    with open(file, "wb") as opened:
+        np.savez(opened, **arrays)
+    found = rf"{file.name} is damaged \(its checksum does not match\)"
+    with pytest.raises(ValueError, match=f"{found}; restore it from a copy, or delete it: that checkpoint is lost"):
+        tsl.load_surface(folder)
+
+
+def refusal(file: Path) -> str:
+    """Why a file is not read; empty if it is."""
+    try:
+        read_arrays(file)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def test_any_flipped_byte_is_met_with_a_sentence(tmp_path):
+    """Damage of an archive shows as half a dozen kinds of errors in the layers below."""
+    surface.create(tmp_path, clusters={"id": 1}, context=1, attrs={})
+    file = surface.append(tmp_path, tokens=1, step=1, lr=0.1, splits={"id": measured(1, 1, 0)})
+    data, said = file.read_bytes(), []
+    for at in range(0, len(data), 3):
+        file.write_bytes(data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :])
+        said.append(refusal(file))
+    assert all("damaged" in sentence for sentence in said if sentence)
+    assert sum(map(bool, said)) > 0.5 * len(said), "what is read all the same has a flip in a time of day, say"
+
+
+def test_a_file_that_cannot_be_read_is_not_called_damaged(folder):
+    (folder / "surface" / "tokens-000000000004000.npz").mkdir()
+    with pytest.raises(IsADirectoryError):
+        tsl.load_surface(folder)
+
+
+def test_files_that_are_no_packed_surface_get_a_sentence(folder, tmp_path):
+    one = next(iter(surface.checkpoints(folder / "surface").values()))
+    np.save(tmp_path / "array.npy", np.ones((3, 4)))
+    np.savez(tmp_path / "arrays.npz", loss=np.ones((3, 4)))
+    for file, sentence in {
+        one: "is one checkpoint of a surface; name its folder",
+        tmp_path / "array.npy": "is a single array; make a surface of it with from_losses",
+        tmp_path / "arrays.npz": "has no checksum: no file of a surface",
+    }.items():
+        with pytest.raises(ValueError, match=f"{file.name} {sentence}"):
+            tsl.load_surface(file)
+
+
 def test_a_checkpoint_is_immutable(folder):
     with pytest.raises(ValueError, match="immutable"):
         surface.append(folder / "surface", tokens=1000, step=1, lr=0.1, splits={})
@@ -106,6 +163,10 @@ def test_a_surface_of_another_run_is_left_alone(folder):
     before = (folder / "surface" / "surface.json").read_text()
     with pytest.raises(ValueError, match="another run"):
         surface.create(folder / "surface", clusters={"id": 9}, context=7, attrs={"run": "r", "seed": 0})
+    for change in ({"run": "s"}, {"config_hash": "0"}, {"seed": 1}, {"model": {}}, {"windows": {}}):
+        attrs = {"run": "r", "seed": 0, **change}
+        with pytest.raises(ValueError, match=rf"another run's surface \({next(iter(change))} differ\)"):
+            surface.create(folder / "surface", clusters={"id": 5, "ood": 3}, context=7, attrs=attrs)
     assert (folder / "surface" / "surface.json").read_text() == before
     surface.create(folder / "surface", clusters={"id": 5, "ood": 3}, context=7, attrs={"run": "r", "seed": 0})
 

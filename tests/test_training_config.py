@@ -9,8 +9,10 @@ from dataclasses import replace
 import pytest
 
 from tsl_jax.data.config import DataConfig
+from tsl_jax.laws import Schedule
 from tsl_jax.models.config import ModelConfig
 from tsl_jax.training.config import OptimizerConfig, TrainConfig, check, config_hash, from_dict, to_dict, total_steps
+from tsl_jax.training.optimizer import plan
 from tsl_jax.training.weights import PositionWeights
 
 
@@ -68,6 +70,14 @@ def test_a_file_with_a_wrong_entry_is_refused(values: dict, message: str) -> Non
         (TrainConfig(optimizer=OptimizerConfig(peak_lr=-1.0)), "peak_lr must be positive"),
         (TrainConfig(optimizer=OptimizerConfig(warmup=2.0)), "warmup is a share between 0 and 1"),
         (TrainConfig(optimizer=OptimizerConfig(schedule="wsd", warmup=0.5, decay=0.6)), "more than the whole run"),
+        (TrainConfig(optimizer=OptimizerConfig(schedule="wsd", decay=0.0)), "decay 0.0 of 4882 steps is no step"),
+        (TrainConfig(optimizer=OptimizerConfig(schedule="wsd", decay=1e-5)), "is no step; raise it"),
+        (TrainConfig(optimizer=OptimizerConfig(warmup=1.0)), "warmup 1.0 leaves no step of 4882"),
+        (TrainConfig(optimizer=OptimizerConfig(warmup=0.9999)), "leaves no step of 4882 at the full learning rate"),
+        (
+            TrainConfig(tokens=7 * 512, optimizer=OptimizerConfig(schedule="wsd", warmup=0.5, decay=0.5)),
+            "warmup and decay are 4 and 4 of 7 steps",
+        ),
         (TrainConfig(optimizer=OptimizerConfig(clip=-1.0)), "clip must not be negative"),
         (TrainConfig(position_weights=PositionWeights.head(200)), r"the context has 1\.\.64"),
         (TrainConfig(model=ModelConfig(preset="big")), "preset 'big' is unknown"),
@@ -77,6 +87,21 @@ def test_a_file_with_a_wrong_entry_is_refused(values: dict, message: str) -> Non
 def test_what_cannot_work_is_refused_before_any_text_is_read(config: TrainConfig, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check(config)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant", "wsd"])
+@pytest.mark.parametrize("warmup", [0.0, 0.3, 0.5, 0.7, 0.99, 1.0])
+@pytest.mark.parametrize("decay", [0.0, 0.01, 0.5, 0.7, 1.0])
+def test_the_laws_read_every_plan_that_passes(schedule: str, warmup: float, decay: float) -> None:
+    """A run is not refused after it has been trained."""
+    for steps in (2, 3, 7, 50):
+        optimizer = OptimizerConfig(schedule=schedule, warmup=warmup, decay=decay)
+        config = TrainConfig(tokens=512 * steps, optimizer=optimizer)
+        try:
+            check(config)
+        except ValueError:
+            continue
+        assert Schedule.from_plan(plan(optimizer, steps, 512)).kind == schedule
 
 
 def test_whole_batches_are_trained() -> None:

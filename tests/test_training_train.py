@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from training_material import EVALUATIONS, STEPS, at, interrupt_me, small_run, write_words
 
 from tsl_jax import surface
-from tsl_jax.data.config import DataConfig, EvalConfig
 from tsl_jax.models.build import build
 from tsl_jax.models.config import ModelConfig, resolve
 from tsl_jax.training import checkpoint, folder, run
@@ -30,29 +29,11 @@ from tsl_jax.training.record import model_hash
 from tsl_jax.training.step import TrainState, initial_state
 from tsl_jax.training.train import train
 
-STEPS, EVALUATIONS = 40, 6
-
 
 @pytest.fixture(name="config", scope="module")
 def _config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     """A run of seconds on made-up words, prepared once."""
-    text = tmp_path_factory.mktemp("text")
-    rng = np.random.default_rng(0)
-    words = ["".join(rng.choice(list("abcdefgh"), rng.integers(2, 7))) for _ in range(120)]
-    for domain in ("tale", "list"):
-        (text / domain).mkdir()
-        for i in range(24):
-            (text / domain / f"{i}.txt").write_text(" ".join(rng.choice(words, 300)))
-    return TrainConfig(
-        data=DataConfig(text=(f"tale={text}/tale/*.txt@1", f"list={text}/list/*.txt@0"), heldout=0.3, vocabulary=300),
-        model=ModelConfig(preset="tiny", layers="scan"),
-        evaluation=EvalConfig(id_stretches=4, id_offsets=5, ood_stretches=3, ood_offsets=4),
-        tokens=STEPS * 64,
-        context=16,
-        batch_size=4,
-        evaluations=EVALUATIONS,
-        evaluation_batch=8,
-    )
+    return small_run(write_words(tmp_path_factory.mktemp("text")))
 
 
 @pytest.fixture(name="whole", scope="module")
@@ -83,21 +64,6 @@ def assert_same_bits(config: TrainConfig, a: Path, b: Path) -> None:
             assert str(x["digest"]) == str(y["digest"]), f"surface at {tokens} tokens"
     assert (a / "metrics.jsonl").read_text() == (b / "metrics.jsonl").read_text()
     jax.tree.map(np.testing.assert_array_equal, final_state(config, a), final_state(config, b))
-
-
-def at(stage: str, done: int, act: Callable[[], None]) -> Callable[[str, int, int], None]:
-    """A progress function that does something once, at one moment of a run."""
-    left = [act]
-
-    def progress(seen: str, now: int, total: int) -> None:
-        if left and (seen, now) == (stage, done):
-            left.pop()()
-
-    return progress
-
-
-def interrupt_me() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_run_leaves_a_surface_checkpoints_metrics_and_a_record(config: TrainConfig, whole: Path) -> None:

@@ -15,10 +15,7 @@ The one doorway between the training wing, which writes surfaces, and the law wi
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,9 +23,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from tsl_jax.surface_file import read_arrays, write_arrays, write_durably
+
 SCHEMA = 1
 HEADER = "surface.json"
 DIMENSIONS = ("split", "tokens", "position")
+IDENTITY = ("run", "config_hash", "model", "windows", "seed")  # attributes that all checkpoints of a surface share
 # What one checkpoint stores for each split: (name, dimensions).
 STORED = {
     "loss_sum": ("position",),
@@ -118,7 +118,7 @@ def create(folder: str | Path, *, clusters: Mapping[str, int], context: int, att
     if (folder / HEADER).exists():
         known = _read_header(folder)
         identity = [key for key in ("schema", "clusters", "context") if known[key] != header[key]]
-        identity += [key for key in ("model", "windows", "seed") if known["attrs"].get(key) != attrs.get(key)]
+        identity += [key for key in IDENTITY if known["attrs"].get(key) != header["attrs"].get(key)]
         if identity:
             raise ValueError(
                 f"surface: {folder} holds another run's surface ({', '.join(identity)} differ); use a new folder"
@@ -155,7 +155,7 @@ def append(
             if value.shape != shape:
                 raise ValueError(f"surface: {split}/{name} has shape {value.shape}, the header asks for {shape}")
             arrays[f"{split}/{name}"] = value
-    _write_arrays(path, arrays)
+    write_arrays(path, arrays)
     return path
 
 
@@ -176,7 +176,9 @@ def load_surface(path: str | Path) -> xr.Dataset:
     """
     path = Path(path)
     if path.is_file():
-        arrays = _read_arrays(path)
+        arrays = read_arrays(path)
+        if "header" not in arrays:
+            raise ValueError(f"surface: {path} is one checkpoint of a surface; name its folder, or a packed file")
         header = json.loads(str(arrays.pop("header")))
         return _assemble(header, arrays)
     folder = path if (path / HEADER).exists() else path / "surface"
@@ -188,12 +190,16 @@ def load_surface(path: str | Path) -> xr.Dataset:
     files = list(checkpoints(folder).values())
     if not files:
         raise ValueError(f"surface: {folder} holds no checkpoint yet; wait for the first evaluation")
-    loaded = [_read_arrays(file) for file in files]
+    loaded = [read_arrays(file) for file in files]
     return _assemble(header, {name: np.stack([a[name] for a in loaded]) for name in loaded[0]})
 
 
 def pack(path: str | Path, file: str | Path) -> Path:
-    """Write the surface of a run as one checksummed `.npz` file, which `load_surface` reads as it does the folder."""
+    """Write the surface of a run as one checksummed file, which `load_surface` reads as it does the folder.
+
+    Returns:
+        The file written; its name ends in `.npz`.
+    """
     surface = load_surface(path)
     header = json.loads(surface.attrs["header"])
     arrays: dict[str, np.ndarray] = {"header": np.array(json.dumps(header))}
@@ -202,7 +208,8 @@ def pack(path: str | Path, file: str | Path) -> Path:
         one = surface.sel(split=split).isel(cluster=slice(0, n_clusters))
         arrays |= {f"{split}/{name}": one[name].transpose("tokens", *dims).values for name, dims in STORED.items()}
     file = Path(file)
-    _write_arrays(file if file.suffix == ".npz" else file.with_name(file.name + ".npz"), arrays)
+    file = file if file.suffix == ".npz" else file.with_name(file.name + ".npz")
+    write_arrays(file, arrays)
     return file
 
 
@@ -236,48 +243,3 @@ def _read_header(folder: Path) -> dict[str, Any]:
     if header.get("schema") != SCHEMA:
         raise ValueError(f"surface: {folder} has schema {header.get('schema')}, this version reads {SCHEMA}")
     return header
-
-
-def _digest(arrays: Mapping[str, np.ndarray]) -> str:
-    sha = hashlib.sha256()
-    for name in sorted(arrays):
-        value = np.ascontiguousarray(arrays[name])
-        sha.update(f"{name} {value.dtype.str} {value.shape}".encode())
-        sha.update(value.tobytes())
-    return sha.hexdigest()
-
-
-def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    checked: dict[str, Any] = {**arrays, "digest": np.array(_digest(arrays))}
-    write_durably(path, lambda file: np.savez(file, **checked))
-
-
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        if str(arrays.pop("digest")) != _digest(arrays):
-            raise ValueError("its checksum does not match")
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        mend = "delete it and resume the run to evaluate again, or restore it from a copy"
-        raise ValueError(f"surface: {path} is damaged ({error}); {mend}") from None
-    return arrays
-
-
-def write_durably(path: Path, write: Any) -> None:
-    """Write a file so that it is there whole, after a power failure too, or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

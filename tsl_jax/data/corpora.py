@@ -53,7 +53,8 @@ class Corpus:
     splits: dict[str, tuple[str, ...]]  # "id": domains that are trained on; "ood": those that are not, if any
     vocabulary: int
     tokenizer_file: Path | None  # None for pretokenised text
-    record: dict[str, Any]  # JSON: hash; bytes, tokens and documents by domain and part; shared-block rates; versions
+    # JSON: hash; bytes, tokens, documents and checksums of the tokens by domain and part; shared-block rates; versions
+    record: dict[str, Any]
 
 
 def load(config: DataConfig, progress: Progress = lambda stage, done, total: None) -> Corpus:
@@ -159,7 +160,12 @@ def _open(folder: Path, manifest: dict[str, Any], key: str, found: list[DomainSo
     trained = tuple(source.name for source in found if source.weight > 0)
     other = tuple(source.name for source in found if source.weight == 0)
     mixture = Mixture(tuple((source.name, source.weight) for source in found if source.weight > 0))
-    record = {"hash": key, "weights": {source.name: source.weight for source in found}, **manifest["record"]}
+    checksums = {
+        source.name: {part: manifest["files"][prepare.file_name(number, part, "tokens")] for part in prepare.PARTS}
+        for number, source in enumerate(found)
+    }
+    weights = {source.name: source.weight for source in found}
+    record = {"hash": key, "weights": weights, **manifest["record"], "checksums": checksums}
     file = folder / prepare.TOKENIZER
     return Corpus(
         domains=domains,

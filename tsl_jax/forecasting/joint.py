@@ -20,7 +20,7 @@ from jax import Array
 
 from tsl_jax import laws
 from tsl_jax.fitting import Fit, fit
-from tsl_jax.fitting.levenberg_marquardt import MAXITER, configured
+from tsl_jax.fitting.levenberg_marquardt import DAMPINGS, MAXITER, search
 from tsl_jax.fitting.varpro import orthonormal
 from tsl_jax.laws import Law
 
@@ -144,12 +144,14 @@ def _solve(
             q, _ = frame(start + u)
             return (target - q @ (q.T @ target)) / size
 
-        u, state = configured(residual).run(jnp.zeros_like(start))
-        first, last = (jnp.sum(residual(v) ** 2) for v in (jnp.zeros_like(u), u))
+        here = jnp.zeros_like(start)
+        end = search(residual, here, jnp.ones_like(start), DAMPINGS[1], MAXITER, rounds=1)
+        u = end.params
+        first, last = (jnp.sum(residual(v) ** 2) for v in (here, u))
         theta = _within(limits, start + jnp.where(last <= first, u, 0))
         q, r = frame(theta)
         coef = jax.scipy.linalg.solve_triangular(r, q.T @ target)
         sse = size**2 * jnp.minimum(first, last)
-        return _Found(theta, coef, sse, state.iter_num < MAXITER)
+        return _Found(theta, coef, sse, end.stopped)
 
     return jax.vmap(one)(starts, loss, weights)

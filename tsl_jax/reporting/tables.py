@@ -26,9 +26,9 @@ def summary(
         "splits": splits,
         "tokens_per_second": facts.get("tokens_per_second"),
         "seconds": {stage: round(float(value), 3) for stage, value in facts.get("seconds", {}).items()},
-        "corpus": facts.get("corpus"),
+        "corpus": facts.get("corpus", surface.attrs.get("corpus")),
         "versions": surface.attrs.get("versions"),
-        "config_hash": facts.get("config_hash"),
+        "config_hash": facts.get("config_hash", surface.attrs.get("config_hash")),
         "made_by": dict(stamp),
     }
 

@@ -72,6 +72,12 @@ def total_steps(config: TrainConfig) -> int:
     return config.tokens // batch_tokens(config)
 
 
+def phases(config: OptimizerConfig, total_steps: int) -> tuple[int, int]:
+    """Whole steps of the warm-up and, for wsd, of the decay."""
+    decay = round(config.decay * total_steps) if config.schedule == "wsd" else 0
+    return round(config.warmup * total_steps), decay
+
+
 def check(config: TrainConfig) -> None:
     """Everything that can be known to be wrong before any text is read.
 
@@ -91,6 +97,7 @@ def check(config: TrainConfig) -> None:
     data_config.check_evaluation(config.evaluation)
     model_config.resolve(config.model, vocabulary=config.data.vocabulary, context=config.context)
     _check_optimizer(config.optimizer)
+    _check_phases(config.optimizer, total_steps(config))
     config.position_weights.values(config.context)
 
 
@@ -108,6 +115,20 @@ def _check_optimizer(config: OptimizerConfig) -> None:
     for name in ("weight_decay", "clip"):
         if getattr(config, name) < 0:
             raise ValueError(f"training: {name} must not be negative, found {getattr(config, name)}")
+
+
+def _check_phases(config: OptimizerConfig, total_steps: int) -> None:
+    """Whole steps, as the laws that read the schedule want them: some after the warm-up, some in wsd's decay."""
+    warmup, decay = phases(config, total_steps)
+    if warmup >= total_steps:
+        found = f"warmup {config.warmup} leaves no step of {total_steps} at the full learning rate"
+        raise ValueError(f"training: {found}; lower it")
+    if config.schedule == "wsd" and not decay:
+        found = f"decay {config.decay} of {total_steps} steps is no step"
+        raise ValueError(f"training: {found}; raise it, or choose the schedule constant")
+    if warmup + decay > total_steps:
+        found = f"warmup and decay are {warmup} and {decay} of {total_steps} steps"
+        raise ValueError(f"training: {found}; lower one of them")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -19,12 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tsl_jax.training.config import OptimizerConfig
+from tsl_jax.training.config import OptimizerConfig, phases
 
 
 def plan(config: OptimizerConfig, total_steps: int, batch_tokens: int) -> dict[str, Any]:
     """The learning-rate plan of a run, in tokens, at whole steps."""
-    warmup_steps = round(config.warmup * total_steps)
+    warmup_steps, decay_steps = phases(config, total_steps)
     result: dict[str, Any] = {
         "kind": config.schedule,
         "peak": config.peak_lr,
@@ -33,7 +33,7 @@ def plan(config: OptimizerConfig, total_steps: int, batch_tokens: int) -> dict[s
         "final_ratio": 1.0 if config.schedule == "constant" else config.final_ratio,
     }
     if config.schedule == "wsd":
-        result["decay_start_tokens"] = (total_steps - round(config.decay * total_steps)) * batch_tokens
+        result["decay_start_tokens"] = (total_steps - decay_steps) * batch_tokens
     return result
 
 

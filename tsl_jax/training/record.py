@@ -53,6 +53,19 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return [f"{name}: {then.get(name)!r}, now {now[name]!r}" for name in DECISIVE if then.get(name) != now[name]]
 
 
+def history(known: Mapping[str, Any], now: Mapping[str, Any], step: int) -> dict[str, Any]:
+    """The environment a run was begun in, and those it went on in, each with the step from which on.
+
+    Args:
+        known: the record so far, or nothing. now: this process. step: the last one before it.
+    """
+    first, later = known.get("environment", now), known.get("later_environments", [])
+    last = later[-1]["environment"] if later else first
+    if now != last:
+        later = [*later, {"after_step": step, "environment": now}]
+    return {"environment": first, "later_environments": later}
+
+
 def visible_cores() -> int:
     """Cores this process may use: XLA splits its sums by them."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -16,6 +16,7 @@ from tsl_jax.data.config import DataConfig, EvalConfig
 from tsl_jax.models.build import build
 from tsl_jax.models.config import ModelConfig
 from tsl_jax.training import evaluate, folder, record
+from tsl_jax.training import text as run_text
 from tsl_jax.training.checkpoint import Checkpoints
 from tsl_jax.training.config import TrainConfig, batch_tokens, from_dict, total_steps
 from tsl_jax.training.optimizer import adamw, learning_rate, plan
@@ -37,17 +38,23 @@ def reevaluate(
         evaluation: other windows; None: the run's own. progress: as for `train`.
 
     Raises:
-        FileNotFoundError: no run there. ValueError: no checkpoint, or text that holds no window.
+        FileNotFoundError: no run there. ValueError: no checkpoint, text that holds no window, text that is no longer
+            the run's own, or an `out` that belongs to a run.
     """
     config, known = folder.read_config(run), folder.read_record(run)
+    _need_own_folder(run, out)
     model = from_dict(ModelConfig, known["model"])
     checkpoints = Checkpoints(run / folder.CHECKPOINTS, keep=config.keep, model_hash=record.model_hash(model))
     try:
         if not checkpoints.steps():
             raise ValueError(f"training: {run} has no checkpoint yet; wait for its first evaluation")
         corpus = corpora.load(_data(config, run, text), progress)
+        run_text.check_vocabulary(corpus, model)
         if text:  # a split a domain, by its name: how the run would have split them is another matter
             corpus = replace(corpus, splits={name: (name,) for name in corpus.domains})
+        else:
+            run_text.check(run, known["corpus"], corpus)
+            run_text.check_tokenizer(run, corpus, config.data.end_of_text)
         sets = windows.for_splits(corpus, config.context, evaluation or config.evaluation)
         lr_plan = plan(config.optimizer, total_steps(config), batch_tokens(config))
         _begin(out, known, lr_plan, sets, corpus.record)
@@ -55,6 +62,14 @@ def reevaluate(
     finally:
         checkpoints.close()
     return out
+
+
+def _need_own_folder(run: Path, out: Path) -> None:
+    """A surface in a run's folder would hide the run's own."""
+    place = out.resolve()
+    owner = place.parent if place.name == folder.SURFACE else place
+    if owner == run.resolve() or (owner / folder.CONFIG).exists():
+        raise ValueError(f"training: {out} belongs to a run, which has a surface of its own; name a new folder as out")
 
 
 def _data(config: TrainConfig, run: Path, text: tuple[str, ...]) -> DataConfig:

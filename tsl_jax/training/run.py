@@ -19,8 +19,7 @@ from tsl_jax import surface
 from tsl_jax.data import corpora, mixture, windows
 from tsl_jax.models.build import build
 from tsl_jax.models.config import ModelConfig, flops_per_token, n_params, n_params_embedding, resolve
-from tsl_jax.training import evaluate, folder, record
-from tsl_jax.training.cadence import evaluation_steps
+from tsl_jax.training import evaluate, folder, holes, record, text
 from tsl_jax.training.checkpoint import Checkpoints
 from tsl_jax.training.config import TrainConfig, batch_tokens, config_hash, total_steps
 from tsl_jax.training.optimizer import adamw, plan
@@ -76,13 +75,11 @@ def prepare(config: TrainConfig, path: Path, progress: Progress) -> tuple[Run, T
     with clock("prepare"):
         corpus = corpora.load(config.data, progress)
         model = resolve(config.model, vocabulary=corpus.vocabulary, context=config.context)
-        if model.vocabulary < corpus.vocabulary:
-            found = f"the corpus has {corpus.vocabulary} tokens, the model {model.vocabulary}"
-            raise ValueError(f"training: {found}; raise model.vocabulary, or leave it 0")
+        text.check_vocabulary(corpus, model)
         sets_of_windows = windows.for_splits(corpus, config.context, config.evaluation)
         batch_of = mixture.batches(corpus, corpus.mixture, config.context, config.batch_size, config.seed)
         lr_plan = plan(config.optimizer, total_steps(config), batch_tokens(config))
-        facts = _facts(config, model, corpus, path)
+        facts = _facts(config, model, corpus, path, known)
         facts["stretches"] = {
             split: {"asked": one.asked, "found": one.design["stretches"]} for split, one in sets_of_windows.items()
         }
@@ -98,15 +95,18 @@ def prepare(config: TrainConfig, path: Path, progress: Progress) -> tuple[Run, T
         checkpoints = Checkpoints(path / folder.CHECKPOINTS, keep=config.keep, model_hash=record.model_hash(model))
         state = checkpoints.restore(state) or state
         folder.truncate_metrics(path, int(state.step))
-    warm = lr_plan["warmup_tokens"] // batch_tokens(config)
-    steps = frozenset(evaluation_steps(total_steps(config), warm, config.evaluations))
+    facts |= record.history(known, facts["environment"], int(state.step))
+    holes.warn(path, holes.missing(config, path, int(state.step)))
+    steps = frozenset(holes.planned(config))
     return Run(config, path, lr_plan, steps, batch_of, sets, step, forward, checkpoints, clock, progress, facts), state
 
 
-def _facts(config: TrainConfig, model: ModelConfig, corpus: corpora.Corpus, path: Path) -> dict[str, Any]:
-    """What record.json says of the run, all but times."""
+def _facts(
+    config: TrainConfig, model: ModelConfig, corpus: corpora.Corpus, path: Path, known: dict[str, Any]
+) -> dict[str, Any]:
+    """What record.json says of the run, all but times; a run that was moved keeps its name."""
     return {
-        "run": path.name,
+        "run": known.get("run", path.name),
         "config_hash": config_hash(config),
         "model": asdict(model),
         "n_params": n_params(model),
@@ -115,7 +115,7 @@ def _facts(config: TrainConfig, model: ModelConfig, corpus: corpora.Corpus, path
         "batch_tokens": batch_tokens(config),
         "total_tokens": total_steps(config) * batch_tokens(config),
         "seed": config.seed,
-        "corpus": corpus.record,
+        "corpus": corpus.record | known.get("corpus", {}),  # as it was prepared when the run was begun
         "environment": record.environment(),
         "complete": False,
     }
@@ -136,11 +136,10 @@ def _begin(
             warnings.warn(
                 f"training: {path} was begun under other conditions, bits may differ: {sentence}", stacklevel=3
             )
-        if known["corpus"] != facts["corpus"]:
-            found = f"the text has changed since {path} was begun"
-            raise ValueError(f"training: {found}; restore it, or train anew in a new folder")
+        text.check(path, known["corpus"], corpus)
     folder.write_config(path, config)
-    folder.write_record(path, {**facts, "seconds": known.get("seconds", {})})
+    earlier = {"seconds": known.get("seconds", {}), **record.history(known, facts["environment"], known.get("step", 0))}
+    folder.write_record(path, {**facts, **earlier})
     if corpus.tokenizer_file:
         shutil.copyfile(corpus.tokenizer_file, path / folder.TOKENIZER)
     shared = ("run", "config_hash", "model", "n_params", "n_params_embedding", "batch_tokens", "seed", "corpus")

@@ -17,7 +17,7 @@ import numpy as np
 
 from tsl_jax import surface
 from tsl_jax.data import corpora
-from tsl_jax.training import evaluate, folder, interrupt
+from tsl_jax.training import evaluate, folder, holes, interrupt
 from tsl_jax.training.config import TrainConfig, batch_tokens, check, total_steps
 from tsl_jax.training.optimizer import learning_rate
 from tsl_jax.training.run import Progress, Run, prepare
@@ -43,6 +43,7 @@ def train(config: TrainConfig, out: Path | str, *, resume: bool = False, progres
     """
     out = Path(out)
     if checked(config, out, resume=resume):
+        holes.tell(config, out)
         return out
     new = folder.make(out)
     try:
@@ -170,4 +171,5 @@ def _save(run: Run, state: TrainState, step: int, *, complete: bool) -> None:
     seconds = {stage: round(value, 3) for stage, value in run.clock.seconds.items()}
     speed = step * batch_tokens(run.config) / max(run.clock.seconds["train"], 1e-9)
     facts = {"step": step, "complete": complete, "seconds": seconds, "tokens_per_second": round(speed, 1)}
-    folder.write_record(run.path, {**run.record, **facts})
+    lost = {holes.MISSING: holes.missing(run.config, run.path, step)}
+    folder.write_record(run.path, {**run.record, **facts, **lost})
