@@ -118,6 +118,8 @@ def _derive(law: Law, x: Covariates, weights: np.ndarray, bounds: np.ndarray, dt
         family = _family(at_nodes.u, between.u, tolerance)
         if family is None:
             return None
+        # At right angles to the fixed columns to the last digit, so that a constant curve has no part in it.
+        family = np.linalg.qr(np.concatenate([frame0, family], axis=1))[0][:, len(fixed) :]
         atoms = np.einsum("tpv,pk->vtk", at_nodes.u, family)
         local, polynomials, accurate = _polynomials(atoms, at_nodes, between, family, degree, 10 * tolerance)
         if accurate:
