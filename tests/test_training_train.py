@@ -20,6 +20,7 @@ import pytest
 from training_material import EVALUATIONS, STEPS, at, interrupt_me, small_run, write_words
 
 from tsl_jax import surface
+from tsl_jax.data.config import DataConfig
 from tsl_jax.models.build import build
 from tsl_jax.models.config import ModelConfig, resolve
 from tsl_jax.training import checkpoint, folder, run
@@ -148,13 +149,13 @@ def test_a_killed_run_continues_to_the_same_bits(config: TrainConfig, whole: Pat
 def test_ctrl_c_keeps_every_step_and_the_run_continues_to_the_same_bits(
     config: TrainConfig, whole: Path, tmp_path: Path, stage: str, done: int
 ) -> None:
-    out = tmp_path / "run"
+    out, before = tmp_path / "run", signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         train(config, out, progress=at(stage, done, interrupt_me))
     steps = len((out / "metrics.jsonl").read_text().splitlines())
     assert int(final_state(config, out).step) == steps > 0
     assert not folder.read_record(out)["complete"]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     assert train(config, out, resume=True) == out
     assert_same_bits(config, whole, out)
 
