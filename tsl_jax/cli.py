@@ -19,7 +19,7 @@ VERBS = {
     "forecast": "forecast where the loss of a run will end",
     "report": "fit, forecast and draw a run: report.html and summary.json",
 }
-TRAINING = ("demo", "train", "evaluate")
+TUNED = ("demo", "train", "evaluate", "fit")
 # XLA's temporaries fault in hundreds of megabytes of fresh pages at every step; keeping them makes a step on a CPU
 # about 1.5 times as fast. glibc reads this before main(), so the command starts itself once more.
 TUNABLES = ":".join(
@@ -57,7 +57,7 @@ def _command(arguments: list[str]) -> int:
     verb, rest = arguments[0], [a for a in arguments[1:] if a != "--debug"]
     if verb not in VERBS:
         return _say(f"expected one of {', '.join(VERBS)}, found {verb!r}; see tsl --help", code=2)
-    if verb in TRAINING and not {"-h", "--help"} & set(rest):
+    if verb in TUNED and not {"-h", "--help"} & set(rest):
         _tune_allocator()
     return _run(verb, rest, debug="--debug" in arguments)
 

@@ -23,7 +23,7 @@ SMALL = (2, 64)  # curves of a block of the solvers that take curves one by one:
 ROWS = {"cpu": 256}  # curves in one product of the compressed solver: 1 MB at 1,024 points stays in the cache
 ROWS_ELSEWHERE = 16_384
 ENTRIES = 1024  # points beyond which rows are fewer
-GROUP = 16  # products in one call
+GROUP = 8  # products in one call
 ALIGNED = 64  # bytes: XLA reads such memory where it lies
 
 
