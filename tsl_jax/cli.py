@@ -77,6 +77,7 @@ def _run(verb: str, arguments: list[str], *, debug: bool) -> int:
     """Parse and run one verb; its exit code."""
     from tsl_jax.commands import options
 
+    _keep_programs()
     try:
         module = import_module(f"tsl_jax.commands.{verb}")
         options.show_warnings_as_sentences()
@@ -108,6 +109,14 @@ def _sentence(error: Exception) -> str:
 def _say(sentence: str, *, code: int) -> int:
     print(f"tsl: {sentence}", file=sys.stderr)
     return code
+
+
+def _keep_programs() -> None:
+    """Let jax keep what it compiles in the cache folder (seconds at the next start), unless told where or not to."""
+    from tsl_jax.data.cache import root
+
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(root() / "programs"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 
 def _tune_allocator() -> None:

@@ -25,7 +25,7 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cores", type=int, default=0, help="cores to use (0: all)")
     parser.add_argument("--points", type=int, default=1024)
-    parser.add_argument("--curves", type=int, default=65_536)
+    parser.add_argument("--curves", type=int, default=262_144)
     parser.add_argument("--noise", type=float, default=0.02)
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parser.add_argument("--slow", type=int, default=2_000, help="curves given to the peers")

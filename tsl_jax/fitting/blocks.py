@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import lru_cache
 from queue import SimpleQueue
+from threading import Lock
 from typing import Any
 
 import jax
@@ -42,6 +43,7 @@ def run(plan: Plan, y: np.ndarray, weights: np.ndarray | None) -> Curves:
     for k in range(workers):
         idle.put(_Worker(plan, (group, rows), y.dtype, weights is not None, devices[k % len(devices)]))
     out: list[np.ndarray] = []
+    making = Lock()
 
     def one(start: int) -> None:
         worker = idle.get()
@@ -49,21 +51,34 @@ def run(plan: Plan, y: np.ndarray, weights: np.ndarray | None) -> Curves:
             block = worker.solve(y[start : start + size], None if weights is None else weights[start : start + size])
         finally:
             idle.put(worker)
-        if not out:
-            out.extend(np.empty((len(y), *part.shape[1:]), part.dtype) for part in block)
+        with making:
+            if not out:
+                out.extend(np.empty((len(y), *part.shape[1:]), part.dtype) for part in block)
         stop = min(start + size, len(y))
         for whole, part in zip(out, block, strict=True):
             whole[start:stop] = part[: stop - start]
 
-    one(starts[0])  # compiles, alone
+    rest = starts
+    program = (jax.tree.structure(plan), group, rows, len(plan.weights), str(plan.log_bounds.dtype), weights is None)
+    if workers == 1 or program not in _compiled:
+        one(starts[0])  # alone, so that it is compiled once
+        _compiled.add(program)
+        rest = starts[1:]
     if workers == 1:
-        for start in starts[1:]:
+        for start in rest:
             one(start)
     else:
         x64 = jnp.asarray(0.0).dtype == np.float64
-        with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(lambda start: _in_mode(x64, one, start), starts[1:]))
+        list(_pool(workers).map(lambda start: _in_mode(x64, one, start), rest))
     return Curves(*out)
+
+
+_compiled: set[Any] = set()  # programs that are: nothing breaks if this is wrong
+
+
+@lru_cache(maxsize=1)
+def _pool(workers: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(workers, thread_name_prefix="tsl_jax")
 
 
 def _in_mode(x64: bool, call: Any, argument: Any) -> None:
@@ -86,7 +101,8 @@ def _shape(plan: Plan, shape: tuple[int, ...], own: bool) -> tuple[int, int]:
 
 def _workers(devices: list[Any], blocks: int) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wanted = max(len(devices), cores if devices[0].platform == "cpu" else 2)
+    # One more than can work: while it copies data in, the others compute.
+    wanted = max(len(devices), cores) + (cores > 1)
     return max(1, min(wanted, blocks))
 
 
@@ -111,7 +127,7 @@ class _Worker:
         if weights is not None and self.own is not None:
             _fill(self.own, weights)
             arguments.append(jax.device_put(self.own.reshape(self.shape), self.device))
-        found = _program(*arguments, own=weights is not None)
+        found = _program()(*arguments)
         return [np.asarray(a).reshape(len(self.y), *a.shape[2:]) for a in found]
 
 
@@ -135,9 +151,15 @@ def _aligned(shape: tuple[int, int], dtype: Any) -> np.ndarray:
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
-@partial(jax.jit, static_argnames="own")
-def _program(plan: Plan, y: jax.Array, weights: jax.Array | None = None, *, own: bool) -> Curves:
+def _whole(plan: Plan, y: jax.Array, weights: jax.Array | None = None) -> Curves:
     """Every product of a group in turn: y (product, curve, point)."""
-    if own:
+    if weights is not None:
         return jax.lax.map(lambda pair: solve_curves(plan, *pair), (y, weights))
     return jax.lax.map(lambda rows: solve_curves(plan, rows), y)
+
+
+@lru_cache(maxsize=1)
+def _program() -> Any:
+    """`_whole`, compiled for one core on CPU: workers share the cores, and operations this small would only wait."""
+    alone = {"xla_cpu_multi_thread_eigen": False} if jax.default_backend() == "cpu" else None
+    return jax.jit(_whole, compiler_options=alone)

@@ -59,6 +59,24 @@ def fit(
     Raises:
         ValueError: if the request makes no sense (never for a bad curve, which gets a status).
     """
+    problem, curves = fit_curves(law, y, over, x, weights, method, dtype, absolute_sigma, loss, delta, coef_limits)
+    return _label(law, problem, curves, limits.active(law, limits.check(law, coef_limits or {}), curves))
+
+
+def fit_curves(
+    law: Law,
+    y: Any,
+    over: str | tuple[str, ...] | None = None,
+    x: Any = None,
+    weights: Any = None,
+    method: str = "auto",
+    dtype: str | None = None,
+    absolute_sigma: bool = False,
+    loss: str = "squares",
+    delta: float | None = None,
+    coef_limits: limits.Limits | None = None,
+) -> tuple[Problem, Curves]:
+    """`fit` without labels, for callers with many batches: the problem as it was read, and bare arrays."""
     if dtype not in (None, "float32", "float64"):
         raise ValueError(f"fit: dtype must be 'float64' or 'float32', found {dtype!r}")
     if not isinstance(law, Law):
@@ -75,7 +93,7 @@ def fit(
             return blocks.run(prepare(law, problem.x, shared, points=problem.points, **options), y, own)
 
         curves = _solved(law, problem, solve, bound, loss, delta)
-    return _label(law, problem, curves, limits.active(law, bound, curves))
+    return problem, curves
 
 
 def _solved(law: Law, problem: Problem, solve: Any, bound: Any, loss: str, delta: float | None) -> Curves:
@@ -112,6 +130,14 @@ def _extended(weights: np.ndarray, points: int) -> np.ndarray:
     return np.pad(weights, ((0, 0), (0, points - weights.shape[1])))
 
 
+def errors_and_r2(curves: Curves) -> tuple[np.ndarray, np.ndarray]:
+    """Standard errors (curve, param) and R2 (curve,)."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        stderr = np.sqrt(np.diagonal(curves.covariance, axis1=-2, axis2=-1))
+        r2 = 1 - curves.sse / curves.sst
+    return stderr, np.where(curves.status == Status.FLAT, np.nan, r2)  # flat: no variance to explain
+
+
 def _label(law: Law, problem: Problem, curves: Curves, active: np.ndarray) -> Fit:
     """The result with the names of the dimensions that were not fitted."""
     outer = problem.outer
@@ -121,11 +147,7 @@ def _label(law: Law, problem: Problem, curves: Curves, active: np.ndarray) -> Fi
         coordinates = {**outer.coords, **{dim: list(names) for dim, names in extra.items()}}
         return xr.DataArray(np.asarray(values).reshape(shape), coordinates, (*outer.dims, *extra))
 
-    variance = np.diagonal(curves.covariance, axis1=-2, axis2=-1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        stderr = np.sqrt(variance)
-        r2 = 1 - np.asarray(curves.sse) / np.asarray(curves.sst)
-    r2 = np.where(np.asarray(curves.status) == Status.FLAT, np.nan, r2)  # no variance to explain
+    stderr, r2 = errors_and_r2(curves)
     names = {"param": law.params}
     return Fit(
         law=law,

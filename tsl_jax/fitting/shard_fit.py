@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from tsl_jax import laws
 from tsl_jax.fitting import long_tables, ragged
-from tsl_jax.fitting.fit import fit
+from tsl_jax.fitting.curves import Curves
+from tsl_jax.fitting.fit import errors_and_r2, fit_curves
 from tsl_jax.fitting.result import Fit
 from tsl_jax.fitting.sources import Matrix, Shard, Source
 from tsl_jax.fitting.status import Status
@@ -69,9 +70,9 @@ class Work:
                 yield self._long(law, self.source, shard)
 
     def _matrix(self, law: Law, x: np.ndarray, shard: Shard, y: np.ndarray) -> Fitted:
-        found = fit(law, y, x=x, method=self.method, dtype=self.dtype)
+        _, found = fit_curves(law, y, x=x, method=self.method, dtype=self.dtype)
         names = pa.array(np.arange(shard.first, shard.end))
-        return Fitted(columns(law, names, values(found), self.dtype), shard.end - shard.first)
+        return Fitted(columns(law, names, values(law, found), self.dtype), shard.end - shard.first)
 
     def _long(self, law: Law, source: Any, shard: Shard) -> Fitted:
         tables: list[pa.Table] = []
@@ -94,11 +95,13 @@ class Work:
         unfit: dict[int, str] = {}
         for group in ragged.groups(block):
             try:
-                result = fit(law, group.y, x=group.x, weights=group.weights, method=self.method, dtype=self.dtype)
+                _, result = fit_curves(
+                    law, group.y, x=group.x, weights=group.weights, method=self.method, dtype=self.dtype
+                )
             except ValueError as error:  # of this x: the law may have no value there
                 unfit |= {int(block.starts[k]): str(error) for k in group.curves}
                 continue
-            for name, part in values(result).items():
+            for name, part in values(law, result).items():
                 if name not in found:
                     found[name] = _unknown(name, part.dtype, len(block.starts) - 1)
                 found[name][group.curves] = part
@@ -107,8 +110,14 @@ class Work:
         return found, unfit
 
 
-def values(result: Fit) -> dict[str, np.ndarray]:
+def values(law: Law, found: Curves) -> dict[str, np.ndarray]:
     """The columns of a fit after `curve`, in the order of the table; each (curve,)."""
+    stderr, r2 = errors_and_r2(found)
+    return dict(zip(_names(law), [*found.params.T, *stderr.T, found.sse, r2, found.status], strict=True))
+
+
+def values_of(result: Fit) -> dict[str, np.ndarray]:
+    """`values` of a labelled fit."""
     count = len(result.law.params)
     params, stderr = (array.values.reshape(-1, count) for array in (result.params, result.stderr))
     found = [*params.T, *stderr.T, result.sse.values.ravel(), result.r2.values.ravel(), result.status.values.ravel()]
