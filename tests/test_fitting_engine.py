@@ -319,6 +319,21 @@ def test_no_input_crashes_or_is_told_a_lie(data, points, dtype, law):
         )
 
 
+def test_two_laws_of_one_name_are_two_laws():
+    """Tables are kept by what a law is, not by its name or place in memory."""
+    y = 3 + 2 * np.exp(-0.05 * POSITION)
+    found = []
+    for power in (1, 2):
+        law = laws.Law(
+            name="decay", formula="c1 exp(-(c2 i)^k) + c0", params=("c0", "c1", "c2"), shapes=("c2",),
+            coefs=("c1", "c0"), bounds=laws.POSITION_EXPONENTIAL.bounds, source="a test",
+            basis=lambda s, x, k=power: jnp.stack([jnp.exp(-((s[0] * x) ** k)), jnp.ones_like(x)], -1),
+        )  # fmt: skip
+        found.append(float(tsl.fit(law, y, x=POSITION).sse))
+        del law
+    assert found[0] < 1e-12 < 1e-3 < found[1]
+
+
 def test_plain_variable_projection_needs_no_compression():
     """A family that is not low-rank (many periods) goes the general way, and is still fitted."""
     x = np.linspace(0, 300, 400)

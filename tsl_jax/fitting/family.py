@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from threading import Lock
 from typing import Any, NamedTuple
 
 import jax
@@ -71,7 +72,8 @@ class Tables:
     weights: Any  # (point,)
 
 
-_prepared: OrderedDict[bytes, Tables | None] = OrderedDict()
+_prepared: OrderedDict[tuple[Law, bytes], Tables | None] = OrderedDict()
+_preparing = Lock()  # forecasts are made in threads
 
 
 def prepare(law: Law, x: Covariates, weights: np.ndarray, log_bounds: np.ndarray, dtype: str) -> Tables | None:
@@ -82,17 +84,23 @@ def prepare(law: Law, x: Covariates, weights: np.ndarray, log_bounds: np.ndarray
         log_bounds: (1, 2), range of the log shape. dtype: "float32" or "float64".
     """
     parts = [np.asarray(v) for _, v in sorted(x.items())] if isinstance(x, Mapping) else [np.asarray(x)]
-    digest = hashlib.sha256(repr((id(law), dtype, [p.shape for p in parts])).encode())
+    digest = hashlib.sha256(repr((dtype, [p.shape for p in parts])).encode())
     for part in (*parts, weights, log_bounds):
         digest.update(np.ascontiguousarray(part, float).tobytes())
-    key = digest.digest()
-    if key not in _prepared:
-        with jax.enable_x64(True):
-            _prepared[key] = _derive(law, x, np.asarray(weights, float), np.asarray(log_bounds, float)[0], dtype)
-        while len(_prepared) > CACHED:
-            _prepared.popitem(last=False)
-    _prepared.move_to_end(key)
-    return _prepared[key]
+    key = (law, digest.digest())
+    with _preparing:
+        if key not in _prepared:
+            # Columns that vanish or coincide somewhere in the range give infinities, which `_derive` looks for.
+            with jax.enable_x64(True), np.errstate(all="ignore"):
+                try:
+                    derived = _derive(law, x, np.asarray(weights, float), np.asarray(log_bounds, float)[0], dtype)
+                except np.linalg.LinAlgError:
+                    derived = None
+            _prepared[key] = derived
+            while len(_prepared) > CACHED:
+                _prepared.popitem(last=False)
+        _prepared.move_to_end(key)
+        return _prepared[key]
 
 
 class _Samples(NamedTuple):
