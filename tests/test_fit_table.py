@@ -34,7 +34,7 @@ def curves(n: int, points: int = 32) -> np.ndarray:
     return 1.5 / (1 + a1 * np.arange(1.0, points + 1)) + 4
 
 
-def moments(law, y, x=None, weights=None, method="auto", dtype=None) -> tuple[None, SimpleNamespace]:
+def moments(law, y, x=None, weights=None, method="auto", dtype=None) -> SimpleNamespace:
     """A fit for tests of what surrounds it: a0 = sum w, a1 = sum w y, a2 = sum w x y of each curve, and no errors."""
     y = np.asarray(y, float)
     w = np.ones_like(y) if weights is None else np.broadcast_to(weights, y.shape)
@@ -49,15 +49,13 @@ def moments(law, y, x=None, weights=None, method="auto", dtype=None) -> tuple[No
     one = np.where(bad, np.nan, 1.0)
     status = np.where(bad, Status.NON_FINITE, Status.CONVERGED).astype(np.int8)
     spread = params[:, :, None] ** 2 * np.eye(3)  # standard errors that are the parameters themselves
-    return None, SimpleNamespace(
-        params=params, covariance=spread, status=status, sse=one, sst=np.full_like(one, np.inf)
-    )
+    return SimpleNamespace(params=params, covariance=spread, status=status, sse=one, sst=np.full_like(one, np.inf))
 
 
 @pytest.fixture
 def quick(monkeypatch):
     """Streaming is tested without the cost of fitting."""
-    monkeypatch.setattr(shard_fit, "fit_curves", moments)
+    monkeypatch.setattr(shard_fit, "fit_rows", moments)
 
 
 def expected(table: pd.DataFrame) -> pd.DataFrame:
@@ -115,7 +113,7 @@ def test_curves_with_one_x_and_ragged_ones_share_few_fits(tmp_path, monkeypatch)
         calls.append((y.shape, weights is not None))
         return moments(law, y, x, weights)
 
-    monkeypatch.setattr(shard_fit, "fit_curves", counted)
+    monkeypatch.setattr(shard_fit, "fit_rows", counted)
     lengths = [32] * 10 + list(range(65, 97))
     parts = [pd.DataFrame({"curve": k, "x": np.arange(1.0, n + 1), "y": 1.0}) for k, n in enumerate(lengths)]
     save(pd.concat(parts), tmp_path / "t.parquet")
@@ -293,7 +291,7 @@ from tsl_jax import laws
 from tsl_jax.fitting import fit_table, shard_fit, shards
 sys.path.insert(0, {tests!r})
 from test_fit_table import moments
-shard_fit.fit_curves = moments
+shard_fit.fit_rows = moments
 moment, after = sys.argv[3], int(sys.argv[4])
 count = 0
 def at(name, before):
@@ -355,10 +353,10 @@ def interrupted(tmp_path, quick, monkeypatch):
             raise KeyboardInterrupt
         return moments(law, y, **options)
 
-    monkeypatch.setattr(shard_fit, "fit_curves", until_third)
+    monkeypatch.setattr(shard_fit, "fit_rows", until_third)
     with pytest.raises(KeyboardInterrupt):
         fit_table(HYPERBOLIC, tmp_path / "c.npy", tmp_path / "o.parquet", shard_bytes=2048)
-    monkeypatch.setattr(shard_fit, "fit_curves", moments)
+    monkeypatch.setattr(shard_fit, "fit_rows", moments)
     assert len(list((tmp_path / "o.parquet.parts").glob("*.arrow"))) == 2
     return tmp_path
 
@@ -381,7 +379,7 @@ def test_ctrl_c_on_the_command_line_says_how_to_go_on(tmp_path, monkeypatch, cap
     def ctrl_c(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shard_fit, "fit_curves", ctrl_c)
+    monkeypatch.setattr(shard_fit, "fit_rows", ctrl_c)
     np.save(tmp_path / "c.npy", curves(3))
     assert cli._run("fit", [str(tmp_path / "c.npy"), "--out", str(tmp_path / "o.csv")], debug=False) == 130
     said = capsys.readouterr()
@@ -570,7 +568,7 @@ MEASURED = """
 import sys
 sys.path.insert(0, {tests!r})
 import test_fit_table as tests
-tests.shard_fit.fit_curves = tests.moments
+tests.shard_fit.fit_rows = tests.moments
 tests.fit_table(tests.HYPERBOLIC, sys.argv[1], sys.argv[2], shard_bytes=1 << 20)
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """

@@ -59,24 +59,6 @@ def fit(
     Raises:
         ValueError: if the request makes no sense (never for a bad curve, which gets a status).
     """
-    problem, curves = fit_curves(law, y, over, x, weights, method, dtype, absolute_sigma, loss, delta, coef_limits)
-    return _label(law, problem, curves, limits.active(law, limits.check(law, coef_limits or {}), curves))
-
-
-def fit_curves(
-    law: Law,
-    y: Any,
-    over: str | tuple[str, ...] | None = None,
-    x: Any = None,
-    weights: Any = None,
-    method: str = "auto",
-    dtype: str | None = None,
-    absolute_sigma: bool = False,
-    loss: str = "squares",
-    delta: float | None = None,
-    coef_limits: limits.Limits | None = None,
-) -> tuple[Problem, Curves]:
-    """`fit` without labels, for callers with many batches: the problem as it was read, and bare arrays."""
     if dtype not in (None, "float32", "float64"):
         raise ValueError(f"fit: dtype must be 'float64' or 'float32', found {dtype!r}")
     if not isinstance(law, Law):
@@ -87,13 +69,14 @@ def fit_curves(
     with jax.enable_x64(dtype != "float32"):
         problem = read(law, y, over, x, weights)
 
+        options = {"method": method, "dtype": dtype or "float64", "absolute_sigma": absolute_sigma}
+
         def solve(law: Law, y: np.ndarray, own: np.ndarray | None) -> Curves:
             shared = problem.weights if own is None else None
-            options = {"method": method, "dtype": dtype or "float64", "absolute_sigma": absolute_sigma}
             return blocks.run(prepare(law, problem.x, shared, points=problem.points, **options), y, own)
 
         curves = _solved(law, problem, solve, bound, loss, delta)
-    return problem, curves
+    return _label(law, problem, curves, limits.active(law, bound, curves))
 
 
 def _solved(law: Law, problem: Problem, solve: Any, bound: Any, loss: str, delta: float | None) -> Curves:
@@ -128,6 +111,18 @@ def _solved(law: Law, problem: Problem, solve: Any, bound: Any, loss: str, delta
 def _extended(weights: np.ndarray, points: int) -> np.ndarray:
     """Weights (curve, point) with zeros up to the padded number of points."""
     return np.pad(weights, ((0, 0), (0, points - weights.shape[1])))
+
+
+def fit_rows(
+    law: Law, y: np.ndarray, x: Any, weights: Any = None, method: str = "auto", dtype: str | None = None
+) -> Curves:
+    """`fit` of bare y (curve, point) by squares, without labels: for callers with many batches."""
+    with jax.enable_x64(dtype != "float32"):
+        problem = read(law, y, None, x, weights)
+        own = problem.weights if problem.weights.ndim == 2 else None
+        shared = problem.weights if own is None else None
+        plan = prepare(law, problem.x, shared, points=problem.points, method=method, dtype=dtype or "float64")
+        return blocks.run(plan, problem.y, own)
 
 
 def errors_and_r2(curves: Curves) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from tsl_jax import laws
 from tsl_jax.fitting import long_tables, ragged
 from tsl_jax.fitting.curves import Curves
-from tsl_jax.fitting.fit import errors_and_r2, fit_curves
+from tsl_jax.fitting.fit import errors_and_r2, fit_rows
 from tsl_jax.fitting.result import Fit
 from tsl_jax.fitting.sources import Matrix, Shard, Source
 from tsl_jax.fitting.status import Status
@@ -70,7 +70,7 @@ class Work:
                 yield self._long(law, self.source, shard)
 
     def _matrix(self, law: Law, x: np.ndarray, shard: Shard, y: np.ndarray) -> Fitted:
-        _, found = fit_curves(law, y, x=x, method=self.method, dtype=self.dtype)
+        found = fit_rows(law, y, x=x, method=self.method, dtype=self.dtype)
         names = pa.array(np.arange(shard.first, shard.end))
         return Fitted(columns(law, names, values(law, found), self.dtype), shard.end - shard.first)
 
@@ -95,9 +95,8 @@ class Work:
         unfit: dict[int, str] = {}
         for group in ragged.groups(block):
             try:
-                _, result = fit_curves(
-                    law, group.y, x=group.x, weights=group.weights, method=self.method, dtype=self.dtype
-                )
+                how = {"method": self.method, "dtype": self.dtype}
+                result = fit_rows(law, group.y, x=group.x, weights=group.weights, **how)
             except ValueError as error:  # of this x: the law may have no value there
                 unfit |= {int(block.starts[k]): str(error) for k in group.curves}
                 continue
