@@ -233,6 +233,10 @@ def test_requests_that_make_no_sense_are_refused_in_words(simulated):
     loss = simulated.loss
     with pytest.raises(ValueError, match=r"over='positon' is not a dimension of loss; it has \('split'"):
         tsl.fit(laws.HYPERBOLIC, loss, over="positon")
+    with pytest.raises(ValueError, match=r"y is a Dataset of .*give one of them, such as surface.loss"):
+        tsl.fit(laws.HYPERBOLIC, simulated, over="position")
+    with pytest.raises(ValueError, match="law must be a Law such as"):
+        tsl.fit("hyperbolic", loss, over="position")
     with pytest.raises(ValueError, match="name the dimension"):
         tsl.fit(laws.HYPERBOLIC, loss)
     with pytest.raises(ValueError, match="give x="):

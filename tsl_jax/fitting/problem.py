@@ -38,6 +38,8 @@ def read(law: Law, y: Any, over: str | tuple[str, ...] | None, x: Any, weights: 
     Raises:
         ValueError: for unknown dimensions, missing or misshapen x or weights, no curve or no point.
     """
+    if isinstance(y, xr.Dataset):
+        raise ValueError(f"fit: y is a Dataset of {tuple(y.data_vars)}; give one of them, such as surface.loss")
     labelled = isinstance(y, xr.DataArray)
     array = _arranged(y, over) if labelled else _bare(law, y, over, x)
     dims = _over(over) if labelled else (str(array.dims[-1]),)
