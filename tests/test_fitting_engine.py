@@ -113,6 +113,24 @@ def test_a_curve_has_the_same_bits_in_any_batch_order_and_block(dtype):
             np.testing.assert_array_equal(getattr(found, name).values, expected[chosen], err_msg=name)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("how", ["weights", "lm"])
+def test_solvers_of_curves_one_by_one_keep_the_bits_too(how, dtype):
+    x = np.arange(1.0, 33.0)
+    y = noisy(70)[:, : len(x)]
+    own = np.random.default_rng(0).uniform(0.5, 2, y.shape)
+
+    def fit(part):
+        options = {"weights": own[part]} if how == "weights" else {"method": "lm"}
+        return tsl.fit(laws.HYPERBOLIC, y[part], x=x, dtype=dtype, **options)
+
+    whole = fit(slice(None))
+    for part in (slice(40, 41), slice(40, 43), np.arange(69, 29, -1)):
+        found = fit(part)
+        for name in BITS:
+            np.testing.assert_array_equal(getattr(found, name).values, getattr(whole, name).values[part], err_msg=name)
+
+
 SHARDED = """
 import hashlib, jax, numpy as np, tsl_jax as tsl
 from tsl_jax import laws

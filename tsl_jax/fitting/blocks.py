@@ -20,11 +20,11 @@ import numpy as np
 
 from tsl_jax.fitting.curves import Curves, Plan, solve_curves
 
-SMALL = (2, 64)  # curves of a block of the solvers that take curves one by one: a few (temporal laws), or many
-ROWS = {"cpu": 256}  # curves in one product of the compressed solver: 1 MB at 1,024 points stays in the cache
-ROWS_ELSEWHERE = 16_384
+ROWS_GENERAL = 8  # curves that the general solvers take at once; each repeats until the slowest is done
+ROWS = 256  # curves in one product of the compressed solver: 1 MB at 1,024 points stays in the cache
+ROWS_ELSEWHERE = 4096  # on accelerators
 ENTRIES = 1024  # points beyond which rows are fewer
-GROUP = 8  # products in one call
+GROUP = 8  # products in one call, unless there are few curves
 ALIGNED = 64  # bytes: XLA reads such memory where it lies
 
 
@@ -34,14 +34,14 @@ def run(plan: Plan, y: np.ndarray, weights: np.ndarray | None) -> Curves:
     Args:
         weights: (curve, point), or None for those of the plan.
     """
-    group, rows = _shape(plan, y.shape, weights is not None)
+    group, rows = _shape(plan, len(y), weights is not None)
     size = group * rows
     starts = range(0, len(y), size)
     devices = jax.local_devices()
-    workers = _workers(devices, len(starts)) if plan.solver == "compressed" else 1
+    workers = min(_most_workers(), len(starts))
     idle: SimpleQueue[_Worker] = SimpleQueue()
     for k in range(workers):
-        idle.put(_Worker(plan, (group, rows), y.dtype, weights is not None, devices[k % len(devices)]))
+        idle.put(_Worker(plan, (group, rows), weights is not None, devices[k % len(devices)]))
     out: list[np.ndarray] = []
     making = Lock()
 
@@ -69,7 +69,7 @@ def run(plan: Plan, y: np.ndarray, weights: np.ndarray | None) -> Curves:
             one(start)
     else:
         x64 = jnp.asarray(0.0).dtype == np.float64
-        list(_pool(workers).map(lambda start: _in_mode(x64, one, start), rest))
+        list(_pool().map(lambda start: _in_mode(x64, one, start), rest))
     return Curves(*out)
 
 
@@ -77,8 +77,15 @@ _compiled: set[Any] = set()  # programs that are: nothing breaks if this is wron
 
 
 @lru_cache(maxsize=1)
-def _pool(workers: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(workers, thread_name_prefix="tsl_jax")
+def _most_workers() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # One more than can work: while it copies data in, the others compute.
+    return max(jax.local_device_count(), cores) + (cores > 1)
+
+
+@lru_cache(maxsize=1)
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_most_workers(), thread_name_prefix="tsl_jax")
 
 
 def _in_mode(x64: bool, call: Any, argument: Any) -> None:
@@ -87,29 +94,20 @@ def _in_mode(x64: bool, call: Any, argument: Any) -> None:
         call(argument)
 
 
-def _shape(plan: Plan, shape: tuple[int, ...], own: bool) -> tuple[int, int]:
-    """Products in a call, and curves in each."""
-    curves = shape[0]
+def _shape(plan: Plan, curves: int, own: bool) -> tuple[int, int]:
+    """Products in a call, and curves in each; the latter depend on the plan alone, so that results do not."""
     if plan.solver != "compressed" or own:
-        return 1, SMALL[0] if curves <= SMALL[0] else SMALL[1]
-    points = len(plan.weights)
-    if jax.default_backend() == "cpu":
-        rows = max(8, ROWS["cpu"] * ENTRIES // max(points, ENTRIES))
-        return (1 if curves <= 4 * rows else GROUP), rows
-    return 1, min(ROWS_ELSEWHERE, max(256, 1 << (curves - 1).bit_length()))
-
-
-def _workers(devices: list[Any], blocks: int) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # One more than can work: while it copies data in, the others compute.
-    wanted = max(len(devices), cores) + (cores > 1)
-    return max(1, min(wanted, blocks))
+        rows = ROWS_GENERAL
+    else:
+        most = ROWS if jax.default_backend() == "cpu" else ROWS_ELSEWHERE
+        rows = max(8, most * ENTRIES // max(len(plan.weights), ENTRIES))
+    return (1 if curves <= GROUP * rows // 2 else GROUP), rows
 
 
 class _Worker:
     """A buffer of a fixed shape, and the device that reads it."""
 
-    def __init__(self, plan: Plan, shape: tuple[int, int], dtype: Any, own: bool, device: Any):
+    def __init__(self, plan: Plan, shape: tuple[int, int], own: bool, device: Any):
         points = len(plan.weights)
         self.device = device
         self.plan = plan if device == jax.local_devices()[0] else jax.device_put(plan, device)

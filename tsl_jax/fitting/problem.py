@@ -133,7 +133,9 @@ def _weights(weights: Any, array: xr.DataArray, dims: tuple[str, ...], shape: tu
     values = np.asarray(weights, float)
     if values.size not in (shape[1], shape[0] * shape[1]):
         raise ValueError(f"fit: weights have shape {values.shape}; expected one a point ({shape[1]},), or y's shape")
-    values = values.reshape(-1) if values.size == shape[1] else values.reshape(shape)
+    # By shape, not size: weights of one curve among many are those of a batch of one.
+    own = values.size != shape[1] or (array.ndim > len(dims) and values.shape == array.shape)
+    values = values.reshape(shape) if own else values.reshape(-1)
     if not np.all(np.isfinite(values)) or np.any(values < 0):
         raise ValueError("fit: weights must be finite and not negative; use zero to leave a point out")
     return values
