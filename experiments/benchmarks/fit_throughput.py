@@ -29,6 +29,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--noise", type=float, default=0.02)
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parser.add_argument("--slow", type=int, default=2_000, help="curves given to the peers")
+    parser.add_argument("--ours", action="store_true", help="without the peers")
     parser.add_argument("--file", action="store_true", help="also 1 million curves from .npy to Parquet with `tsl fit`")
     return parser.parse_args()
 
@@ -71,9 +72,10 @@ def main() -> None:
     bench.machine()
     bench.engine()
     bench.through_fit()
-    bench.scipy()
-    bench.levenberg_marquardt()
-    bench.optimistix()
+    if not given.ours:
+        bench.scipy()
+        bench.levenberg_marquardt()
+        bench.optimistix()
     if given.file:
         bench.file_to_file()
 
