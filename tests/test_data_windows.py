@@ -104,6 +104,15 @@ def test_windows_are_the_same_every_time_and_their_digest_tells():
     assert "neither attention nor positions reset" in first.design["document_boundary"]
 
 
+def test_another_seed_draws_other_windows_by_the_same_rule():
+    one = corpus({"a": 1.0}, [200] * 20)
+    first, other = (windows.for_splits(one, CONTEXT, SMALL, seed)["id"] for seed in (0, 1))
+    assert windows.for_splits(one, CONTEXT, SMALL)["id"].design == first.design
+    assert other.design["seed"] == 1
+    assert other.design["digest"] != first.design["digest"]
+    np.testing.assert_array_equal(other.offset.reshape(6, 5), [windows.offset_rule(5, 4)] * 6)
+
+
 def test_random_windows_are_all_different_and_take_what_there_is():
     with pytest.warns(UserWarning, match="only 5 of the 30 windows"):
         found = built([12, 5, 13], replace(SMALL, design="random"))  # 2 and 3 places

@@ -287,7 +287,7 @@ def test_a_curve_that_the_law_refuses_is_reported(tmp_path, quick):
 
 KILLED = """
 import os, sys, time
-from tsl_jax import laws
+from tsl_jax import durable, laws
 from tsl_jax.fitting import fit_table, shard_fit, shards
 sys.path.insert(0, {tests!r})
 from test_fit_table import moments
@@ -302,8 +302,8 @@ def at(name, before):
             os.kill(os.getpid(), 9)
         return before(*arguments)
     return call
-shards.os = type("os", (), {{**vars(os), "fsync": staticmethod(at("fsync", os.fsync)),
-                            "replace": staticmethod(at("replace", os.replace))}})
+durable.os = type("os", (), {{**vars(os), "fsync": staticmethod(at("fsync", os.fsync)),
+                             "replace": staticmethod(at("replace", os.replace))}})
 shards.Parts.remove = at("remove", shards.Parts.remove)
 shards.Path.unlink = at("unlink", shards.Path.unlink)
 fit_table(laws.HYPERBOLIC, sys.argv[1], sys.argv[2], shard_bytes=4000)

@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from tsl_jax.surface_file import read_arrays, write_arrays, write_durably
+from tsl_jax.durable import write_durably
+from tsl_jax.surface_file import read_arrays, write_arrays
 
 SCHEMA = 1
 HEADER = "surface.json"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from tsl_jax.durable import write_durably
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -39,25 +40,6 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     if digest is None:
         raise ValueError(f"surface: {path} has no checksum: no file of a surface, or damaged; name a run's folder")
     return arrays
-
-
-def write_durably(path: Path, write: Any) -> None:
-    """Write a file so that it is there whole, after a power failure too, or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _digest(arrays: Mapping[str, np.ndarray]) -> str:

@@ -75,7 +75,7 @@ def _asked(surface: Any, command: Command) -> tuple[Any, list[float]]:
 def _write(out: Path, result: dict[str, Any]) -> None:
     import json
 
-    from tsl_jax.surface import write_durably
+    from tsl_jax.durable import write_durably
 
     text = json.dumps(result, indent=1).encode()
     write_durably(out, lambda file: file.write(text))

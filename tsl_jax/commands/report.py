@@ -60,8 +60,8 @@ def write(
     import time
 
     from tsl_jax.commands.analysis import analyse, missing
+    from tsl_jax.durable import write_durably
     from tsl_jax.reporting import report, tables
-    from tsl_jax.surface import write_durably
 
     started = time.perf_counter()
     result = analyse(surface, progress)

@@ -21,8 +21,9 @@ import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
+from tsl_jax.durable import move_durably, sync
 from tsl_jax.fitting.shard_fit import PLACE, PLACES_KEPT, Fitted, Malformed
-from tsl_jax.fitting.shards import Parts, move_durably
+from tsl_jax.fitting.shards import Parts
 from tsl_jax.fitting.status import Status
 
 pc: Any = pyarrow.compute  # made at import, so a type checker does not see it
@@ -73,8 +74,7 @@ class Assembly:
         assert self._writer is not None  # there is at least one shard
         self._writer.close()
         if self.tally.malformed_rows:
-            with open(self._places, "rb") as file:
-                os.fsync(file.fileno())
+            sync(self._places)
             move_durably(self._places, self.errors)
         else:
             self.errors.unlink(missing_ok=True)

@@ -68,20 +68,25 @@ def fit(
     bound = limits.check(law, coef_limits or {})
     with jax.enable_x64(dtype != "float32"):
         problem = read(law, y, over, x, weights)
-
         options = {"method": method, "dtype": dtype or "float64", "absolute_sigma": absolute_sigma}
-
-        def solve(law: Law, y: np.ndarray, own: np.ndarray | None) -> Curves:
-            shared = problem.weights if own is None else None
-            return blocks.run(prepare(law, problem.x, shared, points=problem.points, **options), y, own)
-
-        curves = _solved(law, problem, solve, bound, loss, delta)
+        curves = _solved(law, problem, options, bound, loss, delta)
     return _label(law, problem, curves, limits.active(law, bound, curves))
 
 
-def _solved(law: Law, problem: Problem, solve: Any, bound: Any, loss: str, delta: float | None) -> Curves:
-    """The fits, by way of limits and robust losses where these are asked for."""
+def _solved(
+    law: Law,
+    problem: Problem,
+    options: Mapping[str, Any],
+    bound: Any = None,
+    loss: str = "squares",
+    delta: float | None = None,
+) -> Curves:
+    """The fits, by way of limits and robust losses where these are asked for; `options` go to `prepare`."""
     own = problem.weights if problem.weights.ndim == 2 else None
+
+    def solve(law: Law, y: np.ndarray, own: np.ndarray | None) -> Curves:
+        shared = problem.weights if own is None else None
+        return blocks.run(prepare(law, problem.x, shared, points=problem.points, **options), y, own)
 
     def limited(y: np.ndarray, own: np.ndarray | None) -> Curves:
         if not bound:
@@ -118,11 +123,8 @@ def fit_rows(
 ) -> Curves:
     """`fit` of bare y (curve, point) by squares, without labels: for callers with many batches."""
     with jax.enable_x64(dtype != "float32"):
-        problem = read(law, y, None, x, weights)
-        own = problem.weights if problem.weights.ndim == 2 else None
-        shared = problem.weights if own is None else None
-        plan = prepare(law, problem.x, shared, points=problem.points, method=method, dtype=dtype or "float64")
-        return blocks.run(plan, problem.y, own)
+        options = {"method": method, "dtype": dtype or "float64"}
+        return _solved(law, read(law, y, None, x, weights), options)
 
 
 def errors_and_r2(curves: Curves) -> tuple[np.ndarray, np.ndarray]:

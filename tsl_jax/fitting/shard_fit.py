@@ -72,7 +72,8 @@ class Work:
     def _matrix(self, law: Law, x: np.ndarray, shard: Shard, y: np.ndarray) -> Fitted:
         found = fit_rows(law, y, x=x, method=self.method, dtype=self.dtype)
         names = pa.array(np.arange(shard.first, shard.end))
-        return Fitted(columns(law, names, values(law, found), self.dtype), shard.end - shard.first)
+        table = columns(law, names, values(law, found, *errors_and_r2(found)), self.dtype)
+        return Fitted(table, len(table))
 
     def _long(self, law: Law, source: Any, shard: Shard) -> Fitted:
         tables: list[pa.Table] = []
@@ -100,7 +101,7 @@ class Work:
             except ValueError as error:  # of this x: the law may have no value there
                 unfit |= {int(block.starts[k]): str(error) for k in group.curves}
                 continue
-            for name, part in values(law, result).items():
+            for name, part in values(law, result, *errors_and_r2(result)).items():
                 if name not in found:
                     found[name] = _unknown(name, part.dtype, len(block.starts) - 1)
                 found[name][group.curves] = part
@@ -109,18 +110,11 @@ class Work:
         return found, unfit
 
 
-def values(law: Law, found: Curves) -> dict[str, np.ndarray]:
-    """The columns of a fit after `curve`, in the order of the table; each (curve,)."""
-    stderr, r2 = errors_and_r2(found)
-    return dict(zip(_names(law), [*found.params.T, *stderr.T, found.sse, r2, found.status], strict=True))
-
-
-def values_of(result: Fit) -> dict[str, np.ndarray]:
-    """`values` of a labelled fit."""
-    count = len(result.law.params)
-    params, stderr = (array.values.reshape(-1, count) for array in (result.params, result.stderr))
-    found = [*params.T, *stderr.T, result.sse.values.ravel(), result.r2.values.ravel(), result.status.values.ravel()]
-    return dict(zip(_names(result.law), found, strict=True))
+def values(law: Law, found: Curves | Fit, stderr: Any, r2: Any) -> dict[str, np.ndarray]:
+    """The columns of a fit, bare or labelled, after `curve`, in the order of the table; each (curve,)."""
+    params, errors = (np.asarray(array).reshape(-1, len(law.params)).T for array in (found.params, stderr))
+    others = (np.asarray(array).ravel() for array in (found.sse, r2, found.status))
+    return dict(zip(_names(law), [*params, *errors, *others], strict=True))
 
 
 def columns(law: Law, names: pa.Array, found: dict[str, np.ndarray], dtype: str | None) -> pa.Table:

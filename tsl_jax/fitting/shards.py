@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import IO, Any
 
 import pyarrow.ipc
 
+from tsl_jax.durable import write_durably
 from tsl_jax.fitting.shard_fit import Fitted, Malformed
 
 MANIFEST = "manifest.json"
@@ -130,30 +131,6 @@ class Parts:
 def digest(request: dict[str, Any]) -> str:
     """Hash of a request."""
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def write_durably(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Write a file so that it is there whole, after a power failure too, or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        move_durably(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def move_durably(source: Path, path: Path) -> None:
-    """Rename a synced file, and sync the name."""
-    os.replace(source, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 @contextmanager

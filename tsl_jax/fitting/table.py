@@ -108,7 +108,8 @@ def write(law: Law, result: Fit, out: Path, metadata: Mapping[str, str]) -> Tabl
     try:
         assembly = Assembly(parts, out, out, dict(metadata))
         kind = "float32" if result.params.dtype == "float32" else None
-        table = shard_fit.columns(law, pa.array(_labels(result)), shard_fit.values_of(result), kind)
+        values = shard_fit.values(law, result, result.stderr, result.r2)
+        table = shard_fit.columns(law, pa.array(_labels(result)), values, kind)
         parts.store(0, Fitted(table, 0))
         assembly.advance()
         assembly.finish()

@@ -1,12 +1,10 @@
 """`report`: one self-contained HTML file of a run, its fits and its forecasts; plots by plotly.js, embedded.
 
-The page needs no network, and its content-security policy forbids it any. It is written to a temporary name first, so
-that a reader never meets half a page.
+The page needs no network, and its content-security policy forbids it any. A reader never meets half of it.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from html import escape
 from importlib.resources import files
@@ -16,6 +14,7 @@ from typing import Any
 
 import xarray as xr
 
+from tsl_jax.durable import write_durably
 from tsl_jax.reporting import sections
 from tsl_jax.reporting.facts import facts as facts_section
 from tsl_jax.reporting.fitted import other_fits
@@ -47,7 +46,10 @@ def report(
     """
     material = sort(results)
     page = render(material, title or _title(material), facts, r2)
-    return _write(Path(path), page)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(path, lambda file: file.write(page.encode()))
+    return path
 
 
 def render(material: Material, title: str, facts: Mapping[str, str] | None, r2: xr.Dataset | None) -> str:
@@ -84,14 +86,3 @@ def _plotly() -> str:
     from plotly.offline import get_plotlyjs  # late: half of the time to write a page
 
     return get_plotlyjs()
-
-
-def _write(path: Path, page: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(page, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path

@@ -22,6 +22,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from tsl_jax.durable import sync
 from tsl_jax.training.step import TrainState
 
 # What tensorstore says of a disk that takes no more; its errors are ValueErrors.
@@ -176,13 +177,5 @@ def _sync(folder: Path) -> None:
     """fsync every file and folder below `folder`, and the folder that holds it."""
     for root, _, files in os.walk(folder):
         for name in (*files, "."):
-            _fsync(os.path.join(root, name))
-    _fsync(str(folder.parent))
-
-
-def _fsync(path: str) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+            sync(os.path.join(root, name))
+    sync(folder.parent)

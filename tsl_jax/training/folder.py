@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tsl_jax.durable import write_durably
 from tsl_jax.training.config import HARMLESS, TrainConfig, config_hash, from_dict, to_dict
 
 CONFIG, RECORD, METRICS, TOKENIZER = "config.yaml", "record.json", "metrics.jsonl", "tokenizer.json"
@@ -96,8 +97,8 @@ def write_config(run: Path, config: TrainConfig) -> None:
     """Keep the configuration, with its hash as a comment."""
     import yaml
 
-    text = yaml.safe_dump(to_dict(config), sort_keys=False)
-    write_durably(run / CONFIG, f"# configuration {config_hash(config)}\n{text}")
+    text = f"# configuration {config_hash(config)}\n{yaml.safe_dump(to_dict(config), sort_keys=False)}".encode()
+    write_durably(run / CONFIG, lambda file: file.write(text))
 
 
 def read_record(run: Path) -> dict[str, Any]:
@@ -112,17 +113,8 @@ def read_record(run: Path) -> dict[str, Any]:
 
 def write_record(run: Path, record: Mapping[str, Any]) -> None:
     """Replace the record."""
-    write_durably(run / RECORD, json.dumps(record, indent=1) + "\n")
-
-
-def write_durably(path: Path, text: str) -> None:
-    """Replace a file so that it is there whole, the old or the new, whatever happens."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    text = json.dumps(record, indent=1) + "\n"
+    write_durably(run / RECORD, lambda file: file.write(text.encode()))
 
 
 def truncate_metrics(run: Path, step: int) -> None:
@@ -130,7 +122,7 @@ def truncate_metrics(run: Path, step: int) -> None:
     path = run / METRICS
     if path.exists():
         lines = path.read_text().splitlines()[:step]  # one line a step, from step 1
-        write_durably(path, "".join(line + "\n" for line in lines))
+        write_durably(path, lambda file: file.writelines(f"{line}\n".encode() for line in lines))
 
 
 def append_metrics(run: Path, lines: Iterable[Mapping[str, Any]]) -> None:
