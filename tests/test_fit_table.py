@@ -20,7 +20,7 @@ import pyarrow.parquet
 import pytest
 
 from tsl_jax import cli, laws
-from tsl_jax.fitting import Status, fit, fit_table, long_tables, ragged, shard_fit, shards
+from tsl_jax.fitting import Status, fit, fit_table, long_tables, parts, ragged, shard_fit
 from tsl_jax.fitting.dispatch import ShardsFailed
 from tsl_jax.fitting.sources import open_source
 
@@ -288,7 +288,7 @@ def test_a_curve_that_the_law_refuses_is_reported(tmp_path, quick):
 KILLED = """
 import os, sys, time
 from tsl_jax import durable, laws
-from tsl_jax.fitting import fit_table, shard_fit, shards
+from tsl_jax.fitting import fit_table, parts, shard_fit
 sys.path.insert(0, {tests!r})
 from test_fit_table import moments
 shard_fit.fit_rows = moments
@@ -304,8 +304,8 @@ def at(name, before):
     return call
 durable.os = type("os", (), {{**vars(os), "fsync": staticmethod(at("fsync", os.fsync)),
                              "replace": staticmethod(at("replace", os.replace))}})
-shards.Parts.remove = at("remove", shards.Parts.remove)
-shards.Path.unlink = at("unlink", shards.Path.unlink)
+parts.Parts.remove = at("remove", parts.Parts.remove)
+parts.Path.unlink = at("unlink", parts.Path.unlink)
 fit_table(laws.HYPERBOLIC, sys.argv[1], sys.argv[2], shard_bytes=4000)
 """
 
@@ -417,7 +417,7 @@ def test_damaged_or_missing_manifests_are_told(interrupted):
 
 def test_two_calls_do_not_write_one_table(tmp_path, quick):
     np.save(tmp_path / "c.npy", curves(3))
-    first = shards.Parts(tmp_path / "o.csv", {"any": 1})
+    first = parts.Parts(tmp_path / "o.csv", {"any": 1})
     with pytest.raises(ValueError, match="another call is writing"):
         fit_table(HYPERBOLIC, tmp_path / "c.npy", tmp_path / "o.csv")
     first.close()

@@ -22,8 +22,8 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from tsl_jax.durable import move_durably, sync
+from tsl_jax.fitting.parts import Parts
 from tsl_jax.fitting.shard_fit import PLACE, PLACES_KEPT, Fitted, Malformed
-from tsl_jax.fitting.shards import Parts
 from tsl_jax.fitting.status import Status
 
 pc: Any = pyarrow.compute  # made at import, so a type checker does not see it

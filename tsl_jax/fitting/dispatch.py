@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 
 from tsl_jax.fitting.shard_fit import Fitted, Work
-from tsl_jax.fitting.sources import Shard
+from tsl_jax.fitting.shards import Shard
 
 ATTEMPTS = 3
 AT_ONCE = 256  # shards that an executor holds: more than it has workers, few enough for their results to fit in memory

@@ -23,7 +23,7 @@ import pyarrow.parquet
 
 from tsl_jax.fitting.ragged import Chunk
 from tsl_jax.fitting.row_checks import checked
-from tsl_jax.fitting.sources import SHARD_BYTES, Shard, identity, in_words
+from tsl_jax.fitting.shards import SHARD_BYTES, Shard, identity, in_words
 
 pc: Any = pyarrow.compute  # made at import, so a type checker does not see it
 NEEDED = ("curve", "x", "y")

@@ -18,8 +18,9 @@ from tsl_jax import laws
 from tsl_jax.fitting import long_tables, ragged
 from tsl_jax.fitting.curves import Curves
 from tsl_jax.fitting.fit import errors_and_r2, fit_rows
+from tsl_jax.fitting.matrix import Matrix
 from tsl_jax.fitting.result import Fit
-from tsl_jax.fitting.sources import Matrix, Shard, Source
+from tsl_jax.fitting.shards import Shard, Source
 from tsl_jax.fitting.status import Status
 from tsl_jax.laws import Law
 

@@ -1,145 +1,69 @@
-"""Finished shards on disk, beside the table that they will become: `<out>.parts/`.
+"""What a source of curves by the million falls into: shards, and what tells one source from another.
 
-A shard is written under another name, synced, and renamed, so that it is there whole or not at all, whenever the
-process is killed. The manifest holds the request that the shards answer; shards of another request are never mixed in.
-A lock, which dies with its process, keeps two calls from writing the same table.
+A source is a small picklable description, never the data: whoever fits a shard opens the file himself, on this machine
+or another that sees the same path. Shards follow from sizes alone, without reading the data, so that they are the same
+in every call: rows of a `.npy`, row groups of a Parquet file, bytes of a CSV.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import json
-import os
-import shutil
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Protocol
 
-import pyarrow.ipc
-
-from tsl_jax.durable import write_durably
-from tsl_jax.fitting.shard_fit import Fitted, Malformed
-
-MANIFEST = "manifest.json"
-NOTES = b"tsl_jax"  # where a shard's file keeps what is not a column
+SHARD_BYTES = 1 << 27  # of the source: the unit that is fitted in memory, and that a kill can cost
+SHARD_CURVES = 1 << 17  # short curves: their results take more room than they do
+DIGEST_BYTES = 1 << 16  # read at each end of a file to tell it from another of the same size and time
 
 
-class Parts:
-    """The folder of finished shards of one request."""
+@dataclass(frozen=True)
+class Shard:
+    """A part of a source, from `first` to before `end`, in the source's own unit; `number` counts from 0."""
 
-    def __init__(self, out: Path, request: dict[str, Any]) -> None:
-        """Open or make the folder.
-
-        Raises:
-            ValueError: it holds shards of another request, or another call is writing to it.
-        """
-        self.folder = out.with_name(f"{out.name}.parts")
-        with saying_when_full(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = self._locked()
-        try:
-            with saying_when_full(self.folder):
-                self._claim(request)
-        except BaseException:
-            os.close(self._lock)
-            raise
-
-    def has(self, number: int) -> bool:
-        """Whether a shard is finished."""
-        return self._path(number).exists()
-
-    def store(self, number: int, fitted: Fitted) -> None:
-        """Keep the rows of a shard; on return they survive a kill and a power failure."""
-        notes = {"rows": fitted.rows, "malformed": fitted.malformed, "malformed_rows": fitted.malformed_rows}
-        table = fitted.table.replace_schema_metadata({NOTES: json.dumps(notes)})
-
-        def write(file: IO[bytes]) -> None:
-            with pyarrow.ipc.new_file(file, table.schema) as writer:
-                writer.write_table(table)
-
-        with saying_when_full(self.folder):
-            write_durably(self._path(number), write)
-
-    def load(self, number: int) -> Fitted:
-        """The rows of a finished shard, mapped rather than read."""
-        with pyarrow.memory_map(str(self._path(number))) as file:
-            table = pyarrow.ipc.open_file(file).read_all()
-        notes = json.loads(table.schema.metadata[NOTES])
-        malformed = [Malformed(*each) for each in notes["malformed"]]
-        return Fitted(table.replace_schema_metadata(None), notes["rows"], malformed, notes["malformed_rows"])
-
-    def remove(self) -> None:
-        """Forget the shards: the table is complete. The manifest goes last, so that a kill leaves no orphans."""
-        with ThreadPoolExecutor(8) as pool:  # a file costs milliseconds where the system discards its blocks at once
-            list(pool.map(Path.unlink, [path for path in self.folder.iterdir() if path.name != MANIFEST]))
-        shutil.rmtree(self.folder)
-
-    def close(self) -> None:
-        """Let go of the folder; one without a shard is removed."""
-        if self.folder.exists() and not any(self.folder.glob("*.arrow")):
-            self.remove()
-        os.close(self._lock)
-
-    def _path(self, number: int) -> Path:
-        return self.folder / f"{number:08d}.arrow"
-
-    def _locked(self) -> int:
-        handle = os.open(self.folder, os.O_RDONLY)
-        try:
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # no locks on this system
-            pass
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                os.close(handle)
-                raise ValueError(
-                    f"fit: another call is writing {self.folder}; wait for it, or give another --out"
-                ) from None
-        return handle
-
-    def _claim(self, request: dict[str, Any]) -> None:
-        """Continue shards of this request, begin if there are none, and say no to those of another."""
-        path = self.folder / MANIFEST
-        if not path.exists():
-            if any(self.folder.glob("*.arrow")):
-                raise ValueError(f"fit: {self.folder} has shards but no {MANIFEST}; remove it, or give another --out")
-            text = json.dumps({"request": request, "hash": digest(request)}, indent=1).encode()
-            write_durably(path, lambda file: file.write(text))
-            return
-        try:
-            known = json.loads(path.read_text())
-            other = known["request"]
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(f"fit: {path} is damaged; remove {self.folder}, or give another --out") from None
-        if known.get("hash") == digest(request):
-            return
-        for name in sorted({*request, *other}):
-            if request.get(name) != other.get(name):
-                raise ValueError(
-                    f"fit: {self.folder} holds finished shards of another request ({name} is {other.get(name)!r} "
-                    f"there, {request.get(name)!r} here); repeat that request to continue it, remove the folder, or "
-                    "give another --out"
-                )
-        raise ValueError(f"fit: {path} is damaged; remove {self.folder}, or give another --out")
+    number: int
+    first: int
+    end: int
 
 
-def digest(request: dict[str, Any]) -> str:
-    """Hash of a request."""
-    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
+class Source(Protocol):
+    """What `fit_table` asks of a file of curves."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def shards(self, shard_bytes: int) -> list[Shard]:
+        """The whole file, in order."""
+        ...
+
+    def describe(self) -> str:
+        """Its size in one line, before any work."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this file from a changed one."""
+        ...
 
 
-@contextmanager
-def saying_when_full(folder: Path) -> Iterator[None]:
-    """A full disk in one sentence: nothing is lost."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        text = "no space left on the disk; finished shards are kept: free some space and repeat the call to continue"
-        raise OSError(error.errno, text, str(folder)) from error
+def in_words(size: float) -> str:
+    """A number of bytes, for people."""
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.4g} GB"
+
+
+def identity(path: Path) -> dict[str, Any]:
+    """Path, size, time and a digest of both ends of a file: enough to notice that it was replaced."""
+    found = path.stat()
+    with open(path, "rb") as file:
+        digest = hashlib.sha256(file.read(DIGEST_BYTES))
+        file.seek(max(0, found.st_size - DIGEST_BYTES))
+        digest.update(file.read())
+    return {
+        "source": str(path),
+        "size": found.st_size,
+        "mtime_ns": found.st_mtime_ns,
+        "digest": digest.hexdigest()[:16],
+    }

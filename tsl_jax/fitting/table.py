@@ -21,10 +21,12 @@ import pyarrow as pa
 from tsl_jax import laws
 from tsl_jax.fitting import dispatch, shard_fit
 from tsl_jax.fitting.assembly import Assembly
+from tsl_jax.fitting.matrix import Matrix
+from tsl_jax.fitting.parts import Parts, saying_when_full
 from tsl_jax.fitting.result import Fit
 from tsl_jax.fitting.shard_fit import Fitted, Malformed, Work
-from tsl_jax.fitting.shards import Parts, saying_when_full
-from tsl_jax.fitting.sources import SHARD_BYTES, Matrix, Shard, Source, open_source
+from tsl_jax.fitting.shards import SHARD_BYTES, Shard, Source
+from tsl_jax.fitting.sources import open_source
 from tsl_jax.laws import Law
 
 Progress = Callable[[float, int], None]  # share of the source that is done, and curves fitted by this call
