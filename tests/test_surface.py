@@ -141,6 +141,18 @@ def test_a_file_that_cannot_be_read_is_not_called_damaged(folder):
         tsl.load_surface(folder)
 
 
+def test_a_surface_packed_with_fewer_clusters_has_the_same_losses(folder, tmp_path):
+    whole = tsl.load_surface(folder)
+    coarse = tsl.load_surface(tsl.pack(folder, tmp_path / "coarse", clusters=2))
+    for name in ("loss", "count", "loss_additive"):
+        np.testing.assert_array_equal(coarse[name], whole[name])
+    np.testing.assert_allclose(coarse.cluster_sum.sum("cluster"), whole.cluster_sum.sum("cluster"))
+    assert coarse.sizes["cluster"] == 2
+    assert np.isfinite(coarse.sem).all()
+    with pytest.raises(ValueError, match="two clusters or more, found clusters=1"):
+        tsl.pack(folder, tmp_path / "one", clusters=1)
+
+
 def test_files_that_are_no_packed_surface_get_a_sentence(folder, tmp_path):
     one = next(iter(surface.checkpoints(folder / "surface").values()))
     np.save(tmp_path / "array.npy", np.ones((3, 4)))

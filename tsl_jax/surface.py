@@ -195,22 +195,34 @@ def load_surface(path: str | Path) -> xr.Dataset:
     return _assemble(header, {name: np.stack([a[name] for a in loaded]) for name in loaded[0]})
 
 
-def pack(path: str | Path, file: str | Path) -> Path:
-    """Write the surface of a run as one checksummed file, which `load_surface` reads as it does the folder.
+def pack(path: str | Path, file: str | Path, clusters: int | None = None) -> Path:
+    """Write the surface of a run as one compressed, checksummed file, which `load_surface` reads as it does the folder.
+
+    Args:
+        path: a surface, or the folder of a run. file: its name ends in `.npz`, which is added where it is missing.
+        clusters: merge neighbouring clusters of each split into so many, which makes the file a fraction of its size:
+            losses stay exact, errors and covariances are estimated from fewer, larger clusters.
 
     Returns:
-        The file written; its name ends in `.npz`.
+        The file written.
     """
+    if clusters is not None and clusters < 2:
+        raise ValueError(f"surface: errors need two clusters or more, found clusters={clusters}")
     surface = load_surface(path)
     header = json.loads(surface.attrs["header"])
-    arrays: dict[str, np.ndarray] = {"header": np.array(json.dumps(header))}
-    arrays |= {name: surface[name].values for name in ("tokens", "step", "lr")}
-    for split, n_clusters in header["clusters"].items():
-        one = surface.sel(split=split).isel(cluster=slice(0, n_clusters))
-        arrays |= {f"{split}/{name}": one[name].transpose("tokens", *dims).values for name, dims in STORED.items()}
+    arrays: dict[str, np.ndarray] = {name: surface[name].values for name in ("tokens", "step", "lr")}
+    for split, found in header["clusters"].items():
+        one = surface.sel(split=split).isel(cluster=slice(0, found))
+        kept = min(found, clusters or found)
+        starts = np.arange(kept) * found // kept
+        for name, dims in STORED.items():
+            values = one[name].transpose("tokens", *dims).values
+            arrays[f"{split}/{name}"] = np.add.reduceat(values, starts, axis=1) if "cluster" in dims else values
+        header["clusters"][split] = kept
+    arrays["header"] = np.array(json.dumps(header))
     file = Path(file)
     file = file if file.suffix == ".npz" else file.with_name(file.name + ".npz")
-    write_arrays(file, arrays)
+    write_arrays(file, arrays, compress=True)
     return file
 
 

@@ -13,10 +13,10 @@ import numpy as np
 from tsl_jax.durable import write_durably
 
 
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], *, compress: bool = False) -> None:
     """Write arrays and their checksum."""
     checked: dict[str, Any] = {**arrays, "digest": np.array(_digest(arrays))}
-    write_durably(path, lambda file: np.savez(file, **checked))
+    write_durably(path, lambda file: (np.savez_compressed if compress else np.savez)(file, **checked))
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
