@@ -1,0 +1,107 @@
+"""The run pool: training runs that are made once, and whose surfaces all later analyses read instead of training.
+
+    python experiments/run_pool.py              the plans: done, begun or to do, and what each costs
+    python experiments/run_pool.py NAME ...     make these runs, or go on with them, and keep their surfaces
+
+A plan is `experiments/pool/NAME.yaml`, a configuration of `tsl train`. The run goes to `runs/pool/NAME`, which git does
+not keep; once it is complete `NAME.npz` beside the plan is its surface, packed with 8 clusters of documents a split
+(losses exact, well under 1 MB), and `NAME.json` says how it was made: resolved configuration, seed, commit, hardware,
+versions, seconds. A run whose surface is there with the plan's configuration is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+import tsl_jax as tsl
+from tsl_jax.durable import write_durably
+from tsl_jax.training import folder
+from tsl_jax.training.config import TrainConfig, config_hash, from_dict
+
+POOL = Path(__file__).parent / "pool"
+RUNS = Path("runs/pool")
+CLUSTERS = 8
+KEPT = ("config_hash", "model", "n_params", "n_params_embedding", "flops_per_token", "batch_tokens", "total_tokens")
+MADE = ("seed", "corpus", "environment", "later_environments", "seconds", "tokens_per_second")
+
+
+def plan_of(name: str) -> TrainConfig:
+    """The configuration in a plan."""
+    path = POOL / f"{name}.yaml"
+    if not path.exists():
+        raise SystemExit(f"run_pool: no plan {path}; the plans are {', '.join(names())}")
+    return from_dict(TrainConfig, yaml.safe_load(path.read_text()))
+
+
+def names() -> list[str]:
+    return sorted(path.stem for path in POOL.glob("*.yaml"))
+
+
+def is_kept(name: str) -> bool:
+    """Whether the surface is there, and was made with the plan as it is now."""
+    manifest = POOL / f"{name}.json"
+    if not (manifest.exists() and (POOL / f"{name}.npz").exists()):
+        return False
+    return json.loads(manifest.read_text())["config_hash"] == config_hash(plan_of(name))
+
+
+def make(name: str) -> None:
+    """Train, or go on, in a process of its own, as the command line does it; then keep the surface."""
+    run = RUNS / name
+    resume = ["--resume"] if (run / folder.CONFIG).exists() else []
+    command = [sys.executable, "-m", "tsl_jax.cli", "train", "--config", str(POOL / f"{name}.yaml"), "--out", str(run)]
+    done = subprocess.run([*command, *resume])
+    if done.returncode:
+        raise SystemExit(done.returncode)
+    keep(name, run)
+
+
+def keep(name: str, run: Path) -> None:
+    """Pack the surface of a finished run beside its plan, the manifest last."""
+    record = folder.read_record(run)
+    surface = tsl.load_surface(tsl.pack(run, POOL / f"{name}.npz", clusters=CLUSTERS))
+    final = surface.loss.isel(tokens=-1).mean("position")
+    facts = {name: record[name] for name in (*KEPT, *MADE) if name in record}
+    facts |= {"config": yaml.safe_load((run / folder.CONFIG).read_text())}
+    facts |= {
+        "checkpoints": surface.sizes["tokens"],
+        "final_loss": {str(s): float(final.sel(split=s)) for s in final.split.values},
+    }
+    write_durably(POOL / f"{name}.json", lambda file: file.write(json.dumps(facts, indent=1).encode() + b"\n"))
+
+
+def listed() -> str:
+    """A line a plan."""
+    from tsl_jax.commands.train import cost
+
+    lines = []
+    for name in names():
+        begun = (RUNS / name / folder.RECORD).exists()
+        state = "done" if is_kept(name) else "begun" if begun else "to do"
+        lines.append(f"{name:<24}{state:<8}{cost(plan_of(name))}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="plans to make; none: list them")
+    wanted = parser.parse_args().names
+    if not wanted:
+        print(listed())
+    for name in wanted:
+        plan_of(name)  # a wrong name or plan is known before the first run
+    for name in wanted:
+        if is_kept(name):
+            print(f"{name}: kept already")
+        else:
+            make(name)
+
+
+if __name__ == "__main__":
+    main()
