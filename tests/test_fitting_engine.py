@@ -252,6 +252,16 @@ def test_limits_of_coefficients_give_the_bounded_optimum():
     np.testing.assert_array_equal(free.params, tsl.fit(laws.HYPERBOLIC, y, x=POSITION).params)
 
 
+def test_limits_hold_in_both_precisions_and_in_any_unit():
+    y = hyperbola(POSITION, 1.5, 0.3, -0.01) + 1e-3 * np.random.default_rng(0).standard_normal((2, 128))
+    for dtype in ("float64", "float32"):  # in one process: the law of one mode serves the other
+        found = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, dtype=dtype, coef_limits={"a2": (0.02, None)})
+        assert (found.active.sel(coef="a2") == -1).all()
+        np.testing.assert_allclose(found.params.sel(param="a2"), 0.02, rtol=1e-7)
+    tiny = tsl.fit(laws.HYPERBOLIC, 1e-12 * (y - 0.1), x=POSITION, coef_limits={"a2": (0, None)})
+    assert (tiny.params.sel(param="a2") == 0).all()
+
+
 def test_limits_that_cannot_be_kept_are_refused():
     with pytest.raises(ValueError, match="limits are for coefficients"):
         tsl.fit(laws.HYPERBOLIC, noisy(1), x=POSITION, coef_limits={"a1": (0, 1)})

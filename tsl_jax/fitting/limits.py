@@ -23,7 +23,7 @@ from tsl_jax.laws import Covariates, Law
 
 Limits = Mapping[str, tuple[float | None, float | None]]
 Solver = Callable[[Law, np.ndarray, np.ndarray], Curves]  # law, data, which curves -> fits of these
-SLACK = 1e-9  # relative to the size of the limits: a coefficient on its limit is within it
+SLACK = 8  # roundings of a limit other than zero, in the dtype of the fits, that still count as within it
 
 
 def check(law: Law, limits: Limits) -> dict[str, tuple[float, float]]:
@@ -92,8 +92,8 @@ def _feasible(law: Law, limits: dict[str, tuple[float, float]], curves: Curves) 
     good = np.ones(len(curves.sse), bool)
     for name, (low, high) in limits.items():
         value = curves.solved[:, law.solved.index(name)]
-        slack = SLACK * max(1.0, *(abs(v) for v in (low, high) if np.isfinite(v)))
-        good &= (value >= low - slack) & (value <= high + slack)
+        slack = SLACK * np.finfo(value.dtype).eps
+        good &= (value >= low - slack * abs(low)) & (value <= high + slack * abs(high))
     return good
 
 
@@ -109,7 +109,8 @@ def _reduced(law: Law, without: tuple[str, ...]) -> Law:
     """The law without the columns of these coefficients; its parameters are what it solves."""
     basis = law.basis
     assert basis is not None
-    keep = np.array([k for k, name in enumerate(law.coefs) if name not in without], int)
+    # int32: an int64 index kept from one precision mode is refused in the other.
+    keep = np.array([k for k, name in enumerate(law.coefs) if name not in without], np.int32)
     coefs = tuple(law.coefs[k] for k in keep)
     return replace(
         law,
