@@ -262,6 +262,14 @@ def test_limits_hold_in_both_precisions_and_in_any_unit():
     assert (tiny.params.sel(param="a2") == 0).all()
 
 
+def test_what_a_limit_fixes_has_no_error_and_flat_data_stay_flat():
+    y = np.stack([-noisy(1)[0], np.full(len(POSITION), 4.0)])
+    found = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, coef_limits={"a0": (0, None), "a2": (None, 3)})
+    assert (found.active.sel(coef="a0")[0], found.stderr.sel(param="a0")[0]) == (-1, 0)
+    assert Status(int(found.status[1])) == Status.FLAT
+    assert np.isnan(found.r2[1])
+
+
 def test_limits_that_cannot_be_kept_are_refused():
     with pytest.raises(ValueError, match="limits are for coefficients"):
         tsl.fit(laws.HYPERBOLIC, noisy(1), x=POSITION, coef_limits={"a1": (0, 1)})

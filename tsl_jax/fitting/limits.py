@@ -75,6 +75,7 @@ def fit(
         for whole, part in zip(parts, found, strict=True):
             whole[outside[better]] = part[better]
         parts.sst[outside[better]] = best.sst[outside[better]]
+    parts.status[outside[best.status[outside] == Status.FLAT]] = Status.FLAT  # the data are, whatever the limits
     return parts
 
 
@@ -162,4 +163,8 @@ def _whole(law: Law, at: dict[str, float], found: Curves) -> Curves:
     covariance[:, np.array(reduced)[:, None], np.array(reduced)] = found.covariance
     params = np.asarray(jax.vmap(law.published)(jnp.asarray(solved)))
     g = np.asarray(jax.vmap(jax.jacfwd(law.published))(jnp.asarray(solved)))
-    return found._replace(params=params, solved=solved, covariance=g @ covariance @ g.swapaxes(1, 2))
+    covariance = g @ covariance @ g.swapaxes(1, 2)
+    # A given one is known, even where the others are not and the product is NaN.
+    unknown = (g[:, :, reduced] != 0).any(axis=2)
+    covariance = np.where(unknown[:, :, None] & unknown[:, None], covariance, 0)
+    return found._replace(params=params, solved=solved, covariance=covariance)
