@@ -38,7 +38,11 @@ def check(law: Law, limits: Limits) -> dict[str, tuple[float, float]]:
             raise ValueError(f"fit: limits are for coefficients {law.coefs} of {law.name}, found {name!r}")
         if law.publish is not None and name not in law.params:
             raise ValueError(f"fit: {name!r} is no published parameter of {law.name}; limit one of {law.params}")
-        low, high = (-np.inf if pair[0] is None else float(pair[0]), np.inf if pair[1] is None else float(pair[1]))
+        try:
+            low, high = (sign * np.inf if end is None else float(end) for sign, end in zip((-1, 1), pair, strict=True))
+        except (TypeError, ValueError):
+            expected = "(low, high), None where there is none"
+            raise ValueError(f"fit: limits of {name} must be {expected}, found {pair!r}") from None
         if not low < high:
             raise ValueError(f"fit: limits of {name} must be (low, high) with low < high, found {pair}")
         found[name] = (low, high)
