@@ -225,6 +225,33 @@ def test_huber_errors_are_those_of_repetitions():
     assert (spread(found) < 0.5 * spread(squares)).all()
 
 
+@pytest.mark.parametrize("loss", ["huber", "log", "log_huber"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_robust_losses_settle_on_smooth_and_on_perfect_curves(loss, dtype):
+    a1 = np.geomspace(0.1, 1, 4)[:, None]
+    noise = np.random.default_rng(0).standard_normal((4, len(POSITION)))
+    y = hyperbola(POSITION, 1.5, a1, 4.0) + np.array([[0], [0], [1e-4], [1e-3]]) * noise
+    found = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, loss=loss, dtype=dtype)
+    assert found.converged.all()
+    assert np.isfinite(found.covariance).all()
+    np.testing.assert_allclose(found.predict(), y, atol=0.03)
+
+
+@pytest.mark.parametrize("loss", ["huber", "log", "log_huber"])
+def test_robust_losses_tell_no_lies_of_bad_curves_and_leave_their_neighbours_alone(loss):
+    """Without a warning: pytest makes them errors."""
+    good = noisy(1, seed=6)[0] + (np.arange(128) % 9 == 5)
+    y = np.stack([good, good, 0 * good + np.nan, 0 * good + 4, good, np.where(POSITION == 7, np.inf, good)])
+    weights = np.ones(y.shape)
+    weights[1, 3:], weights[4] = 0, 0
+    found = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, weights=weights, loss=loss)
+    expected = ["TOO_FEW_POINTS", "NON_FINITE", "FLAT", "TOO_FEW_POINTS", "NON_FINITE"]
+    assert [Status(v).name for v in found.status.values[1:]] == expected
+    alone = tsl.fit(laws.HYPERBOLIC, y[[0, 0]], x=POSITION, weights=weights[[0, 0]], loss=loss)
+    for name in BITS:
+        np.testing.assert_allclose(getattr(found, name)[0], getattr(alone, name)[0], rtol=1e-9)
+
+
 def test_logarithms_need_positive_data():
     with pytest.raises(ValueError, match=r"needs positive data, found y = -1.0 at curve 1, point 2"):
         tsl.fit(laws.HYPERBOLIC, np.where(np.arange(10).reshape(2, 5) == 7, -1.0, 2.0), x=np.arange(1, 6.0), loss="log")
