@@ -252,6 +252,16 @@ def test_robust_losses_tell_no_lies_of_bad_curves_and_leave_their_neighbours_alo
         np.testing.assert_allclose(getattr(found, name)[0], getattr(alone, name)[0], rtol=1e-9)
 
 
+def test_a_shape_is_called_weak_by_the_error_of_the_loss_itself():
+    y = hyperbola(POSITION, 1.5, np.geomspace(0.05, 2, 60)[:, None], 4.0)
+    y += 0.02 * np.random.default_rng(0).standard_normal(y.shape)
+    y[:, 5::9] += 1.0
+    found = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, loss="huber")
+    weak = found.log_shape_stderr.sel(shape="a1") > 0.2
+    assert 0 < weak.sum() < 60
+    np.testing.assert_array_equal(found.status, np.where(weak, Status.WEAKLY_IDENTIFIED, Status.CONVERGED))
+
+
 def test_logarithms_need_positive_data():
     with pytest.raises(ValueError, match=r"needs positive data, found y = -1.0 at curve 1, point 2"):
         tsl.fit(laws.HYPERBOLIC, np.where(np.arange(10).reshape(2, 5) == 7, -1.0, 2.0), x=np.arange(1, 6.0), loss="log")

@@ -24,7 +24,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tsl_jax.fitting.curves import Curves
-from tsl_jax.fitting.status import UNUSABLE, Status
+from tsl_jax.fitting.status import UNUSABLE, WEAK, Status
 
 LOSSES = ("squares", "huber", "log", "log_huber")
 EFFICIENT = 1.345 * 1.4826  # times the median absolute residual: 95 % efficiency under normal noise
@@ -133,7 +133,10 @@ def _finished(
     sse = np.where(observed, weights * (y - curve) ** 2, 0).sum(axis=1)
     sst = np.where(observed, weights * (data - mean) ** 2, 0).sum(axis=1)
     keep = np.isin(curves.status, UNUSABLE)
-    status = np.where(moving & ~keep & np.isfinite(sse), Status.NOT_SETTLED, curves.status)
+    known = np.where((log_error <= WEAK).all(axis=1), Status.CONVERGED, Status.WEAKLY_IDENTIFIED)
+    interior = np.isin(curves.status, (Status.CONVERGED, Status.WEAKLY_IDENTIFIED))
+    status = np.where(interior, known, curves.status)
+    status = np.where(moving & ~keep & np.isfinite(sse), Status.NOT_SETTLED, status)
     return curves._replace(
         covariance=curves.covariance * ratio[:, None, None],
         log_error=log_error,
