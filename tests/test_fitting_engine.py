@@ -262,6 +262,14 @@ def test_a_shape_is_called_weak_by_the_error_of_the_loss_itself():
     np.testing.assert_array_equal(found.status, np.where(weak, Status.WEAKLY_IDENTIFIED, Status.CONVERGED))
 
 
+def test_logarithms_survive_a_first_fit_below_zero():
+    y = np.exp(-0.05 * POSITION) + 0.01
+    assert tsl.fit(laws.HYPERBOLIC, y, x=POSITION).predict().min() < 0
+    found = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, loss="log")
+    assert Status(int(found.status)) == Status.WEAKLY_IDENTIFIED
+    assert found.predict().min() > 0
+
+
 def test_logarithms_need_positive_data():
     with pytest.raises(ValueError, match=r"needs positive data, found y = -1.0 at curve 1, point 2"):
         tsl.fit(laws.HYPERBOLIC, np.where(np.arange(10).reshape(2, 5) == 7, -1.0, 2.0), x=np.arange(1, 6.0), loss="log")

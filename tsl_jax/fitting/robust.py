@@ -31,6 +31,7 @@ EFFICIENT = 1.345 * 1.4826  # times the median absolute residual: 95 % efficienc
 STEPS = 500
 SETTLED = {"float64": 1e-9, "float32": 1e-6}  # relative change of the objective, by the dtype of the fits
 ACCURATE = {"float64": 1e-8, "float32": 1e-6}  # of the data: smaller residuals may be the solver's own
+BARELY_POSITIVE = 0.01  # of the data: what stands for a fit below zero, whose logarithm would be NaN
 
 Solver = Callable[[np.ndarray, np.ndarray | None], Curves]  # data, own weights -> fits
 Predictor = Callable[[Curves], np.ndarray]  # the fitted curves
@@ -61,7 +62,7 @@ def fit(
         raise ValueError(f"fit: loss={loss!r} needs positive data, found {found}; give it weight zero or drop it")
     curves = Curves(*(np.array(part) for part in solve(y, own)))
     kind = curves.solved.dtype.name
-    curve = predict(curves)
+    curve = _loggable(predict(curves), y) if on_logs else predict(curves)
     left = _residuals(y, curve, on_logs)
     rounding = ACCURATE[kind] * (np.ones_like(y) if on_logs else np.abs(y))
     edge = _edge(left, observed, delta, rounding) if loss.endswith("huber") else np.full((len(y), 1), np.inf)
@@ -84,9 +85,16 @@ def fit(
             step = solve(target[moving], None if own is None else own[moving])
         for whole, part in zip(curves, step, strict=True):
             whole[moving] = part
-        curve = predict(curves)
+        curve = _loggable(predict(curves), y) if on_logs else predict(curves)
         left = _residuals(y, curve, on_logs)
+    curve = predict(curves)
+    if on_logs:
+        moving |= (observed & (curve <= 0)).any(axis=1)
     return _finished(curves, y, weights, curve, edge, on_logs, moving)
+
+
+def _loggable(curve: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.where(curve <= 0, BARELY_POSITIVE * y, curve)
 
 
 def _residuals(y: np.ndarray, curve: np.ndarray, on_logs: bool) -> np.ndarray:
