@@ -270,6 +270,11 @@ def test_logarithms_survive_a_first_fit_below_zero():
     assert found.predict().min() > 0
 
 
+def test_huber_needs_a_positive_delta():
+    with pytest.raises(ValueError, match="delta must be a positive number or None, found -1"):
+        tsl.fit(laws.HYPERBOLIC, noisy(1), x=POSITION, loss="huber", delta=-1)
+
+
 def test_logarithms_need_positive_data():
     with pytest.raises(ValueError, match=r"needs positive data, found y = -1.0 at curve 1, point 2"):
         tsl.fit(laws.HYPERBOLIC, np.where(np.arange(10).reshape(2, 5) == 7, -1.0, 2.0), x=np.arange(1, 6.0), loss="log")

@@ -49,8 +49,10 @@ def fit(
         weights: (point,) or (curve, point). solve, predict: as named above.
 
     Raises:
-        ValueError: for logarithms of data that are not positive.
+        ValueError: for a delta, or logarithms of data, that are not positive.
     """
+    if delta is not None and not delta > 0:
+        raise ValueError(f"fit: delta must be a positive number or None, found {delta}")
     on_logs = loss.startswith("log")
     own = weights if weights.ndim == 2 else None
     weights = np.broadcast_to(weights, y.shape)
