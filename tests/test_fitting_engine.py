@@ -342,6 +342,13 @@ def test_the_cluster_bootstrap_sees_what_clusters_share():
     assert float(naive.stderr[2]) < 0.1 * found.stderr()[2]
 
 
+def test_a_plan_without_weights_takes_its_points_from_the_law():
+    grid = {"n_params": np.geomspace(1e7, 1e10, 6), "tokens": np.geomspace(1e9, 1e12, 6)}
+    history = {"lr": np.ones(400), "step": np.arange(20, 401, 20)}
+    for law, x, points in ((laws.CHINCHILLA, grid, 6), (laws.ANNEALING, history, 20), (laws.HYPERBOLIC, POSITION, 128)):
+        assert prepare(law, x, dtype="float32").weights.shape == (points,)
+
+
 def test_sum_of_powers_of_size_and_data_is_recovered_and_starts_agree():
     n_params, tokens = (a.ravel() for a in np.meshgrid(np.geomspace(1e7, 1e10, 6), np.geomspace(1e9, 1e12, 5)))
     loss = 1.69 + 406.4 * n_params**-0.34 + 410.7 * tokens**-0.28
