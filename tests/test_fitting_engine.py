@@ -342,6 +342,16 @@ def test_the_cluster_bootstrap_sees_what_clusters_share():
     assert float(naive.stderr[2]) < 0.1 * found.stderr()[2]
 
 
+def test_the_bootstrap_bears_points_that_were_never_counted_and_curves_that_were_never_seen():
+    sums = np.stack([noisy(5), np.full((5, len(POSITION)), np.nan)])
+    counts = np.ones(sums.shape)
+    sums[0, 0, 100:], counts[0, 0, 100:] = np.nan, 0
+    found = bootstrap(laws.HYPERBOLIC, sums, counts, POSITION, resamples=8)
+    for values in (found.stderr(), *found.interval()):
+        assert np.isfinite(values[0]).all()
+        assert np.isnan(values[1]).all()
+
+
 def test_a_plan_without_weights_takes_its_points_from_the_law():
     grid = {"n_params": np.geomspace(1e7, 1e10, 6), "tokens": np.geomspace(1e9, 1e12, 6)}
     history = {"lr": np.ones(400), "step": np.arange(20, 401, 20)}
