@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import curve_fit, least_squares
 
 import tsl_jax as tsl
 from tsl_jax import Status, laws
-from tsl_jax.fitting import bootstrap, family, prepare, profile_interval, solve_curves, varpro
+from tsl_jax.fitting import bootstrap, family, noise_ceiling, prepare, profile_interval, solve_curves, varpro
 
 POSITION = np.arange(1.0, 129.0)
 TOKENS = np.geomspace(6e4, 2.5e6, 32)
@@ -350,6 +351,17 @@ def test_the_bootstrap_bears_points_that_were_never_counted_and_curves_that_were
     for values in (found.stderr(), *found.interval()):
         assert np.isfinite(values[0]).all()
         assert np.isnan(values[1]).all()
+
+
+def test_noise_ceilings_of_laws_with_several_covariates_and_of_flat_curves():
+    n_params, tokens = (a.ravel() for a in np.meshgrid(np.geomspace(1e7, 1e10, 6), np.geomspace(1e9, 1e12, 5)))
+    noise = 0.01 * np.random.default_rng(0).standard_normal(30)
+    loss = xr.DataArray(1.69 + 406.4 * n_params**-0.34 + 410.7 * tokens**-0.28 + noise, dims="point")
+    found = tsl.fit(laws.CHINCHILLA, loss, over="point", x={"n_params": n_params, "tokens": tokens})
+    variance = xr.DataArray(1e-4 * np.eye(30), dims=("point", "point_"))
+    assert float(noise_ceiling(found, loss, variance)) == pytest.approx(float(found.r2), abs=1e-3)
+    flat = xr.DataArray(np.full(30, 4.0), {"position": POSITION[:30]})
+    assert np.isnan(noise_ceiling(tsl.fit(laws.HYPERBOLIC, flat, over="position"), flat, variance))
 
 
 def test_a_plan_without_weights_takes_its_points_from_the_law():

@@ -17,7 +17,7 @@ import numpy as np
 import xarray as xr
 from jax import Array
 
-from tsl_jax.fitting.result import Fit
+from tsl_jax.fitting.result import Fit, as_covariates
 from tsl_jax.fitting.varpro import grid_sse, orthonormal
 from tsl_jax.laws import Covariates, Law
 
@@ -76,12 +76,12 @@ def noise_ceiling(fit: Fit, y: xr.DataArray, covariance: xr.DataArray) -> xr.Dat
     noise = covariance.transpose(*fit.status.dims, ...).values.reshape(-1, *covariance.shape[-2:])
     solved = fit.solved.values.reshape(len(noise), -1)
     with jax.enable_x64(True):
-        x = jnp.asarray(fit.x, float)
+        x = jax.tree.map(jnp.asarray, as_covariates(fit.x))
         shapes = len(fit.law.shapes)
         q = jnp.concatenate([jnp.log(jnp.asarray(solved[:, :shapes])), jnp.asarray(solved[:, shapes:])], axis=-1)
         missed = np.asarray(jax.vmap(lambda q, s: _missed(fit.law, q, x, s))(q, jnp.asarray(noise)))
     total = ((y - y.mean(over)) ** 2).sum(over).transpose(*fit.status.dims)
-    return 1 - fit.sse.copy(data=missed.reshape(fit.sse.shape)) / total
+    return 1 - fit.sse.copy(data=missed.reshape(fit.sse.shape)) / total.where(total > 0)
 
 
 def _missed(law: Law, q: Array, x: Covariates, noise: Array) -> Array:
