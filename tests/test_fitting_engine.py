@@ -179,6 +179,16 @@ def test_profile_intervals_cover_where_wald_intervals_do_not():
     assert float(wald.mean()) < 0.8
 
 
+def test_profile_intervals_cover_shapes_known_better_than_their_grid():
+    y = hyperbola(POSITION, 1.5, 0.3, 4.0) + 5e-4 * np.random.default_rng(8).standard_normal((400, len(POSITION)))
+    low, high = profile_interval(laws.HYPERBOLIC, y, POSITION, level=0.9)
+    assert abs(np.mean((low <= 0.3) & (high >= 0.3)) - 0.9) < 4 * np.sqrt(0.09 / 400)
+    for weights in (None, np.ones((2, 3))):  # three points of three parameters, and a constant: any shape will do
+        ends = profile_interval(laws.HYPERBOLIC, y[:2, :3], POSITION[:3], weights)
+        np.testing.assert_array_equal(ends, [[0, 0], [np.inf, np.inf]])
+    np.testing.assert_array_equal(profile_interval(laws.HYPERBOLIC, 0 * POSITION + 4, POSITION), [[0], [np.inf]])
+
+
 def test_inverse_variances_give_the_errors_of_absolute_sigma():
     y = noisy(1, seed=5)[0]
     sigma = np.linspace(0.02, 0.06, len(y))
