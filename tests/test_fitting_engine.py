@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import curve_fit, least_squares
 
 import tsl_jax as tsl
 from tsl_jax import Status, laws
-from tsl_jax.fitting import bootstrap, family, prepare, profile_interval, solve_curves, varpro
+from tsl_jax.fitting import bootstrap, family, noise_ceiling, prepare, profile_interval, solve_curves, varpro
 
 POSITION = np.arange(1.0, 129.0)
 TOKENS = np.geomspace(6e4, 2.5e6, 32)
@@ -196,6 +197,16 @@ def test_profile_intervals_cover_where_wald_intervals_do_not():
     assert float(wald.mean()) < 0.8
 
 
+def test_profile_intervals_cover_shapes_known_better_than_their_grid():
+    y = hyperbola(POSITION, 1.5, 0.3, 4.0) + 5e-4 * np.random.default_rng(8).standard_normal((400, len(POSITION)))
+    low, high = profile_interval(laws.HYPERBOLIC, y, POSITION, level=0.9)
+    assert abs(np.mean((low <= 0.3) & (high >= 0.3)) - 0.9) < 4 * np.sqrt(0.09 / 400)
+    for weights in (None, np.ones((2, 3))):  # three points of three parameters, and a constant: any shape will do
+        ends = profile_interval(laws.HYPERBOLIC, y[:2, :3], POSITION[:3], weights)
+        np.testing.assert_array_equal(ends, [[0, 0], [np.inf, np.inf]])
+    np.testing.assert_array_equal(profile_interval(laws.HYPERBOLIC, 0 * POSITION + 4, POSITION), [[0], [np.inf]])
+
+
 def test_inverse_variances_give_the_errors_of_absolute_sigma():
     y = noisy(1, seed=5)[0]
     sigma = np.linspace(0.02, 0.06, len(y))
@@ -243,6 +254,56 @@ def test_huber_errors_are_those_of_repetitions():
     assert (spread(found) < 0.5 * spread(squares)).all()
 
 
+@pytest.mark.parametrize("loss", ["huber", "log", "log_huber"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_robust_losses_settle_on_smooth_and_on_perfect_curves(loss, dtype):
+    a1 = np.geomspace(0.1, 1, 4)[:, None]
+    noise = np.random.default_rng(0).standard_normal((4, len(POSITION)))
+    y = hyperbola(POSITION, 1.5, a1, 4.0) + np.array([[0], [0], [1e-4], [1e-3]]) * noise
+    found = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, loss=loss, dtype=dtype)
+    assert found.converged.all()
+    assert np.isfinite(found.covariance).all()
+    np.testing.assert_allclose(found.predict(), y, atol=0.03)
+
+
+@pytest.mark.parametrize("loss", ["huber", "log", "log_huber"])
+def test_robust_losses_tell_no_lies_of_bad_curves_and_leave_their_neighbours_alone(loss):
+    """Without a warning: pytest makes them errors."""
+    good = noisy(1, seed=6)[0] + (np.arange(128) % 9 == 5)
+    y = np.stack([good, good, 0 * good + np.nan, 0 * good + 4, good, np.where(POSITION == 7, np.inf, good)])
+    weights = np.ones(y.shape)
+    weights[1, 3:], weights[4] = 0, 0
+    found = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, weights=weights, loss=loss)
+    expected = ["TOO_FEW_POINTS", "NON_FINITE", "FLAT", "TOO_FEW_POINTS", "NON_FINITE"]
+    assert [Status(v).name for v in found.status.values[1:]] == expected
+    alone = tsl.fit(laws.HYPERBOLIC, y[[0, 0]], x=POSITION, weights=weights[[0, 0]], loss=loss)
+    for name in BITS:
+        np.testing.assert_allclose(getattr(found, name)[0], getattr(alone, name)[0], rtol=1e-9)
+
+
+def test_a_shape_is_called_weak_by_the_error_of_the_loss_itself():
+    y = hyperbola(POSITION, 1.5, np.geomspace(0.05, 2, 60)[:, None], 4.0)
+    y += 0.02 * np.random.default_rng(0).standard_normal(y.shape)
+    y[:, 5::9] += 1.0
+    found = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, loss="huber")
+    weak = found.log_shape_stderr.sel(shape="a1") > 0.2
+    assert 0 < weak.sum() < 60
+    np.testing.assert_array_equal(found.status, np.where(weak, Status.WEAKLY_IDENTIFIED, Status.CONVERGED))
+
+
+def test_logarithms_survive_a_first_fit_below_zero():
+    y = np.exp(-0.05 * POSITION) + 0.01
+    assert tsl.fit(laws.HYPERBOLIC, y, x=POSITION).predict().min() < 0
+    found = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, loss="log")
+    assert Status(int(found.status)) == Status.WEAKLY_IDENTIFIED
+    assert found.predict().min() > 0
+
+
+def test_huber_needs_a_positive_delta():
+    with pytest.raises(ValueError, match="delta must be a positive number or None, found -1"):
+        tsl.fit(laws.HYPERBOLIC, noisy(1), x=POSITION, loss="huber", delta=-1)
+
+
 def test_logarithms_need_positive_data():
     with pytest.raises(ValueError, match=r"needs positive data, found y = -1.0 at curve 1, point 2"):
         tsl.fit(laws.HYPERBOLIC, np.where(np.arange(10).reshape(2, 5) == 7, -1.0, 2.0), x=np.arange(1, 6.0), loss="log")
@@ -270,7 +331,27 @@ def test_limits_of_coefficients_give_the_bounded_optimum():
     np.testing.assert_array_equal(free.params, tsl.fit(laws.HYPERBOLIC, y, x=POSITION).params)
 
 
+def test_limits_hold_in_both_precisions_and_in_any_unit():
+    y = hyperbola(POSITION, 1.5, 0.3, -0.01) + 1e-3 * np.random.default_rng(0).standard_normal((2, 128))
+    for dtype in ("float64", "float32"):  # in one process: the law of one mode serves the other
+        found = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, dtype=dtype, coef_limits={"a2": (0.02, None)})
+        assert (found.active.sel(coef="a2") == -1).all()
+        np.testing.assert_allclose(found.params.sel(param="a2"), 0.02, rtol=1e-7)
+    tiny = tsl.fit(laws.HYPERBOLIC, 1e-12 * (y - 0.1), x=POSITION, coef_limits={"a2": (0, None)})
+    assert (tiny.params.sel(param="a2") == 0).all()
+
+
+def test_what_a_limit_fixes_has_no_error_and_flat_data_stay_flat():
+    y = np.stack([-noisy(1)[0], np.full(len(POSITION), 4.0)])
+    found = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, coef_limits={"a0": (0, None), "a2": (None, 3)})
+    assert (found.active.sel(coef="a0")[0], found.stderr.sel(param="a0")[0]) == (-1, 0)
+    assert Status(int(found.status[1])) == Status.FLAT
+    assert np.isnan(found.r2[1])
+
+
 def test_limits_that_cannot_be_kept_are_refused():
+    with pytest.raises(ValueError, match=r"limits of a2 must be \(low, high\).*found 0"):
+        tsl.fit(laws.HYPERBOLIC, noisy(1), x=POSITION, coef_limits={"a2": 0})
     with pytest.raises(ValueError, match="limits are for coefficients"):
         tsl.fit(laws.HYPERBOLIC, noisy(1), x=POSITION, coef_limits={"a1": (0, 1)})
     with pytest.raises(ValueError, match="would depend on the shape"):
@@ -288,6 +369,34 @@ def test_the_cluster_bootstrap_sees_what_clusters_share():
     assert low[2] < 4 + level.mean() < high[2]
     naive = tsl.fit(laws.HYPERBOLIC, sums.sum(0) / 800, x=POSITION)
     assert float(naive.stderr[2]) < 0.1 * found.stderr()[2]
+
+
+def test_the_bootstrap_bears_points_that_were_never_counted_and_curves_that_were_never_seen():
+    sums = np.stack([noisy(5), np.full((5, len(POSITION)), np.nan)])
+    counts = np.ones(sums.shape)
+    sums[0, 0, 100:], counts[0, 0, 100:] = np.nan, 0
+    found = bootstrap(laws.HYPERBOLIC, sums, counts, POSITION, resamples=8)
+    for values in (found.stderr(), *found.interval()):
+        assert np.isfinite(values[0]).all()
+        assert np.isnan(values[1]).all()
+
+
+def test_noise_ceilings_of_laws_with_several_covariates_and_of_flat_curves():
+    n_params, tokens = (a.ravel() for a in np.meshgrid(np.geomspace(1e7, 1e10, 6), np.geomspace(1e9, 1e12, 5)))
+    noise = 0.01 * np.random.default_rng(0).standard_normal(30)
+    loss = xr.DataArray(1.69 + 406.4 * n_params**-0.34 + 410.7 * tokens**-0.28 + noise, dims="point")
+    found = tsl.fit(laws.CHINCHILLA, loss, over="point", x={"n_params": n_params, "tokens": tokens})
+    variance = xr.DataArray(1e-4 * np.eye(30), dims=("point", "point_"))
+    assert float(noise_ceiling(found, loss, variance)) == pytest.approx(float(found.r2), abs=1e-3)
+    flat = xr.DataArray(np.full(30, 4.0), {"position": POSITION[:30]})
+    assert np.isnan(noise_ceiling(tsl.fit(laws.HYPERBOLIC, flat, over="position"), flat, variance))
+
+
+def test_a_plan_without_weights_takes_its_points_from_the_law():
+    grid = {"n_params": np.geomspace(1e7, 1e10, 6), "tokens": np.geomspace(1e9, 1e12, 6)}
+    history = {"lr": np.ones(400), "step": np.arange(20, 401, 20)}
+    for law, x, points in ((laws.CHINCHILLA, grid, 6), (laws.ANNEALING, history, 20), (laws.HYPERBOLIC, POSITION, 128)):
+        assert prepare(law, x, dtype="float32").weights.shape == (points,)
 
 
 def test_sum_of_powers_of_size_and_data_is_recovered_and_starts_agree():

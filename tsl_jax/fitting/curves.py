@@ -84,7 +84,7 @@ def prepare(
     solver = _solver(law, method)
     with jax.enable_x64(True):
         bounds = _log_bounds(law, x)
-    shared = np.ones(points or len(np.asarray(x))) if weights is None else np.asarray(weights, float)
+    shared = np.ones(points or _points(law, x)) if weights is None else np.asarray(weights, float)
     tables = None
     if solver == "varpro" and law.shapes and weights is not None:
         tables = family.prepare(law, x, shared, bounds, dtype)
@@ -102,6 +102,11 @@ def _solver(law: Law, method: str) -> str:
             f"fit: method='varpro' needs a separable law with one shape, {law.name} is not; use method='lm'"
         )
     return method if method != "auto" and law.shapes else ("varpro" if simple else "lm")
+
+
+def _points(law: Law, x: Covariates) -> int:
+    """Of the law's curve: a covariate may be longer (a history)."""
+    return jax.eval_shape(law.evaluate, jnp.ones(len(law.shapes)), jnp.ones(len(law.coefs)), x).shape[0]
 
 
 def _log_bounds(law: Law, x: Covariates) -> np.ndarray:

@@ -23,7 +23,7 @@ from tsl_jax.laws import Covariates, Law
 
 Limits = Mapping[str, tuple[float | None, float | None]]
 Solver = Callable[[Law, np.ndarray, np.ndarray], Curves]  # law, data, which curves -> fits of these
-SLACK = 1e-9  # relative to the size of the limits: a coefficient on its limit is within it
+SLACK = 8  # roundings of a limit other than zero, in the dtype of the fits, that still count as within it
 
 
 def check(law: Law, limits: Limits) -> dict[str, tuple[float, float]]:
@@ -38,7 +38,11 @@ def check(law: Law, limits: Limits) -> dict[str, tuple[float, float]]:
             raise ValueError(f"fit: limits are for coefficients {law.coefs} of {law.name}, found {name!r}")
         if law.publish is not None and name not in law.params:
             raise ValueError(f"fit: {name!r} is no published parameter of {law.name}; limit one of {law.params}")
-        low, high = (-np.inf if pair[0] is None else float(pair[0]), np.inf if pair[1] is None else float(pair[1]))
+        try:
+            low, high = (sign * np.inf if end is None else float(end) for sign, end in zip((-1, 1), pair, strict=True))
+        except (TypeError, ValueError):
+            expected = "(low, high), None where there is none"
+            raise ValueError(f"fit: limits of {name} must be {expected}, found {pair!r}") from None
         if not low < high:
             raise ValueError(f"fit: limits of {name} must be (low, high) with low < high, found {pair}")
         found[name] = (low, high)
@@ -75,6 +79,7 @@ def fit(
         for whole, part in zip(parts, found, strict=True):
             whole[outside[better]] = part[better]
         parts.sst[outside[better]] = best.sst[outside[better]]
+    parts.status[outside[best.status[outside] == Status.FLAT]] = Status.FLAT  # the data are, whatever the limits
     return parts
 
 
@@ -92,8 +97,8 @@ def _feasible(law: Law, limits: dict[str, tuple[float, float]], curves: Curves) 
     good = np.ones(len(curves.sse), bool)
     for name, (low, high) in limits.items():
         value = curves.solved[:, law.solved.index(name)]
-        slack = SLACK * max(1.0, *(abs(v) for v in (low, high) if np.isfinite(v)))
-        good &= (value >= low - slack) & (value <= high + slack)
+        slack = SLACK * np.finfo(value.dtype).eps
+        good &= (value >= low - slack * abs(low)) & (value <= high + slack * abs(high))
     return good
 
 
@@ -109,7 +114,8 @@ def _reduced(law: Law, without: tuple[str, ...]) -> Law:
     """The law without the columns of these coefficients; its parameters are what it solves."""
     basis = law.basis
     assert basis is not None
-    keep = np.array([k for k, name in enumerate(law.coefs) if name not in without], int)
+    # int32: an int64 index kept from one precision mode is refused in the other.
+    keep = np.array([k for k, name in enumerate(law.coefs) if name not in without], np.int32)
     coefs = tuple(law.coefs[k] for k in keep)
     return replace(
         law,
@@ -161,4 +167,8 @@ def _whole(law: Law, at: dict[str, float], found: Curves) -> Curves:
     covariance[:, np.array(reduced)[:, None], np.array(reduced)] = found.covariance
     params = np.asarray(jax.vmap(law.published)(jnp.asarray(solved)))
     g = np.asarray(jax.vmap(jax.jacfwd(law.published))(jnp.asarray(solved)))
-    return found._replace(params=params, solved=solved, covariance=g @ covariance @ g.swapaxes(1, 2))
+    covariance = g @ covariance @ g.swapaxes(1, 2)
+    # A given one is known, even where the others are not and the product is NaN.
+    unknown = (g[:, :, reduced] != 0).any(axis=2)
+    covariance = np.where(unknown[:, :, None] & unknown[:, None], covariance, 0)
+    return found._replace(params=params, solved=solved, covariance=covariance)

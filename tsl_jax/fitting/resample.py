@@ -7,6 +7,7 @@ Source: Efron & Tibshirani, An Introduction to the Bootstrap, 1993.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,12 +35,14 @@ class Bootstrap:
     def interval(self, level: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
         """Low and high (..., param), percentiles over all resamples: those at a bound of the shape count too."""
         tail = (1 - level) / 2
-        low, high = np.nanquantile(self.params, [tail, 1 - tail], axis=0)
+        with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of curves without fits: NaN
+            low, high = np.nanquantile(self.params, [tail, 1 - tail], axis=0)
         return low, high
 
     def stderr(self) -> np.ndarray:
         """Standard deviation over the usable resamples (..., param)."""
-        return np.nanstd(np.where(self.usable[..., None], self.params, np.nan), axis=0, ddof=1)
+        with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of curves with fewer than two: NaN
+            return np.nanstd(np.where(self.usable[..., None], self.params, np.nan), axis=0, ddof=1)
 
 
 def bootstrap(
@@ -48,7 +51,8 @@ def bootstrap(
     """Fit `law` to the mean curves of resampled clusters.
 
     Args:
-        sums: (..., cluster, point), the sum of losses in each cluster. counts: the same shape, how many were summed.
+        sums: (..., cluster, point), the sum of losses in each cluster. counts: the same shape, how many were summed;
+            where that is zero, the sum may be NaN.
         x: covariate of the points. resamples: B. seed: of the draw; the same clusters are drawn for all curves.
 
     Raises:
@@ -58,6 +62,7 @@ def bootstrap(
     if sums.ndim < 2 or sums.shape != counts.shape or sums.shape[-2] < 2:
         found = f"sums {sums.shape} and counts {counts.shape}"
         raise ValueError(f"bootstrap: expected (..., cluster, point) of two or more clusters, found {found}")
+    sums = np.where(counts > 0, sums, 0)
     clusters = sums.shape[-2]
     drawn = np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), resamples)
     total, number = (np.tensordot(drawn.astype(float), part, (1, part.ndim - 2)) for part in (sums, counts))

@@ -24,17 +24,20 @@ from collections.abc import Callable
 import numpy as np
 
 from tsl_jax.fitting.curves import Curves
-from tsl_jax.fitting.status import Status
+from tsl_jax.fitting.status import UNUSABLE, WEAK, Status
 
 LOSSES = ("squares", "huber", "log", "log_huber")
 EFFICIENT = 1.345 * 1.4826  # times the median absolute residual: 95 % efficiency under normal noise
 STEPS = 500
-SETTLED = 1e-9  # relative change of the objective
+SETTLED = {"float64": 1e-9, "float32": 1e-6}  # relative change of the objective, by the dtype of the fits
+ACCURATE = {"float64": 1e-8, "float32": 1e-6}  # of the data: smaller residuals may be the solver's own
+BARELY_POSITIVE = 0.01  # of the data: what stands for a fit below zero, whose logarithm would be NaN
 
 Solver = Callable[[np.ndarray, np.ndarray | None], Curves]  # data, own weights -> fits
 Predictor = Callable[[Curves], np.ndarray]  # the fitted curves
 
 
+@np.errstate(all="ignore")  # a bad curve gets a status, not a warning
 def fit(
     loss: str, delta: float | None, y: np.ndarray, weights: np.ndarray, solve: Solver, predict: Predictor
 ) -> Curves:
@@ -46,53 +49,71 @@ def fit(
         weights: (point,) or (curve, point). solve, predict: as named above.
 
     Raises:
-        ValueError: for logarithms of data that are not positive.
+        ValueError: for a delta, or logarithms of data, that are not positive.
     """
+    if delta is not None and not delta > 0:
+        raise ValueError(f"fit: delta must be a positive number or None, found {delta}")
     on_logs = loss.startswith("log")
-    observed = np.broadcast_to(weights > 0, y.shape)
+    own = weights if weights.ndim == 2 else None
+    weights = np.broadcast_to(weights, y.shape)
+    observed = weights > 0
     bad = observed & ~(y > 0) & np.isfinite(y)
     if on_logs and bad.any():
         curve, point = np.argwhere(bad)[0]
         found = f"y = {y[curve, point]} at curve {curve}, point {point}"
         raise ValueError(f"fit: loss={loss!r} needs positive data, found {found}; give it weight zero or drop it")
-    own = weights if weights.ndim == 2 else None
-    curves = solve(y, own)
-    left = _residuals(y, predict(curves), on_logs)
-    edge = _edge(left, observed, delta) if loss.endswith("huber") else np.full((len(y), 1), np.inf)
+    curves = Curves(*(np.array(part) for part in solve(y, own)))
+    kind = curves.solved.dtype.name
+    curve = _loggable(predict(curves), y) if on_logs else predict(curves)
+    left = _residuals(y, curve, on_logs)
+    rounding = ACCURATE[kind] * (np.ones_like(y) if on_logs else np.abs(y))
+    edge = _edge(left, observed, delta, rounding) if loss.endswith("huber") else np.full((len(y), 1), np.inf)
+    noise = np.sum(np.where(observed, weights * _rho(rounding, edge), 0), axis=1)
     height = np.full(len(y), np.inf)
+    moving = np.full(len(y), True)
     for _ in range(STEPS):
-        curve = predict(curves)
-        left = _residuals(y, curve, on_logs)
         now = np.sum(np.where(observed, weights * _rho(left, edge), 0), axis=1)
-        moving = np.abs(height - now) > SETTLED * np.maximum(now, np.finfo(float).tiny)
-        if not np.any(moving & np.isfinite(now)):
+        moving &= np.abs(height - now) > SETTLED[kind] * now + noise
+        if not moving.any():
             break
         height = now
+        # A curve that has settled stays as it is, however long its neighbours take.
         if on_logs:
             share = np.minimum(1, edge / np.maximum(np.abs(left), np.finfo(float).tiny))
             target = np.where(observed, curve * (1 + left), y)
-            curves = solve(target, np.where(observed & np.isfinite(left), weights * share / curve**2, weights))
+            step = solve(target[moving], np.where(observed, weights * share / curve**2, 0)[moving])
         else:
             target = np.where(observed, curve + np.clip(left, -edge, edge), y)
-            curves = solve(np.where(np.isfinite(y), target, y), own)
-    return _finished(curves, y, weights, predict(curves), edge, on_logs, moving)
+            step = solve(target[moving], None if own is None else own[moving])
+        for whole, part in zip(curves, step, strict=True):
+            whole[moving] = part
+        curve = _loggable(predict(curves), y) if on_logs else predict(curves)
+        left = _residuals(y, curve, on_logs)
+    curve = predict(curves)
+    if on_logs:
+        moving |= (observed & (curve <= 0)).any(axis=1)
+    return _finished(curves, y, weights, curve, edge, on_logs, moving)
+
+
+def _loggable(curve: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.where(curve <= 0, BARELY_POSITIVE * y, curve)
 
 
 def _residuals(y: np.ndarray, curve: np.ndarray, on_logs: bool) -> np.ndarray:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.log(y) - np.log(curve) if on_logs else y - curve
+    return np.log(y) - np.log(curve) if on_logs else y - curve
 
 
 def _rho(left: np.ndarray, edge: np.ndarray) -> np.ndarray:
     size = np.abs(left)
-    with np.errstate(invalid="ignore"):
-        return np.where(size <= edge, left**2 / 2, edge * size - np.where(np.isinf(edge), 0, edge) ** 2 / 2)
+    return np.where(size <= edge, left**2 / 2, edge * size - np.where(np.isinf(edge), 0, edge) ** 2 / 2)
 
 
-def _edge(left: np.ndarray, observed: np.ndarray, delta: float | None) -> np.ndarray:
+def _edge(left: np.ndarray, observed: np.ndarray, delta: float | None, rounding: np.ndarray) -> np.ndarray:
     if delta is not None:
         return np.full((len(left), 1), float(delta))
-    typical = np.nanmedian(np.where(observed, np.abs(left), np.nan), axis=1, keepdims=True)
+    size = np.where(observed & np.isfinite(left), np.maximum(np.abs(left), rounding), np.nan)
+    size[np.isnan(size).all(axis=1)] = 0  # nanmedian would warn
+    typical = np.nanmedian(size, axis=1, keepdims=True)
     return np.maximum(EFFICIENT * typical, np.finfo(float).tiny)
 
 
@@ -106,8 +127,7 @@ def _finished(
     moving: np.ndarray,
 ) -> Curves:
     """SSE and SST of the data themselves, errors of the loss, and a status for what did not settle."""
-    observed = np.broadcast_to(weights > 0, y.shape)
-    weights = np.broadcast_to(weights, y.shape)
+    observed = weights > 0
     left = _residuals(y, curve, on_logs)
     pull = np.where(observed, weights * np.clip(left, -edge, edge) ** 2, 0).sum(axis=1)
     number = np.maximum(observed.sum(axis=1), 1)
@@ -117,16 +137,19 @@ def _finished(
     missed = np.where(observed, share, 0).sum(axis=1) / number if on_logs else 1.0
     data = np.where(observed, y, 0)
     mean = (weights * data).sum(1, keepdims=True) / weights.sum(1, keepdims=True)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        # The last step's problem has the sum of squares `curves.sse`; its errors are rescaled to those of the loss.
-        ratio = pull / inside**2 * missed / curves.sse
-        sse = np.where(observed, weights * (y - curve) ** 2, 0).sum(axis=1)
+    # The last step's problem has the sum of squares `curves.sse`; its errors are rescaled to those of the loss.
+    ratio = np.where(curves.sse == 0, 1, pull / inside**2 * missed / curves.sse)
+    log_error = curves.log_error * np.sqrt(ratio)[:, None]
+    sse = np.where(observed, weights * (y - curve) ** 2, 0).sum(axis=1)
     sst = np.where(observed, weights * (data - mean) ** 2, 0).sum(axis=1)
-    keep = np.isin(curves.status, (Status.NON_FINITE, Status.TOO_FEW_POINTS))
-    status = np.where(moving & ~keep & np.isfinite(sse), np.int8(Status.NOT_SETTLED), curves.status)
+    keep = np.isin(curves.status, UNUSABLE)
+    known = np.where((log_error <= WEAK).all(axis=1), Status.CONVERGED, Status.WEAKLY_IDENTIFIED)
+    interior = np.isin(curves.status, (Status.CONVERGED, Status.WEAKLY_IDENTIFIED))
+    status = np.where(interior, known, curves.status)
+    status = np.where(moving & ~keep & np.isfinite(sse), Status.NOT_SETTLED, status)
     return curves._replace(
         covariance=curves.covariance * ratio[:, None, None],
-        log_error=curves.log_error * np.sqrt(ratio)[:, None],
+        log_error=log_error,
         sse=np.where(keep, np.nan, sse),
         sst=np.where(keep, np.nan, sst),
         status=status.astype(np.int8),

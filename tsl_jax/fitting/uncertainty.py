@@ -17,11 +17,12 @@ import numpy as np
 import xarray as xr
 from jax import Array
 
-from tsl_jax.fitting.result import Fit
-from tsl_jax.fitting.varpro import grid_sse, orthonormal
+from tsl_jax.fitting.result import Fit, as_covariates
+from tsl_jax.fitting.varpro import grid_sse, orthonormal, projected_sse, solve, without_constants
 from tsl_jax.laws import Covariates, Law
 
 PROFILE = 1024  # points over the range of a shape: .02 apart
+BISECTIONS = 40  # of the gap between two of them
 
 
 def _jacobian(law: Law, q: Array, x: Covariates) -> Array:
@@ -76,12 +77,12 @@ def noise_ceiling(fit: Fit, y: xr.DataArray, covariance: xr.DataArray) -> xr.Dat
     noise = covariance.transpose(*fit.status.dims, ...).values.reshape(-1, *covariance.shape[-2:])
     solved = fit.solved.values.reshape(len(noise), -1)
     with jax.enable_x64(True):
-        x = jnp.asarray(fit.x, float)
+        x = jax.tree.map(jnp.asarray, as_covariates(fit.x))
         shapes = len(fit.law.shapes)
         q = jnp.concatenate([jnp.log(jnp.asarray(solved[:, :shapes])), jnp.asarray(solved[:, shapes:])], axis=-1)
         missed = np.asarray(jax.vmap(lambda q, s: _missed(fit.law, q, x, s))(q, jnp.asarray(noise)))
     total = ((y - y.mean(over)) ** 2).sum(over).transpose(*fit.status.dims)
-    return 1 - fit.sse.copy(data=missed.reshape(fit.sse.shape)) / total
+    return 1 - fit.sse.copy(data=missed.reshape(fit.sse.shape)) / total.where(total > 0)
 
 
 def _missed(law: Law, q: Array, x: Covariates, noise: Array) -> Array:
@@ -110,28 +111,42 @@ def profile_interval(law: Law, y: np.ndarray, x: Covariates, weights: np.ndarray
     y = np.atleast_2d(np.asarray(y, float))
     share = np.ones(y.shape[1]) if weights is None else np.asarray(weights, float)
     free = (np.broadcast_to(share, y.shape) > 0).sum(axis=1) - len(law.solved)
+    some = np.maximum(free, 1)
+    factor = np.where(free > 0, 1 + f_distribution.ppf(level, 1, some) / some, np.inf)
     with jax.enable_x64(True):
         points = jax.tree.map(jnp.asarray, x)
-        bounds = np.log(np.asarray(law.bounds(points)))[0]
-        grid = np.linspace(bounds[0], bounds[1], PROFILE)
         root = jnp.sqrt(jnp.asarray(share))
-        sse = np.asarray(_profile(law, jnp.asarray(grid), points, root, root * jnp.where(share > 0, y, 0)))
-    limit = sse.min(axis=1) * (1 + f_distribution.ppf(level, 1, np.maximum(free, 1)) / np.maximum(free, 1))
-    inside = sse <= limit[:, None]
-    first, last = inside.argmax(axis=1), PROFILE - 1 - inside[:, ::-1].argmax(axis=1)
-    low = np.where(first == 0, -np.inf, _crossing(grid, sse, limit, first, -1))
-    return np.exp(low), np.exp(np.where(last == PROFILE - 1, np.inf, _crossing(grid, sse, limit, last, 1)))
+        ends = _profile(law, jnp.log(law.bounds(points)), points, root, root * jnp.where(share > 0, y, 0), factor)
+    return np.exp(np.asarray(ends[0])), np.exp(np.asarray(ends[1]))
 
 
 @partial(jax.jit, static_argnums=0)
-def _profile(law: Law, grid: Array, x: Covariates, root: Array, targets: Array) -> Array:
-    return grid_sse(law, grid, x, root, targets)
+def _profile(law: Law, bounds: Array, x: Covariates, root: Array, targets: Array, factor: Array) -> tuple[Array, Array]:
+    """Ends (curve,) of all log shapes whose SSE is at most `factor` times the least."""
+    found = solve(law, bounds, x, root, targets)
+    rounding = (64 * jnp.finfo(targets.dtype).eps) ** 2
+    best, limit = found.log_shape[:, 0], found.sse * factor + rounding * jnp.sum(targets**2, axis=-1)
+    lowest, highest = bounds[0]
+    grid = jnp.linspace(lowest, highest, PROFILE)
+    inside = grid_sse(law, grid, x, root, without_constants(law, bounds, x, root, targets)) <= limit[:, None]
 
+    def crossing(inner: Array, step: Array, end: Array, limit: Array, root: Array, target: Array) -> Array:
+        """Where SSE meets the limit, from `inner` within to the next grid point; infinite where it does not."""
 
-def _crossing(grid: np.ndarray, sse: np.ndarray, limit: np.ndarray, inner: np.ndarray, step: int) -> np.ndarray:
-    """Where SSE meets the limit between the last grid point inside and its neighbour, linearly."""
-    curve = np.arange(len(sse))
-    outer = np.clip(inner + step, 0, len(grid) - 1)
-    rise = sse[curve, outer] - sse[curve, inner]
-    part = np.where(rise > 0, (limit - sse[curve, inner]) / np.where(rise > 0, rise, 1), 0)
-    return grid[inner] + part * (grid[outer] - grid[inner])
+        def within(t: Array) -> Array:
+            return ~(projected_sse(law, t[None], x, root, target) > limit)  # NaN tells nothing
+
+        def halve(_: Array, pair: tuple[Array, Array]) -> tuple[Array, Array]:
+            middle = (pair[0] + pair[1]) / 2
+            good = within(middle)
+            return jnp.where(good, middle, pair[0]), jnp.where(good, pair[1], middle)
+
+        met = jax.lax.fori_loop(0, BISECTIONS, halve, (inner, jnp.clip(inner + step, lowest, highest)))[0]
+        return jnp.where(within(end), jnp.sign(step) * jnp.inf, met)
+
+    every = jax.vmap(crossing, (0, None, None, 0, None if root.ndim == 1 else 0, 0))
+    # The least SSE may lie between two grid points that are both outside.
+    low = jnp.minimum(best, jnp.min(jnp.where(inside, grid, jnp.inf), axis=1))
+    high = jnp.maximum(best, jnp.max(jnp.where(inside, grid, -jnp.inf), axis=1))
+    step = grid[1] - grid[0]
+    return every(low, -step, lowest, limit, root, targets), every(high, step, highest, limit, root, targets)

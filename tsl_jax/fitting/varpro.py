@@ -118,7 +118,7 @@ def refine(law: Law, low: Array, high: Array, x: Covariates, root_weight: Array,
     return jax.lax.fori_loop(0, STEPS, step, (low, at_low, high, at_high))[2]
 
 
-def _without_constants(law: Law, log_bounds: Array, x: Covariates, root_weight: Array, targets: Array) -> Array:
+def without_constants(law: Law, log_bounds: Array, x: Covariates, root_weight: Array, targets: Array) -> Array:
     """Targets less their projection on the columns that do not depend on the shape, which changes no SSE(theta).
 
     Without it |y|^2 swamps the differences between grid points in float32.
@@ -150,7 +150,7 @@ def solve(law: Law, log_bounds: Array, x: Covariates, root_weight: Array, target
         sse = jnp.sum(residual**2, axis=-1)
         none = jnp.full(sse.shape, -1, jnp.int8)
         return Solution(jnp.zeros((len(targets), 0), targets.dtype), coef, sse, jnp.isfinite(sse), none)
-    flat = _without_constants(law, log_bounds, x, root_weight, targets)
+    flat = without_constants(law, log_bounds, x, root_weight, targets)
     grid = jnp.linspace(log_bounds[0, 0], log_bounds[0, 1], GRID)
     best = jnp.argmin(grid_sse(law, grid, x, root_weight, flat), axis=-1)
     low, high = grid[jnp.maximum(best - 1, 0)], grid[jnp.minimum(best + 1, GRID - 1)]
