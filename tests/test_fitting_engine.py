@@ -472,3 +472,12 @@ def test_plain_variable_projection_needs_no_compression():
     found = tsl.fit(fast, np.cos(0.3 * x) + 3, x=x)
     assert float(found.r2) > 0.5
     assert varpro.GRID > 0
+
+
+@pytest.mark.filterwarnings("error")
+def test_data_beyond_float32_are_said_not_to_be_finite():
+    y = noisy(3)
+    y[1, 5] = 1e300
+    found = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, dtype="float32")
+    assert found.status.values.tolist()[1] == Status.NON_FINITE
+    assert found.status.values[0] == found.status.values[2] == Status.CONVERGED

@@ -138,7 +138,8 @@ def _readable(values: np.ndarray, buffer: np.ndarray) -> bool:
 def _fill(buffer: Any, values: np.ndarray) -> None:
     """Copy the rows in; those that are missing are the last one again, points that are missing zero."""
     n = values.shape[1]
-    np.copyto(buffer[: len(values), :n], values, casting="unsafe")
+    with np.errstate(over="ignore"):  # beyond float32 is infinite: the curve gets a status, not a warning
+        np.copyto(buffer[: len(values), :n], values, casting="unsafe")
     buffer[len(values) :, :n] = values[-1]
 
 

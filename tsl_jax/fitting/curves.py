@@ -245,7 +245,9 @@ def _line_is_as_good(x: Covariates, y: Array, weights: Array, sse: Array) -> Arr
         rest = root * y - q @ (q.T @ (root * y))
         return rest @ rest
 
-    return jax.vmap(line, (None if weights.ndim == 1 else 0, 0))(weights, y) <= sse * (1 + 1e-9)
+    return jax.vmap(line, (None if weights.ndim == 1 else 0, 0))(weights, y) <= sse * (
+        1 + max(1e-9, 8 * float(jnp.finfo(y.dtype).eps))
+    )
 
 
 @_solve.defjvp
