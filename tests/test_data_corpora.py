@@ -76,7 +76,7 @@ def test_the_default_holds_out_whole_files(default: Corpus):
         middle = ids[len(ids) // 2 :][:40]
         return np.array(middle, default.domains["code"].train.tokens.dtype).tobytes() in stream
 
-    held = [name for name in names if place(name) < prepare.STDLIB_HELDOUT]
+    held = [name for name in names if place(name) < prepare.INSTALLED_HELDOUT]
     others = [name for name in names if name not in held and name != stdlib.TOPICS]
     assert sum(trained_on(name) for name in held[:20]) <= 2  # boilerplate may be shared
     assert all(trained_on(name) for name in others[:5])

@@ -12,7 +12,7 @@ import pytest
 
 from tsl_jax.data import deduplicate, stdlib, text_files, token_files
 from tsl_jax.data.config import DataConfig, EvalConfig, check, check_evaluation, sources
-from tsl_jax.data.documents import Document, place, split
+from tsl_jax.data.documents import Document, held_out, place
 from tsl_jax.data.mixture import Mixture
 
 
@@ -27,8 +27,16 @@ def test_entries_name_domains_globs_and_weights():
         ("y", ("~/b=c@home/*.jsonl",), 0.75),
     ]
     assert entries("x=a", "y=b", "x=c") == [("x", ("a", "c"), 0.5), ("y", ("b",), 0.5)]
-    assert entries() == [("code", ("stdlib:code",), 1.0), ("docs", ("stdlib:docs",), 0.0)]
-    assert entries("stdlib:docs@1e0") == [("docs", ("stdlib:docs",), 1.0)]
+    assert entries() == [("code", ("installed:code",), 1.0), ("docs", ("installed:docs",), 0.0)]
+    assert entries("stdlib:docs@1e0") == [("docs", ("installed:docs",), 1.0)]
+    assert entries("cloud@.5", "x=installed:apis@.5") == [
+        ("cloud", ("installed:cloud",), 0.5),
+        ("x", ("installed:apis",), 0.5),
+    ]
+    assert entries("hf:my/set:en@train@0.5", "y=hf:other#body@0.5") == [
+        ("text", ("hf:my/set:en@train",), 0.5),
+        ("y", ("hf:other#body",), 0.5),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -40,7 +48,7 @@ def test_entries_name_domains_globs_and_weights():
         (("x=a@0.5", "y=b@0,5"), "'y' has no weight .*'0,5' after the @ is not a number"),
         (("x=a@0.5", "x=b@0.6"), "'x' has the weights 0.5 and 0.6"),
         (("x=a@1.2.3",), "not a number"),
-        (("stdlib:poems",), "there is no 'stdlib:poems'"),
+        (("stdlib:poems",), "there is no installed domain 'poems'; there are code, docs, "),
         (("",), "not of the form"),
     ],
 )
@@ -64,7 +72,7 @@ def test_wrong_numbers_get_a_sentence():
 
 def test_a_larger_heldout_share_keeps_what_was_held_out():
     documents = [Document(f"file {n}", "text") for n in range(2000)]
-    small, large = (split(documents, share)[1] for share in (0.1, 0.2))
+    small, large = ([one for one in documents if held_out(one, share)] for share in (0.1, 0.2))
     assert set(small) < set(large)
     assert abs(len(small) - 200) < 4 * np.sqrt(180)
     assert all(0 <= place(one.key) < 1 for one in documents)
