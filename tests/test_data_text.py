@@ -14,6 +14,7 @@ from tsl_jax.data import deduplicate, stdlib, text_files, token_files
 from tsl_jax.data.config import DataConfig, EvalConfig, check, check_evaluation, sources
 from tsl_jax.data.documents import Document, held_out, place
 from tsl_jax.data.mixture import Mixture
+from tsl_jax.data.store import Store
 
 
 def entries(*text: str) -> list[tuple]:
@@ -192,6 +193,36 @@ def test_shared_blocks_are_found_at_any_place_and_indentation_does_not_hide_them
     assert shared[1] == 0
     assert abs(shared[2] - blocks[0]) <= 1
     assert deduplicate.near_copies(blocks, shared).tolist() == [True, False, True, False]
+
+
+def test_repeats_are_documents_of_which_most_stands_in_earlier_ones_that_stayed():
+    rng = np.random.default_rng(0)
+    a, b, c = ("".join(map(chr, rng.integers(97, 123, 20_000))) for _ in range(3))
+    documents = [a, a[100:12_000], a[:12_000] + b, b[:9000], b[9000:] + c, "short", "short ", "other"]
+    leave = deduplicate.repeats([deduplicate.sample(one) for one in documents])
+    assert leave.tolist() == [False, True, False, True, False, False, False, False]
+    assert deduplicate.repeats([deduplicate.sample(one) for one in ("short", "short")]).tolist() == [False, True]
+    assert deduplicate.repeats([]).tolist() == []
+
+
+def test_a_store_gives_back_what_it_keeps_and_samples_by_size(tmp_path: Path):
+    texts = [f"{n}: " + "é\ud800" * n for n in range(50)]
+    store = Store(tmp_path / "texts")
+    for text in texts:
+        store.add(Document(text, text))
+    store.close()
+    assert list(store) == texts
+    store.keep(np.arange(50) % 5 > 0)
+    store.keep(np.arange(40) < 20)
+    left = [text for n, text in enumerate(texts) if n % 5][:20]
+    assert list(store) == left
+    assert len(store) == 20
+    assert store.bytes() == sum(len(text.encode("utf-8", "surrogatepass")) for text in left)
+    assert list(store.sample(10**6)) == left
+    some = list(store.sample(300))
+    assert 0 < len(some) < 20
+    assert all(any(text.startswith(one) for text in left) for one in some)
+    assert some == list(store.sample(300))
 
 
 def test_shared_blocks_equal_a_direct_search_across_pieces(monkeypatch: pytest.MonkeyPatch):

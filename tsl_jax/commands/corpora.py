@@ -61,6 +61,7 @@ def _list(command: Command) -> None:
     from tsl_jax.commands import corpora_text
 
     here = corpora_text.show_domains(command.packages)
+    print(f"here: {len(here)}; tsl corpora describe DOMAIN counts and shows one")
     print(f"build: tsl corpora build {' '.join(here)} --out FOLDER --vocabulary {command.vocabulary}")
 
 

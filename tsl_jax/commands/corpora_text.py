@@ -21,15 +21,14 @@ MEGABYTES_A_MINUTE = 60  # prepared on one core, roughly
 def show_domains(packages: str) -> list[str]:
     """Print every domain: what it is, and whether it is here or how to get it; the names of those that are here."""
     here = []
-    print(f"{'domain':<11}{'about MB':>8}{'files':>7}  what it is")
+    print(f"{'domain':<12}{'about MB':>8}{'documents':>11}  what it is")
     for name, row in domains.TABLE.items():
-        found = domains.present(name, packages)
-        files = f"{len(found):,}" if found else "-"
-        print(f"{name:<11}{row.megabytes:>8.0f}{files:>7}  {row.what}; a document is {row.document}")
-        if found:
+        said = f"{row.what}; a document is {row.document}"
+        print(f"{name:<12}{row.megabytes:>8.1f}{row.count:>11,}  {said}")
+        if domains.present(name, packages):
             here.append(name)
         else:
-            print(f"{'':<28}missing: {domains.how_to(name, packages)}")
+            print(f"{'':<33}missing: {domains.how_to(name, packages)}")
     return here
 
 

