@@ -41,7 +41,7 @@ def test_a_corpus_is_built_described_and_named_for_training(capsys: pytest.Captu
     assert built == 0
     said = capsys.readouterr().out
     assert said.startswith("2 domains, about 0 MB of text")
-    assert "train: tsl train --out runs/NAME --data.corpus two --text tales@0.5 rhymes@0.5" in said
+    assert "train: tsl train --out runs/NAME --data.corpus two --text tales rhymes" in said
     assert corpora_verb("describe", "two") == 0
     described = capsys.readouterr().out
     assert described in said

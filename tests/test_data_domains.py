@@ -152,14 +152,17 @@ def test_npm_packages_are_read_where_they_are_unpacked(place: str, tmp_path: Pat
     write(moby / "data/moby_dick.txt", "The whole book.")
     write(brown / "ca01", "\n\tThe/at ``/`` jury/nn ''/'' did/dod n't/* ,/, said/vbd (/( he/pp )/) ./.\n\n")
     write(brown / "cats.txt", "no text")
-    profile = {"Geography": {"Area": {"total": {"text": "1 sq km"}, "note": "small"}, "Climate": {"text": "wet"}}}
-    write(factbook / "europe/aa.json", profile)
+    long = "An island of volcanic origin, surrounded by old reefs of coral. "
+    write(
+        factbook / "europe/aa.json",
+        {"Geography": {"Area": {"text": "1 sq km"}, "note": long + "1", "Coast": {"text": long}}},
+    )
+    write(factbook / "europe/bb.json", {"Geography": {"note": long, "Terrain": {"text": long + "2"}}})
     assert documents("speeches", tmp_path) == {"1850_x.txt": "Fellow citizens"}
     assert documents("novel", tmp_path) == {"chapter_1.txt": "Call me Ishmael."}
     assert documents("brown", tmp_path) == {"ca01": 'The "jury" didn\'t, said (he).\n'}
-    assert documents("factbook", tmp_path) == {
-        "aa.json": "Geography\nArea\ntotal: 1 sq km\nnote: small\nClimate: wet\n"
-    }
+    first = f"{long}1\n\n{long.strip()}\n"
+    assert documents("factbook", tmp_path) == {"aa.json": first, "bb.json": f"{long}2\n"}
 
 
 def test_what_is_missing_says_how_to_get_it(site: Path, tmp_path: Path):

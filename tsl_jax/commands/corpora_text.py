@@ -82,8 +82,9 @@ def show_corpus(folder: Path, manifest: dict[str, Any]) -> None:
     print(f"vocabulary: {manifest['vocabulary']:,}" + (f", learned from million characters: {trained}" if seen else ""))
     for name, text in _samples(folder, record):
         print(f"{name}: {_short(text)}")
-    text = " ".join(f"{name}@{1 / len(record['tokens']):.4g}" for name in record["tokens"])
-    print(f"corpus: {folder}\ntrain: tsl train --out runs/NAME --data.corpus {folder} --text {text}")
+    names = " ".join(record["tokens"])
+    print(f"corpus: {folder}\ntrain: tsl train --out runs/NAME --data.corpus {folder} --text {names}")
+    print("  (equal shares; NAME@SHARE gives others, NAME@0 a domain that is measured and never trained on)")
 
 
 def _show_counts(record: dict[str, Any]) -> None:

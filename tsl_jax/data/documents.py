@@ -10,6 +10,7 @@ can choose a split.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 
@@ -28,3 +29,16 @@ def place(key: str) -> float:
 def held_out(document: Document, share: float) -> bool:
     """Whether a document is among the `share` that is held out."""
     return place(document.key) < share
+
+
+def once() -> Callable[[str], bool]:
+    """A test that is true for a string the first time it comes; blank ones never pass."""
+    seen: set[bytes] = set()
+
+    def new(text: str) -> bool:
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).digest()
+        known = digest in seen
+        seen.add(digest)
+        return not known and bool(text.strip())
+
+    return new

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tsl_jax.data.documents import Document
+from tsl_jax.data.documents import Document, once
 
+PASSAGE = 60  # characters; what is shorter in the factbook are names and numbers
 _PLACES = ("package.json", "*/package.json", "*/package/package.json")
 _TAGGED = re.compile(r"(\S+)/\S+")
 _SPACE = re.compile(r" +([,.;:?!)]|''|n't|'\w)|([(]|``) +")
@@ -54,16 +55,18 @@ def brown(found: list[Path]) -> Iterator[Document]:
 
 
 def factbook(found: list[Path]) -> Iterator[Document]:
-    """A document a country: headings and what stands under them."""
+    """A document a country: its passages, each of them once in all; the rest is one form filled in 262 times."""
+    new = once()
     for file in found:
-        yield Document(file.name, "\n".join(_lines(json.loads(file.read_bytes()))) + "\n")
+        passages = (text for text in _strings(json.loads(file.read_bytes())) if len(text) >= PASSAGE)
+        text = "\n\n".join(filter(new, passages))
+        if text:
+            yield Document(file.name, text + "\n")
 
 
-def _lines(value: Any, heading: str = "") -> Iterator[str]:
+def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
-        if heading and set(value) != {"text"}:
-            yield heading
-        for name, inner in value.items():
-            yield from _lines(inner, heading if name == "text" else name)
-    elif str(value).strip():
-        yield f"{heading}: {value}" if heading else str(value)
+        for inner in value.values():
+            yield from _strings(inner)
+    else:
+        yield str(value).strip()

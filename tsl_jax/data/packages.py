@@ -6,17 +6,16 @@ Strings that a package repeats word for word are kept once, in the first documen
 from __future__ import annotations
 
 import gzip
-import hashlib
 import html
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from tsl_jax.data.documents import Document
+from tsl_jax.data.documents import Document, once
 
 _TAG = re.compile(r"<[^>]*>")
 _BLOCK_TAG = re.compile(r"</?(?:p|li|ul|ol|dl|dt|dd|note|important|br|h\d|table|tr|pre)\b[^>]*>", re.IGNORECASE)
@@ -60,7 +59,7 @@ def cloud_files() -> list[Path]:
 
 def cloud(files: list[Path]) -> Iterator[Document]:
     """A document a service: its documentation strings without their HTML tags."""
-    new = _once()
+    new = once()
     for file in files:
         raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
         texts = (_plain(text) for text in _strings(json.loads(raw), "documentation"))
@@ -74,7 +73,7 @@ def apis_files() -> list[Path]:
 
 def apis(files: list[Path]) -> Iterator[Document]:
     """A document an API: the descriptions in all its versions."""
-    new = _once()
+    new = once()
     for name, versions in groupby(files, lambda file: file.name.partition(".")[0]):
         texts = (text for file in versions for text in _strings(json.loads(file.read_bytes()), "description"))
         yield from _document(f"api {name}", filter(new, texts))
@@ -102,19 +101,6 @@ def _plain(text: str) -> str:
     """HTML as text: a line for every block, no tags."""
     lines = _TAG.sub("", _BLOCK_TAG.sub("\n", text)).splitlines()
     return html.unescape("\n".join(filter(None, (" ".join(line.split()) for line in lines))))
-
-
-def _once() -> Callable[[str], bool]:
-    """A test that is true for a string the first time it comes; blank ones never pass."""
-    seen: set[bytes] = set()
-
-    def new(text: str) -> bool:
-        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).digest()
-        known = digest in seen
-        seen.add(digest)
-        return not known and bool(text.strip())
-
-    return new
 
 
 def _document(key: str, texts: Iterator[str]) -> Iterator[Document]:
