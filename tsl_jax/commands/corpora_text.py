@@ -57,7 +57,7 @@ def show_domain(name: str, packages: str) -> None:
         "what it is": row.what,
         "a document is": row.document,
         "comes from": row.comes_from,
-        "install": row.install,
+        "install": row.install.format(packages=packages or "FOLDER"),
         "licence": row.licence,
         "files": f"{len(found):,}, the first {found[0]}",
     }
