@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from tsl_jax.data import cache, corpora, prepare, stdlib, windows
+from tsl_jax.data import cache, corpora, prepare, stdlib, tokenizer, windows
 from tsl_jax.data.config import DataConfig, EvalConfig
 from tsl_jax.data.corpora import Corpus, Part
 from tsl_jax.data.documents import place
@@ -76,7 +76,7 @@ def test_the_default_holds_out_whole_files(default: Corpus):
         middle = ids[len(ids) // 2 :][:40]
         return np.array(middle, default.domains["code"].train.tokens.dtype).tobytes() in stream
 
-    held = [name for name in names if place(name) < prepare.STDLIB_HELDOUT]
+    held = [name for name in names if place(name) < prepare.INSTALLED_HELDOUT]
     others = [name for name in names if name not in held and name != stdlib.TOPICS]
     assert sum(trained_on(name) for name in held[:20]) <= 2  # boilerplate may be shared
     assert all(trained_on(name) for name in others[:5])
@@ -166,6 +166,75 @@ def test_a_domain_that_copies_another_gets_a_sentence():
     held = {"a": [stream[-900:]], "b": [stream[3:1000], stream[2000:2900]]}
     with pytest.raises(ValueError, match="all 2 held-out documents of domain 'b' are near-copies of training text"):
         prepare._shared([stream[:4000]], held, 64, lambda stage, done, total: None)
+
+
+def test_repeats_within_a_part_leave_and_are_counted(tmp_path: Path):
+    write_texts(tmp_path / "a", 80)
+    for n in range(0, 80, 4):  # other keys, so some fall on the other side of the split
+        text = (tmp_path / "a" / f"{n:04}.txt").read_text()
+        (tmp_path / "a" / f"copy{n}.txt").write_text(text.replace(" ", "\n"))
+    record = corpora.load(DataConfig((f"{tmp_path}/a",), **SMALL)).record
+    repeats, near = record["repeats_removed"]["text"], record["near_copies_removed"]["text"]
+    left = sum(record["documents"]["text"].values())
+    assert repeats["train"] > 0
+    assert near > 0
+    assert left == 80  # of a text and its copy on the other side the held-out one has left
+    assert sum(repeats.values()) + near == 20
+
+
+def test_the_tokenizer_sees_as_much_of_each_domain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tokenizer, "SAMPLE", 60_000)
+    write_texts(tmp_path / "a", 80)
+    write_texts(tmp_path / "b", 300, first=100)
+    record = corpora.load(DataConfig((f"a={tmp_path}/a", f"b={tmp_path}/b"), **SMALL)).record
+    assert record["tokenizer_characters"]["a"] == record["tokenizer_characters"]["b"] == record["bytes"]["a"]["train"]
+
+
+def test_runs_choose_domains_and_shares_of_a_corpus_that_was_built(tmp_path: Path):
+    for number, name in enumerate("abc"):
+        write_texts(tmp_path / name, 80, first=100 * number)
+    text = tuple(f"{name}={tmp_path}/{name}" for name in "abc")
+    out = tmp_path / "built"
+    manifest = corpora.build(DataConfig(text, **SMALL), out)
+    assert corpora.build(DataConfig(text, **SMALL), out) == manifest  # nothing to do
+    whole = corpora.load(DataConfig(corpus=str(out)))
+    assert whole.mixture.shares == (("a", 1 / 3), ("b", 1 / 3), ("c", 1 / 3))
+    some = corpora.load(DataConfig(("c@1", "a@0"), corpus=str(out)))
+    assert some.splits == {"id": ("c",), "ood": ("a",)}
+    assert some.vocabulary == corpora.vocabulary(DataConfig(corpus=str(out))) == 300
+    for name in "ca":
+        np.testing.assert_array_equal(some.domains[name].train.tokens, whole.domains[name].train.tokens)
+        assert some.record["checksums"][name] == whole.record["checksums"][name]
+    assert some.record["weights"] == {"c": 1.0, "a": 0.0}
+    assert set(some.record["tokens"]) == {"c", "a"}
+    assert some.record["hash"] == manifest["record"]["hash"]
+
+
+def test_a_corpus_that_is_not_so_gets_a_sentence(tmp_path: Path):
+    write_texts(tmp_path / "a", 80)
+    config, out = DataConfig((f"{tmp_path}/a",), **SMALL), tmp_path / "built"
+    corpora.build(config, out)
+    with pytest.raises(FileExistsError, match="built is there and holds something else; remove it"):
+        corpora.build(DataConfig((f"{tmp_path}/a",), vocabulary=280), out)
+    with pytest.raises(ValueError, match=r"built has no domain 'b'; it has text"):
+        corpora.load(DataConfig(("b",), corpus=str(out)))
+    with pytest.raises(ValueError, match=r"built has no domain 'text=x'"):
+        corpora.load(DataConfig(("text=x",), corpus=str(out)))
+    (out / "0.train.tokens.npy").write_bytes(b"damage")
+    for folder in (out, tmp_path / "nowhere"):
+        with pytest.raises(ValueError, match=rf"{folder} holds no whole corpus .*; check the path, or make it"):
+            corpora.load(DataConfig(corpus=str(folder)))
+
+
+def test_an_interrupted_build_leaves_nothing(tmp_path: Path):
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == "tokens":
+            raise KeyboardInterrupt
+
+    write_texts(tmp_path / "a", 80)
+    with pytest.raises(KeyboardInterrupt):
+        corpora.build(DataConfig((f"{tmp_path}/a",), **SMALL), tmp_path / "out/built", stop)
+    assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.parametrize("kind", ["npy", "bin"])

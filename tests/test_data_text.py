@@ -12,8 +12,9 @@ import pytest
 
 from tsl_jax.data import deduplicate, stdlib, text_files, token_files
 from tsl_jax.data.config import DataConfig, EvalConfig, check, check_evaluation, sources
-from tsl_jax.data.documents import Document, place, split
+from tsl_jax.data.documents import Document, held_out, place
 from tsl_jax.data.mixture import Mixture
+from tsl_jax.data.store import Store
 
 
 def entries(*text: str) -> list[tuple]:
@@ -27,8 +28,16 @@ def test_entries_name_domains_globs_and_weights():
         ("y", ("~/b=c@home/*.jsonl",), 0.75),
     ]
     assert entries("x=a", "y=b", "x=c") == [("x", ("a", "c"), 0.5), ("y", ("b",), 0.5)]
-    assert entries() == [("code", ("stdlib:code",), 1.0), ("docs", ("stdlib:docs",), 0.0)]
-    assert entries("stdlib:docs@1e0") == [("docs", ("stdlib:docs",), 1.0)]
+    assert entries() == [("code", ("installed:code",), 1.0), ("docs", ("installed:docs",), 0.0)]
+    assert entries("stdlib:docs@1e0") == [("docs", ("installed:docs",), 1.0)]
+    assert entries("cloud@.5", "x=installed:apis@.5") == [
+        ("cloud", ("installed:cloud",), 0.5),
+        ("x", ("installed:apis",), 0.5),
+    ]
+    assert entries("hf:my/set:en@train@0.5", "y=hf:other#body@0.5") == [
+        ("text", ("hf:my/set:en@train",), 0.5),
+        ("y", ("hf:other#body",), 0.5),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -40,7 +49,7 @@ def test_entries_name_domains_globs_and_weights():
         (("x=a@0.5", "y=b@0,5"), "'y' has no weight .*'0,5' after the @ is not a number"),
         (("x=a@0.5", "x=b@0.6"), "'x' has the weights 0.5 and 0.6"),
         (("x=a@1.2.3",), "not a number"),
-        (("stdlib:poems",), "there is no 'stdlib:poems'"),
+        (("stdlib:poems",), "there is no installed domain 'poems'; there are code, docs, "),
         (("",), "not of the form"),
     ],
 )
@@ -64,7 +73,7 @@ def test_wrong_numbers_get_a_sentence():
 
 def test_a_larger_heldout_share_keeps_what_was_held_out():
     documents = [Document(f"file {n}", "text") for n in range(2000)]
-    small, large = (split(documents, share)[1] for share in (0.1, 0.2))
+    small, large = ([one for one in documents if held_out(one, share)] for share in (0.1, 0.2))
     assert set(small) < set(large)
     assert abs(len(small) - 200) < 4 * np.sqrt(180)
     assert all(0 <= place(one.key) < 1 for one in documents)
@@ -184,6 +193,36 @@ def test_shared_blocks_are_found_at_any_place_and_indentation_does_not_hide_them
     assert shared[1] == 0
     assert abs(shared[2] - blocks[0]) <= 1
     assert deduplicate.near_copies(blocks, shared).tolist() == [True, False, True, False]
+
+
+def test_repeats_are_documents_of_which_most_stands_in_earlier_ones_that_stayed():
+    rng = np.random.default_rng(0)
+    a, b, c = ("".join(map(chr, rng.integers(97, 123, 20_000))) for _ in range(3))
+    documents = [a, a[100:12_000], a[:12_000] + b, b[:9000], b[9000:] + c, "short", "short ", "other"]
+    leave = deduplicate.repeats([deduplicate.sample(one) for one in documents])
+    assert leave.tolist() == [False, True, False, True, False, False, False, False]
+    assert deduplicate.repeats([deduplicate.sample(one) for one in ("short", "short")]).tolist() == [False, True]
+    assert deduplicate.repeats([]).tolist() == []
+
+
+def test_a_store_gives_back_what_it_keeps_and_samples_by_size(tmp_path: Path):
+    texts = [f"{n}: " + "é\ud800" * n for n in range(50)]
+    store = Store(tmp_path / "texts")
+    for text in texts:
+        store.add(Document(text, text))
+    store.close()
+    assert list(store) == texts
+    store.keep(np.arange(50) % 5 > 0)
+    store.keep(np.arange(40) < 20)
+    left = [text for n, text in enumerate(texts) if n % 5][:20]
+    assert list(store) == left
+    assert len(store) == 20
+    assert store.bytes() == sum(len(text.encode("utf-8", "surrogatepass")) for text in left)
+    assert list(store.sample(10**6)) == left
+    some = list(store.sample(300))
+    assert 0 < len(some) < 20
+    assert all(any(text.startswith(one) for text in left) for one in some)
+    assert some == list(store.sample(300))
 
 
 def test_shared_blocks_equal_a_direct_search_across_pieces(monkeypatch: pytest.MonkeyPatch):

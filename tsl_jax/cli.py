@@ -15,6 +15,7 @@ VERBS = {
     "demo": "train, fit, forecast and draw an embedded example: minutes on two cores",
     "train": "train a decoder on text, measuring the loss of every position at every checkpoint",
     "evaluate": "measure the checkpoints of a run on other text or other windows",
+    "corpora": "list domains of text, build a corpus of several, describe it",
     "fit": "fit a law to every curve of a file or run, one row a curve",
     "forecast": "forecast where the loss of a run will end",
     "report": "fit, forecast and draw a run: report.html and summary.json",

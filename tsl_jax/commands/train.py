@@ -18,8 +18,8 @@ class Command:
     out: Path
     """Folder of the run."""
     text: tuple[str, ...] = ()
-    """GLOB, or DOMAIN=GLOB@WEIGHT for several (.txt, .jsonl, .npy, .bin); default: the standard library's source.
-    The same as --data.text, and wins over it."""
+    """GLOB, an installed domain (tsl corpora lists them), or DOMAIN=GLOB@WEIGHT for several (.txt, .jsonl, .parquet,
+    .npy, .bin, hf:NAME); default: the standard library's source. The same as --data.text, and wins over it."""
     resume: bool = False
     """Continue the unfinished run in OUT, with its own configuration."""
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
@@ -54,9 +54,10 @@ def resolved(command: Command) -> TrainConfig:
 
 def cost(config: TrainConfig) -> str:
     """What the run will take, before it begins."""
+    from tsl_jax.data.corpora import vocabulary as of_text
     from tsl_jax.models.config import flops_per_token, n_params, resolve
 
-    vocabulary = config.model.vocabulary or config.data.vocabulary
+    vocabulary = config.model.vocabulary or of_text(config.data)
     model = resolve(config.model, vocabulary=vocabulary, context=config.context)
     flops = flops_per_token(model, config.context) * config.tokens
     size = f"{n_params(model):,} parameters without embeddings"

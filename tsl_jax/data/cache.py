@@ -83,7 +83,7 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        mend = "free some space, or name another folder in TSL_JAX_CACHE"
+        mend = "free some space, or name another folder (in TSL_JAX_CACHE, or as --out of tsl corpora build)"
         found = f"prepared text cannot be written to {folder.parent} ({error.strerror or error})"
         raise OSError(f"data: {found}; {mend}") from error
 

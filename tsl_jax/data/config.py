@@ -2,21 +2,25 @@
 
 Standard library only. An entry of `text` is
 
-    [NAME=]WHERE[@WEIGHT]        code=stdlib:code@0.7     books=~/books/**/*.txt@0.3     'tales/*.jsonl'
+    [NAME=]WHERE[@WEIGHT]        code@0.7     books=~/books/**/*.txt@0.3     'tales/*.jsonl'     hf:NAME@train#body
 
-NAME is a domain ("text" if left out), WHERE a glob, a folder, or one of the two sources every Python has
-(`stdlib:code`, `stdlib:docs`), WEIGHT the domain's share of the training batches. Shares sum to one; where none is
-written all domains have the same. A domain of weight 0 is not trained on: it is the out-of-distribution split.
+NAME is a domain ("text" if left out), WHERE a glob, a folder, an installed domain (its name alone, or
+`installed:NAME`; see domains.py) or a Hugging Face dataset (see hub.py), WEIGHT the domain's share of the training
+batches. Shares sum to one; where none is written all domains have the same. A domain of weight 0 is not trained on: it
+is the out-of-distribution split.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import re
+import warnings
 from dataclasses import dataclass
 
-DEFAULT_TEXT = ("code=stdlib:code@1", "docs=stdlib:docs@0")
-STDLIB = ("stdlib:code", "stdlib:docs")
+from tsl_jax.data import domains, hub
+
+DEFAULT_TEXT = ("installed:code@1", "installed:docs@0")
 
 _ENTRY = re.compile(
     r"(?:(?P<name>[A-Za-z0-9_.-]+)=)?(?P<where>.+?)(?:@(?P<weight>[-+]?[0-9.]+(?:[eE][-+]?\d+)?))?", re.DOTALL
@@ -28,8 +32,10 @@ class DataConfig:
     """Text, its split and its tokens. What is prepared is cached by all of this and by the text itself."""
 
     text: tuple[str, ...] = ()  # "[name=]glob[@weight]", what --text is too, which wins; empty: the standard library
-    field: str = "text"  # name of the field of a .jsonl line that holds its text
-    heldout: float = 0.0  # share of text never trained on; 0: a fifth of the standard library, a tenth of a user's text
+    corpus: str = ""  # a folder of `tsl corpora build`: text names domains in it (all if empty), the rest stands there
+    packages: str = ""  # a folder with unpacked Debian and npm packages, whose text is installed too
+    field: str = "text"  # name of the field of a .jsonl line, or column of a .parquet file, that holds its text
+    heldout: float = 0.0  # share of text never trained on; 0: a fifth of installed text, a tenth of a user's text
     vocabulary: int = 2048  # size of the byte-level BPE that is trained on the training text
     tokenizer: str = ""  # a tokenizer.json to use instead of training one
     end_of_text: str = "<|endoftext|>"  # the token between documents
@@ -55,8 +61,24 @@ class DomainSource:
     """Where the text of one domain comes from, and its share of the training batches."""
 
     name: str
-    where: tuple[str, ...]
+    where: tuple[str, ...]  # of any of the three kinds below
     weight: float
+
+    @property
+    def installed(self) -> tuple[str, ...]:
+        """Names of installed domains."""
+        found = (where for where in self.where if where.startswith(domains.PREFIX))
+        return tuple(where.removeprefix(domains.PREFIX) for where in found)
+
+    @property
+    def hub(self) -> tuple[str, ...]:
+        """Entries of Hugging Face datasets."""
+        return tuple(where for where in self.where if where.startswith(hub.PREFIX))
+
+    @property
+    def globs(self) -> tuple[str, ...]:
+        """Files and folders of the user."""
+        return tuple(where for where in self.where if not where.startswith((domains.PREFIX, hub.PREFIX)))
 
 
 def check(config: DataConfig) -> None:
@@ -76,7 +98,8 @@ def check(config: DataConfig) -> None:
         raise ValueError(f"data: max_bytes must be positive, found {config.max_bytes}")
     if not config.end_of_text:
         raise ValueError("data: end_of_text is empty; name the token that stands between documents")
-    sources(config)
+    if not config.corpus:
+        sources(config)
 
 
 def check_evaluation(config: EvalConfig) -> None:
@@ -98,10 +121,28 @@ def sources(config: DataConfig) -> tuple[DomainSource, ...]:
     Raises:
         ValueError: for an entry that cannot be read, or weights that are not shares.
     """
+    return _together([_parse(entry) for entry in config.text or DEFAULT_TEXT])
+
+
+def chosen(config: DataConfig, names: tuple[str, ...]) -> tuple[DomainSource, ...]:
+    """The domains of a corpus that was built, of which `text` has names and weights.
+
+    Raises:
+        ValueError: for a name that is not one of `names`, or weights that are not shares.
+    """
+    parsed = [_split(entry) for entry in config.text or names]
+    for name, place, _ in parsed:
+        if name or place not in names:
+            found = f"{name}={place}" if name else place
+            raise ValueError(f"data: {config.corpus} has no domain {found!r}; it has {', '.join(names)}")
+    return _together([(place, place, weight) for _, place, weight in parsed])
+
+
+def _together(entries: list[tuple[str, str, float | None]]) -> tuple[DomainSource, ...]:
+    """Domains of entries (name, place, weight)."""
     where: dict[str, list[str]] = {}
     weights: dict[str, float] = {}
-    for entry in config.text or DEFAULT_TEXT:
-        name, place, weight = _parse(entry)
+    for name, place, weight in entries:
         where.setdefault(name, []).append(place)
         if weight is not None and weights.setdefault(name, weight) != weight:
             raise ValueError(f"data: domain {name!r} has the weights {weights[name]} and {weight}; give it one")
@@ -109,20 +150,36 @@ def sources(config: DataConfig) -> tuple[DomainSource, ...]:
     return tuple(DomainSource(name, tuple(places), shares[name]) for name, places in where.items())
 
 
-def _parse(entry: str) -> tuple[str, str, float | None]:
+def _split(entry: str) -> tuple[str | None, str, float | None]:
+    """Name, place and weight as they are written."""
     match = _ENTRY.fullmatch(entry.strip())
     if not match:
         raise ValueError(
             f"data: text entry {entry!r} is not of the form name=glob@weight; name and weight may be left out"
         )
-    name, place, weight = match["name"], match["where"], match["weight"]
-    if place.startswith("stdlib:") and place not in STDLIB:
-        raise ValueError(f"data: there is no {place!r}; the sources that every Python has are {' and '.join(STDLIB)}")
+    weight = match["weight"]
     try:
-        value = None if weight is None else float(weight)
+        return match["name"], match["where"], None if weight is None else float(weight)
     except ValueError:
         raise ValueError(f"data: text entry {entry!r} ends in @{weight}, which is not a number") from None
-    return name or (place.split(":")[1] if place in STDLIB else "text"), place, value
+
+
+def _parse(entry: str) -> tuple[str, str, float | None]:
+    """Name, place and weight; an installed domain has its full name and gives its own to the domain."""
+    name, place, weight = _split(entry)
+    if place.startswith(domains.OLD_PREFIX):
+        place = domains.PREFIX + place.removeprefix(domains.OLD_PREFIX)
+    if name is None and place in domains.TABLE:
+        if os.path.exists(place):
+            taken = f"{place!r} means the installed domain, not the file or folder of that name here"
+            warnings.warn(f"data: {taken}; write ./{place} for that", stacklevel=2)
+        place = domains.PREFIX + place
+    if not place.startswith(domains.PREFIX):
+        return name or "text", place, weight
+    installed = place.removeprefix(domains.PREFIX)
+    if installed not in domains.TABLE:
+        raise ValueError(f"data: there is no installed domain {installed!r}; there are {', '.join(domains.TABLE)}")
+    return name or installed, place, weight
 
 
 def mistyped_weight(where: str) -> str:

@@ -1,10 +1,13 @@
 """From text to a corpus: token streams of domains, each with a training and a held-out part, prepared once and then
 mapped.
 
-The order of work keeps the two parts apart: documents are split first; held-out documents that are near-copies of
-training text leave (of any domain, so what is held out does not depend on the weights); the tokenizer is trained on
-training text of the domains that are trained on; then everything is encoded. A stream is its documents one after the
-other, each closed by the end-of-text token.
+The order of work keeps the two parts apart: documents are split first; those that repeat others of their part leave,
+and so do held-out documents that are near-copies of training text (of any domain, so what is held out does not depend
+on the weights); the tokenizer is trained on training text of the domains that are trained on; then everything is
+encoded. A stream is its documents one after the other, each closed by the end-of-text token.
+
+What is prepared lies in the cache, or with `build` in a folder of the user's, from which runs take the domains and the
+shares they want: the same tokens of each, whatever the mixture.
 """
 
 from __future__ import annotations
@@ -20,11 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from tsl_jax.data import cache, prepare, stdlib, text_files
-from tsl_jax.data.config import STDLIB, DataConfig, DomainSource, check, sources
+from tsl_jax.data import cache, domains, hub, prepare, text_files
+from tsl_jax.data.config import DataConfig, DomainSource, check, chosen, sources
 from tsl_jax.data.mixture import Mixture
 
-FORMAT = 1  # of prepared corpora; raise it when what is made from the same text changes
+FORMAT = 2  # of prepared corpora; raise it when what is made from the same text changes
 Progress = Callable[[str, int, int], None]
 
 
@@ -67,66 +70,124 @@ def load(config: DataConfig, progress: Progress = lambda stage, done, total: Non
         ValueError: for entries, weights or text that cannot be used, a domain without held-out text among them.
         OSError: for files that are missing or unreadable, or a cache that cannot be written.
     """
+    if config.corpus:
+        return _chosen(config)
     found = find(config)
-    tokens = _pretokenised(found)
-    key = cache.key(_settings(config, found), _named_files(config, found))
+    key = _key(config, found)
     folder = cache.root() / key
     manifest = cache.read(folder)
     if manifest is None:
-        write = prepare.tokens if tokens else prepare.text
-        manifest = cache.make(folder, lambda temporary: write(temporary, config, found, progress))
+        manifest = cache.make(folder, lambda temporary: _prepare(temporary, config, found, key, progress))
     _warn_of_few(manifest["record"])
-    return _open(folder, manifest, key, [source for source, _ in found])
+    return _open(folder, manifest, [source for source, _ in found])
+
+
+def build(config: DataConfig, out: Path, progress: Progress = lambda stage, done, total: None) -> dict[str, Any]:
+    """Prepare a corpus in a folder of its own, which `config.corpus` names afterwards; its manifest.
+
+    The folder appears when it is whole. Where it is there already and holds the same, nothing is done.
+
+    Raises:
+        ValueError, OSError: as `load`; FileExistsError for a folder that holds something else.
+    """
+    found = find(config)
+    key = _key(config, found)
+    if out.exists():
+        manifest = cache.read(out)
+        if manifest is None or manifest["record"]["hash"] != key:
+            raise FileExistsError(f"data: {out} is there and holds something else; remove it, or name another folder")
+        return manifest
+    manifest = cache.make(out, lambda temporary: _prepare(temporary, config, found, key, progress))
+    _warn_of_few(manifest["record"])
+    return manifest
+
+
+def built(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder that `build` made.
+
+    Raises:
+        ValueError: if it is none, or is damaged.
+    """
+    manifest = cache.read(folder)
+    if manifest is None:
+        mend = "check the path, or make it with tsl corpora build"
+        raise ValueError(f"data: {folder} holds no whole corpus (its {cache.MANIFEST} or a file it names); {mend}")
+    return manifest
+
+
+def vocabulary(config: DataConfig) -> int:
+    """The vocabulary of a corpus that was built, or the one that is asked for."""
+    return built(Path(config.corpus).expanduser())["vocabulary"] if config.corpus else config.vocabulary
 
 
 def find(config: DataConfig) -> list[tuple[DomainSource, list[Path]]]:
-    """The files of every domain, which are not opened yet.
+    """The files of every domain, which are not opened yet; none of a corpus that was built.
 
     Raises:
         ValueError, OSError: for what `load` would find wrong before it reads any text.
     """
     check(config)
-    found = [(source, _find(source)) for source in sources(config)]
+    if config.corpus:
+        manifest = built(Path(config.corpus).expanduser())
+        return [(source, []) for source in chosen(config, tuple(manifest["record"]["tokens"]))]
+    found = [(source, _find(config, source)) for source in sources(config)]
     _pretokenised(found)
     if config.tokenizer:
         _tokenizer_file(config)
     return found
 
 
-def _find(source: DomainSource) -> list[Path]:
-    """The files of a domain, apart from the standard library."""
-    patterns = tuple(where for where in source.where if where not in STDLIB)
-    return text_files.find(patterns) if patterns else []
+def _find(config: DataConfig, source: DomainSource) -> list[Path]:
+    """The user's files of a domain; what else it is made of is there."""
+    for name in source.installed:
+        domains.find(name, config.packages)
+    for where in source.hub:
+        hub.check(where)
+    return text_files.find(source.globs) if source.globs else []
+
+
+def _prepare(
+    folder: Path, config: DataConfig, found: list[tuple[DomainSource, list[Path]]], key: str, progress: Progress
+) -> dict[str, Any]:
+    write = prepare.tokens if _pretokenised(found) else prepare.text
+    manifest = write(folder, config, found, progress)
+    return {**manifest, "record": {"hash": key, **manifest["record"]}}
 
 
 def _pretokenised(found: list[tuple[DomainSource, list[Path]]]) -> bool:
     """Whether the corpus is token ids; text and ids cannot be told apart later, so they do not mix."""
     text = [str(file) for _, files in found for file in files if file.suffix not in text_files.TOKEN_FILES]
-    text += [where for source, _ in found for where in source.where if where in STDLIB]
+    text += [where for source, _ in found for where in (*source.installed, *source.hub)]
     ids = [str(file) for _, files in found for file in files if file.suffix in text_files.TOKEN_FILES]
     if text and ids:
         raise ValueError(f"data: {ids[0]} is pretokenised and {text[0]} is text; a corpus is one or the other")
     return bool(ids)
 
 
+def _key(config: DataConfig, found: list[tuple[DomainSource, list[Path]]]) -> str:
+    """The hash of everything that decides about the prepared corpus."""
+    return cache.key(_settings(config, found), _named_files(config, found))
+
+
 def _settings(config: DataConfig, found: list[tuple[DomainSource, list[Path]]]) -> dict[str, Any]:
     """What, beside the bytes of the text, decides about the prepared corpus."""
-    values = {name: value for name, value in asdict(config).items() if name not in ("text", "tokenizer")}
-    domains = [
+    places = ("text", "tokenizer", "corpus", "packages")
+    values = {name: value for name, value in asdict(config).items() if name not in places}
+    parts = [
         # Of the weights only this decides: which domains the tokenizer is trained on.
-        [source.name, source.weight > 0, [where for where in source.where if where in STDLIB], len(files)]
+        [source.name, source.weight > 0, source.installed, [hub.fingerprint(where) for where in source.hub], len(files)]
         for source, files in found
     ]
     versions = {"python": python_version(), "tokenizers": version("tokenizers")}
-    return {"format": FORMAT, "config": values, "domains": domains, "versions": versions}
+    return {"format": FORMAT, "config": values, "domains": parts, "versions": versions}
 
 
 def _named_files(config: DataConfig, found: list[tuple[DomainSource, list[Path]]]) -> list[tuple[str, Path]]:
     """Everything that is read; a user's files go by their suffix, so that a folder can be moved."""
     named = [(file.suffix, file) for _, files in found for file in files]
-    if any(where in STDLIB for source, _ in found for where in source.where):
-        root = stdlib.folder()
-        named += [(name, root / name) for name in stdlib.files(root)]
+    installed = dict.fromkeys(name for source, _ in found for name in source.installed)
+    files = dict.fromkeys(file for name in installed for file in domains.find(name, config.packages))
+    named += [("/".join(file.parts[-3:]), file) for file in files]  # parts: the last ones name service and version
     if config.tokenizer:
         named.append(("tokenizer", _tokenizer_file(config)))
     return named
@@ -151,30 +212,47 @@ def _warn_of_few(record: dict[str, Any]) -> None:
             warnings.warn(f"data: {found} training text and were removed, {mend}", stacklevel=3)
 
 
-def _open(folder: Path, manifest: dict[str, Any], key: str, found: list[DomainSource]) -> Corpus:
-    """Map a prepared corpus."""
-    domains = {
-        source.name: Domain(*(_part(folder, number, part) for part in prepare.PARTS))
-        for number, source in enumerate(found)
+def _chosen(config: DataConfig) -> Corpus:
+    """The domains of a corpus that was built, with the shares of this configuration."""
+    folder = Path(config.corpus).expanduser()
+    found = find(config)
+    return _open(folder, built(folder), [source for source, _ in found])
+
+
+def _open(folder: Path, manifest: dict[str, Any], found: list[DomainSource]) -> Corpus:
+    """Map a prepared corpus; of all its domains those that are asked for."""
+    numbers = {name: number for number, name in enumerate(manifest["record"]["tokens"])}
+    opened = {
+        source.name: Domain(*(_part(folder, numbers[source.name], part) for part in prepare.PARTS)) for source in found
     }
     trained = tuple(source.name for source in found if source.weight > 0)
     other = tuple(source.name for source in found if source.weight == 0)
     mixture = Mixture(tuple((source.name, source.weight) for source in found if source.weight > 0))
-    checksums = {
-        source.name: {part: manifest["files"][prepare.file_name(number, part, "tokens")] for part in prepare.PARTS}
-        for number, source in enumerate(found)
-    }
-    weights = {source.name: source.weight for source in found}
-    record = {"hash": key, "weights": weights, **manifest["record"], "checksums": checksums}
     file = folder / prepare.TOKENIZER
     return Corpus(
-        domains=domains,
+        domains=opened,
         mixture=mixture,
         splits={"id": trained} | ({"ood": other} if other else {}),
         vocabulary=manifest["vocabulary"],
         tokenizer_file=file if file.exists() else None,
-        record=json.loads(json.dumps(record)),
+        record=_record(manifest, numbers, found),
     )
+
+
+def _record(manifest: dict[str, Any], numbers: dict[str, int], found: list[DomainSource]) -> dict[str, Any]:
+    """The record of the domains that are asked for, with their weights and checksums."""
+    record: dict[str, Any] = {"hash": manifest["record"]["hash"]}
+    record["weights"] = {source.name: source.weight for source in found}
+    for entry, value in manifest["record"].items():
+        by_domain = isinstance(value, dict) and set(value) == set(numbers)
+        record[entry] = {source.name: value[source.name] for source in found} if by_domain else value
+    record["checksums"] = {
+        source.name: {
+            part: manifest["files"][prepare.file_name(numbers[source.name], part, "tokens")] for part in prepare.PARTS
+        }
+        for source in found
+    }
+    return json.loads(json.dumps(record))
 
 
 def _part(folder: Path, number: int, part: str) -> Part:

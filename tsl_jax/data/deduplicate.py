@@ -1,10 +1,15 @@
-"""What held-out and training text have in common, counted in blocks, and the near-copies that are taken out.
+"""What documents have in common, counted in blocks of characters: near-copies are taken out.
+
+Between held-out and training text:
 
 A held-out document is cut into blocks of 64 characters that do not overlap; a block is *shared* if the training text
 of any domain has it at any place. Characters are bytes of UTF-8 with every run of white space made one space:
 indentation alone makes no block common, and a copy with another indentation is found. Pretokenised text is compared
-in blocks of 16 tokens. A held-out document with more than `BOUND` of its blocks shared is a near-copy and leaves;
-training text is never touched.
+in blocks of 16 tokens. A held-out document with more than `BOUND` of its blocks shared is a near-copy and leaves.
+
+Within one part of a domain a document leaves if more than `REPEATED` of it stands in those before it that stayed. Here
+one in 64 of the blocks at all places stands for a text, those with the smallest hashes (Manber 1994), so that copies
+are found at any place and little is remembered.
 
 A block has the polynomial hash h_64 by doubling, h_2k[i] = h_k[i] B^k + h_k[i + k] (mod 2^64; Karp and Rabin 1987),
 which gives the hashes at all places of a text in six passes of numpy.
@@ -12,6 +17,7 @@ which gives the hashes at all places of a text in six passes of numpy.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator
 
@@ -20,6 +26,8 @@ import numpy as np
 CHARACTERS = 64
 TOKENS = 16
 BOUND = 0.1  # largest share of shared blocks a held-out document may have
+REPEATED = 0.5  # largest share of a document that those before it may have
+SAMPLED = 64  # one block in so many stands for a text
 
 _BASE = 0x9E3779B97F4A7C15
 _SCRAMBLE = np.uint64(0xD6E8FEB86659FD93)
@@ -32,7 +40,9 @@ def characters(text: str) -> np.ndarray:
     return np.frombuffer(re.sub(rb"\s+", b" ", text.encode("utf-8", "surrogatepass")), np.uint8)
 
 
-def shared_blocks(train: Iterable[np.ndarray], heldout: list[np.ndarray], block: int) -> tuple[np.ndarray, np.ndarray]:
+def shared_blocks(
+    train: Iterable[np.ndarray], heldout: Iterable[np.ndarray], block: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Blocks of each held-out document, and how many of them are shared, each (document,) int64.
 
     Args:
@@ -51,13 +61,43 @@ def shared_blocks(train: Iterable[np.ndarray], heldout: list[np.ndarray], block:
         candidates = hashes[table[hashes >> np.uint64(64 - _BITS)]]
         at = np.searchsorted(wanted, candidates).clip(max=len(wanted) - 1)
         found[at[wanted[at] == candidates]] = True
-    document = np.repeat(np.arange(len(heldout)), counts)
-    return counts, np.bincount(document, weights=found[which], minlength=len(heldout)).astype(np.int64)
+    document = np.repeat(np.arange(len(counts)), counts)
+    return counts, np.bincount(document, weights=found[which], minlength=len(counts)).astype(np.int64)
 
 
 def near_copies(blocks: np.ndarray, shared: np.ndarray) -> np.ndarray:
     """Which held-out documents leave, (document,) bool."""
     return shared > BOUND * blocks
+
+
+def sample(text: str) -> np.ndarray:
+    """Hashes that stand for a text, (hash,) uint64; of a short one its smallest, or that of all its bytes."""
+    values = characters(text)
+    hashes = _hashes(values, CHARACTERS)
+    if not len(hashes):
+        digest = hashlib.blake2b(values.tobytes(), digest_size=8).digest()
+        return np.frombuffer(digest, np.uint64)
+    chosen = hashes[hashes < np.uint64(2**64 // SAMPLED)]
+    return np.unique(chosen) if len(chosen) else hashes.min(keepdims=True)
+
+
+def repeats(samples: list[np.ndarray]) -> np.ndarray:
+    """Which documents repeat those before them, (document,) bool.
+
+    Args:
+        samples: of each document, in order.
+    """
+    leave = np.zeros(len(samples), bool)
+    if not samples:
+        return leave
+    known, number = np.unique(np.concatenate(samples), return_inverse=True)
+    seen = np.zeros(len(known), bool)
+    ends = np.cumsum([len(one) for one in samples])
+    for document, own in enumerate(np.split(number, ends[:-1])):
+        leave[document] = seen[own].mean() > REPEATED
+        if not leave[document]:
+            seen[own] = True
+    return leave
 
 
 def rate(blocks: np.ndarray, shared: np.ndarray) -> float:

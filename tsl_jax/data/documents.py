@@ -1,14 +1,16 @@
 """A document, and the side of the split it is on.
 
 The split comes before everything else: a document is held out when a hash of its key falls into the lowest `heldout`
-of its range. The key is the path within the standard library or the name of a topic there, so that the code and the
-docstrings of one file are always on one side; and the text itself for a user's documents, so that exact copies are on
-one side and moving a folder moves no document. The hash has no seed: no one can choose a split.
+of its range. The key is a name in installed text (the path within the standard library, the name of a topic or of a
+service), so that the code and the docstrings of one file are always on one side; and the text itself for a user's
+documents, so that exact copies are on one side and moving a folder moves no document. The hash has no seed: no one
+can choose a split.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 
@@ -24,10 +26,19 @@ def place(key: str) -> float:
     return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=6).digest(), "big") / 2**48
 
 
-def split(documents: list[Document], heldout: float) -> tuple[list[Document], list[Document]]:
-    """Training and held-out documents, in the order given."""
-    train: list[Document] = []
-    held: list[Document] = []
-    for document in documents:
-        (held if place(document.key) < heldout else train).append(document)
-    return train, held
+def held_out(document: Document, share: float) -> bool:
+    """Whether a document is among the `share` that is held out."""
+    return place(document.key) < share
+
+
+def once() -> Callable[[str], bool]:
+    """A test that is true for a string the first time it comes; blank ones never pass."""
+    seen: set[bytes] = set()
+
+    def new(text: str) -> bool:
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).digest()
+        known = digest in seen
+        seen.add(digest)
+        return not known and bool(text.strip())
+
+    return new

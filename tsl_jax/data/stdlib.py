@@ -1,8 +1,9 @@
 """Text that every Python has: the source of its own standard library.
 
-Two domains are made of it. `code` is each file without docstrings and comments; `docs` is the docstrings of each
-file, and the topics of `pydoc`, a topic a document. Left out are tests, what is installed beside the library, tables
-that were generated (encodings, build configuration), and the few files that do not parse.
+Three domains are made of it. `code` is each file without docstrings and comments; `docs` is the docstrings of each
+file, and the topics of `pydoc`, a topic a document; `tests` is the library's own tests, where they are installed,
+treated as code. Left out of `code` and `docs` are tests, what is installed beside the library, tables that were
+generated (encodings, build configuration), and everywhere the few files that do not parse.
 
 Docstrings are found with `ast`. Comments are found with a regular expression over string literals and `#` to the end
 of a line: what is not inside a literal is a comment; that finds what `tokenize` finds, eight times faster.
@@ -16,10 +17,10 @@ import os
 import re
 import sysconfig
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tsl_jax.data.config import STDLIB
 from tsl_jax.data.documents import Document
 
 LEFT_OUT = frozenset(
@@ -36,7 +37,7 @@ LEFT_OUT = frozenset(
         "tests",
     )
 )
-CODE, DOCS = STDLIB
+CODE, DOCS = "code", "docs"
 TOPICS = "pydoc_data/topics.py"
 
 _LITERAL_OR_COMMENT = re.compile(
@@ -74,13 +75,27 @@ def files(root: Path) -> list[str]:
     return sorted(found)
 
 
+def test_files(root: Path) -> list[str]:
+    """Paths of the library's tests, relative to `root` with forward slashes, sorted; empty where there are none."""
+    return sorted(file.relative_to(root).as_posix() for file in (root / "test").rglob("*.py"))
+
+
+def tests(root: Path) -> Iterator[Document]:
+    """A document a file of tests, without docstrings and comments."""
+    with warnings.catch_warnings(action="ignore"):
+        for name in test_files(root):
+            result: dict[str, list[Document]] = {CODE: [], DOCS: []}
+            _add(result, name, (root / name).read_bytes())
+            yield from result[CODE]
+
+
 def documents(root: Path) -> dict[str, list[Document]]:
-    """The documents of both domains, by the name of their source, in the order of their files.
+    """The documents of `code` and `docs`, in the order of their files.
 
     Raises:
         FileNotFoundError: if there is no source, as in some embedded Pythons.
     """
-    result: dict[str, list[Document]] = {source: [] for source in STDLIB}
+    result: dict[str, list[Document]] = {CODE: [], DOCS: []}
     with warnings.catch_warnings(action="ignore"):  # some Pythons warn of their own files
         for name in files(root):
             if name != TOPICS:

@@ -1,27 +1,34 @@
 """The byte-level BPE of a run, trained on its training text alone (HF tokenizers), or one that the user names.
 
+It is neutral between domains: its merges are learned from as much text of each.
+
 Bytes are the alphabet, so every text has tokens and no unknown ones. The end-of-text token is special: no text is ever
 encoded as it, not even one that spells it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from tsl_jax.data.documents import Document, place
+from tsl_jax.data.store import Store
 
-SAMPLE = 8_000_000  # characters of training text the merges are learned from
+SAMPLE = 8_000_000  # bytes of training text the merges are learned from
 _BATCH = 1 << 20  # characters encoded at a time
 
 
-def train(texts: list[list[Document]], size: int, end_of_text: str) -> Any:
-    """A tokenizer of `size` tokens (fewer if the text has not as many merges) for the training documents.
+def train(texts: dict[str, Store], size: int, end_of_text: str) -> tuple[Any, dict[str, int]]:
+    """A tokenizer of `size` tokens (fewer if the text has not as many merges), and the characters it saw by domain.
 
-    More than 8 MB are sampled: whole documents, by a hash of their keys, so that the same text gives the same merges.
+    Of more than 8 MB a sample is taken: whole documents, by a hash of their keys, so that the same text gives the same
+    merges. Each domain gives as much as the smallest has; one that has next to nothing (less than a quarter of what an
+    even sample would take) gives what it has and is not waited for.
+
+    Args:
+        texts: the training part of each domain.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -34,9 +41,10 @@ def train(texts: list[list[Document]], size: int, end_of_text: str) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_sample(texts), trainer)
+    seen = dict.fromkeys(texts, 0)
+    tokenizer.train_from_iterator(_sample(texts, seen), trainer)
     tokenizer.encode_special_tokens = True
-    return tokenizer
+    return tokenizer, seen
 
 
 def load(file: Path, end_of_text: str) -> Any:
@@ -64,41 +72,50 @@ def vocabulary(tokenizer: Any) -> int:
     return 1 + max(tokenizer.get_vocab().values())
 
 
+def kind(tokenizer: Any) -> type:
+    """The smallest integer type that holds every token id."""
+    return np.uint16 if vocabulary(tokenizer) <= 1 << 16 else np.uint32
+
+
 def encode(
-    tokenizer: Any, documents: list[Document], end_of_text: str, progress: Callable[[int], None]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The documents as one stream, each closed by the end-of-text token, and where each starts (int64).
+    tokenizer: Any, texts: Iterable[str], end_of_text: str, file: IO[bytes], progress: Callable[[int], None]
+) -> np.ndarray:
+    """Write the texts as one stream of token ids, each closed by the end-of-text token.
 
     Args:
-        progress: called with the documents done after each batch.
+        file: gets the ids as raw numbers of `kind`. progress: called with the texts done after each batch.
+
+    Returns:
+        Where each text starts and, last, where the stream ends, (document + 1,) int64.
     """
-    kind = np.uint16 if vocabulary(tokenizer) <= 1 << 16 else np.uint32
+    number = kind(tokenizer)
     end = tokenizer.token_to_id(end_of_text)
-    streams = [np.empty(0, kind)]
-    lengths: list[int] = []
-    for batch in _batches(documents):
-        encoded = tokenizer.encode_batch_fast([one.text for one in batch], add_special_tokens=False)
-        streams += [np.array([*one.ids, end], kind) for one in encoded]
-        lengths += [len(one.ids) + 1 for one in encoded]
-        progress(len(lengths))
-    ends = np.cumsum(np.array(lengths, np.int64))
-    return np.concatenate(streams), ends - np.array(lengths, np.int64)
+    ends = [0]
+    for batch in _batches(texts):
+        for one in tokenizer.encode_batch_fast(batch, add_special_tokens=False):
+            file.write(np.array([*one.ids, end], number).tobytes())
+            ends.append(ends[-1] + len(one.ids) + 1)
+        progress(len(ends) - 1)
+    return np.array(ends, np.int64)
 
 
-def _sample(texts: list[list[Document]]) -> Iterator[str]:
-    size = sum(len(one.text) for documents in texts for one in documents)
-    share = SAMPLE / max(size, 1)
-    for documents in texts:
-        yield from (one.text for one in documents if share >= 1 or place("sample " + one.key) < share)
+def _sample(texts: dict[str, Store], seen: dict[str, int]) -> Iterator[str]:
+    """Texts of all domains, an equal share of each; counts them in `seen`."""
+    even = SAMPLE // len(texts)
+    share = min(even, max(even // 4, min(store.bytes() for store in texts.values())))
+    for name, store in texts.items():
+        for text in store.sample(share):
+            seen[name] += len(text)
+            yield text
 
 
-def _batches(documents: list[Document]) -> Iterator[list[Document]]:
-    """Documents in batches of about one size of text."""
-    batch: list[Document] = []
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Texts in batches of about one size."""
+    batch: list[str] = []
     size = 0
-    for document in documents:
-        batch.append(document)
-        size += len(document.text)
+    for text in texts:
+        batch.append(text)
+        size += len(text)
         if size >= _BATCH:
             yield batch
             batch, size = [], 0

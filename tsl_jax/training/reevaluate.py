@@ -78,7 +78,7 @@ def _data(config: TrainConfig, run: Path, text: tuple[str, ...]) -> DataConfig:
     tokenizer = run / folder.TOKENIZER
     if not tokenizer.exists():
         raise ValueError(f"training: {run} keeps no tokenizer, its text was pretokenised; give its own kind of text")
-    return replace(config.data, text=text, tokenizer=str(tokenizer), heldout=SCORED)
+    return replace(config.data, text=text, corpus="", tokenizer=str(tokenizer), heldout=SCORED)
 
 
 def _begin(

@@ -1,0 +1,110 @@
+"""The texts in one file, one after the other; which format it has, its name says.
+
+    .jsonl .ndjson     a text a line, in a field of the object that stands there
+    .parquet           a text a row, in a column
+    any other name     text, or several with the end-of-text token written between them
+
+All but .parquet may be packed: a.jsonl.gz, a.txt.zst. Lines and rows are read as they are needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tsl_jax.data.packed import PACKED, opened
+
+LINES = (".jsonl", ".ndjson")
+READ = ".txt and other text, .jsonl, .ndjson, these as .gz or .zst, .parquet, .npy and .bin"
+NO_TEXT = frozenset(
+    (".7z", ".arrow", ".bz2", ".doc", ".docx", ".epub", ".feather", ".h5", ".odt", ".pdf", ".pickle", ".pkl")
+) | frozenset((".pt", ".rar", ".safetensors", ".tar", ".tgz", ".xls", ".xlsx", ".xz", ".zip"))
+
+
+def check(file: Path) -> None:
+    """A file whose name says that its text cannot be read here is refused before any is read.
+
+    Raises:
+        ValueError: naming what is read.
+    """
+    suffix = _suffix(file)
+    if suffix in NO_TEXT or (suffix == ".parquet" and file.suffix in PACKED):
+        mend = "convert it to one of them, unpack it, or leave it out"
+        raise ValueError(f"data: {file} is a {file.suffix} file, which is not read; {READ} are; {mend}")
+
+
+def texts(file: Path, field: str, end_of_text: str) -> Iterator[str]:
+    """The texts of a file, blank ones among them.
+
+    Raises:
+        ValueError: for a file that is damaged or not UTF-8, or without text in the field.
+        OSError: for one that cannot be read.
+    """
+    if _suffix(file) == ".parquet":
+        return _rows(file, field)
+    return _lines(file, field) if _suffix(file) in LINES else _whole(file, end_of_text)
+
+
+def _suffix(file: Path) -> str:
+    """The suffix in front of what says how it is packed."""
+    return Path(file.stem).suffix.lower() if file.suffix in PACKED else file.suffix.lower()
+
+
+def _whole(file: Path, end_of_text: str) -> Iterator[str]:
+    with opened(file) as stream:
+        raw = stream.read()
+    yield from _decoded(raw, str(file)).split(end_of_text)
+
+
+def _lines(file: Path, field: str) -> Iterator[str]:
+    with opened(file) as stream:
+        for number, raw in enumerate(stream, start=1):
+            line = _decoded(raw, f"line {number} of {file}")
+            if line.strip():
+                yield _field(line, field, f"line {number} of {file}")
+
+
+def _decoded(raw: bytes, where: str) -> str:
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        found = f"{where} is not UTF-8 text (byte {raw[error.start]:#04x} at {error.start})"
+        raise ValueError(f"data: {found}; convert it, unpack it, or leave it out; {READ} are read") from None
+
+
+def _field(line: str, field: str, where: str) -> str:
+    try:
+        value: Any = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"data: {where} is not JSON ({error}); mend or remove it") from None
+    if isinstance(value, dict) and isinstance(value.get(field), str):
+        return value[field]
+    has = f"it has {', '.join(map(repr, value))}" if isinstance(value, dict) else f"it is a {type(value).__name__}"
+    raise ValueError(f"data: {where} has no text in the field {field!r}; {has}; set data.field")
+
+
+def _rows(file: Path, column: str) -> Iterator[str]:
+    """The column, in batches of rows; empty cells are left out."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(file) as table:
+            _need_column(table.schema_arrow, column, file)
+            for batch in table.iter_batches(batch_size=1024, columns=[column]):
+                yield from (text for text in batch.column(0).to_pylist() if text is not None)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"data: {file} is not a whole .parquet file ({error}); fetch or write it again") from None
+
+
+def _need_column(schema: Any, column: str, file: Path) -> None:
+    import pyarrow as pa
+
+    if column not in schema.names:
+        has = ", ".join(map(repr, schema.names))
+        raise ValueError(f"data: {file} has no text in the column {column!r}; it has {has}; set data.field")
+    kind = schema.field(column).type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise ValueError(f"data: the column {column!r} of {file} holds {kind}, not text; set data.field")
