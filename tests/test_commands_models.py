@@ -43,12 +43,27 @@ def test_time_is_tokens_times_flops_by_the_rate(
     assert "0.5 of the 1,000 GFLOP/s" in text
     assert f"{16 * (989_568 + 2048 * 128) / 1e6:.3g} MB" in text
     assert f"{20 * 989_568:,} tokens" in said(capsys, "1m", *QUESTION)
+    elsewhere = said(capsys, "1m", *QUESTION, "--tokens", "2e9", "--utilisation", "0.5", "--rate", "1e12")
+    assert f"{hours:.2g} h for" in elsewhere
+    assert "told by --rate" in elsewhere
 
 
 def test_any_shape_of_kaplans_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     text = said(capsys, "kaplan-3x96", *QUESTION, "--no-time")
     assert "kaplan-3x96: gpt_neox, vocabulary 2,048, context 64, d_model 96, n_layers 3" in text
-    assert "time here" not in text
+    assert "\ntime " not in text
+
+
+def test_a_gpu_keeps_no_attention_scores_and_runs_only_the_experts_it_needs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked = ("9.8m-moe", *QUESTION, "--dtype", "bfloat16", "--no-time", "--platform")
+    kept = [said(capsys, *asked, platform).split("activations ")[1].split(",")[0] for platform in ("cpu", "gpu")]
+    tokens, width = 8 * 64 * 8 * 2, 12 * 320
+    assert kept[0] == f"{tokens * (width + 6 * 432 * 8 + 3 * 5 * 40) / 1e6:.3g} MB"
+    assert kept[1] == f"{tokens * (width + 6 * 432 * 2) / 1e6:.3g} MB"
+    assert cli._run("models", ["--platform", "gpu"], debug=False) == 2
+    assert "--platform gpu needs its --rate" in capsys.readouterr().err
 
 
 def test_dense_experts_are_timed_as_they_run() -> None:
@@ -71,6 +86,7 @@ def test_the_rate_of_this_machine_is_a_number() -> None:
         (("kaplan-2x7",), "rotary heads need"),
         (("--utilisation", "0"), "utilisation is a share between 0 and 1, found 0.0"),
         (("--batch-size", "0"), "found batch_size 0"),
+        (("--rate", "-1"), "such as 1e14, found -1.0"),
         (("--vocabulary", "-1"), "vocabulary must be at least 1, found -1"),
     ],
 )

@@ -33,26 +33,38 @@ class Command:
     """Of activations."""
     utilisation: float = 0.4
     """Share of the machine's matrix rate that training is assumed to reach; .3 to .5 is usual."""
+    platform: Literal["here", "cpu", "gpu"] = "here"
+    """Where it would run: a CPU runs attention and experts another way than a GPU, and keeps more in memory."""
+    rate: float = 0.0
+    """FLOPs a second that the matrix products of another machine reach, for its times; 0: measured here."""
     time: bool = True
-    """Time is told from this machine's matrix rate, measured in a second or two; --no-time leaves both out."""
+    """Measuring the rate takes a second or two; --no-time leaves times out."""
 
 
 def run(command: Command) -> None:
-    """Print the table, or one preset in detail."""
+    """Print the table, or one preset in detail.
+
+    Raises:
+        ValueError: for an unknown preset, or numbers that cannot be.
+    """
     from tsl_jax.models.presets import PRESETS
     from tsl_jax.training.estimate import matrix_rate
 
     if command.batch_size < 1 or command.tokens < 0:
         found = f"batch_size {command.batch_size}, tokens {command.tokens}"
         raise ValueError(f"models: at least one sequence and no negative tokens are needed, found {found}")
+    if command.rate < 0 or not command.rate < float("inf"):
+        raise ValueError(f"models: --rate is a number of FLOPs a second, such as 1e14, found {command.rate}")
     if not 0 < command.utilisation <= 1:
         raise ValueError(f"models: utilisation is a share between 0 and 1, found {command.utilisation}")
     models = [_model(name, command) for name in ([command.preset] if command.preset else PRESETS)]
-    rate = matrix_rate(command.dtype) if command.time else 0.0
+    if command.time and not command.rate and command.platform != "here":
+        raise ValueError(f"models: --platform {command.platform} needs its --rate, in FLOPs a second, or --no-time")
+    rate = (command.rate or matrix_rate(command.dtype)) if command.time else 0.0
     if command.preset:
         print(_detail(models[0], command, rate))
     else:
-        header = (*HEADER, "tokens", "time here") if rate else HEADER
+        header = (*HEADER, "tokens", "time") if rate else HEADER
         print(_table([header, *(_row(model, command, rate) for model in models)]))
     print(_assumptions(command, rate))
 
@@ -62,7 +74,8 @@ def _model(preset: str, command: Command) -> ModelConfig:
     from tsl_jax.models.config import ModelConfig, resolve
 
     asked = ModelConfig(preset=preset, dtype=command.dtype)
-    return for_platform(resolve(asked, vocabulary=command.vocabulary, context=command.context))
+    platform = "" if command.platform == "here" else command.platform
+    return for_platform(resolve(asked, vocabulary=command.vocabulary, context=command.context), platform)
 
 
 def _row(model: ModelConfig, command: Command, rate: float) -> tuple[str, ...]:
@@ -95,7 +108,7 @@ def _detail(model: ModelConfig, command: Command, rate: float) -> str:
     ]
     if rate:
         took = _duration(_seconds(model, tokens, command, rate))
-        lines.append(f"time here                      {took} for {tokens:,} tokens")
+        lines.append(f"time                           {took} for {tokens:,} tokens")
     return "\n".join(lines)
 
 
@@ -107,10 +120,11 @@ def _assumptions(command: Command, rate: float) -> str:
         "AdamW's two moments) and all activations, nothing recomputed. Within 20 % on CPU in float32, else a guide.",
     ]
     if rate:
-        speed = f"{command.utilisation:g} of the {rate / 1e9:,.0f} GFLOP/s that {command.dtype} matrix products reach"
+        known = "told by --rate" if command.rate else f"that {command.dtype} matrix products reach here now"
         lines += [
-            f"Time: tokens x FLOPs a token at {speed} here now.",
-            "Expect it within a factor of two; small models and lstm, whose positions wait for each other, are slower.",
+            f"Time: tokens x FLOPs a token at {command.utilisation:g} of the {rate / 1e9:,.0f} GFLOP/s {known}.",
+            "The share is assumed, not measured: be ready for twice the time, and for more where products are small,",
+            "as below 5m on CPU, below 100m on a GPU, and in lstm, whose positions wait for each other.",
             "Compiling and evaluating come on top. On CPU all experts run, needed or not, and are timed so.",
         ]
     return "\n".join(["", *lines])
