@@ -55,7 +55,8 @@ def resolved(command: Command) -> TrainConfig:
 def cost(config: TrainConfig) -> str:
     """What the run will take, before it begins."""
     from tsl_jax.data.corpora import vocabulary as of_text
-    from tsl_jax.models.config import flops_per_token, n_params, resolve
+    from tsl_jax.models.config import resolve
+    from tsl_jax.models.cost import flops_per_token, n_params
 
     vocabulary = config.model.vocabulary or of_text(config.data)
     model = resolve(config.model, vocabulary=vocabulary, context=config.context)

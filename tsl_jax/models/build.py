@@ -13,10 +13,20 @@ import jax
 from flax import nnx
 
 from tsl_jax.models.config import ModelConfig, resolve
+from tsl_jax.models.gpt_neox import GptNeox
 from tsl_jax.models.llama import Llama
+from tsl_jax.models.lstm import Lstm
+from tsl_jax.models.moe import MixtureOfExperts
+from tsl_jax.models.universal import Universal
 
 Params = dict[str, Any]
-STACKED = "blocks"
+ARCHITECTURES = {
+    "llama": Llama,
+    "gpt_neox": GptNeox,
+    "moe": MixtureOfExperts,
+    "lstm": Lstm,
+    "universal": Universal,
+}
 
 
 def build(config: ModelConfig, seed: int) -> tuple[nnx.GraphDef, Params]:
@@ -33,31 +43,61 @@ def build(config: ModelConfig, seed: int) -> tuple[nnx.GraphDef, Params]:
         ValueError: where the config is not a model (see `config.resolve`).
     """
     config = for_platform(resolve(config))
+    model = ARCHITECTURES[config.architecture]
 
     def initial(key: jax.Array) -> Params:
-        return nnx.to_pure_dict(nnx.state(Llama(config, nnx.Rngs(key))))
+        return nnx.to_pure_dict(nnx.state(model(config, nnx.Rngs(key))))
 
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: Llama(config, nnx.Rngs(0))))
     # It runs once: on CPU optimising it takes thrice as long as it ever saves.
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-    return graphdef, jax.jit(initial, compiler_options=options)(jax.random.key(seed))
+    return abstract(config)[0], jax.jit(initial, compiler_options=options)(jax.random.key(seed))
 
 
-def for_platform(config: ModelConfig) -> ModelConfig:
-    """The config with "auto" decided: on CPU unrolled layers and chunked attention, elsewhere scan and fused."""
-    on_cpu = jax.default_backend() == "cpu"
+def abstract(config: ModelConfig) -> tuple[nnx.GraphDef, Params]:
+    """What `build` gives, with shapes and dtypes in place of parameters: nothing is computed.
+
+    Raises:
+        ValueError: where the config is not a model (see `config.resolve`).
+    """
+    config = for_platform(resolve(config))
+    model = nnx.eval_shape(lambda: ARCHITECTURES[config.architecture](config, nnx.Rngs(0)))
+    return nnx.graphdef(model), nnx.to_pure_dict(nnx.state(model))
+
+
+def for_platform(config: ModelConfig, platform: str = "") -> ModelConfig:
+    """The config with "auto" decided for a platform, "" being this one.
+
+    On "cpu" layers are unrolled, attention goes in chunks and experts run dense; elsewhere scan, fused and ragged.
+    """
+    on_cpu = (platform or jax.default_backend()) == "cpu"
     layers = ("unroll" if on_cpu else "scan") if config.layers == "auto" else config.layers
     attention = ("chunks" if on_cpu else "fused") if config.attention == "auto" else config.attention
-    return replace(config, layers=layers, attention=attention)
+    experts = ("dense" if on_cpu else "ragged") if config.experts == "auto" else config.experts
+    return replace(config, layers=layers, attention=attention, experts=experts)
 
 
 def hidden(graphdef: nnx.GraphDef, params: Params, tokens_BxT: jax.Array) -> jax.Array:
-    """Hidden states (B, T, D) after the final norm; position t sees tokens 0..t.
+    """Hidden states (B, T, D) after the final norm, without dropout; position t sees tokens 0..t.
 
     Raises:
         ValueError: if T is longer than the model's context.
     """
-    return nnx.merge(graphdef, params)(tokens_BxT)
+    return hidden_and_auxiliary(graphdef, params, tokens_BxT)[0]
+
+
+def hidden_and_auxiliary(
+    graphdef: nnx.GraphDef, params: Params, tokens_BxT: jax.Array, key: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array | None]:
+    """What training needs: hidden states, and the loss that the architecture adds to the objective, if it has one.
+
+    Args:
+        graphdef, params: from `build`. tokens_BxT: token ids.
+        key: of dropout; None: no dropout.
+
+    Raises:
+        ValueError: if T is longer than the model's context.
+    """
+    return nnx.merge(graphdef, params)(tokens_BxT, key)
 
 
 def unembedding(params: Params) -> jax.Array:

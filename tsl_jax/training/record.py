@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tsl_jax.models.config import ModelConfig
+from tsl_jax.models.config import ModelConfig, described
 
 PACKAGES = ("tsl_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
 FLAGS = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION", "LIBTPU_INIT_ARGS")
@@ -83,7 +83,8 @@ def git_commit() -> str | None:
 
 def model_hash(config: ModelConfig) -> str:
     """Twelve hexadecimal digits that name a resolved model: what decides about its parameters and its function."""
-    facts = {name: value for name, value in vars(config).items() if name not in ("preset", "layers", "attention")}
+    silent = ("preset", "layers", "attention", "experts")
+    facts = {name: value for name, value in described(config).items() if name not in silent}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ import optax
 from tsl_jax import surface
 from tsl_jax.data import corpora, mixture, windows
 from tsl_jax.models.build import build
-from tsl_jax.models.config import ModelConfig, flops_per_token, n_params, n_params_embedding, resolve
+from tsl_jax.models.config import ModelConfig, described, resolve
+from tsl_jax.models.cost import flops_per_token, n_params, n_params_embedding
 from tsl_jax.training import evaluate, folder, holes, record, text
 from tsl_jax.training.checkpoint import Checkpoints
 from tsl_jax.training.config import TrainConfig, batch_tokens, config_hash, total_steps
@@ -108,7 +109,7 @@ def _facts(
     return {
         "run": known.get("run", path.name),
         "config_hash": config_hash(config),
-        "model": asdict(model),
+        "model": described(model),
         "n_params": n_params(model),
         "n_params_embedding": n_params_embedding(model),
         "flops_per_token": flops_per_token(model, config.context),
@@ -165,6 +166,6 @@ def _compiled(
     state = initial_state(params, optimizer)
     train_batch = jax.ShapeDtypeStruct((config.batch_size, config.context + 1), np.int32)
     scored_batch = jax.ShapeDtypeStruct((config.evaluation_batch, config.context + 1), np.int32)
-    step = make_step(graphdef, optimizer, config.position_weights.values(config.context))
+    step = make_step(graphdef, optimizer, config.position_weights.values(config.context), config.seed)
     forward = evaluate.make_forward(graphdef)
     return step.lower(state, train_batch).compile(), forward.lower(params, scored_batch).compile(), state
