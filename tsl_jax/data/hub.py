@@ -52,7 +52,7 @@ def check(where: str) -> None:
 
 def fingerprint(where: str) -> str:
     """What changes when the dataset does: the hash that `datasets` gives its files and their revision."""
-    import datasets
+    import datasets  # pyright: ignore[reportMissingImports]
 
     wanted = parse(where)
     with _in_words(where):
@@ -65,7 +65,7 @@ def texts(where: str, field: str) -> Iterator[str]:
     Raises:
         ValueError: for a dataset, configuration, split or column that is not there.
     """
-    import datasets
+    import datasets  # pyright: ignore[reportMissingImports]
 
     wanted = parse(where)
     column = wanted.column or field

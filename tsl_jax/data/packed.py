@@ -56,7 +56,7 @@ def _zstd_errors(file: Path) -> tuple[type[Exception], ...]:
 
         return (zstd.ZstdError,)
     try:
-        import zstandard
+        import zstandard  # pyright: ignore[reportMissingImports]
     except ImportError:
         mend = "pip install zstandard, or unpack it"
         raise ValueError(f"data: {file} is packed with Zstandard, which this Python does not read; {mend}") from None
@@ -67,7 +67,7 @@ class _Zstd(io.RawIOBase):
     """The frames of a file one after the other; one that ends in the middle of a frame raises EOFError."""
 
     def __init__(self, file: Path):
-        import zstandard
+        import zstandard  # pyright: ignore[reportMissingImports]
 
         self._file = file.open("rb")
         self._new: Any = zstandard.ZstdDecompressor().decompressobj
