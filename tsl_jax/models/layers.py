@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from tsl_jax.models.attention import causal_attention
 from tsl_jax.models.config import ModelConfig, head_dim
 
-MASKED = -1e30
 INIT_STD = 0.02
 
 
@@ -30,39 +30,6 @@ def rotate(x_BxTxHxh: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Arra
     cos, sin = (t[None, :, None, :].astype(x_BxTxHxh.dtype) for t in table)
     a, b = jnp.split(x_BxTxHxh, 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-
-
-def causal_attention(q_BxTxHxh: jax.Array, k_BxTxKxh: jax.Array, v_BxTxKxh: jax.Array, kind: str) -> jax.Array:
-    """softmax(q k' / sqrt(h), past and present only) v, of shape (B, T, H, h).
-
-    Args:
-        q_BxTxHxh, k_BxTxKxh, v_BxTxKxh: queries, keys, values; K divides H.
-        kind: "fused" calls `jax.nn.dot_product_attention` (cuDNN's flash kernel for bfloat16 on GPU); "chunks" gives
-            blocks of queries their own prefix of keys, which skips nearly half of the work and is quicker on CPU.
-    """
-    if kind == "fused":
-        flash = jax.default_backend() == "gpu" and q_BxTxHxh.dtype == jnp.bfloat16
-        return jax.nn.dot_product_attention(
-            q_BxTxHxh, k_BxTxKxh, v_BxTxKxh, is_causal=True, implementation="cudnn" if flash else None
-        )
-    return _attention_in_chunks(q_BxTxHxh, k_BxTxKxh, v_BxTxKxh)
-
-
-def _attention_in_chunks(q_BxTxHxh: jax.Array, k_BxTxKxh: jax.Array, v_BxTxKxh: jax.Array) -> jax.Array:
-    B, T, H, h = q_BxTxHxh.shape
-    K = k_BxTxKxh.shape[2]
-    q_BxKxGxTxh = q_BxTxHxh.reshape(B, T, K, H // K, h).transpose(0, 2, 3, 1, 4)
-    k_BxKxTxh, v_BxKxTxh = (x.transpose(0, 2, 1, 3) for x in (k_BxTxKxh, v_BxTxKxh))
-    block = max(32, -(-T // 4))  # more than four blocks save little and compile longer
-    out = []
-    for start in range(0, T, block):
-        stop = min(start + block, T)
-        score = jnp.einsum("bkgth,bksh->bkgts", q_BxKxGxTxh[:, :, :, start:stop], k_BxKxTxh[:, :, :stop])
-        seen_TxS = jnp.arange(stop)[None, :] <= jnp.arange(start, stop)[:, None]
-        score = jnp.where(seen_TxS[None, None, None], score.astype(jnp.float32) * h**-0.5, MASKED)
-        share = jax.nn.softmax(score, axis=-1).astype(v_BxKxTxh.dtype)
-        out.append(jnp.einsum("bkgts,bksh->bkgth", share, v_BxKxTxh[:, :, :stop]))
-    return jnp.concatenate(out, axis=3).transpose(0, 3, 1, 2, 4).reshape(B, T, H, h)
 
 
 def _matrix(rngs: nnx.Rngs, rows: int, columns: int, std: float = INIT_STD) -> nnx.Param[jax.Array]:
