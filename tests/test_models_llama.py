@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from tsl_jax.models import build as rooms
+from tsl_jax.models.attention import causal_attention
 from tsl_jax.models.config import ModelConfig
-from tsl_jax.models.layers import causal_attention, rotary_table, rotate
+from tsl_jax.models.layers import rotary_table, rotate
 
 TINY = ModelConfig(preset="tiny", vocabulary=50, context=80)
 FLOAT32 = 1e-4  # float32 model: sums of a few hundred terms in another order
@@ -33,14 +34,21 @@ def perturbed(params: dict) -> dict:
 
 
 @pytest.mark.parametrize("n", [1, 33, 100, 200])
-def test_attention_in_chunks_equals_the_naive_one(n: int) -> None:
+def test_attention_and_its_gradient_equal_the_naive_ones(n: int) -> None:
     rng = np.random.default_rng(0)
-    q, k, v = (rng.normal(size=(2, n, heads, 8)).astype(np.float32) for heads in (6, 2, 2))
-    scores = np.einsum("bthx,bshx->bhts", q, np.repeat(k, 3, axis=2)) * 8**-0.5
-    weight = np.where(np.tril(np.ones((n, n), bool)), np.exp(scores), 0)
-    naive = np.einsum("bhts,bshx->bthx", weight / weight.sum(-1, keepdims=True), np.repeat(v, 3, axis=2))
+    q, k, v, g = (rng.normal(size=(2, n, heads, 8)).astype(np.float32) for heads in (6, 2, 2, 6))
+
+    def naive(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        scores = jnp.einsum("bthx,bshx->bhts", q, jnp.repeat(k, 3, axis=2)) * 8**-0.5
+        scores = jnp.where(jnp.tril(jnp.ones((1, 1, n, n), bool)), scores, -jnp.inf)
+        return jnp.einsum("bhts,bshx->bthx", jax.nn.softmax(scores), jnp.repeat(v, 3, axis=2))
+
+    expected, pullback = jax.vjp(naive, q, k, v)
     for kind in ("chunks", "fused"):
-        np.testing.assert_allclose(attention(q, k, v, kind), naive, atol=FLOAT32)
+        found, pull = jax.vjp(lambda q, k, v, kind=kind: attention(q, k, v, kind), q, k, v)
+        np.testing.assert_allclose(found, expected, atol=FLOAT32)
+        for got, want in zip(pull(g), pullback(g), strict=True):
+            np.testing.assert_allclose(got, want, atol=FLOAT32)
 
 
 def test_grouped_query_heads_share_keys_and_values() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from tsl_jax.training import objective
 from tsl_jax.training.objective import token_losses, weighted_loss
 from tsl_jax.training.weights import PositionWeights
 
@@ -77,6 +78,28 @@ def test_bfloat16_hidden_states_give_a_float32_loss_close_to_the_exact_one(probl
     low = weighted_loss(jnp.asarray(h, jnp.bfloat16), jnp.asarray(w), y, jnp.ones(T, jnp.float32))
     assert low.dtype == jnp.float32
     assert float(low) == pytest.approx(float(naive(h, w, y, np.ones(T))), rel=0.02)
+
+
+@pytest.mark.parametrize("v", [4096, 50_304, 256_000])
+def test_memory_beside_the_gradients_is_bounded_at_any_vocabulary(v: int) -> None:
+    h, w, y = (
+        jax.ShapeDtypeStruct(shape, t) for shape, t in (((8, 1024, 16), "f4"), ((v, 16), "f4"), ((8, 1024), "i4"))
+    )
+    train = jax.value_and_grad(lambda h, w, y: weighted_loss(h, w, y, jnp.ones(1024)), argnums=(0, 1))
+    for program in (train, token_losses):
+        temporary = jax.jit(program).lower(h, w, y).compile().memory_analysis().temp_size_in_bytes
+        assert 1e6 < temporary <= 128e6
+
+
+@pytest.mark.parametrize("rows", [1, 6, 37])  # 6: six times, and one row left over
+def test_gradient_of_the_unembedding_by_rows_is_the_same(
+    problem: tuple, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    h, w, y = problem
+    monkeypatch.setattr(objective, "PRODUCT", 0)
+    monkeypatch.setattr(objective, "ROWS", rows)
+    gradient = jax.jit(jax.grad(lambda w: weighted_loss(h, w, y, jnp.ones(T), chunk=10)))(w)
+    np.testing.assert_allclose(gradient, jax.grad(naive, argnums=1)(h, w, y, np.ones(T)), rtol=FLOAT32, atol=1e-7)
 
 
 def test_weights_have_mean_one_and_fall_on_the_named_positions() -> None:

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from tsl_jax.models.attention import causal_attention
 from tsl_jax.models.config import ModelConfig, head_dim, rotary_dim
-from tsl_jax.models.layers import branch_std, causal_attention, matrix, rotary_table, rotate
+from tsl_jax.models.layers import branch_std, matrix, rotary_table, rotate, times
 from tsl_jax.models.stack import dropout_keys, dropped, need_context, stacked_blocks, through
 
 
@@ -34,7 +35,7 @@ class LayerNorm(nnx.Module):
 
 def affine(x_BxTxD: jax.Array, w_DxF: nnx.Param[jax.Array], b_F: nnx.Param[jax.Array]) -> jax.Array:
     """x W + b."""
-    return x_BxTxD @ w_DxF[...].astype(x_BxTxD.dtype) + b_F[...].astype(x_BxTxD.dtype)[None, None, :]
+    return times(x_BxTxD, w_DxF) + b_F[...].astype(x_BxTxD.dtype)[None, None, :]
 
 
 class Attention(nnx.Module):

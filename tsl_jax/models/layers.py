@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from tsl_jax.models.attention import causal_attention
 from tsl_jax.models.config import ModelConfig, head_dim
 
-MASKED = -1e30
 INIT_STD = 0.02
 
 
@@ -32,39 +32,6 @@ def rotate(x_BxTxHxh: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Arra
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
 
-def causal_attention(q_BxTxHxh: jax.Array, k_BxTxKxh: jax.Array, v_BxTxKxh: jax.Array, kind: str) -> jax.Array:
-    """softmax(q k' / sqrt(h), past and present only) v, of shape (B, T, H, h).
-
-    Args:
-        q_BxTxHxh, k_BxTxKxh, v_BxTxKxh: queries, keys, values; K divides H.
-        kind: "fused" calls `jax.nn.dot_product_attention` (cuDNN's flash kernel for bfloat16 on GPU); "chunks" gives
-            blocks of queries their own prefix of keys, which skips nearly half of the work and is quicker on CPU.
-    """
-    if kind == "fused":
-        flash = jax.default_backend() == "gpu" and q_BxTxHxh.dtype == jnp.bfloat16
-        return jax.nn.dot_product_attention(
-            q_BxTxHxh, k_BxTxKxh, v_BxTxKxh, is_causal=True, implementation="cudnn" if flash else None
-        )
-    return _attention_in_chunks(q_BxTxHxh, k_BxTxKxh, v_BxTxKxh)
-
-
-def _attention_in_chunks(q_BxTxHxh: jax.Array, k_BxTxKxh: jax.Array, v_BxTxKxh: jax.Array) -> jax.Array:
-    B, T, H, h = q_BxTxHxh.shape
-    K = k_BxTxKxh.shape[2]
-    q_BxKxGxTxh = q_BxTxHxh.reshape(B, T, K, H // K, h).transpose(0, 2, 3, 1, 4)
-    k_BxKxTxh, v_BxKxTxh = (x.transpose(0, 2, 1, 3) for x in (k_BxTxKxh, v_BxTxKxh))
-    block = max(32, -(-T // 4))  # more than four blocks save little and compile longer
-    out = []
-    for start in range(0, T, block):
-        stop = min(start + block, T)
-        score = jnp.einsum("bkgth,bksh->bkgts", q_BxKxGxTxh[:, :, :, start:stop], k_BxKxTxh[:, :, :stop])
-        seen_TxS = jnp.arange(stop)[None, :] <= jnp.arange(start, stop)[:, None]
-        score = jnp.where(seen_TxS[None, None, None], score.astype(jnp.float32) * h**-0.5, MASKED)
-        share = jax.nn.softmax(score, axis=-1).astype(v_BxKxTxh.dtype)
-        out.append(jnp.einsum("bkgts,bksh->bkgth", share, v_BxKxTxh[:, :, :stop]))
-    return jnp.concatenate(out, axis=3).transpose(0, 3, 1, 2, 4).reshape(B, T, H, h)
-
-
 def matrix(rngs: nnx.Rngs, *shape: int, std: float = INIT_STD) -> nnx.Param[jax.Array]:
     """Normal initial values of mean zero."""
     return nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32))
@@ -73,6 +40,16 @@ def matrix(rngs: nnx.Rngs, *shape: int, std: float = INIT_STD) -> nnx.Param[jax.
 def branch_std(config: ModelConfig) -> float:
     """Standard deviation of what ends a branch: with 2 L of them the residual stream starts no wider than one."""
     return INIT_STD / (2 * config.n_layers) ** 0.5
+
+
+def times(x_BxTxD: jax.Array, matrix_DxF: nnx.Param[jax.Array]) -> jax.Array:
+    """The matrix product, in x's dtype.
+
+    Of two axes, not three: otherwise XLA transposes the gradient of the product before it multiplies it with x, and
+    the gradient of the matrix takes three times as long on CPU.
+    """
+    B, T, D = x_BxTxD.shape
+    return (x_BxTxD.reshape(B * T, D) @ matrix_DxF[...].astype(x_BxTxD.dtype)).reshape(B, T, -1)
 
 
 class RMSNorm(nnx.Module):
@@ -101,11 +78,11 @@ class Attention(nnx.Module):
     def __call__(self, x_BxTxD: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
         B, T, _ = x_BxTxD.shape
         H, K, h = self.n_heads, self.n_kv_heads, self.head_dim
-        q, k, v = jnp.split(x_BxTxD @ self.qkv[...].astype(x_BxTxD.dtype), [H * h, (H + K) * h], axis=-1)
+        q, k, v = jnp.split(times(x_BxTxD, self.qkv), [H * h, (H + K) * h], axis=-1)
         q = rotate(q.reshape(B, T, H, h), table)
         k = rotate(k.reshape(B, T, K, h), table)
         mixed_BxTxHxh = causal_attention(q, k, v.reshape(B, T, K, h), self.kind)
-        return mixed_BxTxHxh.reshape(B, T, H * h) @ self.out[...].astype(x_BxTxD.dtype)
+        return times(mixed_BxTxHxh.reshape(B, T, H * h), self.out)
 
 
 class SwiGLU(nnx.Module):
@@ -116,5 +93,5 @@ class SwiGLU(nnx.Module):
         self.down = matrix(rngs, config.d_ff, config.d_model, std=branch_std(config))
 
     def __call__(self, x_BxTxD: jax.Array) -> jax.Array:
-        gate_BxTxF, up_BxTxF = jnp.split(x_BxTxD @ self.gate_up[...].astype(x_BxTxD.dtype), 2, axis=-1)
-        return (jax.nn.silu(gate_BxTxF) * up_BxTxF) @ self.down[...].astype(x_BxTxD.dtype)
+        gate_BxTxF, up_BxTxF = jnp.split(times(x_BxTxD, self.gate_up), 2, axis=-1)
+        return times(jax.nn.silu(gate_BxTxF) * up_BxTxF, self.down)

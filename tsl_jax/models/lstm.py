@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tsl_jax.models.config import ModelConfig
-from tsl_jax.models.layers import matrix
+from tsl_jax.models.layers import matrix, times
 from tsl_jax.models.stack import dropout_keys, dropped, need_context, stacked_blocks, through
 
 State = tuple[jax.Array, jax.Array]  # h and c, each (B, D)
@@ -36,7 +36,7 @@ class Layer(nnx.Module):
     def __call__(self, x_BxTxD: jax.Array, key: jax.Array | None = None) -> jax.Array:
         dtype, (B, _, D) = x_BxTxD.dtype, x_BxTxD.shape
         recurrent_DxG = self.recurrent[...].astype(dtype)
-        from_input = x_BxTxD @ self.input[...].astype(dtype) + self.bias[...].astype(dtype)[None, None, :]
+        from_input = times(x_BxTxD, self.input) + self.bias[...].astype(dtype)[None, None, :]
 
         def step(state: State, gates_BxG: jax.Array) -> tuple[State, jax.Array]:
             h_BxD, c_BxD = state
@@ -67,4 +67,4 @@ class Lstm(nnx.Module):
         first, keys = dropout_keys(config, key)
         x_BxTxD = self.embedding[...][tokens_BxT].astype(config.dtype) * config.d_model**0.5
         x_BxTxD = through(self.blocks, dropped(x_BxTxD, config.dropout, first), config.layers, keys=keys)
-        return x_BxTxD @ self.projection[...].astype(x_BxTxD.dtype), None
+        return times(x_BxTxD, self.projection), None

@@ -10,18 +10,25 @@ arXiv 2410.10989).
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-LOGITS = 1 << 22  # entries of a chunk of logits, 16 MB in float32: larger chunks are no faster
-FEWEST = 512  # tokens of a chunk, whatever V: fewer make slow matrix products
+# On CPU a chunk of logits fits the cache where V allows, and everything beside h, W and their gradients 128 MB.
+LOGITS = 1 << 22  # entries of a chunk of logits: larger chunks are no faster
+FEWEST = 256  # tokens of a chunk all the same: fewer make slow matrix products
+MOST = 25 << 20  # entries of a chunk of logits, however large V
+PRODUCT = 1 << 20  # entries of dW up to which all of it is added to at once
+ROWS = 192  # rows of a larger dW that are added to at a time; a power of two would be slower by a fifth
+LOGITS_ACCELERATOR = 1 << 28  # entries of a chunk on an accelerator, which wants few and large products
 
 
 def token_losses(h_BxTxD: jax.Array, w_VxD: jax.Array, target_BxT: jax.Array, chunk: int = 0) -> jax.Array:
     """Cross-entropy of every token in nats, (B, T) float32. For evaluation: its gradient would keep the logits."""
     h, y, _ = _chunked(h_BxTxD, target_BxT, None, chunk or _chunk(w_VxD))
     w_VxD = w_VxD.astype(h.dtype)
-    losses = jax.lax.map(lambda part: _losses(_logits(part[0], w_VxD), part[1])[0], (h, y))
+    losses = jax.lax.map(lambda part: _losses(part[0], w_VxD, part[1])[0], (h, y))
     return losses.reshape(-1)[: target_BxT.size].reshape(target_BxT.shape)
 
 
@@ -42,9 +49,8 @@ def weighted_loss(
 
 @jax.custom_vjp
 def _summed_loss(h_CxMxD: jax.Array, w_VxD: jax.Array, y_CxM: jax.Array, share_CxM: jax.Array) -> jax.Array:
-    losses = jax.lax.map(
-        lambda part: _losses(_logits(part[0], w_VxD.astype(part[0].dtype)), part[1])[0], (h_CxMxD, y_CxM)
-    )
+    w_VxD = w_VxD.astype(h_CxMxD.dtype)
+    losses = jax.lax.map(lambda part: _losses(part[0], w_VxD, part[1])[0], (h_CxMxD, y_CxM))
     return jnp.sum(losses * share_CxM)
 
 
@@ -56,18 +62,38 @@ def _forward(
 
     def one_chunk(dw_VxD: jax.Array, part: tuple[jax.Array, ...]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         h_MxD, y_M, share_M = part
-        loss_M, e_MxV, total_M = _losses(_logits(h_MxD, w), y_M)
+        loss_M, e_MxV, total_M = _losses(h_MxD, w, y_M)
         hit_MxV = jnp.arange(w.shape[0], dtype=y_M.dtype)[None, :] == y_M[:, None]
         g_MxV = e_MxV * (share_M / total_M)[:, None] - jnp.where(hit_MxV, share_M[:, None], 0.0)
         g_MxV = g_MxV.astype(h_MxD.dtype)
-        dw_VxD = dw_VxD + jax.lax.dot_general(
-            g_MxV, h_MxD, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
-        )
-        return dw_VxD, (jnp.sum(loss_M * share_M), g_MxV @ w)
+        return _add_product(dw_VxD, g_MxV, h_MxD), (jnp.sum(loss_M * share_M), g_MxV @ w)
 
     zero = jnp.zeros(w_VxD.shape, jnp.float32)
     dw_VxD, (loss_C, dh_CxMxD) = jax.lax.scan(one_chunk, zero, (h_CxMxD, y_CxM, share_CxM))
     return jnp.sum(loss_C), (dh_CxMxD, dw_VxD.astype(w_VxD.dtype))
+
+
+def _add_product(dw_VxD: jax.Array, g_MxV: jax.Array, h_MxD: jax.Array) -> jax.Array:
+    """dW + g' h, which XLA's CPU product of this form is slow at (by two thirds) and needs as much memory as dW for.
+
+    So on CPU a small dW gets the transpose of h' g, and a larger one is added to by rows.
+    """
+
+    def product(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jax.lax.dot_general(a, b, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+
+    def add_rows(dw_VxD: jax.Array, start: Any, count: int) -> jax.Array:
+        some_RxD = jax.lax.dynamic_slice_in_dim(dw_VxD, start, count)
+        some_RxD += product(jax.lax.dynamic_slice_in_dim(g_MxV, start, count, axis=1), h_MxD)
+        return jax.lax.dynamic_update_slice_in_dim(dw_VxD, some_RxD, start, axis=0)
+
+    if jax.default_backend() != "cpu":
+        return dw_VxD + product(g_MxV, h_MxD)
+    if dw_VxD.size <= PRODUCT:
+        return dw_VxD + jax.lax.optimization_barrier(product(h_MxD, g_MxV)).T  # without it XLA turns the product back
+    blocks, left = divmod(dw_VxD.shape[0], ROWS)
+    dw_VxD = jax.lax.fori_loop(0, blocks, lambda i, dw_VxD: add_rows(dw_VxD, i * ROWS, ROWS), dw_VxD)
+    return add_rows(dw_VxD, blocks * ROWS, left) if left else dw_VxD
 
 
 def _backward(residuals: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array, None, None]:
@@ -78,21 +104,25 @@ def _backward(residuals: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax
 _summed_loss.defvjp(_forward, _backward)
 
 
-def _logits(h_MxD: jax.Array, w_VxD: jax.Array) -> jax.Array:
-    return jax.lax.dot_general(h_MxD, w_VxD, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+def _losses(h_MxD: jax.Array, w_VxD: jax.Array, y_M: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Loss of each token, e^(logit - largest) and its sum: the exponentials are taken once for loss and gradient.
 
-
-def _losses(logits_MxV: jax.Array, y_M: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Loss of each token, e^(logit - largest) and its sum: the exponentials are taken once for loss and gradient."""
+    The target's logit is computed once more, by itself: read from the logits after the exponentials are taken, it
+    would keep XLA from putting these in the logits' place, and a chunk would need twice the memory.
+    """
+    logits_MxV = jax.lax.dot_general(h_MxD, w_VxD, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+    at_target_M = jnp.sum(h_MxD.astype(jnp.float32) * jnp.take(w_VxD, y_M, axis=0).astype(jnp.float32), axis=-1)
     largest_M = logits_MxV.max(axis=-1)
     e_MxV = jnp.exp(logits_MxV - largest_M[:, None])
     total_M = e_MxV.sum(axis=-1)
-    at_target_M = jnp.take_along_axis(logits_MxV, y_M[:, None], axis=1)[:, 0]
     return jnp.log(total_M) + largest_M - at_target_M, e_MxV, total_M
 
 
 def _chunk(w_VxD: jax.Array) -> int:
-    return max(FEWEST, LOGITS // w_VxD.shape[0])
+    v = w_VxD.shape[0]
+    if jax.default_backend() != "cpu":
+        return max(1, LOGITS_ACCELERATOR // v)
+    return min(max(FEWEST, LOGITS // v), max(1, MOST // v))
 
 
 def _chunked(
@@ -100,7 +130,7 @@ def _chunked(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """All tokens as (chunks, tokens of a chunk, ...); the last chunk is filled up with tokens that count nothing."""
     n = y_BxT.size
-    m = min(chunk, n)
+    m = -(-n // -(-n // chunk))  # chunks of nearly equal length leave little to fill up
     fill = -n % m
     h = jnp.pad(h_BxTxD.reshape(n, -1), ((0, fill), (0, 0))).reshape(-1, m, h_BxTxD.shape[-1])
     y = jnp.pad(y_BxT.reshape(n), (0, fill)).reshape(-1, m)

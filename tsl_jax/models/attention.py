@@ -1,0 +1,108 @@
+"""Causal attention with grouped key/value heads: by a fused kernel, or in blocks of queries, which is quick on a CPU.
+
+With p = softmax(q k' / sqrt(h)), past and present only, out = p v. Letters in names give shapes, as in `layers`; R =
+G t are the rows of one block: t positions, for each of the G query heads of a key/value head. In blocks the gradient is
+written out, as in FlashAttention (Dao et al. 2022, arXiv 2205.14135, appendix B.2), so that no array of the size of the
+scores is passed over more often than necessary: with e = exp(s - max s), z = sum e, and g the gradient of out,
+
+    dv = e' (g / z),   ds = e ((g / z) v' - sum(out g) / z),   dq = ds k,   dk = ds' q
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+MASKED = -1e30
+BLOCKS = 4  # more save little and compile longer
+SHORTEST = 32  # positions of a block
+
+
+def causal_attention(q_BxTxHxh: jax.Array, k_BxTxKxh: jax.Array, v_BxTxKxh: jax.Array, kind: str) -> jax.Array:
+    """softmax(q k' / sqrt(h), past and present only) v, of shape (B, T, H, h).
+
+    Args:
+        q_BxTxHxh, k_BxTxKxh, v_BxTxKxh: queries, keys, values; K divides H.
+        kind: "fused" calls `jax.nn.dot_product_attention` (cuDNN's flash kernel for bfloat16 on GPU); "chunks" gives
+            blocks of queries their own prefix of keys, which skips nearly half of the work and is quicker on CPU.
+    """
+    if kind == "fused":
+        flash = jax.default_backend() == "gpu" and q_BxTxHxh.dtype == jnp.bfloat16
+        return jax.nn.dot_product_attention(
+            q_BxTxHxh, k_BxTxKxh, v_BxTxKxh, is_causal=True, implementation="cudnn" if flash else None
+        )
+    B, T, H, h = q_BxTxHxh.shape
+    K = k_BxTxKxh.shape[2]
+    q_BxKxGxTxh = (q_BxTxHxh * h**-0.5).reshape(B, T, K, H // K, h).transpose(0, 2, 3, 1, 4)
+    out_BxKxGxTxh = _in_blocks(q_BxKxGxTxh, k_BxTxKxh.transpose(0, 2, 1, 3), v_BxTxKxh.transpose(0, 2, 1, 3))
+    return out_BxKxGxTxh.transpose(0, 3, 1, 2, 4).reshape(B, T, H, h)
+
+
+@jax.custom_vjp
+def _in_blocks(q_BxKxGxTxh: jax.Array, k_BxKxTxh: jax.Array, v_BxKxTxh: jax.Array) -> jax.Array:
+    """softmax(q k') v; q is scaled already."""
+    return _forward(q_BxKxGxTxh, k_BxKxTxh, v_BxKxTxh)[0]
+
+
+def _forward(q_BxKxGxTxh: jax.Array, k_BxKxTxh: jax.Array, v_BxKxTxh: jax.Array) -> tuple[jax.Array, Any]:
+    out, kept = [], []
+    for rows in _blocks(q_BxKxGxTxh.shape[3]):
+        q_BxKxRxh, S = _rows(q_BxKxGxTxh, rows), rows.stop
+        score_BxKxRxS = jnp.einsum(
+            "bkrh,bksh->bkrs", q_BxKxRxh, k_BxKxTxh[:, :, :S], preferred_element_type=jnp.float32
+        )
+        place_R = rows.start + jnp.arange(q_BxKxRxh.shape[2]) % (S - rows.start)
+        seen_RxS = jnp.arange(S)[None, :] <= place_R[:, None]
+        score_BxKxRxS = jnp.where(seen_RxS[None, None], score_BxKxRxS, MASKED)
+        e_BxKxRxS = jnp.exp(score_BxKxRxS - score_BxKxRxS.max(axis=-1, keepdims=True))
+        z_BxKxRx1 = e_BxKxRxS.sum(axis=-1, keepdims=True)
+        e_BxKxRxS = e_BxKxRxS.astype(v_BxKxTxh.dtype)
+        mixed_BxKxRxh = jnp.einsum("bkrs,bksh->bkrh", e_BxKxRxS, v_BxKxTxh[:, :, :S])
+        out.append(_positions((mixed_BxKxRxh / z_BxKxRx1).astype(v_BxKxTxh.dtype), q_BxKxGxTxh.shape[2]))
+        kept.append((e_BxKxRxS, z_BxKxRx1))
+    out_BxKxGxTxh = jnp.concatenate(out, axis=3)
+    return out_BxKxGxTxh, (q_BxKxGxTxh, k_BxKxTxh, v_BxKxTxh, out_BxKxGxTxh, kept)
+
+
+def _backward(residuals: Any, g_BxKxGxTxh: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    q_BxKxGxTxh, k_BxKxTxh, v_BxKxTxh, out_BxKxGxTxh, kept = residuals
+    dtype, (G, T) = v_BxKxTxh.dtype, q_BxKxGxTxh.shape[2:4]
+    dq, dk, dv = [], [], []
+    for rows, (e_BxKxRxS, z_BxKxRx1) in zip(_blocks(T), kept, strict=True):
+        S, to_end = rows.stop, ((0, 0), (0, 0), (0, 0), (0, T - rows.stop))
+        g_BxKxRxh = _rows(g_BxKxGxTxh, rows) / z_BxKxRx1
+        along_BxKxRx1 = (_rows(out_BxKxGxTxh, rows) * g_BxKxRxh).sum(axis=-1, keepdims=True)
+        g_BxKxRxh = g_BxKxRxh.astype(dtype)
+        dp_BxKxRxS = jnp.einsum("bkrh,bksh->bkrs", g_BxKxRxh, v_BxKxTxh[:, :, :S], preferred_element_type=jnp.float32)
+        ds_BxKxRxS = (e_BxKxRxS * (dp_BxKxRxS - along_BxKxRx1)).astype(dtype)
+        dq.append(_positions(jnp.einsum("bkrs,bksh->bkrh", ds_BxKxRxS, k_BxKxTxh[:, :, :S]), G))
+        # Products of shape (h, S), not (S, h), which XLA's CPU products are slow at.
+        for total, a, b in ((dk, _rows(q_BxKxGxTxh, rows), ds_BxKxRxS), (dv, g_BxKxRxh, e_BxKxRxS)):
+            total.append(jnp.pad(jnp.einsum("bkrh,bkrs->bkhs", a, b), to_end))
+    dk_BxKxTxh, dv_BxKxTxh = (sum(parts[1:], parts[0]).transpose(0, 1, 3, 2) for parts in (dk, dv))
+    return jnp.concatenate(dq, axis=3), dk_BxKxTxh, dv_BxKxTxh
+
+
+_in_blocks.defvjp(_forward, _backward)
+
+
+def _blocks(T: int) -> Iterator[slice]:
+    """Positions of each block of queries."""
+    block = max(SHORTEST, -(-T // BLOCKS))
+    for start in range(0, T, block):
+        yield slice(start, min(start + block, T))
+
+
+def _rows(x_BxKxGxTxh: jax.Array, positions: slice) -> jax.Array:
+    """One block, as (B, K, R, h)."""
+    part = x_BxKxGxTxh[:, :, :, positions]
+    return part.reshape(*part.shape[:2], -1, part.shape[-1])
+
+
+def _positions(x_BxKxRxh: jax.Array, G: int) -> jax.Array:
+    """The rows of one block, as (B, K, G, t, h)."""
+    B, K, R, h = x_BxKxRxh.shape
+    return x_BxKxRxh.reshape(B, K, G, R // G, h)
