@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from tsl_jax.cli import TUNABLES
-from tsl_jax.models.config import ModelConfig, flops_per_token
+from tsl_jax.models.config import ModelConfig
+from tsl_jax.models.cost import flops_per_token
 
 PEERS = Path(__file__).parent / "peers"
 SHAPES = {
