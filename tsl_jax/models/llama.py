@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from tsl_jax.models.config import ModelConfig, head_dim
@@ -23,7 +24,7 @@ class Block(nnx.Module):
         self.mlp_norm = RMSNorm(config.d_model, config.norm_eps)
         self.mlp = SwiGLU(config, rngs)
 
-    def __call__(self, x_BxTxD: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
+    def __call__(self, x_BxTxD: jax.Array, table: tuple[np.ndarray, np.ndarray]) -> jax.Array:
         x_BxTxD = x_BxTxD + self.attention(self.attention_norm(x_BxTxD), table)
         return x_BxTxD + self.mlp(self.mlp_norm(x_BxTxD))
 
