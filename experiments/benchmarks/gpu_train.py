@@ -28,8 +28,8 @@ import jax
 import numpy as np
 
 from tsl_jax.models.build import build
-from tsl_jax.models.config import ModelConfig
-from tsl_jax.models.cost import flops_per_token, n_params, resolve
+from tsl_jax.models.config import ModelConfig, resolve
+from tsl_jax.models.cost import flops_per_token, n_params
 from tsl_jax.training.config import OptimizerConfig, value_of
 from tsl_jax.training.evaluate import make_forward
 from tsl_jax.training.optimizer import adamw, plan

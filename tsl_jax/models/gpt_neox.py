@@ -14,7 +14,7 @@ from flax import nnx
 
 from tsl_jax.models.attention import causal_attention
 from tsl_jax.models.config import ModelConfig, head_dim, rotary_dim
-from tsl_jax.models.layers import branch_std, matrix, rotary_table, rotate, times
+from tsl_jax.models.layers import Table, branch_std, matrix, rotary_table, rotate, times
 from tsl_jax.models.stack import dropout_keys, dropped, need_context, stacked_blocks, through
 
 
@@ -50,7 +50,7 @@ class Attention(nnx.Module):
         self.out = matrix(rngs, config.d_model, config.d_model, std=branch_std(config))
         self.out_bias = nnx.Param(jnp.zeros(config.d_model, jnp.float32))
 
-    def __call__(self, x_BxTxD: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
+    def __call__(self, x_BxTxD: jax.Array, table: Table) -> jax.Array:
         B, T, _ = x_BxTxD.shape
         H, K, h = self.n_heads, self.n_kv_heads, self.head_dim
         q, k, v = jnp.split(affine(x_BxTxD, self.qkv, self.qkv_bias), [H * h, (H + K) * h], axis=-1)
@@ -59,7 +59,7 @@ class Attention(nnx.Module):
         mixed_BxTxHxh = causal_attention(q, k, v.reshape(B, T, K, h), self.kind)
         return affine(mixed_BxTxHxh.reshape(B, T, H * h), self.out, self.out_bias)
 
-    def _rotate_first(self, x_BxTxHxh: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
+    def _rotate_first(self, x_BxTxHxh: jax.Array, table: Table) -> jax.Array:
         turned, still = jnp.split(x_BxTxHxh, [self.rotary_dim], axis=-1)
         return jnp.concatenate([rotate(turned, table), still], axis=-1)
 
@@ -87,9 +87,7 @@ class Block(nnx.Module):
         self.mlp = Mlp(config, rngs)
         self.dropout = config.dropout
 
-    def __call__(
-        self, x_BxTxD: jax.Array, table: tuple[jax.Array, jax.Array], key: jax.Array | None = None
-    ) -> jax.Array:
+    def __call__(self, x_BxTxD: jax.Array, table: Table, key: jax.Array | None = None) -> jax.Array:
         attended = dropped(self.attention(self.attention_norm(x_BxTxD), table), self.dropout, key, 0)
         return x_BxTxD + attended + dropped(self.mlp(self.mlp_norm(x_BxTxD)), self.dropout, key, 1)
 

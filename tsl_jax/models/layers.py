@@ -10,22 +10,28 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from tsl_jax.models.attention import causal_attention
 from tsl_jax.models.config import ModelConfig, head_dim
 
 INIT_STD = 0.02
+Table = tuple[np.ndarray, np.ndarray]  # cos and sin of a rotation, each (position, pair)
 
 
-def rotary_table(n: int, dim: int, base: float) -> tuple[jax.Array, jax.Array]:
-    """cos and sin of i / base^(2 j / dim), each (n, dim / 2)."""
-    frequency_h = base ** (-jnp.arange(0, dim, 2, dtype=jnp.float32) / dim)
-    angle_Txh = jnp.arange(n, dtype=jnp.float32)[:, None] * frequency_h[None, :]
-    return jnp.cos(angle_Txh), jnp.sin(angle_Txh)
+def rotary_table(n: int, dim: int, base: float) -> Table:
+    """cos and sin of i / base^(2 j / dim), each (n, dim / 2), float32.
+
+    Of numpy: constants of the program. XLA would merge the computation of a table into every loop that reads it, and
+    take sines anew for every number that is turned.
+    """
+    frequency_h = np.float32(base) ** (-np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim))
+    angle_Txh = np.arange(n, dtype=np.float32)[:, None] * frequency_h[None, :]
+    return np.cos(angle_Txh), np.sin(angle_Txh)
 
 
-def rotate(x_BxTxHxh: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
+def rotate(x_BxTxHxh: jax.Array, table: Table) -> jax.Array:
     """Turn pairs (j, j + h/2) by their position's angle, so that q.k depends on the distance of positions only."""
     cos, sin = (t[None, :, None, :].astype(x_BxTxHxh.dtype) for t in table)
     a, b = jnp.split(x_BxTxHxh, 2, axis=-1)
@@ -75,7 +81,7 @@ class Attention(nnx.Module):
         self.qkv = matrix(rngs, config.d_model, width + 2 * config.n_kv_heads * self.head_dim)
         self.out = matrix(rngs, width, config.d_model, std=branch_std(config))
 
-    def __call__(self, x_BxTxD: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
+    def __call__(self, x_BxTxD: jax.Array, table: Table) -> jax.Array:
         B, T, _ = x_BxTxD.shape
         H, K, h = self.n_heads, self.n_kv_heads, self.head_dim
         q, k, v = jnp.split(times(x_BxTxD, self.qkv), [H * h, (H + K) * h], axis=-1)

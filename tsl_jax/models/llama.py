@@ -6,7 +6,7 @@ import jax
 from flax import nnx
 
 from tsl_jax.models.config import ModelConfig, head_dim
-from tsl_jax.models.layers import Attention, RMSNorm, SwiGLU, matrix, rotary_table
+from tsl_jax.models.layers import Attention, RMSNorm, SwiGLU, Table, matrix, rotary_table
 from tsl_jax.models.stack import dropout_keys, dropped, need_context, stacked_blocks, through
 
 
@@ -20,9 +20,7 @@ class Block(nnx.Module):
         self.mlp = SwiGLU(config, rngs)
         self.dropout = config.dropout
 
-    def __call__(
-        self, x_BxTxD: jax.Array, table: tuple[jax.Array, jax.Array], key: jax.Array | None = None
-    ) -> jax.Array:
+    def __call__(self, x_BxTxD: jax.Array, table: Table, key: jax.Array | None = None) -> jax.Array:
         attended = self.attention(self.attention_norm(x_BxTxD), table)
         x_BxTxD = x_BxTxD + dropped(attended, self.dropout, key, 0)
         return x_BxTxD + dropped(self.mlp(self.mlp_norm(x_BxTxD)), self.dropout, key, 1)

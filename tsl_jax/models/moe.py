@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tsl_jax.models.config import ModelConfig, head_dim
-from tsl_jax.models.layers import Attention, RMSNorm, branch_std, matrix, rotary_table
+from tsl_jax.models.layers import Attention, RMSNorm, Table, branch_std, matrix, rotary_table
 from tsl_jax.models.stack import dropout_keys, dropped, need_context, stacked_blocks, through
 
 
@@ -82,7 +82,7 @@ class Block(nnx.Module):
     def __call__(
         self,
         state: tuple[jax.Array, jax.Array],
-        table: tuple[jax.Array, jax.Array],
+        table: Table,
         key: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         x_BxTxD, total = state
