@@ -11,20 +11,24 @@ from typing import Any
 
 import jax
 from flax import nnx
+from jax.sharding import Mesh
 
-from tsl_jax.models.config import ModelConfig, resolve
+from tsl_jax.models.config import ModelConfig, n_params, resolve
 from tsl_jax.models.llama import Llama
+from tsl_jax.models.sharding import shardings
 
 Params = dict[str, Any]
 STACKED = "blocks"
+LARGE = 1_000_000_000  # parameters from which on the activations of all layers no longer fit beside them
 
 
-def build(config: ModelConfig, seed: int) -> tuple[nnx.GraphDef, Params]:
+def build(config: ModelConfig, seed: int, mesh: Mesh | None = None) -> tuple[nnx.GraphDef, Params]:
     """A freshly initialised model, the same for the same seed.
 
     Args:
         config: vocabulary and context must be known (see `config.resolve`); "auto" is decided here by the platform.
         seed: of the initial parameters.
+        mesh: of devices over which the parameters are made and kept, see `sharding`; None: one device.
 
     Returns:
         (graphdef, params): for `hidden` and `unembedding`.
@@ -40,15 +44,21 @@ def build(config: ModelConfig, seed: int) -> tuple[nnx.GraphDef, Params]:
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: Llama(config, nnx.Rngs(0))))
     # It runs once: on CPU optimising it takes thrice as long as it ever saves.
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-    return graphdef, jax.jit(initial, compiler_options=options)(jax.random.key(seed))
+    placed = None if mesh is None else shardings(jax.eval_shape(initial, jax.random.key(0)), mesh)
+    return graphdef, jax.jit(initial, compiler_options=options, out_shardings=placed)(jax.random.key(seed))
 
 
 def for_platform(config: ModelConfig) -> ModelConfig:
-    """The config with "auto" decided: on CPU unrolled layers and chunked attention, elsewhere scan and fused."""
+    """The config with "auto" decided: on CPU unrolled layers and chunked attention, elsewhere scan and fused.
+
+    Layers are made again in the backward pass, all but their products, elsewhere than on CPU from `LARGE` parameters on.
+    """
     on_cpu = jax.default_backend() == "cpu"
     layers = ("unroll" if on_cpu else "scan") if config.layers == "auto" else config.layers
     attention = ("chunks" if on_cpu else "fused") if config.attention == "auto" else config.attention
-    return replace(config, layers=layers, attention=attention)
+    memory = "none" if on_cpu or n_params(config) < LARGE else "dots"
+    remat = memory if config.remat == "auto" else config.remat
+    return replace(config, layers=layers, attention=attention, remat=remat)
 
 
 def hidden(graphdef: nnx.GraphDef, params: Params, tokens_BxT: jax.Array) -> jax.Array:

@@ -34,6 +34,7 @@ class ModelConfig:
     dtype: str = "float32"  # of activations: float32 or bfloat16; parameters stay float32
     layers: str = "auto"  # "unroll", "scan", or by platform: unrolled on CPU, scanned elsewhere
     attention: str = "auto"  # "chunks", "fused" (jax.nn.dot_product_attention), or by platform: chunks on CPU
+    remat: str = "auto"  # kept for the backward pass: all ("none"), products ("dots"), each layer's input ("full")
 
 
 PRESETS: dict[str, dict[str, int]] = {
@@ -50,6 +51,7 @@ _CHOICES = {
     "dtype": ("float32", "bfloat16"),
     "layers": ("auto", "unroll", "scan"),
     "attention": ("auto", "chunks", "fused"),
+    "remat": ("auto", "none", "dots", "full"),
 }
 
 

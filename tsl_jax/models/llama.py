@@ -12,6 +12,8 @@ from flax import nnx
 
 from tsl_jax.models.config import ModelConfig, head_dim
 from tsl_jax.models.layers import INIT_STD, Attention, RMSNorm, SwiGLU, rotary_table
+from tsl_jax.models.rematerialise import rematerialised
+from tsl_jax.models.sharding import gathered, residual
 
 
 class Block(nnx.Module):
@@ -49,13 +51,18 @@ class Llama(nnx.Module):
             mend = "shorten the windows, or train a model of that context"
             raise ValueError(f"models: {n} tokens of context, but this model's longest is {config.context}; {mend}")
         table = rotary_table(n, head_dim(config), config.rope_base)
-        x_BxTxD = self.embedding[...][tokens_BxT].astype(config.dtype)
+        x_BxTxD = residual(gathered(self.embedding[...])[tokens_BxT].astype(config.dtype))
         graphdef, stacked = nnx.split(self.blocks)
+
+        def run(x_BxTxD: jax.Array, layer: nnx.State) -> jax.Array:
+            return residual(nnx.merge(graphdef, layer)(x_BxTxD, table))
+
+        run = rematerialised(run, config)
         if config.layers == "scan":
-            x_BxTxD, _ = jax.lax.scan(lambda x, layer: (nnx.merge(graphdef, layer)(x, table), None), x_BxTxD, stacked)
+            x_BxTxD, _ = jax.lax.scan(lambda x, layer: (run(x, layer), None), x_BxTxD, stacked)
         else:
             for i in range(config.n_layers):
-                x_BxTxD = nnx.merge(graphdef, jax.tree.map(lambda leaf, i=i: leaf[i], stacked))(x_BxTxD, table)
+                x_BxTxD = run(x_BxTxD, jax.tree.map(lambda leaf, i=i: leaf[i], stacked))
         return self.final_norm(x_BxTxD)
 
 
