@@ -51,7 +51,7 @@ def build(config: ModelConfig, seed: int, mesh: Mesh | None = None) -> tuple[nnx
 def for_platform(config: ModelConfig) -> ModelConfig:
     """The config with "auto" decided: on CPU unrolled layers and chunked attention, elsewhere scan and fused.
 
-    Layers are made again in the backward pass, all but their products, elsewhere than on CPU from `LARGE` parameters on.
+    In the backward pass layers are made again, all but their products, from `LARGE` parameters on; on CPU never.
     """
     on_cpu = jax.default_backend() == "cpu"
     layers = ("unroll" if on_cpu else "scan") if config.layers == "auto" else config.layers

@@ -62,7 +62,7 @@ def constrain_tree(tree: Any) -> Any:
 
 
 def constrain(x: jax.Array, *axes: Any) -> jax.Array:
-    """The same array, split over these mesh axes (None: whole), inside a program; an axis that does not divide is left out."""
+    """The same array inside a program, split over these mesh axes (None: whole), but those that do not divide it."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return x

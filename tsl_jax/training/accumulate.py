@@ -1,6 +1,6 @@
 """Gradient accumulation: a batch in several microbatches, one after the other, for batches that do not fit at once.
 
-    gradient = 1/A sum_a gradient of microbatch a,   the same up to rounding, as the loss is a mean over sequences
+gradient = 1/A sum_a gradient of microbatch a,   the same up to rounding, as the loss is a mean over sequences
 """
 
 from __future__ import annotations

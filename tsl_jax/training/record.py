@@ -17,7 +17,7 @@ from tsl_jax.models.config import ModelConfig
 PACKAGES = ("tsl_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
 FLAGS = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION", "LIBTPU_INIT_ARGS")
 # The bits of a run depend on these; the other facts are for the reader.
-DECISIVE = ("versions", "cores", "machine", "device", "devices", "flags")
+DECISIVE = ("versions", "cores", "machine", "device", "devices", "mesh", "flags")
 HOW_IT_RUNS = ("preset", "layers", "attention", "remat")  # entries of a model that leave its function as it is
 
 
@@ -51,7 +51,9 @@ def environment() -> dict[str, Any]:
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Sentences, one for each fact that decides about bits and is not as it was."""
-    return [f"{name}: {then.get(name)!r}, now {now[name]!r}" for name in DECISIVE if then.get(name) != now[name]]
+    return [
+        f"{name}: {then.get(name)!r}, now {now.get(name)!r}" for name in DECISIVE if then.get(name) != now.get(name)
+    ]
 
 
 def history(known: Mapping[str, Any], now: Mapping[str, Any], step: int) -> dict[str, Any]:
