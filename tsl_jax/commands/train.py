@@ -72,7 +72,8 @@ def resolved(command: Command) -> TrainConfig:
 
 def cost(config: TrainConfig) -> str:
     """What the run will take, before it begins."""
-    from tsl_jax.models.config import flops_per_token, n_params, resolve
+    from tsl_jax.models.config import resolve
+    from tsl_jax.models.cost import flops_per_token, n_params
 
     vocabulary = config.model.vocabulary or config.data.vocabulary
     model = resolve(config.model, vocabulary=vocabulary, context=config.context)

@@ -13,13 +13,24 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from tsl_jax.models.config import ModelConfig, n_params, resolve
+from tsl_jax.models.config import ModelConfig, resolve
+from tsl_jax.models.cost import n_params
+from tsl_jax.models.gpt_neox import GptNeox
 from tsl_jax.models.llama import Llama
+from tsl_jax.models.lstm import Lstm
+from tsl_jax.models.moe import MixtureOfExperts
 from tsl_jax.models.sharding import shardings
+from tsl_jax.models.universal import Universal
 
 Params = dict[str, Any]
-STACKED = "blocks"
 LARGE = 1_000_000_000  # parameters from which on the activations of all layers no longer fit beside them
+ARCHITECTURES = {
+    "llama": Llama,
+    "gpt_neox": GptNeox,
+    "moe": MixtureOfExperts,
+    "lstm": Lstm,
+    "universal": Universal,
+}
 
 
 def build(config: ModelConfig, seed: int, mesh: Mesh | None = None) -> tuple[nnx.GraphDef, Params]:
@@ -37,11 +48,12 @@ def build(config: ModelConfig, seed: int, mesh: Mesh | None = None) -> tuple[nnx
         ValueError: where the config is not a model (see `config.resolve`).
     """
     config = for_platform(resolve(config))
+    model = ARCHITECTURES[config.architecture]
 
     def initial(key: jax.Array) -> Params:
-        return nnx.to_pure_dict(nnx.state(Llama(config, nnx.Rngs(key))))
+        return nnx.to_pure_dict(nnx.state(model(config, nnx.Rngs(key))))
 
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: Llama(config, nnx.Rngs(0))))
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: model(config, nnx.Rngs(0))))
     # It runs once: on CPU optimising it takes thrice as long as it ever saves.
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
     placed = None if mesh is None else shardings(jax.eval_shape(initial, jax.random.key(0)), mesh)
@@ -49,25 +61,41 @@ def build(config: ModelConfig, seed: int, mesh: Mesh | None = None) -> tuple[nnx
 
 
 def for_platform(config: ModelConfig) -> ModelConfig:
-    """The config with "auto" decided: on CPU unrolled layers and chunked attention, elsewhere scan and fused.
+    """The config with "auto" decided: on CPU unrolled layers, attention in chunks, dense experts; else the others.
 
     In the backward pass layers are made again, all but their products, from `LARGE` parameters on; on CPU never.
     """
     on_cpu = jax.default_backend() == "cpu"
     layers = ("unroll" if on_cpu else "scan") if config.layers == "auto" else config.layers
     attention = ("chunks" if on_cpu else "fused") if config.attention == "auto" else config.attention
+    experts = ("dense" if on_cpu else "ragged") if config.experts == "auto" else config.experts
     memory = "none" if on_cpu or n_params(config) < LARGE else "dots"
     remat = memory if config.remat == "auto" else config.remat
-    return replace(config, layers=layers, attention=attention, remat=remat)
+    return replace(config, layers=layers, attention=attention, experts=experts, remat=remat)
 
 
 def hidden(graphdef: nnx.GraphDef, params: Params, tokens_BxT: jax.Array) -> jax.Array:
-    """Hidden states (B, T, D) after the final norm; position t sees tokens 0..t.
+    """Hidden states (B, T, D) after the final norm, without dropout; position t sees tokens 0..t.
 
     Raises:
         ValueError: if T is longer than the model's context.
     """
-    return nnx.merge(graphdef, params)(tokens_BxT)
+    return hidden_and_auxiliary(graphdef, params, tokens_BxT)[0]
+
+
+def hidden_and_auxiliary(
+    graphdef: nnx.GraphDef, params: Params, tokens_BxT: jax.Array, key: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array | None]:
+    """What training needs: hidden states, and the loss that the architecture adds to the objective, if it has one.
+
+    Args:
+        graphdef, params: from `build`. tokens_BxT: token ids.
+        key: of dropout; None: no dropout.
+
+    Raises:
+        ValueError: if T is longer than the model's context.
+    """
+    return nnx.merge(graphdef, params)(tokens_BxT, key)
 
 
 def unembedding(params: Params) -> jax.Array:

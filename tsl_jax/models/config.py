@@ -1,57 +1,73 @@
-"""Shapes of models, and what they cost: parameters and training FLOPs, embeddings apart. Standard library only.
+"""What a model is told: its architecture, shape and dtypes. Standard library only.
 
-With d = d_model, h = head dimension, H query heads, K key/value heads, f = d_ff, L layers, V tokens and T positions:
-
-    n_params    = L (d h (H + 2 K) + H h d + 3 d f + 2 d) + d
-    embeddings  = V d  (tied)  or  2 V d  (untied)
-    FLOPs/token = 6 (L (d h (H + 2 K) + H h d + 3 d f) + V d) + 6 L H h (T + 1)
-
-The last term is causal attention: two products of 2 H h FLOPs per visible key, (T + 1) / 2 keys on average, times three
-for forward and backward. Kaplan et al. (arXiv 2001.08361, section 2.1) count 6 N. The sizes named after those of
-Temporal Scaling Law (arXiv 2404.17785) have that many parameters without embeddings; their exact shapes are our own.
+A size that is 0 is filled in by `resolve`: from the preset (`presets`), from the run, or by the rule beside it. Sizes
+that an architecture does not have stay 0.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from tsl_jax.models.presets import shape
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A LLaMA-style decoder. Zeros are filled in by `resolve`, from the preset or from the run."""
+    """A model. Zeros are filled in by `resolve`, from the preset or from the run."""
 
-    preset: str = "demo"  # a name in PRESETS
+    preset: str = "demo"  # a name in PRESETS, or kaplan-LxD; see `tsl models`
+    architecture: str = ""  # llama, gpt_neox, moe, lstm or universal; "": that of the preset, which is llama for most
     vocabulary: int = 0  # 0: that of the corpus
     context: int = 0  # longest context the model accepts; 0: that of the training
     d_model: int = 0  # 0, here and below: that of the preset
     n_layers: int = 0
     n_heads: int = 0
     n_kv_heads: int = 0  # fewer than n_heads: grouped-query attention; 0: n_heads
-    d_ff: int = 0  # 0: 8/3 d_model, rounded up to a multiple of 8
+    d_ff: int = 0  # 0: 8/3 d_model (moe: over experts_per_token), rounded up to a multiple of 8; gpt_neox: 4 d_model
+    n_experts: int = 0  # moe only; 0: 8
+    experts_per_token: int = 0  # moe only; 0: 2
+    balance: float = 0.01  # moe: weight in the objective of the loss that keeps experts equally busy
+    rotary_share: float = 0.25  # gpt_neox: share of each head that carries the position
     tied: bool = True  # the unembedding is the embedding; --model.no-tied gives it parameters of its own
     rope_base: float = 10_000.0
     norm_eps: float = 1e-6
+    dropout: float = 0.0  # share of embeddings and of branch outputs set to zero, in training only
     dtype: str = "float32"  # of activations: float32 or bfloat16; parameters stay float32
     layers: str = "auto"  # "unroll", "scan", or by platform: unrolled on CPU, scanned elsewhere
     attention: str = "auto"  # "chunks", "fused" (jax.nn.dot_product_attention), or by platform: chunks on CPU
     remat: str = "auto"  # kept for the backward pass: all ("none"), products ("dots"), each layer's input ("full")
+    experts: str = "auto"  # "dense" (all experts see all tokens), "ragged" (sorted), or by platform: dense on CPU
 
 
-PRESETS: dict[str, dict[str, int]] = {
-    "tiny": {"d_model": 32, "n_layers": 2, "n_heads": 2},
-    "demo": {"d_model": 96, "n_layers": 2, "n_heads": 6},
-    "9.8m": {"d_model": 320, "n_layers": 8, "n_heads": 5},
-    "58m": {"d_model": 640, "n_layers": 12, "n_heads": 10},
-    "468m": {"d_model": 1280, "n_layers": 24, "n_heads": 20},
-    "1.2b": {"d_model": 2048, "n_layers": 24, "n_heads": 16},
-    "6.7b": {"d_model": 4096, "n_layers": 32, "n_heads": 32, "d_ff": 11008},
+_ALWAYS = ("vocabulary", "context", "d_model", "n_layers")
+_ATTENTION = (*_ALWAYS, "n_heads", "n_kv_heads", "d_ff")
+SIZES = {
+    "llama": _ATTENTION,
+    "gpt_neox": _ATTENTION,
+    "moe": (*_ATTENTION, "n_experts", "experts_per_token"),
+    "lstm": _ALWAYS,
+    "universal": _ATTENTION,
 }
+_ALL_SIZES = SIZES["moe"]
 
 _CHOICES = {
     "dtype": ("float32", "bfloat16"),
     "layers": ("auto", "unroll", "scan"),
     "attention": ("auto", "chunks", "fused"),
     "remat": ("auto", "none", "dots", "full"),
+    "experts": ("auto", "dense", "ragged"),
+}
+# Entries that the first runs did not have, with the values that mean what those runs did.
+_YOUNGER: dict[str, tuple[Any, ...]] = {
+    "architecture": ("", "llama"),
+    "n_experts": (0,),
+    "experts_per_token": (0,),
+    "balance": (0.01,),
+    "rotary_share": (0.25,),
+    "dropout": (0.0,),
+    "experts": ("auto",),
+    "remat": ("auto",),
 }
 
 
@@ -63,44 +79,86 @@ def resolve(config: ModelConfig, *, vocabulary: int = 0, context: int = 0) -> Mo
         vocabulary, context: of the corpus and of the training, taken where the config says 0.
 
     Raises:
-        ValueError: for an unknown preset, a size that is missing, negative or does not divide, an unknown choice.
+        ValueError: for an unknown preset or architecture, a size that is missing, negative, does not divide or does
+            not belong to the architecture, an unknown choice.
     """
-    if config.preset not in PRESETS:
-        raise ValueError(f"models: preset {config.preset!r} is unknown; choose one of {', '.join(PRESETS)}")
-    preset = PRESETS[config.preset]
+    preset = shape(config.preset)
+    architecture = config.architecture or preset.get("architecture", "llama")
+    if architecture not in SIZES:
+        raise ValueError(f"models: architecture must be one of {', '.join(SIZES)}, found {architecture!r}")
     d_model = config.d_model or preset["d_model"]
-    n_heads = config.n_heads or preset["n_heads"]
-    # The preset's feed-forward width belongs to the preset's d_model.
-    d_ff = config.d_ff or (preset.get("d_ff", 0) if d_model == preset["d_model"] else 0)
-    return _checked(
-        replace(
-            config,
-            vocabulary=config.vocabulary or vocabulary,
-            context=config.context or context,
-            d_model=d_model,
-            n_layers=config.n_layers or preset["n_layers"],
-            n_heads=n_heads,
-            n_kv_heads=config.n_kv_heads or n_heads,
-            d_ff=d_ff or -(-8 * d_model // 24) * 8,
-        )
-    )
+    n_heads = config.n_heads or preset.get("n_heads", 1)
+    n_experts, experts_per_token = config.n_experts or 8, config.experts_per_token or min(2, config.n_experts or 2)
+    # The preset's feed-forward width belongs to the preset's d_model and architecture.
+    same = d_model == preset["d_model"] and architecture == preset.get("architecture", "llama")
+    d_ff = config.d_ff or (preset.get("d_ff", 0) if same else 0)
+    filled = {
+        "vocabulary": config.vocabulary or vocabulary,
+        "context": config.context or context,
+        "d_model": d_model,
+        "n_layers": config.n_layers or preset["n_layers"],
+        "n_heads": n_heads,
+        "n_kv_heads": config.n_kv_heads or n_heads,
+        "d_ff": d_ff or _feed_forward(architecture, d_model, experts_per_token),
+        "n_experts": n_experts,
+        "experts_per_token": experts_per_token,
+    }
+    sizes = {name: filled[name] for name in SIZES[architecture]}
+    return _checked(replace(config, architecture=architecture, **sizes))
+
+
+def _feed_forward(architecture: str, d_model: int, experts_per_token: int) -> int:
+    """The width at which the feed-forward matrices that a token meets hold 8 d_model^2 parameters."""
+    if architecture == "gpt_neox":
+        return 4 * d_model
+    share = experts_per_token if architecture == "moe" else 1
+    return -(-8 * d_model // (24 * max(share, 1))) * 8
 
 
 def _checked(config: ModelConfig) -> ModelConfig:
-    for name in ("vocabulary", "context", "d_model", "n_layers", "n_heads", "n_kv_heads", "d_ff"):
+    sizes = SIZES[config.architecture]
+    for name in _ALL_SIZES:
         value = getattr(config, name)
-        if value < 1:
+        if name in sizes and value < 1:
             raise ValueError(f"models: {name} must be at least 1, found {value}; give it in the model's config")
+        if name not in sizes and value:
+            raise ValueError(f"models: {config.architecture} has no {name}, found {value}; leave it out")
+    for name, choices in _CHOICES.items():
+        if getattr(config, name) not in choices:
+            raise ValueError(f"models: {name} must be one of {choices}, found {getattr(config, name)!r}")
+    for name, most in (("dropout", 0.99), ("rotary_share", 1.0)):
+        if not 0 <= getattr(config, name) <= most:
+            raise ValueError(f"models: {name} is a share from 0 to {most}, found {getattr(config, name)}")
+    if config.balance < 0:
+        raise ValueError(f"models: balance must not be negative, found {config.balance}")
+    if "n_heads" in sizes:
+        _check_heads(config)
+    if "n_experts" in sizes:
+        _check_experts(config)
+    return config
+
+
+def _check_heads(config: ModelConfig) -> None:
     if config.d_model % (2 * config.n_heads):
         found = f"d_model {config.d_model} and n_heads {config.n_heads}"
         raise ValueError(f"models: rotary heads need d_model / n_heads even, found {found}; change one of them")
     if config.n_heads % config.n_kv_heads:
         found = f"{config.n_heads} and {config.n_kv_heads}"
         raise ValueError(f"models: n_kv_heads must divide n_heads, found {found}; change one of them")
-    for name, choices in _CHOICES.items():
-        if getattr(config, name) not in choices:
-            raise ValueError(f"models: {name} must be one of {choices}, found {getattr(config, name)!r}")
-    return config
+
+
+def _check_experts(config: ModelConfig) -> None:
+    chosen, n = config.experts_per_token, config.n_experts
+    if chosen > n:
+        raise ValueError(f"models: experts_per_token must be at most n_experts, found {chosen} of {n}; lower it")
+    if chosen == 1 and n > 1:
+        found = f"found experts_per_token 1 of {n}, whose share is always 1; give 2"
+        raise ValueError(f"models: the router learns by how a token's experts share, {found}")
+
+
+def described(config: ModelConfig) -> dict[str, Any]:
+    """The entries for records and hashes: younger ones only where they change something, so that old names stay."""
+    return {name: value for name, value in asdict(config).items() if value not in _YOUNGER.get(name, ())}
 
 
 def head_dim(config: ModelConfig) -> int:
@@ -108,32 +166,7 @@ def head_dim(config: ModelConfig) -> int:
     return config.d_model // config.n_heads
 
 
-def _n_matrix(config: ModelConfig) -> int:
-    """Parameters in the matrices of all layers: those that a token is multiplied with."""
-    d, h = config.d_model, head_dim(config)
-    attention = d * h * (config.n_heads + 2 * config.n_kv_heads) + config.n_heads * h * d
-    return config.n_layers * (attention + 3 * d * config.d_ff)
-
-
-def n_params(config: ModelConfig) -> int:
-    """Parameters without embeddings, norms included (N of the scaling laws)."""
-    config = resolve(config, vocabulary=1, context=1)
-    return _n_matrix(config) + (2 * config.n_layers + 1) * config.d_model
-
-
-def n_params_embedding(config: ModelConfig) -> int:
-    """Parameters of the embedding, and of the unembedding where it is not tied."""
-    config = resolve(config, context=1)
-    return (1 if config.tied else 2) * config.vocabulary * config.d_model
-
-
-def flops_per_token(config: ModelConfig, context: int = 0) -> int:
-    """Training FLOPs a token, forward and backward: all matrices, the unembedding and causal attention counted."""
-    config = resolve(config)
-    attention = 6 * config.n_layers * config.n_heads * head_dim(config) * ((context or config.context) + 1)
-    return 6 * (_n_matrix(config) + config.vocabulary * config.d_model) + attention
-
-
-def flops_per_token_6n(config: ModelConfig) -> int:
-    """The estimate 6 N of Kaplan et al., for comparison with published compute."""
-    return 6 * n_params(config)
+def rotary_dim(config: ModelConfig) -> int:
+    """How much of a head carries the position: all of it, or `rotary_share` in GPT-NeoX; even, and at least 2."""
+    h = head_dim(config)
+    return max(2, 2 * round(config.rotary_share * h / 2)) if config.architecture == "gpt_neox" else h

@@ -65,8 +65,14 @@ def _attention_in_chunks(q_BxTxHxh: jax.Array, k_BxTxKxh: jax.Array, v_BxTxKxh: 
     return jnp.concatenate(out, axis=3).transpose(0, 3, 1, 2, 4).reshape(B, T, H, h)
 
 
-def _matrix(rngs: nnx.Rngs, rows: int, columns: int, std: float = INIT_STD) -> nnx.Param[jax.Array]:
-    return nnx.Param(std * jax.random.normal(rngs.params(), (rows, columns), jnp.float32))
+def matrix(rngs: nnx.Rngs, *shape: int, std: float = INIT_STD) -> nnx.Param[jax.Array]:
+    """Normal initial values of mean zero."""
+    return nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32))
+
+
+def branch_std(config: ModelConfig) -> float:
+    """Standard deviation of what ends a branch: with 2 L of them the residual stream starts no wider than one."""
+    return INIT_STD / (2 * config.n_layers) ** 0.5
 
 
 class RMSNorm(nnx.Module):
@@ -89,8 +95,8 @@ class Attention(nnx.Module):
         self.n_heads, self.n_kv_heads, self.head_dim = config.n_heads, config.n_kv_heads, head_dim(config)
         self.kind = config.attention
         width = config.n_heads * self.head_dim
-        self.qkv = _matrix(rngs, config.d_model, width + 2 * config.n_kv_heads * self.head_dim)
-        self.out = _matrix(rngs, width, config.d_model, INIT_STD / (2 * config.n_layers) ** 0.5)
+        self.qkv = matrix(rngs, config.d_model, width + 2 * config.n_kv_heads * self.head_dim)
+        self.out = matrix(rngs, width, config.d_model, std=branch_std(config))
 
     def __call__(self, x_BxTxD: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
         B, T, _ = x_BxTxD.shape
@@ -106,8 +112,8 @@ class SwiGLU(nnx.Module):
     """(silu(x W_gate) * (x W_up)) W_down; one matrix holds gate and up."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-        self.gate_up = _matrix(rngs, config.d_model, 2 * config.d_ff)
-        self.down = _matrix(rngs, config.d_ff, config.d_model, INIT_STD / (2 * config.n_layers) ** 0.5)
+        self.gate_up = matrix(rngs, config.d_model, 2 * config.d_ff)
+        self.down = matrix(rngs, config.d_ff, config.d_model, std=branch_std(config))
 
     def __call__(self, x_BxTxD: jax.Array) -> jax.Array:
         gate_BxTxF, up_BxTxF = jnp.split(x_BxTxD @ self.gate_up[...].astype(x_BxTxD.dtype), 2, axis=-1)

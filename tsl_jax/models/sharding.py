@@ -9,12 +9,13 @@ functions ask jax for the one that is set where a program is traced (`jax.set_me
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+T = TypeVar("T")
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")
 
@@ -24,9 +25,21 @@ RULES: dict[str, P] = {
     "unembedding": P("tensor", "fsdp"),
     "qkv": P("fsdp", "tensor"),  # into the heads
     "out": P("tensor", "fsdp"),  # and back
-    "gate_up": P("fsdp", "tensor"),  # into the feed-forward layer
+    "gate_up": P("fsdp", "tensor"),  # into the feed-forward layer, or into each of the experts
+    "up": P("fsdp", "tensor"),
     "down": P("tensor", "fsdp"),
-    "scale": P(),  # norms are small: every device keeps them whole
+    "qkv_bias": P("tensor"),
+    "up_bias": P("tensor"),
+    "input": P("fsdp", None),  # of LSTM cells, whose four gates meet in every column: no part of the work is apart
+    "recurrent": P("fsdp", None),
+    "projection": P("fsdp", None),
+    # What follows is small, and kept whole by every device.
+    "scale": P(),
+    "bias": P(),
+    "out_bias": P(),
+    "down_bias": P(),
+    "router": P(),
+    "depth": P(),
 }
 
 
@@ -70,9 +83,9 @@ def constrain(x: jax.Array, *axes: Any) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec)
 
 
-def residual(x_BxTxD: jax.Array) -> jax.Array:
-    """The residual stream: each device has its own sequences, whole. Architectures call it after every layer."""
-    return constrain(x_BxTxD, BATCH, None, None)
+def residual(x: T) -> T:
+    """The residual stream (B, T, D), or a tree that holds it: each device has its own sequences, whole."""
+    return jax.tree.map(lambda leaf: constrain(leaf, BATCH, None, None) if leaf.ndim == 3 else leaf, x)
 
 
 def gathered(w_VxD: jax.Array) -> jax.Array:

@@ -1,6 +1,8 @@
 """Gradient accumulation: a batch in several microbatches, one after the other, for batches that do not fit at once.
 
-gradient = 1/A sum_a gradient of microbatch a,   the same up to rounding, as the loss is a mean over sequences
+    gradient = 1/A sum_a gradient of microbatch a,   the same up to rounding, as the loss is a mean over sequences
+
+What a model adds to the loss may be no such mean (the balance of experts): it is then that of microbatches.
 """
 
 from __future__ import annotations
@@ -13,31 +15,31 @@ import jax.numpy as jnp
 
 from tsl_jax.models.sharding import BATCH, constrain, constrain_tree
 
-ValueAndGradient = Callable[[Any, jax.Array], tuple[Any, Any]]
+Means = Callable[[Any, jax.Array, jax.Array], Any]
 
 
-def accumulated(value_and_gradient: ValueAndGradient, microbatches: int) -> ValueAndGradient:
-    """The same function of parameters and batch (B, N), with a scan over microbatches; itself where there is one.
+def accumulated(means: Means, microbatches: int) -> Means:
+    """The same function of parameters, batch (B, N) and key, by a scan over microbatches; itself where there is one.
 
     Args:
-        value_and_gradient: as `jax.value_and_grad` gives it; the value may be a tree, of means over sequences.
-        microbatches: A, divides B. Microbatch a is rows a, a + A, ...: on a mesh each device keeps its own rows.
+        means: gives a tree of means over sequences, such as gradients and losses.
+        microbatches: A, divides B. Microbatch a is rows a, a + A, ...: on a mesh each device keeps its own rows. Each
+            has a key of its own.
     """
     if microbatches == 1:
-        return value_and_gradient
+        return means
 
-    def split(params: Any, batch_BxN: jax.Array) -> tuple[Any, Any]:
+    def split(params: Any, batch_BxN: jax.Array, key: jax.Array) -> Any:
         B, N = batch_BxN.shape
         batch_AxMxN = batch_BxN.reshape(B // microbatches, microbatches, N).swapaxes(0, 1)
-        batch_AxMxN = constrain(batch_AxMxN, None, BATCH, None)
+        parts = (constrain(batch_AxMxN, None, BATCH, None), jax.random.split(key, microbatches))
 
-        def add(total: Any, batch_MxN: jax.Array) -> tuple[Any, None]:
-            value, gradient = value_and_gradient(params, batch_MxN)
-            return jax.tree.map(jnp.add, total, (value, constrain_tree(gradient))), None
+        def add(total: Any, part: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, constrain_tree(means(params, *part))), None
 
-        like = jax.eval_shape(value_and_gradient, params, batch_AxMxN[0])
-        value, gradient = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
-        total, _ = jax.lax.scan(add, (value, constrain_tree(gradient)), batch_AxMxN)
+        shapes = jax.eval_shape(means, params, batch_AxMxN[0], key)
+        zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        total, _ = jax.lax.scan(add, constrain_tree(zero), parts)
         return jax.tree.map(lambda leaf: leaf / microbatches, total)
 
     return split

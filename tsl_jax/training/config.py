@@ -245,4 +245,5 @@ def _frozen(value: Any) -> Any:
 def config_hash(config: TrainConfig) -> str:
     """Twelve hexadecimal digits that name the run; entries in HARMLESS do not count."""
     values = to_dict(replace(config, **dict.fromkeys(HARMLESS, 1)))
+    values["model"] = model_config.described(config.model)
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

@@ -12,13 +12,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tsl_jax.models.config import ModelConfig
+from tsl_jax.models.config import ModelConfig, described
 
 PACKAGES = ("tsl_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
 FLAGS = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION", "LIBTPU_INIT_ARGS")
 # The bits of a run depend on these; the other facts are for the reader.
 DECISIVE = ("versions", "cores", "machine", "device", "devices", "mesh", "flags")
-HOW_IT_RUNS = ("preset", "layers", "attention", "remat")  # entries of a model that leave its function as it is
+HOW_IT_RUNS = (
+    "preset",
+    "layers",
+    "attention",
+    "experts",
+    "remat",
+)  # entries of a model that leave its function as it is
 
 
 def versions() -> dict[str, str]:
@@ -86,7 +92,7 @@ def git_commit() -> str | None:
 
 def model_hash(config: ModelConfig) -> str:
     """Twelve hexadecimal digits that name a resolved model: what decides about its parameters and its function."""
-    facts = {name: value for name, value in vars(config).items() if name not in HOW_IT_RUNS}
+    facts = {name: value for name, value in described(config).items() if name not in HOW_IT_RUNS}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from jax.sharding import Mesh
 from tsl_jax import surface
 from tsl_jax.data import corpora, mixture, windows
 from tsl_jax.models.build import build
-from tsl_jax.models.config import ModelConfig, flops_per_token, n_params, n_params_embedding, resolve
+from tsl_jax.models.config import ModelConfig, described, resolve
+from tsl_jax.models.cost import flops_per_token, n_params, n_params_embedding
 from tsl_jax.training import evaluate, folder, holes, mesh, record, text, throughput
 from tsl_jax.training.calls import steps_per_call
 from tsl_jax.training.checkpoint import Checkpoints
@@ -150,7 +151,7 @@ def _facts(
     return {
         "run": known.get("run", path.name),
         "config_hash": config_hash(config),
-        "model": asdict(model),
+        "model": described(model),
         "n_params": n_params(model),
         "n_params_embedding": n_params_embedding(model),
         "flops_per_token": flops_per_token(model, config.context),
@@ -212,7 +213,7 @@ def _compiled(
         state = initial_state(params, optimizer, devices)
         steps = {}
         for n in sorted({1, per_call}):
-            step = make_step(graphdef, optimizer, weights, n, config.accumulate)
+            step = make_step(graphdef, optimizer, weights, n, config.accumulate, config.seed)
             shape = (config.batch_size,) if n == 1 else (n, config.batch_size)
             steps[n] = step.lower(state, batch(*shape)).compile()
         forward = evaluate.make_forward(graphdef).lower(params, batch(config.evaluation_batch)).compile()

@@ -12,10 +12,12 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from tsl_jax.models.build import Params, hidden, unembedding
+from tsl_jax.models.build import Params, hidden_and_auxiliary, unembedding
 from tsl_jax.models.sharding import constrain_tree, shardings
 from tsl_jax.training.accumulate import accumulated
 from tsl_jax.training.objective import weighted_loss
+
+DROPOUT = 0x64726F70  # sets its random numbers apart from those of the initial parameters
 
 
 class TrainState(NamedTuple):
@@ -45,8 +47,12 @@ def make_step(
     weights: np.ndarray,
     steps_per_call: int = 1,
     accumulate: int = 1,
+    seed: int = 0,
 ) -> Any:
-    """The step as a jitted function: state, batch (B, T + 1) int32 -> state, {"loss", "grad_norm"}.
+    """The step as a jitted function: state, batch (B, T + 1) int32 -> state, metrics.
+
+    Metrics are "loss", the cross-entropy alone, and "grad_norm"; "auxiliary" too, where the architecture adds a loss
+    of its own to the objective.
 
     With several steps a call it takes batches (steps, B, T + 1) and gives metrics (steps,). On a mesh, trace it where
     the mesh is set.
@@ -57,22 +63,26 @@ def make_step(
         weights: of positions, mean one; constants of the program.
         steps_per_call: steps that one call makes, so that a device need not wait for the host between small steps.
         accumulate: microbatches that a batch is taken in, see `accumulate`.
+        seed: of dropout, whose masks are a function of seed and step.
     """
     weight_T = np.asarray(weights, np.float32)
 
-    def loss(params: Params, batch_BxN: jax.Array) -> jax.Array:
-        h_BxTxD = hidden(graphdef, params, batch_BxN[:, :-1])
-        return weighted_loss(h_BxTxD, unembedding(params), batch_BxN[:, 1:], jnp.asarray(weight_T))
+    def objective(params: Params, batch_BxN: jax.Array, key: jax.Array) -> tuple[jax.Array, Metrics]:
+        h_BxTxD, auxiliary = hidden_and_auxiliary(graphdef, params, batch_BxN[:, :-1], key)
+        loss = weighted_loss(h_BxTxD, unembedding(params), batch_BxN[:, 1:], jnp.asarray(weight_T))
+        if auxiliary is None:
+            return loss, {"loss": loss}
+        return loss + auxiliary, {"loss": loss, "auxiliary": auxiliary}
 
-    value_and_gradient = accumulated(jax.value_and_grad(loss), accumulate)
+    gradient_and_metrics = accumulated(jax.grad(objective, has_aux=True), accumulate)
 
     def step(state: TrainState, batch_BxN: jax.Array) -> tuple[TrainState, Metrics]:
-        value, gradient = value_and_gradient(state.params, batch_BxN)
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), DROPOUT), state.step)
+        gradient, metrics = gradient_and_metrics(state.params, batch_BxN, key)
         gradient = constrain_tree(gradient)
         update, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, update)
-        metrics = {"loss": value, "grad_norm": optax.tree.norm(gradient)}
-        return constrain_tree(TrainState(params, opt_state, state.step + 1)), metrics  # pyright: ignore[reportArgumentType]
+        state = TrainState(optax.apply_updates(state.params, update), opt_state, state.step + 1)  # pyright: ignore[reportArgumentType]
+        return constrain_tree(state), metrics | {"grad_norm": optax.tree.norm(gradient)}
 
     def steps(state: TrainState, batch_KxBxN: jax.Array) -> tuple[TrainState, Metrics]:
         return jax.lax.scan(step, state, batch_KxBxN)

@@ -137,7 +137,8 @@ def _line(run: Run, step: int, metrics: dict[str, Any]) -> dict[str, Any]:
     tokens = step * batch_tokens(run.config)
     lr = float(learning_rate(run.plan, tokens))
     loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
-    return {"step": step, "tokens": tokens, "loss": loss, "lr": lr, "grad_norm": norm}
+    line = {"step": step, "tokens": tokens, "loss": loss, "lr": lr, "grad_norm": norm}
+    return line | {name: float(value) for name, value in metrics.items() if name not in line}
 
 
 def _not_finite(run: Run, line: dict[str, Any]) -> str:

@@ -1,0 +1,113 @@
+"""GPT-NeoX (Black et al. 2022, arXiv 2204.06745): both branches of a layer start from the same x,
+
+    x + attention(norm x) + mlp(norm' x),   mlp(x) = gelu(x W_up + b_up) W_down + b_down
+
+with LayerNorm (Ba et al. 2016, arXiv 1607.06450), biases everywhere, and rotary positions on the first quarter of each
+head. Initial values are those of our LLaMA, not the paper's; `gelu` is the tanh form.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from tsl_jax.models.config import ModelConfig, head_dim, rotary_dim
+from tsl_jax.models.layers import branch_std, causal_attention, matrix, rotary_table, rotate
+from tsl_jax.models.stack import dropout_keys, dropped, looked_up, need_context, stacked_blocks, through
+
+
+class LayerNorm(nnx.Module):
+    """(x - mean(x)) / sqrt(var(x) + eps) * scale + bias, in float32."""
+
+    def __init__(self, d_model: int, eps: float):
+        self.scale = nnx.Param(jnp.ones(d_model, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(d_model, jnp.float32))
+        self.eps = eps
+
+    def __call__(self, x_BxTxD: jax.Array) -> jax.Array:
+        x = x_BxTxD.astype(jnp.float32)
+        x = x - jnp.mean(x, axis=-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
+        return (x * self.scale[...][None, None, :] + self.bias[...][None, None, :]).astype(x_BxTxD.dtype)
+
+
+def affine(x_BxTxD: jax.Array, w_DxF: nnx.Param[jax.Array], b_F: nnx.Param[jax.Array]) -> jax.Array:
+    """x W + b."""
+    return x_BxTxD @ w_DxF[...].astype(x_BxTxD.dtype) + b_F[...].astype(x_BxTxD.dtype)[None, None, :]
+
+
+class Attention(nnx.Module):
+    """Causal self-attention with biases; the last part of each head does not turn with the position."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+        self.n_heads, self.n_kv_heads, self.head_dim = config.n_heads, config.n_kv_heads, head_dim(config)
+        self.rotary_dim, self.kind = rotary_dim(config), config.attention
+        wide = config.d_model + 2 * config.n_kv_heads * self.head_dim
+        self.qkv = matrix(rngs, config.d_model, wide)
+        self.qkv_bias = nnx.Param(jnp.zeros(wide, jnp.float32))
+        self.out = matrix(rngs, config.d_model, config.d_model, std=branch_std(config))
+        self.out_bias = nnx.Param(jnp.zeros(config.d_model, jnp.float32))
+
+    def __call__(self, x_BxTxD: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
+        B, T, _ = x_BxTxD.shape
+        H, K, h = self.n_heads, self.n_kv_heads, self.head_dim
+        q, k, v = jnp.split(affine(x_BxTxD, self.qkv, self.qkv_bias), [H * h, (H + K) * h], axis=-1)
+        q = self._rotate_first(q.reshape(B, T, H, h), table)
+        k = self._rotate_first(k.reshape(B, T, K, h), table)
+        mixed_BxTxHxh = causal_attention(q, k, v.reshape(B, T, K, h), self.kind)
+        return affine(mixed_BxTxHxh.reshape(B, T, H * h), self.out, self.out_bias)
+
+    def _rotate_first(self, x_BxTxHxh: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
+        turned, still = jnp.split(x_BxTxHxh, [self.rotary_dim], axis=-1)
+        return jnp.concatenate([rotate(turned, table), still], axis=-1)
+
+
+class Mlp(nnx.Module):
+    """gelu(x W_up + b_up) W_down + b_down."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+        self.up = matrix(rngs, config.d_model, config.d_ff)
+        self.up_bias = nnx.Param(jnp.zeros(config.d_ff, jnp.float32))
+        self.down = matrix(rngs, config.d_ff, config.d_model, std=branch_std(config))
+        self.down_bias = nnx.Param(jnp.zeros(config.d_model, jnp.float32))
+
+    def __call__(self, x_BxTxD: jax.Array) -> jax.Array:
+        return affine(jax.nn.gelu(affine(x_BxTxD, self.up, self.up_bias)), self.down, self.down_bias)
+
+
+class Block(nnx.Module):
+    """One layer."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+        self.attention_norm = LayerNorm(config.d_model, config.norm_eps)
+        self.attention = Attention(config, rngs)
+        self.mlp_norm = LayerNorm(config.d_model, config.norm_eps)
+        self.mlp = Mlp(config, rngs)
+        self.dropout = config.dropout
+
+    def __call__(
+        self, x_BxTxD: jax.Array, table: tuple[jax.Array, jax.Array], key: jax.Array | None = None
+    ) -> jax.Array:
+        attended = dropped(self.attention(self.attention_norm(x_BxTxD), table), self.dropout, key, 0)
+        return x_BxTxD + attended + dropped(self.mlp(self.mlp_norm(x_BxTxD)), self.dropout, key, 1)
+
+
+class GptNeox(nnx.Module):
+    """Tokens (B, T) to hidden states (B, T, D); see `llama.Llama`."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+        self.config = config
+        self.embedding = matrix(rngs, config.vocabulary, config.d_model)
+        self.blocks = stacked_blocks(Block, config, rngs, config.n_layers)
+        self.final_norm = LayerNorm(config.d_model, config.norm_eps)
+        if not config.tied:
+            self.unembedding = matrix(rngs, config.vocabulary, config.d_model)
+
+    def __call__(self, tokens_BxT: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, None]:
+        config, n = self.config, need_context(self.config, tokens_BxT)
+        table = rotary_table(n, rotary_dim(config), config.rope_base)
+        first, keys = dropout_keys(config, key)
+        x_BxTxD = dropped(looked_up(self.embedding[...], tokens_BxT, config), config.dropout, first)
+        x_BxTxD = through(self.blocks, x_BxTxD, config, table, keys=keys)
+        return self.final_norm(x_BxTxD), None
