@@ -9,47 +9,68 @@ from dataclasses import replace
 import jax
 import pytest
 
-from tsl_jax.models.build import build
-from tsl_jax.models.config import (
-    PRESETS,
-    ModelConfig,
-    flops_per_token,
-    flops_per_token_6n,
-    n_params,
-    n_params_embedding,
-    resolve,
-)
+from tsl_jax.models.build import abstract
+from tsl_jax.models.config import ModelConfig, described, resolve
+from tsl_jax.models.cost import flops_per_token, n_params, n_params_active, n_params_embedding
+from tsl_jax.models.presets import PRESETS
+from tsl_jax.training.config import TrainConfig, config_hash, from_dict
+from tsl_jax.training.record import model_hash
 
-SHAPES = [
-    ModelConfig(preset="tiny", vocabulary=50, context=8),
-    ModelConfig(preset="tiny", vocabulary=50, context=8, tied=False),
-    ModelConfig(vocabulary=70, context=8, d_model=48, n_layers=3, n_heads=6, n_kv_heads=2, d_ff=56),
-]
+# A resolved model as the first runs recorded it, and its hash then.
+FIRST = {
+    **{"preset": "tiny", "vocabulary": 50, "context": 80, "d_model": 32, "n_layers": 2, "n_heads": 2, "n_kv_heads": 2},
+    **{"d_ff": 88, "tied": True, "rope_base": 10_000.0, "norm_eps": 1e-6, "dtype": "float32"},
+    **{"layers": "auto", "attention": "auto"},
+}
 
 
-@pytest.mark.parametrize("config", SHAPES)
-def test_parameter_count_equals_the_formula(config: ModelConfig) -> None:
-    _, params = build(config, 0)
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    outside = sum(params[name].size for name in ("embedding", "unembedding") if name in params)
-    assert (n_params(config), n_params_embedding(config)) == (count - outside, outside)
+def test_models_of_the_first_runs_keep_their_record_and_their_hashes() -> None:
+    model = resolve(from_dict(ModelConfig, FIRST))
+    assert described(model) == FIRST
+    assert model_hash(model) == model_hash(from_dict(ModelConfig, FIRST)) == "cebc9592e3d0"
+    assert config_hash(TrainConfig()) == "e9080443679c"
+    assert config_hash(TrainConfig(model=ModelConfig(preset="58m", tied=False))) == "c439456401ca"
 
 
-def test_flops_count_every_product_with_a_matrix() -> None:
-    config = resolve(ModelConfig(preset="tiny", vocabulary=50, context=8))
-    norms = (2 * config.n_layers + 1) * config.d_model
-    without_attention = 6 * (n_params(config) - norms + n_params_embedding(config))
-    pairs = sum(range(1, 9)) / 8  # visible keys a query, on average
-    attention = 3 * config.n_layers * 2 * 2 * config.d_model * pairs
-    assert flops_per_token(config) == without_attention + attention
-    assert flops_per_token(config, context=4) < flops_per_token(config)
-    assert flops_per_token_6n(config) == 6 * n_params(config)
+def test_whatever_changes_the_function_changes_the_hash() -> None:
+    changes = [{"architecture": name} for name in ("gpt_neox", "moe", "lstm", "universal")]
+    changes += [{"dropout": 0.1}, {"architecture": "moe", "n_experts": 4}, {"architecture": "moe", "balance": 0.1}]
+    changes += [{}, {"architecture": "gpt_neox", "rotary_share": 0.5}, {"context": 81}]
+    models = [resolve(ModelConfig(**{"preset": "tiny", "vocabulary": 50, "context": 80} | one)) for one in changes]
+    assert len({model_hash(model) for model in models}) == len(models)
+    assert model_hash(resolve(replace(models[1], experts="ragged"))) == model_hash(models[1])
+
+
+def test_context_changes_attention_alone() -> None:
+    config = ModelConfig(preset="tiny", vocabulary=50, context=8)
+    assert flops_per_token(config) - flops_per_token(config, context=4) == 6 * 2 * 32 * 4
+    lstm = replace(config, architecture="lstm")
+    assert flops_per_token(lstm) == flops_per_token(lstm, context=4)
+
+
+def named(name: str) -> float:
+    return float(name.split("-")[0][:-1]) * {"m": 1e6, "b": 1e9}[name.split("-")[0][-1]]
 
 
 def test_presets_have_the_size_in_their_name() -> None:
-    for name, scale in (("9.8m", 1e6), ("58m", 1e6), ("468m", 1e6), ("1.2b", 1e9), ("6.7b", 1e9)):
-        assert n_params(ModelConfig(preset=name)) == pytest.approx(float(name[:-1]) * scale, rel=0.04)
-    assert all(resolve(ModelConfig(preset=name), vocabulary=1, context=1).d_ff % 8 == 0 for name in PRESETS)
+    with_embeddings = {"124m": 50_257, "6.7b": 32_000}
+    for name in set(PRESETS) - {"tiny", "demo"}:
+        config = ModelConfig(preset=name, vocabulary=with_embeddings.get(name, 1), tied=name != "6.7b")
+        size = n_params_active(config) if name.endswith("moe") else n_params(config)
+        size += n_params_embedding(config) if name in with_embeddings else 0
+        assert size == pytest.approx(named(name), rel=0.02), name
+        assert resolve(replace(config, context=1)).d_ff % 8 == 0
+
+
+@pytest.mark.parametrize(("n_layers", "d_model", "n_heads"), [(1, 8, 1), (2, 128, 2), (6, 4288, 67), (48, 1600, 25)])
+def test_kaplans_shapes_have_12_layers_width_squared_parameters(n_layers: int, d_model: int, n_heads: int) -> None:
+    config = ModelConfig(preset=f"kaplan-{n_layers}x{d_model}", vocabulary=1, context=1)
+    assert (resolve(config).architecture, resolve(config).n_heads) == ("gpt_neox", n_heads)
+    blocks = jax.tree.leaves(abstract(config)[1]["blocks"])
+    assert sum(leaf.size for leaf in blocks if leaf.ndim == 3) == 12 * n_layers * d_model**2
+    if d_model > 100:
+        for same in (config, replace(config, architecture="llama")):
+            assert n_params(same) == pytest.approx(12 * n_layers * d_model**2, rel=0.01)
 
 
 def test_sizes_given_replace_those_of_the_preset() -> None:
@@ -69,6 +90,17 @@ def test_sizes_given_replace_those_of_the_preset() -> None:
         ({"vocabulary": 0}, "vocabulary must be at least 1"),
         ({"dtype": "float16"}, "dtype must be one of"),
         ({"layers": "loop"}, "layers must be one of"),
+        ({"preset": "kaplan-0x8"}, "or kaplan-LxD for L layers of width D"),
+        ({"preset": "kaplan-1x7"}, "d_model / n_heads even, found d_model 7"),
+        ({"architecture": "rnn"}, "architecture must be one of llama, gpt_neox"),
+        ({"architecture": "lstm", "n_heads": 4}, "lstm has no n_heads, found 4; leave it out"),
+        ({"n_experts": 4}, "llama has no n_experts, found 4"),
+        ({"architecture": "moe", "n_experts": -1}, "n_experts must be at least 1"),
+        ({"architecture": "moe", "n_experts": 4, "experts_per_token": 5}, "found 5 of 4"),
+        ({"architecture": "moe", "experts_per_token": 1}, "give 2"),
+        ({"dropout": 1.0}, "dropout is a share from 0 to 0.99, found 1.0"),
+        ({"rotary_share": -0.1}, "rotary_share is a share"),
+        ({"balance": -1.0}, "balance must not be negative"),
     ],
 )
 def test_what_is_no_model_is_refused_with_a_reason(changes: dict, message: str) -> None:

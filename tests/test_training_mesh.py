@@ -16,7 +16,7 @@ import pytest
 from eight_devices import MESHES, model
 from training_material import write_words
 
-from tsl_jax.models.build import ARCHITECTURES, build
+from tsl_jax.models.build import ARCHITECTURES, abstract
 from tsl_jax.models.sharding import RULES, specification
 from tsl_jax.training import mesh
 from tsl_jax.training.config import MeshConfig, TrainConfig, check
@@ -28,7 +28,7 @@ FLOAT32 = 1e-5  # losses of some steps, summed over devices in another order
 def _eight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the process with eight devices found, and what was said on its stderr."""
     folder = tmp_path_factory.mktemp("eight")
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=1"
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     command = [sys.executable, str(Path(__file__).parent / "eight_devices.py"), str(folder)]
     done = subprocess.run(
         [*command, *write_words(folder / "text")],
@@ -43,7 +43,8 @@ def _eight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_losses_are_the_same_on_every_mesh(eight: dict[str, Any], architecture: str) -> None:
     losses = eight["losses"][architecture]
-    assert set(MESHES) <= set(losses)
+    assert losses["1,1,1"][0] - losses["1,1,1"][-1] > 0.02, "it learns"
+    assert len(losses) == (len(MESHES) if architecture == "llama" else 2)
     for name, found in losses.items():
         np.testing.assert_allclose(found, losses["1,1,1"], rtol=0, atol=FLOAT32, err_msg=name)
 
@@ -65,12 +66,12 @@ def test_a_run_goes_on_on_another_mesh_to_the_same_losses(eight: dict[str, Any])
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_parameter_has_its_rule_and_matrices_are_split(architecture: str) -> None:
-    params = jax.eval_shape(lambda: build(model(architecture), 0)[1])
-    abstract = jax.sharding.AbstractMesh((1, 2, 2), ("data", "fsdp", "tensor"))
+    _, params = abstract(model(architecture))
+    devices = jax.sharding.AbstractMesh((1, 2, 2), ("data", "fsdp", "tensor"))
     split = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         assert path[-1].key in RULES, f"{jax.tree_util.keystr(path)} has no rule"
-        spec = specification(path, leaf.shape, abstract)
+        spec = specification(path, leaf.shape, devices)
         assert len(spec) <= leaf.ndim
         split.append(leaf.size if "fsdp" in spec else 0)
     assert sum(split) > 0.9 * sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -82,7 +83,7 @@ def test_what_has_no_rule_or_does_not_divide_stays_whole() -> None:
     def spec(name: str, *shape: int) -> tuple:
         return tuple(specification((jax.tree_util.DictKey(name),), shape, abstract))
 
-    assert spec("new_matrix", 8, 8) == ()
+    assert spec("new_matrix", 8, 8) == (None, None)
     assert spec("qkv", 3, 8, 6) == (None, "fsdp", "tensor")
     assert spec("qkv", 3, 6, 7) == (None, None, None)
     assert spec("gate_up", 3, 5, 8, 6) == (None, None, "fsdp", "tensor")

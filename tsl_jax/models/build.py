@@ -53,11 +53,22 @@ def build(config: ModelConfig, seed: int, mesh: Mesh | None = None) -> tuple[nnx
     def initial(key: jax.Array) -> Params:
         return nnx.to_pure_dict(nnx.state(model(config, nnx.Rngs(key))))
 
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: model(config, nnx.Rngs(0))))
     # It runs once: on CPU optimising it takes thrice as long as it ever saves.
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-    placed = None if mesh is None else shardings(jax.eval_shape(initial, jax.random.key(0)), mesh)
+    graphdef, shapes = abstract(config)
+    placed = None if mesh is None else shardings(shapes, mesh)
     return graphdef, jax.jit(initial, compiler_options=options, out_shardings=placed)(jax.random.key(seed))
+
+
+def abstract(config: ModelConfig) -> tuple[nnx.GraphDef, Params]:
+    """What `build` gives, with shapes and dtypes in place of parameters: nothing is computed.
+
+    Raises:
+        ValueError: where the config is not a model (see `config.resolve`).
+    """
+    config = for_platform(resolve(config))
+    model = nnx.eval_shape(lambda: ARCHITECTURES[config.architecture](config, nnx.Rngs(0)))
+    return nnx.graphdef(model), nnx.to_pure_dict(nnx.state(model))
 
 
 def for_platform(config: ModelConfig) -> ModelConfig:
