@@ -43,7 +43,7 @@ def model(architecture: str) -> ModelConfig:
 def stepped(architecture: str, devices: MeshConfig, accumulate: int = 1) -> tuple[list[float], TrainState]:
     """The losses of some steps, and the state after them; from parameters that need no program of their own."""
     config = TrainConfig(model(architecture), mesh=devices, batch_size=BATCH, context=T, accumulate=accumulate)
-    rng, on, optimizer = np.random.default_rng(0), mesh.make(config), optax.sgd(0.5, momentum=0.9)
+    rng, on, optimizer = np.random.default_rng(0), mesh.make(config), optax.sgd(2.0, momentum=0.9)
     batch = rng.integers(0, V, (BATCH, T + 1)).astype(np.int32)
     graphdef, shapes = abstract(config.model)
     params = jax.tree.map(lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(leaf.dtype), shapes)

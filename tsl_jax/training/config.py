@@ -26,6 +26,7 @@ _SCIENTIFIC = re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+")
 
 # These may differ between a run and its continuation: they change no number in it, but by rounding.
 HARMLESS = ("keep", "mesh", "steps_per_call")
+YOUNGER = ("mesh", "steps_per_call", "accumulate")  # the first runs had none of these; their hashes leave out a 1
 
 
 @dataclass(frozen=True)
@@ -245,5 +246,6 @@ def _frozen(value: Any) -> Any:
 def config_hash(config: TrainConfig) -> str:
     """Twelve hexadecimal digits that name the run; entries in HARMLESS do not count."""
     values = to_dict(replace(config, **dict.fromkeys(HARMLESS, 1)))
+    values = {name: value for name, value in values.items() if name not in YOUNGER or value != 1}
     values["model"] = model_config.described(config.model)
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
