@@ -46,7 +46,7 @@ def stepped(architecture: str, devices: MeshConfig, accumulate: int = 1) -> tupl
     rng, on, optimizer = np.random.default_rng(0), mesh.make(config), optax.sgd(2.0, momentum=0.9)
     batch = rng.integers(0, V, (BATCH, T + 1)).astype(np.int32)
     graphdef, shapes = abstract(config.model)
-    params = jax.tree.map(lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(leaf.dtype), shapes)
+    params = jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(leaf.dtype), shapes)
     params = jax.device_put(params, None if on is None else sharding.shardings(params, on))
     losses = []
     with mesh.traced_on(on):

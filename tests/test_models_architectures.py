@@ -18,6 +18,7 @@ from tsl_jax.models.build import ARCHITECTURES, abstract, unembedding
 from tsl_jax.models.config import SIZES, ModelConfig, resolve
 from tsl_jax.models.cost import flops_per_token, flops_per_token_6n, n_params, n_params_active, n_params_embedding
 from tsl_jax.training.config import OptimizerConfig
+from tsl_jax.training.estimate import memory
 from tsl_jax.training.optimizer import adamw, plan
 from tsl_jax.training.step import StepFunction, TrainState, initial_state, make_step
 
@@ -243,6 +244,15 @@ def products(jaxpr: Any) -> tuple[float, float]:
             out = equation.outvars[0].aval.shape
             total[0] += 2 * depth * np.prod(out[-2:])  # each row meets one expert, whichever side has the experts
     return total[0], total[1]
+
+
+@each_architecture
+def test_the_estimated_memory_of_a_step_is_near_what_is_allotted(name: str) -> None:
+    """So small a model, scanned, needs up to 1.4 times the estimate; see `estimate` for larger ones."""
+    allotted = stepper(name)[0].memory_analysis()  # pyright: ignore[reportFunctionMemberAccess]
+    config = rooms.for_platform(resolve(replace(TINY[name], context=T)))
+    share = sum(memory(config, 4).values()) / (allotted.temp_size_in_bytes + allotted.argument_size_in_bytes)
+    assert 0.65 < share < 1.2
 
 
 def test_every_architecture_has_its_sizes() -> None:

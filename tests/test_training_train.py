@@ -33,8 +33,9 @@ from tsl_jax.training.train import train
 
 @pytest.fixture(name="config", scope="module")
 def _config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
-    """A run of seconds on made-up words, prepared once."""
-    return small_run(write_words(tmp_path_factory.mktemp("text")))
+    """A run of seconds on made-up words, prepared once; with dropout, and a model that adds a loss of its own."""
+    config = small_run(write_words(tmp_path_factory.mktemp("text")))
+    return replace(config, model=replace(config.model, architecture="moe", n_experts=3, dropout=0.1))
 
 
 @pytest.fixture(name="whole", scope="module")
@@ -83,6 +84,7 @@ def test_a_run_leaves_a_surface_checkpoints_metrics_and_a_record(config: TrainCo
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
     assert lines[-1]["loss"] < lines[0]["loss"] - 0.5
+    assert all(0 < line["auxiliary"] < 0.02 for line in lines)
     np.testing.assert_allclose(loaded.lr, [lines[step - 1]["lr"] for step in loaded.step.values])
     record = folder.read_record(whole)
     assert record["complete"]

@@ -18,6 +18,7 @@ VERBS = {
     "fit": "fit a law to every curve of a file or run, one row a curve",
     "forecast": "forecast where the loss of a run will end",
     "report": "fit, forecast and draw a run: report.html and summary.json",
+    "models": "sizes by name: parameters, memory, and how long they would train here",
 }
 TUNED = ("demo", "train", "evaluate", "fit")
 # XLA's temporaries fault in hundreds of megabytes of fresh pages at every step; keeping them makes a step on a CPU

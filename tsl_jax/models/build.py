@@ -71,12 +71,13 @@ def abstract(config: ModelConfig) -> tuple[nnx.GraphDef, Params]:
     return nnx.graphdef(model), nnx.to_pure_dict(nnx.state(model))
 
 
-def for_platform(config: ModelConfig) -> ModelConfig:
-    """The config with "auto" decided: on CPU unrolled layers, attention in chunks, dense experts; else the others.
+def for_platform(config: ModelConfig, platform: str = "") -> ModelConfig:
+    """The config with "auto" decided for a platform, "" being this one.
 
-    In the backward pass layers are made again, all but their products, from `LARGE` parameters on; on CPU never.
+    On "cpu" layers are unrolled, attention goes in chunks, experts run dense, and the backward pass makes nothing
+    again; elsewhere scan, fused and ragged, and from `LARGE` parameters on all but products is made again.
     """
-    on_cpu = jax.default_backend() == "cpu"
+    on_cpu = (platform or jax.default_backend()) == "cpu"
     layers = ("unroll" if on_cpu else "scan") if config.layers == "auto" else config.layers
     attention = ("chunks" if on_cpu else "fused") if config.attention == "auto" else config.attention
     experts = ("dense" if on_cpu else "ragged") if config.experts == "auto" else config.experts

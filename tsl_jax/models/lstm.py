@@ -20,6 +20,8 @@ from tsl_jax.models.config import ModelConfig
 from tsl_jax.models.layers import matrix
 from tsl_jax.models.stack import dropout_keys, dropped, looked_up, need_context, stacked_blocks, through
 
+State = tuple[jax.Array, jax.Array]  # h and c, each (B, D)
+
 
 class Layer(nnx.Module):
     """One layer; the cells' state c stays float32."""
@@ -36,7 +38,7 @@ class Layer(nnx.Module):
         recurrent_DxG = self.recurrent[...].astype(dtype)
         from_input = x_BxTxD @ self.input[...].astype(dtype) + self.bias[...].astype(dtype)[None, None, :]
 
-        def step(state: tuple[jax.Array, jax.Array], gates_BxG: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array]:
+        def step(state: State, gates_BxG: jax.Array) -> tuple[State, jax.Array]:
             h_BxD, c_BxD = state
             gates_BxG = (gates_BxG + h_BxD @ recurrent_DxG).astype(jnp.float32)
             i, f, g, o = jnp.split(gates_BxG, 4, axis=-1)

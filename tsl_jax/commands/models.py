@@ -1,0 +1,172 @@
+"""`tsl models`: which model, how long, how much."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from tsl_jax.models.config import ModelConfig
+
+TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022 (arXiv 2203.15556): about what is best for a given compute
+HEADER = ("preset", "architecture", "layers x width", "parameters", "+ embeddings", "FLOPs/token", "memory")
+
+
+@dataclass(frozen=True)
+class Command:
+    """Sizes by name: parameters, memory, and how long they would train on this machine.
+
+    kaplan-LxD, for any L layers of width D, is a preset too (Kaplan et al.'s shapes).
+    """
+
+    preset: tyro.conf.Positional[str] = ""
+    """One preset in detail; without it a table of all."""
+    tokens: int = 0
+    """Tokens to train on; 0: twenty a parameter, embeddings and unused experts apart."""
+    context: int = 1024
+    vocabulary: int = 32_000
+    batch_size: int = 8
+    """Sequences in a step; memory grows with it, time does not."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of activations."""
+    utilisation: float = 0.4
+    """Share of the machine's matrix rate that training is assumed to reach; .3 to .5 is usual."""
+    platform: Literal["here", "cpu", "gpu"] = "here"
+    """Where it would run: a CPU runs attention and experts another way than a GPU, and keeps more in memory."""
+    rate: float = 0.0
+    """FLOPs a second that the matrix products of another machine reach, for its times; 0: measured here."""
+    time: bool = True
+    """Measuring the rate takes a second or two; --no-time leaves times out."""
+
+
+def run(command: Command) -> None:
+    """Print the table, or one preset in detail.
+
+    Raises:
+        ValueError: for an unknown preset, or numbers that cannot be.
+    """
+    from tsl_jax.models.presets import PRESETS
+    from tsl_jax.training.estimate import matrix_rate
+
+    if command.batch_size < 1 or command.tokens < 0:
+        found = f"batch_size {command.batch_size}, tokens {command.tokens}"
+        raise ValueError(f"models: at least one sequence and no negative tokens are needed, found {found}")
+    if command.rate < 0 or not command.rate < float("inf"):
+        raise ValueError(f"models: --rate is a number of FLOPs a second, such as 1e14, found {command.rate}")
+    if not 0 < command.utilisation <= 1:
+        raise ValueError(f"models: utilisation is a share between 0 and 1, found {command.utilisation}")
+    models = [_model(name, command) for name in ([command.preset] if command.preset else PRESETS)]
+    if command.time and not command.rate and command.platform != "here":
+        raise ValueError(f"models: --platform {command.platform} needs its --rate, in FLOPs a second, or --no-time")
+    rate = (command.rate or matrix_rate(command.dtype)) if command.time else 0.0
+    if command.preset:
+        print(_detail(models[0], command, rate))
+    else:
+        header = (*HEADER, "tokens", "time") if rate else HEADER
+        print(_table([header, *(_row(model, command, rate) for model in models)]))
+    print(_assumptions(command, rate))
+
+
+def _model(preset: str, command: Command) -> ModelConfig:
+    from tsl_jax.models.build import for_platform
+    from tsl_jax.models.config import ModelConfig, resolve
+
+    asked = ModelConfig(preset=preset, dtype=command.dtype)
+    platform = "" if command.platform == "here" else command.platform
+    return for_platform(resolve(asked, vocabulary=command.vocabulary, context=command.context), platform)
+
+
+def _row(model: ModelConfig, command: Command, rate: float) -> tuple[str, ...]:
+    from tsl_jax.models.cost import flops_per_token, n_params, n_params_embedding
+    from tsl_jax.training.estimate import memory
+
+    shape = f"{model.n_layers} x {model.d_model}"
+    sizes = [_short(n) for n in (n_params(model), n_params(model) + n_params_embedding(model))]
+    cost = f"{flops_per_token(model):.2e}", _bytes(sum(memory(model, command.batch_size).values()))
+    row = (model.preset, model.architecture, shape, *sizes, *cost)
+    tokens = _tokens(model, command)
+    return (*row, _short(tokens), _duration(_seconds(model, tokens, command, rate))) if rate else row
+
+
+def _detail(model: ModelConfig, command: Command, rate: float) -> str:
+    from tsl_jax.models import cost
+    from tsl_jax.models.config import SIZES
+    from tsl_jax.training.estimate import memory
+
+    sizes = [f"{name} {getattr(model, name):,}" for name in SIZES[model.architecture]]
+    parts = memory(model, command.batch_size)
+    tokens = _tokens(model, command)
+    lines = [
+        f"{model.preset}: {model.architecture}, {', '.join(sizes)}",
+        f"parameters without embeddings  {cost.n_params(model):,}; a token meets {cost.n_params_active(model):,}",
+        f"embeddings                     {cost.n_params_embedding(model):,}",
+        f"training FLOPs a token         {cost.flops_per_token(model):.3e}; 6 N: {cost.flops_per_token_6n(model):.3e}",
+        f"memory of a step               {_bytes(sum(parts.values()))}: "
+        + ", ".join(f"{name} {_bytes(value)}" for name, value in parts.items()),
+    ]
+    if rate:
+        took = _duration(_seconds(model, tokens, command, rate))
+        lines.append(f"time                           {took} for {tokens:,} tokens")
+    return "\n".join(lines)
+
+
+def _assumptions(command: Command, rate: float) -> str:
+    """How the numbers are made, and how far they can be trusted."""
+    step = f"{command.batch_size} sequences of {command.context:,} tokens, {command.dtype} activations"
+    lines = [
+        f"Memory: a step of {step}: 16 bytes a parameter (itself, its gradient,",
+        "AdamW's two moments) and all activations, nothing recomputed. Within 20 % on CPU in float32, else a guide.",
+    ]
+    if rate:
+        known = "told by --rate" if command.rate else f"that {command.dtype} matrix products reach here now"
+        lines += [
+            f"Time: tokens x FLOPs a token at {command.utilisation:g} of the {rate / 1e9:,.0f} GFLOP/s {known}.",
+            "The share is assumed, not measured: be ready for twice the time, and for more where products are small,",
+            "as below 5m on CPU, below 100m on a GPU, and in lstm, whose positions wait for each other.",
+            "Compiling and evaluating come on top. On CPU all experts run, needed or not, and are timed so.",
+        ]
+    return "\n".join(["", *lines])
+
+
+def _tokens(model: ModelConfig, command: Command) -> int:
+    from tsl_jax.models.cost import n_params, n_params_active
+
+    return command.tokens or TOKENS_PER_PARAMETER * min(n_params(model), n_params_active(model))
+
+
+def _seconds(model: ModelConfig, tokens: int, command: Command, rate: float) -> float:
+    from tsl_jax.training.estimate import flops_computed
+
+    return tokens * flops_computed(model) / (rate * command.utilisation)
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    """Rows under their header, as Markdown that reads well in a terminal too."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rule = tuple("-" * (width - 1) + ":" if i > 1 else "-" * width for i, width in enumerate(widths))
+    lines = []
+    for row in (rows[0], rule, *rows[1:]):
+        cells = (cell.rjust(w) if i > 1 else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _short(count: float) -> str:
+    """1.21B, 58.4M, 25k."""
+    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
+        if count >= unit:
+            return f"{count / unit:.3g}{name}"
+    return f"{count / 1e3:.3g}k"
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
+
+
+def _duration(seconds: float) -> str:
+    for unit, name in ((365 * 86_400, "years"), (86_400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:,.2g} {name}" if seconds < 100 * unit else f"{seconds / unit:,.0f} {name}"
+    return f"{seconds:.2g} s"

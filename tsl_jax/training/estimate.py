@@ -1,0 +1,89 @@
+"""What a training step needs here, before anything is built: memory by formula, and the machine's matrix rate.
+
+With n parameters (embeddings included), B sequences of T tokens, L layers, b bytes of the activations' dtype:
+
+    state        16 n                  parameters, gradients and AdamW's two moments, float32
+    activations  b B T L w             kept for the backward pass, nothing recomputed
+    loss         8 V max(512, 2^22/V)  two chunks of logits, float32
+
+    w = 12 d + 5 f  (llama, universal);   12 d + 3 f  (gpt_neox);   12 d + 6 f E  (moe, E experts that a token is
+    multiplied with: all where they run dense);   20 d  (lstm)
+
+and 3 H S in w for attention scores, S = 5/8 T where queries go in chunks, T where attention is fused in float32, none
+in cuDNN's kernel for bfloat16. The numbers in w are read off what XLA allots on CPU in float32: the sum is within 5 %
+of that for presets from demo to 9.8m of all architectures with up to 8,192 tokens of vocabulary, and 17 % above it
+with 32,000. XLA computes bfloat16 in float32 on CPU, where activations take up to twice as much.
+"""
+
+from __future__ import annotations
+
+import time
+
+from tsl_jax.models.config import ModelConfig
+from tsl_jax.models.cost import flops_per_token, n_params, n_params_embedding
+from tsl_jax.training.objective import FEWEST, LOGITS
+
+BYTES = {"float32": 4, "bfloat16": 2}
+
+
+def memory(config: ModelConfig, batch_size: int) -> dict[str, int]:
+    """Bytes of a training step: "state", "activations" and "loss".
+
+    Args:
+        config: resolved, with choices for the platform (`build.for_platform`). batch_size: B, of the model's context.
+    """
+    tokens = batch_size * config.context
+    chunk = min(tokens, max(FEWEST, LOGITS // config.vocabulary))
+    return {
+        "state": 16 * (n_params(config) + n_params_embedding(config)),
+        "activations": BYTES[config.dtype] * tokens * config.n_layers * _kept(config),
+        "loss": 8 * config.vocabulary * chunk,
+    }
+
+
+def _kept(config: ModelConfig) -> int:
+    """w: numbers kept for each token and layer."""
+    d, f = config.d_model, config.d_ff
+    if config.architecture == "lstm":
+        return 20 * d
+    keys = config.context if config.dtype == "float32" else 0
+    scores = 3 * config.n_heads * (5 * config.context // 8 if config.attention == "chunks" else keys)
+    if config.architecture == "gpt_neox":
+        return 12 * d + 3 * f + scores
+    if config.architecture == "moe":
+        return 12 * d + 6 * f * experts_computed(config) + scores
+    return 12 * d + 5 * f + scores
+
+
+def experts_computed(config: ModelConfig) -> int:
+    """Experts that a token is multiplied with: all of them where they run dense."""
+    return config.n_experts if config.experts == "dense" else config.experts_per_token
+
+
+def flops_computed(config: ModelConfig) -> int:
+    """Training FLOPs a token as they are computed here: dense experts count, used or not."""
+    if config.architecture != "moe":
+        return flops_per_token(config)
+    unused = experts_computed(config) - config.experts_per_token
+    return flops_per_token(config) + 6 * config.n_layers * unused * 3 * config.d_model * config.d_ff
+
+
+def matrix_rate(dtype: str, size: int = 0) -> float:
+    """FLOPs a second of the product of two square matrices on this machine's first device, the best of five.
+
+    Args:
+        dtype: float32 or bfloat16. size: rows; 0: 2048 on CPU, 8192 elsewhere.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    n = size or (2048 if jax.default_backend() == "cpu" else 8192)
+    x = jnp.ones((n, n), dtype)
+    product = jax.jit(jnp.matmul)
+    product(x, x).block_until_ready()
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        product(x, x).block_until_ready()
+        seconds.append(time.perf_counter() - start)
+    return 2 * n**3 / min(seconds)
