@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Bars:
-    """The bars on the screen: called with (stage, done, total); what is observed stands in a line below them."""
+    """The bars on the screen: called with (stage, done, total); what is observed stands below them."""
 
     def __init__(self, progress: Any, note: Any):
         """Draw on rich's progress and text."""
@@ -31,18 +31,16 @@ class Bars:
 
 
 def note(known: Mapping[str, Any]) -> str:
-    """One line: loss and speed of training, and the losses by thirds of the positions at the last evaluation."""
-    parts = []
+    """Loss and speed of training, and for each split the losses by thirds of the positions at the last evaluation."""
+    lines = []
     if "loss" in known:
-        parts += [f"loss {known['loss']:.3f}", f"{known['tokens_per_second']:,.0f} tokens/s"]
+        lines.append(f"loss {known['loss']:.3f}, {known['tokens_per_second']:,.0f} tokens/s")
     if "utilisation" in known:
-        parts.append(f"{known['utilisation']:.0%} of peak")
-    for name in known:
-        split, _, third = name.partition("/")
-        if third == "head":
-            losses = " ".join(f"{known.get(f'{split}/{one}', nan):.3f}" for one in ("head", "middle", "tail"))
-            parts.append(f"{split} head/middle/tail {losses}")
-    return "  ".join(parts)
+        lines[-1] += f", {known['utilisation']:.0%} of the devices' peak"
+    for split in (name.removesuffix("/head") for name in known if name.endswith("/head")):
+        thirds = [f"{third} {known.get(f'{split}/{third}', nan):.3f}" for third in ("head", "middle", "tail")]
+        lines.append(f"{split}: {', '.join(thirds)}")
+    return "\n".join(lines)
 
 
 @contextmanager
@@ -68,8 +66,10 @@ def bars() -> Iterator[Bars]:
         TimeRemainingColumn(),
     )
     progress, line = Progress(*columns), Text()
-    with Live(Group(progress, line), refresh_per_second=10):
+    with Live(Group(progress, line), refresh_per_second=10) as live:
         yield Bars(progress, line)
+    if not live.console.is_interactive:  # what is printed next begins a line of its own
+        live.console.print()
 
 
 @contextmanager
