@@ -65,7 +65,7 @@ def stepper(name: str, dropout: float = 0.0, seed: int = 0) -> tuple[StepFunctio
     config = OptimizerConfig(peak_lr=3e-3, schedule="constant")
     optimizer = adamw(config, plan(config, 100, 4 * T), 4 * T)
     state = initial_state(params, optimizer)
-    step = make_step(graphdef, optimizer, np.ones(T), seed).lower(state, tokens(4, T + 1))
+    step = make_step(graphdef, optimizer, np.ones(T), seed=seed).lower(state, tokens(4, T + 1))
     return step.compile(compiler_options=QUICK), state
 
 

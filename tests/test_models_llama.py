@@ -81,3 +81,19 @@ def test_a_context_longer_than_the_models_is_refused() -> None:
     graphdef, params = build(replace(TINY, context=8), 0)
     with pytest.raises(ValueError, match="9 tokens of context, but this model's longest is 8"):
         hidden(graphdef, params, tokens(1, 9))
+
+
+@pytest.mark.parametrize("layers", ["scan", "unroll"])
+def test_what_is_made_again_for_the_backward_pass_changes_no_gradient(layers: str) -> None:
+    x, found = tokens(2, 9), {}
+    params = perturbed(build(TINY, 0)[1])
+    for remat in ("none", "dots", "full"):
+        config = replace(TINY, layers=layers, remat=remat, n_heads=1)
+        graphdef, _ = rooms.abstract(config)
+        loss = jax.jit(jax.value_and_grad(lambda p, g=graphdef: jnp.mean(rooms.hidden(g, p, x) ** 3)))
+        text = str(jax.make_jaxpr(loss)(params))
+        assert ("checkpoint" in text or "remat" in text) == (remat != "none")
+        found[remat] = loss(params)
+    for remat in ("dots", "full"):
+        np.testing.assert_allclose(found[remat][0], found["none"][0], rtol=1e-6)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found[remat][1], found["none"][1])

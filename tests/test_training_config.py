@@ -11,7 +11,16 @@ import pytest
 from tsl_jax.data.config import DataConfig
 from tsl_jax.laws import Schedule
 from tsl_jax.models.config import ModelConfig
-from tsl_jax.training.config import OptimizerConfig, TrainConfig, check, config_hash, from_dict, to_dict, total_steps
+from tsl_jax.training.config import (
+    MeshConfig,
+    OptimizerConfig,
+    TrainConfig,
+    check,
+    config_hash,
+    from_dict,
+    to_dict,
+    total_steps,
+)
 from tsl_jax.training.optimizer import plan
 from tsl_jax.training.weights import PositionWeights
 
@@ -36,6 +45,7 @@ def test_the_hash_follows_every_number_that_counts() -> None:
     base = config_hash(TrainConfig())
     assert config_hash(TrainConfig()) == base
     assert config_hash(TrainConfig(keep=9)) == base, "how many checkpoints are kept changes no result"
+    assert config_hash(TrainConfig(mesh=MeshConfig(fsdp=8), steps_per_call=4)) == base, "nor does where it is made"
     others = [TrainConfig(seed=1), TrainConfig(optimizer=OptimizerConfig(peak_lr=1e-3)), TrainConfig(tokens=3_000_000)]
     assert len({base, *(config_hash(other) for other in others)}) == 4
 

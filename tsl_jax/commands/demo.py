@@ -33,7 +33,7 @@ def run(command: Command) -> None:
         print(cost(command.train))
     try:
         with bars() as progress:
-            train(command.train, command.out, resume=True, progress=progress)
+            train(command.train, command.out, resume=True, progress=progress, observe=progress.observe)
             surface = load_surface(command.out)
             summary = report.write(command.out, command.out, surface, options.stamp(command), progress)
     except KeyboardInterrupt:

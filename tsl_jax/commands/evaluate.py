@@ -9,6 +9,7 @@ from typing import Any
 import tyro
 
 from tsl_jax.data.config import EvalConfig
+from tsl_jax.training.config import MeshConfig
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Command:
     """Other text, as for `tsl train`, each domain a split of its name; without it the run's own."""
     windows: EvalConfig | None = None
     """Other windows; without them the run's own."""
+    mesh: MeshConfig | None = None
+    """Other devices; without it laid out as in training."""
 
 
 def run(command: Command) -> None:
@@ -33,7 +36,8 @@ def run(command: Command) -> None:
 
     try:
         with bars() as progress:
-            reevaluate(command.run, command.out, text=command.text, evaluation=command.windows, progress=progress)
+            given = {"text": command.text, "evaluation": command.windows, "devices": command.mesh}
+            reevaluate(command.run, command.out, **given, progress=progress)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on") from None
     surface = load_surface(command.out)

@@ -2,14 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from math import nan
 from time import monotonic
+from typing import Any
+
+
+class Bars:
+    """The bars on the screen: called with (stage, done, total); what is observed stands below them."""
+
+    def __init__(self, progress: Any, note: Any):
+        """Draw on rich's progress and text."""
+        self._progress, self._note = progress, note
+        self._tasks: dict[str, Any] = {}
+        self._known: dict[str, Any] = {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """A stage has come that far."""
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(stage, total=total)
+        self._progress.update(self._tasks[stage], completed=done, total=total)
+
+    def observe(self, facts: Mapping[str, Any]) -> None:
+        """Numbers of a run, see `training.train.train`."""
+        self._known |= facts
+        self._note.plain = note(self._known)
+
+
+def note(known: Mapping[str, Any]) -> str:
+    """Loss and speed of training, and for each split the losses by thirds of the positions at the last evaluation."""
+    lines = []
+    if "loss" in known:
+        lines.append(f"loss {known['loss']:.3f}, {known['tokens_per_second']:,.0f} tokens/s")
+    if "utilisation" in known:
+        lines[-1] += f", {known['utilisation']:.0%} of the devices' peak"
+    for split in (name.removesuffix("/head") for name in known if name.endswith("/head")):
+        thirds = [f"{third} {known.get(f'{split}/{third}', nan):.3f}" for third in ("head", "middle", "tail")]
+        lines.append(f"{split}: {', '.join(thirds)}")
+    return "\n".join(lines)
 
 
 @contextmanager
-def bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Gives the callback (stage, done, total) that the library reports to."""
+def bars() -> Iterator[Bars]:
+    """Gives what the library reports to."""
+    from rich.console import Group
+    from rich.live import Live
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -18,6 +56,7 @@ def bars() -> Iterator[Callable[[str, int, int], None]]:
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.text import Text
 
     columns = (
         TextColumn("{task.description:<14}"),
@@ -26,15 +65,11 @@ def bars() -> Iterator[Callable[[str, int, int], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns) as progress:
-        tasks: dict[str, int] = {}
-
-        def report(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = progress.add_task(stage, total=total)
-            progress.update(tasks[stage], completed=done, total=total)  # pyright: ignore[reportArgumentType]
-
-        yield report
+    progress, line = Progress(*columns), Text()
+    with Live(Group(progress, line), refresh_per_second=10) as live:
+        yield Bars(progress, line)
+    if not live.console.is_interactive:  # what is printed next begins a line of its own
+        live.console.print()
 
 
 @contextmanager

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -22,6 +24,8 @@ class Command:
     .npy, .bin, hf:NAME); default: the standard library's source. The same as --data.text, and wins over it."""
     resume: bool = False
     """Continue the unfinished run in OUT, with its own configuration."""
+    tensorboard: bool = False
+    """Write the metrics for TensorBoard too, into OUT/tensorboard (needs tensorboardX)."""
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     """Everything else."""
 
@@ -38,11 +42,25 @@ def run(command: Command) -> None:
     if not checked(config, out, resume=command.resume):
         print(cost(config))
         try:
-            with bars() as progress:
-                train(config, out, resume=command.resume, progress=progress)
+            with _tensorboard(command) as write, bars() as progress:
+
+                def observe(facts: Mapping[str, Any]) -> None:
+                    progress.observe(facts)
+                    write(facts)
+
+                train(config, out, resume=command.resume, progress=progress, observe=observe)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(folder.how_to_resume(out)) from None
     print(f"run: {out} is complete (tsl report {out} draws it)")
+
+
+def _tensorboard(command: Command) -> AbstractContextManager[Callable[[Mapping[str, Any]], None]]:
+    """Gives the function that writes for TensorBoard, which does nothing unless asked."""
+    if not command.tensorboard:
+        return nullcontext(lambda facts: None)
+    from tsl_jax.training.tensorboard import scalars
+
+    return scalars(command.out / "tensorboard")
 
 
 def resolved(command: Command) -> TrainConfig:

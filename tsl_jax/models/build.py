@@ -11,15 +11,19 @@ from typing import Any
 
 import jax
 from flax import nnx
+from jax.sharding import Mesh
 
 from tsl_jax.models.config import ModelConfig, resolve
+from tsl_jax.models.cost import n_params
 from tsl_jax.models.gpt_neox import GptNeox
 from tsl_jax.models.llama import Llama
 from tsl_jax.models.lstm import Lstm
 from tsl_jax.models.moe import MixtureOfExperts
+from tsl_jax.models.sharding import shardings
 from tsl_jax.models.universal import Universal
 
 Params = dict[str, Any]
+LARGE = 1_000_000_000  # parameters from which on the activations of all layers no longer fit beside them
 ARCHITECTURES = {
     "llama": Llama,
     "gpt_neox": GptNeox,
@@ -29,12 +33,13 @@ ARCHITECTURES = {
 }
 
 
-def build(config: ModelConfig, seed: int) -> tuple[nnx.GraphDef, Params]:
+def build(config: ModelConfig, seed: int, mesh: Mesh | None = None) -> tuple[nnx.GraphDef, Params]:
     """A freshly initialised model, the same for the same seed.
 
     Args:
         config: vocabulary and context must be known (see `config.resolve`); "auto" is decided here by the platform.
         seed: of the initial parameters.
+        mesh: of devices over which the parameters are made and kept, see `sharding`; None: one device.
 
     Returns:
         (graphdef, params): for `hidden` and `unembedding`.
@@ -50,7 +55,9 @@ def build(config: ModelConfig, seed: int) -> tuple[nnx.GraphDef, Params]:
 
     # It runs once: on CPU optimising it takes thrice as long as it ever saves.
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-    return abstract(config)[0], jax.jit(initial, compiler_options=options)(jax.random.key(seed))
+    graphdef, shapes = abstract(config)
+    placed = None if mesh is None else shardings(shapes, mesh)
+    return graphdef, jax.jit(initial, compiler_options=options, out_shardings=placed)(jax.random.key(seed))
 
 
 def abstract(config: ModelConfig) -> tuple[nnx.GraphDef, Params]:
@@ -67,13 +74,16 @@ def abstract(config: ModelConfig) -> tuple[nnx.GraphDef, Params]:
 def for_platform(config: ModelConfig, platform: str = "") -> ModelConfig:
     """The config with "auto" decided for a platform, "" being this one.
 
-    On "cpu" layers are unrolled, attention goes in chunks and experts run dense; elsewhere scan, fused and ragged.
+    On "cpu" layers are unrolled, attention goes in chunks, experts run dense, and the backward pass makes nothing
+    again; elsewhere scan, fused and ragged, and from `LARGE` parameters on all but products is made again.
     """
     on_cpu = (platform or jax.default_backend()) == "cpu"
     layers = ("unroll" if on_cpu else "scan") if config.layers == "auto" else config.layers
     attention = ("chunks" if on_cpu else "fused") if config.attention == "auto" else config.attention
     experts = ("dense" if on_cpu else "ragged") if config.experts == "auto" else config.experts
-    return replace(config, layers=layers, attention=attention, experts=experts)
+    memory = "none" if on_cpu or n_params(config) < LARGE else "dots"
+    remat = memory if config.remat == "auto" else config.remat
+    return replace(config, layers=layers, attention=attention, experts=experts, remat=remat)
 
 
 def hidden(graphdef: nnx.GraphDef, params: Params, tokens_BxT: jax.Array) -> jax.Array:

@@ -36,6 +36,7 @@ class ModelConfig:
     dtype: str = "float32"  # of activations: float32 or bfloat16; parameters stay float32
     layers: str = "auto"  # "unroll", "scan", or by platform: unrolled on CPU, scanned elsewhere
     attention: str = "auto"  # "chunks", "fused" (jax.nn.dot_product_attention), or by platform: chunks on CPU
+    remat: str = "auto"  # kept for the backward pass: all ("none"), products ("dots"), each layer's input ("full")
     experts: str = "auto"  # "dense" (all experts see all tokens), "ragged" (sorted), or by platform: dense on CPU
 
 
@@ -54,6 +55,7 @@ _CHOICES = {
     "dtype": ("float32", "bfloat16"),
     "layers": ("auto", "unroll", "scan"),
     "attention": ("auto", "chunks", "fused"),
+    "remat": ("auto", "none", "dots", "full"),
     "experts": ("auto", "dense", "ragged"),
 }
 # Entries that the first runs did not have, with the values that mean what those runs did.
@@ -65,6 +67,7 @@ _YOUNGER: dict[str, tuple[Any, ...]] = {
     "rotary_share": (0.25,),
     "dropout": (0.0,),
     "experts": ("auto",),
+    "remat": ("auto",),
 }
 
 

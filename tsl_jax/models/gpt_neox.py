@@ -15,7 +15,7 @@ from flax import nnx
 from tsl_jax.models.attention import causal_attention
 from tsl_jax.models.config import ModelConfig, head_dim, rotary_dim
 from tsl_jax.models.layers import Table, branch_std, matrix, rotary_table, rotate, times
-from tsl_jax.models.stack import dropout_keys, dropped, need_context, stacked_blocks, through
+from tsl_jax.models.stack import dropout_keys, dropped, looked_up, need_context, stacked_blocks, through
 
 
 class LayerNorm(nnx.Module):
@@ -107,6 +107,6 @@ class GptNeox(nnx.Module):
         config, n = self.config, need_context(self.config, tokens_BxT)
         table = rotary_table(n, rotary_dim(config), config.rope_base)
         first, keys = dropout_keys(config, key)
-        x_BxTxD = dropped(self.embedding[...][tokens_BxT].astype(config.dtype), config.dropout, first)
-        x_BxTxD = through(self.blocks, x_BxTxD, config.layers, table, keys=keys)
+        x_BxTxD = dropped(looked_up(self.embedding[...], tokens_BxT, config), config.dropout, first)
+        x_BxTxD = through(self.blocks, x_BxTxD, config, table, keys=keys)
         return self.final_norm(x_BxTxD), None

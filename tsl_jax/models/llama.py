@@ -7,7 +7,7 @@ from flax import nnx
 
 from tsl_jax.models.config import ModelConfig, head_dim
 from tsl_jax.models.layers import Attention, RMSNorm, SwiGLU, Table, matrix, rotary_table
-from tsl_jax.models.stack import dropout_keys, dropped, need_context, stacked_blocks, through
+from tsl_jax.models.stack import dropout_keys, dropped, looked_up, need_context, stacked_blocks, through
 
 
 class Block(nnx.Module):
@@ -44,6 +44,6 @@ class Llama(nnx.Module):
         config, n = self.config, need_context(self.config, tokens_BxT)
         table = rotary_table(n, head_dim(config), config.rope_base)
         first, keys = dropout_keys(config, key)
-        x_BxTxD = dropped(self.embedding[...][tokens_BxT].astype(config.dtype), config.dropout, first)
-        x_BxTxD = through(self.blocks, x_BxTxD, config.layers, table, keys=keys)
+        x_BxTxD = dropped(looked_up(self.embedding[...], tokens_BxT, config), config.dropout, first)
+        x_BxTxD = through(self.blocks, x_BxTxD, config, table, keys=keys)
         return self.final_norm(x_BxTxD), None

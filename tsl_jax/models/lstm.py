@@ -18,7 +18,7 @@ from flax import nnx
 
 from tsl_jax.models.config import ModelConfig
 from tsl_jax.models.layers import matrix, times
-from tsl_jax.models.stack import dropout_keys, dropped, need_context, stacked_blocks, through
+from tsl_jax.models.stack import dropout_keys, dropped, looked_up, need_context, stacked_blocks, through
 
 State = tuple[jax.Array, jax.Array]  # h and c, each (B, D)
 
@@ -65,6 +65,6 @@ class Lstm(nnx.Module):
     def __call__(self, tokens_BxT: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, None]:
         config, _ = self.config, need_context(self.config, tokens_BxT)
         first, keys = dropout_keys(config, key)
-        x_BxTxD = self.embedding[...][tokens_BxT].astype(config.dtype) * config.d_model**0.5
-        x_BxTxD = through(self.blocks, dropped(x_BxTxD, config.dropout, first), config.layers, keys=keys)
+        x_BxTxD = looked_up(self.embedding[...], tokens_BxT, config) * config.d_model**0.5
+        x_BxTxD = through(self.blocks, dropped(x_BxTxD, config.dropout, first), config, keys=keys)
         return times(x_BxTxD, self.projection), None

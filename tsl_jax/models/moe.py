@@ -24,7 +24,7 @@ from flax import nnx
 
 from tsl_jax.models.config import ModelConfig, head_dim
 from tsl_jax.models.layers import Attention, RMSNorm, Table, branch_std, matrix, rotary_table
-from tsl_jax.models.stack import dropout_keys, dropped, need_context, stacked_blocks, through
+from tsl_jax.models.stack import dropout_keys, dropped, looked_up, need_context, stacked_blocks, through
 
 
 class Experts(nnx.Module):
@@ -107,7 +107,7 @@ class MixtureOfExperts(nnx.Module):
         config, n = self.config, need_context(self.config, tokens_BxT)
         table = rotary_table(n, head_dim(config), config.rope_base)
         first, keys = dropout_keys(config, key)
-        x_BxTxD = dropped(self.embedding[...][tokens_BxT].astype(config.dtype), config.dropout, first)
+        x_BxTxD = dropped(looked_up(self.embedding[...], tokens_BxT, config), config.dropout, first)
         start = (x_BxTxD, jnp.zeros((), jnp.float32))
-        x_BxTxD, total = through(self.blocks, start, config.layers, table, keys=keys)
+        x_BxTxD, total = through(self.blocks, start, config, table, keys=keys)
         return self.final_norm(x_BxTxD), config.balance / config.n_layers * total

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tsl_jax.models.config import ModelConfig
+from tsl_jax.models.rematerialise import rematerialised
+from tsl_jax.models.sharding import gathered, residual
 
 T = TypeVar("T")
 
@@ -29,24 +31,31 @@ def stacked_blocks(block: Callable[[ModelConfig, nnx.Rngs], Any], config: ModelC
     return create(rngs)
 
 
-def through(blocks: Any, x: T, layers: str, *shared: Any, keys: jax.Array | None = None) -> T:
+def through(blocks: Any, x: T, config: ModelConfig, *shared: Any, keys: jax.Array | None = None) -> T:
     """x = block(x, *shared, key of the block) for every block in turn.
 
     Args:
-        blocks: from `stacked_blocks`. x: any pytree. layers: "unroll" or "scan".
+        blocks: from `stacked_blocks`. x: any pytree. config: of the model.
         shared: what all blocks receive. keys: one a block, for dropout; None: no dropout.
     """
     graphdef, stacked = nnx.split(blocks)
-    return in_turn(lambda x, layer: nnx.merge(graphdef, layer[0])(x, *shared, layer[1]), x, (stacked, keys), layers)
+    return in_turn(lambda x, layer: nnx.merge(graphdef, layer[0])(x, *shared, layer[1]), x, (stacked, keys), config)
 
 
-def in_turn(one: Callable[[T, Any], T], x: T, each: Any, layers: str) -> T:
-    """x = one(x, e) for every e along the first axis of `each`, unrolled or scanned."""
-    if layers == "scan":
+def in_turn(layer: Callable[[T, Any], T], x: T, each: Any, config: ModelConfig) -> T:
+    """x = layer(x, e) for every e along the first axis of `each`, unrolled or scanned."""
+    one = rematerialised(lambda x, e: residual(layer(x, e)), config)
+    x = residual(x)
+    if config.layers == "scan":
         return jax.lax.scan(lambda x, e: (one(x, e), None), x, each)[0]
     for i in range(len(jax.tree.leaves(each)[0])):
         x = one(x, jax.tree.map(lambda leaf, i=i: leaf[i], each))
     return x
+
+
+def looked_up(embedding_VxD: jax.Array, tokens_BxT: jax.Array, config: ModelConfig) -> jax.Array:
+    """The rows of the tokens (B, T, D), as activations."""
+    return gathered(embedding_VxD)[tokens_BxT].astype(config.dtype)
 
 
 def need_context(config: ModelConfig, tokens_BxT: jax.Array) -> int:

@@ -24,8 +24,9 @@ from tsl_jax.training.weights import PositionWeights
 T = TypeVar("T")
 _SCIENTIFIC = re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+")
 
-# These may differ between a run and its continuation: they change no number in it.
-HARMLESS = ("keep",)
+# These may differ between a run and its continuation: they change no number in it, but by rounding.
+HARMLESS = ("keep", "mesh", "steps_per_call")
+YOUNGER = ("mesh", "steps_per_call", "accumulate")  # the first runs had none of these; their hashes leave out a 1
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,15 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class MeshConfig:
+    """The devices of one process; parameters are split over fsdp and tensor, sequences over data and fsdp."""
+
+    data: int = 0  # copies of the model (each spread over fsdp x tensor devices); 0: as many as there are devices for
+    fsdp: int = 1  # devices that share the parameters and gather them when a layer runs
+    tensor: int = 1  # devices that share the work of every matrix product
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One run: text, model, optimizer, and when and on what to evaluate."""
 
@@ -53,9 +63,12 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvalConfig = field(default_factory=EvalConfig)
     position_weights: PositionWeights = field(default_factory=PositionWeights)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
     tokens: int = 2_500_000  # training tokens; whole batches of them are taken
     context: int = 64
     batch_size: int = 8  # sequences in a step; small, as short runs want many steps
+    accumulate: int = 1  # microbatches that a step takes its batch in, one after the other: less memory, same result
+    steps_per_call: int = 0  # steps that the device makes without the host; 0: by platform, 1 on CPU
     evaluations: int = 30  # checkpoints at which the loss surface is measured
     evaluation_batch: int = 32  # windows scored at a time; on CPU more fall out of the cache and take 1.5 times as long
     keep: int = 2  # newest checkpoints kept
@@ -84,9 +97,10 @@ def check(config: TrainConfig) -> None:
     Raises:
         ValueError: naming the entry, what was found, and what to give instead.
     """
-    for name in ("tokens", "context", "batch_size", "evaluations", "evaluation_batch", "keep"):
+    for name in ("tokens", "context", "batch_size", "accumulate", "evaluations", "evaluation_batch", "keep"):
         if getattr(config, name) < 1:
             raise ValueError(f"training: {name} must be at least 1, found {getattr(config, name)}")
+    _check_mesh(config)
     if config.model.context and config.context > config.model.context:
         found = f"context {config.context}, while the model's longest is {config.model.context}"
         raise ValueError(f"training: {found}; lower --context or raise --model.context")
@@ -99,6 +113,33 @@ def check(config: TrainConfig) -> None:
     _check_optimizer(config.optimizer)
     _check_phases(config.optimizer, total_steps(config))
     config.position_weights.values(config.context)
+
+
+def _check_mesh(config: TrainConfig) -> None:
+    """What needs no look at the devices."""
+    for name, least in (("data", 0), ("fsdp", 1), ("tensor", 1)):
+        if getattr(config.mesh, name) < least:
+            raise ValueError(f"training: mesh.{name} must be at least {least}, found {getattr(config.mesh, name)}")
+    if config.steps_per_call < 0:
+        raise ValueError(f"training: steps_per_call must not be negative, found {config.steps_per_call}")
+    batch_shares(config, max(config.mesh.data, 1) * config.mesh.fsdp)
+
+
+def batch_shares(config: TrainConfig, parts: int) -> None:
+    """Nothing, where batches can be shared by that many parts of the mesh.
+
+    Raises:
+        ValueError: where they cannot.
+    """
+    if config.batch_size % config.accumulate:
+        found = f"batch_size {config.batch_size} and accumulate {config.accumulate}"
+        raise ValueError(f"training: accumulate must divide batch_size, found {found}; change one of them")
+    if config.batch_size // config.accumulate % parts:
+        found = f"{config.batch_size // config.accumulate} sequences at a time over data x fsdp = {parts} devices"
+        raise ValueError(f"training: batch_size / accumulate must share evenly, found {found}; change one of them")
+    if config.evaluation_batch % parts:
+        found = f"{config.evaluation_batch} windows over data x fsdp = {parts} devices"
+        raise ValueError(f"training: evaluation_batch must share evenly, found {found}; change one of them")
 
 
 def _check_optimizer(config: OptimizerConfig) -> None:
@@ -205,5 +246,6 @@ def _frozen(value: Any) -> Any:
 def config_hash(config: TrainConfig) -> str:
     """Twelve hexadecimal digits that name the run; entries in HARMLESS do not count."""
     values = to_dict(replace(config, **dict.fromkeys(HARMLESS, 1)))
+    values = {name: value for name, value in values.items() if name not in YOUNGER or value != 1}
     values["model"] = model_config.described(config.model)
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

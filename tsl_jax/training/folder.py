@@ -2,7 +2,8 @@
 
 RUN/config.yaml      what the run was told, resolved
 RUN/record.json      what it was made with and how long each stage took; "complete" once the last step is done
-RUN/metrics.jsonl    one line a step: step, tokens, loss, lr, grad_norm (and auxiliary, a loss the model adds)
+RUN/metrics.jsonl    one line a step: step, tokens, loss, lr, grad_norm (and auxiliary, a loss the model adds),
+                     tokens_per_second, utilisation (where the peak of the devices is known)
 RUN/tokenizer.json   RUN/surface/   RUN/checkpoints/
 """
 

@@ -15,6 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from tsl_jax.models.sharding import BATCH, batch_parts, constrain, gathered
+
 # On CPU a chunk of logits fits the cache where V allows, and everything beside h, W and their gradients 128 MB.
 LOGITS = 1 << 22  # entries of a chunk of logits: larger chunks are no faster
 FEWEST = 256  # tokens of a chunk all the same: fewer make slow matrix products
@@ -27,9 +29,11 @@ LOGITS_ACCELERATOR = 1 << 28  # entries of a chunk on an accelerator, which want
 def token_losses(h_BxTxD: jax.Array, w_VxD: jax.Array, target_BxT: jax.Array, chunk: int = 0) -> jax.Array:
     """Cross-entropy of every token in nats, (B, T) float32. For evaluation: its gradient would keep the logits."""
     h, y, _ = _chunked(h_BxTxD, target_BxT, None, chunk or _chunk(w_VxD))
-    w_VxD = w_VxD.astype(h.dtype)
-    losses = jax.lax.map(lambda part: _losses(part[0], w_VxD, part[1])[0], (h, y))
-    return losses.reshape(-1)[: target_BxT.size].reshape(target_BxT.shape)
+    w_VxD = gathered(w_VxD.astype(h.dtype))
+    losses_CxM = jax.lax.map(lambda part: _losses(part[0], w_VxD, part[1])[0], (h, y))
+    parts = batch_parts(len(target_BxT))
+    losses_PxN = losses_CxM.reshape(len(losses_CxM), parts, -1).swapaxes(0, 1).reshape(parts, -1)
+    return losses_PxN[:, : target_BxT.size // parts].reshape(target_BxT.shape)
 
 
 def weighted_loss(
@@ -49,8 +53,8 @@ def weighted_loss(
 
 @jax.custom_vjp
 def _summed_loss(h_CxMxD: jax.Array, w_VxD: jax.Array, y_CxM: jax.Array, share_CxM: jax.Array) -> jax.Array:
-    w_VxD = w_VxD.astype(h_CxMxD.dtype)
-    losses = jax.lax.map(lambda part: _losses(part[0], w_VxD, part[1])[0], (h_CxMxD, y_CxM))
+    w = gathered(w_VxD.astype(h_CxMxD.dtype))
+    losses = jax.lax.map(lambda part: _losses(part[0], w, part[1])[0], (h_CxMxD, y_CxM))
     return jnp.sum(losses * share_CxM)
 
 
@@ -58,7 +62,7 @@ def _forward(
     h_CxMxD: jax.Array, w_VxD: jax.Array, y_CxM: jax.Array, share_CxM: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """The loss, and its gradients with respect to h and W."""
-    w = w_VxD.astype(h_CxMxD.dtype)
+    w = gathered(w_VxD.astype(h_CxMxD.dtype))
 
     def one_chunk(dw_VxD: jax.Array, part: tuple[jax.Array, ...]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         h_MxD, y_M, share_M = part
@@ -68,7 +72,7 @@ def _forward(
         g_MxV = g_MxV.astype(h_MxD.dtype)
         return _add_product(dw_VxD, g_MxV, h_MxD), (jnp.sum(loss_M * share_M), g_MxV @ w)
 
-    zero = jnp.zeros(w_VxD.shape, jnp.float32)
+    zero = gathered(jnp.zeros(w_VxD.shape, jnp.float32))
     dw_VxD, (loss_C, dh_CxMxD) = jax.lax.scan(one_chunk, zero, (h_CxMxD, y_CxM, share_CxM))
     return jnp.sum(loss_C), (dh_CxMxD, dw_VxD.astype(w_VxD.dtype))
 
@@ -128,11 +132,19 @@ def _chunk(w_VxD: jax.Array) -> int:
 def _chunked(
     h_BxTxD: jax.Array, y_BxT: jax.Array, share_BxT: jax.Array | None, chunk: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """All tokens as (chunks, tokens of a chunk, ...); the last chunk is filled up with tokens that count nothing."""
-    n = y_BxT.size
+    """All tokens as (chunks, tokens of a chunk, ...); the last chunk is filled up with tokens that count nothing.
+
+    On a mesh every chunk has tokens of every part of the batch, so that no device waits for the chunks of another.
+    """
+    parts = batch_parts(len(y_BxT))
+    n = y_BxT.size // parts
     m = -(-n // -(-n // chunk))  # chunks of nearly equal length leave little to fill up
-    fill = -n % m
-    h = jnp.pad(h_BxTxD.reshape(n, -1), ((0, fill), (0, 0))).reshape(-1, m, h_BxTxD.shape[-1])
-    y = jnp.pad(y_BxT.reshape(n), (0, fill)).reshape(-1, m)
-    share = jnp.zeros(n, jnp.float32) if share_BxT is None else share_BxT.reshape(n)
-    return h, y, jnp.pad(share, (0, fill)).reshape(-1, m)
+
+    def chunks(x_BxTx: jax.Array) -> jax.Array:
+        rest = x_BxTx.shape[2:]
+        x_PxNx = jnp.pad(x_BxTx.reshape(parts, n, *rest), ((0, 0), (0, -n % m), *((0, 0) for _ in rest)))
+        x_CxMx = x_PxNx.reshape(parts, -1, m, *rest).swapaxes(0, 1).reshape(-1, parts * m, *rest)
+        return constrain(x_CxMx, None, BATCH, *(None for _ in rest))
+
+    share_BxT = jnp.zeros(y_BxT.shape, jnp.float32) if share_BxT is None else share_BxT
+    return chunks(h_BxTxD), chunks(y_BxT), chunks(share_BxT)

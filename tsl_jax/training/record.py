@@ -17,7 +17,14 @@ from tsl_jax.models.config import ModelConfig, described
 PACKAGES = ("tsl_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
 FLAGS = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION", "LIBTPU_INIT_ARGS")
 # The bits of a run depend on these; the other facts are for the reader.
-DECISIVE = ("versions", "cores", "machine", "device", "devices", "flags")
+DECISIVE = ("versions", "cores", "machine", "device", "devices", "mesh", "flags")
+HOW_IT_RUNS = (
+    "preset",
+    "layers",
+    "attention",
+    "experts",
+    "remat",
+)  # entries of a model that leave its function as it is
 
 
 def versions() -> dict[str, str]:
@@ -50,7 +57,9 @@ def environment() -> dict[str, Any]:
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Sentences, one for each fact that decides about bits and is not as it was."""
-    return [f"{name}: {then.get(name)!r}, now {now[name]!r}" for name in DECISIVE if then.get(name) != now[name]]
+    return [
+        f"{name}: {then.get(name)!r}, now {now.get(name)!r}" for name in DECISIVE if then.get(name) != now.get(name)
+    ]
 
 
 def history(known: Mapping[str, Any], now: Mapping[str, Any], step: int) -> dict[str, Any]:
@@ -83,8 +92,7 @@ def git_commit() -> str | None:
 
 def model_hash(config: ModelConfig) -> str:
     """Twelve hexadecimal digits that name a resolved model: what decides about its parameters and its function."""
-    silent = ("preset", "layers", "attention", "experts")
-    facts = {name: value for name, value in described(config).items() if name not in silent}
+    facts = {name: value for name, value in described(config).items() if name not in HOW_IT_RUNS}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -10,15 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from tsl_jax import surface
 from tsl_jax.data import corpora, windows
 from tsl_jax.data.config import DataConfig, EvalConfig
 from tsl_jax.models.build import build
 from tsl_jax.models.config import ModelConfig
-from tsl_jax.training import evaluate, folder, record
+from tsl_jax.training import evaluate, folder, mesh, record
 from tsl_jax.training import text as run_text
 from tsl_jax.training.checkpoint import Checkpoints
-from tsl_jax.training.config import TrainConfig, batch_tokens, from_dict, total_steps
+from tsl_jax.training.config import MeshConfig, TrainConfig, batch_tokens, from_dict, total_steps
 from tsl_jax.training.optimizer import adamw, learning_rate, plan
 from tsl_jax.training.run import Progress
 from tsl_jax.training.step import initial_state
@@ -27,7 +29,13 @@ SCORED = 0.9  # share of other text that is scored
 
 
 def reevaluate(
-    run: Path, out: Path, *, text: tuple[str, ...] = (), evaluation: EvalConfig | None = None, progress: Progress
+    run: Path,
+    out: Path,
+    *,
+    text: tuple[str, ...] = (),
+    evaluation: EvalConfig | None = None,
+    devices: MeshConfig | None = None,
+    progress: Progress,
 ) -> Path:
     """Measure every kept checkpoint of `run`, passing over those that `out` holds already; the folder `out`.
 
@@ -35,14 +43,17 @@ def reevaluate(
         run: folder of a run. out: folder of the new surface.
         text: other text, as in `DataConfig.text`, each domain a split of its name, on windows like those of "ood";
             empty: the run's own, and its splits.
-        evaluation: other windows; None: the run's own. progress: as for `train`.
+        evaluation: other windows; None: the run's own. devices: another mesh; None: that of the run.
+        progress: as for `train`.
 
     Raises:
         FileNotFoundError: no run there. ValueError: no checkpoint, text that holds no window, text that is no longer
-            the run's own, or an `out` that belongs to a run.
+            the run's own, an `out` that belongs to a run, or a mesh that does not fit the devices.
     """
     config, known = folder.read_config(run), folder.read_record(run)
+    config = replace(config, mesh=devices or config.mesh)
     _need_own_folder(run, out)
+    mesh.shape(config, len(jax.local_devices()))
     model = from_dict(ModelConfig, known["model"])
     checkpoints = Checkpoints(run / folder.CHECKPOINTS, keep=config.keep, model_hash=record.model_hash(model))
     try:
@@ -113,8 +124,9 @@ def _measure(
     out: Path,
     progress: Progress,
 ) -> None:
-    graphdef, params = build(model, config.seed)
-    like = initial_state(params, adamw(config.optimizer, lr_plan, batch_tokens(config)))
+    devices = mesh.make(config)
+    graphdef, params = build(model, config.seed, devices)
+    like = initial_state(params, adamw(config.optimizer, lr_plan, batch_tokens(config)), devices)
     forward = evaluate.make_forward(graphdef)
     prepared = {split: evaluate.prepare(one) for split, one in sets.items()}
     steps = checkpoints.steps()
@@ -124,7 +136,8 @@ def _measure(
             state = checkpoints.read(step, like)
             splits = {}
             for split, one in prepared.items():
-                losses = evaluate.window_losses(forward, state.params, one.tokens, config.evaluation_batch)
+                with mesh.traced_on(devices):
+                    losses = evaluate.window_losses(forward, state.params, one.tokens, config.evaluation_batch)
                 splits[split] = evaluate.reduce(losses, one)
             lr = float(learning_rate(lr_plan, tokens))
             surface.append(out, tokens=tokens, step=step, lr=lr, splits=splits)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +13,22 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
+from jax.sharding import Mesh
 
 from tsl_jax import surface
 from tsl_jax.data import corpora, mixture, windows
 from tsl_jax.models.build import build
 from tsl_jax.models.config import ModelConfig, described, resolve
 from tsl_jax.models.cost import flops_per_token, n_params, n_params_embedding
-from tsl_jax.training import evaluate, folder, holes, record, text
+from tsl_jax.training import evaluate, folder, holes, mesh, record, text, throughput
+from tsl_jax.training.calls import steps_per_call
 from tsl_jax.training.checkpoint import Checkpoints
 from tsl_jax.training.config import TrainConfig, batch_tokens, config_hash, total_steps
 from tsl_jax.training.optimizer import adamw, plan
 from tsl_jax.training.step import StepFunction, TrainState, initial_state, make_step
 
 Progress = Callable[[str, int, int], None]
+Observe = Callable[[Mapping[str, Any]], None]
 STAGES = ("prepare", "compile", "train", "evaluate", "checkpoint")
 
 
@@ -57,15 +59,36 @@ class Run:
     evaluations: frozenset[int]  # steps
     batch_of: Callable[[int], np.ndarray]
     sets: dict[str, evaluate.EvaluationSet]  # by split
-    step: StepFunction
+    mesh: Mesh | None  # None: one device
+    steps: dict[int, StepFunction]  # by the steps that a call makes: 1, and `per_call`
     forward: evaluate.Forward
     checkpoints: Checkpoints
     clock: Clock
     progress: Progress
+    observe: Observe
     record: dict[str, Any]  # record.json, all but the times
 
+    @property
+    def per_call(self) -> int:
+        """Steps of a call, where so many are left."""
+        return max(self.steps)
 
-def prepare(config: TrainConfig, path: Path, progress: Progress) -> tuple[Run, TrainState]:
+    def batches(self, steps: tuple[int, int]) -> jax.Array:
+        """What a call takes that goes from one number of steps done to another, on its devices."""
+        first, last = steps
+        batch = self.batch_of(first) if last == first + 1 else np.stack([self.batch_of(s) for s in range(first, last)])
+        return mesh.put(batch, self.mesh)
+
+    def rates(self, steps: int, seconds: float) -> dict[str, float]:
+        """See `throughput.rates`."""
+        devices = jax.devices()[:1] if self.mesh is None else self.mesh.devices.flat
+        peaks = [throughput.peak(device.device_kind) for device in devices]
+        peak = None if None in peaks else sum(filter(None, peaks))
+        tokens = steps * batch_tokens(self.config)
+        return throughput.rates(tokens, seconds, self.record["flops_per_token"], peak)
+
+
+def prepare(config: TrainConfig, path: Path, progress: Progress, observe: Observe) -> tuple[Run, TrainState]:
     """The run and the state it goes on from: the newest checkpoint in `path`, or the beginning.
 
     Raises:
@@ -80,7 +103,8 @@ def prepare(config: TrainConfig, path: Path, progress: Progress) -> tuple[Run, T
         sets_of_windows = windows.for_splits(corpus, config.context, config.evaluation)
         batch_of = mixture.batches(corpus, corpus.mixture, config.context, config.batch_size, config.seed)
         lr_plan = plan(config.optimizer, total_steps(config), batch_tokens(config))
-        facts = _facts(config, model, corpus, path, known)
+        devices = mesh.make(config)
+        facts = _facts(config, model, corpus, path, known, devices)
         facts["stretches"] = {
             split: {"asked": one.asked, "found": one.design["stretches"]} for split, one in sets_of_windows.items()
         }
@@ -88,9 +112,8 @@ def prepare(config: TrainConfig, path: Path, progress: Progress) -> tuple[Run, T
         sets = {split: evaluate.prepare(one) for split, one in sets_of_windows.items()}
     with clock("compile"):
         progress("compile", 0, 1)
-        graphdef, params = build(model, config.seed)
-        optimizer = adamw(config.optimizer, lr_plan, batch_tokens(config))
-        step, forward, state = _compiled(config, graphdef, params, optimizer, sets)
+        per_call = steps_per_call(config, facts["flops_per_token"], 1 if devices is None else devices.size)
+        steps, forward, state = _compiled(config, model, lr_plan, devices, per_call)
         progress("compile", 1, 1)
     with clock("checkpoint"):
         checkpoints = Checkpoints(path / folder.CHECKPOINTS, keep=config.keep, model_hash=record.model_hash(model))
@@ -98,12 +121,31 @@ def prepare(config: TrainConfig, path: Path, progress: Progress) -> tuple[Run, T
         folder.truncate_metrics(path, int(state.step))
     facts |= record.history(known, facts["environment"], int(state.step))
     holes.warn(path, holes.missing(config, path, int(state.step)))
-    steps = frozenset(holes.planned(config))
-    return Run(config, path, lr_plan, steps, batch_of, sets, step, forward, checkpoints, clock, progress, facts), state
+    return Run(
+        config=config,
+        path=path,
+        plan=lr_plan,
+        evaluations=frozenset(holes.planned(config)),
+        batch_of=batch_of,
+        sets=sets,
+        mesh=devices,
+        steps=steps,
+        forward=forward,
+        checkpoints=checkpoints,
+        clock=clock,
+        progress=progress,
+        observe=observe,
+        record=facts,
+    ), state
 
 
 def _facts(
-    config: TrainConfig, model: ModelConfig, corpus: corpora.Corpus, path: Path, known: dict[str, Any]
+    config: TrainConfig,
+    model: ModelConfig,
+    corpus: corpora.Corpus,
+    path: Path,
+    known: dict[str, Any],
+    devices: Mesh | None,
 ) -> dict[str, Any]:
     """What record.json says of the run, all but times; a run that was moved keeps its name."""
     return {
@@ -117,7 +159,7 @@ def _facts(
         "total_tokens": total_steps(config) * batch_tokens(config),
         "seed": config.seed,
         "corpus": corpus.record | known.get("corpus", {}),  # as it was prepared when the run was begun
-        "environment": record.environment(),
+        "environment": record.environment() | ({} if devices is None else {"mesh": dict(devices.shape)}),
         "complete": False,
     }
 
@@ -156,16 +198,23 @@ def _begin(
 
 
 def _compiled(
-    config: TrainConfig,
-    graphdef: Any,
-    params: Any,
-    optimizer: optax.GradientTransformation,
-    sets: dict[str, evaluate.EvaluationSet],
-) -> tuple[StepFunction, evaluate.Forward, TrainState]:
-    """The two programs of the run, compiled ahead so that their time is known, and the first state."""
-    state = initial_state(params, optimizer)
-    train_batch = jax.ShapeDtypeStruct((config.batch_size, config.context + 1), np.int32)
-    scored_batch = jax.ShapeDtypeStruct((config.evaluation_batch, config.context + 1), np.int32)
-    step = make_step(graphdef, optimizer, config.position_weights.values(config.context), config.seed)
-    forward = evaluate.make_forward(graphdef)
-    return step.lower(state, train_batch).compile(), forward.lower(params, scored_batch).compile(), state
+    config: TrainConfig, model: ModelConfig, lr_plan: dict[str, Any], devices: Mesh | None, per_call: int
+) -> tuple[dict[int, StepFunction], evaluate.Forward, TrainState]:
+    """The programs of the run, compiled ahead so that their time is known, and the first state."""
+    optimizer = adamw(config.optimizer, lr_plan, batch_tokens(config))
+    weights = config.position_weights.values(config.context)
+
+    def batch(*shape: int) -> jax.ShapeDtypeStruct:
+        placed = mesh.batch_sharding(devices, stacked=len(shape) > 1)
+        return jax.ShapeDtypeStruct((*shape, config.context + 1), np.int32, sharding=placed)
+
+    with mesh.traced_on(devices):
+        graphdef, params = build(model, config.seed, devices)
+        state = initial_state(params, optimizer, devices)
+        steps = {}
+        for n in sorted({1, per_call}):
+            step = make_step(graphdef, optimizer, weights, n, config.accumulate, config.seed)
+            shape = (config.batch_size,) if n == 1 else (n, config.batch_size)
+            steps[n] = step.lower(state, batch(*shape)).compile()
+        forward = evaluate.make_forward(graphdef).lower(params, batch(config.evaluation_batch)).compile()
+    return steps, forward, state

@@ -1,4 +1,4 @@
-"""One training step: a pure function of the state and a batch, compiled once, the state donated."""
+"""Training steps, one or several a call: a pure function of the state and batches, compiled once, the state donated."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tsl_jax.models.build import Params, hidden_and_auxiliary, unembedding
+from tsl_jax.models.sharding import constrain_tree, shardings
+from tsl_jax.training.accumulate import accumulated
 from tsl_jax.training.objective import weighted_loss
 
 DROPOUT = 0x64726F70  # sets its random numbers apart from those of the initial parameters
@@ -29,23 +32,37 @@ Metrics = dict[str, jax.Array]
 StepFunction = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
 
-def initial_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
-    return TrainState(params, jax.jit(optimizer.init)(params), jnp.zeros((), jnp.int32))
+def initial_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh | None = None) -> TrainState:
+    """The state before the first step; on a mesh the optimizer's state lies as its parameters do."""
+    if mesh is None:
+        return TrainState(params, jax.jit(optimizer.init)(params), jnp.zeros((), jnp.int32))
+    placed = shardings(jax.eval_shape(optimizer.init, params), mesh)
+    step = jax.device_put(jnp.zeros((), jnp.int32), NamedSharding(mesh, PartitionSpec()))
+    return TrainState(params, jax.jit(optimizer.init, out_shardings=placed)(params), step)
 
 
 def make_step(
-    graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation, weights: np.ndarray, seed: int = 0
+    graphdef: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    weights: np.ndarray,
+    steps_per_call: int = 1,
+    accumulate: int = 1,
+    seed: int = 0,
 ) -> Any:
     """The step as a jitted function: state, batch (B, T + 1) int32 -> state, metrics.
 
     Metrics are "loss", the cross-entropy alone, and "grad_norm"; "auxiliary" too, where the architecture adds a loss
     of its own to the objective.
 
+    With several steps a call it takes batches (steps, B, T + 1) and gives metrics (steps,). On a mesh, trace it where
+    the mesh is set.
+
     Args:
         graphdef: of the model.
         optimizer: its learning rate follows its own count of steps.
         weights: of positions, mean one; constants of the program.
+        steps_per_call: steps that one call makes, so that a device need not wait for the host between small steps.
+        accumulate: microbatches that a batch is taken in, see `accumulate`.
         seed: of dropout, whose masks are a function of seed and step.
     """
     weight_T = np.asarray(weights, np.float32)
@@ -57,12 +74,17 @@ def make_step(
             return loss, {"loss": loss}
         return loss + auxiliary, {"loss": loss, "auxiliary": auxiliary}
 
+    gradient_and_metrics = accumulated(jax.grad(objective, has_aux=True), accumulate)
+
     def step(state: TrainState, batch_BxN: jax.Array) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), DROPOUT), state.step)
-        gradient, metrics = jax.grad(objective, has_aux=True)(state.params, batch_BxN, key)
+        gradient, metrics = gradient_and_metrics(state.params, batch_BxN, key)
+        gradient = constrain_tree(gradient)
         update, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, update)
-        metrics["grad_norm"] = optax.tree.norm(gradient)
-        return TrainState(params, opt_state, state.step + 1), metrics  # pyright: ignore[reportArgumentType]
+        state = TrainState(optax.apply_updates(state.params, update), opt_state, state.step + 1)  # pyright: ignore[reportArgumentType]
+        return constrain_tree(state), metrics | {"grad_norm": optax.tree.norm(gradient)}
 
-    return jax.jit(step, donate_argnums=0)
+    def steps(state: TrainState, batch_KxBxN: jax.Array) -> tuple[TrainState, Metrics]:
+        return jax.lax.scan(step, state, batch_KxBxN)
+
+    return jax.jit(step if steps_per_call == 1 else steps, donate_argnums=0)

@@ -8,7 +8,8 @@ step, the evaluation windows are fixed, and surface files that are there already
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,23 @@ import numpy as np
 
 from tsl_jax import surface
 from tsl_jax.data import corpora
-from tsl_jax.training import evaluate, folder, holes, interrupt
+from tsl_jax.training import evaluate, folder, holes, interrupt, mesh
+from tsl_jax.training.calls import all_calls, calls, next_stop
 from tsl_jax.training.config import TrainConfig, batch_tokens, check, total_steps
 from tsl_jax.training.optimizer import learning_rate
-from tsl_jax.training.run import Progress, Run, prepare
+from tsl_jax.training.prefetch import ahead
+from tsl_jax.training.run import Observe, Progress, Run, prepare
 from tsl_jax.training.step import TrainState
 
-FLUSH = 16  # steps between looks at their losses: the device works ahead meanwhile
 
-
-def train(config: TrainConfig, out: Path | str, *, resume: bool = False, progress: Progress | None = None) -> Path:
+def train(
+    config: TrainConfig,
+    out: Path | str,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+    observe: Observe | None = None,
+) -> Path:
     """Train, measuring the loss surface along the way; the folder of the run once it is complete.
 
     Args:
@@ -35,6 +43,9 @@ def train(config: TrainConfig, out: Path | str, *, resume: bool = False, progres
         resume: continue an unfinished run in `out`, or begin one where there is none. On the same machine, versions,
             visible cores and flags the result equals the uninterrupted run bit for bit; it warns where these differ.
         progress: called with a stage, the work done and all of it.
+        observe: called with numbers by name: after each step with its line of metrics.jsonl, after each evaluation
+            with "step" and, for every split, the mean loss of all positions ("id/loss") and of their first, second and
+            last third ("id/head", "id/middle", "id/tail").
 
     Raises:
         ValueError: for a configuration, text or folder that cannot work, or a loss that is not finite.
@@ -47,7 +58,7 @@ def train(config: TrainConfig, out: Path | str, *, resume: bool = False, progres
         return out
     new = folder.make(out)
     try:
-        run, state = prepare(config, out, progress or (lambda stage, done, total: None))
+        run, state = prepare(config, out, progress or (lambda *_: None), observe or (lambda _: None))
     except BaseException:
         if new and not any(out.iterdir()):
             out.rmdir()
@@ -73,6 +84,7 @@ def checked(config: TrainConfig, out: Path, *, resume: bool) -> bool:
     check(config)
     if folder.is_complete(out, config, resume=resume):
         return True
+    mesh.shape(config, len(jax.local_devices()))
     corpora.find(config.data)
     return False
 
@@ -80,33 +92,45 @@ def checked(config: TrainConfig, out: Path, *, resume: bool) -> bool:
 def _loop(run: Run, state: TrainState, stopped: Callable[[], bool]) -> None:
     total, step = total_steps(run.config), int(state.step)
     last = max(run.evaluations)
-    while True:
-        if step in run.evaluations:
-            _measure(run, state, step, stopped)
-            _save(run, state, step, complete=step == last)
-        if step == total:
-            return
-        stop_at = min(s for s in run.evaluations if s > step)
-        state, step = _advance(run, state, step, min(stop_at, step + FLUSH))
-        run.progress("train", step, total)
-        if stopped():
-            _save(run, state, step, complete=False)
-            raise KeyboardInterrupt
+    with closing(ahead(run.batches, all_calls(step, run.evaluations, run.per_call))) as batches:
+        while True:
+            if step in run.evaluations:
+                _measure(run, state, step, stopped)
+                _save(run, state, step, complete=step == last)
+            if step == total:
+                return
+            state, step = _advance(run, state, step, next_stop(step, run.evaluations, run.per_call), batches)
+            run.progress("train", step, total)
+            if stopped():
+                _save(run, state, step, complete=False)
+                raise KeyboardInterrupt
 
 
-def _advance(run: Run, state: TrainState, first: int, last: int) -> tuple[TrainState, int]:
+def _advance(
+    run: Run, state: TrainState, first: int, last: int, batches: Iterator[jax.Array]
+) -> tuple[TrainState, int]:
     """Steps first + 1 .. last; their losses are looked at together, so that the device need not wait for each."""
-    pending = []
+    pending, before = [], run.clock.seconds["train"]
     with run.clock("train"):
-        for step in range(first, last):
-            state, metrics = run.step(state, run.batch_of(step))
+        for begin, end in calls(first, last, run.per_call):
+            state, metrics = run.steps[end - begin](state, next(batches))
             pending.append(metrics)
-        lines = [_line(run, first + i, values) for i, values in enumerate(jax.device_get(pending), start=1)]
+        pending = jax.device_get(pending)
+    rates = run.rates(last - first, run.clock.seconds["train"] - before)
+    lines = [_line(run, first + i, values) | rates for i, values in enumerate(_by_step(pending), start=1)]
     good = [line for line in lines if math.isfinite(line["loss"]) and math.isfinite(line["grad_norm"])]
     if len(good) < len(lines):
         raise ValueError(_not_finite(run, next(line for line in lines if line not in good)))
     folder.append_metrics(run.path, lines)
+    for line in lines:
+        run.observe(line)
     return state, last
+
+
+def _by_step(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The metrics of each step, from those of calls of one step (scalars) or of several (an array)."""
+    values = {name: np.concatenate([np.ravel(call[name]) for call in metrics]) for name in metrics[0]}
+    return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
 
 
 def _line(run: Run, step: int, metrics: dict[str, Any]) -> dict[str, Any]:
@@ -136,6 +160,18 @@ def _measure(run: Run, state: TrainState, step: int, stopped: Callable[[], bool]
             splits[split] = evaluate.reduce(losses, windows)
         lr = float(learning_rate(run.plan, tokens))
         surface.append(run.path / folder.SURFACE, tokens=tokens, step=step, lr=lr, splits=splits)
+    run.observe({"step": step, **_by_thirds(splits)})
+
+
+def _by_thirds(splits: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, float]:
+    """The mean loss of each split, of all positions and of each third: an evaluation has them, a step only its sum."""
+    said = {}
+    for split, arrays in splits.items():
+        loss = arrays["loss_sum"] / arrays["count"]
+        said[f"{split}/loss"] = float(loss.mean())
+        thirds = zip(("head", "middle", "tail"), np.array_split(loss, 3), strict=True)
+        said |= {f"{split}/{name}": float(part.mean()) for name, part in thirds if len(part)}
+    return said
 
 
 def _scored(

@@ -1,0 +1,107 @@
+"""How a model lies on a mesh of devices with the axes (data, fsdp, tensor): one table for all architectures.
+
+Sequences are split over data and fsdp. Matrices are split over fsdp (each device keeps a part and gathers the rest
+when a layer runs; ZeRO, Rajbhandari et al. 2020, arXiv 1910.02054) and over tensor (each device computes a part of the
+columns or rows; Megatron-LM, Shoeybi et al. 2019, arXiv 1909.08053). Nothing here does anything without a mesh: the
+functions ask jax for the one that is set where a program is traced (`jax.set_mesh`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeVar
+
+import jax
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+T = TypeVar("T")
+AXES = ("data", "fsdp", "tensor")
+BATCH = ("data", "fsdp")
+
+# Name of a parameter -> the axes that split its last dimensions; those before (layers, experts) stay whole.
+RULES: dict[str, P] = {
+    "embedding": P("tensor", "fsdp"),  # (V, D)
+    "unembedding": P("tensor", "fsdp"),
+    "qkv": P("fsdp", "tensor"),  # into the heads
+    "out": P("tensor", "fsdp"),  # and back
+    "gate_up": P("fsdp", "tensor"),  # into the feed-forward layer, or into each of the experts
+    "up": P("fsdp", "tensor"),
+    "down": P("tensor", "fsdp"),
+    "qkv_bias": P("tensor"),
+    "up_bias": P("tensor"),
+    "input": P("fsdp", None),  # of LSTM cells, whose four gates meet in every column: no part of the work is apart
+    "recurrent": P("fsdp", None),
+    "projection": P("fsdp", None),
+    # What follows is small, and kept whole by every device.
+    "scale": P(),
+    "bias": P(),
+    "out_bias": P(),
+    "down_bias": P(),
+    "router": P(),
+    "depth": P(),
+}
+
+
+def specification(path: tuple[Any, ...], shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> P:
+    """How one leaf of a tree is split; what has no rule, as the optimizer's counts, stays whole.
+
+    Args:
+        path: of the leaf in the parameters, or in any tree that holds the same names, as the optimizer's state does.
+        shape: of the leaf; a dimension that a mesh axis does not divide stays whole.
+    """
+    rule = RULES.get(str(getattr(path[-1], "key", "")) if path else "", P())
+    before = len(shape) - len(rule)
+    if before < 0:
+        return P()
+    return P(*(None,) * before, *(_if_divides(axis, n, mesh) for axis, n in zip(rule, shape[before:], strict=True)))
+
+
+def shardings(tree: Any, mesh: Mesh) -> Any:
+    """The sharding of every leaf of a tree of arrays or their shapes."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: NamedSharding(mesh, specification(path, leaf.shape, mesh)), tree
+    )
+
+
+def constrain_tree(tree: Any) -> Any:
+    """The same tree, its leaves split as the table says, inside a program."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return tree
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jax.lax.with_sharding_constraint(leaf, specification(path, leaf.shape, mesh)), tree
+    )
+
+
+def constrain(x: jax.Array, *axes: Any) -> jax.Array:
+    """The same array inside a program, split over these mesh axes (None: whole), but those that do not divide it."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    spec = P(*(_if_divides(axis, n, mesh) for axis, n in zip(axes, x.shape, strict=True)))
+    return jax.lax.with_sharding_constraint(x, spec)
+
+
+def residual(x: T) -> T:
+    """The residual stream (B, T, D), or a tree that holds it: each device has its own sequences, whole."""
+    return jax.tree.map(lambda leaf: constrain(leaf, BATCH, None, None) if leaf.ndim == 3 else leaf, x)
+
+
+def gathered(w_VxD: jax.Array) -> jax.Array:
+    """An embedding as it is used: whole along D, so that looking up a token moves no activations."""
+    return constrain(w_VxD, "tensor", None)
+
+
+def batch_parts(n: int) -> int:
+    """In how many parts n sequences lie on the mesh; 1 without one."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty or _if_divides(BATCH, n, mesh) is None else _size(BATCH, mesh)
+
+
+def _if_divides(axis: Any, n: int, mesh: Mesh | AbstractMesh) -> Any:
+    return axis if axis is not None and n % _size(axis, mesh) == 0 else None
+
+
+def _size(axis: Any, mesh: Mesh | AbstractMesh) -> int:
+    return math.prod(mesh.shape[name] for name in (axis if isinstance(axis, tuple) else (axis,)))
