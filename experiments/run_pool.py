@@ -22,12 +22,12 @@ import yaml
 import tsl_jax as tsl
 from tsl_jax.durable import write_durably
 from tsl_jax.training import folder
-from tsl_jax.training.config import TrainConfig, config_hash, from_dict
+from tsl_jax.training.config import TrainConfig, config_hash, from_dict, to_dict
 
 POOL = Path(__file__).parent / "pool"
 RUNS = Path("runs/pool")
 CLUSTERS = 8
-KEPT = ("config_hash", "model", "n_params", "n_params_embedding", "flops_per_token", "batch_tokens", "total_tokens")
+KEPT = ("model", "n_params", "n_params_embedding", "flops_per_token", "batch_tokens", "total_tokens")
 MADE = ("seed", "corpus", "environment", "later_environments", "seconds", "tokens_per_second")
 
 
@@ -68,7 +68,8 @@ def keep(name: str, run: Path) -> None:
     surface = tsl.load_surface(tsl.pack(run, POOL / f"{name}.npz", clusters=CLUSTERS))
     final = surface.loss.isel(tokens=-1).mean("position")
     facts = {name: record[name] for name in (*KEPT, *MADE) if name in record}
-    facts |= {"config": yaml.safe_load((run / folder.CONFIG).read_text())}
+    config = folder.read_config(run)
+    facts |= {"config_hash": config_hash(config), "config": to_dict(config)}
     facts |= {
         "checkpoints": surface.sizes["tokens"],
         "final_loss": {str(s): float(final.sel(split=s)) for s in final.split.values},

@@ -16,7 +16,8 @@ import math
 import os
 import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from tsl_jax.data import domains, hub
 
@@ -42,6 +43,11 @@ class DataConfig:
     max_bytes: int = 1 << 30  # text of a domain beyond this is left out, with a warning; pretokenise larger text
     token_type: str = "uint16"  # of pretokenised .bin files: uint16 or uint32
     end_token: int = -1  # token between documents in pretokenised text; -1: not known
+
+
+def described(config: DataConfig) -> dict[str, Any]:
+    """What a record says of the text, and what names a run: entries younger than the first runs where they are used."""
+    return {name: value for name, value in asdict(config).items() if name not in ("corpus", "packages") or value}
 
 
 @dataclass(frozen=True)

@@ -247,5 +247,5 @@ def config_hash(config: TrainConfig) -> str:
     """Twelve hexadecimal digits that name the run; entries in HARMLESS do not count."""
     values = to_dict(replace(config, **dict.fromkeys(HARMLESS, 1)))
     values = {name: value for name, value in values.items() if name not in YOUNGER or value != 1}
-    values["model"] = model_config.described(config.model)
+    values |= {"model": model_config.described(config.model), "data": data_config.described(config.data)}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
