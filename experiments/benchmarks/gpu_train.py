@@ -80,11 +80,12 @@ def main(arguments: list[str] | None = None) -> None:
     if given.piece == "numerics":
         numerics(as_told(SIZES["10m"], given), given.steps)
     elif given.piece == "cross-entropy":
-        compare_cross_entropy(given.vocabularies or "32000,50304", [])
+        arguments = ["--batch=16", "--width=768", "--chunks=0,512,2048"]
+        compare_cross_entropy([f"--vocabularies={given.vocabularies or '32000,50304'}", *arguments])
     elif given.piece == "smoke":
         speed(as_told(SMOKE, given), calls=2, peak=given.peak)
         numerics(as_told(SMOKE, given), steps=20)
-        compare_cross_entropy("64", ["--batch=2", "--context=8", "--width=16", "--repeats=2"])
+        compare_cross_entropy(["--vocabularies=64", "--batch=2", "--context=8", "--width=16", "--repeats=2"])
     else:
         speed(as_told(SIZES[given.piece], given), given.calls, given.peak)
     peak = (device.memory_stats() or {}).get("peak_bytes_in_use")
@@ -95,7 +96,9 @@ def as_told(size: Size, given: argparse.Namespace) -> Size:
     """The size with what the command line changes."""
     hints = {name: type(value) for name, value in vars(size.model).items()}
     entries = dict(entry.split("=", 1) for entry in given.model)
-    model = replace(size.model, **{name: value_of(hints[name], name, value) for name, value in entries.items()})
+    truth = {"true": True, "false": False}
+    told = {name: value_of(hints[name], name, truth.get(value, value)) for name, value in entries.items()}
+    model = replace(size.model, **told)
     vocabularies = tuple(int(v) for v in given.vocabularies.split(",")) if given.vocabularies else size.vocabularies
     batch, several = given.batch or size.batch, given.steps_per_call or size.steps_per_call
     return replace(size, model=model, batch=batch, steps_per_call=several, vocabularies=vocabularies)
@@ -230,14 +233,12 @@ def learnable(size: Size, vocabulary: int) -> Iterator[np.ndarray]:
         yield tokens.astype(np.int32)
 
 
-def compare_cross_entropy(vocabularies: str, arguments: list[str]) -> None:
-    """The table of cross_entropy.py for both dtypes; on an accelerator also for several lengths of a chunk."""
-    chunks = "0" if jax.default_backend() == "cpu" else "0,512,2048,8192"
-    for dtype in ("bfloat16", "float32"):
+def compare_cross_entropy(arguments: list[str]) -> None:
+    """The table of cross_entropy.py for both dtypes."""
+    for dtype, precision in (("bfloat16", "default"), ("float32", "highest")):
         print()
-        given = [f"--vocabularies={vocabularies}", f"--chunks={chunks}", f"--dtype={dtype}", *arguments]
-        with jax.default_matmul_precision("highest" if dtype == "float32" else "default"):
-            cross_entropy.run(cross_entropy.options(given))
+        with jax.default_matmul_precision(precision):
+            cross_entropy.run(cross_entropy.options([*arguments, f"--dtype={dtype}"]))
 
 
 if __name__ == "__main__":

@@ -70,20 +70,31 @@ def _forward(q_BxKxGxTxh: jax.Array, k_BxKxTxh: jax.Array, v_BxKxTxh: jax.Array)
 def _backward(residuals: Any, g_BxKxGxTxh: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     q_BxKxGxTxh, k_BxKxTxh, v_BxKxTxh, out_BxKxGxTxh, kept = residuals
     dtype, (G, T) = v_BxKxTxh.dtype, q_BxKxGxTxh.shape[2:4]
-    dq, dk, dv = [], [], []
+    dq_BxKxGxTxh = jnp.zeros(q_BxKxGxTxh.shape, dtype)
+    dk_BxKxTxh, dv_BxKxTxh = (jnp.zeros(k_BxKxTxh.shape, jnp.float32) for _ in range(2))
     for rows, (e_BxKxRxS, z_BxKxRx1) in zip(_blocks(T), kept, strict=True):
-        S, to_end = rows.stop, ((0, 0), (0, 0), (0, 0), (0, T - rows.stop))
+        S = rows.stop
         g_BxKxRxh = _rows(g_BxKxGxTxh, rows) / z_BxKxRx1
         along_BxKxRx1 = (_rows(out_BxKxGxTxh, rows) * g_BxKxRxh).sum(axis=-1, keepdims=True)
         g_BxKxRxh = g_BxKxRxh.astype(dtype)
         dp_BxKxRxS = jnp.einsum("bkrh,bksh->bkrs", g_BxKxRxh, v_BxKxTxh[:, :, :S], preferred_element_type=jnp.float32)
         ds_BxKxRxS = (e_BxKxRxS * (dp_BxKxRxS - along_BxKxRx1)).astype(dtype)
-        dq.append(_positions(jnp.einsum("bkrs,bksh->bkrh", ds_BxKxRxS, k_BxKxTxh[:, :, :S]), G))
-        # Products of shape (h, S), not (S, h), which XLA's CPU products are slow at.
-        for total, a, b in ((dk, _rows(q_BxKxGxTxh, rows), ds_BxKxRxS), (dv, g_BxKxRxh, e_BxKxRxS)):
-            total.append(jnp.pad(jnp.einsum("bkrh,bkrs->bkhs", a, b), to_end))
-    dk_BxKxTxh, dv_BxKxTxh = (sum(parts[1:], parts[0]).transpose(0, 1, 3, 2) for parts in (dk, dv))
-    return jnp.concatenate(dq, axis=3), dk_BxKxTxh, dv_BxKxTxh
+        dq_BxKxRxh = jnp.einsum("bkrs,bksh->bkrh", ds_BxKxRxS, k_BxKxTxh[:, :, :S])
+        dq_BxKxGxTxh = _put(dq_BxKxGxTxh, _positions(dq_BxKxRxh, G), axis=3, start=rows.start)
+        dk_BxKxTxh = _add(dk_BxKxTxh, ds_BxKxRxS, _rows(q_BxKxGxTxh, rows))
+        dv_BxKxTxh = _add(dv_BxKxTxh, e_BxKxRxS, g_BxKxRxh)
+    return dq_BxKxGxTxh, dk_BxKxTxh.astype(dtype), dv_BxKxTxh.astype(dtype)
+
+
+def _add(total_BxKxTxh: jax.Array, a_BxKxRxS: jax.Array, b_BxKxRxh: jax.Array) -> jax.Array:
+    """Add a' b to the first S positions."""
+    part_BxKxSxh = jnp.einsum("bkrs,bkrh->bksh", a_BxKxRxS, b_BxKxRxh, preferred_element_type=jnp.float32)
+    return _put(total_BxKxTxh, total_BxKxTxh[:, :, : part_BxKxSxh.shape[2]] + part_BxKxSxh, axis=2, start=0)
+
+
+def _put(whole: jax.Array, part: jax.Array, axis: int, start: int) -> jax.Array:
+    """The part in its place; padding or concatenation would be merged by XLA into slow loops with what follows."""
+    return jax.lax.dynamic_update_slice_in_dim(whole, part, start, axis)
 
 
 _in_blocks.defvjp(_forward, _backward)

@@ -1,4 +1,4 @@
-"""Parts of a decoder: RMS norm, rotary positions, causal attention with grouped key/value heads, SwiGLU.
+"""Parts of a decoder: RMS norm, rotary positions, the projections of attention, SwiGLU.
 
 Letters in names give shapes: B batch, T position, S earlier position, D model, H query heads, K key/value heads, G =
 H / K query heads to each of them, h head dimension, F feed-forward. Parameters are float32, activations of the
