@@ -59,8 +59,8 @@ def test_a_gpu_keeps_no_attention_scores_and_runs_only_the_experts_it_needs(
 ) -> None:
     asked = ("9.8m-moe", *QUESTION, "--dtype", "bfloat16", "--no-time", "--platform")
     kept = [said(capsys, *asked, platform).split("activations ")[1].split(",")[0] for platform in ("cpu", "gpu")]
-    tokens, width = 8 * 64 * 8 * 2, 12 * 320
-    assert kept[0] == f"{tokens * (width + 6 * 432 * 8 + 3 * 5 * 40) / 1e6:.3g} MB"
+    tokens, width = 8 * 64 * 8 * 2, 15 * 320
+    assert kept[0] == f"{tokens * (width + 6 * 432 * 8 + 5 * 40) / 1e6:.3g} MB"
     assert kept[1] == f"{tokens * (width + 6 * 432 * 2) / 1e6:.3g} MB"
     assert cli._run("models", ["--platform", "gpu"], debug=False) == 2
     assert "--platform gpu needs its --rate" in capsys.readouterr().err

@@ -78,13 +78,18 @@ def _model(preset: str, command: Command) -> ModelConfig:
     return for_platform(resolve(asked, vocabulary=command.vocabulary, context=command.context), platform)
 
 
+def _memory(model: ModelConfig, command: Command) -> dict[str, int]:
+    from tsl_jax.training.estimate import memory
+
+    return memory(model, command.batch_size, "" if command.platform == "here" else command.platform)
+
+
 def _row(model: ModelConfig, command: Command, rate: float) -> tuple[str, ...]:
     from tsl_jax.models.cost import flops_per_token, n_params, n_params_embedding
-    from tsl_jax.training.estimate import memory
 
     shape = f"{model.n_layers} x {model.d_model}"
     sizes = [_short(n) for n in (n_params(model), n_params(model) + n_params_embedding(model))]
-    cost = f"{flops_per_token(model):.2e}", _bytes(sum(memory(model, command.batch_size).values()))
+    cost = f"{flops_per_token(model):.2e}", _bytes(sum(_memory(model, command).values()))
     row = (model.preset, model.architecture, shape, *sizes, *cost)
     tokens = _tokens(model, command)
     return (*row, _short(tokens), _duration(_seconds(model, tokens, command, rate))) if rate else row
@@ -93,10 +98,9 @@ def _row(model: ModelConfig, command: Command, rate: float) -> tuple[str, ...]:
 def _detail(model: ModelConfig, command: Command, rate: float) -> str:
     from tsl_jax.models import cost
     from tsl_jax.models.config import SIZES
-    from tsl_jax.training.estimate import memory
 
     sizes = [f"{name} {getattr(model, name):,}" for name in SIZES[model.architecture]]
-    parts = memory(model, command.batch_size)
+    parts = _memory(model, command)
     tokens = _tokens(model, command)
     lines = [
         f"{model.preset}: {model.architecture}, {', '.join(sizes)}",
@@ -117,7 +121,7 @@ def _assumptions(command: Command, rate: float) -> str:
     step = f"{command.batch_size} sequences of {command.context:,} tokens, {command.dtype} activations"
     lines = [
         f"Memory: a step of {step}: 16 bytes a parameter (itself, its gradient,",
-        "AdamW's two moments) and all activations, nothing recomputed. Within 20 % on CPU in float32, else a guide.",
+        "AdamW's two moments) and all activations. Within 5 % on CPU in float32; elsewhere a guide.",
     ]
     if rate:
         known = "told by --rate" if command.rate else f"that {command.dtype} matrix products reach here now"

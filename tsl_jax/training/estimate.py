@@ -4,15 +4,16 @@ With n parameters (embeddings included), B sequences of T tokens, L layers, b by
 
     state        16 n                  parameters, gradients and AdamW's two moments, float32
     activations  b B T L w             kept for the backward pass, nothing recomputed
-    loss         8 V max(512, 2^22/V)  two chunks of logits, float32
+    loss         4 V c                 a chunk of c tokens' logits, float32 (`objective.chunk_tokens`)
 
-    w = 12 d + 5 f  (llama, universal);   12 d + 3 f  (gpt_neox);   12 d + 6 f E  (moe, E experts that a token is
+    w = 15 d + 5 f  (llama, universal);   14 d + 3 f  (gpt_neox);   15 d + 6 f E  (moe, E experts that a token is
     multiplied with: all where they run dense);   20 d  (lstm)
 
-and 3 H S in w for attention scores, S = 5/8 T where queries go in chunks, T where attention is fused in float32, none
-in cuDNN's kernel for bfloat16. The numbers in w are read off what XLA allots on CPU in float32: the sum is within 5 %
-of that for presets from demo to 9.8m of all architectures with up to 8,192 tokens of vocabulary, and 17 % above it
-with 32,000. XLA computes bfloat16 in float32 on CPU, where activations take up to twice as much.
+and attention scores in w: 5/8 H T where queries go in chunks, 3 H T where attention is fused in float32, none in
+cuDNN's kernel for bfloat16. The numbers in w are read off what XLA allots on CPU in float32: the sum is within 5 % of
+that for presets from demo to 9.8m with a vocabulary of 4,096 to 32,000. Where layers are recomputed
+(`ModelConfig.remat`, by itself off CPU from 1e9 parameters) it is an upper bound. XLA computes bfloat16 in float32 on
+CPU, where activations take up to twice as much.
 """
 
 from __future__ import annotations
@@ -21,23 +22,23 @@ import time
 
 from tsl_jax.models.config import ModelConfig
 from tsl_jax.models.cost import flops_per_token, n_params, n_params_embedding
-from tsl_jax.training.objective import FEWEST, LOGITS
+from tsl_jax.training.objective import chunk_tokens
 
 BYTES = {"float32": 4, "bfloat16": 2}
 
 
-def memory(config: ModelConfig, batch_size: int) -> dict[str, int]:
+def memory(config: ModelConfig, batch_size: int, platform: str = "") -> dict[str, int]:
     """Bytes of a training step: "state", "activations" and "loss".
 
     Args:
         config: resolved, with choices for the platform (`build.for_platform`). batch_size: B, of the model's context.
+        platform: "" is this one.
     """
     tokens = batch_size * config.context
-    chunk = min(tokens, max(FEWEST, LOGITS // config.vocabulary))
     return {
         "state": 16 * (n_params(config) + n_params_embedding(config)),
         "activations": BYTES[config.dtype] * tokens * config.n_layers * _kept(config),
-        "loss": 8 * config.vocabulary * chunk,
+        "loss": 4 * config.vocabulary * min(tokens, chunk_tokens(config.vocabulary, platform)),
     }
 
 
@@ -46,13 +47,13 @@ def _kept(config: ModelConfig) -> int:
     d, f = config.d_model, config.d_ff
     if config.architecture == "lstm":
         return 20 * d
-    keys = config.context if config.dtype == "float32" else 0
-    scores = 3 * config.n_heads * (5 * config.context // 8 if config.attention == "chunks" else keys)
+    fused = 3 * config.context if config.dtype == "float32" else 0
+    scores = config.n_heads * (5 * config.context // 8 if config.attention == "chunks" else fused)
     if config.architecture == "gpt_neox":
-        return 12 * d + 3 * f + scores
+        return 14 * d + 3 * f + scores
     if config.architecture == "moe":
-        return 12 * d + 6 * f * experts_computed(config) + scores
-    return 12 * d + 5 * f + scores
+        return 15 * d + 6 * f * experts_computed(config) + scores
+    return 15 * d + 5 * f + scores
 
 
 def experts_computed(config: ModelConfig) -> int:

@@ -28,7 +28,7 @@ LOGITS_ACCELERATOR = 1 << 28  # entries of a chunk on an accelerator, which want
 
 def token_losses(h_BxTxD: jax.Array, w_VxD: jax.Array, target_BxT: jax.Array, chunk: int = 0) -> jax.Array:
     """Cross-entropy of every token in nats, (B, T) float32. For evaluation: its gradient would keep the logits."""
-    h, y, _ = _chunked(h_BxTxD, target_BxT, None, chunk or _chunk(w_VxD))
+    h, y, _ = _chunked(h_BxTxD, target_BxT, None, chunk or chunk_tokens(len(w_VxD)))
     w_VxD = gathered(w_VxD.astype(h.dtype))
     losses_CxM = jax.lax.map(lambda part: _losses(part[0], w_VxD, part[1])[0], (h, y))
     parts = batch_parts(len(target_BxT))
@@ -47,7 +47,7 @@ def weighted_loss(
         chunk: tokens at a time; 0: by the size of V.
     """
     share_BxT = jnp.broadcast_to(weight_T.astype(jnp.float32)[None, :] / target_BxT.size, target_BxT.shape)
-    h, y, share = _chunked(h_BxTxD, target_BxT, share_BxT, chunk or _chunk(w_VxD))
+    h, y, share = _chunked(h_BxTxD, target_BxT, share_BxT, chunk or chunk_tokens(len(w_VxD)))
     return _summed_loss(h, w_VxD, y, share)
 
 
@@ -122,11 +122,11 @@ def _losses(h_MxD: jax.Array, w_VxD: jax.Array, y_M: jax.Array) -> tuple[jax.Arr
     return jnp.log(total_M) + largest_M - at_target_M, e_MxV, total_M
 
 
-def _chunk(w_VxD: jax.Array) -> int:
-    v = w_VxD.shape[0]
-    if jax.default_backend() != "cpu":
-        return max(1, LOGITS_ACCELERATOR // v)
-    return min(max(FEWEST, LOGITS // v), max(1, MOST // v))
+def chunk_tokens(vocabulary: int, platform: str = "") -> int:
+    """Tokens of a chunk on a platform, "" being this one."""
+    if (platform or jax.default_backend()) != "cpu":
+        return max(1, LOGITS_ACCELERATOR // vocabulary)
+    return min(max(FEWEST, LOGITS // vocabulary), max(1, MOST // vocabulary))
 
 
 def _chunked(
