@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tsl_jax.data import mixture, windows
+from tsl_jax.data import batches, windows
 from tsl_jax.data.config import EvalConfig
 from tsl_jax.data.corpora import Corpus, Domain, Part
 from tsl_jax.data.mixture import Mixture
@@ -124,7 +124,7 @@ def test_a_domain_too_small_for_one_window_gets_a_sentence():
         built([26, 4])
     built([26] * 4, split="ood")
     with pytest.raises(ValueError, match="domain 'a' has 5000 tokens, one sequence needs 5001"):
-        mixture.batches(corpus({"a": 1.0}, [50]), Mixture((("a", 1.0),)), 5000, 2, 0)
+        batches.batches(corpus({"a": 1.0}, [50]), Mixture((("a", 1.0),)), 5000, 2, 0)
 
 
 def test_splits_share_stretches_by_weight_and_keep_clusters_apart():
@@ -139,26 +139,26 @@ def test_splits_share_stretches_by_weight_and_keep_clusters_apart():
 
 def test_a_batch_depends_on_seed_and_step_alone():
     both = corpus({"a": 0.75, "b": 0.25}, [100])
-    first = mixture.batches(both, both.mixture, CONTEXT, 4, seed=3)
+    first = batches.batches(both, both.mixture, CONTEXT, 4, seed=3)
     kept = [first(step) for step in range(30)]
-    again = mixture.batches(both, both.mixture, CONTEXT, 4, seed=3)
+    again = batches.batches(both, both.mixture, CONTEXT, 4, seed=3)
     for step in (29, 0, 13):
         np.testing.assert_array_equal(again(step), kept[step])
-    assert not np.array_equal(mixture.batches(both, both.mixture, CONTEXT, 4, seed=4)(0), kept[0])
+    assert not np.array_equal(batches.batches(both, both.mixture, CONTEXT, 4, seed=4)(0), kept[0])
     assert kept[0].shape == (4, CONTEXT + 1)
     assert kept[0].dtype == np.int32
 
 
 def test_domains_come_in_their_shares():
     both = corpus({"a": 0.7, "b": 0.3, "c": 0.0}, [100])
-    batch_of = mixture.batches(both, both.mixture, CONTEXT, 10, seed=0)
+    batch_of = batches.batches(both, both.mixture, CONTEXT, 10, seed=0)
     domain = np.stack([batch_of(step)[:, 0] for step in range(50)]) // 1_000_000
     assert np.bincount(domain.ravel()).tolist() == [350, 150]
 
 
 def test_an_epoch_has_every_target_once_and_the_next_another_order():
     one = corpus({"a": 1.0}, [100])
-    batch_of = mixture.batches(one, one.mixture, CONTEXT, 1, seed=0)
+    batch_of = batches.batches(one, one.mixture, CONTEXT, 1, seed=0)
     n = (5000 - 1) // CONTEXT
     epochs = [np.concatenate([batch_of(step) for step in range(e * n, (e + 1) * n)]) for e in (0, 1)]
     for epoch in epochs:
@@ -170,7 +170,7 @@ def test_an_epoch_has_every_target_once_and_the_next_another_order():
 def test_a_mixture_names_only_domains_of_the_corpus():
     one = corpus({"a": 1.0}, [100])
     with pytest.raises(ValueError, match="the mixture names 'z', the corpus has a"):
-        mixture.batches(one, Mixture((("z", 1.0),)), CONTEXT, 1, seed=0)
+        batches.batches(one, Mixture((("z", 1.0),)), CONTEXT, 1, seed=0)
     assert one.mixture["a"] == 1.0
     assert one.mixture["z"] == 0.0
     assert hash(one.mixture) == hash(Mixture((("a", 1.0),)))
@@ -180,7 +180,7 @@ def test_a_batch_costs_little(tmp_path: Path):
     np.save(tmp_path / "a.npy", np.zeros(200_000, np.uint16))
     stream = Part(np.load(tmp_path / "a.npy", mmap_mode="r"), np.zeros(1, np.int64))
     one = Corpus({"a": Domain(stream, stream)}, Mixture((("a", 1.0),)), {"id": ("a",)}, 1, None, {})
-    batch_of = mixture.batches(one, one.mixture, 128, 16, seed=0)
+    batch_of = batches.batches(one, one.mixture, 128, 16, seed=0)
     batch_of(0)
     seconds = []
     for step in range(50):

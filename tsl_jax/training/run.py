@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tsl_jax import surface
-from tsl_jax.data import corpora, mixture, windows
+from tsl_jax.data import batches, corpora, windows
 from tsl_jax.models.build import build
 from tsl_jax.models.config import ModelConfig, described, resolve
 from tsl_jax.models.cost import flops_per_token, n_params, n_params_embedding
@@ -101,7 +101,7 @@ def prepare(config: TrainConfig, path: Path, progress: Progress, observe: Observ
         model = resolve(config.model, vocabulary=corpus.vocabulary, context=config.context)
         text.check_vocabulary(corpus, model)
         sets_of_windows = windows.for_splits(corpus, config.context, config.evaluation)
-        batch_of = mixture.batches(corpus, corpus.mixture, config.context, config.batch_size, config.seed)
+        batch_of = batches.batches(corpus, corpus.mixture, config.context, config.batch_size, config.seed)
         lr_plan = plan(config.optimizer, total_steps(config), batch_tokens(config))
         devices = mesh.make(config)
         facts = _facts(config, model, corpus, path, known, devices)
