@@ -32,7 +32,7 @@ from tsl_jax.models.cost import flops_per_token
 PEERS = Path(__file__).parent / "peers"
 SHAPES = {
     "S": {"d": 128, "layers": 4, "heads": 4, "ff": 344, "vocabulary": 4096, "context": 256, "batch": 16},
-    "tiny": {"d": 32, "layers": 2, "heads": 2, "ff": 88, "vocabulary": 64, "context": 16, "batch": 2},
+    "tiny": {"d": 32, "layers": 1, "heads": 2, "ff": 88, "vocabulary": 64, "context": 16, "batch": 2},
 }
 TORCH = ("eager float32", "compile float32", "eager bfloat16", "compile bfloat16")
 ROWS = {  # name: (script, variant, what its interpreter needs)
