@@ -56,7 +56,7 @@ SIZES = {
     "1.2b": Size(ModelConfig("1.2b", **LOW), batch=16, steps_per_call=1),
 }
 SMOKE = Size(
-    ModelConfig("tiny", dtype="bfloat16", layers="scan"), batch=2, steps_per_call=1, context=32, vocabularies=(64,)
+    ModelConfig("tiny", dtype="bfloat16", layers="scan"), batch=2, steps_per_call=2, context=32, vocabularies=(64,)
 )
 
 
