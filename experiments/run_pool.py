@@ -20,6 +20,7 @@ from pathlib import Path
 import yaml
 
 import tsl_jax as tsl
+from tsl_jax.data import corpora
 from tsl_jax.durable import write_durably
 from tsl_jax.training import folder
 from tsl_jax.training.config import TrainConfig, config_hash, from_dict, to_dict
@@ -35,7 +36,7 @@ def plan_of(name: str) -> TrainConfig:
     """The configuration in a plan."""
     path = POOL / f"{name}.yaml"
     if not path.exists():
-        raise SystemExit(f"run_pool: no plan {path}; the plans are {', '.join(names())}")
+        raise ValueError(f"run_pool: no plan {path}; the plans are {', '.join(names())}")
     return from_dict(TrainConfig, yaml.safe_load(path.read_text()))
 
 
@@ -85,7 +86,11 @@ def listed() -> str:
     for name in names():
         begun = (RUNS / name / folder.RECORD).exists()
         state = "done" if is_kept(name) else "begun" if begun else "to do"
-        lines.append(f"{name:<24}{state:<8}{cost(plan_of(name))}")
+        try:
+            said = cost(plan_of(name))
+        except ValueError as error:  # its text is not built yet
+            said = str(error)
+        lines.append(f"{name:<24}{state:<8}{said}")
     return "\n".join(lines)
 
 
@@ -95,8 +100,11 @@ def main() -> None:
     wanted = parser.parse_args().names
     if not wanted:
         print(listed())
-    for name in wanted:
-        plan_of(name)  # a wrong name or plan is known before the first run
+    try:
+        for name in wanted:
+            corpora.find(plan_of(name).data)  # a wrong name, plan or corpus is known before the first run
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"{error}\n")
     for name in wanted:
         if is_kept(name):
             print(f"{name}: kept already")

@@ -121,7 +121,7 @@ def _assumptions(command: Command, rate: float) -> str:
     step = f"{command.batch_size} sequences of {command.context:,} tokens, {command.dtype} activations"
     lines = [
         f"Memory: a step of {step}: 16 bytes a parameter (itself, its gradient,",
-        "AdamW's two moments) and all activations. Within 5 % on CPU in float32; elsewhere a guide.",
+        "AdamW's two moments) and all activations. Within 5 % on CPU in float32 from demo to 9.8m; else a guide.",
     ]
     if rate:
         known = "told by --rate" if command.rate else f"that {command.dtype} matrix products reach here now"
