@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import PLAN
 
 import tsl_jax as tsl
 from tsl_jax import surface
-from tsl_jax.surface_file import read_arrays
+from tsl_jax.surface_file import read_arrays, write_arrays
 
 
 def measured(clusters: int, context: int, seed: int) -> dict[str, np.ndarray]:
@@ -60,6 +61,45 @@ def test_a_packed_surface_is_the_same_surface(folder, tmp_path):
         packed = tsl.pack(folder, tmp_path / name)
         assert packed.name == name.removesuffix(".npz") + ".npz"
         assert tsl.load_surface(packed).identical(tsl.load_surface(folder))
+
+
+def test_a_saved_surface_is_the_same_surface(folder, tmp_path):
+    """Losses alone with whatever was made beside them, and a run with its clusters: variables, coordinates, attrs."""
+    losses = tsl.from_losses(np.random.default_rng(0).random((2, 3, 1)), tokens=[1, 5, 9], split=["id", "é"], run="r")
+    losses = losses.assign(sem=losses.loss / 10).assign_coords(
+        lr=("tokens", [0.1, 0.2, 0.3]), step=("tokens", [1, 5, 9])
+    )
+    losses.attrs |= {"schedule": PLAN, "n_params": np.int64(7), "warm": None}
+    losses.loss.attrs["units"] = "nats"
+    for name, one in {"losses": losses, "run": tsl.load_surface(folder)}.items():
+        saved = tsl.save_surface(one, tmp_path / "new" / name)
+        assert saved == tmp_path / "new" / f"{name}.npz"
+        loaded = tsl.load_surface(saved)
+        assert loaded.identical(one)
+        assert {n: v.dtype for n, v in loaded.variables.items()} == {n: v.dtype for n, v in one.variables.items()}
+    assert tsl.load_surface(tsl.pack(saved, tmp_path / "packed")).equals(tsl.load_surface(folder))
+
+
+def test_what_cannot_be_saved_is_refused_in_words(folder, tmp_path):
+    losses = tsl.from_losses(np.ones((3, 4)), tokens=[1, 2, 3])
+    plan = tsl.laws.Schedule(**PLAN)
+    assert tsl.load_surface(tsl.save_surface(losses.assign_attrs(schedule=plan), tmp_path / "plan")).schedule == {
+        **PLAN,
+        "decay_start_tokens": 0,
+    }
+    with pytest.raises(ValueError, match=r"an attribute cannot be saved \(it is a set\); give attributes as numbers"):
+        tsl.save_surface(losses.assign_attrs(run={1}), tmp_path / "no")
+    with pytest.raises(ValueError, match="who holds object and cannot be saved"):
+        tsl.save_surface(losses.assign(who=("tokens", np.array([None, 1, 2]))), tmp_path / "no")
+    with pytest.raises(ValueError, match="expected a variable loss"):
+        tsl.save_surface(losses.drop_vars("loss"), tmp_path / "no")
+    with pytest.raises(ValueError, match="without the sums of its clusters"):
+        tsl.pack(tsl.save_surface(losses, tmp_path / "losses"), tmp_path / "no")
+    assert not (tmp_path / "no.npz").exists()
+    arrays = read_arrays(tmp_path / "losses.npz")
+    write_arrays(tmp_path / "new.npz", {**arrays, "header": np.array(json.dumps({"schema": 2}))})
+    with pytest.raises(ValueError, match=r"new\.npz has schema 2, this version reads 1"):
+        tsl.load_surface(tmp_path / "new.npz")
 
 
 def test_sem_and_covariance_come_from_clusters(folder):

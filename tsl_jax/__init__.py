@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tsl_jax.reporting import report as report
     from tsl_jax.surface import load_surface as load_surface
     from tsl_jax.surface import pack as pack
+    from tsl_jax.surface import save_surface as save_surface
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,7 @@ _HOMES = {
     "load_surface": "tsl_jax.surface",
     "pack": "tsl_jax.surface",
     "report": "tsl_jax.reporting",
+    "save_surface": "tsl_jax.surface",
     "score": "tsl_jax.forecasting",
 }
 __all__ = list(_HOMES)

@@ -2,7 +2,7 @@
 
 The one doorway between the training wing, which writes surfaces, and the law wing, which reads them. In memory it is an
 `xarray.Dataset` with the schema below; on disk a folder with one immutable checksummed file a checkpoint beside
-`surface.json`. Conventions, decided here once:
+`surface.json`, or a single file (`pack`, `save_surface`). Conventions, decided here once:
 
 * `position` i counts from 1: the loss at position i is that of the token which has i tokens of context in its window.
 * `tokens` is the number of training tokens seen so far, over all devices; losses are nats per token.
@@ -24,7 +24,7 @@ import numpy as np
 import xarray as xr
 
 from tsl_jax.durable import write_durably
-from tsl_jax.surface_file import read_arrays, write_arrays
+from tsl_jax.surface_file import from_arrays, read_arrays, to_arrays, write_arrays
 
 SCHEMA = 1
 HEADER = "surface.json"
@@ -166,11 +166,11 @@ def checkpoints(folder: str | Path) -> dict[int, Path]:
 
 
 def load_surface(path: str | Path) -> xr.Dataset:
-    """A surface from a run's folder, its `surface` folder, or a packed file; every checksum is verified.
+    """A surface from a run's folder, its `surface` folder, a packed or a saved file; every checksum is verified.
 
     Returns:
         Dataset with `loss`, `sem`, `loss_additive` ... over (split, tokens, position), the sums by cluster, the
-        coordinates `step` and `lr` on tokens, and the run's facts as attrs.
+        coordinates `step` and `lr` on tokens, and the run's facts as attrs; of a saved file what was saved.
 
     Raises:
         FileNotFoundError: no surface there. ValueError: a file is damaged (named) or of another schema.
@@ -180,8 +180,8 @@ def load_surface(path: str | Path) -> xr.Dataset:
         arrays = read_arrays(path)
         if "header" not in arrays:
             raise ValueError(f"surface: {path} is one checkpoint of a surface; name its folder, or a packed file")
-        header = json.loads(str(arrays.pop("header")))
-        return _assemble(header, arrays)
+        header = _known(json.loads(str(arrays.pop("header"))), path)
+        return check(from_arrays(header, arrays)) if "variables" in header else _assemble(header, arrays)
     folder = path if (path / HEADER).exists() else path / "surface"
     if not (folder / HEADER).exists():
         raise FileNotFoundError(
@@ -193,6 +193,26 @@ def load_surface(path: str | Path) -> xr.Dataset:
         raise ValueError(f"surface: {folder} holds no checkpoint yet; wait for the first evaluation")
     loaded = [read_arrays(file) for file in files]
     return _assemble(header, {name: np.stack([a[name] for a in loaded]) for name in loaded[0]})
+
+
+def save_surface(surface: xr.Dataset, file: str | Path) -> Path:
+    """Write any surface as one compressed, checksummed file, which `load_surface` reads: for losses from elsewhere.
+
+    A run of the training wing is on disk already; `pack` makes one file of it.
+
+    Args:
+        surface: as `from_losses` and `read_table` make it. file: as for `pack`; its folder is made if absent.
+
+    Returns:
+        The file written. A file that was there is replaced.
+
+    Raises:
+        ValueError: for what is no surface, or attributes that are no JSON values. OSError: if it cannot be written.
+    """
+    arrays, file = to_arrays(check(surface), {"schema": SCHEMA}), _npz(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_arrays(file, arrays, compress=True)
+    return file
 
 
 def pack(path: str | Path, file: str | Path, clusters: int | None = None) -> Path:
@@ -209,6 +229,8 @@ def pack(path: str | Path, file: str | Path, clusters: int | None = None) -> Pat
     if clusters is not None and clusters < 2:
         raise ValueError(f"surface: errors need two clusters or more, found clusters={clusters}")
     surface = load_surface(path)
+    if "header" not in surface.attrs:
+        raise ValueError(f"surface: {path} is a saved surface without the sums of its clusters; copy it, or name a run")
     header = json.loads(surface.attrs["header"])
     arrays: dict[str, np.ndarray] = {name: surface[name].values for name in ("tokens", "step", "lr")}
     for split, found in header["clusters"].items():
@@ -220,10 +242,14 @@ def pack(path: str | Path, file: str | Path, clusters: int | None = None) -> Pat
             arrays[f"{split}/{name}"] = np.add.reduceat(values, starts, axis=1) if "cluster" in dims else values
         header["clusters"][split] = kept
     arrays["header"] = np.array(json.dumps(header))
-    file = Path(file)
-    file = file if file.suffix == ".npz" else file.with_name(file.name + ".npz")
+    file = _npz(file)
     write_arrays(file, arrays, compress=True)
     return file
+
+
+def _npz(file: str | Path) -> Path:
+    file = Path(file)
+    return file if file.suffix == ".npz" else file.with_name(file.name + ".npz")
 
 
 def _assemble(header: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> xr.Dataset:
@@ -253,6 +279,10 @@ def _read_header(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"surface: no {HEADER} in {folder}; begin one with surface.create") from None
     except ValueError as error:
         raise ValueError(f"surface: {folder / HEADER} is damaged ({error}); restore it from a copy") from None
+    return _known(header, folder)
+
+
+def _known(header: dict[str, Any], path: Path) -> dict[str, Any]:
     if header.get("schema") != SCHEMA:
-        raise ValueError(f"surface: {folder} has schema {header.get('schema')}, this version reads {SCHEMA}")
+        raise ValueError(f"surface: {path} has schema {header.get('schema')}, this version reads {SCHEMA}")
     return header

@@ -1,14 +1,21 @@
-"""One file of a surface: arrays with their checksum, on disk whole or not at all, and verified when read."""
+"""One file of a surface: arrays with their checksum, on disk whole or not at all, and verified when read.
+
+A checkpoint holds the sums that the training wing measured; a saved surface any dataset, with a header that names its
+variables, coordinates and attributes.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
 from tsl_jax.durable import write_durably
 
@@ -49,3 +56,55 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> str:
         sha.update(f"{name} {value.dtype.str} {value.shape}".encode())
         sha.update(value.tobytes())
     return sha.hexdigest()
+
+
+# ------------------------------------------------------------------------------------- a dataset as arrays and a header
+
+
+def to_arrays(dataset: xr.Dataset, header: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Every variable and coordinate of a dataset, and a header that says what they are.
+
+    Args:
+        header: what else it says.
+
+    Raises:
+        ValueError: for attributes that are no JSON values, and arrays of anything but numbers, text and dates.
+    """
+    kinds = {"variables": dataset.data_vars, "coordinates": dataset.coords}
+    labels = {kind: {str(n): [list(v.dims), v.attrs] for n, v in found.items()} for kind, found in kinds.items()}
+    full = {**header, **labels, "attrs": dataset.attrs}
+    try:
+        written = json.dumps(full, default=_plain)
+    except TypeError as error:
+        mend = "give attributes as numbers, text, lists and mappings"
+        raise ValueError(f"surface: an attribute cannot be saved ({error}); {mend}") from None
+    arrays = {f"{kind}/{name}": _storable(str(name), v) for kind, found in kinds.items() for name, v in found.items()}
+    return {**arrays, "header": np.array(written)}
+
+
+def from_arrays(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> xr.Dataset:
+    """The dataset of `to_arrays`."""
+
+    def read(kind: str) -> dict[str, Any]:
+        return {name: (dims, arrays[f"{kind}/{name}"], attrs) for name, (dims, attrs) in header[kind].items()}
+
+    return xr.Dataset(read("variables"), read("coordinates"), header["attrs"])
+
+
+def _plain(value: Any) -> Any:
+    """The JSON value of a record, such as a schedule, or of numpy's numbers."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"it is a {type(value).__name__}")
+
+
+def _storable(name: str, variable: xr.DataArray) -> np.ndarray:
+    """The values; text as numpy's own, as an array of objects would need pickle."""
+    values = variable.values
+    if values.dtype.kind in "OT" and all(isinstance(one, str) for one in values.ravel()):
+        values = values.astype(str)
+    if values.dtype.kind not in "biufcSUmM":
+        raise ValueError(f"surface: {name} holds {values.dtype} and cannot be saved; make it numbers or text")
+    return values
