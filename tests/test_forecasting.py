@@ -183,6 +183,16 @@ def test_too_few_checkpoints_give_no_number_and_say_so(simulated):
     assert "nan" in repr(found)
 
 
+@pytest.mark.parametrize("positions", [1, 3])
+def test_too_few_positions_for_a_law_over_them_leave_the_methods_of_the_mean(simulated, positions):
+    past = past_of(simulated.isel(position=slice(positions)), 0.4)
+    for method in (*METHODS, "temporal_cosine"):
+        found = tsl.forecast(past, method=method)
+        assert found.mean.isnull().all()
+        assert found.status["id"] == f"a law over positions needs 4 of them, the surface has {positions}"
+    assert np.isfinite(tsl.forecast(past, method=baselines.LAST).mean).all()
+
+
 def test_without_tokens_the_end_of_the_plan_is_meant(simulated):
     found = tsl.forecast(past_of(simulated, 0.4), method=tsl.baselines.LAST)
     assert found.mean.tokens.values.tolist() == [TOTAL]

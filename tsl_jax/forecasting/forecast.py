@@ -36,7 +36,7 @@ from tsl_jax.surface import check
 METHODS = ("temporal", "temporal_joint", "temporal_cosine")
 # A position fit in one of these states says something about a0, a1 and a2; at a bound it does not.
 USABLE = (Status.CONVERGED, Status.WEAKLY_IDENTIFIED)
-FEWEST = 4  # checkpoints: one more than a temporal law has parameters
+FEWEST = 4  # checkpoints: one more than a temporal law has parameters; positions: than the position law has
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,9 @@ def _temporal_laws(method: str, plan: Schedule | None) -> dict[str, Law] | None:
 def _by_position(learned: xr.Dataset, at: np.ndarray, plan: Schedule | None, method: str, cutoff: float) -> Forecast:
     splits = learned.split.values.tolist()
     forms = _temporal_laws(method, plan)
+    if learned.sizes["position"] < FEWEST:  # such as a mean over positions
+        found = f"a law over positions needs {FEWEST} of them, the surface has {learned.sizes['position']}"
+        return _nothing(method, cutoff, learned, at, dict.fromkeys(splits, found))
     if forms is None:
         return _nothing(method, cutoff, learned, at, dict.fromkeys(splits, NEEDS_COSINE))
     if learned.sizes["tokens"] < FEWEST:

@@ -23,6 +23,9 @@ NAMES = {
     "git_commit": "git commit",
     "config_hash": "hash of the configuration",
     "units": "units of loss",
+    "loss_is": "loss",
+    "warmup_tokens": "tokens of the warm-up",
+    "source": "source",
 }
 HIDDEN = ("header",)  # the surface file's own copy of all the rest
 

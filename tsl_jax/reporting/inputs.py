@@ -137,7 +137,7 @@ def sort(results: Iterable[Any]) -> Material:
     backtest = kinds["backtest"][0] if kinds["backtest"] else None
     total = _total(surface, schedule, kinds["forecast"])
     futures = _futures(backtest, kinds["forecast"], total)
-    position = [fit for fit in kinds["fit"] if fit.over == ("position",)]
+    position = [fit for fit in kinds["fit"] if fit.over == ("position",) and _several(fit.x)]
     others = [fit for fit in kinds["fit"] if fit.over != ("position",)]
     return Material(
         surface=surface,
@@ -149,6 +149,11 @@ def sort(results: Iterable[Any]) -> Material:
         total=total,
         attrs=attrs,
     )
+
+
+def _several(x: Any) -> bool:
+    """Whether a fit saw more than one point: over a mean, which has one position, it says nothing."""
+    return isinstance(x, Mapping) or np.size(x) > 1
 
 
 def arranged(fit: Fit) -> PositionFit:

@@ -37,7 +37,8 @@ LEVELS = {"plain": ("plain mean", "--blue", "circle"), "additive": ("additive es
 def by_position(material: Material) -> Figure | None:
     """L(i) of some checkpoints, measured and fitted, by split and law."""
     fits: dict[str, PositionFit | None] = dict(material.by_position) or {"": None}
-    if material.surface is None and not material.by_position:
+    one = material.surface is None or material.surface.sizes["position"] < 2  # a mean over positions, say
+    if one and not material.by_position:
         return None
     views = {}
     for name, fit in fits.items():
@@ -257,7 +258,9 @@ def quality(r2: xr.Dataset | None, material: Material) -> Figure | None:
 def _levels(r2: xr.Dataset | None, material: Material) -> dict[str, xr.DataArray]:
     if r2 is not None:
         found = {name: r2[name] for name in ("plain", "additive", "ceiling") if name in r2}
-        return {name: one for name, one in found.items() if {"split", "tokens"} <= set(one.dims)}
+        return {
+            name: one for name, one in found.items() if {"split", "tokens"} <= set(one.dims) and one.notnull().any()
+        }
     fits = [fit for fit in material.by_position.values() if fit.tokens is not None and len(fit.at) > 1]
     return {"plain": fits[0].fit.r2.rename(curve="tokens")} if fits else {}
 
