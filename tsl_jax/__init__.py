@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tsl_jax import laws as laws
     from tsl_jax.curves.arrays import from_losses as from_losses
+    from tsl_jax.curves.table import read_table as read_table
     from tsl_jax.fitting import Fit as Fit
     from tsl_jax.fitting import Status as Status
     from tsl_jax.fitting import fit as fit
@@ -34,6 +35,7 @@ _HOMES = {
     "laws": "tsl_jax",
     "load_surface": "tsl_jax.surface",
     "pack": "tsl_jax.surface",
+    "read_table": "tsl_jax.curves.table",
     "report": "tsl_jax.reporting",
     "save_surface": "tsl_jax.surface",
     "score": "tsl_jax.forecasting",

@@ -1,0 +1,101 @@
+"""Named columns of a table file: .csv with a header line, .jsonl with an object a line, or .parquet.
+
+A row is counted from 1, without the header. A cell is missing where it is empty, null, or says so in a word.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MISSING = frozenset(("", "na", "n/a", "nan", "none", "null"))  # words, in lower case
+
+Columns = dict[str, list[Any]]
+
+
+def read_columns(path: Path, wanted: Collection[str]) -> tuple[list[str], Columns]:
+    """The names of all columns, and the cells of those wanted that are there.
+
+    Raises:
+        ValueError: for another kind of file, one that is damaged, or rows that do not fit the header.
+        OSError: for one that cannot be read.
+    """
+    readers = {".csv": _csv, ".jsonl": _jsonl, ".ndjson": _jsonl, ".parquet": _parquet}
+    if path.suffix.lower() not in readers:
+        raise ValueError(
+            f"table: expected a .csv, .jsonl or .parquet file, found {path.name}; export it as one of them"
+        )
+    try:
+        names, columns = readers[path.suffix.lower()](path, wanted)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"table: {path.name} is not UTF-8 text ({error}); convert or unpack it") from None
+    if not names or any(not cells for cells in columns.values()):
+        raise ValueError(f"table: {path.name} has no rows; expected one for each checkpoint, below a header")
+    return names, columns
+
+
+def missing(cell: Any) -> bool:
+    """Whether there is nothing in a cell."""
+    return cell is None or cell != cell or (isinstance(cell, str) and cell.strip().lower() in MISSING)
+
+
+def numbers(cells: Sequence[Any], refuse: Callable[[int, str], Any]) -> np.ndarray:
+    """The cells as float64 (row,), NaN where they are missing; refuse(k, word) is called for the first that is none."""
+    values = np.empty(len(cells))
+    for k, cell in enumerate(cells):
+        try:
+            values[k] = np.nan if missing(cell) else float(cell)
+        except (TypeError, ValueError):
+            refuse(k, str(cell)[:40])
+    return values
+
+
+def _csv(path: Path, wanted: Collection[str]) -> tuple[list[str], Columns]:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        try:
+            names, *rows = [row for row in csv.reader(file) if row] or [[]]
+        except csv.Error as error:
+            raise ValueError(f"table: {path.name} is not a .csv file ({error}); export it again") from None
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(names):
+            found = f"row {number} of {path.name} has {len(row)} cells, the header {len(names)}"
+            raise ValueError(f"table: {found}; quote commas within cells, or mend the row")
+    return names, {name: [row[names.index(name)] for row in rows] for name in wanted if name in names}
+
+
+def _jsonl(path: Path, wanted: Collection[str]) -> tuple[list[str], Columns]:
+    rows: list[dict[str, Any]] = []
+    with open(path, encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                rows.append(_object(line, f"line {number} of {path.name}"))
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return names, {name: [row.get(name) for row in rows] for name in wanted if name in names}
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"table: {where} is not JSON ({error}); mend or remove it") from None
+    if not isinstance(found, dict):
+        raise ValueError(f'table: {where} is no object, found {line[:40]!r}; write a row as {{"step": 1, "loss": 2.5}}')
+    return found
+
+
+def _parquet(path: Path, wanted: Collection[str]) -> tuple[list[str], Columns]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            found = file.read(columns=[name for name in wanted if name in names])
+            return names, {name: found.column(name).to_pylist() for name in found.column_names}
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"table: {path.name} is not a whole .parquet file ({error}); write it again") from None
