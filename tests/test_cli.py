@@ -105,6 +105,11 @@ def mistakes(folder):
         "no file": (("fit", folder / "none.npy", *out), "no file"),
         "law": (("fit", good, "--law", "parabola", *out), "expected one of hyperbolic"),
         "suffix": (("fit", good, "--out", folder / "fits.xlsx"), "must end in .parquet or .csv"),
+        "no losses": (
+            ("import", folder / "table.csv", "--out", folder / "s"),
+            "expected loss among the columns, found",
+        ),
+        "no table": (("import", folder / "gone.csv", "--out", folder / "s"), "gone.csv: No such file"),
         "kind of file": (("fit", folder / "not.yaml", *out), "cannot read not.yaml"),
         "shape": (("fit", folder / "cube.npy", *out), r"expected numbers (curves, positions)"),
         "damaged": (("fit", folder / "broken.npy", *out), "is not a .npy array"),
@@ -125,7 +130,19 @@ def mistakes(folder):
 
 
 MISTAKES = [
-    *("no file", "law", "suffix", "kind of file", "shape", "damaged", "columns", "no run", "no run to forecast"),
+    *(
+        "no file",
+        "law",
+        "suffix",
+        "no losses",
+        "no table",
+        "kind of file",
+        "shape",
+        "damaged",
+        "columns",
+        "no run",
+        "no run to forecast",
+    ),
     *(
         "no run to evaluate",
         "cutoff",

@@ -16,11 +16,13 @@ VERBS = {
     "train": "train a decoder on text, measuring the loss of every position at every checkpoint",
     "evaluate": "measure the checkpoints of a run on other text or other windows",
     "corpora": "list domains of text, build a corpus of several, describe it",
+    "import": "make surfaces of losses in a table: CSV, JSONL, Parquet",
     "fit": "fit a law to every curve of a file or run, one row a curve",
     "forecast": "forecast where the loss of a run will end",
     "report": "fit, forecast and draw a run: report.html and summary.json",
     "models": "sizes by name: parameters, memory, and how long they would train here",
 }
+MODULES = {"import": "import_table"}  # no module can have the name of a verb that Python keeps for itself
 TUNED = ("demo", "train", "evaluate", "fit")
 # XLA's temporaries fault in hundreds of megabytes of fresh pages at every step; keeping them makes a step on a CPU
 # about 1.5 times as fast. glibc reads this before main(), so the command starts itself once more.
@@ -81,7 +83,7 @@ def _run(verb: str, arguments: list[str], *, debug: bool) -> int:
 
     _keep_programs()
     try:
-        module = import_module(f"tsl_jax.commands.{verb}")
+        module = import_module(f"tsl_jax.commands.{MODULES.get(verb, verb)}")
         options.show_warnings_as_sentences()
         module.run(options.parse(module.Command, verb, arguments))
     except KeyboardInterrupt as stopped:

@@ -25,7 +25,7 @@ class Command:
     """
 
     curves: tyro.conf.Positional[Path]
-    """.npy of (curves, positions); .csv or .parquet with columns curve,x,y[,weight]; or a run's folder."""
+    """.npy of (curves, positions); .csv or .parquet with columns curve,x,y[,weight]; a run's folder; a surface."""
     law: str = "hyperbolic"
     """Name of the law; a wrong one lists them."""
     out: Path = Path("fits.parquet")
@@ -56,13 +56,14 @@ def run(command: Command) -> None:
     table.check_output(command.out)
     law = laws.BY_NAME[command.law]
     stamp = {"tsl_jax": json.dumps(options.stamp(command))}
-    done = _fit_run(command, law, stamp) if command.curves.is_dir() else _fit_file(command, law, stamp)
+    surface = command.curves.is_dir() or command.curves.suffix == ".npz"
+    done = (_fit_run if surface else _fit_file)(command, law, stamp)
     counts = ", ".join(f"{count} {name}" for name, count in sorted(done.status.items(), key=lambda item: -item[1]))
     print(f"{law.formula}: {done.curves} curves, {counts}\nrows: {command.out}")
 
 
 def _fit_run(command: Command, law: Law, stamp: dict[str, str]) -> TableSummary:
-    """The curves of a run's folder, which are few."""
+    """The curves of a run or a surface, which are few."""
     from tsl_jax.fitting import fit, table
     from tsl_jax.surface import load_surface
 

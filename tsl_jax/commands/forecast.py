@@ -14,13 +14,13 @@ class Command:
     """Forecast the loss at the end of the plan (or at --at) from the checkpoints so far, by every method."""
 
     run: tyro.conf.Positional[Path]
-    """Folder of a run, finished or not."""
+    """Folder of a run, finished or not, or the .npz file of a surface."""
     cutoff: float = 1.0
     """Share of the planned tokens after which checkpoints are not looked at."""
     at: tuple[int, ...] = ()
     """Tokens seen at which to forecast, beyond the last checkpoint; without it the end of the plan."""
     out: Path | None = None
-    """A .json file for the result; without it RUN/forecast.json."""
+    """A .json file for the result; without it RUN/forecast.json, for RUN.npz too."""
 
 
 def run(command: Command) -> None:
@@ -32,7 +32,7 @@ def run(command: Command) -> None:
     from tsl_jax.reporting import tables
     from tsl_jax.surface import load_surface
 
-    out = command.run / "forecast.json" if command.out is None else command.out
+    out = options.home(command.run) / "forecast.json" if command.out is None else command.out
     if not 0 < command.cutoff <= 1:
         raise ValueError(f"forecast: --cutoff is a share of the run between 0 and 1, found {command.cutoff}")
     if out.suffix != ".json":
@@ -77,5 +77,6 @@ def _write(out: Path, result: dict[str, Any]) -> None:
 
     from tsl_jax.durable import write_durably
 
+    out.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, indent=1).encode()
     write_durably(out, lambda file: file.write(text))

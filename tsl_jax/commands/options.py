@@ -127,6 +127,11 @@ def stamp(command: Any) -> dict[str, Any]:
     }
 
 
+def home(run: Path) -> Path:
+    """The folder for what a verb makes of a run: its own, or beside the file of a surface one of the file's name."""
+    return run.with_suffix("") if run.suffix == ".npz" and not run.is_dir() else run
+
+
 def show_warnings_as_sentences() -> None:
     """Warnings of the library reach the user as one line on stderr, without a place in the code."""
 

@@ -21,9 +21,9 @@ class Command:
     """Fit the position law at every checkpoint, forecast from 10 to 40 % of the run, and draw it all."""
 
     run: tyro.conf.Positional[Path]
-    """Folder of a run (or of a surface)."""
+    """Folder of a run (or of a surface), or the .npz file of a surface."""
     out: Path | None = None
-    """Folder for report.html and summary.json; without it the run's folder."""
+    """Folder for report.html and summary.json; without it the run's folder, or for NAME.npz the folder NAME."""
 
 
 def run(command: Command) -> None:
@@ -33,7 +33,7 @@ def run(command: Command) -> None:
     from tsl_jax.surface import load_surface
 
     surface = load_surface(command.run)
-    out = command.run if command.out is None else command.out
+    out = options.home(command.run) if command.out is None else command.out
     with bars() as progress:
         summary = write(command.run, out, surface, options.stamp(command), progress)
     show(summary, surface, out)

@@ -1,0 +1,244 @@
+"""Tables of losses become surfaces: from any kind of file, in any order of rows, or a sentence that names the row."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import PLAN
+from test_cli import tsl_command
+
+import tsl_jax as tsl
+
+KINDS = ("csv", "jsonl", "parquet")
+CURVES = os.environ.get("TSL_JAX_CURVES")
+public = pytest.mark.skipif(not CURVES, reason="TSL_JAX_CURVES does not name the folder of public loss curves")
+
+
+def table(**columns: list) -> pd.DataFrame:
+    """Two runs of three checkpoints and two losses, unless a column is replaced, or removed by None."""
+    made = {
+        "size": ["1M"] * 3 + ["2M"] * 3,
+        "rerun": [None] * 3 + ["again"] * 3,
+        "n_params": [1_000_000] * 3 + [2_000_000] * 3,
+        "step": [10, 20, 30, 10, 20, 30],
+        "tokens": [1000, 2000, 3000, 1000, 2000, 3000],
+        "lr": [3e-4, 2e-4, 1e-4] * 2,
+        "web": [4.0, 3.5, 3.25, 3.9, 3.4, 3.1],
+        "code": [3.0, 2.5, 2.25, 2.9, 2.4, 1 / 3],
+    }
+    return pd.DataFrame({name: cells for name, cells in {**made, **columns}.items() if cells is not None})
+
+
+def written(folder: Path, rows: pd.DataFrame, kind: str = "csv") -> Path:
+    file = folder / f"runs.{kind}"
+    if kind == "jsonl":  # to_json would round
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows.to_dict("records")))
+    else:
+        rows.to_csv(file, index=False) if kind == "csv" else rows.to_parquet(file)
+    return file
+
+
+NAMED = {"loss": ["web", "code"], "run": ["size", "rerun"]}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_runs_and_splits_of_any_kind_of_file(kind, tmp_path):
+    file = written(tmp_path, table().iloc[[5, 0, 4, 2, 1, 3]], kind)
+    found = tsl.read_table(file, **NAMED)
+    assert list(found) == ["2M-again", "1M"]
+    one = found["2M-again"]
+    assert one.loss.dims == ("split", "tokens", "position")
+    assert one.split.values.tolist() == ["web", "code"]
+    assert one.tokens.values.tolist() == [1000, 2000, 3000]
+    assert one.position.values.tolist() == [1]
+    np.testing.assert_array_equal(one.loss[:, :, 0], [[3.9, 3.4, 3.1], [2.9, 2.4, 1 / 3]])
+    np.testing.assert_array_equal(one.lr, [3e-4, 2e-4, 1e-4])
+    assert one.step.dims == ("tokens",)
+    assert one.step.values.tolist() == [10, 20, 30]
+    sha = hashlib.sha256(file.read_bytes()).hexdigest()
+    source = {"file": file.name, "sha256": sha}
+    facts = {"run": "2M-again", "n_params": 2_000_000, "loss_is": "mean over positions", "source": source}
+    assert one.attrs == {"units": "nats/token", **facts}
+    assert tsl.load_surface(tsl.save_surface(one, tmp_path / "one")).identical(one)
+
+
+def test_a_table_without_runs_is_one_and_steps_may_be_the_clock(tmp_path):
+    rows = table(tokens=None, size=None, rerun=None, n_params=None, lr=None).iloc[:3]
+    file = written(tmp_path, rows)
+    (one,) = tsl.read_table(file, loss="web", tokens_per_step=512).values()
+    assert one.attrs["run"] == "runs"
+    assert one.tokens.values.tolist() == [5120, 10240, 15360]
+    assert one.attrs["batch_tokens"] == 512
+    assert "lr" not in one.coords
+    one = tsl.read_table(file, loss="web", tokens_per_step=1, warmup_tokens=10, schedule=PLAN)["runs"]
+    assert one.tokens.values.tolist() == one.step.values.tolist() == [10, 20, 30]
+    assert (one.attrs["warmup_tokens"], one.attrs["schedule"]) == (10, PLAN)
+
+
+def test_a_column_of_positions_makes_a_grid(tmp_path):
+    rows = pd.DataFrame({"tokens": [2, 1, 1, 2], "position": [8, 8, 2, 2], "loss": [1.0, 3.0, 4.0, 2.0]})
+    one = tsl.read_table(written(tmp_path, rows), position="position")["runs"]
+    assert one.position.values.tolist() == [2, 8]
+    np.testing.assert_array_equal(one.loss[0], [[4.0, 3.0], [2.0, 1.0]])
+    assert "loss_is" not in one.attrs
+    with pytest.raises(ValueError, match="run runs: tokens 1 has 1 positions, the run 2; add the rows"):
+        tsl.read_table(written(tmp_path, rows.drop(index=1)), position="position")
+
+
+def test_missing_losses_are_dropped_only_if_that_is_allowed(tmp_path):
+    gaps = table(web=[4.0, np.nan, 3.25, 3.9, 3.4, np.nan], code=[3.0, np.nan, 2.25, 2.9, 2.4, 2.1])
+    for kind in KINDS:
+        file = written(tmp_path, gaps, kind)
+        with pytest.raises(ValueError, match=rf"runs\.{kind}, run 1M, row 2: web is nan, .* \(--allow-missing\)"):
+            tsl.read_table(file, **NAMED)
+        found = tsl.read_table(file, **NAMED, allow_missing=True)
+        assert found["1M"].tokens.values.tolist() == [1000, 3000]
+        assert found["2M-again"].loss.isnull().values.ravel().tolist() == [False, False, True, False, False, False]
+
+
+REPLACED = {
+    "twice": ({"tokens": [1, 2, 2, 1, 2, 3]}, "run 1M, row 3: tokens 2 stands in row 2 too; keep one of them"),
+    "negative": ({"web": [4, 3, 2, 1, -2, -1]}, r"run 2M-again, row 5: web is -2, .* \(2 such rows\); a loss is a"),
+    "infinite": ({"code": [4, 3, 2, 1, np.inf, 1]}, "run 2M-again, row 5: code is inf, expected a loss"),
+    "word": ({"lr": ["0", "0", "x", "0", "0", "0"]}, "run 1M, row 3: lr is 'x', expected a number"),
+    "hole": ({"lr": [0, 0, None, 0, 0, 0]}, r"run 1M, row 3: lr is nan, .* or leave the column out with lr=None"),
+    "billions": ({"tokens": [1, 2, 2.5, 1, 2, 3]}, "row 3: tokens is 2.5, expected a whole number; multiply"),
+    "models": ({"n_params": [1, 2, 2, 3, 3, 3]}, r"run 1M, row 2: n_params is 2, in a row before 1 \(2 such rows\)"),
+    "no column": ({"code": None}, "expected code among the columns, found size, .*, web; name those that are there"),
+    "no tokens": ({"tokens": None}, r"expected a column of tokens, found size, .* \(--tokens-per-step; 1: steps are"),
+    "no name": ({"size": [None] * 6}, "row 1: the run has no name; name other columns"),
+    "same name": ({"size": ["a", "a-again"] * 3, "rerun": ["again", None] * 3}, "a second run is called a-again"),
+}
+
+
+@pytest.mark.parametrize("what", REPLACED)
+def test_a_cell_that_makes_no_sense_is_named(what, tmp_path):
+    columns, sentence = REPLACED[what]
+    with pytest.raises(ValueError, match=rf"table: runs\.csv.*{sentence}"):
+        tsl.read_table(written(tmp_path, table(**columns)), **NAMED)
+
+
+ASKED = {
+    "both clocks": ({"tokens_per_step": 2}, "tokens_per_step beside a column of tokens, tokens; leave tokens_per_step"),
+    "no step": ({"tokens_per_step": 2, "tokens": None, "step": None}, "tokens_per_step needs a column of steps, found"),
+    "no batch": ({"tokens_per_step": 0, "tokens": None}, "must be a whole number from 1, found 0"),
+    "runs": ({"run": "size", "schedule": {"3M": PLAN}}, "schedule names the run 3M, expected one of 1M, 2M"),
+    "plan": ({"schedule": {"kind": "cosine"}}, "schedule cannot be read .* a plan has kind, peak"),
+    "text": ({"schedule": {**PLAN, "peak": "3e-4"}}, "schedule's peak is '3e-4', expected a number"),
+    "end": ({"schedule": {**PLAN, "warmup_tokens": 1, "total_tokens": 9}}, "seen 3000 tokens, its schedule ends at 9"),
+    "warm-up": ({"warmup_tokens": 1001}, "run 1M begins at 1000 tokens, within a warm-up of 1001; .* into schedule"),
+}
+
+
+@pytest.mark.parametrize("what", ASKED)
+def test_a_request_that_makes_no_sense_is_refused(what, tmp_path):
+    asked, sentence = ASKED[what]
+    with pytest.raises(ValueError, match=sentence):
+        tsl.read_table(written(tmp_path, table()), **{**NAMED, **asked})
+
+
+DAMAGED = {
+    "runs.csv": {
+        "a,b\n1,2,3\n": r"row 1 of runs\.csv has 3 cells, the header 2",
+        "": "no rows",
+        "tokens,loss\n": "no rows",
+    },
+    "runs.jsonl": {
+        '{"loss": 1\n': r"line 1 of runs\.jsonl is not JSON",
+        "[1]\n": r"line 1 of .* is no object, found '\[1\]",
+    },
+    "runs.parquet": {"no": "is not a whole .parquet file"},
+    "runs.xlsx": {"no": "expected a .csv, .jsonl or .parquet file, found runs.xlsx"},
+}
+
+
+def test_a_file_that_is_no_table_is_named(tmp_path):
+    for name, texts in DAMAGED.items():
+        for text, sentence in texts.items():
+            (tmp_path / name).write_text(text)
+            with pytest.raises(ValueError, match=sentence):
+                tsl.read_table(tmp_path / name)
+    (tmp_path / "runs.csv").write_bytes(b"loss\n\xff\n")
+    with pytest.raises(ValueError, match="is not UTF-8 text"):
+        tsl.read_table(tmp_path / "runs.csv")
+
+
+COLUMNS = ("--loss", "web", "code", "--run", "size", "rerun")
+
+
+def test_the_verb_writes_a_file_a_run_and_never_over_another(tmp_path, capsys):
+    file, out = written(tmp_path, table()), tmp_path / "new" / "surfaces"
+    assert tsl_command("import", file, "--out", out, *COLUMNS) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "1M: 3 checkpoints, 1,000 to 3,000 tokens; web 4.000 to 3.250, code 3.000 to 2.250"
+    assert sorted(path.name for path in out.iterdir()) == ["1M.npz", "2M-again.npz"]
+    expected = tsl.read_table(file, **NAMED)
+    assert all(tsl.load_surface(out / f"{run}.npz").identical(one) for run, one in expected.items())
+
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert tsl_command("import", file, "--out", out, *COLUMNS) == 0
+    assert capsys.readouterr().out.count("the file was there") == 2
+    file = written(tmp_path, table(web=[4.5, 3.5, 3.25, 3.9, 3.4, 3.1]))
+    (out / "1M.npz").unlink()
+    assert tsl_command("import", file, "--out", out, *COLUMNS) == 2
+    assert "2M-again.npz holds another surface, and is left as it is; remove it" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()}.items() < before.items()  # nor is 1M written
+
+
+def test_the_verb_takes_a_plan_and_one_file(tmp_path, capsys):
+    file, one = written(tmp_path, table(size=["a/b"] * 6, tokens=[1, 2, 3, 4, 5, 6])), tmp_path / "one.npz"
+    (tmp_path / "plan.yaml").write_text("kind: cosine\npeak: 3e-4\nwarmup_tokens: 1\ntotal_tokens: 1e3\n")
+    asked = ("--loss", "web", "--schedule", tmp_path / "plan.yaml", "--n-params", "None", "--run", "size")
+    assert tsl_command("import", file, "--out", one, *asked) == 0
+    assert tsl.laws.Schedule.from_plan(tsl.load_surface(one).schedule) == tsl.laws.Schedule("cosine", 3e-4, 1, 1000)
+    assert tsl_command("import", file, "--out", tmp_path / "runs", *asked) == 0
+    assert (tmp_path / "runs" / "a_b.npz").exists()
+    capsys.readouterr()
+    assert tsl_command("import", file, "--out", one, *asked, "rerun") == 2
+    assert "the table has 2 runs" in capsys.readouterr().err
+    (tmp_path / "plan.yaml").write_text("kind: cosine\npeek: 3\n")
+    assert tsl_command("import", file, "--out", one, *asked) == 2
+    assert "plan.yaml: training: Schedule has no 'peek'" in capsys.readouterr().err
+
+
+def test_an_imported_run_is_forecast_and_reported(tmp_path, capsys):
+    tokens = np.linspace(1e5, 2e6, 20).astype(int)
+    rows = pd.DataFrame({"tokens": tokens, "loss": 50 * tokens**-0.3 + 2, "lr": 1e-3})
+    file = tsl.save_surface(tsl.read_table(written(tmp_path, rows))["runs"], tmp_path / "run")
+    assert tsl_command("report", file) == 0
+    assert "a law over positions needs 4 of them" in capsys.readouterr().out.replace("\n", " ")
+    assert tsl_command("forecast", file, "--cutoff", "0.4") == 0
+    made = json.loads((tmp_path / "run" / "forecast.json").read_text())["forecasts"]
+    (power,) = (one for one in made if one["method"] == "power")
+    assert power["loss"][-1] == pytest.approx(rows.loss.iloc[-1], abs=1e-5)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert ">The forecast</h2>" in page
+    assert ">Loss by position</h2>" not in page
+    assert tsl_command("fit", file, "--law", "power", "--out", tmp_path / "fits.csv") == 0
+    assert pd.read_csv(tmp_path / "fits.csv").delta1[0] == pytest.approx(0.3, abs=1e-6)
+
+
+@public
+def test_public_curves_are_read(tmp_path):
+    root = Path(str(CURVES))
+    plan = {"kind": "cosine", "peak": 3e-4, "warmup_tokens": 2160, "total_tokens": 72_000, "final_ratio": 0.1}
+    asked = {"tokens_per_step": 1, "schedule": plan, "warmup_tokens": 2160}
+    (one,) = tsl.read_table(root / "multipower/25M/cosine_72000.csv", **asked).values()
+    assert one.sizes == {"split": 1, "tokens": 546, "position": 1}
+    np.testing.assert_allclose(tsl.laws.Schedule.from_plan(plan).lr(one.tokens.values), one.lr, rtol=1e-5)
+    run = ["size", "chinchilla_multiple", "rerun"]
+    ladder = tsl.read_table(root / "olmo_ladder/runs.csv", loss=["c4_en", "pile"], run=run)
+    assert len(ladder) == 24
+    assert ladder["190M-1-rerun"].sizes["tokens"] == 73
+    assert ladder["190M-1"].sizes["tokens"] == 37
+    named = {"loss": "final_loss", "run": "run_name", "n_params": "params_active_precise"}
+    gemstones = tsl.read_table(root / "gemstones/constant_lr.jsonl", **named)
+    assert len(gemstones) == 22
+    one = gemstones["PyGemma-1024x28_pretrain"]
+    assert one.attrs["n_params"] == 543_482_880
+    assert float(one.loss[0, 0, 0]) == 3.1010556221
+    assert tsl.load_surface(tsl.save_surface(one, tmp_path / "one")).identical(one)
