@@ -10,10 +10,11 @@ from conftest import PLAN, TOTAL, planted, simulate, token_grid
 import tsl_jax as tsl
 from tsl_jax import baselines
 from tsl_jax.forecasting import backtest
-from tsl_jax.forecasting.forecast import surface_of
+from tsl_jax.forecasting.temporal import surface_of
 
 METHODS = ("temporal", "temporal_joint")
-ALL = (*METHODS, "temporal_cosine", *baselines.ALL)
+CONTINUED = ("annealing", "mean_annealing", "mean_multi_power", "mean_area_power")
+ALL = (*CONTINUED, *METHODS, "temporal_cosine", *baselines.ALL)
 
 
 def past_of(surface: xr.Dataset, share: float) -> xr.Dataset:

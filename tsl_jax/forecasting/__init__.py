@@ -2,7 +2,8 @@
 
 from tsl_jax.forecasting import baselines
 from tsl_jax.forecasting.backtest import Backtest, backtest
-from tsl_jax.forecasting.forecast import Forecast, forecast
+from tsl_jax.forecasting.forecast import forecast
+from tsl_jax.forecasting.result import Forecast
 from tsl_jax.forecasting.score import score
 
 __all__ = ["Backtest", "Forecast", "backtest", "baselines", "forecast", "score"]

@@ -13,7 +13,8 @@ import pandas as pd
 import xarray as xr
 
 from tsl_jax.forecasting import baselines
-from tsl_jax.forecasting.forecast import METHODS, Forecast, forecast, read_schedule
+from tsl_jax.forecasting.forecast import METHODS, forecast, read_schedule
+from tsl_jax.forecasting.result import Forecast
 from tsl_jax.forecasting.score import score
 from tsl_jax.laws import Schedule
 

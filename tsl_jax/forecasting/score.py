@@ -19,7 +19,8 @@ import pandas as pd
 import xarray as xr
 
 from tsl_jax.forecasting.baselines import Baseline, left_out, mean_loss
-from tsl_jax.forecasting.forecast import Forecast, forecast
+from tsl_jax.forecasting.forecast import forecast
+from tsl_jax.forecasting.result import Forecast
 
 GRID = 200  # points of the even token grid
 

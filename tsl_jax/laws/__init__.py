@@ -1,5 +1,6 @@
 """What a loss looks like: the laws, as data. Pure mathematics; imports jax only."""
 
+from tsl_jax.laws.annealing import AREA_ANNEALING, AREA_POWER, MULTI_POWER
 from tsl_jax.laws.law import Covariates, Law
 from tsl_jax.laws.position import HYPERBOLIC, POSITION_EXPONENTIAL, POSITION_LOG, POSITION_POWER
 from tsl_jax.laws.scaling import CHINCHILLA, KAPLAN_N, KAPLAN_ND
@@ -15,6 +16,8 @@ BY_NAME = {law.name: law for law in _NAMED}
 
 __all__ = [
     "ANNEALING",
+    "AREA_ANNEALING",
+    "AREA_POWER",
     "BY_NAME",
     "CHINCHILLA",
     "COSINE",
@@ -22,6 +25,7 @@ __all__ = [
     "KAPLAN_N",
     "KAPLAN_ND",
     "LOG",
+    "MULTI_POWER",
     "POSITION_EXPONENTIAL",
     "POSITION_LOG",
     "POSITION_POWER",

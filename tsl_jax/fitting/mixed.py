@@ -1,0 +1,253 @@
+"""One law, several curves, residuals that hang together: a Bayesian mixed model, with the law's shapes integrated out.
+
+Curve r at point j, with u the log of its clock and s = (shapes of the law),
+
+    y_rj = basis(x_rj; s_r) beta_r + e_rj,       beta_r = sum_p w_rp gamma_p,      log s_r = log s + drift * size_r,
+    e_rj = sigma exp(-KAPPA u_rj) z_r(u_rj) + nu sqrt(m_rj) n_rj,
+
+z_r an Ornstein-Uhlenbeck process of unit variance and correlation exp(-|u - u'|/ell), n_rj white. The effects gamma_p
+have independent normal priors; those of a curve of its own are scaled by tau. Given eta = (log s, drift, log ell,
+log sigma, log nu, log tau) all is linear and Gaussian: residuals are whitened by a Kalman filter, the effects
+integrated in closed form. eta, of a few dimensions, is sampled by adaptive importance sampling on a low-discrepancy
+sequence: no start values, no gradient, the same numbers at every call.
+
+Source: the filter, Jones & Boadi-Boateng (1991), for unequally spaced serial correlation in mixed models; the sampler,
+Bugallo et al., Adaptive Importance Sampling (2017).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import ndtri
+
+from tsl_jax.fitting.levenberg_marquardt import spread
+from tsl_jax.laws import Law
+
+KAPPA = 0.5  # a law is wrong by more while the loss is high: the correlated residual shrinks with the clock
+DRAWS = 256  # values of eta in a round
+ROUNDS = 20  # at most
+ENOUGH = 0.3  # effective share of the draws at which the sampler is content
+TEMPERED = 0.2  # and the share that the temperature of a round before must leave
+WIDER = 1.2  # the proposal is so much wider than the draws it is made from
+TEMPERATURES = (1, 1.3, 1.7, 2.2, 3, 5, 8, 13, 20, 40, 80, 160, 320, 640, 1300, 2600)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What is known: R curves of up to n points.
+
+    Attributes:
+        y: (R, n). x: the law's covariates: an array (R, n), or a mapping with leaves (R, ...).
+        log_clock: (R, n), increasing along each curve. known: (R, n) bool, False for points that only fill up.
+        noise: (R, n) the factors m of the white variance. mix: (R, p), the w above.
+        size: (R,), a covariate of the curves that shapes may drift with.
+    """
+
+    y: np.ndarray
+    x: Any
+    log_clock: np.ndarray
+    known: np.ndarray
+    noise: np.ndarray
+    mix: np.ndarray
+    size: np.ndarray
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Independent normal priors.
+
+    Attributes:
+        eta, eta_sd: (d,) means and sds of log shapes, drifts of log shapes, log ell, log sigma, log nu, log tau.
+        effect, effect_sd: (p, k) means and sds of the effects on the k coefficients. own: (p,) bool, scaled by tau.
+    """
+
+    eta: np.ndarray
+    eta_sd: np.ndarray
+    effect: np.ndarray
+    effect_sd: np.ndarray
+    own: np.ndarray
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Weighted draws of eta (S, d); effective: how many independent draws they are worth; settled: whether enough."""
+
+    law: Law
+    curves: Curves
+    prior: Prior
+    eta: np.ndarray
+    weight: np.ndarray
+    effective: float
+    settled: bool
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Posterior mean of eta (d,)."""
+        return self.weight @ self.eta
+
+    def paths(self, curve: int, x: Any, log_clock: np.ndarray, draws: int, seed: int = 0):
+        """Draws of one curve at points beyond its last: (draw, point), with what the law says alone beside them.
+
+        At points that were seen both are what the law says.
+
+        Args:
+            curve: which. x: covariates at the points, without the axis of curves. log_clock: (point,), increasing.
+            draws: how many, taken evenly from the weights. seed: of the normal numbers.
+        """
+        chosen = np.searchsorted(np.cumsum(self.weight), (np.arange(draws) + 0.5) / draws).clip(0, len(self.eta) - 1)
+        return _paths(self, self.eta[chosen], curve, x, log_clock, np.random.default_rng(seed))
+
+
+class _Solved(NamedTuple):
+    """For each value of eta: log posterior density (up to a constant), effects, their factor, and the filters' ends."""
+
+    log_density: np.ndarray
+    effect: np.ndarray  # (S, p, k)
+    factor: np.ndarray  # (S, pk, pk) Cholesky factor of the precision of the effects
+    state: np.ndarray  # (S, R, k + 1) filtered z of each column at the last known point
+    state_variance: np.ndarray  # (S, R)
+    last: np.ndarray  # (R,) log clock there
+
+
+def sample(law: Law, curves: Curves, prior: Prior) -> Posterior:
+    """The posterior of eta, by importance sampling from normals fitted to tempered draws."""
+    mean, spread_of = prior.eta, np.diag(prior.eta_sd**2)
+    floor = np.diag((1e-2 * prior.eta_sd) ** 2)
+    for attempt in range(ROUNDS):
+        z = _normals(DRAWS, len(mean), attempt)
+        eta = mean + WIDER * z @ np.linalg.cholesky(spread_of + 1e-14 * np.eye(len(mean))).T
+        log_weight = _solved(law, curves, prior, eta).log_density + 0.5 * (z**2).sum(1)
+        log_weight = np.where(np.isfinite(log_weight), log_weight, -np.inf)
+        temperature, weight = _tempered(log_weight)
+        effective = 1 / float((weight**2).sum())
+        if temperature == 1 and effective > ENOUGH * DRAWS:
+            break
+        mean = weight @ eta
+        spread_of = 1.05 * (eta - mean).T @ ((eta - mean) * weight[:, None]) + floor
+    weight = _normalised(log_weight)
+    effective = 1 / float((weight**2).sum())
+    return Posterior(law, curves, prior, eta, weight, effective, effective > 0.1 * DRAWS)
+
+
+def _tempered(log_weight: np.ndarray) -> tuple[float, np.ndarray]:
+    for temperature in TEMPERATURES:
+        weight = _normalised(log_weight / temperature)
+        if 1 / (weight**2).sum() > TEMPERED * len(weight):
+            break
+    return temperature, weight
+
+
+def _normalised(log_weight: np.ndarray) -> np.ndarray:
+    if not np.any(np.isfinite(log_weight)):
+        return np.full(len(log_weight), 1 / len(log_weight))
+    weight = np.exp(log_weight - log_weight.max())
+    return weight / weight.sum()
+
+
+def _normals(count: int, dimensions: int, attempt: int) -> np.ndarray:
+    """Normal numbers (count, dimensions) that fill their space evenly, others at each attempt."""
+    with jax.enable_x64(True):
+        even = np.asarray(spread(count, dimensions))
+        shift = np.random.default_rng(attempt).random(dimensions)
+        return np.asarray(ndtri(jnp.asarray(((even + shift) % 1).clip(1e-6, 1 - 1e-6))))
+
+
+@partial(jax.jit, static_argnums=0)
+def _basis(law: Law, shape: jax.Array, x: Any) -> jax.Array:
+    """Columns (S, R, n, k) for shapes (S, R, shape) and covariates (R, ...)."""
+    assert law.basis is not None
+    return jax.vmap(jax.vmap(law.basis), in_axes=(0, None))(shape, x)
+
+
+def _columns(law: Law, eta: np.ndarray, x: Any, size: np.ndarray) -> np.ndarray:
+    count = len(law.shapes)
+    with jax.enable_x64(True):
+        shape = jnp.exp(eta[:, None, :count] + eta[:, None, count : 2 * count] * size[:, None])
+        return np.asarray(_basis(law, shape, jax.tree.map(jnp.asarray, x)))
+
+
+def _noise(law: Law, eta: np.ndarray) -> np.ndarray:
+    """ell, sigma, nu, tau: (4, S)."""
+    return np.exp(eta[:, 2 * len(law.shapes) :]).T
+
+
+def _solved(law: Law, curves: Curves, prior: Prior, eta: np.ndarray) -> _Solved:
+    ell, sigma, nu, tau = _noise(law, eta)
+    basis = _columns(law, eta, curves.x, curves.size)
+    y = np.broadcast_to(curves.y[None, ..., None], (*basis.shape[:3], 1))
+    columns = np.where(curves.known[..., None], np.concatenate([basis, y], -1), 0.0)
+    with np.errstate(all="ignore"):
+        white, log_size, state, variance, last = _whitened(columns, curves, ell, sigma, nu)
+        gram = np.swapaxes(white, -1, -2) @ white
+        k, p = gram.shape[-1] - 1, curves.mix.shape[1]
+        sd = prior.effect_sd * np.where(prior.own[:, None], tau[:, None, None], 1.0)
+        precision = (1 / sd**2).reshape(len(eta), -1)
+        before = np.broadcast_to(prior.effect.ravel(), precision.shape)
+        pairs = curves.mix[:, :, None] * curves.mix[:, None]
+        full = np.einsum("rpq,srij->spiqj", pairs, gram[..., :k, :k], optimize=True).reshape(len(eta), p * k, p * k)
+        full[:, np.arange(p * k), np.arange(p * k)] += precision
+        right = np.einsum("rp,sri->spi", curves.mix, gram[..., :k, k]).reshape(len(eta), -1) + precision * before
+        bad = ~np.isfinite(full).all((1, 2)) | ~np.isfinite(right).all(1)
+        full[bad], right[bad] = np.eye(p * k), 0.0
+        factor = np.linalg.cholesky(full)
+        effect = np.linalg.solve(full, right[..., None])[..., 0]
+        misfit = gram[..., k, k].sum(1) + (precision * before**2).sum(1) - (right * effect).sum(1)
+        density = -0.5 * misfit - np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(1)
+        density += 0.5 * np.log(precision).sum(1) - log_size.sum(1)
+        density -= 0.5 * (((eta - prior.eta) / prior.eta_sd) ** 2).sum(1)
+    return _Solved(np.where(bad, -np.inf, density), effect.reshape(-1, p, k), factor, state, variance, last)
+
+
+def _whitened(columns: np.ndarray, curves: Curves, ell: np.ndarray, sigma: np.ndarray, nu: np.ndarray):
+    """The Kalman filter of z over the points, on all columns (S, R, n, c) at once: innovations over their sds."""
+    draws, runs, points, _ = columns.shape
+    white, log_size = np.zeros_like(columns), np.zeros((draws, runs))
+    state, variance = np.zeros((draws, runs, columns.shape[-1])), np.ones((draws, runs))
+    before = curves.log_clock[:, 0]
+    for j in range(points):
+        known, now = curves.known[:, j], curves.log_clock[:, j]
+        carried = np.where(known, np.exp(-(now - before) / ell[:, None]), 1.0)
+        before = np.where(known, now, before)
+        state, variance = state * carried[..., None], variance * carried**2 + 1 - carried**2
+        seen = sigma[:, None] * np.exp(-KAPPA * now)
+        total = seen**2 * variance + nu[:, None] ** 2 * curves.noise[:, j]
+        surprise = columns[:, :, j] - seen[..., None] * state
+        white[:, :, j] = np.where(known[:, None], surprise / np.sqrt(total)[..., None], 0)
+        log_size += np.where(known, np.log(total) / 2, 0)
+        gain = np.where(known, variance * seen / total, 0)
+        state, variance = state + gain[..., None] * surprise, variance * (1 - gain * seen)
+    return white, log_size, state, variance, before
+
+
+def _paths(
+    posterior: Posterior, eta: np.ndarray, curve: int, x: Any, log_clock: np.ndarray, random: np.random.Generator
+):
+    law, curves = posterior.law, posterior.curves
+    ell, sigma, nu, _ = _noise(law, eta)
+    solved = _solved(law, curves, posterior.prior, eta)
+    flat = solved.effect.reshape(len(eta), -1)
+    z = random.standard_normal(flat.shape)
+    effect = flat + np.linalg.solve(np.swapaxes(solved.factor, 1, 2), z[..., None])[..., 0]
+    beta = np.einsum("p,spk->sk", curves.mix[curve], effect.reshape(solved.effect.shape))
+    one = jax.tree.map(lambda values: values[None], x)
+    law_alone = np.einsum("snk,sk->sn", _columns(law, eta, one, curves.size[curve : curve + 1])[:, 0], beta)
+    rest = solved.state[:, curve, -1] - np.einsum("sk,sk->s", solved.state[:, curve, :-1], beta)
+    rest = rest + np.sqrt(np.maximum(solved.state_variance[:, curve], 0)) * random.standard_normal(len(eta))
+    before = solved.last[curve] if curves.known[curve].any() else log_clock[0]
+    draws = np.empty_like(law_alone)
+    for j, now in enumerate(log_clock):
+        if curves.known[curve].any() and now <= solved.last[curve]:  # seen already: what the law says
+            draws[:, j] = law_alone[:, j]
+            continue
+        carried = np.exp(-(now - before) / ell)
+        rest = carried * rest + np.sqrt(1 - carried**2) * random.standard_normal(len(eta))
+        before = now
+        white = nu * random.standard_normal(len(eta))
+        draws[:, j] = law_alone[:, j] + sigma * np.exp(-KAPPA * now) * rest + white
+    return draws, law_alone

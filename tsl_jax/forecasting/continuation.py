@@ -1,0 +1,198 @@
+"""Forecasts with intervals, by laws that know the learning rate: of the mean loss, or of a0, a1 and a2 each.
+
+The past (and siblings) of each curve are continued by `curve.py`, in draws. By position the curves are a0, log a1 and
+a2 of the hyperbolic law, fitted to every checkpoint; their draws are paired so that their ranks correlate as the three
+moved together in the past, and put back into
+
+    L(i, N) = a0(N)/(1 + a1(N) i) + a2(N),
+
+plus what each position was off in the last third of the past. The intervals are about the loss on this validation set:
+the noise of its texts is common to all checkpoints and cancels. That of the loss on all such texts adds the error by
+documents of the last checkpoint seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from tsl_jax import laws
+from tsl_jax.fitting import fit
+from tsl_jax.forecasting import curve, learning_rate, priors
+from tsl_jax.forecasting.baselines import BELOW_ZERO, mean_loss
+from tsl_jax.forecasting.curve import Continued, Run
+from tsl_jax.forecasting.result import QUANTILES, Forecast
+from tsl_jax.forecasting.temporal import FEWEST, USABLE, anchor
+from tsl_jax.laws import Law, Schedule
+from tsl_jax.surface import position_covariance
+
+PARAMETERS = ("a0", "a1", "a2")
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A way to forecast with intervals.
+
+    Attributes:
+        name: short name, as in tables. label: what to call it in a figure.
+        law: of each curve. by_position: whether the curves are a0, a1, a2, or else the mean loss.
+    """
+
+    name: str
+    label: str
+    law: Law
+    by_position: bool = False
+
+
+ANNEALING = Continuation("annealing", "annealing law of a0, a1, a2", laws.AREA_ANNEALING, by_position=True)
+MEAN_ANNEALING = Continuation("mean_annealing", "annealing law of the mean", laws.AREA_ANNEALING)
+MEAN_MULTI_POWER = Continuation("mean_multi_power", "multi-power law of the mean", laws.MULTI_POWER)
+MEAN_AREA_POWER = Continuation("mean_area_power", "power law in the learning rate's area, of the mean", laws.AREA_POWER)
+ALL = (ANNEALING, MEAN_ANNEALING, MEAN_MULTI_POWER, MEAN_AREA_POWER)
+BY_NAME = {one.name: one for one in ALL}
+
+
+def proceed(
+    method: Continuation, past: xr.Dataset, at: np.ndarray, plan: Schedule | None, siblings: Sequence[xr.Dataset]
+) -> Forecast:
+    """The forecast of every split at tokens `at`; arguments as in `forecast`."""
+    order = np.argsort(at)
+    made, status, fits = {}, {}, {}
+    for split in past.split.values.tolist():
+        one = past.sel(split=split)
+        others = [other.sel(split=split) for other in siblings if split in other.split.values]
+        try:
+            through = _by_position if method.by_position else _of_mean
+            made[split], fits[split] = through(method.law, one, at[order], plan, others)
+            status[split] = _doubts(fits[split], made[split])
+        except ValueError as error:  # too little is known of this split; the others go on
+            made[split], status[split] = _nothing(one, len(at), method.by_position), str(error)
+    draws = _labelled(made, past, at[order]).sel(tokens=at)
+    return _forecast(method, past, draws, status, fits)
+
+
+def _of_mean(law: Law, past: xr.Dataset, at: np.ndarray, plan: Any, siblings: Sequence[xr.Dataset]):
+    """Draws (draw, at) of the mean loss."""
+    runs = [_run(one, mean_loss(one.expand_dims("split"))[0].values, p) for one, p in _with_plans(past, plan, siblings)]
+    found = curve.proceed(law, priors.of_loss(law), runs[0], at, runs[1:])
+    return found.draws, {"mean": found}
+
+
+def _by_position(law: Law, past: xr.Dataset, at: np.ndarray, plan: Any, siblings: Sequence[xr.Dataset]):
+    """Draws (draw, at, position) of the surface."""
+    positions = past.sizes["position"]
+    if positions < FEWEST:
+        raise ValueError(f"a law over positions needs {FEWEST} of them, the surface has {positions}")
+    alike = [one for one in siblings if np.array_equal(one.position, past.position)]
+    curves = [_parameters(one, p) for one, p in _with_plans(past, plan, alike)]
+    if np.isfinite(curves[0]["a0"].y).sum() < FEWEST:
+        raise ValueError(f"{np.isfinite(curves[0]['a0'].y).sum()} usable position fits, {FEWEST} are needed")
+    found: dict[str, Continued] = {}
+    for seed, name in enumerate(PARAMETERS):
+        belief = priors.of_loss(law) if name == "a2" else priors.of_parameter(law)
+        own, *others = (one[name] for one in curves)
+        found[name] = curve.proceed(law, belief, own, at, others, seed=2 * seed)
+    a0, log_a1, a2 = _paired(found, curves[0])
+    position = past.position.values
+    surface = a0[..., None] / (1 + np.exp(log_a1)[..., None] * position) + a2[..., None]
+    offset, scatter = anchor(past.loss, curves[0]["a0"].y, curves[0]["a1"].y, curves[0]["a2"].y)
+    own_noise = scatter * np.random.default_rng(7).standard_normal((len(surface), 1, len(position)))
+    return surface + offset + own_noise, found
+
+
+def _with_plans(past: xr.Dataset, plan: Any, siblings: Sequence[xr.Dataset]):
+    """(surface, plan) of the run and its siblings, which bring plans of their own."""
+    own = [(one, Schedule.from_plan(p) if (p := one.attrs.get("schedule")) else None) for one in siblings]
+    return [(past, plan), *own]
+
+
+def _run(past: xr.Dataset, y: np.ndarray, plan: Schedule | None, noise: np.ndarray | None = None) -> Run:
+    return Run(past.tokens.values.astype(float), y, learning_rate.of_run(past, plan), past.attrs.get("n_params"), noise)
+
+
+def _parameters(past: xr.Dataset, plan: Schedule | None) -> dict[str, Run]:
+    """The curves of a0, log a1 and a2; NaN at checkpoints whose position fit says nothing."""
+    found = fit(laws.HYPERBOLIC, past.loss, over="position")
+    good = found.status.isin([int(status) for status in USABLE]).values & (found.params.sel(param="a1").values > 0)
+    values = {name: np.where(good, found.params.sel(param=name).values, np.nan) for name in PARAMETERS}
+    error = {name: found.stderr.sel(param=name).values for name in PARAMETERS}
+    error["a1"], values["a1"] = error["a1"] / values["a1"], np.log(values["a1"])
+    return {name: _run(past, values[name], plan, _noise(error[name], good)) for name in PARAMETERS}
+
+
+def _noise(error: np.ndarray, good: np.ndarray) -> np.ndarray:
+    """How much more than usual each checkpoint scatters: 1 + (its error / the typical one)^2, over two."""
+    typical = np.median(error[good & np.isfinite(error)]) if good.any() else 1.0
+    return np.where(good & np.isfinite(error), (1 + (error / max(typical, 1e-12)) ** 2) / 2, 1.0)
+
+
+def _paired(found: Mapping[str, Continued], curves: Mapping[str, Run]) -> list[np.ndarray]:
+    """The draws of the three, in an order in which their ranks correlate as their changes did in the past.
+
+    Source: Iman & Conover, A distribution-free approach to inducing rank correlation (1982).
+    """
+    kept = np.isfinite(curves["a0"].y)
+    moves = np.diff(np.stack([curves[name].y[kept] for name in PARAMETERS]), axis=1)
+    with np.errstate(all="ignore"):
+        together = np.nan_to_num(np.corrcoef(moves)) if moves.shape[1] > 2 else np.eye(3)
+    shrunk = 0.95 * together + 0.05 * np.eye(3)
+    np.fill_diagonal(shrunk, 1.0)
+    normal = np.random.default_rng(5).standard_normal((curve.DRAWS, 3)) @ np.linalg.cholesky(shrunk).T
+    ranks = normal.argsort(0).argsort(0)
+    draws = [found[name].draws for name in PARAMETERS]
+    return [one[one[:, -1].argsort()][ranks[:, k]] for k, one in enumerate(draws)]
+
+
+def _nothing(past: xr.Dataset, at: int, by_position: bool) -> np.ndarray:
+    return np.full((curve.DRAWS, at, past.sizes["position"]) if by_position else (curve.DRAWS, at), np.nan)
+
+
+def _doubts(found: Mapping[str, Continued], draws: np.ndarray) -> str:
+    said = [BELOW_ZERO] if (np.nanquantile(draws, 0.5, axis=0) < 0).any() else []
+    said += [f"the sampler has not settled ({name})" for name, one in found.items() if not one.posterior.settled]
+    return ", ".join(said) or "ok"
+
+
+def _labelled(made: Mapping[str, np.ndarray], past: xr.Dataset, at: np.ndarray) -> xr.DataArray:
+    values = np.stack(list(made.values()), axis=1)
+    dims = ("draw", "split", "tokens", "position")[: values.ndim]
+    coordinates = {"split": list(made), "tokens": at, "position": past.position.values}
+    return xr.DataArray(values, {k: v for k, v in coordinates.items() if k in dims}, dims)
+
+
+def _forecast(
+    method: Continuation, past: xr.Dataset, draws: xr.DataArray, status: Mapping[str, str], fits: Mapping[str, Any]
+) -> Forecast:
+    by_position = "position" in draws.dims
+    mean = draws.mean("position") if by_position else draws
+    known = _quantiles(mean)
+    surface = _quantiles(draws) if by_position else None
+    return Forecast(
+        method=method.name,
+        cutoff=float(past.tokens[-1]),
+        mean=known.sel(quantile=0.5, drop=True),
+        surface=None if surface is None else surface.sel(quantile=0.5, drop=True),
+        status=status,
+        fits={f"{name}:{split}": one for split, found in fits.items() for name, one in found.items()},
+        quantiles=known,
+        surface_quantiles=surface,
+        population_quantiles=_quantiles(mean + _text_error(past, mean)) if "cluster_sum" in past else None,
+        draws=mean,
+    )
+
+
+def _quantiles(draws: xr.DataArray) -> xr.DataArray:
+    dims = [dim for dim in draws.dims if dim != "draw"]
+    return draws.quantile(QUANTILES, "draw").transpose(*dims, "quantile")
+
+
+def _text_error(past: xr.Dataset, mean: xr.DataArray) -> xr.DataArray:
+    """Draws (draw, split) of the error of the mean loss that comes from the choice of validation texts."""
+    last = position_covariance(past.isel(tokens=[-1])).isel(tokens=0)
+    sem = last.mean(("position", "position_")).clip(min=0).fillna(0) ** 0.5
+    normal = np.random.default_rng(9).standard_normal(mean.sizes["draw"])
+    return xr.DataArray(normal, dims=("draw",)) * sem.sel(split=mean.split)

@@ -1,0 +1,163 @@
+"""One curve over a run, continued: from its own past, and from siblings where there are any.
+
+A law over tokens or over the area under the learning rate is fitted by the mixed model of `fitting/mixed.py`; siblings
+are further curves of that model, whose coefficients scatter about a trend in log n_params. What comes out are draws of
+the future curve, from which any interval can be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tsl_jax.fitting import mixed
+from tsl_jax.forecasting import priors
+from tsl_jax.forecasting.learning_rate import LearningRate
+from tsl_jax.forecasting.priors import Belief
+from tsl_jax.laws import Law
+
+POINTS = 64  # of a curve that are used, at most: evenly spaced in the logarithm of tokens
+OLDEST = 0.05  # share of the tokens seen: earlier checkpoints mislead about the later ones
+AFTER_WARMUP = 1.25  # times its tokens: the loss still recovers from it
+DRAWS = 512
+FEWEST = 3
+
+
+@dataclass(frozen=True)
+class Run:
+    """A curve of a run as far as it is known.
+
+    Attributes:
+        tokens, y: (n,) where and what. rate: its learning rate, past and planned. n_params: of its model, or None.
+        noise: (n,) factors of the variance of the white residual, or None for equal ones.
+    """
+
+    tokens: np.ndarray
+    y: np.ndarray
+    rate: LearningRate
+    n_params: float | None = None
+    noise: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Continued:
+    """Draws (draw, at) of the curve at the tokens asked for, law_alone without residuals, and the posterior."""
+
+    draws: np.ndarray
+    law_alone: np.ndarray
+    posterior: mixed.Posterior
+
+
+def usable(run: Run) -> np.ndarray:
+    """Which points of a run are learned from."""
+    finite = np.isfinite(run.y)
+    last = run.tokens[finite].max(initial=0)
+    return finite & (run.tokens >= max(AFTER_WARMUP * run.rate.warmup, OLDEST * last))
+
+
+def proceed(law: Law, belief: Belief, run: Run, at: np.ndarray, siblings: Sequence[Run] = (), seed: int = 0):
+    """Continue a curve at tokens `at`, increasing and beyond its last point.
+
+    Args:
+        law: over ("tokens",) or the covariates of the learning rate. belief: about its parameters.
+        run: the past, perhaps empty where there are siblings. siblings: other runs, whole or not.
+
+    Returns:
+        `Continued`.
+
+    Raises:
+        ValueError: if run and siblings together hold fewer than FEWEST points.
+    """
+    every = [_thinned(one) for one in (run, *siblings)]
+    if sum(len(one.tokens) for one in every) < FEWEST:
+        raise ValueError(f"forecast: {FEWEST} checkpoints past the warm-up are needed")
+    here = every[0] if len(every[0].tokens) else every[int(np.argmax([one.tokens[-1] for one in every[1:]])) + 1]
+    unit = abs(float(here.y[-1])) or 1.0
+    reference = _clock(law, run.rate, here.tokens[-1:])[0]
+    curves, prior = _problem(law, belief, every, unit, reference)
+    posterior = mixed.sample(law, curves, prior)
+    x, log_clock = _covariates(law, run.rate, at, reference)
+    draws, alone = posterior.paths(0, x, log_clock, DRAWS, seed)
+    error = np.random.default_rng(seed + 1).standard_normal((DRAWS, 1)) * priors.MODEL_ERROR
+    draws = draws + error * np.maximum(log_clock, 0)
+    return Continued(unit * draws, unit * alone, posterior)
+
+
+def _thinned(run: Run) -> Run:
+    kept = np.flatnonzero(usable(run))
+    if len(kept) > POINTS:
+        tokens = run.tokens[kept]
+        even = np.geomspace(tokens[0], tokens[-1], POINTS)
+        kept = kept[np.unique(np.searchsorted(tokens, even).clip(0, len(tokens) - 1))]
+    noise = np.ones(len(kept)) if run.noise is None else run.noise[kept]
+    return Run(run.tokens[kept], run.y[kept], run.rate, run.n_params, noise)
+
+
+def _clock(law: Law, rate: LearningRate, tokens: np.ndarray) -> np.ndarray:
+    return rate.area(tokens) if "area" in law.covariates else np.asarray(tokens, float)
+
+
+def _covariates(law: Law, rate: LearningRate, tokens: np.ndarray, reference: float) -> tuple[Any, np.ndarray]:
+    """What the law reads at these tokens, and the logarithm of its clock."""
+    clock = _clock(law, rate, tokens) / reference
+    x = rate.covariates(tokens, reference) if "area" in law.covariates else clock
+    return x, np.log(clock)
+
+
+def _problem(law: Law, belief: Belief, every: Sequence[Run], unit: float, reference: float):
+    """Curves and prior of the mixed model; the run itself is the first curve."""
+    points = -(-max(len(one.tokens) for one in every) // 16) * 16  # few sizes: programs are compiled for each
+    filled = [_filled(one, points, reference) for one in every]
+    told = [_covariates(law, one.rate, one.tokens, reference) for one in filled]
+    known = np.stack([np.arange(points) < len(one.tokens) for one in every])
+    size = _sizes(every)
+    names = told[0][0].keys() if isinstance(told[0][0], dict) else None
+    x = np.stack([x for x, _ in told]) if names is None else {n: np.stack([x[n] for x, _ in told]) for n in names}
+    mix, prior = _effects(belief, size)
+    curves = mixed.Curves(
+        y=np.stack([one.y for one in filled]) / unit,
+        x=x,
+        log_clock=np.stack([clock for _, clock in told]),
+        known=known,
+        noise=np.stack([one.noise for one in filled if one.noise is not None]),
+        mix=mix,
+        size=size,
+    )
+    return curves, prior
+
+
+def _filled(run: Run, points: int, reference: float) -> Run:
+    """The run with its last point repeated up to `points`; an empty one with points at the reference."""
+    more = points - len(run.tokens)
+    edge = run.tokens[-1] if len(run.tokens) else reference
+    noise = run.noise if run.noise is not None else np.ones(len(run.tokens))
+    tokens = np.concatenate([run.tokens, np.full(more, float(edge))])
+    return Run(tokens, np.pad(run.y, (0, more)), run.rate, run.n_params, np.pad(noise, (0, more), constant_values=1.0))
+
+
+def _sizes(every: Sequence[Run]) -> np.ndarray:
+    """log n_params over the run's own, (R,); zero where it is not known for all."""
+    known = [one.n_params for one in every]
+    if any(n is None for n in known):
+        return np.zeros(len(known))
+    sizes = np.log(np.asarray(known, float))
+    return sizes - sizes[0]
+
+
+def _effects(belief: Belief, size: np.ndarray) -> tuple[np.ndarray, mixed.Prior]:
+    """How the runs' coefficients mix effects (a level, a trend in size, each run's own part), and the prior."""
+    mean, sd = (np.array(column) for column in zip(*belief.coefs, strict=True))
+    drift = np.where(np.ptp(size) > 0, np.array(belief.shape_drift), 1e-6)
+    tail = (priors.ELL, priors.SIGMA, priors.NU, priors.TAU)
+    eta = np.array([m for m, _ in belief.shapes] + [0.0] * len(drift) + [m for m, _ in tail])
+    eta_sd = np.array([s for _, s in belief.shapes] + drift.tolist() + [s for _, s in tail])
+    runs = len(size)
+    if runs == 1:
+        return np.ones((1, 1)), mixed.Prior(eta, eta_sd, mean[None], sd[None], np.zeros(1, bool))
+    mix = np.concatenate([np.ones((runs, 1)), size[:, None], np.eye(runs)], axis=1)
+    effect = np.concatenate([mean[None], np.zeros((1 + runs, len(mean)))])
+    effect_sd = np.concatenate([2 * sd[None], np.array([belief.drift]), np.tile(sd, (runs, 1))])
+    return mix, mixed.Prior(eta, eta_sd, effect, effect_sd, np.arange(2 + runs) >= 2)

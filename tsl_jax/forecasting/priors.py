@@ -1,0 +1,65 @@
+"""What is believed of a curve before it is seen: the same for all data sets, chosen on development data alone.
+
+Losses are measured in units of the last loss seen, clocks (tokens, or the area under the learning rate) in units of the
+clock at the cut-off, so that neither nats or bits nor the length of a run matter. The development data: the public
+curves multipower/25M and olmo_ladder 190M and 370M, and the project's own small runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log
+
+from tsl_jax import laws
+from tsl_jax.laws import Law
+
+
+@dataclass(frozen=True)
+class Belief:
+    """Prior of one law for one kind of curve.
+
+    Attributes:
+        shapes: (mean, sd) of the log of each shape. coefs: (mean, sd) of each coefficient, in units of the last value.
+        drift: (sd of the drift with log n_params) of each coefficient over siblings; shape_drift: of each log shape.
+    """
+
+    shapes: tuple[tuple[float, float], ...]
+    coefs: tuple[tuple[float, float], ...]
+    drift: tuple[float, ...]
+    shape_drift: tuple[float, ...]
+
+
+# Residuals, relative to the last value: logs of ell, sigma, nu; and tau, how much runs of one kind differ.
+ELL, SIGMA, NU, TAU = (log(0.06), 0.1), (log(0.002), 0.7), (log(0.0005), 0.7), (log(0.005), 0.4)
+MODEL_ERROR = 0.003  # sd of a law's error, relative, for each e-fold of the clock beyond the cut-off
+_ALPHA = (log(0.35), 0.5)  # .15 to .8: small runs fall slowly for long, large ones settle
+_LEVEL, _FALL, _ANNEALED = (0.4, 0.4), (0.6, 0.4), (0.06, 0.04)
+_NEVER = 1e-5
+
+_LOSS = {
+    laws.AREA_ANNEALING.name: Belief(
+        (_ALPHA, (log(300), 1.2)), (_LEVEL, _FALL, _ANNEALED), (0.1, 0.1, 0.02), (0.05, _NEVER)
+    ),
+    laws.MULTI_POWER.name: Belief(
+        (_ALPHA, (log(300), 1.2), (0.0, 0.5), (log(0.5), 0.5)),
+        (_LEVEL, _FALL, _ANNEALED),
+        (0.1, 0.1, 0.02),
+        (0.05, _NEVER, _NEVER, _NEVER),
+    ),
+    laws.AREA_POWER.name: Belief((_ALPHA,), (_LEVEL, _FALL), (0.1, 0.1), (0.05,)),
+    laws.POWER.name: Belief((_ALPHA,), (_FALL, _LEVEL), (0.1, 0.1), (0.05,)),
+    laws.RECIPROCAL.name: Belief(((log(5), 1.5),), ((0.5, 1.0), (0.9, 0.3)), (0.1, 0.1), (0.05,)),
+    laws.LOG.name: Belief(((log(30), 2.0),), ((-0.2, 0.3), (1.0, 1.0)), (0.1, 0.1), (0.05,)),
+}
+
+
+def of_loss(law: Law) -> Belief:
+    """The belief about a loss."""
+    return _LOSS[law.name]
+
+
+def of_parameter(law: Law) -> Belief:
+    """The belief about a parameter of the position law, which need not fall: wide, centred on no change."""
+    loss = of_loss(law)
+    coefs = ((1.0, 1.0), (0.0, 1.0), (0.0, 0.1))[: len(loss.coefs)]
+    return Belief(loss.shapes, coefs, tuple(3 * one for one in loss.drift), loss.shape_drift)
