@@ -152,7 +152,7 @@ def _nothing(past: xr.Dataset, at: int, by_position: bool) -> np.ndarray:
 
 
 def _doubts(found: Mapping[str, Continued], draws: np.ndarray) -> str:
-    said = [BELOW_ZERO] if (np.nanquantile(draws, 0.5, axis=0) < 0).any() else []
+    said = [BELOW_ZERO] if (np.median(draws, axis=0) < 0).any() else []
     said += [f"the sampler has not settled ({name})" for name, one in found.items() if not one.posterior.settled]
     return ", ".join(said) or "ok"
 
@@ -187,7 +187,7 @@ def _forecast(
 
 def _quantiles(draws: xr.DataArray) -> xr.DataArray:
     dims = [dim for dim in draws.dims if dim != "draw"]
-    return draws.quantile(QUANTILES, "draw").transpose(*dims, "quantile")
+    return draws.quantile(QUANTILES, "draw", skipna=False).transpose(*dims, "quantile")
 
 
 def _text_error(past: xr.Dataset, mean: xr.DataArray) -> xr.DataArray:
