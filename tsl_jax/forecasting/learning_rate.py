@@ -101,9 +101,9 @@ def of_run(past: xr.Dataset, plan: Schedule | None) -> LearningRate:
     """
     tokens = past.tokens.values.astype(float)
     recorded = past.lr.values.astype(float) if "lr" in past.coords else None
-    if plan is None and recorded is None:
-        return LearningRate(np.array([0.0, max(tokens[-1], 1.0)]), np.ones(2))
     if plan is None:
+        if recorded is None:
+            return LearningRate(np.array([0.0, max(tokens[-1], 1.0)]), np.ones(2))
         return _recorded(tokens, recorded, float(past.attrs.get("warmup_tokens", 0)))
     grid, planned = plan.knots()
     if recorded is None or np.allclose(np.interp(tokens, grid, planned), recorded, atol=0.05 * plan.peak, rtol=0):
