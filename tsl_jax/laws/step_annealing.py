@@ -1,4 +1,4 @@
-"""A law that reads the history of the learning rate, and not only tokens.
+"""A law that reads the learning rate of every step, and not only tokens.
 
 ANNEALING (Tissue et al., arXiv 2408.11029): with eta_k the learning rate of step k, S1 its sum, and m_k the smoothed
 decrease,
