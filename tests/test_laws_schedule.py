@@ -23,7 +23,7 @@ CONFIGS = {
     "wsd": OptimizerConfig(schedule="wsd"),
     "exponential": OptimizerConfig(schedule="wsd", decay_form="exponential", decay=0.3),
     "sqrt": OptimizerConfig(schedule="wsd", decay_form="sqrt", final_ratio=0.0),
-    "restarts": OptimizerConfig(schedule="restarts", warmup=0.1, cycles=5),  # 180 steps each
+    "restarts": OptimizerConfig(schedule="restarts", warmup=0.3, cycles=7),  # of 100 steps; float32 rounds their ends
     "restarts within steps": OptimizerConfig(schedule="restarts", warmup=0.0, cycles=7),
 }
 TOTAL = 50_000
@@ -87,7 +87,7 @@ def test_a_change_after_the_cut_off_is_not_known() -> None:
 ALL = {**{name: planned(name) for name in CONFIGS}, "table": TABLE, "changed": CHANGED}
 
 
-@pytest.mark.parametrize("name", ["cosine", "exponential", "sqrt", "restarts within steps", "table", "changed"])
+@pytest.mark.parametrize("name", ["exponential", "sqrt", "restarts within steps", "table", "changed"])
 def test_lines_between_the_knots_stay_close(name: str) -> None:
     schedule = Schedule.from_plan(ALL[name])
     tokens, lr = schedule.knots()
