@@ -208,8 +208,7 @@ def _solved(law: Law, curves: Curves, prior: Prior, eta: np.ndarray) -> _Solved:
         right = np.einsum("rp,sri->spi", curves.mix, gram[..., :k, k]).reshape(len(eta), -1) + precision * before
         bad = ~np.isfinite(full).all((1, 2)) | ~np.isfinite(right).all(1)
         full[bad], right[bad] = np.eye(p * k), 0.0
-        factor = _factor(full)
-        effect = np.linalg.solve(full, right[..., None])[..., 0]
+        factor, effect = _solution(full, right)
         misfit = gram[..., k, k].sum(1) + (precision * before**2).sum(1) - (right * effect).sum(1)
         density = -0.5 * misfit - np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(1)
         density += 0.5 * np.log(precision).sum(1) - log_size.sum(1)
@@ -217,16 +216,21 @@ def _solved(law: Law, curves: Curves, prior: Prior, eta: np.ndarray) -> _Solved:
     return _Solved(np.where(bad, -np.inf, density), effect.reshape(-1, p, k), factor, state, variance, last)
 
 
-def _factor(full: np.ndarray) -> np.ndarray:
-    """Cholesky factors of (S, n, n), taken at unit diagonal: effects known to very different precision stay apart."""
+def _solution(full: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cholesky factors of full (S, n, n), and full^-1 right (S, n).
+
+    At unit diagonal, as effects may be known to very different precision, and with what rounding asks for added.
+    """
     size = np.sqrt(np.diagonal(full, axis1=1, axis2=2))
     scaled = full / size[:, :, None] / size[:, None]
-    for jitter in (0.0, 1e-12, 1e-9, 1e-6):
+    for jitter in (1e-13, 1e-10, 1e-7, 1e-4):
         try:
-            return np.linalg.cholesky(scaled + jitter * np.eye(full.shape[1])) * size[:, :, None]
+            factor = np.linalg.cholesky(scaled + jitter * np.eye(full.shape[1]))
+            break
         except np.linalg.LinAlgError:
             continue
-    raise FloatingPointError("mixed: the effects cannot be told apart in float64; give the law fewer coefficients")
+    half = np.linalg.solve(factor, (right / size)[..., None])
+    return factor * size[:, :, None], np.linalg.solve(np.swapaxes(factor, 1, 2), half)[..., 0] / size
 
 
 def _whitened(columns: np.ndarray, curves: Curves, ell: np.ndarray, sigma: np.ndarray, nu: np.ndarray):

@@ -93,7 +93,7 @@ def _by_position(law: Law, past: xr.Dataset, at: np.ndarray, plan: Any, siblings
         raise ValueError(f"{np.isfinite(curves[0]['a0'].y).sum()} usable position fits, {FEWEST} are needed")
     found: dict[str, Continued] = {}
     for seed, name in enumerate(PARAMETERS):
-        belief = priors.of_loss(law) if name == "a2" else priors.of_parameter(law)
+        belief = priors.of_loss(law) if name == "a2" else priors.of_parameter(law, 1.0 if name == "a1" else None)
         own, *others = (one[name] for one in curves)
         found[name] = curve.checked(law, belief, own, at, others, seed=2 * seed)
     a0, log_a1, a2 = _paired(found, curves[0])

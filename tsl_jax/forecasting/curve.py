@@ -8,7 +8,7 @@ the future curve, from which any interval can be read.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ AFTER_WARMUP = 1.25  # times its tokens: the loss still recovers from it
 DRAWS = 512
 FEWEST = 3
 ENOUGH_SIBLINGS = 3
+WORST = 6.0  # no backtest counts as more sds than these
 TRUST = 4.0  # backtests that the model's own word is worth
 
 
@@ -85,15 +86,16 @@ def proceed(law: Law, belief: Belief, run: Run, at: np.ndarray, siblings: Sequen
     if sum(len(one.tokens) for one in every) < FEWEST:
         raise ValueError(f"forecast: {FEWEST} checkpoints past the warm-up are needed")
     here = every[0] if len(every[0].tokens) else every[int(np.argmax([one.tokens[-1] for one in every[1:]])) + 1]
-    unit = abs(float(here.y[-1])) or 1.0
+    level = float(here.y[-1])
+    start, unit = level if belief.centred else 0.0, belief.unit or abs(level) or 1.0
     reference = _clock(law, run.rate, here.tokens[-1:])[0]
-    curves, prior = _problem(law, belief, every, unit, reference)
+    curves, prior = _problem(law, belief, [_in_units(one, start, unit) for one in every], reference)
     posterior = mixed.sample(law, curves, prior)
     x, log_clock = _covariates(law, run.rate, at, reference)
     draws, alone = posterior.paths(0, x, log_clock, DRAWS, seed)
     error = np.random.default_rng(seed + 1).standard_normal((DRAWS, 1)) * priors.MODEL_ERROR
     draws = draws + error * np.maximum(log_clock, 0)
-    return Continued(unit * draws, unit * alone, posterior)
+    return Continued(start + unit * draws, start + unit * alone, posterior)
 
 
 def checked(law: Law, belief: Belief, run: Run, at: np.ndarray, siblings: Sequence[Run] = (), seed: int = 0):
@@ -132,7 +134,8 @@ def _standing(law: Law, belief: Belief, run: Run, origin: float, others: Sequenc
         return np.nan
     last = np.flatnonzero(kept)[-1]
     draws = proceed(law, belief, past, run.tokens[last : last + 1], others).draws[:, 0]
-    return float((run.y[last] - np.median(draws)) / max(draws.std(), 1e-12))
+    z = (run.y[last] - np.median(draws)) / max(draws.std(), 1e-12)
+    return float(np.clip(z, -WORST, WORST))
 
 
 def _thinned(run: Run) -> Run:
@@ -143,6 +146,10 @@ def _thinned(run: Run) -> Run:
         kept = kept[np.unique(np.searchsorted(tokens, even).clip(0, len(tokens) - 1))]
     noise = np.ones(len(kept)) if run.noise is None else run.noise[kept]
     return Run(run.tokens[kept], run.y[kept], run.rate, run.n_params, noise)
+
+
+def _in_units(run: Run, start: float, unit: float) -> Run:
+    return replace(run, y=(run.y - start) / unit)
 
 
 def _clock(law: Law, rate: LearningRate, tokens: np.ndarray) -> np.ndarray:
@@ -156,7 +163,7 @@ def _covariates(law: Law, rate: LearningRate, tokens: np.ndarray, reference: flo
     return x, np.log(clock)
 
 
-def _problem(law: Law, belief: Belief, every: Sequence[Run], unit: float, reference: float):
+def _problem(law: Law, belief: Belief, every: Sequence[Run], reference: float):
     """Curves and prior of the mixed model; the run itself is the first curve."""
     points = -(-max(len(one.tokens) for one in every) // 16) * 16  # few sizes: programs are compiled for each
     filled = [_filled(one, points, reference) for one in every]
@@ -167,7 +174,7 @@ def _problem(law: Law, belief: Belief, every: Sequence[Run], unit: float, refere
     x = np.stack([x for x, _ in told]) if names is None else {n: np.stack([x[n] for x, _ in told]) for n in names}
     mix, prior = _effects(belief, size)
     curves = mixed.Curves(
-        y=np.stack([one.y for one in filled]) / unit,
+        y=np.stack([one.y for one in filled]),
         x=x,
         log_clock=np.stack([clock for _, clock in told]),
         known=known,

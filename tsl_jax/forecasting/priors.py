@@ -21,12 +21,15 @@ class Belief:
     Attributes:
         shapes: (mean, sd) of the log of each shape. coefs: (mean, sd) of each coefficient, in units of the last value.
         drift: (sd of the drift with log n_params) of each coefficient over siblings; shape_drift: of each log shape.
+        centred: whether the curve is taken from its last value, not from zero. unit: of its values; None, their last.
     """
 
     shapes: tuple[tuple[float, float], ...]
     coefs: tuple[tuple[float, float], ...]
     drift: tuple[float, ...]
     shape_drift: tuple[float, ...]
+    centred: bool = False
+    unit: float | None = None
 
 
 # Residuals, relative to the last value: logs of ell, sigma, nu; and tau, how much runs of one kind differ.
@@ -58,8 +61,9 @@ def of_loss(law: Law) -> Belief:
     return _LOSS[law.name]
 
 
-def of_parameter(law: Law) -> Belief:
-    """The belief about a parameter of the position law, which need not fall: wide, centred on no change."""
+def of_parameter(law: Law, unit: float | None = None) -> Belief:
+    """The belief about a parameter of the position law, which need not fall: about its change since the cut-off."""
     loss = of_loss(law)
-    coefs = ((1.0, 1.0), (0.0, 1.0), (0.0, 0.1))[: len(loss.coefs)]
-    return Belief(loss.shapes, coefs, tuple(3 * one for one in loss.drift), loss.shape_drift)
+    coefs = ((0.0, 1.0), (0.0, 1.0), (0.0, 0.1))[: len(loss.coefs)]
+    drift = tuple(3 * one for one in loss.drift)
+    return Belief(loss.shapes, coefs, drift, loss.shape_drift, centred=True, unit=unit)
