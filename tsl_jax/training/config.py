@@ -27,6 +27,10 @@ _SCIENTIFIC = re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+")
 # These may differ between a run and its continuation: they change no number in it, but by rounding.
 HARMLESS = ("keep", "mesh", "steps_per_call")
 YOUNGER = ("mesh", "steps_per_call", "accumulate")  # the first runs had none of these; their hashes leave out a 1
+YOUNGER_OF_OPTIMIZER = {"decay_form": "linear", "cycles": 2}  # nor these; left out are these values
+
+SCHEDULES = ("cosine", "constant", "wsd", "restarts")
+DECAY_FORMS = ("linear", "exponential", "sqrt")
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,12 @@ class OptimizerConfig:
     """AdamW with clipping; the learning rate warms up linearly, then follows its schedule."""
 
     peak_lr: float = 3e-3
-    schedule: str = "cosine"  # cosine, constant or wsd (warm-up, stable, decay)
+    schedule: str = "cosine"  # cosine, constant, wsd (warm-up, stable, decay) or restarts (a cosine in cycles)
     warmup: float = 0.02  # share of the run
-    final_ratio: float = 0.1  # learning rate at the end, relative to the peak (cosine and wsd)
-    decay: float = 0.2  # share of the run in which wsd decays linearly
+    final_ratio: float = 0.1  # learning rate at the end, relative to the peak (not of constant)
+    decay: float = 0.2  # share of the run in which wsd decays
+    decay_form: str = "linear"  # or exponential (by equal factors) or sqrt (1 - sqrt), of wsd
+    cycles: int = 2  # equal cosines after the warm-up, of restarts
     beta1: float = 0.9
     beta2: float = 0.99  # long memory for small batches
     eps: float = 1e-8
@@ -143,8 +149,11 @@ def batch_shares(config: TrainConfig, parts: int) -> None:
 
 
 def _check_optimizer(config: OptimizerConfig) -> None:
-    if config.schedule not in ("cosine", "constant", "wsd"):
-        raise ValueError(f"training: schedule must be cosine, constant or wsd, found {config.schedule!r}")
+    for name, known in (("schedule", SCHEDULES), ("decay_form", DECAY_FORMS)):
+        if getattr(config, name) not in known:
+            raise ValueError(f"training: {name} must be one of {', '.join(known)}, found {getattr(config, name)!r}")
+    if config.cycles < 1:
+        raise ValueError(f"training: cycles must be at least 1, found {config.cycles}")
     if not 0 < config.peak_lr < float("inf"):
         raise ValueError(f"training: peak_lr must be positive, found {config.peak_lr}")
     for name in ("warmup", "decay", "final_ratio"):
@@ -153,13 +162,15 @@ def _check_optimizer(config: OptimizerConfig) -> None:
     if config.schedule == "wsd" and config.warmup + config.decay > 1:
         found = f"warmup {config.warmup} and decay {config.decay}"
         raise ValueError(f"training: {found} are more than the whole run; lower one of them")
+    if config.schedule == "wsd" and config.decay_form == "exponential" and not config.final_ratio:
+        raise ValueError("training: an exponential decay never reaches final_ratio 0; raise it, or decay linearly")
     for name in ("weight_decay", "clip"):
         if getattr(config, name) < 0:
             raise ValueError(f"training: {name} must not be negative, found {getattr(config, name)}")
 
 
 def _check_phases(config: OptimizerConfig, total_steps: int) -> None:
-    """Whole steps, as the laws that read the schedule want them: some after the warm-up, some in wsd's decay."""
+    """Whole steps, as the laws that read the schedule want them: some after the warm-up, in wsd's decay, a cycle."""
     warmup, decay = phases(config, total_steps)
     if warmup >= total_steps:
         found = f"warmup {config.warmup} leaves no step of {total_steps} at the full learning rate"
@@ -170,6 +181,9 @@ def _check_phases(config: OptimizerConfig, total_steps: int) -> None:
     if warmup + decay > total_steps:
         found = f"warmup and decay are {warmup} and {decay} of {total_steps} steps"
         raise ValueError(f"training: {found}; lower one of them")
+    if config.schedule == "restarts" and config.cycles > total_steps - warmup:
+        found = f"{config.cycles} cycles of {total_steps - warmup} steps after the warm-up leave some without a step"
+        raise ValueError(f"training: {found}; lower cycles")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -247,5 +261,7 @@ def config_hash(config: TrainConfig) -> str:
     """Twelve hexadecimal digits that name the run; entries in HARMLESS do not count."""
     values = to_dict(replace(config, **dict.fromkeys(HARMLESS, 1)))
     values = {name: value for name, value in values.items() if name not in YOUNGER or value != 1}
+    told = values["optimizer"].items()
+    values["optimizer"] = {name: value for name, value in told if YOUNGER_OF_OPTIMIZER.get(name) != value}
     values |= {"model": model_config.described(config.model), "data": data_config.described(config.data)}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,12 +1,18 @@
 """AdamW (Loshchilov and Hutter, arXiv 1711.05101) with clipping, and the plan of its learning rate.
 
 The plan is a JSON value in tokens, known before the run starts and kept with its surface. With W warm-up tokens, T
-total tokens, final ratio r and wsd's decay from D on, the step that brings the tokens seen to n uses
+total tokens, final ratio r, wsd's decay from D on and c cycles, the step that brings the tokens seen to n uses
 
     lr(n) = peak * n / W                                              n < W
     cosine:    peak * (r + (1 - r) (1 + cos(pi (n - W) / (T - W))) / 2)
     constant:  peak
-    wsd:       peak until D, then linear to r * peak at T
+    restarts:  the cosine over each of c equal parts of W..T          (SGDR, Loshchilov and Hutter, arXiv 1608.03983)
+    wsd:       peak until D, then with q = (n - D) / (T - D)
+               linear:       peak * (1 - (1 - r) q)
+               exponential:  peak * r^q
+               sqrt:         peak * (1 - (1 - r) sqrt(q))             (Haegele et al., arXiv 2405.18392)
+
+A cycle ends at r * peak and the step after it begins the next.
 """
 
 from __future__ import annotations
@@ -21,6 +27,9 @@ import optax
 
 from tsl_jax.training.config import OptimizerConfig, phases
 
+# A share of the run: steps at most this far beyond the end of a cycle belong to it, as float32 may put them there.
+ROUNDING = 1e-6
+
 
 def plan(config: OptimizerConfig, total_steps: int, batch_tokens: int) -> dict[str, Any]:
     """The learning-rate plan of a run, in tokens, at whole steps."""
@@ -34,6 +43,10 @@ def plan(config: OptimizerConfig, total_steps: int, batch_tokens: int) -> dict[s
     }
     if config.schedule == "wsd":
         result["decay_start_tokens"] = (total_steps - decay_steps) * batch_tokens
+        # plans without a form are linear: those of the first runs stay as they are
+        result |= {"decay_form": config.decay_form} if config.decay_form != "linear" else {}
+    if config.schedule == "restarts":
+        result["cycles"] = config.cycles
     return result
 
 
@@ -41,15 +54,30 @@ def learning_rate(plan: Mapping[str, Any], tokens: Any, xp: Any = np) -> Any:
     """Learning rate of the step that brings the tokens seen to `tokens`; `xp` is numpy, or jax.numpy inside jit."""
     warmup, total = float(plan["warmup_tokens"]), float(plan["total_tokens"])
     ratio = plan["final_ratio"]
-    if plan["kind"] == "cosine":
+    if plan["kind"] in ("cosine", "restarts"):
         progress = xp.clip((tokens - warmup) / max(total - warmup, 1.0), 0.0, 1.0)
+        progress = _within_cycle(progress, plan["cycles"], xp) if plan["kind"] == "restarts" else progress
         after = ratio + (1 - ratio) * 0.5 * (1 + xp.cos(np.pi * progress))
     elif plan["kind"] == "wsd":
         start = float(plan["decay_start_tokens"])
-        after = 1 - (1 - ratio) * xp.clip((tokens - start) / max(total - start, 1.0), 0.0, 1.0)
+        progress = xp.clip((tokens - start) / max(total - start, 1.0), 0.0, 1.0)
+        after = _decayed(plan.get("decay_form", "linear"), ratio, progress, xp)
     else:
         after = 1.0
     return plan["peak"] * xp.where(tokens < warmup, tokens / max(warmup, 1.0), after)
+
+
+def _within_cycle(progress: Any, cycles: int, xp: Any) -> Any:
+    """Progress within the cycle, the end of one being 1 of it and not 0 of the next."""
+    turns = cycles * progress
+    return turns - xp.maximum(xp.ceil(turns - cycles * ROUNDING) - 1, 0)
+
+
+def _decayed(form: str, ratio: float, progress: Any, xp: Any) -> Any:
+    """From 1 to the ratio."""
+    if form == "exponential":
+        return ratio**progress
+    return 1 - (1 - ratio) * (xp.sqrt(progress) if form == "sqrt" else progress)
 
 
 def adamw(config: OptimizerConfig, plan: Mapping[str, Any], batch_tokens: int) -> optax.GradientTransformation:
