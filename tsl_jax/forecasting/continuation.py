@@ -106,8 +106,7 @@ def _by_position(law: Law, past: xr.Dataset, at: np.ndarray, plan: Any, siblings
 
 def _with_plans(past: xr.Dataset, plan: Any, siblings: Sequence[xr.Dataset]):
     """(surface, plan) of the run and its siblings, which bring plans of their own."""
-    own = [(one, Schedule.from_plan(p) if (p := one.attrs.get("schedule")) else None) for one in siblings]
-    return [(past, plan), *own]
+    return [(past, plan), *((one, learning_rate.carried(one)) for one in siblings)]
 
 
 def _run(past: xr.Dataset, y: np.ndarray, plan: Schedule | None, noise: np.ndarray | None = None) -> Run:
@@ -187,7 +186,7 @@ def _forecast(
 
 def _quantiles(draws: xr.DataArray) -> xr.DataArray:
     dims = [dim for dim in draws.dims if dim != "draw"]
-    return draws.quantile(QUANTILES, "draw").transpose(*dims, "quantile")
+    return draws.quantile(QUANTILES, "draw", skipna=False).transpose(*dims, "quantile")
 
 
 def _text_error(past: xr.Dataset, mean: xr.DataArray) -> xr.DataArray:
