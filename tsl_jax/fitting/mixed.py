@@ -194,6 +194,7 @@ def _solved(law: Law, curves: Curves, prior: Prior, eta: np.ndarray) -> _Solved:
         full[:, np.arange(p * k), np.arange(p * k)] += precision
         right = np.einsum("rp,sri->spi", curves.mix, gram[..., :k, k]).reshape(len(eta), -1) + precision * before
         bad = ~np.isfinite(full).all((1, 2)) | ~np.isfinite(right).all(1)
+        bad[~bad] |= ~_positive(full[~bad])
         full[bad], right[bad] = np.eye(p * k), 0.0
         factor = np.linalg.cholesky(full)
         effect = np.linalg.solve(full, right[..., None])[..., 0]
@@ -202,6 +203,16 @@ def _solved(law: Law, curves: Curves, prior: Prior, eta: np.ndarray) -> _Solved:
         density += 0.5 * np.log(precision).sum(1) - log_size.sum(1)
         density -= 0.5 * (((eta - prior.eta) / prior.eta_sd) ** 2).sum(1)
     return _Solved(np.where(bad, -np.inf, density), effect.reshape(-1, p, k), factor, state, variance, last)
+
+
+def _positive(matrices: np.ndarray) -> np.ndarray:
+    """Which of the matrices (S, n, n) have a Cholesky factor: far out in the prior, rounding leaves some without."""
+    try:
+        np.linalg.cholesky(matrices)
+    except np.linalg.LinAlgError:
+        halves = np.array_split(matrices, 2)
+        return np.concatenate([_positive(half) for half in halves]) if len(matrices) > 1 else np.zeros(1, bool)
+    return np.ones(len(matrices), bool)
 
 
 def _whitened(columns: np.ndarray, curves: Curves, ell: np.ndarray, sigma: np.ndarray, nu: np.ndarray):
