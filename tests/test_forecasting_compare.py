@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 from conftest import PLAN, TOTAL
 
-from tsl_jax.forecasting import compare_plans
+from tsl_jax.forecasting import compare_plans, continuation
 from tsl_jax.forecasting.learning_rate import LearningRate, of_run
 from tsl_jax.laws import Schedule
 
@@ -73,3 +73,9 @@ def test_plans_that_cannot_be_compared_are_refused_in_words(past: xr.Dataset) ->
         compare_plans(past, {"a": CONSTANT, "b": {**CONSTANT, "total_tokens": 60_000}})
     with pytest.raises(ValueError, match=r"method must be one of \('mean_annealing'"):
         compare_plans(past, PLANS, method="annealing")
+
+
+def test_siblings_with_other_positions_are_named(past: xr.Dataset) -> None:
+    few = past.isel(position=slice(9))
+    assert continuation._strangers(past, [past, few]) == "1 of 2 siblings have other positions and are left out"
+    assert continuation._strangers(past, [past]) == ""

@@ -19,8 +19,9 @@ import numpy as np
 import xarray as xr
 
 from tsl_jax.forecasting import continuation
-from tsl_jax.forecasting.forecast import forecast, read_schedule
+from tsl_jax.forecasting.forecast import forecast
 from tsl_jax.forecasting.result import QUANTILES, Forecast
+from tsl_jax.laws import Schedule
 
 PAIRED = tuple(one.name for one in continuation.ALL if not one.by_position)  # draws by position are ordered by value
 
@@ -54,16 +55,18 @@ def compare_plans(
         raise ValueError(f"compare_plans: method must be one of {PAIRED}, found {method!r}")
     if len(plans) < 2:
         raise ValueError(f"compare_plans: expected two plans or more, found {len(plans)}; forecast takes a single one")
-    seen = float(past.tokens.values.max(initial=0))
-    made = {}
-    for name, one in plans.items():
-        plan = read_schedule(past, one)
-        assert plan is not None
-        if plan.total_tokens <= seen:
-            found = f"{plan.total_tokens:,} tokens, the past reaches {seen:,.0f}"
-            raise ValueError(f"compare_plans: the plan {name} ends at {found}; give a longer plan or an earlier past")
-        made[name] = forecast(past, plan.total_tokens, plan, method, siblings)
+    read = {name: _plan(past, name, one) for name, one in plans.items()}
+    made = {name: forecast(past, plan.total_tokens, plan, method, siblings) for name, plan in read.items()}
     return Comparison(made, _differences(made))
+
+
+def _plan(past: xr.Dataset, name: str, given: Any) -> Schedule:
+    """A plan that leaves something to forecast."""
+    plan, seen = given if isinstance(given, Schedule) else Schedule.from_plan(given), past.tokens.values.max(initial=0)
+    if plan.total_tokens <= seen:
+        found = f"{plan.total_tokens:,} tokens, the past reaches {seen:,.0f}"
+        raise ValueError(f"compare_plans: the plan {name} ends at {found}; give a longer plan or an earlier past")
+    return plan
 
 
 def _differences(made: Mapping[str, Forecast]) -> xr.DataArray:
