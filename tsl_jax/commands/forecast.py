@@ -1,12 +1,18 @@
-"""`tsl forecast RUN`: where will the loss of this run end?"""
+"""`tsl forecast RUN`: where will the loss of this run end, and where under another plan?"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from tsl_jax.laws import Schedule
 
 
 @dataclass(frozen=True)
@@ -19,49 +25,95 @@ class Command:
     """Share of the planned tokens after which checkpoints are not looked at."""
     at: tuple[int, ...] = ()
     """Tokens seen at which to forecast, beyond the last checkpoint; without it the end of the plan."""
+    siblings: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN_OR_FILE ...")] = ()
+    """Other runs to learn from: of another size, seed or schedule, on the same kind of text. They are used whole."""
+    schedule: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """YAML or JSON: the learning-rate plan from the last checkpoint on, instead of the run's own."""
+    plans: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE ...")] = ()
+    """Two such plans or more: where the run would end under each, and how far from the first. Nothing else is done."""
     out: Path | None = None
     """A .json file for the result; without it RUN/forecast.json, for RUN.npz too."""
 
 
 def run(command: Command) -> None:
-    """Forecast by position and from the mean, print the table, write the result."""
+    """Forecast by every method, or compare plans; print the table, write the result."""
     from tsl_jax.commands import options
-    from tsl_jax.commands.progress import bars
-    from tsl_jax.forecasting import baselines, forecast
-    from tsl_jax.forecasting.forecast import METHODS
-    from tsl_jax.reporting import tables
+    from tsl_jax.curves.plans import read_plans
+    from tsl_jax.reporting import forecast_tables
     from tsl_jax.surface import load_surface
+
+    out = _out(command)
+    schedule = None if command.schedule is None else read_plans(command.schedule)
+    plans = {str(file): read_plans(file) for file in command.plans}
+    surface = load_surface(command.run)
+    siblings = [_sibling(path, command.run, surface) for path in command.siblings]
+    past = _past(surface, command)
+    if plans:
+        result = _compare(past, plans, siblings)
+    else:
+        at = _at(surface, past, schedule, command)
+        if not at:
+            return forecast_tables.show_finished(past)
+        result = _forecast(past, at, schedule, siblings, "at the end" if not command.at else f"at {at[-1]:,.0f} tokens")
+    _write(out, {**result, "made_by": options.stamp(command)})
+    print(f"forecast: {out}")
+
+
+def _out(command: Command) -> Path:
+    """Where the result goes, after all options that can be wrong have been looked at."""
+    from tsl_jax.commands import options
 
     out = options.home(command.run) / "forecast.json" if command.out is None else command.out
     if not 0 < command.cutoff <= 1:
         raise ValueError(f"forecast: --cutoff is a share of the run between 0 and 1, found {command.cutoff}")
     if out.suffix != ".json":
         raise ValueError(f"forecast: --out is a .json file, found {out}")
-    past, at = _asked(load_surface(command.run), command)
-    if not at:
-        return tables.show_finished(past)
-    methods, made = (*METHODS, *baselines.ALL), []
-    with bars() as progress:
-        for done, method in enumerate(methods):
-            progress("forecast", done, len(methods))
-            made.append(forecast(past, at, method=method))
-        progress("forecast", len(methods), len(methods))
-    tables.show_forecasts(made, past)
-    _write(out, {"forecasts": tables.forecasts(made), "made_by": options.stamp(command)})
-    print(f"forecast: {out}")
+    if len(set(command.plans)) == 1:
+        raise ValueError("forecast: --plans compares two plans or more; give --schedule for a single one")
+    if command.plans and (command.schedule or command.at):
+        other = "--schedule" if command.schedule else "--at"
+        raise ValueError(f"forecast: --plans looks at the end of each of its plans; leave out {other}")
+    return out
 
 
-def _asked(surface: Any, command: Command) -> tuple[Any, list[float]]:
-    """The past, and the tokens to forecast, increasing; none where the run has reached the end of its plan.
+def _sibling(path: Path, run: Path, surface: xr.Dataset) -> xr.Dataset:
+    """The surface of a sibling, which must be able to tell something of the run."""
+    from tsl_jax.forecasting.forecast import read_schedule
+    from tsl_jax.surface import load_surface
+
+    if path.resolve() == run.resolve():
+        raise ValueError(f"forecast: --siblings names {path}, which is the run itself; its end would be known")
+    try:
+        found = load_surface(path)
+        read_schedule(found)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"forecast: --siblings {path} cannot be used: {error}") from None
+    names = [set(map(str, one.split.values)) for one in (found, surface)]
+    if not names[0] & names[1]:
+        have, need = (", ".join(sorted(one)) for one in names)
+        raise ValueError(f"forecast: --siblings {path} has the splits {have}, and none of the run's: {need}")
+    return found
+
+
+def _past(surface: xr.Dataset, command: Command) -> xr.Dataset:
+    """The checkpoints that are looked at."""
+    from tsl_jax.forecasting.forecast import read_schedule
+
+    plan = read_schedule(surface)
+    total = float(plan.total_tokens if plan is not None else surface.tokens[-1])
+    return surface.sel(tokens=surface.tokens <= command.cutoff * total)
+
+
+def _at(surface: xr.Dataset, past: xr.Dataset, schedule: Schedule | None, command: Command) -> list[float]:
+    """The tokens to forecast, increasing; none where the run has reached the end of its plan.
 
     Raises:
         ValueError: for tokens that lie in the past, or none where no plan is known.
     """
     from tsl_jax.forecasting.forecast import read_schedule
 
-    plan = read_schedule(surface)
+    plan = read_schedule(past, schedule)  # as known at the cut-off: a later change of plan is not
     total = float(plan.total_tokens if plan is not None else surface.tokens[-1])
-    past = surface.sel(tokens=surface.tokens <= command.cutoff * total)
     last = int(past.tokens[-1]) if past.sizes["tokens"] else 0
     early = [at for at in command.at if at <= last]
     if early:
@@ -69,7 +121,36 @@ def _asked(surface: Any, command: Command) -> tuple[Any, list[float]]:
         raise ValueError(f"forecast: --at {early[0]:,} is not beyond the last checkpoint, at {last:,} tokens; {mend}")
     if plan is None and not command.at and last >= total:
         raise ValueError("forecast: the surface carries no plan whose end could be meant; name tokens with --at")
-    return past, sorted(set(command.at)) or [total] * (last < total)
+    return sorted(set(command.at)) or [total] * (last < total)
+
+
+def _forecast(
+    past: xr.Dataset, at: list[float], schedule: Schedule | None, siblings: Sequence[xr.Dataset], where: str
+) -> dict[str, Any]:
+    """Every method's forecast, shown; as JSON values."""
+    from tsl_jax.commands.progress import bars
+    from tsl_jax.forecasting import baselines, forecast
+    from tsl_jax.forecasting.forecast import METHODS
+    from tsl_jax.reporting import forecast_tables
+
+    methods, made = (*METHODS, *baselines.ALL), []
+    with bars() as progress:
+        for done, method in enumerate(methods):
+            progress("forecast", done, len(methods))
+            made.append(forecast(past, at, schedule, method, siblings))
+        progress("forecast", len(methods), len(methods))
+    forecast_tables.show_forecasts(made, past, where)
+    return {"forecasts": forecast_tables.forecasts(made)}
+
+
+def _compare(past: xr.Dataset, plans: dict[str, Schedule], siblings: Sequence[xr.Dataset]) -> dict[str, Any]:
+    """The end of each plan and the differences, shown; as JSON values."""
+    from tsl_jax.forecasting import compare_plans
+    from tsl_jax.reporting import forecast_tables
+
+    found = compare_plans(past, plans, siblings=siblings)
+    forecast_tables.show_plans(found)
+    return {"plans": forecast_tables.plans(found)}
 
 
 def _write(out: Path, result: dict[str, Any]) -> None:

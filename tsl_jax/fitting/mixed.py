@@ -223,7 +223,7 @@ def _solution(full: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """
     size = np.sqrt(np.diagonal(full, axis1=1, axis2=2))
     scaled = full / size[:, :, None] / size[:, None]
-    for jitter in (1e-13, 1e-10, 1e-7, 1e-4):
+    for jitter in (1e-13, 1e-10, 1e-7, 1e-4, 1e-2):
         try:
             factor = np.linalg.cholesky(scaled + jitter * np.eye(full.shape[1]))
             break

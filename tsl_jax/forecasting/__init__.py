@@ -2,8 +2,9 @@
 
 from tsl_jax.forecasting import baselines
 from tsl_jax.forecasting.backtest import Backtest, backtest
+from tsl_jax.forecasting.compare import Comparison, compare_plans
 from tsl_jax.forecasting.forecast import forecast
 from tsl_jax.forecasting.result import Forecast
 from tsl_jax.forecasting.score import score
 
-__all__ = ["Backtest", "Forecast", "backtest", "baselines", "forecast", "score"]
+__all__ = ["Backtest", "Comparison", "Forecast", "backtest", "baselines", "compare_plans", "forecast", "score"]

@@ -54,6 +54,7 @@ MEAN_MULTI_POWER = Continuation("mean_multi_power", "multi-power law of the mean
 MEAN_AREA_POWER = Continuation("mean_area_power", "power law in the learning rate's area, of the mean", laws.AREA_POWER)
 ALL = (ANNEALING, MEAN_ANNEALING, MEAN_MULTI_POWER, MEAN_AREA_POWER)
 BY_NAME = {one.name: one for one in ALL}
+MAIN = MEAN_ANNEALING.name  # the one that held best on the development data of `priors.py`
 
 
 def proceed(
@@ -68,7 +69,7 @@ def proceed(
         try:
             through = _by_position if method.by_position else _of_mean
             made[split], fits[split] = through(method.law, one, at[order], plan, others)
-            status[split] = _doubts(fits[split], made[split])
+            status[split] = _doubts(fits[split], made[split], _strangers(one, others) if method.by_position else "")
         except ValueError as error:  # too little is known of this split; the others go on
             made[split], status[split] = _nothing(one, len(at), method.by_position), str(error)
     draws = _labelled(made, past, at[order]).sel(tokens=at)
@@ -106,8 +107,7 @@ def _by_position(law: Law, past: xr.Dataset, at: np.ndarray, plan: Any, siblings
 
 def _with_plans(past: xr.Dataset, plan: Any, siblings: Sequence[xr.Dataset]):
     """(surface, plan) of the run and its siblings, which bring plans of their own."""
-    own = [(one, Schedule.from_plan(p) if (p := one.attrs.get("schedule")) else None) for one in siblings]
-    return [(past, plan), *own]
+    return [(past, plan), *((one, learning_rate.carried(one)) for one in siblings)]
 
 
 def _run(past: xr.Dataset, y: np.ndarray, plan: Schedule | None, noise: np.ndarray | None = None) -> Run:
@@ -151,8 +151,15 @@ def _nothing(past: xr.Dataset, at: int, by_position: bool) -> np.ndarray:
     return np.full((curve.DRAWS, at, past.sizes["position"]) if by_position else (curve.DRAWS, at), np.nan)
 
 
-def _doubts(found: Mapping[str, Continued], draws: np.ndarray) -> str:
+def _strangers(past: xr.Dataset, siblings: Sequence[xr.Dataset]) -> str:
+    """What to say of siblings that a law by position cannot learn from."""
+    count = sum(not np.array_equal(one.position, past.position) for one in siblings)
+    return f"{count} of {len(siblings)} siblings have other positions and are left out" if count else ""
+
+
+def _doubts(found: Mapping[str, Continued], draws: np.ndarray, strangers: str) -> str:
     said = [BELOW_ZERO] if (np.median(draws, axis=0) < 0).any() else []
+    said += [strangers] if strangers else []
     said += [f"the sampler has not settled ({name})" for name, one in found.items() if not one.posterior.settled]
     return ", ".join(said) or "ok"
 

@@ -91,7 +91,8 @@ def proceed(law: Law, belief: Belief, run: Run, at: np.ndarray, siblings: Sequen
     reference = _clock(law, run.rate, here.tokens[-1:])[0]
     curves, prior = _problem(law, belief, [_in_units(one, start, unit) for one in every], reference)
     posterior = mixed.sample(law, curves, prior)
-    x, log_clock = _covariates(law, run.rate, at, reference)
+    ahead = [_last(every[0]), max(float(at[-1]), run.rate.tokens[-1])]
+    x, log_clock = _covariates(law, run.rate, at, reference, [0.0, *ahead])
     draws, alone = posterior.paths(0, x, log_clock, DRAWS, seed)
     error = np.random.default_rng(seed + 1).standard_normal((DRAWS, 1)) * priors.MODEL_ERROR
     draws = draws + error * np.maximum(log_clock, 0)
@@ -156,10 +157,17 @@ def _clock(law: Law, rate: LearningRate, tokens: np.ndarray) -> np.ndarray:
     return rate.area(tokens) if "area" in law.covariates else np.asarray(tokens, float)
 
 
-def _covariates(law: Law, rate: LearningRate, tokens: np.ndarray, reference: float) -> tuple[Any, np.ndarray]:
-    """What the law reads at these tokens, and the logarithm of its clock."""
+def _last(run: Run) -> float:
+    """Tokens at the last point."""
+    return float(run.tokens[-1]) if len(run.tokens) else 0.0
+
+
+def _covariates(
+    law: Law, rate: LearningRate, tokens: np.ndarray, reference: float, edges: Sequence[float]
+) -> tuple[Any, np.ndarray]:
+    """What the law reads at these tokens, and the logarithm of its clock; edges as in `LearningRate.covariates`."""
     clock = _clock(law, rate, tokens) / reference
-    x = rate.covariates(tokens, reference) if "area" in law.covariates else clock
+    x = rate.covariates(tokens, reference, edges) if "area" in law.covariates else clock
     return x, np.log(clock)
 
 
@@ -167,7 +175,10 @@ def _problem(law: Law, belief: Belief, every: Sequence[Run], reference: float):
     """Curves and prior of the mixed model; the run itself is the first curve."""
     points = -(-max(len(one.tokens) for one in every) // 16) * 16  # few sizes: programs are compiled for each
     filled = [_filled(one, points, reference) for one in every]
-    told = [_covariates(law, one.rate, one.tokens, reference) for one in filled]
+    told = [
+        _covariates(law, one.rate, full.tokens, reference, [0.0, _last(one)])
+        for one, full in zip(every, filled, strict=True)
+    ]
     known = np.stack([np.arange(points) < len(one.tokens) for one in every])
     size = _sizes(every)
     names = told[0][0].keys() if isinstance(told[0][0], dict) else None

@@ -16,6 +16,7 @@ import xarray as xr
 from tsl_jax.forecasting import continuation, temporal
 from tsl_jax.forecasting.baselines import Baseline, mean_loss
 from tsl_jax.forecasting.continuation import Continuation
+from tsl_jax.forecasting.learning_rate import carried
 from tsl_jax.forecasting.result import Forecast
 from tsl_jax.laws import Schedule
 from tsl_jax.surface import check
@@ -37,7 +38,8 @@ def forecast(
         at: tokens seen at which to forecast, in any order; default the end of the plan. Of tokens that `past` has seen
             the result is what the fitted laws say there, no forecast.
         schedule: the learning-rate plan as known at the cut-off (`Schedule` or mapping); default the plan that the
-            surface carries; without one, laws that need it are replaced by those that do not.
+            surface carries; without one, laws that need it are replaced by those that do not. For the laws that know
+            the learning rate it begins at the last checkpoint: what came before says the surface, if it carries a plan.
         method: one of METHODS, or one of `tsl.baselines`.
         siblings: surfaces of other runs to learn from, of other sizes (attribute n_params), seeds or schedules; only
             the methods of `continuation.py` use them. They are used whole: give none that was not known at the cut-off.
@@ -79,9 +81,10 @@ def _tokens(at: Any, plan: Schedule | None) -> np.ndarray:
 
 def read_schedule(past: xr.Dataset, schedule: Any = None) -> Schedule | None:
     """The plan given, else the one that the surface carries, as known at its last checkpoint, else None."""
-    plan = past.attrs.get("schedule") if schedule is None else schedule
-    plan = plan if plan is None or isinstance(plan, Schedule) else Schedule.from_plan(plan)
-    return plan if plan is None or schedule is not None else plan.known_at(float(past.tokens.values.max(initial=0)))
+    if schedule is not None:
+        return schedule if isinstance(schedule, Schedule) else Schedule.from_plan(schedule)
+    plan = carried(past)
+    return plan and plan.known_at(float(past.tokens.values.max(initial=0)))
 
 
 def after_warmup(past: xr.Dataset, plan: Schedule | None) -> xr.Dataset:

@@ -11,16 +11,17 @@ the rate eta_k where it ends. The warm-up counts in the area; its rise counts as
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import xarray as xr
 
 from tsl_jax.laws import Schedule
 
-DECREASES = 64  # a smooth decay is told in so many equal parts; 200 change a fitted curve by less than 1e-4 nats
-FINE = 4000  # points on which a smooth decay is integrated
+DECREASES = 64  # a smooth decay is told in parts of this share of the peak; 200 fit a whole curve within 1e-4 nats
+FINE = 4000  # points on which its parts are found
 UNUSED = {"decrease": 0.0, "at_area": 1.0, "to_rate": 1.0}
 TOP = 1e-3  # the warm-up is over where eta comes so near to its peak
 
@@ -31,10 +32,12 @@ class LearningRate:
 
     Attributes:
         tokens: knots (knot,), increasing from 0, in tokens seen. lr: learning rate (knot,) there, any unit.
+        peak: what it is measured in; default the highest. One that is planned for later does not count for a past.
     """
 
     tokens: np.ndarray
     lr: np.ndarray
+    peak: float | None = None
 
     def __post_init__(self) -> None:
         tokens, lr = np.asarray(self.tokens, float), np.asarray(self.lr, float)
@@ -45,43 +48,47 @@ class LearningRate:
         if not np.all(np.isfinite(lr)) or lr.min() < 0 or lr.max() <= 0:
             raise ValueError("learning rate: expected finite numbers, none negative and not all of them zero")
         object.__setattr__(self, "tokens", tokens)
-        object.__setattr__(self, "lr", lr / lr.max())
+        object.__setattr__(self, "lr", lr / (self.peak or lr.max()))
 
     @property
     def warmup(self) -> float:
         """Tokens at the end of the warm-up."""
         return float(self.tokens[np.argmax(self.lr >= 1 - TOP)])
 
-    def fine(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Tokens, eta and area on a fine grid that holds every knot."""
-        grid = np.union1d(np.linspace(0, self.tokens[-1], FINE), self.tokens)
-        eta = np.interp(grid, self.tokens, self.lr)
-        steps = np.diff(grid) * (eta[1:] + eta[:-1]) / 2
-        return grid, eta, np.concatenate([[0.0], np.cumsum(steps)])
-
     def area(self, tokens: np.ndarray) -> np.ndarray:
         """S at the tokens given; beyond the last knot eta stays as it is there."""
-        grid, eta, area = self.fine()
-        beyond = np.clip(np.asarray(tokens, float) - grid[-1], 0, None) * eta[-1]
-        return np.interp(tokens, grid, area) + beyond
+        at, steps = np.asarray(tokens, float), np.diff(self.tokens) * (self.lr[1:] + self.lr[:-1]) / 2
+        before = np.searchsorted(self.tokens, at, side="right") - 1
+        rest = (at - self.tokens[before]) * (self.lr[before] + np.interp(at, self.tokens, self.lr)) / 2
+        return np.concatenate([[0.0], np.cumsum(steps)])[before] + rest
 
-    def covariates(self, tokens: np.ndarray, reference: float) -> Mapping[str, np.ndarray]:
+    def covariates(self, tokens: np.ndarray, reference: float, edges: Sequence[float] = ()) -> Mapping[str, np.ndarray]:
         """What laws of `annealing.py` read: areas in units of `reference`, and the decreases after the warm-up.
 
+        Args:
+            edges: tokens (edge,), increasing; default the ends of the run. The decreases between two of them are told
+                in parts of their own, so that what a law reads up to an edge does not depend on what is planned beyond.
+
         Returns:
-            tokens, area: (point,); decrease, at_area, to_rate: (DECREASES,) d_k, S_k, eta_k, of size zero where unused.
+            tokens, area: (point,); decrease, at_area, to_rate: ((edge - 1) DECREASES,) d_k, S_k, eta_k, of size zero
+            where unused.
         """
-        grid, eta, area = self.fine()
+        told = [self._decreases(begin, end, reference) for begin, end in pairwise(edges or (0.0, self.tokens[-1]))]
+        decreases = {name: np.concatenate([one[name] for one in told]) for name in UNUSED}
+        return {"tokens": np.asarray(tokens, float) / reference, "area": self.area(tokens) / reference, **decreases}
+
+    def _decreases(self, begin: float, end: float, reference: float) -> dict[str, np.ndarray]:
+        """decrease, at_area, to_rate (DECREASES,) between two numbers of tokens."""
+        within = self.tokens[(self.tokens > begin) & (self.tokens < end)]
+        grid = np.union1d(np.linspace(begin, max(begin, end), FINE), within)
+        eta, area = np.interp(grid, self.tokens, self.lr), self.area(grid)
         fall = np.where(grid[1:] > self.warmup, -np.diff(eta), 0.0)
-        told: dict[str, np.ndarray] = {
-            "decrease": np.zeros(DECREASES),
-            "at_area": np.ones(DECREASES),
-            "to_rate": np.ones(DECREASES),
-        }
+        told = {name: np.full(DECREASES, value) for name, value in UNUSED.items()}
         moved = np.flatnonzero(np.abs(fall) > 1e-9)
         if len(moved):
             share = np.cumsum(np.abs(fall[moved]))
-            part = np.minimum((share / share[-1] * DECREASES).astype(int), DECREASES - 1)
+            each = max(share[-1], 1.0) / DECREASES  # ups and downs can move further than the peak
+            part = np.minimum((share / each).astype(int), DECREASES - 1)
             size = np.bincount(part, np.abs(fall[moved]), DECREASES)
             there = size > 0
             told["decrease"] = np.bincount(part, fall[moved], DECREASES)
@@ -89,34 +96,63 @@ class LearningRate:
                 mean = np.bincount(part, np.abs(fall[moved]) * values[moved], DECREASES)
                 told[name][there] = mean[there] / size[there]
         told["to_rate"] = np.maximum(told["to_rate"], 1e-3)
-        here = {"tokens": np.asarray(tokens, float) / reference, "area": self.area(tokens) / reference}
-        return {**here, **told}
+        return told
+
+
+def carried(surface: xr.Dataset) -> Schedule | None:
+    """The plan that a surface carries, if any.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    plan = surface.attrs.get("schedule")
+    return plan if plan is None or isinstance(plan, Schedule) else Schedule.from_plan(plan)
 
 
 def of_run(past: xr.Dataset, plan: Schedule | None) -> LearningRate:
-    """The learning rate of a run: as planned, or as recorded at its checkpoints and from there on as planned.
+    """The learning rate of a run: what it was up to the last checkpoint, and from there on as planned.
 
-    Where the coordinate `lr` of the past differs from the plan by more than a twentieth of the peak, the record counts.
-    Without a plan the last rate recorded goes on, and without either the rate is constant.
+    What it was says the plan that the surface carries (the one given, where it carries none), or the rates recorded in
+    its coordinate `lr`, where they differ from that by more than a twentieth of the peak. So two plans for what is to
+    come share one past, to the bit. Without a plan the last rate goes on, and without a record it is constant.
     """
-    tokens = past.tokens.values.astype(float)
-    recorded = past.lr.values.astype(float) if "lr" in past.coords else None
-    if plan is None:
-        if recorded is None:
-            return LearningRate(np.array([0.0, max(tokens[-1], 1.0)]), np.ones(2))
-        return _recorded(tokens, recorded, float(past.attrs.get("warmup_tokens", 0)))
-    grid, planned = plan.knots()
-    if recorded is None or np.allclose(np.interp(tokens, grid, planned), recorded, atol=0.05 * plan.peak, rtol=0):
-        return LearningRate(grid, planned)
-    then, peak = _recorded(tokens, recorded, float(past.attrs.get("warmup_tokens", 0))), float(np.max(recorded))
-    later = grid > tokens[-1]
-    first = max(tokens[-1] * (1 + 1e-9), tokens[-1] + 1e-3)  # from the next token on the plan holds
-    rest = np.append(first, grid[later]), np.append(np.interp(first, grid, planned), planned[later])
-    return LearningRate(np.append(then.tokens, rest[0]), np.append(then.lr * peak, rest[1]))
+    now = float(past.tokens.values.max(initial=0))
+    own = carried(past) or plan
+    tokens, lr = _until(past, own and own.known_at(now), now)
+    ahead, planned = _beyond(plan, now) if plan is not None else (np.zeros(0), np.zeros(0))
+    if not len(ahead):
+        ahead, planned = np.array([max(1.001 * now, 1.0)]), lr[-1:]
+    warming = lr[0] < lr[-1] if len(lr) < 3 else lr[-2] < lr[-1]
+    rise = planned[: np.argmax(np.append(np.diff(planned), -1) < 0) + 1] if warming or not now else planned[:0]
+    return LearningRate(np.append(tokens, ahead), np.append(lr, planned), float(max(lr.max(), rise.max(initial=0))))
 
 
-def _recorded(tokens: np.ndarray, lr: np.ndarray, warmup: float) -> LearningRate:
-    """Linear between checkpoints; before the first one linear from zero to the end of the warm-up, then constant."""
-    begin = [(0.0, 0.0), (warmup, lr[0])] if 0 < warmup < tokens[0] else [(0.0, lr[0])]
-    first = np.array(begin if tokens[0] > 0 else np.empty((0, 2)))
-    return LearningRate(np.append(first[:, 0], tokens), np.append(first[:, 1], lr))
+def _beyond(plan: Schedule, now: float) -> tuple[np.ndarray, np.ndarray]:
+    """Knots and learning rates of a plan after `now`; the first stands so near that a change of plan is a jump."""
+    tokens, lr = plan.knots()
+    begin = now * (1 + 1e-12)
+    first = np.full(int(0 < now < tokens[-1]), begin)
+    ahead = np.append(first, tokens[tokens > begin])
+    return ahead, np.interp(ahead, tokens, lr)
+
+
+def _until(past: xr.Dataset, own: Schedule | None, now: float) -> tuple[np.ndarray, np.ndarray]:
+    """Knots and learning rates up to the last checkpoint."""
+    seen = past.tokens.values.astype(float)
+    recorded = past.lr.values.astype(float) if "lr" in past.coords and len(seen) else None
+    if own is None:
+        tokens = np.unique([0.0, now])
+        return (tokens, np.ones(len(tokens))) if recorded is None else _recorded(past, seen, recorded)
+    drawn = own.knots()
+    if recorded is not None and not np.allclose(np.interp(seen, *drawn), recorded, atol=0.05 * own.peak, rtol=0):
+        return _recorded(past, seen, recorded)
+    tokens = np.append(drawn[0][drawn[0] < now], now)
+    return tokens, np.interp(tokens, *drawn)
+
+
+def _recorded(past: xr.Dataset, tokens: np.ndarray, lr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Knots at the checkpoints, and before them from the warm-up that the surface tells of."""
+    warmup = float(past.attrs.get("warmup_tokens", 0))
+    first = np.array([0.0, warmup]) if 0 < warmup < tokens[0] else np.zeros(int(tokens[0] > 0))
+    rates = np.append(0.0, np.full(len(first) - 1, lr[0])) if len(first) else first
+    return np.append(first, tokens), np.append(rates, lr)

@@ -36,6 +36,11 @@ class ForecastLike(Protocol):
     def fits(self) -> Mapping[str, Any]: ...
 
 
+def quantiles_of(one: Any, name: str = "quantiles") -> xr.DataArray | None:
+    """Quantiles (split, tokens, quantile) of a forecast's mean loss; None where its method knows none."""
+    return getattr(one, name, None)
+
+
 @runtime_checkable
 class BacktestLike(Protocol):
     """Scores indexed by (split, cutoff, method), and the forecasts behind them by (cutoff, method)."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import xarray as xr
 
+from tsl_jax.reporting.inputs import quantiles_of
 from tsl_jax.reporting.standing import how_far, last_loss, late_median, percent, plan, unfinished
 
 
@@ -38,27 +39,40 @@ def _split(surface: xr.Dataset, r2: xr.Dataset, backtest: Any, split: str) -> di
     known = {"r2": "plain", "r2_additive": "additive", "r2_ceiling": "ceiling"}
     return {
         "tokens": [int(t) for t in surface.tokens.values],
-        **{key: _numbers(r2[name].sel(split=split)) if name in r2 else None for key, name in known.items()},
-        "loss": _numbers(mean),
-        "final_loss": _number(mean[-1]),
+        **{key: numbers(r2[name].sel(split=split)) if name in r2 else None for key, name in known.items()},
+        "loss": numbers(mean),
+        "final_loss": number(mean[-1]),
         "forecast": _forecasts(backtest, split),
     }
 
 
 def _forecasts(backtest: Any, split: str) -> dict[str, Any]:
     result: dict[str, Any] = {}
-    rows = [] if backtest is None else backtest.scores.loc[split].iterrows()
-    for (cutoff, method), row in rows:
-        numbers = {name: _number(row[name]) for name in ("final", "mse", "r2")}
-        result.setdefault(f"{cutoff:g}", {})[method] = {**numbers, "status": row.status}
+    if backtest is None:
+        return result
+    for (cutoff, method), row in backtest.scores.loc[split].iterrows():
+        known = {name: number(row[name]) for name in ("final", "mse", "r2")}
+        ends = _ends(backtest.forecasts.get((cutoff, method)), split)
+        result.setdefault(f"{cutoff:g}", {})[method] = {**known, "intervals": ends, "status": row.status}
     return result
 
 
-def _numbers(values: xr.DataArray) -> list[float | None]:
-    return [_number(value) for value in values.transpose("tokens").values]
+def _ends(one: Any, split: str) -> dict[str, float | None] | None:
+    """Quantiles of the last loss, by name; None for a method that knows none."""
+    known = quantiles_of(one)
+    if known is None:
+        return None
+    last = known.sel(split=split).isel(tokens=-1)
+    return {f"{q:g}": number(last.sel(quantile=q)) for q in last["quantile"].values}
 
 
-def _number(value: Any) -> float | None:
+def numbers(values: xr.DataArray) -> list[float | None]:
+    """JSON values over tokens."""
+    return [number(value) for value in values.transpose("tokens").values]
+
+
+def number(value: Any) -> float | None:
+    """A JSON value; None where it is not finite."""
     value = float(value)
     return value if math.isfinite(value) else None
 
@@ -138,44 +152,3 @@ def readable(status: Any) -> str:
 
 def _nats(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.3f}"
-
-
-def forecasts(made: Sequence[Any]) -> list[dict[str, Any]]:
-    """Forecasts as JSON values: method, split, tokens, mean loss, status, cut-off."""
-    return [
-        {
-            "method": one.method,
-            "split": str(split),
-            "cutoff": float(one.cutoff),
-            "tokens": [float(t) for t in one.mean.tokens.values],
-            "loss": _numbers(one.mean.sel(split=split)),
-            "status": one.status[str(split)],
-        }
-        for split in (made[0].mean.split.values if made else ())
-        for one in made
-    ]
-
-
-def show_forecasts(made: Sequence[Any], past: xr.Dataset) -> None:
-    """Print each method's mean loss at the last token count asked for, beside the last one seen."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    for split in past.split.values:
-        seen = float(past.loss.sel(split=split).mean("position")[-1])
-        at = float(made[0].mean.tokens[-1])
-        title = f"{split}: {seen:.3f} nats at {made[0].cutoff:.4g} tokens; forecast at {at:.4g} tokens"
-        table = Table("method", "mean loss, nats", "status", title=title, title_justify="left")
-        for one in made:
-            value = _number(one.mean.sel(split=split)[-1])
-            table.add_row(one.method, "-" if value is None else f"{value:.3f}", readable(one.status[str(split)]))
-        console.print(table)
-
-
-def show_finished(surface: xr.Dataset) -> None:
-    """Print that there is nothing left to forecast, and what was observed."""
-    for split in surface.split.values:
-        observed = _nats(_number(surface.loss.sel(split=split).mean("position")[-1]))
-        print(f"{split}: {observed} nats observed at {int(surface.tokens[-1]):,} tokens, the end of the plan")
-    print("the run is finished: nothing to forecast (--cutoff 0.4 forecasts from its beginning, --at goes beyond)")

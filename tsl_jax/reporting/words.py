@@ -10,8 +10,13 @@ import pandas as pd
 
 from tsl_jax.reporting.standing import how_far, last_loss, percent
 
-BY_POSITION = ("temporal", "temporal_joint", "temporal_cosine")
+MAIN = "mean_annealing"  # the method whose intervals are shown first
+BY_POSITION = ("annealing", "temporal", "temporal_joint", "temporal_cosine")
 LABELS = {
+    "mean_annealing": "annealing law",
+    "mean_multi_power": "multi-power law",
+    "mean_area_power": "power law in area",
+    "annealing": "by position, annealing",
     "temporal": "by position",
     "temporal_joint": "by position, joint",
     "temporal_cosine": "by position, cosine",
@@ -24,6 +29,10 @@ LABELS = {
     "mean_cosine": "cosine law on mean",
 }
 IN_A_SENTENCE = {
+    "mean_annealing": "the annealing law on the mean loss",
+    "mean_multi_power": "the multi-power law on the mean loss",
+    "mean_area_power": "the power law in the learning rate’s area on the mean loss",
+    "annealing": "the law by position with annealing",
     "temporal": "the law by position",
     "temporal_joint": "the law by position, fitted jointly,",
     "temporal_cosine": "the law by position along the cosine",

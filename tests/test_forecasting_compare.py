@@ -1,0 +1,81 @@
+"""Plans compared: one past, one fit, the same random numbers; and a learning rate whose past no plan can change."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from conftest import PLAN, TOTAL
+
+from tsl_jax.forecasting import compare_plans, continuation
+from tsl_jax.forecasting.learning_rate import LearningRate, of_run
+from tsl_jax.laws import Schedule
+
+CONSTANT = {**PLAN, "kind": "constant"}
+PLANS = {
+    "as planned": CONSTANT,
+    "the same": dict(CONSTANT),
+    "decayed": {**PLAN, "kind": "wsd", "decay_start_tokens": TOTAL // 2},
+    "longer and higher": {**CONSTANT, "peak": 2 * PLAN["peak"], "warmup_tokens": 0, "total_tokens": 2 * TOTAL},
+}
+
+
+@pytest.fixture(scope="module")
+def past(simulated: xr.Dataset) -> xr.Dataset:
+    return simulated.sel(split=["id"], tokens=slice(None, 0.4 * TOTAL))
+
+
+def test_identical_plans_differ_by_exactly_nothing_and_all_plans_share_one_fit(past: xr.Dataset) -> None:
+    found = compare_plans(past, PLANS)
+    assert (found.differences.sel(plan=["as planned", "the same"]) == 0).all()
+    first, *others = (one.fits["mean:id"].posterior for one in found.forecasts.values())
+    for other in others:
+        np.testing.assert_array_equal(other.eta, first.eta)
+        np.testing.assert_array_equal(other.weight, first.weight)
+    ends = {name: one.draws[:, 0, -1] for name, one in found.forecasts.items() if one.draws is not None}
+    expected = np.quantile((ends["decayed"] - ends["as planned"]).values, 0.95)
+    assert float(found.differences.sel(plan="decayed", quantile=0.95)[0]) == pytest.approx(expected)
+    assert float(found.differences.sel(plan="decayed", quantile=0.5)[0]) < 0
+    assert float(found.forecasts["longer and higher"].mean.tokens[-1]) == 2 * TOTAL
+
+
+@pytest.mark.parametrize("name", ["decayed", "longer and higher"])
+def test_what_is_read_of_the_past_is_the_same_whatever_is_planned(past: xr.Dataset, name: str) -> None:
+    """A cosine: its rate falls in the past too. A surface without rates on record knows them by its own plan."""
+    past = past.assign_attrs(schedule=PLAN)
+    seen = past.tokens.values.astype(float)
+    own, other = (of_run(past, Schedule.from_plan(plan)) for plan in (PLAN, PLANS[name]))
+    told, also = (one.covariates(seen, seen[-1], [0.0, seen[-1]]) for one in (own, other))
+    assert told["decrease"].sum() > 0.1
+    for key in told:
+        np.testing.assert_array_equal(told[key], also[key])
+    whole = other.covariates(seen[-1:], seen[-1], [0.0, seen[-1], 2.0 * TOTAL])
+    jump = PLANS[name]["peak"] / PLAN["peak"] - np.interp(seen[-1], own.tokens, own.lr)
+    end = -0.9 if name == "decayed" else 0.0
+    assert whole["decrease"].sum() - told["decrease"].sum() == pytest.approx(-jump - end, abs=1e-3)
+
+
+def test_the_area_under_the_learning_rate_is_exact_between_knots_and_goes_on_beyond_them() -> None:
+    rate = LearningRate(np.array([0.0, 2.0, 6.0]), np.array([0.0, 4.0, 2.0]))
+    np.testing.assert_allclose(rate.area(np.array([0.0, 1.0, 2.0, 4.0, 6.0, 8.0])), [0, 0.25, 1, 2.75, 4, 5])
+    assert rate.warmup == 2
+
+
+def test_a_run_in_its_warm_up_is_measured_by_the_peak_to_come(past: xr.Dataset) -> None:
+    early = past.isel(tokens=slice(0, 2))
+    found = of_run(early, Schedule.from_plan(CONSTANT))
+    assert found.warmup == PLAN["warmup_tokens"]
+    assert found.lr.max() == 1
+
+
+def test_plans_that_cannot_be_compared_are_refused_in_words(past: xr.Dataset) -> None:
+    with pytest.raises(ValueError, match="two plans or more, found 1"):
+        compare_plans(past, {"one": CONSTANT})
+    with pytest.raises(ValueError, match=r"the plan b ends at 60,000 tokens, the past reaches 925,000"):
+        compare_plans(past, {"a": CONSTANT, "b": {**CONSTANT, "total_tokens": 60_000}})
+    with pytest.raises(ValueError, match=r"method must be one of \('mean_annealing'"):
+        compare_plans(past, PLANS, method="annealing")
+
+
+def test_siblings_with_other_positions_are_named(past: xr.Dataset) -> None:
+    few = past.isel(position=slice(9))
+    assert continuation._strangers(past, [past, few]) == "1 of 2 siblings have other positions and are left out"
+    assert continuation._strangers(past, [past]) == ""
