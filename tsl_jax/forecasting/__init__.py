@@ -4,6 +4,6 @@ from tsl_jax.forecasting import baselines
 from tsl_jax.forecasting.backtest import Backtest, backtest
 from tsl_jax.forecasting.forecast import forecast
 from tsl_jax.forecasting.result import Forecast
-from tsl_jax.forecasting.score import score
+from tsl_jax.forecasting.score import covered, score, winkler
 
-__all__ = ["Backtest", "Forecast", "backtest", "baselines", "forecast", "score"]
+__all__ = ["Backtest", "Forecast", "backtest", "baselines", "covered", "forecast", "score", "winkler"]
