@@ -187,7 +187,8 @@ def _forecast(
 
 def _quantiles(draws: xr.DataArray) -> xr.DataArray:
     dims = [dim for dim in draws.dims if dim != "draw"]
-    return draws.quantile(QUANTILES, "draw").transpose(*dims, "quantile")
+    known = draws.quantile(QUANTILES, "draw", skipna=False)  # a split without forecast is NaN, without a warning
+    return known.transpose(*dims, "quantile")
 
 
 def _text_error(past: xr.Dataset, mean: xr.DataArray) -> xr.DataArray:
