@@ -76,7 +76,10 @@ def test_a_file_with_a_wrong_entry_is_refused(values: dict, message: str) -> Non
         (TrainConfig(context=256, model=ModelConfig(context=128)), "context 256, while the model's longest is 128"),
         (TrainConfig(tokens=1000), "1000 tokens are less than two batches of 512"),
         (TrainConfig(batch_size=0), "batch_size must be at least 1, found 0"),
-        (TrainConfig(optimizer=OptimizerConfig(schedule="step")), "schedule must be one of cosine, constant, wsd, restarts, found 'step'"),
+        (
+            TrainConfig(optimizer=OptimizerConfig(schedule="step")),
+            "schedule must be one of cosine, .*, found 'step'",
+        ),
         (TrainConfig(optimizer=OptimizerConfig(peak_lr=-1.0)), "peak_lr must be positive"),
         (TrainConfig(optimizer=OptimizerConfig(warmup=2.0)), "warmup is a share between 0 and 1"),
         (TrainConfig(optimizer=OptimizerConfig(schedule="wsd", warmup=0.5, decay=0.6)), "more than the whole run"),

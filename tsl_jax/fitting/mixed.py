@@ -31,11 +31,12 @@ from tsl_jax.laws import Law
 
 KAPPA = 0.5  # a law is wrong by more while the loss is high: the correlated residual shrinks with the clock
 DRAWS = 256  # values of eta in a round
-ROUNDS = 20  # at most
-ENOUGH = 0.3  # effective share of the draws at which the sampler is content
-TEMPERED = 0.2  # and the share that the temperature of a round before must leave
-WIDER = 1.2  # the proposal is so much wider than the draws it is made from
-TEMPERATURES = (1, 1.3, 1.7, 2.2, 3, 5, 8, 13, 20, 40, 80, 160, 320, 640, 1300, 2600)
+ROUNDS = 40  # at most
+ENOUGH = 0.5  # the sampler is content with draws worth this share of a round
+FEW = 0.15  # with less than this it has not settled
+TEMPERED = 0.12  # and the share that the temperature of a round before must leave
+FREEDOM = 8  # degrees of freedom of the proposal: tails wider than those of a normal
+HOTTEST = 20.0  # log of the highest temperature
 
 
 @dataclass(frozen=True)
@@ -116,31 +117,40 @@ class _Solved(NamedTuple):
 
 
 def sample(law: Law, curves: Curves, prior: Prior) -> Posterior:
-    """The posterior of eta, by importance sampling from normals fitted to tempered draws."""
-    mean, spread_of = prior.eta, np.diag(prior.eta_sd**2)
+    """The posterior of eta, by importance sampling from Student distributions fitted to tempered draws.
+
+    Rounds at temperature 1 are kept, each with the weight of its effective draws, until they are worth ENOUGH.
+    """
+    mean, covariance, kept = prior.eta, np.diag(prior.eta_sd**2), []
     floor = np.diag((1e-2 * prior.eta_sd) ** 2)
     for attempt in range(ROUNDS):
-        z = _normals(DRAWS, len(mean), attempt)
-        eta = mean + WIDER * z @ np.linalg.cholesky(spread_of + 1e-14 * np.eye(len(mean))).T
-        log_weight = _solved(law, curves, prior, eta).log_density + 0.5 * (z**2).sum(1)
+        z, log_proposal = _student(DRAWS, len(mean), attempt)
+        eta = mean + z @ np.linalg.cholesky(covariance + 1e-14 * np.eye(len(mean))).T
+        log_weight = _solved(law, curves, prior, eta).log_density - log_proposal
         log_weight = np.where(np.isfinite(log_weight), log_weight, -np.inf)
         temperature, weight = _tempered(log_weight)
-        effective = 1 / float((weight**2).sum())
-        if temperature == 1 and effective > ENOUGH * DRAWS:
-            break
+        if temperature == 1 or attempt == ROUNDS - 1:
+            weight = _normalised(log_weight)
+            kept.append((eta, weight, 1 / float((weight**2).sum())))
+            if sum(worth for *_, worth in kept) > ENOUGH * DRAWS:
+                break
         mean = weight @ eta
-        spread_of = 1.05 * (eta - mean).T @ ((eta - mean) * weight[:, None]) + floor
-    weight = _normalised(log_weight)
-    effective = 1 / float((weight**2).sum())
-    return Posterior(law, curves, prior, eta, weight, effective, effective > 0.1 * DRAWS)
+        covariance = 1.05 * (eta - mean).T @ ((eta - mean) * weight[:, None]) + floor
+    worth = np.array([one for *_, one in kept])
+    weight = np.concatenate([one * share for (_, one, _), share in zip(kept, worth / worth.sum(), strict=True)])
+    total = float(worth.sum())
+    return Posterior(law, curves, prior, np.concatenate([eta for eta, *_ in kept]), weight, total, total > FEW * DRAWS)
 
 
 def _tempered(log_weight: np.ndarray) -> tuple[float, np.ndarray]:
-    for temperature in TEMPERATURES:
-        weight = _normalised(log_weight / temperature)
-        if 1 / (weight**2).sum() > TEMPERED * len(weight):
-            break
-    return temperature, weight
+    """The lowest temperature, at least 1, that leaves TEMPERED of the draws; and the weights there."""
+    low, high = 0.0, HOTTEST
+    for _ in range(30):
+        middle = (low + high) / 2
+        weight = _normalised(log_weight * np.exp(-middle))
+        low, high = (low, middle) if 1 / (weight**2).sum() > TEMPERED * len(weight) else (middle, high)
+    temperature = 1.0 if high < 1e-6 else float(np.exp(high))
+    return temperature, _normalised(log_weight / temperature)
 
 
 def _normalised(log_weight: np.ndarray) -> np.ndarray:
@@ -150,12 +160,15 @@ def _normalised(log_weight: np.ndarray) -> np.ndarray:
     return weight / weight.sum()
 
 
-def _normals(count: int, dimensions: int, attempt: int) -> np.ndarray:
-    """Normal numbers (count, dimensions) that fill their space evenly, others at each attempt."""
+def _student(count: int, dimensions: int, attempt: int) -> tuple[np.ndarray, np.ndarray]:
+    """Student numbers (count, dimensions), evenly spread and others at each attempt; and their log density."""
+    random = np.random.default_rng(attempt)
     with jax.enable_x64(True):
         even = np.asarray(spread(count, dimensions))
-        shift = np.random.default_rng(attempt).random(dimensions)
-        return np.asarray(ndtri(jnp.asarray(((even + shift) % 1).clip(1e-6, 1 - 1e-6))))
+        shifted = ((even + random.random(dimensions)) % 1).clip(1e-6, 1 - 1e-6)
+        normal = np.asarray(ndtri(jnp.asarray(shifted)))
+    z = normal * np.sqrt(FREEDOM / random.chisquare(FREEDOM, (count, 1)))
+    return z, -(FREEDOM + dimensions) / 2 * np.log1p((z**2).sum(1) / FREEDOM)
 
 
 @partial(jax.jit, static_argnums=0)

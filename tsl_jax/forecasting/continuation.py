@@ -78,7 +78,7 @@ def proceed(
 def _of_mean(law: Law, past: xr.Dataset, at: np.ndarray, plan: Any, siblings: Sequence[xr.Dataset]):
     """Draws (draw, at) of the mean loss."""
     runs = [_run(one, mean_loss(one.expand_dims("split"))[0].values, p) for one, p in _with_plans(past, plan, siblings)]
-    found = curve.proceed(law, priors.of_loss(law), runs[0], at, runs[1:])
+    found = curve.checked(law, priors.of_loss(law), runs[0], at, runs[1:])
     return found.draws, {"mean": found}
 
 
@@ -95,7 +95,7 @@ def _by_position(law: Law, past: xr.Dataset, at: np.ndarray, plan: Any, siblings
     for seed, name in enumerate(PARAMETERS):
         belief = priors.of_loss(law) if name == "a2" else priors.of_parameter(law)
         own, *others = (one[name] for one in curves)
-        found[name] = curve.proceed(law, belief, own, at, others, seed=2 * seed)
+        found[name] = curve.checked(law, belief, own, at, others, seed=2 * seed)
     a0, log_a1, a2 = _paired(found, curves[0])
     position = past.position.values
     surface = a0[..., None] / (1 + np.exp(log_a1)[..., None] * position) + a2[..., None]
@@ -152,7 +152,7 @@ def _nothing(past: xr.Dataset, at: int, by_position: bool) -> np.ndarray:
 
 
 def _doubts(found: Mapping[str, Continued], draws: np.ndarray) -> str:
-    said = [BELOW_ZERO] if (np.nanquantile(draws, 0.5, axis=0) < 0).any() else []
+    said = [BELOW_ZERO] if (np.median(draws, axis=0) < 0).any() else []
     said += [f"the sampler has not settled ({name})" for name, one in found.items() if not one.posterior.settled]
     return ", ".join(said) or "ok"
 
@@ -182,13 +182,19 @@ def _forecast(
         surface_quantiles=surface,
         population_quantiles=_quantiles(mean + _text_error(past, mean)) if "cluster_sum" in past else None,
         draws=mean,
+        intervals={split: _basis_of(fits.get(split, {})) for split in status},
     )
+
+
+def _basis_of(found: Mapping[str, Continued]) -> str:
+    """What the width of the intervals rests on."""
+    count = min((len(one.checked) for one in found.values()), default=0)
+    return f"checked on {count} siblings" if count else "model-based"
 
 
 def _quantiles(draws: xr.DataArray) -> xr.DataArray:
     dims = [dim for dim in draws.dims if dim != "draw"]
-    known = draws.quantile(QUANTILES, "draw", skipna=False)  # a split without forecast is NaN, without a warning
-    return known.transpose(*dims, "quantile")
+    return draws.quantile(QUANTILES, "draw", skipna=False).transpose(*dims, "quantile")
 
 
 def _text_error(past: xr.Dataset, mean: xr.DataArray) -> xr.DataArray:

@@ -24,6 +24,8 @@ OLDEST = 0.05  # share of the tokens seen: earlier checkpoints mislead about the
 AFTER_WARMUP = 1.25  # times its tokens: the loss still recovers from it
 DRAWS = 512
 FEWEST = 3
+ENOUGH_SIBLINGS = 3
+TRUST = 4.0  # backtests that the model's own word is worth
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,19 @@ class Run:
 
 @dataclass(frozen=True)
 class Continued:
-    """Draws (draw, at) of the curve at the tokens asked for, law_alone without residuals, and the posterior."""
+    """A continued curve.
+
+    Attributes:
+        draws: (draw, at) at the tokens asked for. law_alone: the same without residuals. posterior: of the parameters.
+        checked: what backtests said: (error over the sd that was claimed) of each. factor: by which the draws were
+            spread about their median in consequence.
+    """
 
     draws: np.ndarray
     law_alone: np.ndarray
     posterior: mixed.Posterior
+    checked: tuple[float, ...] = ()
+    factor: float = 1.0
 
 
 def usable(run: Run) -> np.ndarray:
@@ -84,6 +94,45 @@ def proceed(law: Law, belief: Belief, run: Run, at: np.ndarray, siblings: Sequen
     error = np.random.default_rng(seed + 1).standard_normal((DRAWS, 1)) * priors.MODEL_ERROR
     draws = draws + error * np.maximum(log_clock, 0)
     return Continued(unit * draws, unit * alone, posterior)
+
+
+def checked(law: Law, belief: Belief, run: Run, at: np.ndarray, siblings: Sequence[Run] = (), seed: int = 0):
+    """`proceed`, with intervals as wide as backtests on the siblings ask for.
+
+    With ENOUGH_SIBLINGS, each is forecast to its end by the others, from the share of its clock that the cut-off is of
+    this one. With z the errors over the sds that were claimed, draws are spread about their median by the square root
+    of (TRUST + sum z^2)/(TRUST + count): the model's own word counts as TRUST backtests. With fewer siblings the
+    intervals are the model's own.
+    """
+    found = proceed(law, belief, run, at, siblings, seed)
+    trials = _trials(law, run, at, siblings) if len(siblings) >= ENOUGH_SIBLINGS else []
+    z = [one for trial in trials if np.isfinite(one := _standing(law, belief, *trial))]
+    factor = float(np.sqrt((TRUST + sum(one**2 for one in z)) / (TRUST + len(z))))
+    middle = np.median(found.draws, axis=0)
+    return Continued(middle + factor * (found.draws - middle), found.law_alone, found.posterior, tuple(z), factor)
+
+
+def _trials(law: Law, run: Run, at: np.ndarray, siblings: Sequence[Run]):
+    """(run, tokens to forecast it from, others) of each backtest."""
+    seen = _clock(law, run.rate, run.tokens[-1:]).sum()  # zero where nothing was seen
+    share = float(seen / _clock(law, run.rate, at[-1:])[0])
+    trials = []
+    for k, one in enumerate(siblings):
+        clock = _clock(law, one.rate, one.tokens)
+        others = (*siblings[:k], *siblings[k + 1 :])
+        trials.append((one, float(np.interp(share * clock[-1], clock, one.tokens)), others))
+    return trials
+
+
+def _standing(law: Law, belief: Belief, run: Run, origin: float, others: Sequence[Run]) -> float:
+    """The error at the last point of a run, forecast from tokens up to `origin`, over the sd claimed; or NaN."""
+    seen, kept = run.tokens <= origin, usable(run)
+    past = Run(run.tokens[seen], run.y[seen], run.rate, run.n_params, None)
+    if usable(past).sum() < FEWEST or not (kept & ~seen).any():
+        return np.nan
+    last = np.flatnonzero(kept)[-1]
+    draws = proceed(law, belief, past, run.tokens[last : last + 1], others).draws[:, 0]
+    return float((run.y[last] - np.median(draws)) / max(draws.std(), 1e-12))
 
 
 def _thinned(run: Run) -> Run:

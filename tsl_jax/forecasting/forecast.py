@@ -51,6 +51,7 @@ def forecast(
     plan = read_schedule(past, schedule)
     if past.sizes["tokens"] == 0:
         raise ValueError("forecast: past holds no checkpoint; check the cut-off against surface.tokens")
+    plan = None if plan is None else plan.known_at(float(past.tokens[-1]))
     at = _tokens(at, plan)
     if isinstance(method, str) and method not in METHODS:
         raise ValueError(f"forecast: method must be one of {METHODS} or a value of tsl.baselines, found {method!r}")

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
@@ -102,23 +101,22 @@ def of_run(past: xr.Dataset, plan: Schedule | None) -> LearningRate:
     """
     tokens = past.tokens.values.astype(float)
     recorded = past.lr.values.astype(float) if "lr" in past.coords else None
-    if plan is None and recorded is None:
-        return LearningRate(np.array([0.0, max(tokens[-1], 1.0)]), np.ones(2))
     if plan is None:
+        if recorded is None:
+            return LearningRate(np.array([0.0, max(tokens[-1], 1.0)]), np.ones(2))
         return _recorded(tokens, recorded, float(past.attrs.get("warmup_tokens", 0)))
-    grid = np.union1d(np.linspace(0, plan.total_tokens, FINE // 2), [0.0, plan.warmup_tokens])
-    planned = np.asarray(plan.lr(jnp.asarray(grid)), float)
-    if recorded is None or np.allclose(plan.lr(jnp.asarray(tokens)), recorded, atol=0.05 * plan.peak, rtol=0):
+    grid, planned = plan.knots()
+    if recorded is None or np.allclose(np.interp(tokens, grid, planned), recorded, atol=0.05 * plan.peak, rtol=0):
         return LearningRate(grid, planned)
-    then = _recorded(tokens, recorded, float(past.attrs.get("warmup_tokens", 0)))
-    later = grid > tokens[-1] * (1 + 1e-9)
-    rest = np.append(grid[later], grid[-1] * 1.001), np.append(planned[later], planned[-1])
-    scale = float(np.max(recorded))  # `then` is over its peak
-    return LearningRate(np.append(then.tokens, rest[0]), np.append(then.lr * scale, rest[1]))
+    then, peak = _recorded(tokens, recorded, float(past.attrs.get("warmup_tokens", 0))), float(np.max(recorded))
+    later = grid > tokens[-1]
+    first = max(tokens[-1] * (1 + 1e-9), tokens[-1] + 1e-3)  # from the next token on the plan holds
+    rest = np.append(first, grid[later]), np.append(np.interp(first, grid, planned), planned[later])
+    return LearningRate(np.append(then.tokens, rest[0]), np.append(then.lr * peak, rest[1]))
 
 
-def _recorded(tokens: np.ndarray, lr: np.ndarray | None, warmup: float) -> LearningRate:
-    assert lr is not None
-    first = np.array([0.0, warmup]) if 0 < warmup < tokens[0] else np.zeros(int(tokens[0] > 0))
-    rates = np.append(0.0, np.full(len(first) - 1, lr[0])) if len(first) else first
-    return LearningRate(np.append(first, tokens), np.append(rates if len(rates) else lr[:0], lr))
+def _recorded(tokens: np.ndarray, lr: np.ndarray, warmup: float) -> LearningRate:
+    """Linear between checkpoints; before the first one linear from zero to the end of the warm-up, then constant."""
+    begin = [(0.0, 0.0), (warmup, lr[0])] if 0 < warmup < tokens[0] else [(0.0, lr[0])]
+    first = np.array(begin if tokens[0] > 0 else np.empty((0, 2)))
+    return LearningRate(np.append(first[:, 0], tokens), np.append(first[:, 1], lr))

@@ -25,6 +25,7 @@ class Forecast:
             method knows no errors. surface_quantiles: the same by position. population_quantiles: of the mean loss on
             all texts of this kind, wider by the error of the validation set.
         draws: DataArray (draw, split, tokens) of the mean loss, from which the quantiles are read.
+        intervals: split -> what their width rests on: "model-based", or "checked on n siblings".
     """
 
     method: str
@@ -37,6 +38,7 @@ class Forecast:
     surface_quantiles: xr.DataArray | None = None
     population_quantiles: xr.DataArray | None = None
     draws: xr.DataArray | None = None
+    intervals: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
         ends = ", ".join(f"{split} {self._end(split)}" for split in self.mean.split.values)

@@ -1,0 +1,180 @@
+"""Forecasts with intervals: planted laws under every schedule, units, spacing, siblings, and changes not yet known."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import tsl_jax as tsl
+from tsl_jax.forecasting import curve, learning_rate, priors
+from tsl_jax.forecasting.learning_rate import LearningRate
+
+TOTAL, PEAK, POSITION = 100_000_000, 1e-3, np.arange(1, 9)
+SHARED = {"peak": PEAK, "warmup_tokens": 2_000_000, "total_tokens": TOTAL, "final_ratio": 0.1}
+PLANS = {
+    "constant": {**SHARED, "kind": "constant", "final_ratio": 1.0},
+    "cosine": {**SHARED, "kind": "cosine"},
+    "wsd": {**SHARED, "kind": "wsd", "decay_start_tokens": 70_000_000},
+    "restarts": {**SHARED, "kind": "restarts", "cycles": 3},
+    "changed": [
+        {**SHARED, "kind": "constant", "from_tokens": 0, "final_ratio": 1.0},
+        {"kind": "table", "from_tokens": 60_000_000, "tokens": [60_000_000, TOTAL], "lr": [3e-4, 3e-4]},
+    ],
+}
+
+
+def planted(kind: str, every: int = 1, noise: float = 5e-4, seed: int = 0, level: float = 0.0) -> xr.Dataset:
+    """A run whose mean loss follows the annealing law over its own learning rate, positions apart by a hyperbola."""
+    tokens = np.unique(np.geomspace(1e6, TOTAL, 61).astype(int))[::every]
+    plan = tsl.laws.Schedule.from_plan(PLANS[kind])
+    x = LearningRate(*plan.knots()).covariates(tokens, float(TOTAL))
+    basis = tsl.laws.AREA_ANNEALING.basis
+    mean = np.asarray(basis(np.array([0.4, 500.0]), x), float) @ np.array([2.6 + level, 0.5, 0.15])
+    mean += noise * np.random.default_rng(seed).standard_normal(len(tokens))
+    gap = 1 / (1 + 0.4 * POSITION)
+    loss = mean[:, None] + 1.2 * (gap - gap.mean())
+    return tsl.from_losses(loss, tokens=tokens, schedule=PLANS[kind], run=kind, n_params=1e6)
+
+
+def past_of(surface: xr.Dataset, share: float) -> xr.Dataset:
+    return surface.sel(tokens=slice(None, share * TOTAL))
+
+
+def inside(found: tsl.Forecast, truth: float) -> bool:
+    low, high = (float(found.quantiles.sel(split="id", quantile=q)[-1]) for q in (0.05, 0.95))
+    return low < truth < high
+
+
+@pytest.mark.parametrize("kind", PLANS)
+def test_a_planted_law_is_continued_under_every_schedule(kind):
+    surface = planted(kind)
+    # the change of plan is known once it has begun: before, the old plan is what a forecast can know
+    plan = tsl.laws.Schedule.from_plan(PLANS[kind]) if kind != "changed" else None
+    share = 0.4 if kind != "changed" else 0.7
+    found = tsl.forecast(past_of(surface, share), method="mean_annealing", schedule=plan)
+    truth = float(surface.loss[0, -1].mean())
+    assert abs(float(found.mean[0, -1]) - truth) < 0.05
+    assert inside(found, truth)
+    assert found.status == {"id": "ok"}
+
+
+def test_siblings_tell_what_the_prefix_cannot():
+    """The decay has not begun at the cut-off: alone the interval is wide, with two siblings narrow, and both hold."""
+    surface = planted("wsd", seed=1)
+    truth, past = float(surface.loss[0, -1].mean()), past_of(surface, 0.4)
+    siblings = [planted("cosine", seed=2), planted("constant", seed=3)]
+    alone, pooled = (tsl.forecast(past, method="mean_annealing", siblings=s) for s in ((), siblings))
+    widths = [float(f.quantiles[0, -1, -1] - f.quantiles[0, -1, 0]) for f in (alone, pooled)]
+    assert inside(alone, truth)
+    assert inside(pooled, truth)
+    assert widths[1] < 0.5 * widths[0]
+    assert abs(float(pooled.mean[0, -1]) - truth) < 0.02
+
+
+def test_intervals_by_position_widen_and_hold():
+    surface = planted("cosine")
+    past = past_of(surface, 0.3)
+    at = surface.tokens.values[past.sizes["tokens"] :]
+    found = tsl.forecast(past, at, method="annealing")
+    ahead = surface.loss.sel(tokens=at)
+    low, high = (found.surface_quantiles.sel(quantile=q) for q in (0.05, 0.95))
+    assert float(((ahead > low) & (ahead < high)).mean()) > 0.8
+    width = (high - low).mean(("split", "position"))
+    assert float(width[-1]) > 2 * float(width[0])
+    np.testing.assert_allclose(found.draws.quantile(0.5, "draw"), found.mean)
+    assert "to" in repr(found)
+
+
+@pytest.mark.parametrize("method", ["mean_annealing", "mean_area_power"])
+def test_units_of_loss_and_tokens_do_not_matter(method):
+    """Bits for nats, thousands of tokens for tokens: the same forecast in the new units."""
+    surface = planted("cosine")
+    found = tsl.forecast(past_of(surface, 0.4), method=method)
+    bits = surface.assign(loss=surface.loss / np.log(2))
+    np.testing.assert_allclose(
+        tsl.forecast(past_of(bits, 0.4), method=method).quantiles, found.quantiles / np.log(2), rtol=1e-9
+    )
+    plan = {k: v / 1000 if k.endswith("tokens") else v for k, v in PLANS["cosine"].items()}
+    thousands = surface.assign_coords(tokens=surface.tokens / 1000).assign_attrs(schedule=plan)
+    past = thousands.sel(tokens=slice(None, 0.4 * TOTAL / 1000))
+    np.testing.assert_allclose(tsl.forecast(past, method=method).quantiles, found.quantiles, rtol=1e-6)
+
+
+def test_the_spacing_of_checkpoints_hardly_matters():
+    dense, sparse = (tsl.forecast(past_of(planted("cosine", every), 0.5), method="mean_annealing") for every in (1, 2))
+    width = float(dense.quantiles[0, -1, -1] - dense.quantiles[0, -1, 0])
+    assert abs(float(dense.mean[0, -1] - sparse.mean[0, -1])) < 0.3 * width
+
+
+def test_a_later_change_of_plan_is_not_known():
+    """The run drops its rate at 60 %; from 40 % the old plan is forecast, and another one once told."""
+    surface = planted("changed")
+    past = past_of(surface, 0.4)
+    unaware = tsl.forecast(past.assign_attrs(schedule=PLANS["constant"]), method="mean_annealing")
+    found = tsl.forecast(past, method="mean_annealing")
+    np.testing.assert_array_equal(found.draws, unaware.draws)
+    told = {**SHARED, "kind": "wsd", "decay_start_tokens": 60_000_000}
+    assert float(tsl.forecast(past, schedule=told, method="mean_annealing").mean[0, -1]) < float(found.mean[0, -1])
+
+
+def test_what_cannot_be_forecast_is_said_and_leaves_the_others_alone():
+    surface = planted("cosine")
+    both = xr.concat([surface, surface.assign_coords(split=["bad"])], "split")
+    both.loss[1, 3:] = np.nan
+    found = tsl.forecast(past_of(both, 0.4), method="mean_annealing")
+    assert found.mean.sel(split="bad").isnull().all()
+    assert "checkpoints past the warm-up are needed" in found.status["bad"]
+    alone = tsl.forecast(past_of(surface, 0.4), method="mean_annealing")
+    np.testing.assert_array_equal(found.quantiles.sel(split="id"), alone.quantiles.sel(split="id"))
+
+
+def test_nine_of_ten_intervals_hold():
+    """Forty planted runs with serially correlated residuals: a small version of experiments/forecast_coverage.py."""
+    held, law = [], tsl.laws.AREA_ANNEALING
+    tokens = np.geomspace(1e6, TOTAL, 41)
+    plan = tsl.laws.Schedule.from_plan(PLANS["cosine"])
+    rate, seen = LearningRate(*plan.knots()), tokens <= 0.3 * TOTAL
+    x = rate.covariates(tokens, float(TOTAL))
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        shape = np.exp(random.normal(np.log([0.35, 300]), [0.3, 0.5]))
+        y = np.asarray(law.basis(shape, x), float) @ random.uniform([2, 0.2, 0.05], [3, 0.8, 0.2])
+        y += random.normal(0, 3 * priors.MODEL_ERROR) * np.log(x["area"] / 0.3) * ~seen
+        serial = random.standard_normal(41)
+        for k in range(1, 41):
+            serial[k] = 0.7 * serial[k - 1] + 0.7 * serial[k]
+        y += 0.002 * serial
+        run = curve.Run(tokens[seen], y[seen], rate)
+        draws = curve.proceed(
+            tsl.laws.AREA_ANNEALING, priors.of_loss(tsl.laws.AREA_ANNEALING), run, tokens[~seen]
+        ).draws
+        low, high = np.quantile(draws[:, -1], [0.05, 0.95])
+        held.append(low < y[-1] < high)
+    assert 0.75 <= np.mean(held) <= 1.0
+
+
+def test_the_area_counts_the_warm_up_and_every_decrease():
+    """Warm-up over 10, constant to 50, then a drop to .4 at 60: areas and decreases by hand."""
+    rate = LearningRate(np.array([0.0, 10, 50, 60, 100]), np.array([0.0, 2, 2, 0.8, 0.8]))
+    assert rate.warmup == pytest.approx(10, abs=0.05)
+    np.testing.assert_allclose(rate.area(np.array([10.0, 50, 60, 100, 200])), [5, 45, 52, 68, 108], rtol=1e-6)
+    told = rate.covariates(np.array([50.0]), reference=10.0)
+    assert told["decrease"].sum() == pytest.approx(0.6)
+    used = told["decrease"] > 0
+    assert np.all((told["at_area"][used] > 4.5) & (told["at_area"][used] < 5.2))
+    assert told["to_rate"][used].min() == pytest.approx(0.4, abs=0.02)
+    for wrong in ([1.0, 2.0], [0.0, 0.0]):
+        with pytest.raises(ValueError, match="learning rate"):
+            LearningRate(np.array(wrong), np.array([1.0, 1.0]))
+
+
+def test_the_record_of_a_run_counts_where_it_left_its_plan():
+    surface = planted("constant")
+    lr = np.where(surface.tokens > 3e7, 5e-4, PEAK)
+    lr[: int((surface.tokens < 2e6).sum())] = 5e-4
+    past = past_of(surface.assign_coords(lr=("tokens", lr)), 0.5)
+    plan = tsl.laws.Schedule.from_plan(PLANS["constant"])
+    rate = learning_rate.of_run(past, plan)
+    assert np.interp(4.5e7, rate.tokens, rate.lr) == pytest.approx(0.5, abs=0.01)
+    assert np.interp(0.9e8, rate.tokens, rate.lr) == pytest.approx(1.0)
+    without = learning_rate.of_run(past, None)
+    assert np.interp(4.5e7, without.tokens, without.lr) == pytest.approx(0.5, abs=0.01)
