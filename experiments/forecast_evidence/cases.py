@@ -61,7 +61,7 @@ class Case:
 
 
 def known(surface: xr.Dataset, whole: xr.Dataset) -> curve.Run:
-    """What `curve.proceed` reads of a surface of one split, perhaps without checkpoints, under the plan of `whole`."""
+    """What `curve.checked` reads of a surface of one split, perhaps without checkpoints, under the plan of `whole`."""
     plan = Schedule.from_plan(whole.attrs["schedule"]) if "schedule" in whole.attrs else None
     rate = learning_rate.of_run(surface, plan)
     return curve.Run(

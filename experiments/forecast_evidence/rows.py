@@ -25,43 +25,49 @@ def rows(case: Case, method: Any) -> list[dict[str, Any]]:
     start = time.perf_counter()
     at = case.future.tokens.values
     try:
-        mean, draws, status = _made(case, method, at)
+        mean, draws, said = _made(case, method, at)
     except ValueError as error:
         splits = case.target.surface.split.values.tolist()
         nothing = xr.DataArray(np.full((len(splits), len(at)), np.nan), {"split": splits}, ("split", "tokens"))
-        mean, draws, status = nothing, None, dict.fromkeys(splits, str(error))
+        mean, draws, said = nothing, None, {split: {"status": str(error)} for split in splits}
     facts = _facts(case) | {"seconds": (time.perf_counter() - start) / mean.sizes["split"]}
     observed = mean_loss(case.future)
     made = []
     for split in observed.split.values.tolist():
         own = None if draws is None else draws.sel(split=split).transpose("draw", "tokens").values
         judged = judge(at, observed.sel(split=split).values, mean.sel(split=split).values, own, case.target.last)
-        name = {"split": split, "method": method.name, "cutoff": case.cutoff, "status": status[split]}
+        name = {"split": split, "method": method.name, "cutoff": case.cutoff} | said[split]
         made.append(
             {"protocol": case.protocol, "data": case.target.data, "run": case.target.run} | name | judged | facts
         )
     return made
 
 
-def _made(case: Case, method: Any, at: np.ndarray) -> tuple[xr.DataArray, xr.DataArray | None, Any]:
-    """Expected mean loss (split, tokens), draws of it where the method has them, and its status by split."""
+def _made(case: Case, method: Any, at: np.ndarray) -> tuple[xr.DataArray, xr.DataArray | None, dict[str, Any]]:
+    """Expected mean loss (split, tokens), draws of it where the method has them, and what it says of each split."""
     siblings = [one.surface for one in case.siblings]
     if case.past.sizes["tokens"]:
         found = tsl.forecast(case.past, at, method=method, siblings=siblings)
-        return found.mean, found.draws, found.status
+        said = {
+            split: {"status": text, "intervals": found.intervals.get(split)} for split, text in found.status.items()
+        }
+        return found.mean, found.draws, said
     return _from_siblings(case, method, at)
 
 
-def _from_siblings(case: Case, method: Continuation, at: np.ndarray) -> tuple[xr.DataArray, xr.DataArray, Any]:
+def _from_siblings(
+    case: Case, method: Continuation, at: np.ndarray
+) -> tuple[xr.DataArray, xr.DataArray, dict[str, Any]]:
     """A run of which nothing is seen: `tsl.forecast` refuses it, the mixed model beneath does not."""
     target, (split,) = case.target.surface, case.target.surface.split.values.tolist()
     run = cases.known(case.past, target)
     others = [cases.known(one.surface.sel(split=[split]), one.surface) for one in case.siblings]
-    found = curve.proceed(method.law, priors.of_loss(method.law), run, at.astype(float), others)
+    found = curve.checked(method.law, priors.of_loss(method.law), run, at.astype(float), others)
     coordinates = {"split": [split], "tokens": at}
     draws = xr.DataArray(found.draws[:, None], coordinates, ("draw", "split", "tokens"))
     status = "ok" if found.posterior.settled else "the sampler has not settled (mean)"
-    return draws.median("draw"), draws, {split: status}
+    said = {"status": status, "intervals": f"checked on {n} siblings" if (n := len(found.checked)) else "model-based"}
+    return draws.median("draw"), draws, {split: said}
 
 
 def judge(
