@@ -128,7 +128,7 @@ ASKED = {
     "no batch": ({"tokens_per_step": 0, "tokens": None}, "must be a whole number from 1, found 0"),
     "runs": ({"run": "size", "schedule": {"3M": PLAN}}, "schedule names the run 3M, expected one of 1M, 2M"),
     "plan": ({"schedule": {"kind": "cosine"}}, "schedule cannot be read .* a plan has kind, peak"),
-    "text": ({"schedule": {**PLAN, "peak": "3e-4"}}, "schedule's peak is '3e-4', expected a number"),
+    "text": ({"schedule": {**PLAN, "peak": "3e-4"}}, "schedule: peak is '3e-4', expected a number"),
     "end": ({"schedule": {**PLAN, "warmup_tokens": 1, "total_tokens": 9}}, "seen 3000 tokens, its schedule ends at 9"),
     "warm-up": ({"warmup_tokens": 1001}, "run 1M begins at 1000 tokens, within a warm-up of 1001; .* into schedule"),
 }
@@ -202,7 +202,7 @@ def test_the_verb_takes_a_plan_and_one_file(tmp_path, capsys):
     assert "the table has 2 runs" in capsys.readouterr().err
     (tmp_path / "plan.yaml").write_text("kind: cosine\npeek: 3\n")
     assert tsl_command("import", file, "--out", one, *asked) == 2
-    assert "plan.yaml: training: Schedule has no 'peek'" in capsys.readouterr().err
+    assert "plan.yaml: a plan has no 'peek'; it has kind, peak" in capsys.readouterr().err
 
 
 def test_an_imported_run_is_forecast_and_reported(tmp_path, capsys):

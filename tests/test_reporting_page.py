@@ -17,6 +17,8 @@ import xarray as xr
 from tsl_jax import laws
 from tsl_jax.fitting import fit
 from tsl_jax.reporting import report, tables
+from tsl_jax.reporting.forecast_figures import mean_loss
+from tsl_jax.reporting.inputs import sort
 from tsl_jax.reporting.standing import late_median
 
 HOSTILE = "</script><img src=x onerror=alert(1)><a href='http://evil.example/'>\"'&amp;"
@@ -284,6 +286,18 @@ def test_facts_are_all_there_long_ones_folded(tmp_path: Path) -> None:
     text = Page(page).text
     assert all(word in text for word in ("2 cores", "c0ffee" * 7, "package19", "791,680", "kind cosine"))
     assert "<details><summary>package0" in page.read_text(encoding="utf-8")
+
+
+def test_a_plan_that_changed_is_drawn_with_its_jump_and_told(tmp_path: Path, run: xr.Dataset, backtest: Any) -> None:
+    half = material.TOTAL // 2
+    plans = [{**material.PLAN, "from_tokens": n, "kind": "constant", "peak": p} for n, p in ((0, 0.008), (half, 0.002))]
+    surface = run.assign_attrs(schedule=plans)
+    assert "kind constant" in Page(report(tmp_path / "facts.html", surface)).text
+    figure = mean_loss(sort([surface, backtest]))
+    assert figure is not None
+    (rate,) = (one for one in next(iter(figure.views.values()))["data"] if one.get("yaxis") == "y2")
+    jump = int(np.argmin(np.diff(rate["y"])))
+    np.testing.assert_allclose([*rate["x"][jump : jump + 2], *rate["y"][jump : jump + 2]], [half, half, 0.008, 0.002])
 
 
 def test_failed_writing_leaves_the_old_page_and_no_rest(tmp_path: Path, run: xr.Dataset) -> None:

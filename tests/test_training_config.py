@@ -47,7 +47,21 @@ def test_the_hash_follows_every_number_that_counts() -> None:
     assert config_hash(TrainConfig(keep=9)) == base, "how many checkpoints are kept changes no result"
     assert config_hash(TrainConfig(mesh=MeshConfig(fsdp=8), steps_per_call=4)) == base, "nor does where it is made"
     others = [TrainConfig(seed=1), TrainConfig(optimizer=OptimizerConfig(peak_lr=1e-3)), TrainConfig(tokens=3_000_000)]
-    assert len({base, *(config_hash(other) for other in others)}) == 4
+    others += [
+        TrainConfig(optimizer=OptimizerConfig(decay_form="sqrt")),
+        TrainConfig(optimizer=OptimizerConfig(cycles=3)),
+    ]
+    assert len({base, *(config_hash(other) for other in others)}) == 6
+
+
+def test_runs_from_before_decay_forms_and_cycles_keep_their_hash_and_their_plan() -> None:
+    """Hash and plan as the configuration without these entries had them."""
+    older = OptimizerConfig(schedule="wsd", peak_lr=1e-3)
+    assert config_hash(TrainConfig(optimizer=older)) == "e884c0586cd6"
+    assert plan(older, 100, 512) == {
+        **{"kind": "wsd", "peak": 1e-3, "warmup_tokens": 1024, "total_tokens": 51_200, "final_ratio": 0.1},
+        "decay_start_tokens": 40_960,
+    }
 
 
 @pytest.mark.parametrize(
@@ -76,9 +90,19 @@ def test_a_file_with_a_wrong_entry_is_refused(values: dict, message: str) -> Non
         (TrainConfig(context=256, model=ModelConfig(context=128)), "context 256, while the model's longest is 128"),
         (TrainConfig(tokens=1000), "1000 tokens are less than two batches of 512"),
         (TrainConfig(batch_size=0), "batch_size must be at least 1, found 0"),
+        (TrainConfig(optimizer=OptimizerConfig(schedule="step")), "schedule must be one of cosine, constant, wsd, re"),
         (
-            TrainConfig(optimizer=OptimizerConfig(schedule="step")),
-            "schedule must be one of cosine, .*, found 'step'",
+            TrainConfig(optimizer=OptimizerConfig(decay_form="step")),
+            "decay_form must be one of linear, exponential, sqrt",
+        ),
+        (TrainConfig(optimizer=OptimizerConfig(cycles=0)), "cycles must be at least 1, found 0"),
+        (
+            TrainConfig(optimizer=OptimizerConfig(schedule="wsd", decay_form="exponential", final_ratio=0.0)),
+            "exponential decay never reaches final_ratio 0; raise it",
+        ),
+        (
+            TrainConfig(tokens=7 * 512, optimizer=OptimizerConfig(schedule="restarts", warmup=0.3, cycles=6)),
+            "6 cycles of 5 steps after the warm-up leave some without a step; lower cycles",
         ),
         (TrainConfig(optimizer=OptimizerConfig(peak_lr=-1.0)), "peak_lr must be positive"),
         (TrainConfig(optimizer=OptimizerConfig(warmup=2.0)), "warmup is a share between 0 and 1"),
@@ -102,7 +126,7 @@ def test_what_cannot_work_is_refused_before_any_text_is_read(config: TrainConfig
         check(config)
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "constant", "wsd"])
+@pytest.mark.parametrize("schedule", ["cosine", "constant", "wsd", "restarts"])
 @pytest.mark.parametrize("warmup", [0.0, 0.3, 0.5, 0.7, 0.99, 1.0])
 @pytest.mark.parametrize("decay", [0.0, 0.01, 0.5, 0.7, 1.0])
 def test_the_laws_read_every_plan_that_passes(schedule: str, warmup: float, decay: float) -> None:

@@ -221,7 +221,7 @@ def pack(path: str | Path, file: str | Path, clusters: int | None = None) -> Pat
     Args:
         path: a surface, or the folder of a run. file: its name ends in `.npz`, which is added where it is missing.
         clusters: merge neighbouring clusters of each split into so many, which makes the file a fraction of its size:
-            losses stay exact, errors and covariances are estimated from fewer, larger clusters.
+            losses stay exact, errors and covariances are estimated from fewer, larger clusters, kept to seven digits.
 
     Returns:
         The file written.
@@ -239,7 +239,7 @@ def pack(path: str | Path, file: str | Path, clusters: int | None = None) -> Pat
         starts = np.arange(kept) * found // kept
         for name, dims in STORED.items():
             values = one[name].transpose("tokens", *dims).values
-            arrays[f"{split}/{name}"] = np.add.reduceat(values, starts, axis=1) if "cluster" in dims else values
+            arrays[f"{split}/{name}"] = _merged(values, starts, clusters) if "cluster" in dims else values
         header["clusters"][split] = kept
     arrays["header"] = np.array(json.dumps(header))
     file = _npz(file)
@@ -250,6 +250,11 @@ def pack(path: str | Path, file: str | Path, clusters: int | None = None) -> Pat
 def _npz(file: str | Path) -> Path:
     file = Path(file)
     return file if file.suffix == ".npz" else file.with_name(file.name + ".npz")
+
+
+def _merged(values: np.ndarray, starts: np.ndarray, clusters: int | None) -> np.ndarray:
+    """Sums over neighbouring clusters, to seven digits: the rest is noise that takes half of a file."""
+    return values if clusters is None else np.add.reduceat(values, starts, axis=1).astype(np.float32).astype(np.float64)
 
 
 def _assemble(header: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> xr.Dataset:

@@ -93,6 +93,8 @@ def from_arrays(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> 
 
 def _plain(value: Any) -> Any:
     """The JSON value of a record, such as a schedule, or of numpy's numbers."""
+    if hasattr(value, "to_plan"):
+        return value.to_plan()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     if isinstance(value, np.ndarray | np.generic):

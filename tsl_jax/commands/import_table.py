@@ -41,7 +41,8 @@ class Command:
     tokens_per_step: int | None = None
     """Where only steps are known: tokens of a step; 1 makes steps the clock."""
     schedule: Annotated[Path | None, tyro.conf.arg(metavar="FILE.yaml")] = None
-    """Learning-rate plan: kind, peak, warmup_tokens, total_tokens, final_ratio; or one for each run, under its name."""
+    """Learning-rate plan: kind, peak, warmup_tokens, total_tokens, final_ratio; a list of them, each with from_tokens,
+    where it changed; or either for each run, under its name."""
     warmup_tokens: int | None = None
     """Length of a warm-up that was over before the first row."""
     allow_missing: bool = False
@@ -64,33 +65,16 @@ def run(command: Command) -> None:
     print(f"surfaces: {command.out}")
 
 
-def _schedule(file: Path | None) -> dict[str, Any] | None:
-    """The plan of a file, or run -> plan, with numbers such as 3e-4 that YAML takes for text."""
+def _schedule(file: Path | None) -> Any:
+    """The plan of a file, or run -> plan."""
     if file is None:
         return None
-    import yaml
+    from tsl_jax.curves import plans
 
-    try:
-        found = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file}: not YAML ({error}); write the plan as `name: value`") from None
-    if not isinstance(found, dict) or not found:
-        raise ValueError(f"{file}: expected a plan, found {str(found)[:40]!r}; write it as `kind: cosine` and so on")
-    if all(isinstance(one, dict) for one in found.values()):
-        return {str(name): _plan(plan, f"{file}, {name}") for name, plan in found.items()}
-    return _plan(found, str(file))
-
-
-def _plan(values: dict[str, Any], where: str) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    from tsl_jax.laws import Schedule
-    from tsl_jax.training.config import from_dict
-
-    try:
-        return asdict(from_dict(Schedule, values))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: {error}; see the plan that tsl train writes into surface.json") from None
+    found = plans.load(file)
+    if isinstance(found, dict) and found and all(isinstance(one, dict | list) for one in found.values()):
+        return {str(name): plans.schedule_of(plan, f"{file}, {name}").to_plan() for name, plan in found.items()}
+    return plans.schedule_of(found, str(file)).to_plan()
 
 
 def _files(out: Path, names: list[str]) -> dict[str, Path]:

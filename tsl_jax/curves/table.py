@@ -18,7 +18,6 @@ from tsl_jax.curves.columns import missing, numbers, read_columns
 from tsl_jax.curves.runs import Table, surface_of
 
 MEAN = "mean over positions"
-PLAN_NUMBERS = ("peak", "warmup_tokens", "total_tokens", "final_ratio", "decay_start_tokens")
 
 
 def read_table(
@@ -32,7 +31,7 @@ def read_table(
     n_params: str | None = "n_params",
     position: str | None = None,
     tokens_per_step: int | None = None,
-    schedule: Mapping[str, Any] | None = None,
+    schedule: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     warmup_tokens: int | None = None,
     allow_missing: bool = False,
 ) -> dict[str, xr.Dataset]:
@@ -46,7 +45,8 @@ def read_table(
         n_params: column with the parameters of the run's model, without embeddings.
         position: column of positions, from 1; every checkpoint of a run then has the same.
         tokens_per_step: where only steps are known, tokens = step * tokens_per_step; 1 makes steps the clock.
-        schedule: the learning-rate plan, as `laws.Schedule.from_plan` reads it, or a mapping of runs to plans.
+        schedule: the learning-rate plan (a mapping, or a list where it changed), as `laws.Schedule.from_plan` reads
+            it, or a mapping of runs to plans.
         warmup_tokens: length of a warm-up that was over before the first row.
         allow_missing: drop rows without any loss, and let others lack some. With positions none is dropped.
 
@@ -141,17 +141,25 @@ def _runs(path: Path, keys: list[list[Any]], count: int) -> dict[str, np.ndarray
     return runs
 
 
-def _plans(schedule: Mapping[str, Any] | None, runs: list[str]) -> dict[str, dict[str, Any]]:
+def _plans(schedule: Any, runs: list[str]) -> dict[str, Any]:
     """Run -> plan, of the runs that have one."""
-    if not schedule or not all(isinstance(one, Mapping) for one in schedule.values()):
-        return {run: dict(schedule) for run in runs} if schedule else {}
+    if schedule is None:
+        return {}
+    plan = Mapping | list | tuple
+    if not isinstance(schedule, Mapping) or not all(isinstance(one, plan) for one in schedule.values()):
+        return {run: _own(schedule) for run in runs}
     unknown = [name for name in schedule if name not in runs]
     if unknown:
         raise ValueError(f"table: schedule names the run {unknown[0]}, expected one of {', '.join(runs[:20])}")
-    return {name: dict(plan) for name, plan in schedule.items()}
+    return {name: _own(plan) for name, plan in schedule.items()}
 
 
-def _with_plan(surface: xr.Dataset, plan: dict[str, Any] | None, warmup_tokens: int | None) -> xr.Dataset:
+def _own(plan: Any) -> Any:
+    """A copy of a plan, or of a list of them."""
+    return dict(plan) if isinstance(plan, Mapping) else list(plan)
+
+
+def _with_plan(surface: xr.Dataset, plan: Any, warmup_tokens: int | None) -> xr.Dataset:
     """The surface with its plan and warm-up, once they are known to fit its tokens."""
     run, first, last = surface.attrs["run"], int(surface.tokens[0]), int(surface.tokens[-1])
     if plan is not None:
@@ -168,15 +176,12 @@ def _with_plan(surface: xr.Dataset, plan: dict[str, Any] | None, warmup_tokens: 
     return surface
 
 
-def _end(plan: Mapping[str, Any]) -> int:
+def _end(plan: Any) -> int:
     """Tokens at the end of a plan, once it is known that it can be read."""
     from tsl_jax.laws import Schedule  # late: it brings jax
 
     has = "a plan has kind, peak, warmup_tokens, total_tokens, and perhaps final_ratio and decay_start_tokens"
-    words = [f"{key} is {plan[key]!r}" for key in PLAN_NUMBERS if isinstance(plan.get(key, 0), str)]
-    if words:
-        raise ValueError(f"table: the schedule's {words[0]}, expected a number; {has}")
     try:
         return Schedule.from_plan(plan).total_tokens
-    except TypeError as error:
+    except ValueError as error:
         raise ValueError(f"table: the schedule cannot be read ({error}); {has}") from None

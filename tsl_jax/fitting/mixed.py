@@ -208,13 +208,25 @@ def _solved(law: Law, curves: Curves, prior: Prior, eta: np.ndarray) -> _Solved:
         right = np.einsum("rp,sri->spi", curves.mix, gram[..., :k, k]).reshape(len(eta), -1) + precision * before
         bad = ~np.isfinite(full).all((1, 2)) | ~np.isfinite(right).all(1)
         full[bad], right[bad] = np.eye(p * k), 0.0
-        factor = np.linalg.cholesky(full)
+        factor = _factor(full)
         effect = np.linalg.solve(full, right[..., None])[..., 0]
         misfit = gram[..., k, k].sum(1) + (precision * before**2).sum(1) - (right * effect).sum(1)
         density = -0.5 * misfit - np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(1)
         density += 0.5 * np.log(precision).sum(1) - log_size.sum(1)
         density -= 0.5 * (((eta - prior.eta) / prior.eta_sd) ** 2).sum(1)
     return _Solved(np.where(bad, -np.inf, density), effect.reshape(-1, p, k), factor, state, variance, last)
+
+
+def _factor(full: np.ndarray) -> np.ndarray:
+    """Cholesky factors of (S, n, n), taken at unit diagonal: effects known to very different precision stay apart."""
+    size = np.sqrt(np.diagonal(full, axis1=1, axis2=2))
+    scaled = full / size[:, :, None] / size[:, None]
+    for jitter in (0.0, 1e-12, 1e-9, 1e-6):
+        try:
+            return np.linalg.cholesky(scaled + jitter * np.eye(full.shape[1])) * size[:, :, None]
+        except np.linalg.LinAlgError:
+            continue
+    raise FloatingPointError("mixed: the effects cannot be told apart in float64; give the law fewer coefficients")
 
 
 def _whitened(columns: np.ndarray, curves: Curves, ell: np.ndarray, sigma: np.ndarray, nu: np.ndarray):

@@ -61,7 +61,8 @@ def backtest(
         if past.sizes["tokens"] == 0:
             raise ValueError(f"backtest: no checkpoint within the first {cutoff:.0%} ({cutoff * total:.4g} tokens)")
         at = surface.tokens.values[past.sizes["tokens"] :]
-        made = _side_by_side(past, at, plan, methods)
+        known = None if plan is None else plan.known_at(float(past.tokens[-1]))
+        made = _side_by_side(past, at, known, methods)
         forecasts |= {(cutoff, one.method): one for one in made}
         table = score(made[0], surface, made[1:]).reset_index().assign(cutoff=cutoff)
         tables.append(table)

@@ -51,7 +51,6 @@ def forecast(
     plan = read_schedule(past, schedule)
     if past.sizes["tokens"] == 0:
         raise ValueError("forecast: past holds no checkpoint; check the cut-off against surface.tokens")
-    plan = None if plan is None else plan.known_at(float(past.tokens[-1]))
     at = _tokens(at, plan)
     if isinstance(method, str) and method not in METHODS:
         raise ValueError(f"forecast: method must be one of {METHODS} or a value of tsl.baselines, found {method!r}")
@@ -79,9 +78,10 @@ def _tokens(at: Any, plan: Schedule | None) -> np.ndarray:
 
 
 def read_schedule(past: xr.Dataset, schedule: Any = None) -> Schedule | None:
-    """The plan given, else the one that the surface carries, else None."""
+    """The plan given, else the one that the surface carries, as known at its last checkpoint, else None."""
     plan = past.attrs.get("schedule") if schedule is None else schedule
-    return plan if plan is None or isinstance(plan, Schedule) else Schedule.from_plan(plan)
+    plan = plan if plan is None or isinstance(plan, Schedule) else Schedule.from_plan(plan)
+    return plan if plan is None or schedule is not None else plan.known_at(float(past.tokens.values.max(initial=0)))
 
 
 def after_warmup(past: xr.Dataset, plan: Schedule | None) -> xr.Dataset:

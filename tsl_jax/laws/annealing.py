@@ -1,7 +1,6 @@
-"""Laws of a loss over tokens that know the learning rate.
+"""Laws of a loss over tokens that know the learning rate: they read the covariates of `forecasting/learning_rate.py`.
 
-Three read the covariates of `forecasting/learning_rate.py`. With S the area under the learning rate (over its peak),
-d_k its decreases, S_k and eta_k area and rate where they end:
+With S the area under the learning rate (over its peak), d_k its decreases, S_k and eta_k area and rate where they end:
 
     AREA_POWER       L0 + A S^-alpha
     AREA_ANNEALING   L0 + A S^-alpha - C sum_{S_k < S} d_k (1 - 1/(1 + c (S - S_k) eta_k^-1/2))
@@ -10,11 +9,6 @@ d_k its decreases, S_k and eta_k area and rate where they end:
 AREA_ANNEALING is the multi-power law with beta = 1 and gamma = 1/2: on public runs the full law fits siblings better
 and forecasts worse. At a constant rate all three are the same power law.
 Source: Luo et al., A Multi-Power Law for Loss Curve Prediction, arXiv 2503.12811, with the warm-up inside the area.
-
-ANNEALING (Tissue et al., arXiv 2408.11029) reads every step instead: with eta_k the learning rate of step k, S1 its
-sum, and m_k the smoothed decrease,
-
-    L(t) = L0 + A S1(t)^-alpha - C S2(t),   m_k = lambda m_{k-1} + (eta_{k-1} - eta_k),   S2 = sum_k m_k.
 """
 
 from __future__ import annotations
@@ -90,34 +84,4 @@ MULTI_POWER = Law(
     bounds=lambda x: jnp.asarray([_ALPHA, _RATE, (5e-2, 5.0), (1e-2, 2.0)]),
     covariates=_COVARIATES,
     source=_LUO,
-)
-
-
-def _annealing(shape: Array, x: Covariates) -> Array:
-    assert isinstance(x, Mapping)
-    alpha, forgetting = shape
-    lr, at = jnp.asarray(x["lr"]), jnp.asarray(x["step"]).astype(int) - 1  # entry k of the history is step k + 1
-    decrease = jnp.concatenate([jnp.zeros(1, lr.dtype), lr[:-1] - lr[1:]])
-    # S2(t) = sum_{k <= t} decrease_k (1 - lambda^(t - k + 1)) / (1 - lambda): a decrease tells more as it ages
-    age = jnp.maximum(at[:, None] - jnp.arange(len(lr)) + 1, 0)
-    s2 = -jnp.expm1(age * jnp.log1p(-forgetting)) / forgetting @ decrease
-    return jnp.stack([jnp.ones(at.shape, lr.dtype), jnp.cumsum(lr)[at] ** -alpha, -s2], axis=-1)
-
-
-def _annealing_bounds(x: Covariates) -> Array:
-    # lambda from .9999 to .5: a memory of 10,000 steps down to 2
-    return jnp.asarray([[1e-2, 1e1], [1e-4, 0.5]])
-
-
-ANNEALING = Law(
-    name="annealing",
-    formula="L0 + A S1^-alpha - C S2(lambda)",
-    params=("L0", "A", "alpha", "C", "lambda"),
-    shapes=("alpha", "forgetting"),
-    coefs=("L0", "A", "C"),
-    basis=_annealing,
-    bounds=_annealing_bounds,
-    covariates=("step", "lr"),
-    publish=lambda v: {**v, "lambda": 1 - v["forgetting"]},
-    source="Tissue et al., Scaling Law with Learning Rate Annealing, arXiv 2408.11029",
 )

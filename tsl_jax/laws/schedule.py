@@ -263,7 +263,7 @@ def _read_table(plan: Mapping[str, Any], known: Mapping[str, Any]) -> Schedule:
     """A table; its peak and its end are those of its knots."""
     columns = []
     for key in ("tokens", "lr"):
-        values = plan.get(key)
+        values: Any = plan.get(key)
         values = values.tolist() if hasattr(values, "tolist") else values  # a numpy array
         if not isinstance(values, Sequence) or isinstance(values, str) or len(values) < 2:
             raise ValueError(
@@ -284,11 +284,12 @@ def _read_table(plan: Mapping[str, Any], known: Mapping[str, Any]) -> Schedule:
 
 
 def _number(name: str, value: Any, *, whole: bool = False) -> Any:
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    if not math.isfinite(number):
         raise ValueError(f"schedule: {name} is {value!r}, expected a number")
-    if whole and value != int(value):
+    if whole and not number.is_integer():
         raise ValueError(f"schedule: {name} is {value!r}, expected a whole number")
-    return int(value) if whole else float(value)
+    return int(number) if whole else number
 
 
 def _written(one: Schedule) -> dict[str, Any]:

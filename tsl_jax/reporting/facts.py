@@ -42,6 +42,8 @@ def value(of: Any) -> Html:
     """Markup of any value: mappings as tables or short lists, long text folded."""
     if hasattr(of, "item") and getattr(of, "size", 0) == 1:
         of = of.item()  # a numpy scalar
+    if isinstance(of, list | tuple) and of and all(isinstance(one, Mapping) for one in of):
+        of = {f"{number} of {len(of)}": one for number, one in enumerate(of, 1)}
     if isinstance(of, Mapping):
         return _mapping(of)
     if isinstance(of, bool) or not isinstance(of, int | float):

@@ -104,8 +104,9 @@ def _frame(
 def _learning_rate(material: Material, end: float) -> list[View]:
     """The plan, or the rates that were recorded; nothing where neither is known."""
     if material.schedule is not None:
-        x = np.unique(np.concatenate([np.linspace(0, end, 160), [material.schedule.warmup_tokens]]))
-        y = np.asarray(material.schedule.lr(x))  # pyright: ignore[reportArgumentType]  (any array will do)
+        knots = material.schedule.knots(1e-3)
+        x = np.union1d(np.linspace(0, end, 160), knots[0])
+        y = np.interp(x, *knots)
     elif material.surface is not None and "lr" in material.surface.coords:
         x, y = material.surface.tokens.values, material.surface.lr.values
     else:

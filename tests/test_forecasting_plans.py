@@ -1,0 +1,42 @@
+"""Forecasts and a plan that was changed in mid-run: the change is known from when it began, and not before."""
+
+from __future__ import annotations
+
+import pytest
+import xarray as xr
+from conftest import PLAN, TOTAL
+
+import tsl_jax as tsl
+from tsl_jax.forecasting import backtest
+from tsl_jax.forecasting.baselines import MEAN_COSINE, NEEDS_COSINE, Baseline
+from tsl_jax.laws import Schedule
+
+CHANGED = [
+    {"from_tokens": 0, **PLAN},
+    {"from_tokens": TOTAL // 2, **PLAN, "kind": "constant", "peak": 1e-3, "warmup_tokens": 0},
+]
+
+
+def told(seen: list[Schedule | None]) -> Baseline:
+    """A baseline that keeps the plans it is told, and forecasts nothing."""
+    return Baseline("told", "what it is told", lambda plan: seen.append(plan))
+
+
+@pytest.mark.parametrize("given", [None, CHANGED])
+def test_a_backtest_tells_each_cut_off_the_plan_of_its_time(simulated: xr.Dataset, given: list | None) -> None:
+    seen: list[Schedule | None] = []
+    surface = simulated.assign_attrs(schedule=CHANGED) if given is None else simulated
+    backtest(surface, cutoffs=(0.2, 0.6), schedule=given, methods=[told(seen)])
+    assert seen == [Schedule.from_plan(PLAN), Schedule.from_plan(CHANGED)]
+
+
+def test_a_forecast_knows_the_plan_of_its_past_or_the_one_it_is_given(simulated: xr.Dataset) -> None:
+    """What is given is believed: it may say what is going to be changed."""
+    seen: list[Schedule | None] = []
+    past = simulated.assign_attrs(schedule=CHANGED).sel(tokens=slice(None, 0.4 * TOTAL))
+    tsl.forecast(past, method=told(seen))
+    tsl.forecast(past, method=told(seen), schedule=CHANGED)
+    assert seen == [Schedule.from_plan(PLAN), Schedule.from_plan(CHANGED)]
+    late = simulated.assign_attrs(schedule=CHANGED)
+    for method in ("temporal_cosine", MEAN_COSINE):
+        assert tsl.forecast(late, at=[2 * TOTAL], method=method).status["id"] == NEEDS_COSINE
