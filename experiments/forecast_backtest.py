@@ -97,7 +97,8 @@ def _table(
 ) -> pd.DataFrame:
     """The rows of the last of these parts, made where they are not there yet; those with equal `opening` count."""
     every, said = curves.load(parts, folder, wanted.pool)
-    print("\n".join(said), flush=True)
+    for sentence in said:
+        print(sentence, flush=True)
     chosen = [
         case
         for case in cases.cases(every, parts[-1])
