@@ -41,8 +41,7 @@ def main(arguments: list[str] | None = None, home: Path = HOME) -> None:
             _sealed(wanted, folder, home)
         else:
             parts = (curves.DEVELOPMENT,)
-            table = _table(home / TABLES["dev"], wanted, folder, parts, {"commit": git_commit()})
-            print(summary(table))
+            print(_evidence(home / TABLES["dev"], wanted, folder, parts, {"commit": git_commit()}))
     except (ValueError, OSError) as error:
         sys.stderr.write(f"forecast_backtest: {error}\n")
         raise SystemExit(2) from None
@@ -82,8 +81,7 @@ def _sealed(wanted: argparse.Namespace, folder: Path | None, home: Path) -> None
     )
     opening = seal.open_seal(home, head)
     facts = {"commit": head, "opening": opening["number"]}
-    table = _table(home / TABLES["sealed"], wanted, folder, curves.PARTS, facts)
-    text = summary(table)
+    text = _evidence(home / TABLES["sealed"], wanted, folder, curves.PARTS, facts)
     print(text)
     seal.close(home, opening, _command(), text)
 
@@ -92,10 +90,10 @@ def _command() -> str:
     return " ".join(["python", "experiments/forecast_backtest.py", *sys.argv[1:]])
 
 
-def _table(
+def _evidence(
     path: Path, wanted: argparse.Namespace, folder: Path | None, parts: tuple[str, ...], facts: dict[str, Any]
-) -> pd.DataFrame:
-    """The rows of the last of these parts, made where they are not there yet; those with equal `opening` count."""
+) -> str:
+    """The summary of all rows of the last of these parts, those made that were not there, and what is left out."""
     every, said = curves.load(parts, folder, wanted.pool)
     for sentence in said:
         print(sentence, flush=True)
@@ -116,7 +114,7 @@ def _table(
     mine = pd.DataFrame([row for row in made if row.get("opening") == facts.get("opening")])
     if mine.empty:
         raise ValueError("no run is there to forecast; name a folder of curves with --curves")
-    return mine
+    return "\n\n".join([*said, summary(mine)])
 
 
 def _there(made: list[dict[str, Any]], facts: dict[str, Any]) -> set[tuple[Any, ...]]:

@@ -211,6 +211,7 @@ def test_a_row_is_judged_by_hand():
     missing = rows.judge(tokens, np.array([3.0, np.nan, 0.0]), observed + 0.1, None, last=1)
     assert missing["mae"] == pytest.approx(0.1)
     assert np.isnan(missing["covered_90"])
+    assert np.isnan(rows.judge(tokens, np.full(3, np.nan), observed, draws, last=1)["mae"])
 
 
 def test_bootstrap_intervals_are_of_whole_clusters():

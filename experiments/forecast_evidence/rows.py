@@ -79,19 +79,22 @@ def judge(
     the mean interval score are over checkpoints. NaN where nothing is known.
     """
     there = np.isfinite(observed)
+    if not there.any():
+        return dict.fromkeys((*POINTS, *INTERVALS), np.nan)
     tokens, observed, predicted = tokens[there].astype(float), observed[there], predicted[there]
     grid = np.linspace(tokens[0], tokens[-1], GRID)
     y, f = (np.interp(grid, tokens, values) for values in (observed, predicted))
     mse = float(np.mean((f - y) ** 2))
     final, came = (float(values[-last:].mean()) for values in (predicted, observed))
-    found = {"final_error": final - came, "final_observed": came, "mse": mse, "mae": float(np.mean(abs(f - y)))}
-    found["r2"] = 1 - mse / float(np.var(y)) if np.var(y) > 0 else np.nan
+    r2 = 1 - mse / float(np.var(y)) if np.var(y) > 0 else np.nan
+    found = dict(zip(POINTS, (final - came, came, mse, float(np.mean(abs(f - y))), r2), strict=True))
     if draws is None:
         return found | dict.fromkeys(INTERVALS, np.nan)
     draws = draws[:, there]
     return found | dict(zip(INTERVALS, _intervals(draws, observed) + _intervals(_end(draws, last), came), strict=True))
 
 
+POINTS = ("final_error", "final_observed", "mse", "mae", "r2")
 INTERVALS = tuple(f"{what}{of}" for of in ("", "_final") for what in ("covered_50", "covered_90", "interval_score"))
 
 
