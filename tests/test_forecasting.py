@@ -9,7 +9,7 @@ from conftest import PLAN, TOTAL, planted, simulate, token_grid
 
 import tsl_jax as tsl
 from tsl_jax import baselines
-from tsl_jax.forecasting import backtest
+from tsl_jax.forecasting import backtest, covered, winkler
 from tsl_jax.forecasting.temporal import surface_of
 
 METHODS = ("temporal", "temporal_joint")
@@ -238,6 +238,29 @@ def test_a_score_weighs_tokens_evenly_and_looks_at_the_future_only():
     assert row.r2 == pytest.approx(1 - np.mean(ramp**2) / np.var(np.linspace(3, 7, 200)))
     with pytest.raises(ValueError, match="beyond the cut-off"):
         tsl.score(tsl.forecast(surface, at=tokens, method=tsl.baselines.LAST), surface)
+
+
+def test_interval_scores_and_coverage_by_hand():
+    """Inside it costs the width, outside 2/(1 - level) times the distance more."""
+    low, high, observed = np.array([[1.0, 1.0, 1.0, np.nan], [2.0, 3.0, 2.0, 2.0], [1.5, 0.9, 2.0, 1.0]])
+    np.testing.assert_allclose(winkler(low, high, observed), [1, 2 + 20 * 0.1, 1, np.nan])
+    np.testing.assert_allclose(winkler(1.0, 2.0, 2.3, level=0.5), 1 + 4 * 0.3)
+    assert covered(low, high, observed) == pytest.approx(2 / 3)
+    assert np.isnan(covered(np.nan, np.nan, 1.0))
+
+
+def test_a_score_tells_of_intervals_at_the_checkpoints(simulated):
+    past = past_of(simulated, 0.4)
+    found = tsl.forecast(past, at=simulated.tokens, method="mean_annealing")
+    truth = simulated.loss.mean("position")[:, past.sizes["tokens"] :]
+    held_out = found.quantiles.sel(tokens=truth.tokens)
+    table = tsl.score(found, simulated, against=baselines.LAST)
+    for split in ("id", "ood"):
+        low, high, observed = held_out.sel(split=split)[:, 0], held_out.sel(split=split)[:, -1], truth.sel(split=split)
+        assert table.loc[(split, "mean_annealing"), "covered_90"] == covered(low, high, observed)
+        score = float(winkler(low, high, observed).mean())
+        assert table.loc[(split, "mean_annealing"), "interval_score"] == pytest.approx(score)
+        assert table.loc[(split, "last"), ["covered_90", "interval_score"]].isna().all()
 
 
 def test_a_backtest_has_every_split_cutoff_and_method(simulated):

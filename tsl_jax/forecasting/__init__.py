@@ -5,6 +5,17 @@ from tsl_jax.forecasting.backtest import Backtest, backtest
 from tsl_jax.forecasting.compare import Comparison, compare_plans
 from tsl_jax.forecasting.forecast import forecast
 from tsl_jax.forecasting.result import Forecast
-from tsl_jax.forecasting.score import score
+from tsl_jax.forecasting.score import covered, score, winkler
 
-__all__ = ["Backtest", "Comparison", "Forecast", "backtest", "baselines", "compare_plans", "forecast", "score"]
+__all__ = [
+    "Backtest",
+    "Comparison",
+    "Forecast",
+    "backtest",
+    "baselines",
+    "compare_plans",
+    "covered",
+    "forecast",
+    "score",
+    "winkler",
+]

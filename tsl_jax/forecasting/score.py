@@ -5,6 +5,9 @@ so that the spacing of checkpoints does not weigh the errors:
 
     MSE = mean (predicted - observed)^2,   R2 = 1 - MSE / var(observed),   error = predicted - observed at the last one.
 
+Intervals are judged at the checkpoints themselves, by the share that lies inside and by the interval score, which
+rewards narrow intervals and punishes what lies outside them.
+
 Checkpoints that lack the loss of a position are left out, and the status says so. Nothing is extrapolated: a forecast
 must span the held-out checkpoints.
 """
@@ -20,9 +23,30 @@ import xarray as xr
 
 from tsl_jax.forecasting.baselines import Baseline, left_out, mean_loss
 from tsl_jax.forecasting.forecast import forecast
-from tsl_jax.forecasting.result import Forecast
+from tsl_jax.forecasting.result import QUANTILES, Forecast
 
 GRID = 200  # points of the even token grid
+LEVEL = 0.9  # of the interval that a table tells of
+LOW, HIGH = QUANTILES[0], QUANTILES[-1]
+
+
+def winkler(low: Any, high: Any, observed: Any, level: float = LEVEL) -> Any:
+    """Interval score of central intervals, any shape, in the unit of what is forecast; lower is better:
+
+        high - low + 2/(1 - level) (how far the observed value lies outside).
+
+    NaN where a bound or the value is. Its expectation is least for the true quantiles.
+    Source: Winkler (1972); Gneiting & Raftery, Strictly Proper Scoring Rules (2007), equation 43.
+    """
+    outside = np.maximum(low - observed, 0) + np.maximum(observed - high, 0)
+    return high - low + 2 / (1 - level) * outside
+
+
+def covered(low: Any, high: Any, observed: Any) -> float:
+    """Share of the observed values inside their intervals, ends included; NaN without any known interval."""
+    known = np.isfinite(low) & np.isfinite(high) & np.isfinite(observed)
+    inside = (low <= observed) & (observed <= high)
+    return float(np.asarray(inside)[np.asarray(known)].mean()) if np.any(known) else np.nan
 
 
 def score(
@@ -36,7 +60,9 @@ def score(
         schedule: the plan that baselines are told, as for `forecast`.
 
     Returns:
-        DataFrame indexed by (split, method): final (predicted, nats), observed, error, mse, r2, status.
+        DataFrame indexed by (split, method): final (predicted, nats), observed, error, mse, r2, covered_90 (share of
+        the held-out checkpoints inside the 90 % interval), interval_score (their mean `winkler`, nats), status. The two
+        about intervals are NaN for methods that give none.
 
     Raises:
         ValueError: if fewer than two checkpoints of the run lie beyond the cut-off, if a forecast does not span these,
@@ -78,11 +104,24 @@ def _row(predicted: Forecast, observed: xr.DataArray, split: str) -> dict[str, A
     said = [predicted.status[split], f"of those held out, {missing}" if missing else "ok"]
     status = ", ".join(one for one in said if one != "ok") or "ok"
     judged = _judged(predicted.mean.sel(split=split).sortby("tokens"), truth)
+    judged |= _intervals(predicted, truth, split)
     return {"split": split, "method": predicted.method, **judged, "status": status}
 
 
+def _intervals(predicted: Forecast, truth: xr.DataArray, split: str) -> dict[str, float]:
+    """What a row says of the intervals; NaN where there are none, or fewer than two held-out checkpoints."""
+    if predicted.quantiles is None or truth.sizes["tokens"] < 2:
+        return {"covered_90": np.nan, "interval_score": np.nan}
+    known = predicted.quantiles.sel(split=split).sortby("tokens")
+    low, high = (np.interp(truth.tokens, known.tokens, known.sel(quantile=q)) for q in (LOW, HIGH))
+    return {
+        "covered_90": covered(low, high, truth.values),
+        "interval_score": float(np.mean(winkler(low, high, truth.values))),
+    }
+
+
 def _judged(mean: xr.DataArray, truth: xr.DataArray) -> dict[str, float]:
-    """The numbers of a row; NaN with fewer than two held-out checkpoints."""
+    """The numbers of a row about the mean; NaN with fewer than two held-out checkpoints."""
     if truth.sizes["tokens"] < 2:
         return dict.fromkeys(("final", "observed", "error", "mse", "r2"), np.nan)
     grid = np.linspace(float(truth.tokens[0]), float(truth.tokens[-1]), GRID)

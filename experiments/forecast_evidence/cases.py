@@ -1,0 +1,182 @@
+"""What is forecast from what: the protocols, fixed before any sealed run was looked at.
+
+    alone           every run with enough checkpoints, from 10, 20, 30 and 40 % of its tokens: every method
+    fit_three       multipower: nothing of the run is seen, three short runs of its model are; judged over all of it
+    three_siblings  multipower: cosine_72000 from 10 to 40 %, beside the same three
+    ladder          olmo_ladder: runs of 5 and 10 times the Chinchilla tokens from 20 %, beside shorter and smaller runs
+    cooldown        gemstones: the end of a cool-down from the curve at constant rate, beside cool-downs of other models
+    cooldown_alone  the same without the other models: every method
+
+Siblings of `ladder`: the 3 longest shorter runs of the same size, then of smaller sizes the longest, in turns from the
+nearest size, up to 8 in all; re-runs are left out. Siblings of `cooldown`: of the 6 development models nearest in size,
+never the model itself, the run that cools down nearest to the same tokens. Both were written down beforehand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from math import ceil, log
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from forecast_evidence.curves import DEVELOPMENT, Curve
+from tsl_jax.forecasting import baselines, continuation, curve, learning_rate
+from tsl_jax.forecasting.baselines import mean_loss
+from tsl_jax.laws import Schedule
+
+CUTOFFS = (0.1, 0.2, 0.3, 0.4)
+THREE = ("cosine_24000", "constant_24000", "wsdcon_9")
+LADDER_CUTOFF, LONG, SAME_SIZE, AT_MOST = 0.2, (5, 10), 3, 8
+ENDS, OTHER_MODELS = (0.2, 0.5, 1.0), 6  # which of a model's cool-downs, as shares of their number
+COOLDOWN = "gemstones/cooldown"
+MEAN = tuple(one for one in continuation.ALL if not one.by_position)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One forecast to be made by several methods.
+
+    Attributes:
+        cutoff: share of the target's tokens that is seen, as the table tells it. seen: tokens of it.
+    """
+
+    protocol: str
+    target: Curve
+    cutoff: float
+    seen: float
+    methods: tuple[Any, ...]
+    siblings: tuple[Curve, ...] = ()
+
+    @property
+    def past(self) -> xr.Dataset:
+        return self.target.surface.sel(tokens=self.target.surface.tokens <= self.seen)
+
+    @property
+    def future(self) -> xr.Dataset:
+        return self.target.surface.sel(tokens=self.target.surface.tokens > self.seen)
+
+
+def known(surface: xr.Dataset, whole: xr.Dataset) -> curve.Run:
+    """What `curve.checked` reads of a surface of one split, perhaps without checkpoints, under the plan of `whole`."""
+    plan = Schedule.from_plan(whole.attrs["schedule"]) if "schedule" in whole.attrs else None
+    rate = learning_rate.of_run(surface, plan)
+    return curve.Run(
+        surface.tokens.values.astype(float), mean_loss(surface)[0].values, rate, whole.attrs.get("n_params")
+    )
+
+
+def cases(curves: Sequence[Curve], part: str) -> list[Case]:
+    """All cases whose target belongs to a part; siblings may come from any curve given."""
+    makers = (_alone, _fit_three, _three_siblings, _ladder, _cooldown)
+    return [case for make in makers for case in make(curves) if case.target.part == part]
+
+
+def _total(target: Curve) -> float:
+    return float(target.surface.tokens[-1])
+
+
+def _alone(curves: Sequence[Curve]) -> Iterator[Case]:
+    for target in curves:
+        by_position = target.surface.sizes["position"] > 1
+        methods = (*(continuation.ALL if by_position else MEAN), *baselines.ALL)
+        for cutoff in CUTOFFS if target.data != COOLDOWN else ():
+            case = Case("alone", target, cutoff, cutoff * _total(target), methods)
+            if _enough(case):
+                yield case
+
+
+def _enough(case: Case) -> bool:
+    """Whether each split has as many checkpoints before the cut-off as the laws need, and two after it."""
+    past, future = case.past, case.future
+    if not past.sizes["tokens"] or future.sizes["tokens"] < 2:
+        return False
+    runs = [known(past.sel(split=[split]), past) for split in past.split.values]
+    return all(curve.usable(run).sum() >= curve.FEWEST for run in runs)
+
+
+def _with_three(curves: Sequence[Curve]) -> Iterator[tuple[Curve, tuple[Curve, ...]]]:
+    """Each multipower run beside the three of its model, where these are there."""
+    for target in curves:
+        same = {one.run: one for one in curves if one.data == target.data}
+        if target.data.startswith("multipower/") and target.run not in THREE and set(THREE) <= set(same):
+            yield target, tuple(same[run] for run in THREE)
+
+
+def _fit_three(curves: Sequence[Curve]) -> Iterator[Case]:
+    for target, three in _with_three(curves):
+        yield Case("fit_three", target, 0.0, 0.0, MEAN, three)
+
+
+def _three_siblings(curves: Sequence[Curve]) -> Iterator[Case]:
+    for target, three in _with_three(curves):
+        for cutoff in CUTOFFS if target.run == "cosine_72000" else ():
+            yield Case("three_siblings", target, cutoff, cutoff * _total(target), MEAN, three)
+
+
+def _ladder(curves: Sequence[Curve]) -> Iterator[Case]:
+    runs = [one for one in curves if one.data == "olmo_ladder" and not one.run.endswith("rerun")]
+    for target in runs:
+        siblings = _shorter_and_smaller(target, runs)
+        if float(target.run.split("-")[1]) in LONG and siblings:
+            yield Case("ladder", target, LADDER_CUTOFF, LADDER_CUTOFF * _total(target), MEAN, siblings)
+
+
+def _shorter_and_smaller(target: Curve, runs: Sequence[Curve]) -> tuple[Curve, ...]:
+    longest_first = sorted(runs, key=_total, reverse=True)
+    same = [one for one in longest_first if one.n_params == target.n_params and _total(one) < _total(target)]
+    sizes = sorted({one.n_params for one in runs if one.n_params < target.n_params}, reverse=True)
+    turns = zip_longest(*([one for one in longest_first if one.n_params == size] for size in sizes))
+    smaller = [one for turn in turns for one in turn if one is not None]
+    same = same[:SAME_SIZE]
+    return tuple(same + smaller[: AT_MOST - len(same)])
+
+
+def _model(target: Curve) -> str:
+    return target.run.split("@")[0]
+
+
+def _cooldown(curves: Sequence[Curve]) -> Iterator[Case]:
+    ends: dict[str, list[Curve]] = {}
+    for one in curves:
+        if one.data == COOLDOWN:
+            ends.setdefault(_model(one), []).append(one)
+    for model, own in ends.items():
+        own = sorted(own, key=_total)
+        for place in sorted({ceil(share * len(own)) - 1 for share in ENDS}):
+            target, seen = own[place], float(own[place].surface.tokens[-2])
+            others = _other_models(target, {name: runs for name, runs in ends.items() if name != model})
+            cutoff = round(seen / _total(target), 3)
+            if others:
+                yield Case("cooldown", target, cutoff, seen, MEAN, others)
+            yield Case("cooldown_alone", target, cutoff, seen, (*MEAN, *baselines.ALL))
+
+
+def _other_models(target: Curve, ends: dict[str, list[Curve]]) -> tuple[Curve, ...]:
+    allowed = [runs for runs in ends.values() if runs[0].part == DEVELOPMENT]
+    nearest = sorted(allowed, key=lambda runs: abs(log(runs[0].n_params / target.n_params)))[:OTHER_MODELS]
+    return tuple(min(runs, key=lambda one: abs(_total(one) - _total(target))) for runs in nearest)
+
+
+def sibling_compute(case: Case) -> float:
+    """Training compute of the siblings over that of the whole target run."""
+    spent = sum(one.n_params * _total(one) for one in case.siblings)
+    return float(spent / (case.target.n_params * _total(case.target))) if case.siblings else 0.0
+
+
+def told(case: Case) -> str:
+    """The siblings with their tokens."""
+    return "; ".join(f"{one.run} ({_total(one):.3g})" for one in case.siblings)
+
+
+def cluster(target: Curve) -> str:
+    """Rows of one cluster are not independent: a run, and all gemstones of one model."""
+    return f"{target.data.split('/')[0]} {target.data if 'multipower' in target.data else ''} {_model(target)}".strip()
+
+
+def count(every: Sequence[Case]) -> int:
+    """Forecasts to make."""
+    return int(np.sum([len(case.methods) for case in every]))

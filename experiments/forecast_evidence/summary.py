@@ -1,0 +1,104 @@
+"""The table of rows in short: by protocol and method, and in pairs, with bootstrap intervals over whole clusters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+BOOTSTRAPS = 4000
+SAME = ["protocol", "data", "run", "split", "cutoff"]
+
+
+def bootstrap(values: pd.Series, clusters: pd.Series) -> tuple[float, float, float]:
+    """Mean of the known values, and the 95 % interval of it when clusters are drawn anew with replacement.
+
+    The interval is NaN with fewer than two clusters, for then nothing is known of their differences.
+    """
+    known = values.notna()
+    by = values[known].astype(float).groupby(clusters[known])
+    sums, counts = by.sum().to_numpy(), by.count().to_numpy()
+    if not len(sums):
+        return np.nan, np.nan, np.nan
+    mean = float(sums.sum() / counts.sum())
+    if len(sums) < 2:
+        return mean, np.nan, np.nan
+    chosen = np.random.default_rng(0).integers(len(sums), size=(BOOTSTRAPS, len(sums)))
+    low, high = np.quantile(sums[chosen].sum(1) / counts[chosen].sum(1), (0.025, 0.975))
+    return mean, float(low), float(high)
+
+
+def summary(rows: pd.DataFrame) -> str:
+    """Markdown: a line for each protocol, data set and method, then the paired differences."""
+    rows = rows.assign(family=rows.data.str.split("/").str[0])
+    groups = rows.groupby(["protocol", "family", "method"], sort=False)
+    lines = [_line(*name, group) for name, group in groups]
+    head = (
+        "protocol", "data", "method", "runs", "rows (without forecast, doubtful)", "median abs. final error, nats",
+        "the same, %", "mean R2 (median)", "future inside 90 %", "final inside 90 %", "final inside 50 %",
+        "interval score: final, mean",
+    )  # fmt: skip
+    return "\n\n".join([_table(head, lines), *_pairs(rows)])
+
+
+def _line(protocol: str, family: str, method: str, group: pd.DataFrame) -> tuple[str, ...]:
+    error = group.final_error.abs()
+    runs, lost = group.groupby(["data", "run"]).ngroups, int(error.isna().sum())
+    doubtful = int((group.status != "ok").sum()) - lost
+    relative = 100 * (error / group.final_observed).median()
+    inside = [_range(bootstrap(group[name], group.cluster)) for name in ("covered_90", "covered_90_final")]
+    half = _number(group.covered_50_final.mean(), "{:.2f}")
+    scores = [_number(group[name].mean(), "{:.3f}") for name in ("interval_score_final", "interval_score")]
+    r2 = f"{_number(group.r2.mean(), '{:.3f}')} ({_number(group.r2.median(), '{:.3f}')})"
+    shown = (f"{len(group)} ({lost}, {doubtful})", _number(error.median(), "{:.4f}"), _number(relative, "{:.2f}"))
+    return (protocol, family, method, str(runs), *shown, r2, *inside, half, ", ".join(scores))
+
+
+def _pairs(rows: pd.DataFrame) -> list[str]:
+    """Do positions help, and do siblings? Differences of rows that differ in nothing else."""
+    alone = rows[rows.protocol.isin(["alone", "cooldown_alone"])]
+    positions = (alone.method == "annealing", alone.method == "mean_annealing")
+    found = [("annealing by position minus annealing of the mean", alone[positions[0]], alone[positions[1]], SAME)]
+    for protocol, before in (("three_siblings", "alone"), ("ladder", "alone"), ("cooldown", "cooldown_alone")):
+        beside = rows[rows.protocol == protocol]
+        same = [name for name in SAME if name != "protocol"]
+        for method in beside.method.unique():
+            pair = beside[beside.method == method], rows[(rows.protocol == before) & (rows.method == method)]
+            found.append((f"{protocol}: {method} with siblings minus without", *pair, same))
+    lines = [line for title, one, other, same in found if (line := _paired(title, one, other, same))]
+    head = (
+        "pairs",
+        "number (clusters)",
+        "abs. final error, nats",
+        "root MSE, nats",
+        "interval score of the final loss",
+    )
+    return [_table(head, lines)] if lines else []
+
+
+def _paired(title: str, one: pd.DataFrame, other: pd.DataFrame, same: list[str]) -> tuple[str, ...] | None:
+    pairs = one.merge(other, on=same, suffixes=("", "_other"))
+    if pairs.empty:
+        return None
+    told: list[Callable[[str], pd.Series]] = [
+        lambda end: pairs[f"final_error{end}"].abs(),
+        lambda end: pairs[f"mse{end}"] ** 0.5,
+        lambda end: pairs[f"interval_score_final{end}"],
+    ]
+    differences = [_range(bootstrap(of("") - of("_other"), pairs.cluster), "{:+.4f}") for of in told]
+    return (title, f"{len(pairs)} ({pairs.cluster.nunique()})", *differences)
+
+
+def _range(found: tuple[float, float, float], form: str = "{:.2f}") -> str:
+    mean, low, high = (_number(one, form) for one in found)
+    return mean if low == "" else f"{mean} [{low}, {high}]"
+
+
+def _number(value: float, form: str) -> str:
+    return form.format(value) if np.isfinite(value) else ""
+
+
+def _table(head: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
+    cells = [head, tuple("---" for _ in head), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)

@@ -1,0 +1,223 @@
+"""The evidence about forecasts, on synthetic curves: sealed data stay shut, rows are made once and judged as said."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+import tsl_jax as tsl
+from tsl_jax.forecasting import baselines, continuation
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+sys.path.insert(0, str(EXPERIMENTS))
+import forecast_backtest as program  # noqa: E402
+from forecast_evidence import cases, curves, rows, summary  # noqa: E402
+
+THREE_AND_A_TARGET = (*cases.THREE, "cosine_72000")
+
+
+def write_curves(folder: Path, sealed: bool) -> Path:
+    """A few runs of every data set; sealed cells hold losses, or words that no reader takes for numbers."""
+    noise = np.random.default_rng(0)
+    for size in ("25M", "100M"):
+        (folder / "multipower" / size).mkdir(parents=True)
+        for name in THREE_AND_A_TARGET if sealed or size == "25M" else ():
+            step = np.arange(2160, 8000, 128)
+            lines = [f"{one},0.0003,{2.5 + 20 * one**-0.4 + 1e-3 * noise.standard_normal():.5f}" for one in step]
+            (folder / "multipower" / size / f"{name}.csv").write_text("\n".join(["step,lr,loss", *lines]))
+    if not sealed:
+        (folder / "multipower" / "100M" / "cosine_72000.csv").write_text("sealed")
+    lines = ["size,chinchilla_multiple,rerun,step,tokens,lr,c4_en,pile"]
+    for size, multiple in (("190M", 2), ("190M", 5), ("760M", 5)):
+        for tokens in np.linspace(0.1, 4 * multiple, 20) * 1e9:
+            loss = 2.5 + 500 * tokens**-0.3 + 1e-3 * noise.standard_normal()
+            loss = loss if sealed or size == "190M" else "sealed"
+            lines.append(f"{size},{multiple},,{int(tokens / 1e6)},{int(tokens)},0.001,{loss},{loss}")
+    (folder / "olmo_ladder").mkdir()
+    (folder / "olmo_ladder" / "runs.csv").write_text("\n".join(lines) + "\n")
+    (folder / "gemstones").mkdir()
+    for kind, stretch in (("constant_lr", 1.0), ("constant_lr_half", 1.0), ("cooldown_end", 1.1)):
+        lines = []
+        for k, (width, size) in enumerate([(256, 5e7), (384, 9e7), (1024, 9e8)]):
+            for tokens in np.arange(1, 11) * 1e10 * stretch:
+                loss = 2.5 + 500 * tokens**-0.3 - 0.1 * k + 1e-3 * noise.standard_normal()
+                loss = loss if sealed or size < 6e8 else "sealed"
+                row = {"width": width, "depth": 8, "params_active_precise": int(size), "tokens": int(tokens)}
+                lines.append(json.dumps({**row, "step": int(tokens / 4e6), "final_loss": loss}))
+        (folder / "gemstones" / f"{kind}.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def write_pool(folder: Path, simulated, sealed: bool) -> Path:
+    folder.mkdir()
+    for name, seed in (("one-s1", 1), ("one-s50", 50), ("one-s100", 100)):
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump({"seed": seed}))
+        if sealed or seed == 1:
+            few = simulated.isel(position=slice(0, 64, 8)).assign_attrs(n_params=1000)
+            tsl.save_surface(few, folder / f"{name}.npz")
+        else:
+            (folder / f"{name}.npz").write_text("sealed")
+    return folder
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two methods that need no long compilation."""
+    monkeypatch.setattr(cases, "MEAN", (continuation.MEAN_AREA_POWER,))
+    monkeypatch.setattr(continuation, "ALL", (continuation.MEAN_AREA_POWER,))
+    monkeypatch.setattr(baselines, "ALL", (baselines.LAST,))
+    monkeypatch.setattr(cases, "CUTOFFS", (0.4,))
+    monkeypatch.setattr(cases, "ENDS", (0.2, 1.0))
+
+
+def test_a_development_run_opens_no_sealed_file_and_makes_each_row_once(tmp_path, quick, simulated, capsys):
+    folder, pool = write_curves(tmp_path / "curves", sealed=False), write_pool(tmp_path / "pool", simulated, False)
+    home, opened = tmp_path / "home", []
+    recording = True
+    sys.addaudithook(lambda event, found: opened.append(str(found[0])) if recording and event == "open" else None)
+    arguments = ["--curves", str(folder), "--pool", str(pool)]
+    program.main([*arguments, "--only", "fit_three"], home)
+    program.main(arguments, home)
+    recording = False
+    assert any("25M" in path for path in opened), "the recorder sees what is opened"
+    assert not any(name in path for path in opened for name in ("100M", "s50.npz", "s100.npz"))
+    told = capsys.readouterr().out
+    assert "left out" not in told, "words in place of sealed losses were read"
+    table = pd.read_csv(home / "results" / "forecast_backtest-dev.csv")
+    assert set(table.protocol) == set(program.PROTOCOLS)
+    assert set(table.data) == {"multipower/25M", "olmo_ladder", "pool", "gemstones/cooldown"} | {
+        f"gemstones/constant_lr{half}" for half in ("", "_half")
+    }
+    assert not table[rows.KEY].duplicated().any()
+    assert set(table[table.data == "pool"].split) == {"id", "ood"}
+    nothing = table[table.final_error.isna()]
+    assert nothing.run.str.endswith("@22B").all(), "two checkpoints are too few, and the row says so"
+    assert nothing.status.str.contains("3 checkpoints past the warm-up are needed").all()
+    assert table[table.method == "last"].covered_90.isna().all()
+    assert table[table.method != "last"].interval_score_final.isna().sum() == len(nothing)
+    assert (table[table.protocol == "fit_three"].prefix_checkpoints == 0).all()
+    (ladder,) = table[(table.protocol == "ladder") & (table.split == "pile")].itertuples()
+    assert (ladder.run, ladder.siblings) == ("190M-5", "190M-2 (8e+09)")
+    assert ladder.sibling_compute == pytest.approx(0.4)
+    cooled = table[(table.protocol == "cooldown") & (table.run == "256-8@110B")].iloc[0]
+    assert (cooled.siblings, cooled.cutoff, cooled.prefix_checkpoints) == ("384-8@110B (1.1e+11)", 0.909, 10)
+    program.main(arguments, home)
+    assert f"{len(table) - 7} forecasts, 0 to make" in capsys.readouterr().out  # seven of them are of two splits
+
+
+def test_sealed_rows_need_the_option_a_clean_tree_and_are_counted(tmp_path, quick, simulated, capsys):
+    folder, pool = write_curves(tmp_path / "curves", sealed=True), write_pool(tmp_path / "pool", simulated, True)
+    home = tmp_path / "checkout" / "experiments"
+    home.mkdir(parents=True)
+    (home / "LOG.md").write_text("# Log\n\nNewest first.\n\n## An older entry\n\nText.\n")
+
+    def git(*arguments: str) -> None:
+        identity = ["-c", "user.name=n", "-c", "user.email=e"]
+        subprocess.run(["git", "-C", str(home), *identity, *arguments], check=True, capture_output=True)
+
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "a log")
+    arguments = ["--open-seal", "--curves", str(folder), "--pool", str(pool), "--only", "fit_three"]
+    (home / "changed").write_text("")
+    with pytest.raises(SystemExit) as stopped:
+        program.main(arguments, home)
+    assert stopped.value.code == 2
+    assert "commit first" in capsys.readouterr().err
+    assert not (home / "forecast_seal.json").exists()
+    (home / "changed").unlink()
+    program.main(arguments, home)
+    told = capsys.readouterr().out
+    assert told.index("will be opened") < told.index("forecasts,")
+    (opening,) = json.loads((home / "forecast_seal.json").read_text())["openings"]
+    assert opening["finished"]
+    log = (home / "LOG.md").read_text()
+    assert log.index("opening 1") < log.index("| fit_three |") < log.index("## An older entry")
+    assert opening["commit"] in log
+    assert opening["hardware"] in log
+    sealed = pd.read_csv(home / "results" / "forecast_backtest-sealed.csv")
+    assert set(sealed.data) == {"multipower/100M"}
+    assert (sealed.commit == opening["commit"]).all()
+    with pytest.raises(SystemExit):  # the log has changed
+        program.main(arguments, home)
+    git("add", ".")
+    git("commit", "-qm", "the first opening")
+    program.main(arguments, home)
+    assert pd.read_csv(home / "results" / "forecast_backtest-sealed.csv").opening.tolist() == [1, 2]
+    assert not (home / "results" / "forecast_backtest-dev.csv").exists()
+
+
+def test_what_is_sealed_comes_apart_by_name_size_and_seed(tmp_path, simulated):
+    folder, pool = write_curves(tmp_path / "curves", sealed=True), write_pool(tmp_path / "pool", simulated, True)
+    every, said = curves.load(curves.PARTS, folder, pool)
+    assert said == []
+    by_part = {part: {(one.data, one.run) for one in every if one.part == part} for part in curves.PARTS}
+    assert {run for data, run in by_part["sealed"] if data in ("olmo_ladder", "pool")} == {"760M-5", "one-s100"}
+    assert {run for data, run in by_part["sealed"] if data == "gemstones/constant_lr"} == {"1024-8"}
+    assert {data for data, _ in by_part["sealed"] if data.startswith("multi")} == {"multipower/100M"}
+    assert {run for data, run in by_part["development"] if data == "pool"} == {"one-s1"}
+    (big,) = (one for one in cases.cases(every, "sealed") if one.protocol == "cooldown" and "110B" in one.target.run)
+    assert [one.run for one in big.siblings] == ["384-8@110B", "256-8@110B"]  # of the development part, nearest first
+    (ladder,) = (one for one in cases.cases(every, "sealed") if one.protocol == "ladder")
+    assert [one.run for one in ladder.siblings] == ["190M-5", "190M-2"]
+
+
+def test_siblings_of_the_ladder_are_at_most_eight_in_turns_from_the_nearest_size():
+    def run(size: str, multiple: str) -> curves.Curve:
+        n_params = {"190M": 190e6, "370M": 370e6, "760M": 760e6}[size]
+        surface = tsl.from_losses(np.ones((2, 1)), tokens=[1.0, 20 * n_params * float(multiple)], n_params=n_params)
+        return curves.Curve("development", "olmo_ladder", f"{size}-{multiple}", surface)
+
+    every = [run(size, multiple) for size in ("190M", "370M", "760M") for multiple in ("0.5", "1", "2", "5", "10")]
+    (target,) = (one for one in every if one.run == "760M-10")
+    siblings = [one.run for one in cases._shorter_and_smaller(target, every)]
+    assert siblings == ["760M-5", "760M-2", "760M-1", "370M-10", "190M-10", "370M-5", "190M-5", "370M-2"]
+
+
+def test_the_plan_is_the_lr_column_and_a_cosine_where_it_is_one():
+    tokens = np.arange(200, 1001, 100)
+    plan = tsl.laws.Schedule("cosine", 2.0, 200, 1000, final_ratio=0.1)
+    lr = np.asarray(plan.lr(tokens))
+    surface = tsl.from_losses(np.ones((9, 1)), tokens=tokens).assign_coords(lr=("tokens", lr))
+    found = tsl.laws.Schedule.from_plan(curves.plan_of(surface, 200))
+    assert found.kind == "cosine"
+    np.testing.assert_allclose(found.lr(tokens), lr, rtol=1e-5)
+    dropped = surface.assign_coords(lr=("tokens", np.where(tokens > 500, 0.5, 2.0)))
+    found = tsl.laws.Schedule.from_plan(curves.plan_of(dropped, 200))
+    np.testing.assert_allclose(found.lr(np.array([100, 200, 500, 550, 600, 1000])), [1, 2, 2, 1.25, 0.5, 0.5])
+
+
+def test_a_row_is_judged_by_hand():
+    """Forecast .1 above a straight line; draws within .2 of the forecast, evenly."""
+    tokens, observed = np.array([1.0, 2.0, 4.0]), np.array([3.0, 2.0, 0.0])
+    draws = (observed + 0.1)[None] + np.linspace(-0.2, 0.2, 401)[:, None]
+    row = rows.judge(tokens, observed, observed + 0.1, draws, last=2)
+    assert row["mse"] == pytest.approx(0.01)
+    assert row["mae"] == pytest.approx(0.1)
+    assert row["r2"] == pytest.approx(1 - 0.01 / np.var(np.linspace(0, 3, 200)))
+    assert (row["final_error"], row["final_observed"]) == (pytest.approx(0.1), 1.0)
+    assert (row["covered_90"], row["covered_90_final"]) == (1.0, 1.0)
+    assert row["interval_score"] == pytest.approx(0.36)
+    narrow = rows.judge(tokens, observed, observed + 0.1, observed + 0.1 + 0.3 * (draws - observed - 0.1), last=1)
+    assert (narrow["covered_50_final"], narrow["covered_90_final"]) == (0.0, 0.0)
+    assert narrow["interval_score_final"] == pytest.approx(0.3 * 0.36 + 20 * (0.1 - 0.3 * 0.18))
+    missing = rows.judge(tokens, np.array([3.0, np.nan, 0.0]), observed + 0.1, None, last=1)
+    assert missing["mae"] == pytest.approx(0.1)
+    assert np.isnan(missing["covered_90"])
+    assert np.isnan(rows.judge(tokens, np.full(3, np.nan), observed, draws, last=1)["mae"])
+
+
+def test_bootstrap_intervals_are_of_whole_clusters():
+    values, clusters = pd.Series([0.0] * 10 + [1.0] * 10), pd.Series(["a"] * 10 + ["b"] * 10)
+    assert summary.bootstrap(values, clusters) == (0.5, 0.0, 1.0)  # twenty independent rows would say .3 to .7
+    assert np.isnan(summary.bootstrap(values[:10], clusters[:10])[1:]).all()
+    mean, low, high = summary.bootstrap(pd.Series(np.arange(100.0)), pd.Series(np.arange(100)))
+    assert mean == 49.5
+    assert (49.5 - low, high - 49.5) == (pytest.approx(1.96 * 2.89, rel=0.1),) * 2
