@@ -5,6 +5,9 @@ so that the spacing of checkpoints does not weigh the errors:
 
     MSE = mean (predicted - observed)^2,   R2 = 1 - MSE / var(observed),   error = predicted - observed at the last one.
 
+An interval is judged by the share of the held-out checkpoints inside it. Those of one run err together: it takes many
+runs to tell whether a 90 % interval deserves its name.
+
 Checkpoints that lack the loss of a position are left out, and the status says so. Nothing is extrapolated: a forecast
 must span the held-out checkpoints.
 """
@@ -23,6 +26,7 @@ from tsl_jax.forecasting.forecast import forecast
 from tsl_jax.forecasting.result import Forecast
 
 GRID = 200  # points of the even token grid
+INTERVALS = {"inside_50": (0.25, 0.75), "inside_90": (0.05, 0.95)}
 
 
 def score(
@@ -36,7 +40,8 @@ def score(
         schedule: the plan that baselines are told, as for `forecast`.
 
     Returns:
-        DataFrame indexed by (split, method): final (predicted, nats), observed, error, mse, r2, status.
+        DataFrame indexed by (split, method): final (predicted, nats), observed, error, mse, r2, inside_50 and
+        inside_90 (shares of the held-out checkpoints inside these intervals; NaN where the method knows none), status.
 
     Raises:
         ValueError: if fewer than two checkpoints of the run lie beyond the cut-off, if a forecast does not span these,
@@ -78,7 +83,20 @@ def _row(predicted: Forecast, observed: xr.DataArray, split: str) -> dict[str, A
     said = [predicted.status[split], f"of those held out, {missing}" if missing else "ok"]
     status = ", ".join(one for one in said if one != "ok") or "ok"
     judged = _judged(predicted.mean.sel(split=split).sortby("tokens"), truth)
-    return {"split": split, "method": predicted.method, **judged, "status": status}
+    return {"split": split, "method": predicted.method, **judged, **_inside(predicted, truth, split), "status": status}
+
+
+def _inside(predicted: Forecast, truth: xr.DataArray, split: str) -> dict[str, float]:
+    """The shares of the observed losses (tokens,) inside the intervals."""
+    if predicted.quantiles is None or not truth.sizes["tokens"]:
+        return dict.fromkeys(INTERVALS, np.nan)
+    known, at = predicted.quantiles.sel(split=split).sortby("tokens"), truth.tokens.values
+    shares = {}
+    for name, ends in INTERVALS.items():
+        low, high = (np.interp(at, known.tokens.values, known.sel(quantile=q).values) for q in ends)
+        inside = (low <= truth.values) & (truth.values <= high)
+        shares[name] = float(inside.mean()) if np.isfinite(low + high).all() else np.nan
+    return shares
 
 
 def _judged(mean: xr.DataArray, truth: xr.DataArray) -> dict[str, float]:
