@@ -179,8 +179,8 @@ def test_bands_open_from_the_last_loss_seen_and_are_judged_by_what_came(
     drawn = [entry["key"] for entry in curves["views"]["0"]["legend"]]
     assert drawn == ["mean_annealing", "temporal", "power", "last"]
     final = float(here[-1])
-    told = f"expected {final + 0.05:.3f} nats on id, 90%: {final - 0.15:.3f} to {final + 0.25:.3f}; {final:.3f} came, inside."
-    assert f"From 40% the annealing law {told}" in page.text
+    band = f"90%: {final - 0.15:.3f} to {final + 0.25:.3f}; {final:.3f} came, inside."
+    assert f"From 40% the annealing law expected {final + 0.05:.3f} nats on id, {band}" in page.text
 
 
 def test_an_unfinished_run_is_told_where_it_will_end(tmp_path: Path, run: xr.Dataset, backtest: Any) -> None:
