@@ -1,7 +1,7 @@
 """Something to report on: a small made-up run, its fits, and forecasts with the attributes that a report looks for."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import xarray as xr
 from tsl_jax import laws
 from tsl_jax.curves.arrays import from_losses
 from tsl_jax.fitting import Fit, fit
+from tsl_jax.reporting.words import MAIN
 
 TOTAL = 1_000_000
 PLAN = {"kind": "cosine", "peak": 5e-3, "warmup_tokens": 20_000, "total_tokens": TOTAL, "final_ratio": 0.1}
@@ -26,6 +27,8 @@ class FakeForecast:
     status: Mapping[str, str]
     fits: Mapping[str, Any] = field(default_factory=dict)
     surface: None = None
+    quantiles: xr.DataArray | None = None
+    population_quantiles: xr.DataArray | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,21 @@ def backtest(run: xr.Dataset, fits: Mapping[str, Any], errors: Mapping[str, floa
         for method, error in errors.items()
     }
     return FakeBacktest(_scores(run, made, errors), made)
+
+
+def banded(run: xr.Dataset, cutoff: float) -> FakeForecast:
+    """The main method: off by 0.05 at the end, with bands that open from the cut-off."""
+    one = forecast(run, cutoff, MAIN, 0.05, {})
+    width = xr.DataArray([-0.2, -0.03, 0.0, 0.03, 0.2], {"quantile": [0.05, 0.25, 0.5, 0.75, 0.95]}, ("quantile",))
+    opening = (one.mean.tokens - cutoff * TOTAL) / (TOTAL * (1 - cutoff))
+    return replace(one, quantiles=one.mean + width * opening)
+
+
+def with_bands(judged: FakeBacktest, run: xr.Dataset) -> FakeBacktest:
+    """The backtest with the main method in it: every later checkpoint in the wide band, none in the narrow one."""
+    made = {(cutoff, MAIN): banded(run, cutoff) for cutoff in CUTOFFS}
+    scores = _scores(run, made, {MAIN: 0.05}).assign(covered_50=0.0, covered_90=1.0)
+    return FakeBacktest(pd.concat([judged.scores, scores]), {**judged.forecasts, **made})
 
 
 def _scores(run: xr.Dataset, made: Mapping[tuple[float, str], FakeForecast], errors: Mapping[str, float]) -> Any:

@@ -15,6 +15,7 @@ from test_cli import tsl_command
 
 import tsl_jax as tsl
 from tsl_jax.forecasting import baselines
+from tsl_jax.forecasting.forecast import METHODS
 
 WORDS = (
     *("the", "loss", "of", "a", "token", "falls", "with", "its", "context", "as", "hyperbola", "and", "training"),
@@ -62,7 +63,7 @@ def test_the_surface_says_what_it_is(run):
 
 def test_the_summary_has_its_stable_keys(run):
     summary = json.loads((run / "summary.json").read_text())
-    methods = {"temporal", "temporal_joint", "temporal_cosine", *(one.name for one in baselines.ALL)}
+    methods = {*METHODS, *(one.name for one in baselines.ALL)}
     assert set(summary["splits"]) == {"id", "ood"}
     for split in summary["splits"].values():
         for key in ("tokens", "r2", "r2_additive", "r2_ceiling", "loss"):
@@ -71,7 +72,7 @@ def test_the_summary_has_its_stable_keys(run):
         assert set(split["forecast"]) == {"0.1", "0.2", "0.3", "0.4"}
         for by_method in split["forecast"].values():
             assert set(by_method) == methods
-            assert all(set(one) == {"final", "mse", "r2", "status"} for one in by_method.values())
+            assert all({"final", "mse", "r2", "status"} <= set(one) for one in by_method.values())
     assert summary["tokens_per_second"] > 0
     assert {"prepare", "train", "evaluate", "analyse", "report"} <= set(summary["seconds"])
     assert {"hash", "bytes", "tokens", "shared_block_rate"} <= set(summary["corpus"])
@@ -112,7 +113,8 @@ def test_forecast_of_a_run_from_its_beginning(run, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "nats" in shown
     assert "forecast  " in shown, "its progress"
-    assert "10/10" in shown
+    count = len(METHODS) + len(baselines.ALL)
+    assert f"{count}/{count}" in shown
     assert power["loss"][-1] == pytest.approx(summary["splits"]["id"]["forecast"]["0.4"]["power"]["final"])
 
 

@@ -5,6 +5,8 @@ import pytest
 import xarray as xr
 from conftest import PLAN, TOTAL
 
+import tsl_jax as tsl
+from tsl_jax.fitting import mixed
 from tsl_jax.forecasting import compare_plans, continuation
 from tsl_jax.forecasting.learning_rate import LearningRate, of_run
 from tsl_jax.laws import Schedule
@@ -79,3 +81,24 @@ def test_siblings_with_other_positions_are_named(past: xr.Dataset) -> None:
     few = past.isel(position=slice(9))
     assert continuation._strangers(past, [past, few]) == "1 of 2 siblings have other positions and are left out"
     assert continuation._strangers(past, [past]) == ""
+
+
+def test_a_score_counts_the_checkpoints_inside_the_intervals(past: xr.Dataset) -> None:
+    made = tsl.forecast(past, at=[10**6, 15 * 10**5, 2 * 10**6, TOTAL], method="mean_annealing")
+    assert made.quantiles is not None
+    low, quarter, middle, _, high = made.quantiles.values[0].T
+    at = made.mean.tokens.values
+    came = np.array([middle[0], quarter[1] - 1e-9, low[2] + 1e-9, high[3] + 1e-9])
+    whole = tsl.from_losses(np.append(past.loss[0, :, 0], came)[:, None], tokens=np.append(past.tokens, at))
+    row = tsl.score(made, whole, against=tsl.baselines.LAST).loc["id"]
+    assert row.loc["mean_annealing", ["covered_50", "covered_90"]].tolist() == [0.25, 0.75]
+    assert row.loc["last", ["covered_50", "covered_90"]].isna().all()
+
+
+def test_effects_that_can_hardly_be_told_apart_are_solved_nevertheless() -> None:
+    """A matrix of rank one, of entries 1e40 and 1: at unit diagonal and with a little added it has a factor."""
+    column = np.array([1e20, 1.0, 1e-3])
+    full = np.stack([np.outer(column, column), np.eye(3)])
+    factor, effect = mixed._solution(full, np.ones((2, 3)))
+    assert np.isfinite(factor).all() and np.isfinite(effect).all()
+    np.testing.assert_allclose(effect[1], 1.0)

@@ -112,8 +112,11 @@ def test_plotly_stands_in_the_page_once_and_not_at_all_without_figures(whole: Pa
     assert "kaplan nd" in Page(page).text
 
 
-def test_every_view_is_valid_plotly_but_for_the_names_of_colours(whole: Path) -> None:
-    for drawing in Page(whole).drawings:
+def test_every_view_is_valid_plotly_but_for_the_names_of_colours(
+    tmp_path: Path, whole: Path, run: xr.Dataset, backtest: Any
+) -> None:
+    bands = report(tmp_path / "bands.html", run, material.with_bands(backtest, run))
+    for drawing in (*Page(whole).drawings, *Page(bands).drawings):
         assert ",".join(drawing["start"]) in drawing["views"]
         for view in drawing["views"].values():
             assert {trace["legendgroup"] for trace in view["data"]} >= {one["key"] for one in view["legend"]} - {
@@ -153,6 +156,48 @@ def test_loss_axis_follows_the_observed_loss_not_a_wild_forecast(whole: Path, ru
     mean = run.loss.sel(split="id").mean("position")
     assert low > float(mean.min()) - 1
     assert high < float(mean.max()) + 1
+
+
+def test_bands_open_from_the_last_loss_seen_and_are_judged_by_what_came(
+    tmp_path: Path, run: xr.Dataset, backtest: Any
+) -> None:
+    page = Page(report(tmp_path / "bands.html", run, material.with_bands(backtest, run)))
+    fan, calibration, every, curves, _ = page.drawings[1:6]
+    wide, narrow, median, observed, _ = fan["views"]["0,1"]["data"]
+    here = run.loss.sel(split="id").mean("position")
+    seen = here.sel(tokens=slice(None, 0.4 * material.TOTAL))
+    n = len(median["x"])
+    assert (n, wide["x"][n:]) == (1 + here.sizes["tokens"] - seen.sizes["tokens"], median["x"][::-1])
+    for band, half in ((wide, 0.2), (narrow, 0.03)):
+        high, low = band["y"][:n], band["y"][n:][::-1]
+        assert high[0] == low[0] == median["y"][0] == pytest.approx(float(seen[-1]), abs=1e-5)
+        assert (high[-1], low[-1]) == pytest.approx((median["y"][-1] + half, median["y"][-1] - half), abs=1e-4)
+    assert len(observed["x"]) == run.sizes["tokens"]
+    assert fan["start"] == every["start"] == ["0", "1"]
+    inside = [trace["y"] for trace in calibration["views"]["0"]["data"] if trace["mode"] == "markers"]
+    assert inside == [[100.0, 100.0], [0.0, 0.0]]
+    drawn = [entry["key"] for entry in curves["views"]["0"]["legend"]]
+    assert drawn == ["mean_annealing", "temporal", "power", "last"]
+    final = float(here[-1])
+    band = f"90%: {final - 0.15:.3f} to {final + 0.25:.3f}; {final:.3f} came, inside."
+    assert f"From 40% the annealing law expected {final + 0.05:.3f} nats on id, {band}" in page.text
+
+
+def test_an_unfinished_run_is_told_where_it_will_end(tmp_path: Path, run: xr.Dataset, backtest: Any) -> None:
+    part = run.isel(tokens=slice(None, -3))
+    last = float(part.tokens[-1])
+    ahead = replace(material.banded(run, last / material.TOTAL), cutoff=last)
+    page = Page(report(tmp_path / "ahead.html", part, ahead, title="A run"))
+    assert ahead.quantiles is not None
+    low, middle, high = (float(ahead.quantiles.sel(split="id", quantile=q)[-1]) for q in (0.05, 0.5, 0.95))
+    band = f"90%: {low:.3f} to {high:.3f}"
+    assert (
+        f"Expected at the end of the plan by the annealing law: {middle:.3f} nats on id, {band} on these" in page.text
+    )
+    assert f"expected at the end, id {middle:.3f} {band}" in page.text
+    assert page.sections == ["by-position", "forecast", "facts"]
+    legend = page.drawings[1]["views"]["0,0"]["legend"]
+    assert [entry["label"] for entry in legend][-1] == "to come"
 
 
 def test_text_from_data_is_escaped_everywhere(tmp_path: Path) -> None:

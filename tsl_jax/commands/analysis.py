@@ -6,14 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from tsl_jax import laws
 from tsl_jax.fitting import Fit, fit, noise_ceiling
-from tsl_jax.forecasting import Backtest, backtest
+from tsl_jax.forecasting import Backtest, Forecast, backtest, forecast
 from tsl_jax.forecasting.backtest import CUTOFFS
+from tsl_jax.forecasting.continuation import MAIN
 from tsl_jax.forecasting.forecast import read_schedule
 from tsl_jax.surface import position_covariance
+
+AHEAD = 24  # points from here to the end of the plan
 
 
 @dataclass(frozen=True)
@@ -24,12 +28,14 @@ class Analysis:
         surface: the surface. by_position: HYPERBOLIC fitted to the plain mean at every checkpoint.
         r2: Dataset (split, tokens): plain, additive, ceiling.
         backtest: None while nothing lies beyond the first cut-off.
+        ahead: of an unfinished run the rest of the plan, by the main method; None for a finished one.
     """
 
     surface: xr.Dataset
     by_position: Fit
     r2: xr.Dataset
     backtest: Backtest | None
+    ahead: Forecast | None
 
 
 def analyse(surface: xr.Dataset, progress: Callable[[str, int, int], None]) -> Analysis:
@@ -46,7 +52,13 @@ def analyse(surface: xr.Dataset, progress: Callable[[str, int, int], None]) -> A
     progress("fit", 3, 3)
     cutoffs = _reached(surface)
     tested = backtest(surface, cutoffs, progress=progress) if cutoffs else None
-    return Analysis(surface, by_position, xr.Dataset(r2), tested)
+    return Analysis(surface, by_position, xr.Dataset(r2), tested, _ahead(surface))
+
+
+def _ahead(surface: xr.Dataset) -> Forecast | None:
+    """The rest of the plan, from all that is known."""
+    last, total = float(surface.tokens[-1]), _total(surface)
+    return forecast(surface, np.linspace(last, total, AHEAD + 1)[1:], method=MAIN) if last < total else None
 
 
 def missing(surface: xr.Dataset) -> str:

@@ -78,7 +78,7 @@ def write(
 
 
 def _shown(result: Analysis) -> list[Any]:
-    return [] if result.backtest is None else [result.backtest]
+    return [one for one in (result.backtest, result.ahead) if one is not None]
 
 
 def _facts(source: Path) -> dict[str, Any]:

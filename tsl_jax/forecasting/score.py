@@ -60,9 +60,9 @@ def score(
         schedule: the plan that baselines are told, as for `forecast`.
 
     Returns:
-        DataFrame indexed by (split, method): final (predicted, nats), observed, error, mse, r2, covered_90 (share of
-        the held-out checkpoints inside the 90 % interval), interval_score (their mean `winkler`, nats), status. The two
-        about intervals are NaN for methods that give none.
+        DataFrame indexed by (split, method): final (predicted, nats), observed, error, mse, r2, covered_50 and
+        covered_90 (shares of the held-out checkpoints inside these intervals), interval_score (their mean `winkler` at
+        90 %, nats), status. The three about intervals are NaN for methods that give none.
 
     Raises:
         ValueError: if fewer than two checkpoints of the run lie beyond the cut-off, if a forecast does not span these,
@@ -111,12 +111,13 @@ def _row(predicted: Forecast, observed: xr.DataArray, split: str) -> dict[str, A
 def _intervals(predicted: Forecast, truth: xr.DataArray, split: str) -> dict[str, float]:
     """What a row says of the intervals; NaN where there are none, or fewer than two held-out checkpoints."""
     if predicted.quantiles is None or truth.sizes["tokens"] < 2:
-        return {"covered_90": np.nan, "interval_score": np.nan}
+        return dict.fromkeys(("covered_50", "covered_90", "interval_score"), np.nan)
     known = predicted.quantiles.sel(split=split).sortby("tokens")
-    low, high = (np.interp(truth.tokens, known.tokens, known.sel(quantile=q)) for q in (LOW, HIGH))
+    at = {q: np.interp(truth.tokens, known.tokens, known.sel(quantile=q)) for q in QUANTILES}
     return {
-        "covered_90": covered(low, high, truth.values),
-        "interval_score": float(np.mean(winkler(low, high, truth.values))),
+        "covered_50": covered(at[0.25], at[0.75], truth.values),
+        "covered_90": covered(at[LOW], at[HIGH], truth.values),
+        "interval_score": float(np.mean(winkler(at[LOW], at[HIGH], truth.values))),
     }
 
 

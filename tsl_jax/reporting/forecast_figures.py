@@ -12,12 +12,16 @@ import xarray as xr
 from tsl_jax.reporting.figures import Figure, View, dots, entry, hover, lines, panels, round_ticks, shade, span
 from tsl_jax.reporting.inputs import ForecastLike, Material
 from tsl_jax.reporting.standing import last_loss, percent
-from tsl_jax.reporting.words import BY_POSITION, label, signed, winners
+from tsl_jax.reporting.words import BY_POSITION, MAIN, label, signed, winners
 
-# method -> colour, dash; the route by position and its fair rival are drawn strongest.
+# method -> colour, dash; laws that know the learning rate are blue, the paper's route by position green.
 STYLES = {
-    "temporal": ("--blue", "solid"),
-    "temporal_joint": ("--green", "solid"),
+    "mean_annealing": ("--blue", "solid"),
+    "mean_multi_power": ("--blue", "9px,5px"),
+    "mean_area_power": ("--blue", "2px,4px"),
+    "annealing": ("--green", "9px,5px"),
+    "temporal": ("--green", "solid"),
+    "temporal_joint": ("--purple", "solid"),
     "temporal_cosine": ("--green", "2px,4px"),
     "power": ("--red", "solid"),
     "power_pure": ("--red", "2px,4px"),
@@ -28,7 +32,7 @@ STYLES = {
     "mean_cosine": ("--purple", "2px,4px"),
 }
 OTHER = ("--muted", "9px,5px")
-STRONG = ("temporal", "temporal_joint", "power")
+STRONG = (MAIN, "temporal", "power")
 LEAST_ERROR = 1e-4  # nats: smaller ones are drawn here, as a logarithmic axis has no zero
 
 
@@ -36,7 +40,8 @@ def mean_loss(material: Material) -> Figure | None:
     """Observed and forecast mean loss from each cut-off, held-out part shaded, learning rate beneath."""
     if not material.futures:
         return None
-    splits, cutoffs = material.splits, list(material.futures)
+    several = [cutoff for cutoff, group in material.futures.items() if len(group) > 1]
+    splits, cutoffs = material.splits, several or list(material.futures)
     views = {(split, cutoff): _from_cutoff(material, split, cutoff) for split in splits for cutoff in cutoffs}
     choices = {"split": list(splits), "forecast from": cutoffs}
     alt = "Mean loss against tokens seen: observed, and forecast from a cut-off by each method"
@@ -48,16 +53,16 @@ def _from_cutoff(material: Material, split: str, cutoff: str) -> View:
     made = {name: one for name, one in group.items() if split in one.mean.split.values and _some(one, split)}
     seen_until = max(one.cutoff for one in group.values())
     observed = None if material.mean is None else material.mean.sel(split=split)
-    data, legend = _observed(observed)
+    data, legend = the_observed(observed)
     shown = {*STRONG, *_winner(material.scores, split, cutoff)} if len(made) > 4 else set(made)
     for name, one in made.items():
         data.append(_future(name, one.mean.sel(split=split)))
-        legend.append(entry(name, label(name), data[-1]["line"]["color"], dash=_dash(name), shown=name in shown))
+        legend.append(entry(name, label(name), data[-1]["line"]["color"], dash=style(name)[1], shown=name in shown))
     end = material.total or max(float(one.mean.tokens.max()) for one in group.values())
     legend.append(entry("held out", "held out", "--shade", mark="area"))
     frame = {"range": _frame(observed, made, split, seen_until), "nticks": 7}
-    rate = _learning_rate(material, end)
-    layout = _layout(frame, rate, end)
+    rate = learning_rate(material, end)
+    layout = over_tokens(frame, rate, end)
     layout["shapes"] = [shade(seen_until, end)]
     return {"data": data + rate, "layout": layout, "legend": legend}
 
@@ -71,7 +76,8 @@ def _winner(scores: pd.DataFrame, split: str, cutoff: str) -> list[str]:
     return [str(row.method) for at, row in best.iterrows() if percent(float(str(at))) == cutoff]
 
 
-def _observed(observed: xr.DataArray | None) -> tuple[list[View], list[View]]:
+def the_observed(observed: xr.DataArray | None) -> tuple[list[View], list[View]]:
+    """The observed losses as dots, and their entry in the legend."""
     if observed is None:
         return [], []
     told = hover("observed at %{x:,.0f} tokens: %{y:.3f} nats")
@@ -79,12 +85,13 @@ def _observed(observed: xr.DataArray | None) -> tuple[list[View], list[View]]:
     return [points], [entry("observed", "observed", "--ink", mark="dot")]
 
 
-def _dash(name: str) -> str:
-    return STYLES.get(name, OTHER)[1]
+def style(name: str) -> tuple[str, str]:
+    """Colour and dash of a method."""
+    return STYLES.get(name, OTHER)
 
 
 def _future(name: str, mean: xr.DataArray) -> View:
-    colour, dash = STYLES.get(name, OTHER)
+    colour, dash = style(name)
     told = hover(f"{escape(label(name))} at %{{x:,.0f}} tokens: %{{y:.3f}} nats")
     mean = mean.sortby("tokens")
     width = 2.6 if name in STRONG else 2
@@ -101,7 +108,7 @@ def _frame(
     return span(late if len(late) else observed.values, margin=0.2, least=0.02)
 
 
-def _learning_rate(material: Material, end: float) -> list[View]:
+def learning_rate(material: Material, end: float) -> list[View]:
     """The plan, or the rates that were recorded; nothing where neither is known."""
     if material.schedule is not None:
         knots = material.schedule.knots(1e-3)
@@ -115,7 +122,8 @@ def _learning_rate(material: Material, end: float) -> list[View]:
     return [lines(x, y, "--muted", key="learning rate", width=1.8, yaxis="y2", **told)]
 
 
-def _layout(frame: View, rate: list[View], end: float) -> View:
+def over_tokens(frame: View, rate: list[View], end: float) -> View:
+    """Mean loss over tokens, `frame` its axis, and the learning rate beneath."""
     axis: View = {"title": {"text": "tokens seen"}, "range": [-0.01 * end, 1.015 * end], "nticks": 7}
     axis |= {"exponentformat": "B", "separatethousands": False}
     title = "mean loss, nats per token"
@@ -162,7 +170,7 @@ def _dots_of(scores: pd.DataFrame) -> View:
         legend.append(entry(colour, f"{name} seen", colour, mark="block"))
     low, high = np.nanmin(np.abs(table.to_numpy(float))), np.nanmax(np.abs(table.to_numpy(float)))
     ticks = {"tickvals": list(range(len(rows))), "ticktext": rows, "range": [-0.6, len(rows) - 0.4]}
-    layout = panels([""], [34 * len(rows)], _error_axis(low, high), [ticks | {"fixedrange": True}])
+    layout = panels([""], [34 * len(rows)], error_axis(low, high), [ticks | {"fixedrange": True}])
     return {"data": data, "layout": layout, "legend": legend}
 
 
@@ -171,7 +179,8 @@ def _row_name(method: str) -> str:
     return f"<b>{name}</b>" if method in BY_POSITION else name
 
 
-def _error_axis(low: float, high: float) -> View:
+def error_axis(low: float, high: float) -> View:
+    """Sizes of errors, logarithmic."""
     low, high = max(low, LEAST_ERROR), max(high, LEAST_ERROR)
     low, high = min(low * 0.7, high * 0.3), high * 1.4
     ticks = round_ticks(low, high)

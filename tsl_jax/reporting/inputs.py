@@ -19,6 +19,8 @@ from tsl_jax.laws import Schedule
 from tsl_jax.reporting.standing import percent, plan, unfinished
 from tsl_jax.surface import check
 
+NOW = "now"  # the cut-off of a forecast from the last checkpoint there is
+
 
 @runtime_checkable
 class ForecastLike(Protocol):
@@ -79,7 +81,7 @@ class Material:
 
     Attributes:
         surface: the run. by_position: label -> fit over positions. others: label -> any other fit.
-        futures: cut-off label ("40%") -> method -> forecast, cut-offs in increasing order.
+        futures: cut-off label ("40%"; "now" for the last checkpoint) -> method -> forecast, cut-offs increasing.
         scores: as in a backtest; empty where nothing can be judged. total: tokens of the whole run, if known.
     """
 
@@ -141,7 +143,7 @@ def sort(results: Iterable[Any]) -> Material:
     schedule = plan(attrs)
     backtest = kinds["backtest"][0] if kinds["backtest"] else None
     total = _total(surface, schedule, kinds["forecast"])
-    futures = _futures(backtest, kinds["forecast"], total)
+    futures = _futures(surface, backtest, kinds["forecast"], total)
     position = [fit for fit in kinds["fit"] if fit.over == ("position",) and _several(fit.x)]
     others = [fit for fit in kinds["fit"] if fit.over != ("position",)]
     return Material(
@@ -207,13 +209,16 @@ def _total(surface: xr.Dataset | None, schedule: Schedule | None, forecasts: lis
 
 
 def _futures(
-    backtest: BacktestLike | None, forecasts: list[ForecastLike], total: float | None
+    surface: xr.Dataset | None, backtest: BacktestLike | None, forecasts: list[ForecastLike], total: float | None
 ) -> dict[str, dict[str, ForecastLike]]:
-    known = [(cutoff, one) for (cutoff, _), one in (backtest.forecasts if backtest else {}).items()]
-    known += [(one.cutoff / total if total else 1.0, one) for one in forecasts]
+    known = [(cutoff, percent(cutoff), one) for (cutoff, _), one in (backtest.forecasts if backtest else {}).items()]
+    last = np.nan if surface is None or not surface.sizes["tokens"] else float(surface.tokens[-1])
+    for one in forecasts:
+        cutoff = one.cutoff / total if total else 1.0
+        known.append((cutoff, NOW if one.cutoff == last else percent(cutoff), one))
     groups: dict[str, dict[str, ForecastLike]] = {}
-    for cutoff, one in sorted(known, key=lambda pair: pair[0]):
-        groups.setdefault(percent(cutoff), {})[one.method] = one
+    for _, name, one in sorted(known, key=lambda found: found[0]):
+        groups.setdefault(name, {})[one.method] = one
     return groups
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import xarray as xr
 
 from tsl_jax.durable import write_durably
-from tsl_jax.reporting import sections
+from tsl_jax.reporting import forecast_sections, sections
 from tsl_jax.reporting.facts import facts as facts_section
 from tsl_jax.reporting.fitted import other_fits
 from tsl_jax.reporting.inputs import Material, sort
@@ -57,8 +57,8 @@ def render(material: Material, title: str, facts: Mapping[str, str] | None, r2: 
     body = [
         sections.by_position(material),
         sections.parameters(material),
-        sections.forecast(material),
-        sections.errors(material),
+        forecast_sections.forecast(material),
+        forecast_sections.errors(material),
         sections.quality(material, r2),
         other_fits(material),
         facts_section(facts, material.attrs),

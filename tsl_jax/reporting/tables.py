@@ -51,7 +51,7 @@ def _forecasts(backtest: Any, split: str) -> dict[str, Any]:
     if backtest is None:
         return result
     for (cutoff, method), row in backtest.scores.loc[split].iterrows():
-        known = {name: number(row[name]) for name in ("final", "mse", "r2")}
+        known = {name: number(row[name]) for name in ("final", "mse", "r2", "covered_50", "covered_90") if name in row}
         ends = _ends(backtest.forecasts.get((cutoff, method)), split)
         result.setdefault(f"{cutoff:g}", {})[method] = {**known, "intervals": ends, "status": row.status}
     return result

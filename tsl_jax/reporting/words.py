@@ -11,6 +11,7 @@ import pandas as pd
 from tsl_jax.reporting.standing import how_far, last_loss, percent
 
 MAIN = "mean_annealing"  # the method whose intervals are shown first
+CONTINUED = (MAIN, "mean_multi_power", "mean_area_power", "annealing")  # those with intervals
 BY_POSITION = ("annealing", "temporal", "temporal_joint", "temporal_cosine")
 LABELS = {
     "mean_annealing": "annealing law",
