@@ -100,5 +100,6 @@ def test_effects_that_can_hardly_be_told_apart_are_solved_nevertheless() -> None
     column = np.array([1e20, 1.0, 1e-3])
     full = np.stack([np.outer(column, column), np.eye(3)])
     factor, effect = mixed._solution(full, np.ones((2, 3)))
-    assert np.isfinite(factor).all() and np.isfinite(effect).all()
+    assert np.isfinite(factor).all()
+    assert np.isfinite(effect).all()
     np.testing.assert_allclose(effect[1], 1.0)
