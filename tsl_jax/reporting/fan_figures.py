@@ -115,7 +115,7 @@ def _shares(scores: pd.DataFrame) -> View:
     seen, data, legend = 100 * scores.index.to_numpy(float), [], []
     ends = [seen.min() - 3, seen.max() + 3]
     for share, colour, symbol in ((90, "--blue", "circle"), (50, "--purple", "square")):
-        key, found = f"{share}%", 100 * scores[f"inside_{share}"].to_numpy(float)
+        key, found = f"{share}%", 100 * scores[f"covered_{share}"].to_numpy(float)
         data.append(lines(ends, [share, share], colour, key=key, dash="4px,4px", width=1.2, hoverinfo="skip"))
         data.append(lines(seen, found, colour, key=key, width=1.5, hoverinfo="skip"))
         told = hover(f"from %{{x:.3g}}%: %{{y:.0f}}% of later checkpoints inside the {share}% band")
