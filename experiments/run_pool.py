@@ -3,10 +3,11 @@
     python experiments/run_pool.py              the plans: done, begun or to do, and what each costs
     python experiments/run_pool.py NAME ...     make these runs, or go on with them, and keep their surfaces
 
-A plan is `experiments/pool/NAME.yaml`, a configuration of `tsl train`. The run goes to `runs/pool/NAME`, which git does
-not keep; once it is complete `NAME.npz` beside the plan is its surface, packed with 8 clusters of documents a split
-(losses exact, well under 1 MB), and `NAME.json` says how it was made: resolved configuration, seed, commit, hardware,
-versions, seconds. A run whose surface is there with the plan's configuration is not made again.
+A plan is `experiments/pool/PLAN.yaml`, a configuration of `tsl train`. A run is named by its plan, and as PLAN@SEED
+with another seed than the plan's: `small-cosine@3`. It goes to `runs/pool/NAME`, which git does not keep; once it is
+complete `NAME.npz` beside the plan is its surface, packed with a few clusters of documents a split (losses exact, well
+under 1 MB), and `NAME.json` says how it was made: resolved configuration, seed, commit, hardware, versions, seconds. A
+run whose surface is there with the plan's configuration is not made again.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -28,20 +30,26 @@ from tsl_jax.training.config import TrainConfig, config_hash, from_dict, to_dict
 POOL = Path(__file__).parent / "pool"
 RUNS = Path("runs/pool")
 CLUSTERS = 8
+CLUSTERS_OF_SEEDED = 4  # these runs are many
 KEPT = ("model", "n_params", "n_params_embedding", "flops_per_token", "batch_tokens", "total_tokens")
 MADE = ("seed", "corpus", "environment", "later_environments", "seconds", "tokens_per_second")
 
 
 def plan_of(name: str) -> TrainConfig:
-    """The configuration in a plan."""
-    path = POOL / f"{name}.yaml"
-    if not path.exists():
-        raise ValueError(f"run_pool: no plan {path}; the plans are {', '.join(names())}")
-    return from_dict(TrainConfig, yaml.safe_load(path.read_text()))
+    """The configuration of a run, PLAN or PLAN@SEED."""
+    plan, at, seed = name.partition("@")
+    path = POOL / f"{plan}.yaml"
+    if not path.exists() or bool(at) != seed.isdigit():
+        plans = ", ".join(sorted(path.stem for path in POOL.glob("*.yaml")))
+        raise ValueError(f"run_pool: a run is PLAN or PLAN@SEED, found {name}; the plans are {plans}")
+    config = from_dict(TrainConfig, yaml.safe_load(path.read_text()))
+    return replace(config, seed=int(seed)) if at else config
 
 
 def names() -> list[str]:
-    return sorted(path.stem for path in POOL.glob("*.yaml"))
+    """The plans, and the runs that were made or begun of them with other seeds."""
+    folders = [path for path in RUNS.glob("*@*") if path.is_dir()]
+    return sorted({path.stem for path in (*POOL.glob("*.yaml"), *POOL.glob("*.npz"), *folders)})
 
 
 def is_kept(name: str) -> bool:
@@ -56,8 +64,9 @@ def make(name: str) -> None:
     """Train, or go on, in a process of its own, as the command line does it; then keep the surface."""
     run = RUNS / name
     resume = ["--resume"] if (run / folder.CONFIG).exists() else []
-    command = [sys.executable, "-m", "tsl_jax.cli", "train", "--config", str(POOL / f"{name}.yaml"), "--out", str(run)]
-    done = subprocess.run([*command, *resume])
+    plan, at, seed = name.partition("@")
+    command = [sys.executable, "-m", "tsl_jax.cli", "train", "--config", str(POOL / f"{plan}.yaml"), "--out", str(run)]
+    done = subprocess.run([*command, *(["--seed", seed] if at else []), *resume])
     if done.returncode:
         raise SystemExit(done.returncode)
     keep(name, run)
@@ -66,7 +75,7 @@ def make(name: str) -> None:
 def keep(name: str, run: Path) -> None:
     """Pack the surface of a finished run beside its plan, the manifest last."""
     record = folder.read_record(run)
-    surface = tsl.load_surface(tsl.pack(run, POOL / f"{name}.npz", clusters=CLUSTERS))
+    surface = tsl.load_surface(tsl.pack(run, POOL / f"{name}.npz", clusters=CLUSTERS_OF_SEEDED if "@" in name else CLUSTERS))
     final = surface.loss.isel(tokens=-1).mean("position")
     facts = {name: record[name] for name in (*KEPT, *MADE) if name in record}
     config = folder.read_config(run)

@@ -145,12 +145,13 @@ def cooled(constant: xr.Dataset, ends: xr.Dataset, end: int) -> xr.Dataset:
 
 
 def _pool(part: str, pool: Path) -> Iterator[Curve]:
-    """Finished runs of the pool; the seed in the plan says to which part one belongs."""
-    for path in sorted(pool.glob("*.yaml")):
-        seed = (yaml.safe_load(path.read_text()) or {}).get("seed", 0)
+    """Finished runs of the pool, PLAN or PLAN@SEED; the seed says to which part one belongs."""
+    for path in sorted(pool.glob("*.npz")):
+        plan, _, seed = path.stem.partition("@")
+        seed = int(seed or (yaml.safe_load((pool / f"{plan}.yaml").read_text()) or {}).get("seed", 0))
         mine = seed in DEVELOPMENT_SEEDS if part == DEVELOPMENT else seed >= FIRST_SEALED_SEED
-        if mine and path.with_suffix(".npz").exists():
-            yield Curve(part, "pool", path.stem, tsl.load_surface(path.with_suffix(".npz")))
+        if mine:
+            yield Curve(part, "pool", path.stem, tsl.load_surface(path))
 
 
 def plan_of(surface: xr.Dataset, warmup: float) -> dict[str, Any]:
