@@ -1,6 +1,7 @@
 """What is forecast from what: the protocols, fixed before any sealed run was looked at.
 
-    alone           every run with enough checkpoints, from 10, 20, 30 and 40 % of its tokens: every method
+    alone           every run with enough checkpoints, from 10, 20, 30 and 40 % of its tokens: every method, and by
+                    position the controls
     fit_three       multipower: nothing of the run is seen, three short runs of its model are; judged over all of it
     three_siblings  multipower: cosine_72000 from 10 to 40 %, beside the same three
     ladder          olmo_ladder: runs of 5 and 10 times the Chinchilla tokens from 20 %, beside shorter and smaller runs
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from forecast_evidence import controls
 from forecast_evidence.curves import DEVELOPMENT, Curve
 from tsl_jax.forecasting import baselines, continuation, curve, learning_rate
 from tsl_jax.forecasting.baselines import mean_loss
@@ -33,7 +35,7 @@ THREE = ("cosine_24000", "constant_24000", "wsdcon_9")
 LADDER_CUTOFF, LONG, SAME_SIZE, AT_MOST = 0.2, (5, 10), 3, 8
 ENDS, OTHER_MODELS = (0.2, 0.5, 1.0), 6  # which of a model's cool-downs, as shares of their number
 COOLDOWN = "gemstones/cooldown"
-MEAN = tuple(one for one in continuation.ALL if not one.by_position)
+MEAN = tuple(one for one in continuation.ALL if one.through is continuation.of_mean)
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,10 @@ def _total(target: Curve) -> float:
 def _alone(curves: Sequence[Curve]) -> Iterator[Case]:
     for target in curves:
         by_position = target.surface.sizes["position"] > 1
-        methods = (*(continuation.ALL if by_position else MEAN), *baselines.ALL)
+        methods = (
+            *((*continuation.ALL, *controls.ALL) if by_position else (*MEAN, continuation.MEAN_STACK)),
+            *baselines.ALL,
+        )
         for cutoff in CUTOFFS if target.data != COOLDOWN else ():
             case = Case("alone", target, cutoff, cutoff * _total(target), methods)
             if _enough(case):

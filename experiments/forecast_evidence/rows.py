@@ -11,7 +11,7 @@ import xarray as xr
 import tsl_jax as tsl
 from forecast_evidence import cases
 from forecast_evidence.cases import Case
-from tsl_jax.forecasting import covered, curve, priors, winkler
+from tsl_jax.forecasting import covered, learning_rate, winkler
 from tsl_jax.forecasting.baselines import mean_loss
 from tsl_jax.forecasting.continuation import Continuation
 from tsl_jax.forecasting.result import QUANTILES
@@ -60,11 +60,10 @@ def _from_siblings(
 ) -> tuple[xr.DataArray, xr.DataArray, dict[str, Any]]:
     """A run of which nothing is seen: `tsl.forecast` refuses it, the mixed model beneath does not."""
     target, (split,) = case.target.surface, case.target.surface.split.values.tolist()
-    run = cases.known(case.past, target)
-    others = [cases.known(one.surface.sel(split=[split]), one.surface) for one in case.siblings]
-    found = curve.checked(method.law, priors.of_loss(method.law), run, at.astype(float), others)
-    coordinates = {"split": [split], "tokens": at}
-    draws = xr.DataArray(found.draws[:, None], coordinates, ("draw", "split", "tokens"))
+    plan, others = learning_rate.carried(target), [one.surface.sel(split=split) for one in case.siblings]
+    values, told = method.through(method.law, case.past.sel(split=split), at.astype(float), plan, others)
+    found = told["mean"]
+    draws = xr.DataArray(values[:, None], {"split": [split], "tokens": at}, ("draw", "split", "tokens"))
     status = "ok" if found.posterior.settled else "the sampler has not settled (mean)"
     said = {"status": status, "intervals": f"checked on {n} siblings" if (n := len(found.checked)) else "model-based"}
     return draws.median("draw"), draws, {split: said}

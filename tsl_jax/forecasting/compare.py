@@ -23,7 +23,9 @@ from tsl_jax.forecasting.forecast import forecast
 from tsl_jax.forecasting.result import QUANTILES, Forecast
 from tsl_jax.laws import Schedule
 
-PAIRED = tuple(one.name for one in continuation.ALL if not one.by_position)  # draws by position are ordered by value
+PAIRED = tuple(
+    one.name for one in continuation.ALL if one.through is continuation.of_mean
+)  # others reorder their draws
 
 
 @dataclass(frozen=True)

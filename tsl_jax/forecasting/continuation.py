@@ -13,7 +13,7 @@ documents of the last checkpoint seen.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from tsl_jax.forecasting import curve, learning_rate, priors
 from tsl_jax.forecasting.baselines import BELOW_ZERO, mean_loss
 from tsl_jax.forecasting.curve import Continued, Run
 from tsl_jax.forecasting.result import QUANTILES, Forecast
+from tsl_jax.forecasting.stacking import stacked
 from tsl_jax.forecasting.temporal import FEWEST, USABLE, anchor
 from tsl_jax.laws import Law, Schedule
 from tsl_jax.surface import position_covariance
@@ -39,22 +40,19 @@ class Continuation:
 
     Attributes:
         name: short name, as in tables. label: what to call it in a figure.
-        law: of each curve. by_position: whether the curves are a0, a1, a2, or else the mean loss.
+        law: of each curve. through: which curves are continued, and how they become the loss: a function of (law,
+            past of one split, tokens, plan, siblings) that gives draws of the mean loss (draw, at), or of the surface
+            (draw, at, position), and what was found by the name of each curve.
     """
 
     name: str
     label: str
     law: Law
+    through: Callable[[Law, xr.Dataset, np.ndarray, Any, Sequence[xr.Dataset]], tuple[np.ndarray, Mapping]]
     by_position: bool = False
 
 
-ANNEALING = Continuation("annealing", "annealing law of a0, a1, a2", laws.AREA_ANNEALING, by_position=True)
-MEAN_ANNEALING = Continuation("mean_annealing", "annealing law of the mean", laws.AREA_ANNEALING)
-MEAN_MULTI_POWER = Continuation("mean_multi_power", "multi-power law of the mean", laws.MULTI_POWER)
-MEAN_AREA_POWER = Continuation("mean_area_power", "power law in the learning rate's area, of the mean", laws.AREA_POWER)
-ALL = (ANNEALING, MEAN_ANNEALING, MEAN_MULTI_POWER, MEAN_AREA_POWER)
-BY_NAME = {one.name: one for one in ALL}
-MAIN = MEAN_ANNEALING.name  # the one that held best on the development data of `priors.py`
+STACKED = (laws.AREA_ANNEALING, laws.MULTI_POWER, laws.AREA_POWER)
 
 
 def proceed(
@@ -67,8 +65,7 @@ def proceed(
         one = past.sel(split=split)
         others = [other.sel(split=split) for other in siblings if split in other.split.values]
         try:
-            through = _by_position if method.by_position else _of_mean
-            made[split], fits[split] = through(method.law, one, at[order], plan, others)
+            made[split], fits[split] = method.through(method.law, one, at[order], plan, others)
             status[split] = _doubts(fits[split], made[split], _strangers(one, others) if method.by_position else "")
         except ValueError as error:  # too little is known of this split; the others go on
             made[split], status[split] = _nothing(one, len(at), method.by_position), str(error)
@@ -76,20 +73,33 @@ def proceed(
     return _forecast(method, past, draws, status, fits)
 
 
-def _of_mean(law: Law, past: xr.Dataset, at: np.ndarray, plan: Any, siblings: Sequence[xr.Dataset]):
+def of_mean(law: Law, past: xr.Dataset, at: np.ndarray, plan: Any, siblings: Sequence[xr.Dataset]):
     """Draws (draw, at) of the mean loss."""
-    runs = [_run(one, mean_loss(one.expand_dims("split"))[0].values, p) for one, p in _with_plans(past, plan, siblings)]
-    found = curve.checked(law, priors.of_loss(law), runs[0], at, runs[1:])
+    own, *others = mean_runs(past, plan, siblings)
+    found = curve.checked(law, priors.of_loss(law), own, at, others)
     return found.draws, {"mean": found}
 
 
-def _by_position(law: Law, past: xr.Dataset, at: np.ndarray, plan: Any, siblings: Sequence[xr.Dataset]):
+def of_mean_stacked(_: Law, past: xr.Dataset, at: np.ndarray, plan: Any, siblings: Sequence[xr.Dataset]):
+    """Draws (draw, at) of the mean loss, by all laws of STACKED."""
+    own, *others = mean_runs(past, plan, siblings)
+    found = stacked(STACKED, own, at, others)
+    return found.draws, {"mean": found}
+
+
+def mean_runs(past: xr.Dataset, plan: Any, siblings: Sequence[xr.Dataset]) -> list[Run]:
+    """The curves of the mean loss of a run and its siblings, one split each."""
+    told = with_plans(past, plan, siblings)
+    return [as_run(one, mean_loss(one.expand_dims("split"))[0].values, own) for one, own in told]
+
+
+def by_parameters(law: Law, past: xr.Dataset, at: np.ndarray, plan: Any, siblings: Sequence[xr.Dataset]):
     """Draws (draw, at, position) of the surface."""
     positions = past.sizes["position"]
     if positions < FEWEST:
         raise ValueError(f"a law over positions needs {FEWEST} of them, the surface has {positions}")
     alike = [one for one in siblings if np.array_equal(one.position, past.position)]
-    curves = [_parameters(one, p) for one, p in _with_plans(past, plan, alike)]
+    curves = [_parameters(one, p) for one, p in with_plans(past, plan, alike)]
     if np.isfinite(curves[0]["a0"].y).sum() < FEWEST:
         raise ValueError(f"{np.isfinite(curves[0]['a0'].y).sum()} usable position fits, {FEWEST} are needed")
     found: dict[str, Continued] = {}
@@ -105,12 +115,12 @@ def _by_position(law: Law, past: xr.Dataset, at: np.ndarray, plan: Any, siblings
     return surface + offset + own_noise, found
 
 
-def _with_plans(past: xr.Dataset, plan: Any, siblings: Sequence[xr.Dataset]):
+def with_plans(past: xr.Dataset, plan: Any, siblings: Sequence[xr.Dataset]):
     """(surface, plan) of the run and its siblings, which bring plans of their own."""
     return [(past, plan), *((one, learning_rate.carried(one)) for one in siblings)]
 
 
-def _run(past: xr.Dataset, y: np.ndarray, plan: Schedule | None, noise: np.ndarray | None = None) -> Run:
+def as_run(past: xr.Dataset, y: np.ndarray, plan: Schedule | None, noise: np.ndarray | None = None) -> Run:
     return Run(past.tokens.values.astype(float), y, learning_rate.of_run(past, plan), past.attrs.get("n_params"), noise)
 
 
@@ -121,7 +131,7 @@ def _parameters(past: xr.Dataset, plan: Schedule | None) -> dict[str, Run]:
     values = {name: np.where(good, found.params.sel(param=name).values, np.nan) for name in PARAMETERS}
     error = {name: found.stderr.sel(param=name).values for name in PARAMETERS}
     error["a1"], values["a1"] = error["a1"] / values["a1"], np.log(values["a1"])
-    return {name: _run(past, values[name], plan, _noise(error[name], good)) for name in PARAMETERS}
+    return {name: as_run(past, values[name], plan, _noise(error[name], good)) for name in PARAMETERS}
 
 
 def _noise(error: np.ndarray, good: np.ndarray) -> np.ndarray:
@@ -210,3 +220,15 @@ def _text_error(past: xr.Dataset, mean: xr.DataArray) -> xr.DataArray:
     sem = last.mean(("position", "position_")).clip(min=0).fillna(0) ** 0.5
     normal = np.random.default_rng(9).standard_normal(mean.sizes["draw"])
     return xr.DataArray(normal, dims=("draw",)) * sem.sel(split=mean.split)
+
+
+ANNEALING = Continuation("annealing", "annealing law of a0, a1, a2", laws.AREA_ANNEALING, by_parameters, True)
+MEAN_ANNEALING = Continuation("mean_annealing", "annealing law of the mean", laws.AREA_ANNEALING, of_mean)
+MEAN_MULTI_POWER = Continuation("mean_multi_power", "multi-power law of the mean", laws.MULTI_POWER, of_mean)
+MEAN_AREA_POWER = Continuation(
+    "mean_area_power", "power law in the learning rate's area, of the mean", laws.AREA_POWER, of_mean
+)
+MEAN_STACK = Continuation("mean_stack", "laws of the mean, stacked", laws.AREA_ANNEALING, of_mean_stacked)
+ALL = (ANNEALING, MEAN_ANNEALING, MEAN_MULTI_POWER, MEAN_AREA_POWER, MEAN_STACK)
+BY_NAME = {one.name: one for one in ALL}
+MAIN = MEAN_ANNEALING.name  # the one that held best on the development data of `priors.py`

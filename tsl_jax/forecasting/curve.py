@@ -7,8 +7,8 @@ the future curve, from which any interval can be read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,7 @@ class Continued:
     Attributes:
         draws: (draw, at) at the tokens asked for. law_alone: the same without residuals. posterior: of the parameters.
         checked: what backtests said: (error over the sd that was claimed) of each. factor: by which the draws were
-            spread about their median in consequence.
+            spread about their median in consequence. shares: of each law, where several are stacked.
     """
 
     draws: np.ndarray
@@ -60,6 +60,7 @@ class Continued:
     posterior: mixed.Posterior
     checked: tuple[float, ...] = ()
     factor: float = 1.0
+    shares: Mapping[str, float] = field(default_factory=dict)
 
 
 def usable(run: Run) -> np.ndarray:
@@ -92,10 +93,14 @@ def proceed(law: Law, belief: Belief, run: Run, at: np.ndarray, siblings: Sequen
     curves, prior = _problem(law, belief, [_in_units(one, start, unit) for one in every], reference)
     posterior = mixed.sample(law, curves, prior)
     ahead = [_last(every[0]), max(float(at[-1]), run.rate.tokens[-1])]
-    x, log_clock = _covariates(law, run.rate, at, reference, [0.0, *ahead])
+    now = float(here.tokens[-1])
+    every_at = np.union1d(at, now)
+    x, log_clock = _covariates(law, run.rate, every_at, reference, [0.0, *ahead])
     draws, alone = posterior.paths(0, x, log_clock, DRAWS, seed)
-    error = np.random.default_rng(seed + 1).standard_normal((DRAWS, 1)) * priors.MODEL_ERROR
-    draws = draws + error * np.maximum(log_clock, 0)
+    wrong = np.random.default_rng(seed + 1).standard_normal((DRAWS, 1)) * priors.MODEL_ERROR
+    change = alone - alone[:, np.searchsorted(every_at, now)][:, None]
+    draws = draws + wrong * np.where(every_at > now, change, 0.0)
+    draws, alone = (paths[:, np.searchsorted(every_at, at)] for paths in (draws, alone))
     return Continued(start + unit * draws, start + unit * alone, posterior)
 
 
@@ -108,35 +113,39 @@ def checked(law: Law, belief: Belief, run: Run, at: np.ndarray, siblings: Sequen
     intervals are the model's own.
     """
     found = proceed(law, belief, run, at, siblings, seed)
-    trials = _trials(law, run, at, siblings) if len(siblings) >= ENOUGH_SIBLINGS else []
-    z = [one for trial in trials if np.isfinite(one := _standing(law, belief, *trial))]
+    found_out = [tried(law, belief, *trial) for trial in trials(law, run, at, siblings)]
+    z = [float(np.clip(error / sd, -WORST, WORST)) for error, sd in found_out if np.isfinite(error)]
     factor = float(np.sqrt((TRUST + sum(one**2 for one in z)) / (TRUST + len(z))))
     middle = np.median(found.draws, axis=0)
     return Continued(middle + factor * (found.draws - middle), found.law_alone, found.posterior, tuple(z), factor)
 
 
-def _trials(law: Law, run: Run, at: np.ndarray, siblings: Sequence[Run]):
-    """(run, tokens to forecast it from, others) of each backtest."""
+def trials(law: Law, run: Run, at: np.ndarray, siblings: Sequence[Run]):
+    """(run, tokens to forecast it from, others) of each backtest on siblings; none with too few of them."""
+    if len(siblings) < ENOUGH_SIBLINGS:
+        return []
     seen = _clock(law, run.rate, run.tokens[-1:]).sum()  # zero where nothing was seen
     share = float(seen / _clock(law, run.rate, at[-1:])[0])
-    trials = []
+    found = []
     for k, one in enumerate(siblings):
         clock = _clock(law, one.rate, one.tokens)
         others = (*siblings[:k], *siblings[k + 1 :])
-        trials.append((one, float(np.interp(share * clock[-1], clock, one.tokens)), others))
-    return trials
+        found.append((one, float(np.interp(share * clock[-1], clock, one.tokens)), others))
+    return found
 
 
-def _standing(law: Law, belief: Belief, run: Run, origin: float, others: Sequence[Run]) -> float:
-    """The error at the last point of a run, forecast from tokens up to `origin`, over the sd claimed; or NaN."""
+def tried(law: Law, belief: Belief, run: Run, origin: float, others: Sequence[Run]) -> tuple[float, float]:
+    """Error (observed minus forecast) at the last point of a run, forecast from tokens up to `origin`, and its sd.
+
+    NaN where one side of the origin holds too little.
+    """
     seen, kept = run.tokens <= origin, usable(run)
     past = Run(run.tokens[seen], run.y[seen], run.rate, run.n_params, None)
     if usable(past).sum() < FEWEST or not (kept & ~seen).any():
-        return np.nan
+        return np.nan, np.nan
     last = np.flatnonzero(kept)[-1]
     draws = proceed(law, belief, past, run.tokens[last : last + 1], others).draws[:, 0]
-    z = (run.y[last] - np.median(draws)) / max(draws.std(), 1e-12)
-    return float(np.clip(z, -WORST, WORST))
+    return float(run.y[last] - np.median(draws)), max(float(draws.std()), 1e-12)
 
 
 def _thinned(run: Run) -> Run:

@@ -33,10 +33,10 @@ class Belief:
 
 
 # Residuals, relative to the last value: logs of ell, sigma, nu; and tau, how much runs of one kind differ.
-ELL, SIGMA, NU, TAU = (log(0.06), 0.1), (log(0.002), 0.7), (log(0.0005), 0.7), (log(0.002), 0.4)
-MODEL_ERROR = 0.003  # sd of a law's error, relative, for each e-fold of the clock beyond the cut-off
-_ALPHA = (log(0.35), 0.5)  # .15 to .8: small runs fall slowly for long, large ones settle
-_LEVEL, _FALL, _ANNEALED = (0.4, 0.4), (0.6, 0.4), (0.06, 0.04)
+ELL, SIGMA, NU, TAU = (log(0.06), 0.1), (log(0.0007), 1.0), (log(0.0003), 1.0), (log(0.002), 0.4)
+MODEL_ERROR = 0.15  # sd of a law's error, as a share of the change that it forecasts
+_ALPHA = (log(0.5), 0.6)  # .15 to 1.7: small runs fall slowly for long, long runs of large models settle
+_LEVEL, _FALL, _ANNEALED = (0.8, 0.3), (0.2, 0.3), (0.06, 0.04)
 _NEVER = 1e-5
 
 _LOSS = {

@@ -1,0 +1,61 @@
+"""Several laws of one curve, mixed in the shares in which backtests believe them.
+
+Each law forecasts the last point of the past from origins within the past, and the ends of siblings from the others
+where there are enough of them. With p_kt the density that law k gave to what came in trial t, the weights
+
+    w = argmax sum_t log sum_k w_k p_kt + (1/K) sum_k log w_k
+
+(stacking of predictive distributions; the second term keeps every law in where trials are few) are the shares of each
+law's draws in the forecast. How well a law fits the past counts for nothing.
+Source: Yao, Vehtari, Simpson & Gelman, Using Stacking to Average Bayesian Predictive Distributions (2018).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from tsl_jax.forecasting import curve, priors
+from tsl_jax.forecasting.curve import Continued, Run
+from tsl_jax.laws import Law
+
+ORIGINS = (0.3, 0.5, 0.7)  # shares of the tokens seen from which the last point seen is forecast
+ROUNDS = 200  # of the EM algorithm, which has long settled by then
+
+
+def stacked(laws: Sequence[Law], run: Run, at: np.ndarray, siblings: Sequence[Run] = ()) -> Continued:
+    """The curve continued by all laws together; arguments as of `curve.proceed`. `shares` tells the weights."""
+    found = [curve.checked(law, priors.of_loss(law), run, at, siblings) for law in laws]
+    share = weights(np.stack([_log_density(law, run, at, siblings) for law in laws]))
+    which = np.searchsorted(np.cumsum(share), (np.arange(curve.DRAWS) + 0.5) / curve.DRAWS).clip(0, len(laws) - 1)
+    which = np.random.default_rng(11).permutation(which)
+    draws, alone = (
+        np.stack([getattr(one, name) for one in found])[which, np.arange(curve.DRAWS)]
+        for name in ("draws", "law_alone")
+    )
+    best = found[int(np.argmax(share))]
+    told = dict(zip((law.name for law in laws), share.tolist(), strict=True))
+    return replace(best, draws=draws, law_alone=alone, shares=told)
+
+
+def weights(log_density: np.ndarray) -> np.ndarray:
+    """The weights (law,) from log densities (law, trial); equal ones where there is no trial."""
+    count = len(log_density)
+    density = np.exp(log_density - log_density.max(axis=0, initial=-np.inf))
+    share = np.full(count, 1 / count)
+    for _ in range(ROUNDS):
+        mixed = share[:, None] * density
+        share = 1 / count + (mixed / mixed.sum(0)).sum(1)
+        share = share / share.sum()
+    return share
+
+
+def _log_density(law: Law, run: Run, at: np.ndarray, siblings: Sequence[Run]) -> np.ndarray:
+    """Of what came, for each trial (trial,); trials are the same for all laws that share a clock."""
+    belief, last = priors.of_loss(law), run.tokens.max(initial=0.0)
+    within = [(run, origin * last, siblings) for origin in ORIGINS]
+    found = [curve.tried(law, belief, *trial) for trial in (*within, *curve.trials(law, run, at, siblings))]
+    error, sd = np.array(found).T
+    return np.where(np.isfinite(error), -0.5 * (error / sd) ** 2 - np.log(sd), 0.0)
