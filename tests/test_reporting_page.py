@@ -256,7 +256,7 @@ def test_surface_without_schedule_or_with_nan_or_one_checkpoint(tmp_path: Path, 
     fitted = material.position_fit(bare)
     nothing = material.backtest(bare, {}, {"temporal": np.nan, "power": np.nan})
     page = Page(report(tmp_path / "nan.html", bare, fitted, nothing))
-    assert "No forecast could be made: from 10% by by position" in page.text
+    assert "No forecast could be made: from 10%, 40% by “by position”, “power law”." in page.text
     assert "errors" not in page.sections
     assert report(tmp_path / "one.html", bare.isel(tokens=[3])).exists()
 

@@ -183,7 +183,7 @@ def error_axis(low: float, high: float) -> View:
     """Sizes of errors, logarithmic."""
     low, high = max(low, LEAST_ERROR), max(high, LEAST_ERROR)
     low, high = min(low * 0.7, high * 0.3), high * 1.4
-    ticks = round_ticks(low, high)
+    ticks = round_ticks(low, high, most=4)  # side by side on a phone, beside the names of methods
     labels = {"tickvals": ticks.tolist(), "ticktext": [f"{tick:.3g}" for tick in ticks], "fixedrange": True}
     title = {"text": "size of the error, nats (log scale)"}
     return {"type": "log", "range": [np.log10(low), np.log10(high)], "title": title, **labels}
