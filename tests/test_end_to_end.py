@@ -212,7 +212,12 @@ def test_resume_where_there_is_no_run_is_a_mistake(tmp_path, capsys):
 
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "notebooks/01_loss_by_position.ipynb", "notebooks/02_fit_curves.ipynb")
+DOCUMENTS = (
+    "README.md",
+    "notebooks/01_loss_by_position.ipynb",
+    "notebooks/02_fit_curves.ipynb",
+    "notebooks/04_forecast.ipynb",
+)
 
 
 def code_of(document: Path) -> str:
@@ -228,6 +233,7 @@ def test_what_the_documents_show_runs(name, run, tmp_path, monkeypatch):
     document = ROOT / name
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "demo").symlink_to(run)
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
     here = tmp_path / document.relative_to(ROOT).parent
     here.mkdir(exist_ok=True)
     monkeypatch.chdir(here)

@@ -59,6 +59,9 @@ def test_every_figure_is_drawn_without_an_error_and_nothing_overflows(
     )
     assert min(drawn) >= 1
     assert min(drawn[k] for k in (0, 1, 4, 6)) >= 10, drawn
+    browser.run("document.querySelectorAll('#errors details').forEach((one) => { one.open = true; })")
+    tables = "[...document.querySelectorAll('#errors .wide')].map((one) => one.scrollWidth - one.clientWidth)"
+    assert max(browser.run(tables)) <= 0
 
 
 @pytest.mark.parametrize("width", [PHONE, DESKTOP])
@@ -74,6 +77,8 @@ def test_no_label_of_a_figure_is_cut_off_or_on_top_of_another(
             const labels = [...plot.querySelectorAll(".xtick, .ytick, .y2tick, .y3tick, .annotation-text, .xtitle")]
               .map((one) => [one.textContent, one.getBoundingClientRect()]).filter(([, box]) => box.width > 0);
             if (labels.length < 6) faults.push(`only ${labels.length} labels found`);
+            for (const one of plot.querySelectorAll(".xtick text"))
+              if (/rotate\\((?!0,)/.test(one.getAttribute("transform"))) faults.push(`${one.textContent} is turned`);
             labels.forEach(([name, box], k) => {
               if (box.left < frame.left - 1 || box.right > frame.right + 1) faults.push(`${name} is cut off`);
               for (const [other, its] of labels.slice(k + 1)) {

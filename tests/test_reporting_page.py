@@ -196,8 +196,10 @@ def test_an_unfinished_run_is_told_where_it_will_end(tmp_path: Path, run: xr.Dat
     )
     assert f"expected at the end, id {middle:.3f} {band}" in page.text
     assert page.sections == ["by-position", "forecast", "facts"]
-    legend = page.drawings[1]["views"]["0,0"]["legend"]
-    assert [entry["label"] for entry in legend][-1] == "to come"
+    fan, every = (drawing["views"]["0,0"] for drawing in page.drawings[1:3])
+    assert [view["legend"][-1]["label"] for view in (fan, every)] == ["to come"] * 2
+    bottom, top = every["layout"]["yaxis"]["range"]
+    assert bottom < middle < top
 
 
 def test_text_from_data_is_escaped_everywhere(tmp_path: Path) -> None:
@@ -256,7 +258,7 @@ def test_surface_without_schedule_or_with_nan_or_one_checkpoint(tmp_path: Path, 
     fitted = material.position_fit(bare)
     nothing = material.backtest(bare, {}, {"temporal": np.nan, "power": np.nan})
     page = Page(report(tmp_path / "nan.html", bare, fitted, nothing))
-    assert "No forecast could be made: from 10% by by position" in page.text
+    assert "No forecast could be made: from 10%, 40% by “by position”, “power law”." in page.text
     assert "errors" not in page.sections
     assert report(tmp_path / "one.html", bare.isel(tokens=[3])).exists()
 

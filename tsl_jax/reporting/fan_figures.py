@@ -10,7 +10,15 @@ import pandas as pd
 import xarray as xr
 
 from tsl_jax.reporting.figures import Figure, View, dots, entry, hover, lines, panels, shade, span
-from tsl_jax.reporting.forecast_figures import LEAST_ERROR, error_axis, learning_rate, over_tokens, style, the_observed
+from tsl_jax.reporting.forecast_figures import (
+    LEAST_ERROR,
+    came,
+    error_axis,
+    learning_rate,
+    over_tokens,
+    style,
+    the_observed,
+)
 from tsl_jax.reporting.inputs import ForecastLike, Material, quantiles_of
 from tsl_jax.reporting.standing import last_loss
 from tsl_jax.reporting.words import BY_POSITION, CONTINUED, MAIN, label
@@ -59,8 +67,8 @@ def _fan(material: Material, split: str, one: ForecastLike) -> View:
     legend.insert(0, entry("median", f"median, {label(one.method)}", "--blue"))
     points, named = the_observed(observed)
     end = material.total or float(tokens[-1])
-    came = observed is not None and bool((observed.tokens > one.cutoff).any())
-    legend += [*named, entry("held out", "held out" if came else "to come", "--shade", mark="area")]
+    shaded = "held out" if came(observed, one.cutoff) else "to come"
+    legend += [*named, entry("held out", shaded, "--shade", mark="area")]
     rate = learning_rate(material, end)
     layout = over_tokens({"range": _frame(observed, ends, one.cutoff), "nticks": 7}, rate, end)
     layout["shapes"] = [shade(one.cutoff, end)]

@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from tsl_jax.reporting.figures import Figure, View, dots, entry, hover, lines, panels, round_ticks, shade, span
-from tsl_jax.reporting.inputs import ForecastLike, Material
+from tsl_jax.reporting.inputs import ForecastLike, Material, quantiles_of
 from tsl_jax.reporting.standing import last_loss, percent
 from tsl_jax.reporting.words import BY_POSITION, MAIN, label, signed, winners
 
@@ -59,12 +59,17 @@ def _from_cutoff(material: Material, split: str, cutoff: str) -> View:
         data.append(_future(name, one.mean.sel(split=split)))
         legend.append(entry(name, label(name), data[-1]["line"]["color"], dash=style(name)[1], shown=name in shown))
     end = material.total or max(float(one.mean.tokens.max()) for one in group.values())
-    legend.append(entry("held out", "held out", "--shade", mark="area"))
+    legend.append(entry("held out", "held out" if came(observed, seen_until) else "to come", "--shade", mark="area"))
     frame = {"range": _frame(observed, made, split, seen_until), "nticks": 7}
     rate = learning_rate(material, end)
     layout = over_tokens(frame, rate, end)
     layout["shapes"] = [shade(seen_until, end)]
     return {"data": data + rate, "layout": layout, "legend": legend}
+
+
+def came(observed: xr.DataArray | None, seen_until: float) -> bool:
+    """Whether anything was observed beyond a cut-off."""
+    return observed is not None and bool((observed.tokens > seen_until).any())
 
 
 def _some(one: ForecastLike, split: str) -> bool:
@@ -101,11 +106,16 @@ def _future(name: str, mean: xr.DataArray) -> View:
 def _frame(
     observed: xr.DataArray | None, made: Mapping[str, ForecastLike], split: str, seen_until: float
 ) -> list[float] | None:
-    """The range of the loss axis: from what was observed, later than half the cut-off, never from a wild forecast."""
+    """The range of the loss axis: from what was observed, later than half the cut-off, never from a wild forecast.
+
+    Where nothing is observed beyond the cut-off, it holds the forecasts with intervals as well.
+    """
     if observed is None:
         return span(*(one.mean.sel(split=split).values for one in made.values()), margin=0.15)
     late = observed.values[observed.tokens.values >= 0.5 * seen_until]
-    return span(late if len(late) else observed.values, margin=0.2, least=0.02)
+    sober = [] if came(observed, seen_until) else [one for one in made.values() if quantiles_of(one) is not None]
+    ahead = [one.mean.sel(split=split).values for one in sober]
+    return span(late if len(late) else observed.values, *ahead, margin=0.2, least=0.02)
 
 
 def learning_rate(material: Material, end: float) -> list[View]:
@@ -183,7 +193,7 @@ def error_axis(low: float, high: float) -> View:
     """Sizes of errors, logarithmic."""
     low, high = max(low, LEAST_ERROR), max(high, LEAST_ERROR)
     low, high = min(low * 0.7, high * 0.3), high * 1.4
-    ticks = round_ticks(low, high)
+    ticks = round_ticks(low, high, most=4)  # side by side on a phone, beside the names of methods
     labels = {"tickvals": ticks.tolist(), "ticktext": [f"{tick:.3g}" for tick in ticks], "fixedrange": True}
     title = {"text": "size of the error, nats (log scale)"}
     return {"type": "log", "range": [np.log10(low), np.log10(high)], "title": title, **labels}

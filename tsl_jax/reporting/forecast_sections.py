@@ -99,12 +99,16 @@ def _bands(material: Material) -> str:
 
 
 def _silent(material: Material) -> str:
-    """Methods without any finite forecast, by cut-off."""
-    parts = []
+    """Methods without any finite forecast; those that are silent from the same cut-offs together."""
+    silent: dict[str, list[str]] = {}
     for cutoff, group in material.futures.items():
-        names = [label(name) for name, one in group.items() if not np.isfinite(one.mean.values).any()]
-        parts += [f"from {cutoff} by {', '.join(names)}"] if names else []
-    return "; ".join(parts)
+        for name, one in group.items():
+            if not np.isfinite(one.mean.values).any():
+                silent.setdefault(f"“{label(name)}”", []).append(cutoff)
+    alike: dict[str, list[str]] = {}
+    for name, cutoffs in silent.items():
+        alike.setdefault(", ".join(cutoffs), []).append(name)
+    return "; ".join(f"from {cutoffs} by {', '.join(names)}" for cutoffs, names in alike.items())
 
 
 def _statuses(material: Material) -> str:
@@ -187,7 +191,7 @@ def _full_tables(scores: pd.DataFrame, split: str, share: float | None) -> str:
         best = winners(scores, split).method.get(cutoff)
         cells = [
             (_bold(label(str(method)), method == best), nats(row.final), _bold(signed(row.error), method == best),
-             compact(row.r2), compact(row.mse), readable(row.status))
+             compact(row.r2, 3), compact(row.mse, 3), readable(row.status))
             for method, row in rows.iterrows()
         ]  # fmt: skip
         observed = nats(float(rows.observed.iloc[0]))

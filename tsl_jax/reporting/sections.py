@@ -151,6 +151,6 @@ def quality(material: Material, r2: xr.Dataset | None) -> str:
     if r2 is not None and "additive" in r2:
         told += " The additive estimate takes out how hard the text at each position happened to be."
     for split in drawing.choices["split"]:
-        parts = [f"{value:.3f} ({name})" for name, value in run_figures.medians(r2, material, split).items()]
+        parts = [f"{nats(value)} ({name})" for name, value in run_figures.medians(r2, material, split).items()]
         told += f" Median of the later half{f', {split}' if split else ''}: {', '.join(parts)}."
     return section("quality", "How well the law fits", figure(drawing, told))
