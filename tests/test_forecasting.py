@@ -13,7 +13,7 @@ from tsl_jax.forecasting import backtest, covered, winkler
 from tsl_jax.forecasting.temporal import surface_of
 
 METHODS = ("temporal", "temporal_joint")
-CONTINUED = ("annealing", "mean_annealing", "mean_multi_power", "mean_area_power")
+CONTINUED = ("annealing", "mean_annealing", "mean_multi_power", "mean_area_power", "mean_stack")
 ALL = (*CONTINUED, *METHODS, "temporal_cosine", *baselines.ALL)
 
 

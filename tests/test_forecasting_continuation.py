@@ -7,6 +7,7 @@ import xarray as xr
 import tsl_jax as tsl
 from tsl_jax.forecasting import curve, learning_rate, priors
 from tsl_jax.forecasting.learning_rate import LearningRate
+from tsl_jax.forecasting.stacking import weights
 
 TOTAL, PEAK, POSITION = 100_000_000, 1e-3, np.arange(1, 9)
 SHARED = {"peak": PEAK, "warmup_tokens": 2_000_000, "total_tokens": TOTAL, "final_ratio": 0.1}
@@ -138,7 +139,7 @@ def test_nine_of_ten_intervals_hold():
         random = np.random.default_rng(seed)
         shape = np.exp(random.normal(np.log([0.35, 300]), [0.3, 0.5]))
         y = np.asarray(law.basis(shape, x), float) @ random.uniform([2, 0.2, 0.05], [3, 0.8, 0.2])
-        y += random.normal(0, 3 * priors.MODEL_ERROR) * np.log(x["area"] / 0.3) * ~seen
+        y += random.normal(0, 0.1) * np.where(seen, 0, y - y[seen][-1])  # no law is quite true
         serial = random.standard_normal(41)
         for k in range(1, 41):
             serial[k] = 0.7 * serial[k - 1] + 0.7 * serial[k]
@@ -178,3 +179,15 @@ def test_the_record_of_a_run_counts_where_it_left_its_plan():
     assert np.interp(0.9e8, rate.tokens, rate.lr) == pytest.approx(1.0)
     without = learning_rate.of_run(past, None)
     assert np.interp(4.5e7, without.tokens, without.lr) == pytest.approx(0.5, abs=0.01)
+
+
+def test_laws_are_stacked_by_what_they_would_have_forecast():
+    """A planted law wins weight over one that is wrong; without trials all weigh the same; a mixture is wider."""
+    surface = planted("wsd")
+    found = tsl.forecast(past_of(surface, 0.9), method="mean_stack")
+    shares = found.fits["mean:id"].shares
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["area_annealing"] > 2 * shares["area_power"], "which knows nothing of the decay that was seen"
+    np.testing.assert_allclose(weights(np.zeros((3, 0))), 1 / 3)
+    np.testing.assert_allclose(weights(np.log([[0.5, 0.5], [0.5, 0.5]])), 0.5)
+    assert weights(np.array([[0.0] * 50, [-3.0] * 50]))[0] > 0.95

@@ -84,10 +84,8 @@ def _total(target: Curve) -> float:
 def _alone(curves: Sequence[Curve]) -> Iterator[Case]:
     for target in curves:
         by_position = target.surface.sizes["position"] > 1
-        methods = (
-            *((*continuation.ALL, *controls.ALL) if by_position else (*MEAN, continuation.MEAN_STACK)),
-            *baselines.ALL,
-        )
+        known = (*continuation.ALL, *controls.ALL) if by_position else (*MEAN, continuation.MEAN_STACK)
+        methods = (*known, *baselines.ALL)
         for cutoff in CUTOFFS if target.data != COOLDOWN else ():
             case = Case("alone", target, cutoff, cutoff * _total(target), methods)
             if _enough(case):

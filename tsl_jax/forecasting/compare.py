@@ -23,9 +23,7 @@ from tsl_jax.forecasting.forecast import forecast
 from tsl_jax.forecasting.result import QUANTILES, Forecast
 from tsl_jax.laws import Schedule
 
-PAIRED = tuple(
-    one.name for one in continuation.ALL if one.through is continuation.of_mean
-)  # others reorder their draws
+PAIRED = tuple(one.name for one in continuation.ALL if one.through is continuation.of_mean)  # others order draws anew
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ def checked(law: Law, belief: Belief, run: Run, at: np.ndarray, siblings: Sequen
     return Continued(middle + factor * (found.draws - middle), found.law_alone, found.posterior, tuple(z), factor)
 
 
-def trials(law: Law, run: Run, at: np.ndarray, siblings: Sequence[Run]):
+def trials(law: Law, run: Run, at: np.ndarray, siblings: Sequence[Run]) -> list[tuple[Run, float, Sequence[Run]]]:
     """(run, tokens to forecast it from, others) of each backtest on siblings; none with too few of them."""
     if len(siblings) < ENOUGH_SIBLINGS:
         return []

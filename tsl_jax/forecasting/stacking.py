@@ -31,10 +31,8 @@ def stacked(laws: Sequence[Law], run: Run, at: np.ndarray, siblings: Sequence[Ru
     share = weights(np.stack([_log_density(law, run, at, siblings) for law in laws]))
     which = np.searchsorted(np.cumsum(share), (np.arange(curve.DRAWS) + 0.5) / curve.DRAWS).clip(0, len(laws) - 1)
     which = np.random.default_rng(11).permutation(which)
-    draws, alone = (
-        np.stack([getattr(one, name) for one in found])[which, np.arange(curve.DRAWS)]
-        for name in ("draws", "law_alone")
-    )
+    pick = which, np.arange(curve.DRAWS)
+    draws, alone = np.stack([one.draws for one in found])[pick], np.stack([one.law_alone for one in found])[pick]
     best = found[int(np.argmax(share))]
     told = dict(zip((law.name for law in laws), share.tolist(), strict=True))
     return replace(best, draws=draws, law_alone=alone, shares=told)
@@ -56,6 +54,7 @@ def _log_density(law: Law, run: Run, at: np.ndarray, siblings: Sequence[Run]) ->
     """Of what came, for each trial (trial,); trials are the same for all laws that share a clock."""
     belief, last = priors.of_loss(law), run.tokens.max(initial=0.0)
     within = [(run, origin * last, siblings) for origin in ORIGINS]
-    found = [curve.tried(law, belief, *trial) for trial in (*within, *curve.trials(law, run, at, siblings))]
+    across = curve.trials(law, run, at, siblings)
+    found = [curve.tried(law, belief, *trial) for trial in [*within, *across]]
     error, sd = np.array(found).T
     return np.where(np.isfinite(error), -0.5 * (error / sd) ** 2 - np.log(sd), 0.0)
