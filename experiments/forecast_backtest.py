@@ -29,7 +29,9 @@ from tsl_jax.durable import write_durably
 from tsl_jax.training.record import git_commit
 
 HOME = Path(__file__).parent
-PROTOCOLS = ("alone", "fit_three", "three_siblings", "ladder", "cooldown", "cooldown_alone")
+PROTOCOLS = (
+    "alone", "fit_three", "three_siblings", "ladder", "cooldown", "cooldown_alone", "earlier_seeds", "other_schedules"
+)  # fmt: skip
 TABLES = {part: f"results/forecast_backtest-{part}.csv" for part in ("dev", "sealed")}
 
 

@@ -18,7 +18,7 @@ from tsl_jax.forecasting import baselines, continuation
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 import forecast_backtest as program  # noqa: E402
-from forecast_evidence import cases, curves, rows, summary  # noqa: E402
+from forecast_evidence import cases, controls, curves, rows, summary  # noqa: E402
 
 THREE_AND_A_TARGET = (*cases.THREE, "cosine_72000")
 
@@ -57,9 +57,11 @@ def write_curves(folder: Path, sealed: bool) -> Path:
 
 def write_pool(folder: Path, simulated, sealed: bool) -> Path:
     folder.mkdir()
-    for name, seed in (("one-s1", 1), ("one-s50", 50), ("one-s100", 100)):
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump({"seed": seed}))
-        if sealed or seed == 1:
+    runs = {"one-s1": 1, "one-s50": 50, "one-s100": 100, "small-wsd": 0, "small-cosine@1": 1, "small-wsd@2": 2}
+    for name, seed in {**runs, "small-wsd@100": 100}.items():
+        if "@" not in name:
+            (folder / f"{name}.yaml").write_text(yaml.safe_dump({"seed": seed}))
+        if sealed or seed < 5:
             few = simulated.isel(position=slice(0, 64, 8)).assign_attrs(n_params=1000)
             tsl.save_surface(few, folder / f"{name}.npz")
         else:
@@ -72,6 +74,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two methods that need no long compilation."""
     monkeypatch.setattr(cases, "MEAN", (continuation.MEAN_AREA_POWER,))
     monkeypatch.setattr(continuation, "ALL", (continuation.MEAN_AREA_POWER,))
+    monkeypatch.setattr(continuation, "MEAN_ANNEALING", continuation.MEAN_AREA_POWER)
+    monkeypatch.setattr(continuation, "MEAN_STACK", baselines.LOGARITHMIC)
+    monkeypatch.setattr(controls, "ALL", ())
     monkeypatch.setattr(baselines, "ALL", (baselines.LAST,))
     monkeypatch.setattr(cases, "CUTOFFS", (0.4,))
     monkeypatch.setattr(cases, "ENDS", (0.2, 1.0))
@@ -87,7 +92,7 @@ def test_a_development_run_opens_no_sealed_file_and_makes_each_row_once(tmp_path
     program.main(arguments, home)
     recording = False
     assert any("25M" in path for path in opened), "the recorder sees what is opened"
-    assert not any(name in path for path in opened for name in ("100M", "s50.npz", "s100.npz"))
+    assert not any(name in path for path in opened for name in ("100M", "s50.npz", "100.npz"))
     told = capsys.readouterr().out
     assert "left out" not in told, "words in place of sealed losses were read"
     table = pd.read_csv(home / "results" / "forecast_backtest-dev.csv")
@@ -160,10 +165,18 @@ def test_what_is_sealed_comes_apart_by_name_size_and_seed(tmp_path, simulated):
     every, said = curves.load(curves.PARTS, folder, pool)
     assert said == []
     by_part = {part: {(one.data, one.run) for one in every if one.part == part} for part in curves.PARTS}
-    assert {run for data, run in by_part["sealed"] if data in ("olmo_ladder", "pool")} == {"760M-5", "one-s100"}
+    assert {run for data, run in by_part["sealed"] if data in ("olmo_ladder", "pool")} == {
+        "760M-5",
+        "one-s100",
+        "small-wsd@100",
+    }
     assert {run for data, run in by_part["sealed"] if data == "gemstones/constant_lr"} == {"1024-8"}
     assert {data for data, _ in by_part["sealed"] if data.startswith("multi")} == {"multipower/100M"}
-    assert {run for data, run in by_part["development"] if data == "pool"} == {"one-s1"}
+    small = {"small-wsd", "small-cosine@1", "small-wsd@2"}
+    assert {run for data, run in by_part["development"] if data == "pool"} == {"one-s1"} | small
+    seeded = {one.protocol: one for one in cases.cases(every, "sealed") if one.target.run == "small-wsd@100"}
+    assert {one.run for one in seeded["earlier_seeds"].siblings} == {"small-wsd", "small-cosine@1"}
+    assert {one.run for one in seeded["other_schedules"].siblings} == {"small-cosine@1"}
     (big,) = (one for one in cases.cases(every, "sealed") if one.protocol == "cooldown" and "110B" in one.target.run)
     assert [one.run for one in big.siblings] == ["384-8@110B", "256-8@110B"]  # of the development part, nearest first
     (ladder,) = (one for one in cases.cases(every, "sealed") if one.protocol == "ladder")
@@ -222,3 +235,16 @@ def test_bootstrap_intervals_are_of_whole_clusters():
     mean, low, high = summary.bootstrap(pd.Series(np.arange(100.0)), pd.Series(np.arange(100)))
     assert mean == 49.5
     assert (49.5 - low, high - 49.5) == (pytest.approx(1.96 * 2.89, rel=0.1),) * 2
+
+
+def test_components_and_positions_alone_continue_a_planted_surface(simulated):
+    """The controls know no position law, so that one planted in three components or fewer is theirs to find."""
+    few = simulated.isel(position=slice(0, 64, 16)).sel(split=["id"])
+    past, end = few.sel(tokens=slice(None, 0.4 * float(few.tokens[-1]))), few.tokens.values[-3:]
+    for method in controls.ALL:
+        found = tsl.forecast(past, end, method=method)
+        assert found.surface is not None
+        low, high = (found.surface_quantiles[0, -1].sel(quantile=q).values for q in (0.05, 0.95))
+        assert (low < few.loss.values[0, -1]).all()
+        assert (few.loss.values[0, -1] < high).all()
+        assert (high - low < 0.8).all()

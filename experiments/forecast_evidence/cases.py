@@ -7,6 +7,8 @@
     ladder          olmo_ladder: runs of 5 and 10 times the Chinchilla tokens from 20 %, beside shorter and smaller runs
     cooldown        gemstones: the end of a cool-down from the curve at constant rate, beside cool-downs of other models
     cooldown_alone  the same without the other models: every method
+    earlier_seeds   pool: a small run from 10 to 40 %, beside the runs of seeds 0 and 1 under all three schedules
+    other_schedules the same beside those two seeds of the two schedules that are not its own
 
 Siblings of `ladder`: the 3 longest shorter runs of the same size, then of smaller sizes the longest, in turns from the
 nearest size, up to 8 in all; re-runs are left out. Siblings of `cooldown`: of the 6 development models nearest in size,
@@ -35,6 +37,7 @@ THREE = ("cosine_24000", "constant_24000", "wsdcon_9")
 LADDER_CUTOFF, LONG, SAME_SIZE, AT_MOST = 0.2, (5, 10), 3, 8
 ENDS, OTHER_MODELS = (0.2, 0.5, 1.0), 6  # which of a model's cool-downs, as shares of their number
 COOLDOWN = "gemstones/cooldown"
+EARLIER = ("", "1")  # seeds, as they stand in the names of runs
 MEAN = tuple(one for one in continuation.ALL if one.through is continuation.of_mean)
 
 
@@ -73,7 +76,7 @@ def known(surface: xr.Dataset, whole: xr.Dataset) -> curve.Run:
 
 def cases(curves: Sequence[Curve], part: str) -> list[Case]:
     """All cases whose target belongs to a part; siblings may come from any curve given."""
-    makers = (_alone, _fit_three, _three_siblings, _ladder, _cooldown)
+    makers = (_alone, _fit_three, _three_siblings, _ladder, _cooldown, _seeds)
     return [case for make in makers for case in make(curves) if case.target.part == part]
 
 
@@ -162,6 +165,20 @@ def _other_models(target: Curve, ends: dict[str, list[Curve]]) -> tuple[Curve, .
     allowed = [runs for runs in ends.values() if runs[0].part == DEVELOPMENT]
     nearest = sorted(allowed, key=lambda runs: abs(log(runs[0].n_params / target.n_params)))[:OTHER_MODELS]
     return tuple(min(runs, key=lambda one: abs(_total(one) - _total(target))) for runs in nearest)
+
+
+def _seeds(curves: Sequence[Curve]) -> Iterator[Case]:
+    small = {one.run: one for one in curves if one.data == "pool" and one.run.startswith("small-")}
+    earlier = [name for name in small if name.partition("@")[2] in EARLIER]
+    for name, target in small.items():
+        kind = name.partition("@")[0]
+        others = [one for one in earlier if one.partition("@")[0] != kind]
+        sets = {"earlier_seeds": earlier, "other_schedules": others} if name not in earlier and earlier else {}
+        for protocol, siblings in sets.items():
+            beside = tuple(small[one] for one in siblings)
+            for cutoff in CUTOFFS:
+                seen = cutoff * _total(target)
+                yield Case(protocol, target, cutoff, seen, (continuation.MEAN_ANNEALING,), beside)
 
 
 def sibling_compute(case: Case) -> float:

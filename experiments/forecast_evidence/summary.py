@@ -8,6 +8,18 @@ import numpy as np
 import pandas as pd
 
 BOOTSTRAPS = 4000
+BESIDE = {
+    "three_siblings": "alone",
+    "ladder": "alone",
+    "cooldown": "cooldown_alone",
+    "earlier_seeds": "alone",
+    "other_schedules": "alone",
+}
+CONTROLS = {
+    "mean_annealing": "annealing of the mean",
+    "each_position": "each position alone",
+    "components": "three principal components",
+}
 SAME = ["protocol", "data", "run", "split", "cutoff"]
 
 
@@ -58,9 +70,13 @@ def _line(protocol: str, family: str, method: str, group: pd.DataFrame) -> tuple
 def _pairs(rows: pd.DataFrame) -> list[str]:
     """Do positions help, and do siblings? Differences of rows that differ in nothing else."""
     alone = rows[rows.protocol.isin(["alone", "cooldown_alone"])]
-    positions = (alone.method == "annealing", alone.method == "mean_annealing")
-    found = [("annealing by position minus annealing of the mean", alone[positions[0]], alone[positions[1]], SAME)]
-    for protocol, before in (("three_siblings", "alone"), ("ladder", "alone"), ("cooldown", "cooldown_alone")):
+    by_law = alone[alone.method == "annealing"]
+    found = [
+        (f"annealing by the law over positions minus {name}, {family}", one, alone[alone.method == method], SAME)
+        for method, name in CONTROLS.items()
+        for family, one in [("id", by_law[by_law.split == "id"]), ("ood", by_law[by_law.split == "ood"])]
+    ]
+    for protocol, before in BESIDE.items():
         beside = rows[rows.protocol == protocol]
         same = [name for name in SAME if name != "protocol"]
         for method in beside.method.unique():
