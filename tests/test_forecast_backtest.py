@@ -237,14 +237,16 @@ def test_bootstrap_intervals_are_of_whole_clusters():
     assert (49.5 - low, high - 49.5) == (pytest.approx(1.96 * 2.89, rel=0.1),) * 2
 
 
-def test_components_and_positions_alone_continue_a_planted_surface(simulated):
-    """The controls know no position law, so that one planted in three components or fewer is theirs to find."""
-    few = simulated.isel(position=slice(0, 64, 16)).sel(split=["id"])
-    past, end = few.sel(tokens=slice(None, 0.4 * float(few.tokens[-1]))), few.tokens.values[-3:]
+def test_components_and_positions_alone_continue_a_planted_surface():
+    """Every position falls by a power law of tokens, in two components."""
+    tokens, position = np.geomspace(1e6, 1e8, 60), np.arange(1, 6)
+    fall = (tokens[:, None] / 1e8) ** -0.4
+    loss = 2.5 + 0.5 * fall + position**-0.5 * (1 + 0.1 * fall)
+    surface = tsl.from_losses(loss, tokens=tokens, position=position)
     for method in controls.ALL:
-        found = tsl.forecast(past, end, method=method)
+        found = tsl.forecast(surface.sel(tokens=slice(None, 4e7)), tokens[-1:], method=method)
         assert found.surface is not None
-        low, high = (found.surface_quantiles[0, -1].sel(quantile=q).values for q in (0.05, 0.95))
-        assert (low < few.loss.values[0, -1]).all()
-        assert (few.loss.values[0, -1] < high).all()
-        assert (high - low < 0.8).all()
+        np.testing.assert_allclose(found.surface[0, 0], loss[-1], atol=0.03)
+        low, high = (found.surface_quantiles[0, 0].sel(quantile=q).values for q in (0.05, 0.95))
+        assert (low < loss[-1]).all()
+        assert (loss[-1] < high).all()
