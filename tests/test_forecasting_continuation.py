@@ -191,3 +191,13 @@ def test_laws_are_stacked_by_what_they_would_have_forecast():
     np.testing.assert_allclose(weights(np.zeros((3, 0))), 1 / 3)
     np.testing.assert_allclose(weights(np.log([[0.5, 0.5], [0.5, 0.5]])), 0.5)
     assert weights(np.array([[0.0] * 50, [-3.0] * 50]))[0] > 0.95
+
+
+def test_a_fall_of_the_learning_rate_that_was_never_seen_is_said():
+    wsd, cosine = planted("wsd"), planted("cosine", seed=1)
+    early, late = (tsl.forecast(past_of(wsd, share), method="mean_annealing") for share in (0.4, 0.9))
+    assert early.intervals["id"] == "model-based, the learning rate's fall not yet seen"
+    assert late.intervals["id"] == "model-based"
+    beside = tsl.forecast(past_of(wsd, 0.4), method="mean_annealing", siblings=[cosine])
+    assert beside.intervals["id"] == "model-based"
+    assert "seen" not in tsl.forecast(past_of(planted("constant"), 0.4), method="mean_annealing").intervals["id"]

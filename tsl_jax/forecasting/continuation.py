@@ -206,7 +206,8 @@ def _forecast(
 def _basis_of(found: Mapping[str, Continued]) -> str:
     """What the width of the intervals rests on."""
     count = min((len(one.checked) for one in found.values()), default=0)
-    return f"checked on {count} siblings" if count else "model-based"
+    unseen = ", the learning rate's fall not yet seen" if any(one.blind for one in found.values()) else ""
+    return (f"checked on {count} siblings" if count else "model-based") + unseen
 
 
 def _quantiles(draws: xr.DataArray) -> xr.DataArray:

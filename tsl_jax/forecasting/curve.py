@@ -26,6 +26,7 @@ DRAWS = 512
 FEWEST = 3
 ENOUGH_SIBLINGS = 3
 WORST = 6.0  # no backtest counts as more sds than these
+MUCH, FAR = 0.05, 3.0  # of its peak must the rate fall, and times further than it was ever seen to, to be called unseen
 TRUST = 4.0  # backtests that the model's own word is worth
 
 
@@ -52,7 +53,8 @@ class Continued:
     Attributes:
         draws: (draw, at) at the tokens asked for. law_alone: the same without residuals. posterior: of the parameters.
         checked: what backtests said: (error over the sd that was claimed) of each. factor: by which the draws were
-            spread about their median in consequence. shares: of each law, where several are stacked.
+            spread about their median in consequence. shares: of each law, where several are stacked. blind: whether
+            the learning rate will fall as it has fallen in no curve that is known: what that does is the prior's word.
     """
 
     draws: np.ndarray
@@ -61,6 +63,7 @@ class Continued:
     checked: tuple[float, ...] = ()
     factor: float = 1.0
     shares: Mapping[str, float] = field(default_factory=dict)
+    blind: bool = False
 
 
 def usable(run: Run) -> np.ndarray:
@@ -101,7 +104,14 @@ def proceed(law: Law, belief: Belief, run: Run, at: np.ndarray, siblings: Sequen
     change = alone - alone[:, np.searchsorted(every_at, now)][:, None]
     draws = draws + wrong * np.where(every_at > now, change, 0.0)
     draws, alone = (paths[:, np.searchsorted(every_at, at)] for paths in (draws, alone))
-    return Continued(start + unit * draws, start + unit * alone, posterior)
+    blind = "decrease" in law.covariates and _blind(every, float(at[-1]))
+    return Continued(start + unit * draws, start + unit * alone, posterior, blind=blind)
+
+
+def _blind(every: Sequence[Run], end: float) -> bool:
+    """Whether the rate of the first run will fall by MUCH of its peak or more, and far more than in any known curve."""
+    seen = max(one.rate.fallen(_last(one)) for one in every)
+    return every[0].rate.fallen(end) > max(MUCH, FAR * seen)
 
 
 def checked(law: Law, belief: Belief, run: Run, at: np.ndarray, siblings: Sequence[Run] = (), seed: int = 0):
@@ -117,7 +127,7 @@ def checked(law: Law, belief: Belief, run: Run, at: np.ndarray, siblings: Sequen
     z = [float(np.clip(error / sd, -WORST, WORST)) for error, sd in found_out if np.isfinite(error)]
     factor = float(np.sqrt((TRUST + sum(one**2 for one in z)) / (TRUST + len(z))))
     middle = np.median(found.draws, axis=0)
-    return Continued(middle + factor * (found.draws - middle), found.law_alone, found.posterior, tuple(z), factor)
+    return replace(found, draws=middle + factor * (found.draws - middle), checked=tuple(z), factor=factor)
 
 
 def trials(law: Law, run: Run, at: np.ndarray, siblings: Sequence[Run]) -> list[tuple[Run, float, Sequence[Run]]]:

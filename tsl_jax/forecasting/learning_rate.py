@@ -55,6 +55,11 @@ class LearningRate:
         """Tokens at the end of the warm-up."""
         return float(self.tokens[np.argmax(self.lr >= 1 - TOP)])
 
+    def fallen(self, tokens: float) -> float:
+        """How far eta has come down from its highest value, in shares of the peak."""
+        now = float(np.interp(tokens, self.tokens, self.lr))
+        return float(self.lr[self.tokens <= tokens].max(initial=now)) - now
+
     def area(self, tokens: np.ndarray) -> np.ndarray:
         """S at the tokens given; beyond the last knot eta stays as it is there."""
         at, steps = np.asarray(tokens, float), np.diff(self.tokens) * (self.lr[1:] + self.lr[:-1]) / 2
