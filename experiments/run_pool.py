@@ -75,7 +75,9 @@ def make(name: str) -> None:
 def keep(name: str, run: Path) -> None:
     """Pack the surface of a finished run beside its plan, the manifest last."""
     record = folder.read_record(run)
-    surface = tsl.load_surface(tsl.pack(run, POOL / f"{name}.npz", clusters=CLUSTERS_OF_SEEDED if "@" in name else CLUSTERS))
+    surface = tsl.load_surface(
+        tsl.pack(run, POOL / f"{name}.npz", clusters=CLUSTERS_OF_SEEDED if "@" in name else CLUSTERS)
+    )
     final = surface.loss.isel(tokens=-1).mean("position")
     facts = {name: record[name] for name in (*KEPT, *MADE) if name in record}
     config = folder.read_config(run)
