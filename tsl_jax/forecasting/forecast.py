@@ -19,17 +19,19 @@ from tsl_jax.forecasting.baselines import Baseline, mean_loss
 from tsl_jax.forecasting.continuation import Continuation
 from tsl_jax.forecasting.learning_rate import carried
 from tsl_jax.forecasting.result import Forecast
+from tsl_jax.forecasting.temporal import Paper
 from tsl_jax.laws import Schedule
 from tsl_jax.surface import check
 
 METHODS = (*continuation.BY_NAME, *temporal.METHODS)
+NAMED = {**continuation.BY_NAME, Paper.name: Paper()}
 
 
 def forecast(
     past: xr.Dataset,
     at: Any = None,
     schedule: Any = None,
-    method: str | Baseline | Continuation = "temporal",
+    method: str | Baseline | Continuation | Paper = "temporal",
     siblings: Sequence[xr.Dataset] = (),
 ) -> Forecast:
     """Forecast the loss at tokens `at` from the surface of the past.
@@ -41,7 +43,7 @@ def forecast(
         schedule: the learning-rate plan as known at the cut-off (`Schedule` or mapping); default the plan that the
             surface carries; without one, laws that need it are replaced by those that do not. For the laws that know
             the learning rate it begins at the last checkpoint: what came before says the surface, if it carries a plan.
-        method: one of METHODS, or one of `tsl.baselines`.
+        method: one of METHODS, one of `tsl.baselines`, or `Paper(n_sep=...)`.
         siblings: surfaces of other runs to learn from, of other sizes (attribute n_params), seeds or schedules; only
             the methods of `continuation.py` use them. They are used whole: give none that was not known at the cut-off.
 
@@ -57,7 +59,7 @@ def forecast(
     at = _tokens(at, plan)
     if isinstance(method, str) and method not in METHODS:
         raise ValueError(f"forecast: method must be one of {METHODS} or a value of tsl.baselines, found {method!r}")
-    method = continuation.BY_NAME.get(method, method) if isinstance(method, str) else method
+    method = NAMED.get(method, method) if isinstance(method, str) else method
     if isinstance(method, Continuation):
         return continuation.proceed(method, past, at, plan, [check(one) for one in siblings])
     learned = after_warmup(past, plan)

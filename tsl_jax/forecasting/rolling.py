@@ -174,7 +174,8 @@ def _draws(mean: xr.DataArray, doubt: xr.DataArray | None, cutoff: float, width:
     t = stdtrit(width.freedom.values, half[:, None])[:, :, None]
     grown = width.grown(mean.tokens, cutoff, doubt).transpose("split", "tokens")
     error = t * grown.values + z * width.white.values[:, None] ** 0.5
-    return mean + xr.DataArray(np.concatenate([error, -error]), dims=("draw", "split", "tokens"))
+    draws = mean + xr.DataArray(np.concatenate([error, -error]), dims=("draw", "split", "tokens"))
+    return draws.transpose("draw", "split", "tokens")
 
 
 def _at_positions(mine: Forecast, width: _Width) -> xr.DataArray:
