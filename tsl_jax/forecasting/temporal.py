@@ -78,8 +78,7 @@ def by_position(
     predicted, doubt, said = _continued(fits, loss, usable, at, name), None, {}
     if isinstance(method, Paper) and plan is not None:
         fits["a2_hyperbola"], fits["a2"] = fits["a2"], _cosine_of(method, plan, position_fit, usable)
-        said = _unidentified(fits["a2"], usable, plan)
-        cosine = _continued(fits, loss, usable, at, name)
+        said, cosine = _unidentified(fits["a2"], usable, plan), _continued(fits, loss, usable, at, name)
         doubt = _apart(cosine, predicted, loss.where(usable), said)
         predicted = predicted.where(predicted.split.isin(list(said)), cosine)
     highest = float(loss.where(usable).max())
@@ -128,9 +127,8 @@ def _unidentified(cosine: Fit, usable: xr.DataArray, plan: Schedule) -> dict[str
     said = {}
     for split in usable.split.values.tolist():
         n_sep = float(cosine.params.sel(split=split, param="n_sep"))
-        beyond = int(
-            (usable.sel(split=split) & (usable.tokens > n_sep * (1 + 1e-6))).sum()
-        )  # the bound of the search is rounded
+        later = usable.tokens > n_sep * (1 + 1e-6)  # a search that ends at the last checkpoint is rounded
+        beyond = int((usable.sel(split=split) & later).sum())
         phase = np.pi * np.clip((n_sep - plan.warmup_tokens) / (plan.total_tokens - plan.warmup_tokens), 0, 1)
         why = ""
         if not np.isfinite(n_sep):
