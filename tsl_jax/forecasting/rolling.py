@@ -51,7 +51,7 @@ def with_intervals(
     places = _origins(learned.tokens.values, float(past.tokens[-1]), shares)
     if not places:
         return replace(method(learned, at), intervals=dict.fromkeys(splits, NONE))
-    made = method(_copies(learned, places), np.concatenate([learned.tokens.values, at]))
+    made = method(_copies(learned, places, len(shares)), np.concatenate([learned.tokens.values, at]))
     mine = _own(made, splits, len(at))
     width = _Width.of(mean_loss(learned), made.mean, places)
     known = {split: _basis(mine, int(width.origins.sel(split=split)), split) for split in splits}
@@ -89,11 +89,14 @@ def _name(split: Any, place: int) -> str:
     return f"{split}, first {place + 1}"
 
 
-def _copies(learned: xr.Dataset, places: Sequence[int]) -> xr.Dataset:
-    """The losses, and after them those of each origin as further splits, NaN beyond it."""
+def _copies(learned: xr.Dataset, places: Sequence[int], count: int) -> xr.Dataset:
+    """The losses, and after them those of each origin as further splits, NaN beyond it.
+
+    They are `count` copies, the last ones all NaN, so that cut-offs with fewer origins share the compiled programs.
+    """
     loss, order = learned.loss, xr.DataArray(np.arange(learned.sizes["tokens"]), dims="tokens")
-    splits = learned.split.values
-    earlier = [loss.where(order <= k).assign_coords(split=[_name(split, k) for split in splits]) for k in places]
+    splits, cuts = learned.split.values, [*places, *range(-1, len(places) - count - 1, -1)]
+    earlier = [loss.where(order <= k).assign_coords(split=[_name(split, k) for split in splits]) for k in cuts]
     return xr.Dataset({"loss": xr.concat([loss, *earlier], "split")})
 
 

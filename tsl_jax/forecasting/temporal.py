@@ -154,13 +154,13 @@ def _continued(
     fits: dict[str, Any], loss: xr.DataArray, usable: xr.DataArray, at: np.ndarray, method: str
 ) -> xr.DataArray:
     """The anchored surface at the tokens `at`; the joint fit, where asked for, is added to the fits."""
-    times = np.concatenate([loss.tokens.values, at])
+    times, place = np.unique(np.concatenate([loss.tokens.values, at]), return_inverse=True)
     if method == "temporal_joint":
         fits["joint"] = joint.refine(fits, loss, usable)
         curve = fits["joint"].predict(times, loss.position)
     else:
         curve = surface_of(fits, times, loss.position)
-    seen, ahead = (curve.isel(tokens=part) for part in (slice(len(times) - len(at)), slice(-len(at), None)))
+    seen, ahead = (curve.isel(tokens=part) for part in (place[: -len(at)], place[-len(at) :]))
     return _anchored(seen, ahead, loss, usable)
 
 

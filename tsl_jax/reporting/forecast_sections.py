@@ -22,8 +22,8 @@ FAN = (
 )
 FAN_OF_ORIGINS = (
     "Forecast from the checkpoints before the shaded part. The 50 and 90% bands say how far off the same method was "
-    "when it forecast later checkpoints of that part from earlier ones; they grow with the logarithm of tokens. They do "
-    "not count a change of plan or of data, or that other texts have another loss."
+    "when it forecast later checkpoints of that part from earlier ones; they grow with the logarithm of tokens. "
+    "They do not count a change of plan or of data, or that other texts have another loss."
 )
 CALIBRATION = (
     "The share of the later checkpoints that lay inside the bands, by how much of the run had been seen; dashed is "
