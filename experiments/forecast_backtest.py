@@ -128,7 +128,7 @@ def _names(case: cases.Case, method: Any) -> set[tuple[Any, ...]]:
     """The names of the rows that a method makes of a case, in the order of KEY."""
     target = case.target
     splits = target.surface.split.values.tolist()
-    return {(case.protocol, target.data, target.run, split, method.name, case.cutoff) for split in splits}
+    return {(case.protocol, target.data, target.run, split, cases.name_of(method), case.cutoff) for split in splits}
 
 
 if __name__ == "__main__":

@@ -38,5 +38,5 @@ def test_a_forecast_knows_the_plan_of_its_past_or_the_one_it_is_given(simulated:
     tsl.forecast(past, method=told(seen), schedule=CHANGED)
     assert seen == [Schedule.from_plan(PLAN), Schedule.from_plan(CHANGED)]
     late = simulated.assign_attrs(schedule=CHANGED)
-    for method in ("temporal_cosine", MEAN_COSINE):
+    for method in ("paper", MEAN_COSINE):
         assert tsl.forecast(late, at=[2 * TOTAL], method=method).status["id"] == NEEDS_COSINE

@@ -200,6 +200,12 @@ def test_an_unfinished_run_is_told_where_it_will_end(tmp_path: Path, run: xr.Dat
     assert [view["legend"][-1]["label"] for view in (fan, every)] == ["to come"] * 2
     bottom, top = every["layout"]["yaxis"]["range"]
     assert bottom < middle < top
+    legend = page.drawings[1]["views"]["0,0"]["legend"]
+    assert [entry["label"] for entry in legend][-1] == "to come"
+    assert "what is usual for such runs" in page.text
+    other = Page(report(tmp_path / "other.html", part, replace(ahead, method="power")))
+    assert "when it forecast later checkpoints of that part from earlier ones" in other.text
+    assert "what is usual for such runs" not in other.text
 
 
 def test_text_from_data_is_escaped_everywhere(tmp_path: Path) -> None:

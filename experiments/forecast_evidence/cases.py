@@ -28,7 +28,7 @@ import xarray as xr
 
 from forecast_evidence import controls
 from forecast_evidence.curves import DEVELOPMENT, Curve
-from tsl_jax.forecasting import baselines, continuation, curve, learning_rate
+from tsl_jax.forecasting import baselines, continuation, curve, learning_rate, temporal
 from tsl_jax.forecasting.baselines import mean_loss
 from tsl_jax.laws import Schedule
 
@@ -37,6 +37,7 @@ THREE = ("cosine_24000", "constant_24000", "wsdcon_9")
 LADDER_CUTOFF, LONG, SAME_SIZE, AT_MOST = 0.2, (5, 10), 3, 8
 ENDS, OTHER_MODELS = (0.2, 0.5, 1.0), 6  # which of a model's cool-downs, as shares of their number
 COOLDOWN = "gemstones/cooldown"
+PAPER = temporal.METHODS
 EARLIER = ("", "1")  # seeds, as they stand in the names of runs
 MEAN = tuple(one for one in continuation.ALL if one.through is continuation.of_mean)
 
@@ -74,6 +75,11 @@ def known(surface: xr.Dataset, whole: xr.Dataset) -> curve.Run:
     )
 
 
+def name_of(method: Any) -> str:
+    """As a table has it."""
+    return method if isinstance(method, str) else method.name
+
+
 def cases(curves: Sequence[Curve], part: str) -> list[Case]:
     """All cases whose target belongs to a part; siblings may come from any curve given."""
     makers = (_alone, _fit_three, _three_siblings, _ladder, _cooldown, _seeds)
@@ -87,7 +93,7 @@ def _total(target: Curve) -> float:
 def _alone(curves: Sequence[Curve]) -> Iterator[Case]:
     for target in curves:
         by_position = target.surface.sizes["position"] > 1
-        known = (*continuation.ALL, *controls.ALL) if by_position else (*MEAN, continuation.MEAN_STACK)
+        known = (*continuation.ALL, *controls.ALL, *PAPER) if by_position else (*MEAN, continuation.MEAN_STACK)
         methods = (*known, *baselines.ALL)
         for cutoff in CUTOFFS if target.data != COOLDOWN else ():
             case = Case("alone", target, cutoff, cutoff * _total(target), methods)

@@ -36,7 +36,7 @@ def rows(case: Case, method: Any) -> list[dict[str, Any]]:
     for split in observed.split.values.tolist():
         own = None if draws is None else draws.sel(split=split).transpose("draw", "tokens").values
         judged = judge(at, observed.sel(split=split).values, mean.sel(split=split).values, own, case.target.last)
-        name = {"split": split, "method": method.name, "cutoff": case.cutoff} | said[split]
+        name = {"split": split, "method": cases.name_of(method), "cutoff": case.cutoff} | said[split]
         made.append(
             {"protocol": case.protocol, "data": case.target.data, "run": case.target.run} | name | judged | facts
         )

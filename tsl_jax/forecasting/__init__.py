@@ -6,11 +6,13 @@ from tsl_jax.forecasting.compare import Comparison, compare_plans
 from tsl_jax.forecasting.forecast import forecast
 from tsl_jax.forecasting.result import Forecast
 from tsl_jax.forecasting.score import covered, score, winkler
+from tsl_jax.forecasting.temporal import Paper
 
 __all__ = [
     "Backtest",
     "Comparison",
     "Forecast",
+    "Paper",
     "backtest",
     "baselines",
     "compare_plans",

@@ -25,11 +25,11 @@ from tsl_jax.fitting import fit
 from tsl_jax.forecasting import curve, learning_rate, priors
 from tsl_jax.forecasting.baselines import BELOW_ZERO, mean_loss
 from tsl_jax.forecasting.curve import Continued, Run
-from tsl_jax.forecasting.result import QUANTILES, Forecast
+from tsl_jax.forecasting.intervals import of_population, quantiles
+from tsl_jax.forecasting.result import Forecast
 from tsl_jax.forecasting.stacking import stacked
 from tsl_jax.forecasting.temporal import FEWEST, USABLE, anchor
 from tsl_jax.laws import Law, Schedule
-from tsl_jax.surface import position_covariance
 
 PARAMETERS = ("a0", "a1", "a2")
 
@@ -186,8 +186,8 @@ def _forecast(
 ) -> Forecast:
     by_position = "position" in draws.dims
     mean = draws.mean("position") if by_position else draws
-    known = _quantiles(mean)
-    surface = _quantiles(draws) if by_position else None
+    known = quantiles(mean)
+    surface = quantiles(draws) if by_position else None
     return Forecast(
         method=method.name,
         cutoff=float(past.tokens[-1]),
@@ -197,7 +197,7 @@ def _forecast(
         fits={f"{name}:{split}": one for split, found in fits.items() for name, one in found.items()},
         quantiles=known,
         surface_quantiles=surface,
-        population_quantiles=_quantiles(mean + _text_error(past, mean)) if "cluster_sum" in past else None,
+        population_quantiles=of_population(past, mean),
         draws=mean,
         intervals={split: _basis_of(fits.get(split, {})) for split in status},
     )
@@ -208,19 +208,6 @@ def _basis_of(found: Mapping[str, Continued]) -> str:
     count = min((len(one.checked) for one in found.values()), default=0)
     unseen = ", the learning rate's fall not yet seen" if any(one.blind for one in found.values()) else ""
     return (f"checked on {count} siblings" if count else "model-based") + unseen
-
-
-def _quantiles(draws: xr.DataArray) -> xr.DataArray:
-    dims = [dim for dim in draws.dims if dim != "draw"]
-    return draws.quantile(QUANTILES, "draw", skipna=False).transpose(*dims, "quantile")
-
-
-def _text_error(past: xr.Dataset, mean: xr.DataArray) -> xr.DataArray:
-    """Draws (draw, split) of the error of the mean loss that comes from the choice of validation texts."""
-    last = position_covariance(past.isel(tokens=[-1])).isel(tokens=0)
-    sem = last.mean(("position", "position_")).clip(min=0).fillna(0) ** 0.5
-    normal = np.random.default_rng(9).standard_normal(mean.sizes["draw"])
-    return xr.DataArray(normal, dims=("draw",)) * sem.sel(split=mean.split)
 
 
 ANNEALING = Continuation("annealing", "annealing law of a0, a1, a2", laws.AREA_ANNEALING, by_parameters, True)

@@ -1,8 +1,9 @@
 """From the beginning of a run to the rest of it: the predicted loss surface and mean loss, at tokens not yet seen.
 
-`forecast` is the one verb. Its methods: laws that know the learning rate, with intervals and siblings
-(`continuation.py`); the paper's temporal laws of a0, a1, a2 (`temporal.py`); and laws of the mean alone
-(`baselines.py`). A forecast sees only `past`, its siblings, and the learning-rate plan as known at the cut-off.
+`forecast` is the one verb. Its methods: laws that know the learning rate, with siblings (`continuation.py`); the
+paper's temporal laws of a0, a1, a2 (`temporal.py`); and laws of the mean alone (`baselines.py`). The last two give
+points, whose intervals come from earlier origins within the past (`rolling.py`). A forecast sees only `past`, its
+siblings, and the learning-rate plan as known at the cut-off.
 """
 
 from __future__ import annotations
@@ -13,22 +14,24 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from tsl_jax.forecasting import continuation, temporal
+from tsl_jax.forecasting import continuation, rolling, temporal
 from tsl_jax.forecasting.baselines import Baseline, mean_loss
 from tsl_jax.forecasting.continuation import Continuation
 from tsl_jax.forecasting.learning_rate import carried
 from tsl_jax.forecasting.result import Forecast
+from tsl_jax.forecasting.temporal import Paper
 from tsl_jax.laws import Schedule
 from tsl_jax.surface import check
 
 METHODS = (*continuation.BY_NAME, *temporal.METHODS)
+NAMED = {**continuation.BY_NAME, Paper.name: Paper()}
 
 
 def forecast(
     past: xr.Dataset,
     at: Any = None,
     schedule: Any = None,
-    method: str | Baseline | Continuation = "temporal",
+    method: str | Baseline | Continuation | Paper = "temporal",
     siblings: Sequence[xr.Dataset] = (),
 ) -> Forecast:
     """Forecast the loss at tokens `at` from the surface of the past.
@@ -40,7 +43,7 @@ def forecast(
         schedule: the learning-rate plan as known at the cut-off (`Schedule` or mapping); default the plan that the
             surface carries; without one, laws that need it are replaced by those that do not. For the laws that know
             the learning rate it begins at the last checkpoint: what came before says the surface, if it carries a plan.
-        method: one of METHODS, or one of `tsl.baselines`.
+        method: one of METHODS, one of `tsl.baselines`, or `Paper(n_sep=...)`.
         siblings: surfaces of other runs to learn from, of other sizes (attribute n_params), seeds or schedules; only
             the methods of `continuation.py` use them. They are used whole: give none that was not known at the cut-off.
 
@@ -56,14 +59,20 @@ def forecast(
     at = _tokens(at, plan)
     if isinstance(method, str) and method not in METHODS:
         raise ValueError(f"forecast: method must be one of {METHODS} or a value of tsl.baselines, found {method!r}")
-    method = continuation.BY_NAME.get(method, method) if isinstance(method, str) else method
+    method = NAMED.get(method, method) if isinstance(method, str) else method
     if isinstance(method, Continuation):
         return continuation.proceed(method, past, at, plan, [check(one) for one in siblings])
     learned = after_warmup(past, plan)
-    if isinstance(method, Baseline):
-        mean, status, fits = method.predict(mean_loss(learned), at, plan)
-        return Forecast(method.name, float(past.tokens[-1]), mean, None, status, fits)
-    return temporal.by_position(learned, at, plan, method, float(past.tokens[-1]))
+    cutoff = float(past.tokens[-1])
+
+    def points(surface: xr.Dataset, tokens: np.ndarray) -> Forecast:
+        if not isinstance(method, Baseline):
+            return temporal.by_position(surface, tokens, plan, method, cutoff)
+        mean, status, fits = method.predict(mean_loss(surface), tokens, plan)
+        return Forecast(method.name, cutoff, mean, None, status, fits)
+
+    shares = rolling.FEW_SHARES if method == "temporal_joint" else rolling.SHARES
+    return rolling.with_intervals(points, past, learned, at, shares)
 
 
 def _tokens(at: Any, plan: Schedule | None) -> np.ndarray:

@@ -33,12 +33,12 @@ class Joint:
 
     Attributes:
         laws: the temporal laws of a0, a1, a2. sse, settled: DataArrays (split,).
-        theta, coef: arrays (split, ...): what is searched and what is solved, as `_design` has them.
+        theta, coef: DataArrays (split, ...): what is searched and what is solved, as `_design` has them.
     """
 
     laws: tuple[Law, Law, Law]
-    theta: np.ndarray
-    coef: np.ndarray
+    theta: xr.DataArray
+    coef: xr.DataArray
     sse: xr.DataArray
     settled: xr.DataArray
 
@@ -46,7 +46,9 @@ class Joint:
         """The surface (split, tokens, position)."""
         with jax.enable_x64(True):
             axes = jnp.asarray(tokens, float), jnp.asarray(position.values, float)
-            curves = np.asarray(_surface(self.laws, jnp.asarray(self.theta), jnp.asarray(self.coef), *axes))
+            curves = np.asarray(
+                _surface(self.laws, jnp.asarray(self.theta.values), jnp.asarray(self.coef.values), *axes)
+            )
         coordinates = {"split": self.sse.split.values, "tokens": tokens, "position": position.values}
         return xr.DataArray(curves, coordinates, ("split", "tokens", "position"))
 
@@ -79,7 +81,10 @@ def refine(parts: Mapping[str, Fit], loss: xr.DataArray, usable: xr.DataArray) -
         found = jax.tree.map(np.asarray, _solve(forms, *arrays))
     by_split = {"split": loss.split.values}
     sse, settled = (xr.DataArray(np.asarray(a), by_split, ("split",)) for a in (found.sse, found.settled))
-    return Joint(forms, found.theta, found.coef, sse, settled)
+    theta, coef = (
+        xr.DataArray(a, by_split, ("split", name)) for a, name in ((found.theta, "theta"), (found.coef, "coef"))
+    )
+    return Joint(forms, theta, coef, sse, settled)
 
 
 def _start(parts: Mapping[str, Fit], split: int) -> np.ndarray:

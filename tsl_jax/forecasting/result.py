@@ -21,11 +21,13 @@ class Forecast:
         surface: DataArray (split, tokens, position), or None for methods that know the mean alone.
         status: split -> "ok", or a sentence that says what is wrong or doubtful.
         fits: what it rests on, by name; the temporal ones hold the splits that have a forecast.
-        quantiles: DataArray (split, tokens, quantile) of the mean loss on these validation texts; None where the
-            method knows no errors. surface_quantiles: the same by position. population_quantiles: of the mean loss on
-            all texts of this kind, wider by the error of the validation set.
+        quantiles: DataArray (split, tokens, quantile) of the mean loss on these validation texts; None where the past
+            is too short to know errors. surface_quantiles: the same by position. population_quantiles: of the mean
+            loss on all texts of this kind, wider by the error of the validation set.
         draws: DataArray (draw, split, tokens) of the mean loss, from which the quantiles are read.
-        intervals: split -> what their width rests on: "model-based", or "checked on n siblings".
+        intervals: split -> what their width rests on: "model-based", "checked on n siblings", "rolling origins (n)",
+            or "none" and why.
+        doubt: DataArray (split, tokens, position), or None: how far off a method itself says that it may be.
     """
 
     method: str
@@ -39,6 +41,7 @@ class Forecast:
     population_quantiles: xr.DataArray | None = None
     draws: xr.DataArray | None = None
     intervals: Mapping[str, str] = field(default_factory=dict, repr=False)
+    doubt: xr.DataArray | None = None
 
     def __repr__(self) -> str:
         ends = ", ".join(f"{split} {self._end(split)}" for split in self.mean.split.values)

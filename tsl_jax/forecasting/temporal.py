@@ -6,18 +6,21 @@
     L(i, N) = a0(N)/(1 + a1(N) i) + a2(N).
 
 The break N_sep of a2(N) is taken to lie beyond the cut-off, so that its first piece, the hyperbola, goes on.
-`temporal_cosine` searches N_sep within the past instead and continues along the cosine of the schedule, the literal
-reading under a cosine schedule; from early cut-offs its amplitude is the slope at N_sep over a small number, and it
-can fall far below zero. `temporal_joint`: all parameters of the surface at once (`joint.py`), started from
-`temporal`. All are anchored: the mean residual of each position over the last third of the past checkpoints is
-carried forward, so that a position law that is not quite true does not shift the forecast. Source: Xiong et al.,
-arXiv 2404.17785 (forms reconstructed).
+`temporal_joint`: all parameters of the surface at once (`joint.py`), started from `temporal`. `paper`, the paper's law
+to the letter under a cosine schedule: N_sep is given or searched within the past, and a2 goes on along the cosine of
+the schedule, value and slope continuous. Where the past does not identify that piece, the hyperbola goes on instead;
+the status says so, and the distance between the two, no more than the loss moved in the past, widens the intervals.
+
+All are anchored: the mean residual of each position over the last third of the past checkpoints is carried forward, so
+that a position law that is not quite true does not shift the forecast. Source: Xiong et al., arXiv 2404.17785 (forms
+reconstructed).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import xarray as xr
@@ -29,45 +32,72 @@ from tsl_jax.forecasting.baselines import BELOW_ZERO, NEEDS_COSINE
 from tsl_jax.forecasting.result import Forecast
 from tsl_jax.laws import Law, Schedule
 
-METHODS = ("temporal", "temporal_joint", "temporal_cosine")
+METHODS = ("temporal", "temporal_joint", "paper")
+SEPARATE = {"a0": laws.LOG, "a1": laws.RECIPROCAL, "a2": laws.RECIPROCAL}
 # A position fit in one of these states says something about a0, a1 and a2; at a bound it does not.
 USABLE = (Status.CONVERGED, Status.WEAKLY_IDENTIFIED)
 FEWEST = 4  # checkpoints: one more than a temporal law has parameters
+FEWEST_BEYOND = 3  # of them beyond N_sep, before the cosine piece is believed
+LEAST_SINE = 0.1  # of gamma4 N_sep + gamma5, by which its amplitude divides
 
 
-def _temporal_laws(method: str, plan: Schedule | None) -> dict[str, Law] | None:
-    """The temporal law of each parameter, or None where the method needs a cosine schedule and there is none."""
-    parts = {"a0": laws.LOG, "a1": laws.RECIPROCAL, "a2": laws.RECIPROCAL}
-    if method != "temporal_cosine":
-        return parts
-    return None if plan is None or plan.kind != "cosine" else {**parts, "a2": laws.piecewise_cosine(plan)}
+@dataclass(frozen=True)
+class Paper:
+    """The paper's law with its cosine piece; `tsl.forecast(past, method="paper")` is `method=Paper()`.
+
+    Attributes:
+        n_sep: tokens seen at which a2(N) turns from the hyperbola to the cosine; default searched within the past.
+
+    Raises:
+        ValueError: if n_sep is not a positive number.
+    """
+
+    n_sep: float | None = None
+    name: ClassVar[str] = "paper"
+
+    def __post_init__(self) -> None:
+        if self.n_sep is not None and not 0 < self.n_sep < np.inf:
+            raise ValueError(f"Paper: n_sep is a positive number of tokens seen, found {self.n_sep!r}")
 
 
-def by_position(learned: xr.Dataset, at: np.ndarray, plan: Schedule | None, method: str, cutoff: float) -> Forecast:
-    splits = learned.split.values.tolist()
-    forms = _temporal_laws(method, plan)
-    if learned.sizes["position"] < FEWEST:  # such as a mean over positions
-        found = f"a law over positions needs {FEWEST} of them, the surface has {learned.sizes['position']}"
-        return _nothing(method, cutoff, learned, at, dict.fromkeys(splits, found))
-    if forms is None:
-        return _nothing(method, cutoff, learned, at, dict.fromkeys(splits, NEEDS_COSINE))
-    if learned.sizes["tokens"] < FEWEST:
-        found = f"{learned.sizes['tokens']} checkpoints past the warm-up, {FEWEST} are needed"
-        return _nothing(method, cutoff, learned, at, dict.fromkeys(splits, found))
+def by_position(
+    learned: xr.Dataset, at: np.ndarray, plan: Schedule | None, method: str | Paper, cutoff: float
+) -> Forecast:
+    name, splits = method if isinstance(method, str) else method.name, learned.split.values.tolist()
+    unable = _unable(learned, plan, method)
+    if unable:
+        return _nothing(name, cutoff, learned, at, dict.fromkeys(splits, unable))
     position_fit = fit(laws.HYPERBOLIC, learned.loss, over="position")
     usable = position_fit.status.isin([int(s) for s in USABLE])
     few = _too_few(usable)
     able = [split for split in splits if split not in few]
     if not able:
-        return _nothing(method, cutoff, learned, at, few)
+        return _nothing(name, cutoff, learned, at, few)
     loss, usable = learned.loss.sel(split=able), usable.sel(split=able)
-    fits: dict[str, Any] = {"position": position_fit, **_temporal_fits(forms, position_fit, usable)}
-    predicted = _continued(fits, loss, usable, at, method)
+    fits: dict[str, Any] = {"position": position_fit, **_temporal_fits(SEPARATE, position_fit, usable)}
+    predicted, doubt, said = _continued(fits, loss, usable, at, name), None, {}
+    if isinstance(method, Paper) and plan is not None:
+        fits["a2_hyperbola"], fits["a2"] = fits["a2"], _cosine_of(method, plan, position_fit, usable)
+        said, cosine = _unidentified(fits["a2"], usable, plan), _continued(fits, loss, usable, at, name)
+        doubt = _apart(cosine, predicted, loss.where(usable), said)
+        predicted = predicted.where(predicted.split.isin(list(said)), cosine)
     highest = float(loss.where(usable).max())
-    doubts = {split: _doubts(fits, predicted.sel(split=split), highest, split) for split in able}
+    doubts = {split: _doubts(fits, predicted.sel(split=split), highest, split, said.get(split)) for split in able}
     predicted = predicted.reindex(split=splits)
-    mean = predicted.mean("position", skipna=False)
-    return Forecast(method, cutoff, mean, predicted, {split: {**few, **doubts}[split] for split in splits}, fits)
+    mean, status = predicted.mean("position", skipna=False), {split: {**few, **doubts}[split] for split in splits}
+    doubt = None if doubt is None else doubt.reindex(split=splits).fillna(0.0)
+    return Forecast(name, cutoff, mean, predicted, status, fits, doubt=doubt)
+
+
+def _unable(learned: xr.Dataset, plan: Schedule | None, method: str | Paper) -> str:
+    """Why no split can be forecast; empty where one may."""
+    if learned.sizes["position"] < FEWEST:  # such as a mean over positions
+        return f"a law over positions needs {FEWEST} of them, the surface has {learned.sizes['position']}"
+    if isinstance(method, Paper) and (plan is None or plan.kind != "cosine"):
+        return NEEDS_COSINE
+    if learned.sizes["tokens"] < FEWEST:
+        return f"{learned.sizes['tokens']} checkpoints past the warm-up, {FEWEST} are needed"
+    return ""
 
 
 def _too_few(usable: xr.DataArray) -> dict[str, str]:
@@ -88,17 +118,49 @@ def _temporal_fits(forms: Mapping[str, Law], position_fit: Fit, usable: xr.DataA
     return {name: one(name, law) for name, law in forms.items()}
 
 
+def _cosine_of(method: Paper, plan: Schedule, position_fit: Fit, usable: xr.DataArray) -> Fit:
+    return _temporal_fits({"a2": laws.piecewise_cosine(plan, method.n_sep)}, position_fit, usable)["a2"]
+
+
+def _unidentified(cosine: Fit, usable: xr.DataArray, plan: Schedule) -> dict[str, str]:
+    """The splits whose past does not identify the cosine piece, with what to say of it."""
+    said = {}
+    for split in usable.split.values.tolist():
+        n_sep = float(cosine.params.sel(split=split, param="n_sep"))
+        later = usable.tokens > n_sep * (1 + 1e-6)  # a search that ends at the last checkpoint is rounded
+        beyond = int((usable.sel(split=split) & later).sum())
+        phase = np.pi * np.clip((n_sep - plan.warmup_tokens) / (plan.total_tokens - plan.warmup_tokens), 0, 1)
+        why = ""
+        if not np.isfinite(n_sep):
+            why = "too few checkpoints to find N_sep"
+        elif np.sin(phase) < LEAST_SINE:
+            end = "start" if phase < 1 else "end"
+            why = f"N_sep = {n_sep:.3g} is so near the {end} of the cosine that its amplitude is nearly divided by zero"
+        elif beyond < FEWEST_BEYOND:
+            why = f"{beyond} usable checkpoints beyond N_sep = {n_sep:.3g}, {FEWEST_BEYOND} are needed"
+        if why:
+            said[split] = f"the cosine piece is not identified: {why}; the hyperbola goes on instead"
+    return said
+
+
+def _apart(cosine: xr.DataArray, hyperbola: xr.DataArray, loss: xr.DataArray, said: Mapping[str, str]) -> xr.DataArray:
+    """How far apart both continuations are where the cosine is not used, at most what the loss moved in the past."""
+    most = loss.max("tokens") - loss.min("tokens")
+    apart = (cosine - hyperbola).clip(-most, most)
+    return apart.where(np.isfinite(cosine), most).where(apart.split.isin(list(said)), 0.0)
+
+
 def _continued(
     fits: dict[str, Any], loss: xr.DataArray, usable: xr.DataArray, at: np.ndarray, method: str
 ) -> xr.DataArray:
     """The anchored surface at the tokens `at`; the joint fit, where asked for, is added to the fits."""
-    times = np.concatenate([loss.tokens.values, at])
+    times, place = np.unique(np.concatenate([loss.tokens.values, at]), return_inverse=True)
     if method == "temporal_joint":
         fits["joint"] = joint.refine(fits, loss, usable)
         curve = fits["joint"].predict(times, loss.position)
     else:
         curve = surface_of(fits, times, loss.position)
-    seen, ahead = (curve.isel(tokens=part) for part in (slice(len(times) - len(at)), slice(-len(at), None)))
+    seen, ahead = (curve.isel(tokens=part) for part in (place[: -len(at)], place[-len(at) :]))
     return _anchored(seen, ahead, loss, usable)
 
 
@@ -143,13 +205,17 @@ def anchor(loss: xr.DataArray, a0: np.ndarray, log_a1: np.ndarray, a2: np.ndarra
     return rest.mean(0), rest.std(0)
 
 
-def _doubts(fits: Mapping[str, Any], predicted: xr.DataArray, highest: float, split: str) -> str:
-    """ "ok", or which temporal law is not well determined, and how."""
-    found = [] if bool(np.isfinite(predicted).all()) else ["is not finite"]
+def _doubts(
+    fits: Mapping[str, Any], predicted: xr.DataArray, highest: float, split: str, said: str | None = None
+) -> str:
+    """ "ok", or what is said of the cosine piece, and which temporal law is not well determined, and how."""
+    found = [said] if said else []
+    found += [] if bool(np.isfinite(predicted).all()) else ["is not finite"]
     found += [BELOW_ZERO] if bool((predicted < 0).any()) else []
     found += ["rises far above every loss seen"] if bool((predicted > 2 * highest).any()) else []
     for name in ("a0", "a1", "a2"):
-        status = Status(int(fits[name].status.sel(split=split)))
+        used = fits["a2_hyperbola"] if said and name == "a2" else fits[name]
+        status = Status(int(used.status.sel(split=split)))
         if status != Status.CONVERGED:
             found.append(f"{name} {status.short}")
     if "joint" in fits and not bool(fits["joint"].settled.sel(split=split)):

@@ -82,15 +82,16 @@ def cosine(omega: float) -> Law:
 
 
 @lru_cache(maxsize=64)
-def piecewise_cosine(schedule: Schedule) -> Law:
+def piecewise_cosine(schedule: Schedule, n_sep: float | None = None) -> Law:
     """The temporal law of a2 under a cosine schedule, with frequency and phase taken from the schedule.
 
         gamma0/(1 + gamma1 N) + gamma2              for N < N_sep
         gamma3 cos(gamma4 N + gamma5) + gamma6      for N >= N_sep
 
     Value and slope are continuous at N_sep, which leaves two coefficients: with phi = gamma4 N_sep + gamma5 and s the
-    slope before, gamma3 = -s/(gamma4 sin phi) and gamma6 = value - gamma3 cos phi. N_sep is searched among the tokens
-    that were observed, never beyond; near sin phi = 0 (the end of warm-up, the end of the run) it is not identified.
+    slope before, gamma3 = -s/(gamma4 sin phi) and gamma6 = value - gamma3 cos phi. N_sep is the one given, or searched
+    among the tokens that were observed, never beyond; near sin phi = 0 (the end of warm-up, the end of the run) it is
+    not identified.
 
     Source: Xiong et al., arXiv 2404.17785 (form reconstructed).
 
@@ -101,6 +102,7 @@ def piecewise_cosine(schedule: Schedule) -> Law:
         raise ValueError(
             f"piecewise_cosine: expected a cosine schedule, found {schedule.kind!r}; use RECIPROCAL for a2"
         )
+    given = n_sep
     gamma4 = jnp.pi / (schedule.total_tokens - schedule.warmup_tokens)
     gamma5 = -gamma4 * schedule.warmup_tokens
 
@@ -109,20 +111,24 @@ def piecewise_cosine(schedule: Schedule) -> Law:
         return -slope / (gamma4 * jnp.sin(gamma4 * n_sep + gamma5))
 
     def basis(shape: Array, x: Covariates) -> Array:
-        tokens, (gamma1, n_sep) = jnp.asarray(x), shape
+        tokens, gamma1, n_sep = jnp.asarray(x), shape[0], shape[1] if given is None else jnp.asarray(float(given))
         before = 1 / (1 + gamma1 * tokens)
         turned = jnp.cos(gamma4 * tokens + gamma5) - jnp.cos(gamma4 * n_sep + gamma5)
         after = 1 / (1 + gamma1 * n_sep) + amplitude(gamma1, n_sep) * turned
         return jnp.stack([jnp.where(tokens < n_sep, before, after), jnp.ones_like(tokens)], axis=-1)
 
     def bounds(x: Covariates) -> Array:
+        if given is not None:
+            return families.rate(x)
         tokens = jnp.asarray(x)
-        # A tenth of a radian away from both ends of the cosine, where its amplitude blows up.
+        # A tenth of a radian away from both ends of the cosine, where its amplitude blows up, as far as tokens reach.
         low, high = (schedule.warmup_tokens + 0.1 / gamma4, schedule.total_tokens - 0.1 / gamma4)
-        first, last = (jnp.clip(v, low, high) for v in (jnp.min(tokens), jnp.max(tokens)))
-        return jnp.concatenate([families.rate(x), jnp.stack([first, jnp.maximum(last, first * (1 + 1e-6))])[None]])
+        last = jnp.minimum(jnp.max(tokens), high)
+        first = jnp.minimum(jnp.clip(jnp.min(tokens), low, high), last * (1 - 1e-6))
+        return jnp.concatenate([families.rate(x), jnp.stack([first, last])[None]])
 
     def publish(v):
+        v = v if given is None else {**v, "n_sep": jnp.full_like(v["gamma1"], given)}
         gamma3 = v["gamma0"] * amplitude(v["gamma1"], v["n_sep"])
         level = v["gamma0"] / (1 + v["gamma1"] * v["n_sep"]) + v["gamma2"]
         gamma6 = level - gamma3 * jnp.cos(gamma4 * v["n_sep"] + gamma5)
@@ -133,7 +139,7 @@ def piecewise_cosine(schedule: Schedule) -> Law:
         name="piecewise_cosine",
         formula="gamma0/(1 + gamma1 N) + gamma2 until n_sep, then gamma3 cos(gamma4 N + gamma5) + gamma6",
         params=("gamma0", "gamma1", "gamma2", "gamma3", "gamma4", "gamma5", "gamma6", "n_sep"),
-        shapes=("gamma1", "n_sep"),
+        shapes=("gamma1", "n_sep") if given is None else ("gamma1",),
         coefs=("gamma0", "gamma2"),
         basis=basis,
         bounds=bounds,

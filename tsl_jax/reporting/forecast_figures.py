@@ -22,7 +22,7 @@ STYLES = {
     "annealing": ("--green", "9px,5px"),
     "temporal": ("--green", "solid"),
     "temporal_joint": ("--purple", "solid"),
-    "temporal_cosine": ("--green", "2px,4px"),
+    "paper": ("--green", "2px,4px"),
     "power": ("--red", "solid"),
     "power_pure": ("--red", "2px,4px"),
     "reciprocal": ("--purple", "9px,5px"),

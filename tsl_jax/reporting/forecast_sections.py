@@ -10,7 +10,7 @@ from tsl_jax.reporting.inputs import ForecastLike, Material, quantiles_of
 from tsl_jax.reporting.markup import Html, figure, folded, paragraph, section, table, text
 from tsl_jax.reporting.standing import how_far, last_loss, percent
 from tsl_jax.reporting.tables import readable
-from tsl_jax.reporting.words import BY_POSITION, compact, count, label, nats, signed, whole, winners
+from tsl_jax.reporting.words import BY_POSITION, CONTINUED, compact, count, label, nats, signed, whole, winners
 
 FAN = (
     "Forecast from the checkpoints before the shaded part, the plan of the learning rate (below), and what is usual "
@@ -19,6 +19,11 @@ FAN = (
     "about the law’s parameters, and some error of the law itself. They do not count a change of plan or of data, a "
     "spike, or that other texts have another loss. While the learning rate has not fallen yet, a run says nothing "
     "about what its fall will bring, and the band is as wide as runs differ."
+)
+FAN_OF_ORIGINS = (
+    "Forecast from the checkpoints before the shaded part. The 50 and 90% bands say how far off the same method was "
+    "when it forecast later checkpoints of that part from earlier ones; they grow with the logarithm of tokens. "
+    "They do not count a change of plan or of data, or that other texts have another loss."
 )
 CALIBRATION = (
     "The share of the later checkpoints that lay inside the bands, by how much of the run had been seen; dashed is "
@@ -92,7 +97,8 @@ def forecast(material: Material) -> str:
 def _bands(material: Material) -> str:
     """The fan chart, and whether its bands were right."""
     fan, calibration = fan_figures.fan(material), fan_figures.calibration(material)
-    parts = [] if fan is None else [figure(fan, FAN)]
+    named = {found[1].method for split in material.splits if (found := latest(material, split))}
+    parts = [] if fan is None else [figure(fan, FAN if named <= set(CONTINUED) else FAN_OF_ORIGINS)]
     if calibration is not None:
         parts += ["<h3>Were the bands right?</h3>", figure(calibration, CALIBRATION)]
     return "".join(parts)

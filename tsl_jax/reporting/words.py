@@ -11,8 +11,8 @@ import pandas as pd
 from tsl_jax.reporting.standing import how_far, last_loss, percent
 
 MAIN = "mean_annealing"  # the method whose intervals are shown first
-CONTINUED = (MAIN, "mean_multi_power", "mean_area_power", "annealing")  # those with intervals
-BY_POSITION = ("annealing", "temporal", "temporal_joint", "temporal_cosine")
+CONTINUED = (MAIN, "mean_multi_power", "mean_area_power", "annealing")  # those that know the learning rate
+BY_POSITION = ("annealing", "temporal", "temporal_joint", "paper")
 LABELS = {
     "mean_annealing": "annealing law",
     "mean_multi_power": "multi-power law",
@@ -20,7 +20,7 @@ LABELS = {
     "annealing": "by position, annealing",
     "temporal": "by position",
     "temporal_joint": "by position, joint",
-    "temporal_cosine": "by position, cosine",
+    "paper": "paper’s law",
     "power": "power law",
     "power_pure": "pure power law",
     "reciprocal": "reciprocal law",
@@ -36,7 +36,7 @@ IN_A_SENTENCE = {
     "annealing": "the law by position with annealing",
     "temporal": "the law by position",
     "temporal_joint": "the law by position, fitted jointly,",
-    "temporal_cosine": "the law by position along the cosine",
+    "paper": "the paper’s law along the cosine",
     "power": "the power law on the mean loss",
     "power_pure": "the power law without constant on the mean loss",
     "reciprocal": "the reciprocal law on the mean loss",
