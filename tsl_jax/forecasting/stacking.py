@@ -35,7 +35,8 @@ def stacked(laws: Sequence[Law], run: Run, at: np.ndarray, siblings: Sequence[Ru
     draws, alone = np.stack([one.draws for one in found])[pick], np.stack([one.law_alone for one in found])[pick]
     best = found[int(np.argmax(share))]
     told = dict(zip((law.name for law in laws), share.tolist(), strict=True))
-    return replace(best, draws=draws, law_alone=alone, shares=told)
+    blind = any(one.blind for one in found)
+    return replace(best, draws=draws, law_alone=alone, shares=told, blind=blind)
 
 
 def weights(log_density: np.ndarray) -> np.ndarray:
