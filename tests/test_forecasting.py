@@ -54,7 +54,9 @@ def test_a_backtest_never_sees_the_future(simulated, cutoff):
 
 def test_the_baselines_of_a_score_never_see_the_future(simulated):
     past = past_of(simulated, 0.3)
-    table = tsl.score(tsl.forecast(past, at=simulated.tokens), simulated, against=baselines.POWER_LAW)
+    table = tsl.score(
+        tsl.forecast(past, at=simulated.tokens, method="temporal"), simulated, against=baselines.POWER_LAW
+    )
     alone = tsl.forecast(past, at=simulated.tokens[past.sizes["tokens"] :], method=baselines.POWER_LAW)
     for split in ("id", "ood"):
         assert table.loc[(split, "power"), "final"] == float(alone.mean.sel(split=split)[-1])
@@ -84,7 +86,7 @@ def test_the_mean_is_anchored_where_the_temporal_law_is_wrong():
     surface = tsl.from_losses(loss, tokens=tokens, schedule={**PLAN, "kind": "constant"})
     past, first, observed = past_of(surface, 0.4), surface.tokens.values[29:30], float(surface.loss[0, 29].mean())
     assert past.sizes["tokens"] == 29
-    found = tsl.forecast(past, at=first)
+    found = tsl.forecast(past, at=first, method="temporal")
     assert abs(float(surface_of(found.fits, first, surface.position).mean()) - observed) > 0.05  # the laws alone
     assert float(found.mean[0, 0]) == pytest.approx(observed, abs=0.02)
 
@@ -93,7 +95,10 @@ def test_checkpoints_count_by_the_precision_of_their_fits(simulated):
     """One early checkpoint has 200 times the noise, its fit is usable and far off: the forecast stays where it was."""
     noisy = simulated.copy(deep=True)
     noisy.loss[:, 3, :] += 0.2 * np.random.default_rng(1).standard_normal((2, 64))
-    found, clean = (tsl.forecast(past_of(surface, 0.4), at=simulated.tokens[17:]) for surface in (noisy, simulated))
+    found, clean = (
+        tsl.forecast(past_of(surface, 0.4), at=simulated.tokens[17:], method="temporal")
+        for surface in (noisy, simulated)
+    )
     assert (found.fits["position"].status.isel(tokens=1) == tsl.Status.WEAKLY_IDENTIFIED).all()
     np.testing.assert_allclose(found.mean, clean.mean, atol=0.005)  # with equal weights 0.02 off
 
@@ -150,11 +155,11 @@ def test_a_split_that_cannot_be_forecast_leaves_the_others_alone(simulated, meth
 def test_a_status_names_the_parameter_whose_law_is_not_determined(simulated):
     tokens = simulated.tokens
     straight = simulated.assign(loss=simulated.loss - 4 / (1 + 5e-6 * tokens) + 2.5 - 1e-6 * tokens)
-    found = tsl.forecast(past_of(straight, 0.4), at=[TOTAL, 8 * TOTAL])
+    found = tsl.forecast(past_of(straight, 0.4), at=[TOTAL, 8 * TOTAL], method="temporal")
     for split, status in found.status.items():  # noise decides which of the two
         assert re.fullmatch("falls below zero, which no loss does, a2 (straight_line|lower_bound)", status)
         assert f"{split}: {status}" in repr(found)
-    assert tsl.forecast(past_of(simulated, 0.4), at=[TOTAL]).status == {"id": "ok", "ood": "ok"}
+    assert tsl.forecast(past_of(simulated, 0.4), at=[TOTAL], method="temporal").status == {"id": "ok", "ood": "ok"}
 
 
 def test_a_status_says_that_the_checkpoints_are_too_few_for_a_cosine(simulated):
@@ -162,7 +167,7 @@ def test_a_status_says_that_the_checkpoints_are_too_few_for_a_cosine(simulated):
     schedule = {**PLAN, "kind": "cosine"}
     past = simulated.isel(tokens=slice(2, 6))
     found = tsl.forecast(past, at=[TOTAL], schedule=schedule, method="paper")
-    np.testing.assert_array_equal(found.mean, tsl.forecast(past, at=[TOTAL], schedule=schedule).mean)
+    np.testing.assert_array_equal(found.mean, tsl.forecast(past, at=[TOTAL], schedule=schedule, method="temporal").mean)
     for status in found.status.values():
         assert status.startswith("the cosine piece is not identified: too few checkpoints to find N_sep")
 
@@ -171,14 +176,14 @@ def test_checkpoints_whose_fit_is_at_a_bound_are_left_out(simulated):
     """One early checkpoint is a step (its a1 at the bound): the forecast is the one without it."""
     broken = simulated.copy(deep=True)
     broken.loss[:, 3, :] = np.where(np.arange(64) < 1, 9.0, 7.0)
-    found = tsl.forecast(past_of(broken, 0.4), at=simulated.tokens)
+    found = tsl.forecast(past_of(broken, 0.4), at=simulated.tokens, method="temporal")
     assert (found.fits["position"].status.isel(tokens=1) == tsl.Status.UPPER_BOUND).all()
-    without = tsl.forecast(past_of(simulated.drop_isel(tokens=3), 0.4), at=simulated.tokens)
+    without = tsl.forecast(past_of(simulated.drop_isel(tokens=3), 0.4), at=simulated.tokens, method="temporal")
     np.testing.assert_allclose(found.mean, without.mean, rtol=1e-6)
 
 
 def test_too_few_checkpoints_give_no_number_and_say_so(simulated):
-    found = tsl.forecast(simulated.isel(tokens=slice(0, 4)), at=simulated.tokens)
+    found = tsl.forecast(simulated.isel(tokens=slice(0, 4)), at=simulated.tokens, method="temporal")
     assert found.mean.isnull().all()
     assert "checkpoints past the warm-up" in found.status["id"]
     assert "nan" in repr(found)

@@ -31,7 +31,7 @@ def forecast(
     past: xr.Dataset,
     at: Any = None,
     schedule: Any = None,
-    method: str | Baseline | Continuation | Paper = "temporal",
+    method: str | Baseline | Continuation | Paper = continuation.MAIN,
     siblings: Sequence[xr.Dataset] = (),
 ) -> Forecast:
     """Forecast the loss at tokens `at` from the surface of the past.
@@ -40,10 +40,11 @@ def forecast(
         past: a surface cut at the present, such as `surface.sel(tokens=slice(None, 20e9))`.
         at: tokens seen at which to forecast, in any order; default the end of the plan. Of tokens that `past` has seen
             the result is what the fitted laws say there, no forecast.
-        schedule: the learning-rate plan as known at the cut-off (`Schedule` or mapping); default the plan that the
-            surface carries; without one, laws that need it are replaced by those that do not. For the laws that know
-            the learning rate it begins at the last checkpoint: what came before says the surface, if it carries a plan.
-        method: one of METHODS, one of `tsl.baselines`, or `Paper(n_sep=...)`.
+        schedule: the learning-rate plan as known at the cut-off (`Schedule`, mapping, or list of mappings); default the
+            plan that the surface carries; without one, laws that need it are replaced by those that do not. For the
+            laws that know the learning rate it begins at the last checkpoint: what came before says the surface, if it
+            carries a plan.
+        method: one of METHODS, one of `tsl.baselines`, or `Paper(n_sep=...)`. The default is of the mean loss alone.
         siblings: surfaces of other runs to learn from, of other sizes (attribute n_params), seeds or schedules; only
             the methods of `continuation.py` use them. They are used whole: give none that was not known at the cut-off.
 
