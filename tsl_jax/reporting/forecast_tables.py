@@ -16,7 +16,7 @@ LEVELS = {"50 %": (0.25, 0.75), "90 %": (0.05, 0.95)}
 
 
 def forecasts(made: Sequence[Any]) -> list[dict[str, Any]]:
-    """Forecasts as JSON values: method, split, tokens, mean loss, its intervals, status, cut-off.
+    """Forecasts as JSON values: method, split, tokens, mean loss, its intervals and what they rest on, status, cut-off.
 
     Intervals are quantiles over the tokens by their name, of the mean loss on these validation texts and on all such
     texts (population); null where a method knows none.
@@ -30,6 +30,7 @@ def forecasts(made: Sequence[Any]) -> list[dict[str, Any]]:
             "loss": numbers(one.mean.sel(split=split)),
             "intervals": _by_quantile(quantiles_of(one), split),
             "population_intervals": _by_quantile(quantiles_of(one, "population_quantiles"), split),
+            "intervals_rest_on": one.intervals.get(str(split)),
             "status": one.status[str(split)],
         }
         for split in (made[0].mean.split.values if made else ())
@@ -66,8 +67,10 @@ def show_forecasts(made: Sequence[Any], past: xr.Dataset, where: str) -> None:
             status = readable(one.status[str(split)])
             table.add_row(one.method, "-" if value is None else f"{value:.3f}", *within, status)
         Console().print(table)
-    for said in filter(None, (sentence(ordered[0], str(split), where) for split in past.split.values)):
-        print(said)
+    for split in map(str, past.split.values):
+        said, rest = sentence(ordered[0], split, where), ordered[0].intervals.get(split)
+        if said:
+            print(f"{said} ({rest})" if rest else said)
 
 
 def _table(title: str, *columns: str) -> Any:
