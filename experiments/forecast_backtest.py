@@ -2,6 +2,7 @@
 
     python experiments/forecast_backtest.py --curves FOLDER                development data
     python experiments/forecast_backtest.py --curves FOLDER --open-seal    sealed data: counted, and from a clean tree
+    python experiments/forecast_backtest.py --summarise sealed             the summary of the rows that are kept
 
 The curves are public ones (multipower, olmo_ladder, gemstones: see the README beside them; the folder may also be named
 by TSL_JAX_CURVES) and finished runs of the pool. What belongs to which part stands in forecast_evidence/curves.py, what
@@ -38,6 +39,9 @@ TABLES = {part: f"results/forecast_backtest-{part}.csv" for part in ("dev", "sea
 def main(arguments: list[str] | None = None, home: Path = HOME) -> None:
     wanted = _options(arguments)
     try:
+        if wanted.summarise:
+            print(_kept(home / TABLES[wanted.summarise]))
+            return
         folder = _folder(wanted.curves)
         if wanted.open_seal:
             _sealed(wanted, folder, home)
@@ -57,6 +61,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", help="only data sets whose name begins so")
     parser.add_argument("--fresh", action="store_true", help="forget the rows there are (development only)")
     parser.add_argument("--open-seal", action="store_true", help="the sealed data instead of the development data")
+    parser.add_argument("--summarise", choices=TABLES, help="forecast nothing; the summary of a table that is kept")
     wanted = parser.parse_args(arguments)
     if wanted.fresh and wanted.open_seal:
         parser.error("--fresh: sealed rows are kept; an opening makes all of its own")
@@ -68,6 +73,12 @@ def _folder(named: Path | None) -> Path | None:
     if name is not None and not Path(name).is_dir():
         raise ValueError(f"--curves (or TSL_JAX_CURVES) must be a folder of curves, found {name}")
     return None if name is None else Path(name)
+
+
+def _kept(path: Path) -> str:
+    """The summary of a table; of the sealed one, of its last opening."""
+    rows = pd.read_csv(path)
+    return summary(rows if "opening" not in rows else rows[rows.opening == rows.opening.max()])
 
 
 def _sealed(wanted: argparse.Namespace, folder: Path | None, home: Path) -> None:

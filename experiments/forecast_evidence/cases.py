@@ -200,7 +200,8 @@ def told(case: Case) -> str:
 
 def cluster(target: Curve) -> str:
     """Rows of one cluster are not independent: a run, and all gemstones of one model."""
-    return f"{target.data.split('/')[0]} {target.data if 'multipower' in target.data else ''} {_model(target)}".strip()
+    name = _model(target) if target.data.startswith("gemstones") else target.run
+    return f"{target.data.split('/')[0] if target.data.startswith('gemstones') else target.data} {name}"
 
 
 def count(every: Sequence[Case]) -> int:

@@ -85,7 +85,7 @@ def judge(
     y, f = (np.interp(grid, tokens, values) for values in (observed, predicted))
     mse = float(np.mean((f - y) ** 2))
     final, came = (float(values[-last:].mean()) for values in (predicted, observed))
-    r2 = 1 - mse / float(np.var(y)) if np.var(y) > 0 else np.nan
+    r2 = 1 - mse / float(np.var(y)) if np.ptp(observed) > 0 else np.nan
     found = dict(zip(POINTS, (final - came, came, mse, float(np.mean(abs(f - y))), r2), strict=True))
     if draws is None:
         return found | dict.fromkeys(INTERVALS, np.nan)

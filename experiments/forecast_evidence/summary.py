@@ -48,7 +48,7 @@ def summary(rows: pd.DataFrame) -> str:
     lines = [_line(*name, group) for name, group in groups]
     head = (
         "protocol", "data", "method", "runs", "rows (without forecast, doubtful)", "median abs. final error, nats",
-        "the same, %", "mean R2 (median)", "future inside 90 %", "final inside 90 %", "final inside 50 %",
+        "the same, %", "median R2", "future inside 90 %", "final inside 90 %", "final inside 50 %",
         "interval score: final, mean",
     )  # fmt: skip
     return "\n\n".join([_table(head, lines), *_pairs(rows)])
@@ -62,7 +62,7 @@ def _line(protocol: str, family: str, method: str, group: pd.DataFrame) -> tuple
     inside = [_range(bootstrap(group[name], group.cluster)) for name in ("covered_90", "covered_90_final")]
     half = _number(group.covered_50_final.mean(), "{:.2f}")
     scores = [_number(group[name].mean(), "{:.3f}") for name in ("interval_score_final", "interval_score")]
-    r2 = f"{_number(group.r2.mean(), '{:.3f}')} ({_number(group.r2.median(), '{:.3f}')})"
+    r2 = _number(group.r2.median(), "{:.3f}")
     shown = (f"{len(group)} ({lost}, {doubtful})", _number(error.median(), "{:.4f}"), _number(relative, "{:.2f}"))
     return (protocol, family, method, str(runs), *shown, r2, *inside, half, ", ".join(scores))
 
