@@ -124,7 +124,12 @@ def test_a_development_run_opens_no_sealed_file_and_makes_each_row_once(tmp_path
     assert (cooled.siblings, cooled.cutoff, cooled.prefix_checkpoints) == ("384-8@110B (1.1e+11)", 0.909, 10)
     program.main(arguments, home)
     forecasts = table.groupby(["protocol", "data", "run", "method", "cutoff"]).ngroups
-    assert f"{forecasts} forecasts, 0 to make" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{forecasts} forecasts, 0 to make" in said
+    program.main(["--summarise", "dev"], home)
+    assert capsys.readouterr().out.strip() in said
+    assert table[table.protocol.str.startswith("cooldown")].r2.isna().all(), "one point has no spread"
+    assert table[table.run == "small-wsd@2"].cluster.unique().tolist() == ["pool small-wsd@2"]
 
 
 def test_sealed_rows_need_the_option_a_clean_tree_and_are_counted(tmp_path, quick, simulated, capsys):
