@@ -201,3 +201,14 @@ def test_a_fall_of_the_learning_rate_that_was_never_seen_is_said():
     beside = tsl.forecast(past_of(wsd, 0.4), method="mean_annealing", siblings=[cosine])
     assert beside.intervals["id"] == "model-based"
     assert "seen" not in tsl.forecast(past_of(planted("constant"), 0.4), method="mean_annealing").intervals["id"]
+
+
+def test_what_was_learned_of_each_shape_is_told():
+    """Of the exponent much; of how a fall of the rate acts nothing where there was none, and more where there was."""
+    constant, wsd = (
+        tsl.forecast(past_of(planted(kind), 0.95), method="mean_annealing").fits["mean:id"].posterior.learned
+        for kind in ("constant", "wsd")
+    )
+    assert constant[0] > 0.5
+    assert abs(constant[1]) < 0.1
+    assert wsd[1] > 0.2

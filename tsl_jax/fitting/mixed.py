@@ -92,6 +92,13 @@ class Posterior:
         """Posterior mean of eta (d,)."""
         return self.weight @ self.eta
 
+    @property
+    def learned(self) -> np.ndarray:
+        """How far the data narrowed the prior of each log shape (shape,): 0, not at all, to 1, to a point."""
+        count = len(self.law.shapes)
+        sd = np.sqrt(self.weight @ (self.eta[:, :count] - self.mean[:count]) ** 2)
+        return 1 - sd / self.prior.eta_sd[:count]
+
     def paths(self, curve: int, x: Any, log_clock: np.ndarray, draws: int, seed: int = 0):
         """Draws of one curve at points beyond its last: (draw, point), with what the law says alone beside them.
 
