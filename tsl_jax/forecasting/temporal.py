@@ -38,6 +38,7 @@ SEPARATE = {"a0": laws.LOG, "a1": laws.RECIPROCAL, "a2": laws.RECIPROCAL}
 USABLE = (Status.CONVERGED, Status.WEAKLY_IDENTIFIED)
 FEWEST = 4  # checkpoints: one more than a temporal law has parameters
 FEWEST_BEYOND = 3  # of them beyond N_sep, before the cosine piece is believed
+BEYOND_REASON = 10  # times the highest loss seen: no number is given
 LEAST_SINE = 0.1  # of gamma4 N_sep + gamma5, by which its amplitude divides
 
 
@@ -83,10 +84,16 @@ def by_position(
         predicted = predicted.where(predicted.split.isin(list(said)), cosine)
     highest = float(loss.where(usable).max())
     doubts = {split: _doubts(fits, predicted.sel(split=split), highest, split, said.get(split)) for split in able}
-    predicted = predicted.reindex(split=splits)
+    predicted = _within_reason(predicted, highest).reindex(split=splits)
     mean, status = predicted.mean("position", skipna=False), {split: {**few, **doubts}[split] for split in splits}
     doubt = None if doubt is None else doubt.reindex(split=splits).fillna(0.0)
     return Forecast(name, cutoff, mean, predicted, status, fits, doubt=doubt)
+
+
+def _within_reason(predicted: xr.DataArray, highest: float) -> xr.DataArray:
+    """NaN for splits whose fit has exploded, such as a1 close to a pole: that is no forecast."""
+    reach = abs(predicted).max(("tokens", "position"))
+    return predicted.where(reach <= BEYOND_REASON * highest)
 
 
 def _unable(learned: xr.Dataset, plan: Schedule | None, method: str | Paper) -> str:
@@ -212,6 +219,7 @@ def _doubts(
     found = [said] if said else []
     found += [] if bool(np.isfinite(predicted).all()) else ["is not finite"]
     found += [BELOW_ZERO] if bool((predicted < 0).any()) else []
+    found += ["leaves all reason, no number is given"] if bool((abs(predicted) > BEYOND_REASON * highest).any()) else []
     found += ["rises far above every loss seen"] if bool((predicted > 2 * highest).any()) else []
     for name in ("a0", "a1", "a2"):
         used = fits["a2_hyperbola"] if said and name == "a2" else fits[name]
