@@ -11,7 +11,7 @@ to the end: beyond the cut-off the level changes by a random share more or less 
                  the machinery gives what it promises
     alike        runs more alike than the priors allow for, with a misfit of half as much: how wide intervals are then
 
-Every run has its own seed, so that rows can be made again one by one. Judged: whether the final mean loss, the mean
+Every run has its own seed, so that rows can be made again one by one; those in the table already are not. Judged: whether the final mean loss, the mean
 loss and the losses at single positions at all later checkpoints lie in the intervals; standard errors are over runs.
 """
 
@@ -27,12 +27,15 @@ import xarray as xr
 from rich.progress import track
 
 import tsl_jax as tsl
+from tsl_jax.durable import write_durably
 from tsl_jax.forecasting import priors
 from tsl_jax.forecasting.learning_rate import LearningRate
 
 CUTOFFS = (0.1, 0.2, 0.3, 0.4)
 METHODS = ("mean_annealing", "annealing")
 CHECKPOINTS, POSITIONS, TOTAL = 60, 32, 1e9
+LEAST = 0.4
+SAVED_EVERY = 20  # runs
 KINDS = ("cosine", "wsd", "constant", "drop")
 
 
@@ -52,7 +55,7 @@ def plan_of(kind: str, random: np.random.Generator) -> dict:
 
 
 def simulate(seed: int, cutoff: float, population: str) -> tuple[str, xr.Dataset]:
-    """A run: its kind of schedule and its surface. All but the misfit is the same for every cut-off."""
+    """A run, and its kind of schedule. Parameters whose loss would fall to LEAST of its scale are drawn anew."""
     random = np.random.default_rng(seed)
     kind = KINDS[seed % len(KINDS)]
     plan = plan_of(kind, random)
@@ -62,8 +65,10 @@ def simulate(seed: int, cutoff: float, population: str) -> tuple[str, xr.Dataset
     whole = LearningRate(grid, np.asarray(rate.lr(grid), float))
     told = whole.covariates(tokens, float(whole.area(np.array([cutoff * TOTAL]))[0]))
     scale = random.uniform(2, 4)
-    shape, share, annealed, misfit = POPULATIONS[population](random)
-    level = scale * np.asarray(tsl.laws.AREA_ANNEALING.basis(shape, told)) @ np.array([1 - share, share, annealed])
+    level = np.zeros(1)
+    while level.min() < LEAST * scale:
+        shape, share, annealed, misfit = POPULATIONS[population](random)
+        level = scale * np.asarray(tsl.laws.AREA_ANNEALING.basis(shape, told)) @ np.array([1 - share, share, annealed])
     now = np.interp(cutoff * TOTAL, tokens, level)
     level += np.where(tokens > cutoff * TOTAL, random.normal(0, misfit) * (level - now), 0)
     level += _serial(len(tokens), 0.001 * scale, random.uniform(0.3, 0.9), random)
@@ -151,12 +156,18 @@ def main() -> None:
     parser.add_argument("--population", nargs="+", choices=POPULATIONS, default=list(POPULATIONS))
     parser.add_argument("--out", type=Path, default=Path("experiments/results/forecast_coverage.csv"))
     wanted = parser.parse_args()
+    made = pd.read_csv(wanted.out).to_dict("records") if wanted.out.exists() else []
+    there = {(row["seed"], row["population"]) for row in made}
     seeds = range(wanted.first_seed, wanted.first_seed + wanted.runs)
-    found = pd.DataFrame(
-        [row for seed in track(seeds, "runs") for name in wanted.population for row in rows(seed, name)]
-    )
+    todo = [(seed, name) for seed in seeds for name in wanted.population if (seed, name) not in there]
     wanted.out.parent.mkdir(parents=True, exist_ok=True)
-    found.to_csv(wanted.out, index=False, float_format="%.6g")
+    for k, (seed, name) in enumerate(track(todo, "runs")):
+        made += rows(seed, name)
+        if k % SAVED_EVERY == 0 or k == len(todo) - 1:
+            text = pd.DataFrame(made).to_csv(index=False, float_format="%.6g").encode()
+            write_durably(wanted.out, lambda file, text=text: file.write(text))
+    found = pd.DataFrame(made)
+    found = found[found.seed.isin(seeds) & found.population.isin(wanted.population)]
     print(table(found))
 
 
