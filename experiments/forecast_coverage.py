@@ -11,8 +11,9 @@ to the end: beyond the cut-off the level changes by a random share more or less 
                  the machinery gives what it promises
     alike        runs more alike than the priors allow for, with a misfit of half as much: how wide intervals are then
 
-Every run has its own seed, so that rows can be made again one by one; those in the table already are not. Judged: whether the final mean loss, the mean
-loss and the losses at single positions at all later checkpoints lie in the intervals; standard errors are over runs.
+Every run has its own seed, so that rows can be made again one by one; those in the table already are not. Judged:
+whether the final mean loss, the mean loss and the losses at single positions at all later checkpoints lie in the
+intervals; standard errors are over runs.
 """
 
 from __future__ import annotations
