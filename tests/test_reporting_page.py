@@ -19,7 +19,7 @@ from tsl_jax.fitting import fit
 from tsl_jax.reporting import report, tables
 from tsl_jax.reporting.forecast_figures import mean_loss
 from tsl_jax.reporting.inputs import sort
-from tsl_jax.reporting.standing import late_median
+from tsl_jax.reporting.standing import late_median, unfinished
 
 HOSTILE = "</script><img src=x onerror=alert(1)><a href='http://evil.example/'>\"'&amp;"
 
@@ -371,3 +371,13 @@ def test_errors_say_what_was_found_and_what_to_give(tmp_path: Path, run: xr.Data
     with pytest.raises(ValueError, match="surface: expected a variable loss"):
         report(tmp_path / "page.html", xr.Dataset())
     assert not list(tmp_path.iterdir())
+
+
+def test_a_later_change_of_plan_does_not_count_before_it_begins(run: xr.Dataset) -> None:
+    total = int(run.tokens[-1])
+    plan = {"kind": "constant", "peak": 1e-3, "warmup_tokens": 0, "total_tokens": total}
+    changed = [{**plan, "from_tokens": 0}, {**plan, "from_tokens": int(0.8 * total), "total_tokens": 2 * total}]
+    whole = run.assign_attrs(schedule=changed)
+    assert unfinished(whole) == pytest.approx(0.5)
+    half = whole.sel(tokens=slice(None, total // 2))
+    assert unfinished(half) == pytest.approx(float(half.tokens[-1]) / total)

@@ -21,11 +21,14 @@ def plan(attrs: Mapping[str, Any]) -> Schedule | None:
 
 
 def unfinished(surface: xr.Dataset | None) -> float | None:
-    """Share of the planned tokens that the checkpoints have reached; None once it is all, or where no plan is known."""
+    """Share of the planned tokens that the checkpoints have reached; None once it is all, or where no plan is known.
+
+    Of a plan that is changed later than the last checkpoint only what was known by then counts, as for a forecast.
+    """
     if surface is None or not surface.sizes["tokens"]:
         return None
-    planned = plan(surface.attrs)
-    share = 1.0 if planned is None else float(surface.tokens[-1]) / planned.total_tokens
+    planned, last = plan(surface.attrs), float(surface.tokens[-1])
+    share = 1.0 if planned is None else last / planned.known_at(last).total_tokens
     return share if share < 1 else None
 
 
