@@ -14,11 +14,12 @@ import yaml
 
 import tsl_jax as tsl
 from tsl_jax.forecasting import baselines, continuation
+from tsl_jax.forecasting.coverage import clustered_mean
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 import forecast_backtest as program  # noqa: E402
-from forecast_evidence import cases, controls, curves, rows, summary  # noqa: E402
+from forecast_evidence import cases, controls, curves, rows  # noqa: E402
 
 THREE_AND_A_TARGET = (*cases.THREE, "cosine_72000")
 
@@ -244,9 +245,9 @@ def test_a_row_is_judged_by_hand():
 
 def test_bootstrap_intervals_are_of_whole_clusters():
     values, clusters = pd.Series([0.0] * 10 + [1.0] * 10), pd.Series(["a"] * 10 + ["b"] * 10)
-    assert summary.bootstrap(values, clusters) == (0.5, 0.0, 1.0)  # twenty independent rows would say .3 to .7
-    assert np.isnan(summary.bootstrap(values[:10], clusters[:10])[1:]).all()
-    mean, low, high = summary.bootstrap(pd.Series(np.arange(100.0)), pd.Series(np.arange(100)))
+    assert clustered_mean(values, clusters) == (0.5, 0.0, 1.0)  # twenty independent rows would say .3 to .7
+    assert np.isnan(clustered_mean(values[:10], clusters[:10])[1:]).all()
+    mean, low, high = clustered_mean(pd.Series(np.arange(100.0)), pd.Series(np.arange(100)))
     assert mean == 49.5
     assert (49.5 - low, high - 49.5) == (pytest.approx(1.96 * 2.89, rel=0.1),) * 2
 

@@ -19,6 +19,7 @@ VERBS = {
     "import": "make surfaces of losses in a table: CSV, JSONL, Parquet",
     "fit": "fit a law to every curve of a file or run, one row a curve",
     "forecast": "forecast where the loss of a run will end",
+    "backtest": "what would have been forecast of finished runs, and did the intervals hold?",
     "report": "fit, forecast and draw a run: report.html and summary.json",
     "models": "sizes by name: parameters, memory, and how long they would train here",
 }

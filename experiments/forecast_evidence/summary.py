@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-BOOTSTRAPS = 4000
+from tsl_jax.forecasting.coverage import clustered_mean
+
 BESIDE = {
     "three_siblings": "alone",
     "ladder": "alone",
@@ -21,24 +22,6 @@ CONTROLS = {
     "components": "three principal components",
 }
 SAME = ["protocol", "data", "run", "split", "cutoff"]
-
-
-def bootstrap(values: pd.Series, clusters: pd.Series) -> tuple[float, float, float]:
-    """Mean of the known values, and the 95 % interval of it when clusters are drawn anew with replacement.
-
-    The interval is NaN with fewer than two clusters, for then nothing is known of their differences.
-    """
-    known = values.notna()
-    by = values[known].astype(float).groupby(clusters[known])
-    sums, counts = by.sum().to_numpy(), by.count().to_numpy()
-    if not len(sums):
-        return np.nan, np.nan, np.nan
-    mean = float(sums.sum() / counts.sum())
-    if len(sums) < 2:
-        return mean, np.nan, np.nan
-    chosen = np.random.default_rng(0).integers(len(sums), size=(BOOTSTRAPS, len(sums)))
-    low, high = np.quantile(sums[chosen].sum(1) / counts[chosen].sum(1), (0.025, 0.975))
-    return mean, float(low), float(high)
 
 
 def summary(rows: pd.DataFrame) -> str:
@@ -59,7 +42,7 @@ def _line(protocol: str, family: str, method: str, group: pd.DataFrame) -> tuple
     runs, lost = group.groupby(["data", "run"]).ngroups, int(error.isna().sum())
     doubtful = int((group.status != "ok").sum()) - lost
     relative = 100 * (error / group.final_observed).median()
-    inside = [_range(bootstrap(group[name], group.cluster)) for name in ("covered_90", "covered_90_final")]
+    inside = [_range(clustered_mean(group[name], group.cluster)) for name in ("covered_90", "covered_90_final")]
     half = _number(group.covered_50_final.mean(), "{:.2f}")
     scores = [_number(group[name].mean(), "{:.3f}") for name in ("interval_score_final", "interval_score")]
     r2 = _number(group.r2.median(), "{:.3f}")
@@ -102,7 +85,7 @@ def _paired(title: str, one: pd.DataFrame, other: pd.DataFrame, same: list[str])
         lambda end: pairs[f"mse{end}"] ** 0.5,
         lambda end: pairs[f"interval_score_final{end}"],
     ]
-    differences = [_range(bootstrap(of("") - of("_other"), pairs.cluster), "{:+.4f}") for of in told]
+    differences = [_range(clustered_mean(of("") - of("_other"), pairs.cluster), "{:+.4f}") for of in told]
     return (title, f"{len(pairs)} ({pairs.cluster.nunique()})", *differences)
 
 

@@ -3,6 +3,7 @@
 from tsl_jax.forecasting import baselines
 from tsl_jax.forecasting.backtest import Backtest, backtest
 from tsl_jax.forecasting.compare import Comparison, compare_plans
+from tsl_jax.forecasting.coverage import coverage
 from tsl_jax.forecasting.forecast import forecast
 from tsl_jax.forecasting.result import Forecast
 from tsl_jax.forecasting.score import covered, score, winkler
@@ -16,6 +17,7 @@ __all__ = [
     "backtest",
     "baselines",
     "compare_plans",
+    "coverage",
     "covered",
     "forecast",
     "score",

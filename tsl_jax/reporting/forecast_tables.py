@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from tsl_jax.reporting.inputs import quantiles_of
@@ -73,13 +74,31 @@ def show_forecasts(made: Sequence[Any], past: xr.Dataset, where: str) -> None:
             print(f"{said} ({rest})" if rest else said)
 
 
+def show_backtests(scores: Any, covered: Any) -> None:
+    """Print the errors of the final loss by split, cut-off and method, over runs, and how often intervals held."""
+    from rich.console import Console
+
+    by = scores.error.abs().groupby(["split", "method", "cutoff"], sort=False).median().unstack("cutoff")
+    table = _table("size of the error of the final loss, nats, median over runs", "split", "method", *by.columns)
+    for (split, method), row in by.iterrows():
+        table.add_row(split, method, *(f"{value:.3f}" if np.isfinite(value) else "-" for value in row))
+    Console().print(table)
+    names = ("method", "ahead", "runs", "50 %", "90 %", "over runs", "score")
+    table = _table("later checkpoints inside their intervals, by tokens over those at the cut-off", *names)
+    for (method, horizon), row in covered.iterrows():
+        within = f"{row.low:.2f} to {row.high:.2f}" if np.isfinite(row.low) else "-"
+        shares = (f"{row.covered_50:.2f}", f"{row.covered_90:.2f}", within, f"{row.interval_score:.3f}")
+        table.add_row(method, horizon, f"{row.runs:.0f}", *shares)
+    Console().print(table)
+
+
 def _table(title: str, *columns: str) -> Any:
     """A table whose columns are not broken."""
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
     for name in columns:
-        table.add_column(name, no_wrap=True)
+        table.add_column(str(name), no_wrap=True)
     return table
 
 

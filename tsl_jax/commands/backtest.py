@@ -1,0 +1,74 @@
+"""`tsl backtest RUN ...`: what would have been forecast of finished runs, and did the intervals hold?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Command:
+    """Forecast finished runs from several cut-offs, by every method, and judge the forecasts by what came."""
+
+    runs: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN_OR_FILE ...")]]
+    """Folders of finished runs, or .npz files of surfaces. Many tell whether intervals hold, one does not."""
+    cutoffs: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
+    """Shares of the planned tokens to forecast from."""
+    methods: tuple[str, ...] = ()
+    """Methods and baselines by name, as in the table of `tsl forecast`; without it all of them."""
+    out: Path = Path("backtest.json")
+    """A .json file for the result."""
+
+
+def run(command: Command) -> None:
+    """Backtest every run; print scores and coverage, write both."""
+    import json
+
+    import pandas as pd
+
+    from tsl_jax.commands import options
+    from tsl_jax.commands.progress import bars
+    from tsl_jax.durable import write_durably
+    from tsl_jax.forecasting import backtest, coverage
+    from tsl_jax.reporting import forecast_tables
+    from tsl_jax.surface import load_surface
+
+    methods = _methods(command)
+    surfaces = [load_surface(path) for path in command.runs]
+    tested = []
+    with bars() as progress:
+        for path, surface in zip(command.runs, surfaces, strict=True):
+            try:
+                tested.append(backtest(surface, command.cutoffs, methods=methods, progress=progress))
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from None
+    scores = pd.concat([one.scores for one in tested], keys=[str(path) for path in command.runs], names=["run"])
+    covered = coverage(surfaces, tested)
+    forecast_tables.show_backtests(scores, covered)
+    result = {"scores": scores.reset_index(), "coverage": covered.reset_index()}
+    told = {name: json.loads(str(table.to_json(orient="records"))) for name, table in result.items()}
+    text = json.dumps({**told, "made_by": options.stamp(command)}, indent=1).encode()
+    write_durably(command.out, lambda file: file.write(text))
+    print(f"backtest: {command.out}")
+
+
+def _methods(command: Command) -> list:
+    """The methods asked for, after all options that can be wrong have been looked at."""
+    from tsl_jax.forecasting import baselines
+    from tsl_jax.forecasting.forecast import METHODS
+
+    if command.out.suffix != ".json":
+        raise ValueError(f"backtest: --out is a .json file, found {command.out}")
+    if not command.runs:
+        raise ValueError("backtest: name a run or more")
+    wrong = [cutoff for cutoff in command.cutoffs if not 0 < cutoff < 1]
+    if wrong or not command.cutoffs:
+        raise ValueError(f"backtest: --cutoffs are shares of the run between 0 and 1, found {wrong or 'none'}")
+    known = {**{name: name for name in METHODS}, **{one.name: one for one in baselines.ALL}}
+    strange = [name for name in command.methods if name not in known]
+    if strange:
+        raise ValueError(f"backtest: --methods are among {', '.join(known)}; found {', '.join(strange)}")
+    return [known[name] for name in command.methods or known]
