@@ -42,7 +42,7 @@ def test_coverage_counts_checkpoints_by_horizon_and_runs_as_clusters():
     assert (table.low < 0.5).all()
     assert (table.high == 1).all()
     late = runs[0].tokens.values
-    assert table.checkpoints["plain", "beyond 4 x"] == 4 * (late > 4e7).sum() - 0, "from a tenth alone, beyond .4"
+    assert table.checkpoints["plain", "beyond 4 x"] == 4 * (late > 4e7).sum(), "from a tenth alone, beyond .4"
     one = coverage(runs[:1], tested[:1])
     assert one.low.isna().all(), "one run does not tell how runs differ"
 
@@ -65,9 +65,17 @@ def test_the_verb_judges_several_runs_and_writes_both_tables(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("wrong", "said"),
-    [(["--cutoffs", 1.5], "between 0 and 1"), (["--methods", "none"], "among"), (["--out", "x.txt"], "a .json file")],
+    [
+        (["--cutoffs", 0.99], "checkpoints beyond the first 99%"),
+        (["--cutoffs", 0.001], "no checkpoint within the first 0%"),
+        (["REPEATED"], "each once"),
+        (["--cutoffs", 1.5], "between 0 and 1"),
+        (["--methods", "none"], "among"),
+        (["--out", "x.txt"], "a .json file"),
+    ],
 )
 def test_mistakes_are_said_before_any_work(tmp_path, capsys, wrong, said):
     tsl.save_surface(whole(0), tmp_path / "0.npz")
-    assert tsl_command("backtest", tmp_path / "0.npz", *wrong) == 2
+    again = [tmp_path / "0.npz" if one == "REPEATED" else one for one in wrong]
+    assert tsl_command("backtest", tmp_path / "0.npz", *again) == 2
     assert said in capsys.readouterr().err

@@ -29,8 +29,6 @@ import xarray as xr
 from forecast_evidence import controls
 from forecast_evidence.curves import DEVELOPMENT, Curve
 from tsl_jax.forecasting import baselines, continuation, curve, learning_rate, temporal
-from tsl_jax.forecasting.baselines import mean_loss
-from tsl_jax.laws import Schedule
 
 CUTOFFS = (0.1, 0.2, 0.3, 0.4)
 THREE = ("cosine_24000", "constant_24000", "wsdcon_9")
@@ -66,15 +64,6 @@ class Case:
         return self.target.surface.sel(tokens=self.target.surface.tokens > self.seen)
 
 
-def known(surface: xr.Dataset, whole: xr.Dataset) -> curve.Run:
-    """What `curve.checked` reads of a surface of one split, perhaps without checkpoints, under the plan of `whole`."""
-    plan = Schedule.from_plan(whole.attrs["schedule"]) if "schedule" in whole.attrs else None
-    rate = learning_rate.of_run(surface, plan)
-    return curve.Run(
-        surface.tokens.values.astype(float), mean_loss(surface)[0].values, rate, whole.attrs.get("n_params")
-    )
-
-
 def name_of(method: Any) -> str:
     """As a table has it."""
     return method if isinstance(method, str) else method.name
@@ -106,7 +95,8 @@ def _enough(case: Case) -> bool:
     past, future = case.past, case.future
     if not past.sizes["tokens"] or future.sizes["tokens"] < 2:
         return False
-    runs = [known(past.sel(split=[split]), past) for split in past.split.values]
+    plan = learning_rate.carried(past)
+    runs = [continuation.mean_runs(past.sel(split=split), plan, ())[0] for split in past.split.values]
     return all(curve.usable(run).sum() >= curve.FEWEST for run in runs)
 
 

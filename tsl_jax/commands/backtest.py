@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from tsl_jax.forecasting import Backtest
 
 
 @dataclass(frozen=True)
@@ -24,35 +30,45 @@ class Command:
 
 
 def run(command: Command) -> None:
-    """Backtest every run; print scores and coverage, write both."""
-    import json
-
-    import pandas as pd
-
+    """Backtest every run; print scores and coverage, write both, after each run what is known by then."""
     from tsl_jax.commands import options
     from tsl_jax.commands.progress import bars
-    from tsl_jax.durable import write_durably
-    from tsl_jax.forecasting import backtest, coverage
+    from tsl_jax.forecasting import backtest
+    from tsl_jax.forecasting.backtest import pasts
     from tsl_jax.reporting import forecast_tables
     from tsl_jax.surface import load_surface
 
-    methods = _methods(command)
-    surfaces = [load_surface(path) for path in command.runs]
+    methods, surfaces = _methods(command), [load_surface(path) for path in command.runs]
+    for path, surface in zip(command.runs, surfaces, strict=True):
+        try:
+            pasts(surface, command.cutoffs)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
     tested = []
     with bars() as progress:
-        for path, surface in zip(command.runs, surfaces, strict=True):
-            try:
-                tested.append(backtest(surface, command.cutoffs, methods=methods, progress=progress))
-            except ValueError as error:
-                raise ValueError(f"{path}: {error}") from None
-    scores = pd.concat([one.scores for one in tested], keys=[str(path) for path in command.runs], names=["run"])
-    covered = coverage(surfaces, tested)
+        for surface in surfaces:
+            tested.append(backtest(surface, command.cutoffs, methods=methods, progress=progress))
+            scores, covered = _tables(command, surfaces, tested)
+            told = {"scores": _records(scores), "coverage": _records(covered)}
+            options.write(command.out, {**told, "made_by": options.stamp(command)})
     forecast_tables.show_backtests(scores, covered)
-    result = {"scores": scores.reset_index(), "coverage": covered.reset_index()}
-    told = {name: json.loads(str(table.to_json(orient="records"))) for name, table in result.items()}
-    text = json.dumps({**told, "made_by": options.stamp(command)}, indent=1).encode()
-    write_durably(command.out, lambda file: file.write(text))
     print(f"backtest: {command.out}")
+
+
+def _tables(command: Command, surfaces: list[xr.Dataset], tested: list[Backtest]) -> tuple[Any, Any]:
+    """Scores and coverage of the runs that have been tested."""
+    import pandas as pd
+
+    from tsl_jax.forecasting import coverage
+
+    names = [str(path) for path in command.runs[: len(tested)]]
+    scores = pd.concat([one.scores for one in tested], keys=names, names=["run"])
+    return scores, coverage(surfaces[: len(tested)], tested)
+
+
+def _records(table: Any) -> list[dict[str, Any]]:
+    """JSON values, null where there is no number."""
+    return json.loads(table.reset_index().to_json(orient="records"))
 
 
 def _methods(command: Command) -> list:
@@ -62,8 +78,8 @@ def _methods(command: Command) -> list:
 
     if command.out.suffix != ".json":
         raise ValueError(f"backtest: --out is a .json file, found {command.out}")
-    if not command.runs:
-        raise ValueError("backtest: name a run or more")
+    if not command.runs or len({path.resolve() for path in command.runs}) < len(command.runs):
+        raise ValueError("backtest: name a run or more, each once: coverage counts them as independent")
     wrong = [cutoff for cutoff in command.cutoffs if not 0 < cutoff < 1]
     if wrong or not command.cutoffs:
         raise ValueError(f"backtest: --cutoffs are shares of the run between 0 and 1, found {wrong or 'none'}")

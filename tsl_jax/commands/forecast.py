@@ -55,7 +55,7 @@ def run(command: Command) -> None:
         if not at:
             return forecast_tables.show_finished(past)
         result = _forecast(past, at, schedule, siblings, "at the end" if not command.at else f"at {at[-1]:,.0f} tokens")
-    _write(out, {**result, "made_by": options.stamp(command)})
+    options.write(out, {**result, "made_by": options.stamp(command)})
     print(f"forecast: {out}")
 
 
@@ -151,13 +151,3 @@ def _compare(past: xr.Dataset, plans: dict[str, Schedule], siblings: Sequence[xr
     found = compare_plans(past, plans, siblings=siblings)
     forecast_tables.show_plans(found)
     return {"plans": forecast_tables.plans(found)}
-
-
-def _write(out: Path, result: dict[str, Any]) -> None:
-    import json
-
-    from tsl_jax.durable import write_durably
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=1).encode()
-    write_durably(out, lambda file: file.write(text))

@@ -127,6 +127,15 @@ def stamp(command: Any) -> dict[str, Any]:
     }
 
 
+def write(out: Path, result: dict[str, Any]) -> None:
+    """A result as a JSON file, whole or not at all."""
+    from tsl_jax.durable import write_durably
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(result, indent=1).encode()
+    write_durably(out, lambda file: file.write(text))
+
+
 def home(run: Path) -> Path:
     """The folder for what a verb makes of a run: its own, or beside the file of a surface one of the file's name."""
     return run.with_suffix("") if run.suffix == ".npz" and not run.is_dir() else run

@@ -236,6 +236,8 @@ def _solution(full: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarr
             break
         except np.linalg.LinAlgError:
             continue
+    else:
+        raise FloatingPointError("mixed: the effects cannot be told apart in float64; give the law fewer coefficients")
     half = np.linalg.solve(factor, (right / size)[..., None])
     return factor * size[:, :, None], np.linalg.solve(np.swapaxes(factor, 1, 2), half)[..., 0] / size
 

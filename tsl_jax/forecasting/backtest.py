@@ -54,12 +54,8 @@ def backtest(
         ValueError: if a cut-off leaves no checkpoint before it, or fewer than two after it.
     """
     plan = read_schedule(surface, schedule)
-    total = plan.total_tokens if plan is not None else float(surface.tokens[-1])
     tables, forecasts = [], {}
-    for k, cutoff in enumerate(cutoffs):
-        past = surface.sel(tokens=surface.tokens <= cutoff * total)
-        if past.sizes["tokens"] == 0:
-            raise ValueError(f"backtest: no checkpoint within the first {cutoff:.0%} ({cutoff * total:.4g} tokens)")
+    for k, (cutoff, past) in enumerate(pasts(surface, cutoffs, schedule).items()):
         at = surface.tokens.values[past.sizes["tokens"] :]
         known = None if plan is None else plan.known_at(float(past.tokens[-1]))
         made = _side_by_side(past, at, known, methods)
@@ -70,6 +66,22 @@ def backtest(
             progress("forecast", k + 1, len(cutoffs))
     scores = pd.concat(tables).set_index(["split", "cutoff", "method"])
     return Backtest(scores.replace([np.inf, -np.inf], np.nan), forecasts)
+
+
+def pasts(surface: xr.Dataset, cutoffs: Sequence[float] = CUTOFFS, schedule: Any = None) -> dict[float, xr.Dataset]:
+    """What is seen from each cut-off; arguments and errors as of `backtest`, before any work."""
+    plan = read_schedule(surface, schedule)
+    total = plan.total_tokens if plan is not None else float(surface.tokens[-1])
+    seen = {cutoff: surface.sel(tokens=surface.tokens <= cutoff * total) for cutoff in cutoffs}
+    for cutoff, past in seen.items():
+        where, later = f"{cutoff:.0%} ({cutoff * total:.4g} tokens)", surface.sizes["tokens"] - past.sizes["tokens"]
+        if past.sizes["tokens"] == 0:
+            raise ValueError(f"backtest: no checkpoint within the first {where}")
+        if later < 2:
+            raise ValueError(
+                f"backtest: {later} checkpoints beyond the first {where}, 2 are needed; name earlier cut-offs"
+            )
+    return seen
 
 
 def _side_by_side(past: xr.Dataset, at: np.ndarray, plan: Schedule | None, methods: Sequence[Any]) -> list[Forecast]:
