@@ -21,6 +21,8 @@ VERBS = {
     "forecast": "forecast where the loss of a run will end",
     "backtest": "what would have been forecast of finished runs, and did the intervals hold?",
     "report": "fit, forecast and draw a run: report.html and summary.json",
+    "sweep": "many runs from one file, each made once and kept",
+    "reproduce": "an experiment of the papers: its runs, tables, figures and page",
     "models": "sizes by name: parameters, memory, and how long they would train here",
 }
 MODULES = {"import": "import_table"}  # no module can have the name of a verb that Python keeps for itself

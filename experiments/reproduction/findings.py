@@ -1,0 +1,120 @@
+"""What a study found: tables, figures, claims against the paper's, and sentences; written to its folder of results.
+
+findings.json      claims, notes, how and when it was made; the tables' first rows are in TABLE.csv and TABLE.json
+TABLE.csv, .json   FIGURE.png, .svg, .pdf
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from tsl_jax.durable import write_durably
+from tsl_jax.training.record import environment
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from reproduction.study import Study
+
+VERDICTS = ("agrees", "differs", "undecided", "out of reach")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of the paper beside what was found.
+
+    Attributes:
+        claim: in a sentence. paper: its figure or finding, with the place. ours: ours with its interval.
+        verdict: agrees, differs, undecided (the interval says neither), or out of reach at this scale.
+        why: where it differs or stays open: what was expected, and why it may be so.
+    """
+
+    claim: str
+    paper: str
+    ours: str
+    verdict: str
+    why: str = ""
+
+    def __post_init__(self) -> None:
+        if self.verdict not in VERDICTS:
+            raise ValueError(f"findings: a verdict is one of {VERDICTS}, found {self.verdict!r}")
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The results of a study.
+
+    Attributes:
+        tables: name -> table, the main one first; where a law was fitted, with the columns of `lm.beside`.
+        figures: name -> matplotlib figure. captions: name -> what a figure shows and how to read it.
+        claims: against the paper. notes: sentences, negatives included, in the order to be read.
+    """
+
+    tables: Mapping[str, pd.DataFrame]
+    claims: Sequence[Claim]
+    notes: Sequence[str]
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    captions: Mapping[str, str] = field(default_factory=dict)
+
+    def told(self) -> str:
+        """Tables as Markdown, claims and notes, for a terminal and for LOG.md."""
+        claims = [f"* {one.claim}: paper {one.paper}; here {one.ours}: {one.verdict}. {one.why}" for one in self.claims]
+        tables = [markdown(table) for table in self.tables.values()]
+        return "\n\n".join([*tables, "\n".join(claims), "\n".join(f"* {note}" for note in self.notes)])
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table of at most five digits a number."""
+    head = [str(name) for name in table.columns]
+    rows = [[_cell(value) for value in row] for row in table.itertuples(index=False)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if value != value else f"{value:.4g}"
+    return str(value)
+
+
+def write(findings: Findings, folder: Path, study: Study, scale: str, seconds: float) -> None:
+    """Everything to the folder, figures first, findings.json last."""
+    from tsl_jax.reporting.print import save
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in findings.figures.items():
+        save(figure, folder / name)
+    for name, table in findings.tables.items():
+        _write(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.8g"))
+        _write(folder / f"{name}.json", table.to_json(orient="records", indent=1, double_precision=10) + "\n")
+    told = {
+        "study": study.name,
+        "title": study.title,
+        "decided": study.decided,
+        "scale": scale,
+        "command": f"tsl reproduce {study.name} --scale {scale}",
+        "claims": [asdict(one) for one in findings.claims],
+        "notes": list(findings.notes),
+        "tables": list(findings.tables),
+        "figures": {name: findings.captions.get(name, "") for name in findings.figures},
+        "made": _made(seconds),
+    }
+    _write(folder / "findings.json", json.dumps(told, indent=1) + "\n")
+
+
+def _made(seconds: float) -> dict[str, Any]:
+    known = environment()
+    kept = {name: known[name] for name in ("machine", "cores", "device", "git_commit")}
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    return {"date": today, "python": platform.python_version(), "analysis_seconds": round(seconds, 1), **kept}
+
+
+def _write(path: Path, text: str) -> None:
+    write_durably(path, lambda file: file.write(text.encode()))

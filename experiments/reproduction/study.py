@@ -1,0 +1,115 @@
+"""A study: which runs an experiment reads, what they cost, and the way from them to its results.
+
+    python experiments/NAME.py --scale cpu|gpu|paper        the same as: tsl reproduce NAME --scale ...
+
+The runs are those of the sweep files plans/NAME/SCALE.yaml. Those that the pool keeps, whatever study they were made
+for, are read from there; the others are trained, in pieces of at most --minutes, and the same command goes on. Once all
+are there the analysis runs, which never trains; its results go to results/NAME/SCALE.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from reproduction.findings import Findings, write
+from tsl_jax.commands.sweep import listed, made
+from tsl_jax.surface import load_surface
+from tsl_jax.sweeps import Pool, read_sweep
+from tsl_jax.training.config import TrainConfig
+
+HOME = Path(__file__).parents[1]
+MINUTES = {"cpu": 90.0, "gpu": 7.0, "paper": 0.0}  # of a piece; 0: no limit
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs of a study, all complete.
+
+    Attributes:
+        surfaces: name -> loss surface. manifests: name -> how it was made ("config", "n_params", "flops_per_token",
+            "seconds", ...). scale: cpu, gpu or paper.
+    """
+
+    surfaces: Mapping[str, xr.Dataset]
+    manifests: Mapping[str, Mapping[str, Any]]
+    scale: str
+
+    def named(self, start: str) -> dict[str, xr.Dataset]:
+        """The surfaces whose name begins so."""
+        return {name: surface for name, surface in self.surfaces.items() if name.startswith(start)}
+
+
+@dataclass(frozen=True)
+class Study:
+    """An experiment.
+
+    Attributes:
+        name: of its file, of plans/NAME and results/NAME. title: of its page, a question.
+        decided: the date of the plan at the head of its file, before the ends of its runs were looked at.
+        analyse: runs -> findings; draws nothing at random without a fixed seed, and trains nothing.
+        minutes: that the analysis of the cpu scale takes.
+    """
+
+    name: str
+    title: str
+    decided: str
+    analyse: Callable[[Runs], Findings]
+    minutes: float
+
+    def main(self, arguments: list[str] | None = None, home: Path = HOME) -> None:
+        """The command line; exits with 2 and a sentence at a mistake, 130 where it was interrupted."""
+        wanted = self._options(arguments)
+        try:
+            self._run(wanted, home)
+        except (ValueError, OSError) as error:
+            sys.stderr.write(f"{self.name}: {error}\n")
+            raise SystemExit(2) from None
+        except KeyboardInterrupt:
+            sys.stderr.write(f"{self.name}: interrupted; the same command goes on\n")
+            raise SystemExit(130) from None
+
+    def _options(self, arguments: list[str] | None) -> argparse.Namespace:
+        parser = argparse.ArgumentParser(description=self.title)
+        parser.add_argument("--scale", choices=MINUTES, default="cpu")
+        parser.add_argument("--minutes", type=float, help="stop training after so long; 0: never")
+        parser.add_argument("--side-by-side", type=int, default=1, help="runs at a time, each on its own cores")
+        parser.add_argument("--cost", action="store_true", help="only say what is there and what the rest costs")
+        return parser.parse_args(arguments)
+
+    def _run(self, wanted: argparse.Namespace, home: Path) -> None:
+        runs, pool = (
+            read_sweep(home / "plans" / self.name / f"{wanted.scale}.yaml"),
+            Pool(home / "pool", Path("runs/pool")),
+        )
+        print(listed(pool, runs))
+        print(f"then an analysis of about {self.minutes:g} minutes (cpu scale)", flush=True)
+        if wanted.cost:
+            return
+        minutes = MINUTES[wanted.scale] if wanted.minutes is None else wanted.minutes
+        left = made(pool, runs, wanted.side_by_side, minutes)
+        if left:
+            print(f"{len(left)} of {len(runs)} runs are unfinished; the same command goes on")
+            return
+        start = time.perf_counter()
+        findings = self.analyse(load(pool, runs, wanted.scale))
+        folder = home / "results" / self.name / wanted.scale
+        write(findings, folder, self, wanted.scale, time.perf_counter() - start)
+        print(findings.told())
+        print(f"results: {folder}")
+
+
+def load(pool: Pool, runs: Mapping[str, TrainConfig], scale: str) -> Runs:
+    """The kept runs of a sweep, under the names it gives them."""
+    manifests = pool.manifests()
+    from tsl_jax.training.config import config_hash
+
+    found = {name: manifests[config_hash(config)] for name, config in runs.items()}
+    return Runs({name: load_surface(one["file"]) for name, one in found.items()}, found, scale)

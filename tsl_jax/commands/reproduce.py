@@ -1,0 +1,69 @@
+"""`tsl reproduce NAME`: one experiment, from its runs to its tables, figures and page. Lives in a checkout."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+SCALES = ("cpu", "gpu", "paper")
+
+
+@dataclass(frozen=True)
+class Command:
+    """Run an experiment of experiments/: say its cost, make the runs that are missing, analyse, write the results."""
+
+    name: tyro.conf.Positional[str] = ""
+    """An experiment; without it they are listed."""
+    scale: Literal["cpu", "gpu", "paper"] = "cpu"
+    """cpu: two cores, hours. gpu: one accelerator, pieces of minutes. paper: the sizes of the paper, for a cluster."""
+    minutes: float = -1.0
+    """Stop after so long, each run at a checkpoint; the same command goes on. Default 90 (cpu), 7 (gpu), 0 (paper: no
+    limit)."""
+    side_by_side: int = 1
+    """Runs at a time, each on its own share of the cores."""
+    cost: bool = False
+    """Only say which runs there are and what those that are not kept would cost."""
+
+
+def run(command: Command) -> None:
+    """List the experiments, or hand over to one."""
+    folder = experiments()
+    known = {path.stem: path for path in sorted(folder.glob("*.py")) if (folder / "plans" / path.stem).is_dir()}
+    if not command.name:
+        print("\n".join(f"  {name:<22}{question(path)}" for name, path in known.items()))
+        return
+    if command.name not in known:
+        raise ValueError(f"reproduce: expected one of {', '.join(known)}, found {command.name!r}")
+    told = ["--scale", command.scale, "--side-by-side", str(command.side_by_side)]
+    told += ["--minutes", str(command.minutes)] if command.minutes >= 0 else []
+    done = subprocess.run([sys.executable, str(known[command.name]), *told, *(["--cost"] if command.cost else [])])
+    if done.returncode == 130:
+        raise KeyboardInterrupt("the same command goes on")
+    if done.returncode:
+        raise SystemExit(done.returncode)
+
+
+def experiments() -> Path:
+    """The folder of experiments: of the checkout that this library is imported from, or below this folder.
+
+    Raises:
+        ValueError: where there is none, as in an installed wheel.
+    """
+    places = (Path(__file__).parents[2] / "experiments", Path("experiments"))
+    for place in places:
+        if (place / "plans").is_dir():
+            return place
+    raise ValueError(
+        "reproduce: experiments are part of a checkout, not of the installed package; clone the repository"
+    )
+
+
+def question(path: Path) -> str:
+    """The first line of an experiment's head."""
+    return (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines()[0]

@@ -1,0 +1,120 @@
+"""A sweep file: which runs there are, as differences from a base. Every combination becomes a run with a name.
+
+    name: small-{optimizer.schedule}@{seed}     of each run; {ENTRY} is its value of a grid entry, {variant} its variant
+    base: small.yaml                            a configuration of `tsl train`, beside this file; or a mapping
+    set: {tokens: 3e6}                          entries that replace those of the base
+    grid:                                       every combination of these
+      optimizer.schedule: [cosine, wsd]
+      seed: [0, 1, 2]
+    variants:                                   each of these once for every combination
+      llama: {}
+      lstm: {model.architecture: lstm, model.d_model: 114}
+
+A file is one such mapping or a list of them. Entries are written as on the command line of `tsl train`, with dots.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from tsl_jax.training.config import TrainConfig, check, config_hash, from_dict
+
+ENTRIES = ("name", "base", "set", "grid", "variants")
+_PLACE = re.compile(r"\{([A-Za-z0-9_.]+)\}")
+_NAME = re.compile(r"[A-Za-z0-9_.@+-]+")
+
+
+def read_sweep(file: Path | str) -> dict[str, TrainConfig]:
+    """The runs of a sweep file, name -> configuration, in the order of the file.
+
+    Raises:
+        ValueError: for what is not YAML, an unknown entry, a name that two runs have or that cannot be a file's, or a
+            configuration that cannot work. OSError: for a file that cannot be read.
+    """
+    file = Path(file)
+    found = _yaml(file)
+    runs: dict[str, TrainConfig] = {}
+    for part in found if isinstance(found, list) else [found]:
+        for name, values in _expanded(part, file):
+            if not _NAME.fullmatch(name) or name in runs:
+                why = "is there twice; put what differs into it, as {seed}" if name in runs else "cannot name a file"
+                raise ValueError(f"sweep: {file}: the name {name!r} {why}")
+            runs[name] = _config(values, f"{file}: run {name}")
+    if not runs:
+        raise ValueError(f"sweep: {file} names no run; see tsl sweep --help")
+    return runs
+
+
+def different(runs: Mapping[str, TrainConfig]) -> None:
+    """Nothing, where no two names are one run.
+
+    Raises:
+        ValueError: naming two that have the same configuration.
+    """
+    names: dict[str, str] = {}
+    for name, config in runs.items():
+        first = names.setdefault(config_hash(config), name)
+        if first != name:
+            raise ValueError(f"sweep: {first} and {name} are the same run; leave one out")
+
+
+def _yaml(file: Path) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"sweep: {file} is not YAML ({error})") from None
+
+
+def _expanded(part: Any, file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and nested entries of every run of one mapping."""
+    if not isinstance(part, dict) or "name" not in part:
+        raise ValueError(f"sweep: {file}: expected a mapping with a name, such as run-{{seed}}, found {part!r}")
+    strange = [entry for entry in part if entry not in ENTRIES]
+    if strange:
+        raise ValueError(f"sweep: {file}: {strange[0]!r} is not an entry; expected some of {', '.join(ENTRIES)}")
+    base = part.get("base") or {}
+    base = base if isinstance(base, dict) else _yaml(file.parent / base)
+    grid = {
+        entry: values if isinstance(values, list) else [values] for entry, values in (part.get("grid") or {}).items()
+    }
+    for variant, own in (part.get("variants") or {"": {}}).items():
+        for chosen in product(*grid.values()):
+            point = dict(zip(grid, chosen, strict=True))
+            values = _with(base, {**(part.get("set") or {}), **(own or {}), **point})
+            yield _named(part["name"], {**point, "variant": variant}, file), values
+
+
+def _named(template: str, point: Mapping[str, Any], file: Path) -> str:
+    def value(place: re.Match[str]) -> str:
+        if place[1] not in point:
+            raise ValueError(f"sweep: {file}: name has {place[0]}; the grid has {', '.join(point)}")
+        return str(point[place[1]])
+
+    return _PLACE.sub(value, template)
+
+
+def _with(base: Mapping[str, Any], entries: Mapping[str, Any]) -> dict[str, Any]:
+    """The base with entries in their places; a dot leads into a mapping."""
+    values = {name: dict(value) if isinstance(value, dict) else value for name, value in base.items()}
+    for entry, value in entries.items():
+        *path, last = entry.split(".")
+        inner = values
+        for name in path:
+            inner = inner.setdefault(name, {})
+        inner[last] = value
+    return values
+
+
+def _config(values: dict[str, Any], where: str) -> TrainConfig:
+    try:
+        config = from_dict(TrainConfig, values)
+        check(config)
+    except ValueError as error:
+        raise ValueError(f"sweep: {where}: {error}") from None
+    return config
