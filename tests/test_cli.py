@@ -170,7 +170,7 @@ def test_a_mistake_gets_a_sentence_and_exit_code_2(name, tmp_path, capsys, monke
 
 
 def test_a_wrong_option_prints_no_headline_and_leaves_no_folder(tmp_path, capsys):
-    for wrong in (("--tokens", 10), ("--position-weights.kind", "head"), ("--text", tmp_path / "none")):
+    for wrong in (("--tokens", 10), ("--position-weights", "head"), ("--text", tmp_path / "none")):
         assert tsl_command("train", "--out", tmp_path / "run", *wrong) == 2
         assert capsys.readouterr().out == ""
     assert not (tmp_path / "run").exists()
