@@ -1,0 +1,223 @@
+"""Do all positions learn at the same rate after the early phase?
+
+Paper: Temporal Scaling Law (Xiong et al., arXiv 2404.17785), section on learning dynamics: after an early phase the loss
+of every position falls at the same rate, which is its reason for training with the plain mean over positions.
+
+    tsl reproduce learning_dynamics --scale cpu        trains nothing (the runs of the pool), 2 minutes of two cores
+
+**The plan, 2026-11-26**, fixed before any rate of these runs was looked at.
+
+* Rate of position i over a phase: r_i = -d L_i / d log tokens (nats per e-fold), by least squares over the checkpoints of
+  the phase. The windows are the same at every checkpoint, so that the noise of the text cancels nearly.
+* Relative rate q_i = r_i / mean_i r_i - 1. "The same rate" means |q_i| < 10 % (the margin) for all positions: a test of
+  equivalence, by simultaneous 90 % bands over positions (`statistics.bands`), seeds being the unit (10 a schedule).
+* Primary: positions in bands 1, 2, 3-4, 5-8, ..., as single positions are noisy; single positions beside them.
+* "Early" is the first 20 % of the tokens. Phases: early (from the end of the warm-up to 20 %), late (20 to 100 %).
+  Sensitivity: early as 10 and 40 %, margins of 5 and 20 %.
+* Agrees: all bands of the late phase lie inside the margin, for every schedule, on id. Differs: some band lies wholly
+  outside it. Else undecided. OOD and the six larger runs (one seed each, so without bands) stand beside.
+* Consistency: the same rates read off the hyperbolic law fitted to every checkpoint; R2 of these over positions.
+
+Expected: the paper's figure shows equal rates for models of 58M to 6.7B on billions of tokens; runs of 3 M tokens may
+not have left their early phase, as a model must first learn to use context at all.
+
+**Seen, 2026-11-26**: SEEN
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from reproduction import Claim, Findings, Runs, Study, lm
+from reproduction.statistics import bands, interval
+
+import tsl_jax as tsl
+
+EARLY, EARLIES = 0.2, (0.1, 0.2, 0.4)
+MARGIN, MARGINS = 0.1, (0.05, 0.1, 0.2)
+LEVEL = 0.9  # of the simultaneous bands: two one-sided tests at 5 %
+SCHEDULES = ("cosine", "wsd", "constant")
+LARGE = ("1m-", "5m-")
+
+
+# ------------------------------------------------------------------------------------------------------------- rates
+
+
+def phase(surface: xr.Dataset, start: float, end: float) -> xr.Dataset:
+    """The checkpoints between two shares of the run, both ends included; after the warm-up."""
+    total = float(surface.tokens[-1])
+    first = max(start * total, float(surface.attrs.get("schedule", {}).get("warmup_tokens", 0)))
+    return surface.sel(tokens=slice(first, end * total))
+
+
+def rates(loss: xr.DataArray) -> xr.DataArray:
+    """-d loss / d log tokens by least squares over the checkpoints, nats per e-fold, over all other dimensions."""
+    x = np.log(loss.tokens)
+    x = x - x.mean()
+    return -(loss * x).sum("tokens") / (x * x).sum()
+
+
+def in_bands(by_position: xr.DataArray) -> xr.DataArray:
+    """Means over positions 1, 2, 3-4, 5-8, ...; the coordinate `position` is a band's geometric middle."""
+    position = by_position.position
+    band = np.ceil(np.log2(position)).astype(int)
+    means = by_position.groupby(band.rename("band")).mean()
+    middle = np.exp(np.log(position).groupby(band.rename("band")).mean())
+    return means.assign_coords(position=("band", middle.values)).swap_dims(band="position").drop_vars("band")
+
+
+def relative(rate: xr.DataArray) -> xr.DataArray:
+    """q_i = r_i / mean r - 1."""
+    return rate / rate.mean("position") - 1
+
+
+def by_seed(runs: Runs, schedule: str, split: str, start: float, end: float) -> xr.DataArray:
+    """Rates (seed, position) of the small runs of a schedule."""
+    found = runs.named(f"small-{schedule}@")
+    made = [rates(phase(one, start, end).loss.sel(split=split)) for one in found.values()]
+    return xr.concat(made, pd.Index([name.partition("@")[2] for name in found], name="seed"))
+
+
+# ------------------------------------------------------------------------------------------------------- equivalence
+
+
+def judged(q: xr.DataArray, margin: float) -> dict[str, Any]:
+    """Whether relative rates (seed, position) are the same, by simultaneous bands.
+
+    Returns:
+        inside: share of the positions whose band lies within the margin. outside: those whose band lies wholly beyond
+        it. lowest, highest: mean relative rates. verdict: same, different or undecided.
+    """
+    found = bands(q.values, LEVEL)
+    inside = (found.low > -margin) & (found.high < margin)
+    outside = (found.high < -margin) | (found.low > margin)
+    verdict = "same" if inside.all() else "different" if outside.any() else "undecided"
+    ends = {"lowest": float(found["mean"].min()), "highest": float(found["mean"].max())}
+    return {**ends, "inside": float(inside.mean()), "outside": float(outside.mean()), "verdict": verdict}
+
+
+def main_table(runs: Runs) -> pd.DataFrame:
+    """A row for each schedule, split and phase, by the primary rule."""
+    rows = []
+    for schedule in SCHEDULES:
+        for split in ("id", "ood"):
+            for name, (start, end) in {"early": (0.0, EARLY), "late": (EARLY, 1.0)}.items():
+                rate = by_seed(runs, schedule, split, start, end)
+                mean = interval(rate.mean("position").values)
+                row = {"schedule": schedule, "split": split, "phase": name, "seeds": rate.sizes["seed"]}
+                row |= {"rate, nats per e-fold": str(mean)}
+                row |= {f"bands: {key}": value for key, value in judged(in_bands(relative(rate)), MARGIN).items()}
+                single = judged(relative(rate), MARGIN)
+                row |= {"positions: inside": single["inside"], "positions: outside": single["outside"]}
+                rows.append(row | law_of(runs, schedule, split, start, end, rate))
+    return pd.DataFrame(rows)
+
+
+def law_of(runs: Runs, schedule: str, split: str, start: float, end: float, rate: xr.DataArray) -> dict[str, float]:
+    """R2 over positions of the rates that the fitted hyperbolic law implies, mean over seeds; and the lm columns."""
+    r2, parts = [], []
+    for k, surface in enumerate(runs.named(f"small-{schedule}@").values()):
+        loss = phase(surface, start, end).loss.sel(split=split)
+        fitted = tsl.fit(tsl.laws.HYPERBOLIC, loss, over="position")
+        implied, own = rates(fitted.predict()), rate.isel(seed=k)
+        r2.append(1 - float(((implied - own) ** 2).sum() / ((own - own.mean()) ** 2).sum()))
+        parts.append(loss)
+    beside = lm.beside(tsl.laws.HYPERBOLIC, xr.concat(parts, "seed", join="outer"), over="position")
+    return {"law: R2 of the rates": float(np.mean(r2)), **beside}
+
+
+def sensitivity(runs: Runs) -> pd.DataFrame:
+    """The verdict on the later part for each rule of "early" and each margin, by bands of positions."""
+    rows = []
+    for schedule in SCHEDULES:
+        for split in ("id", "ood"):
+            for early in EARLIES:
+                q = in_bands(relative(by_seed(runs, schedule, split, early, 1.0)))
+                verdicts = {f"margin {m:.0%}": judged(q, m)["verdict"] for m in MARGINS}
+                ends = {"lowest": float(q.mean("seed").min()), "highest": float(q.mean("seed").max())}
+                rows.append({"schedule": schedule, "split": split, "early": f"{early:.0%}", **ends, **verdicts})
+    return pd.DataFrame(rows)
+
+
+def larger(runs: Runs) -> pd.DataFrame:
+    """Relative late rates of the larger runs by band of positions: single runs, no intervals."""
+    rows = []
+    for name, surface in runs.surfaces.items():
+        if name.startswith(LARGE):
+            rate = rates(phase(surface, EARLY, 1.0).loss.sel(split="id"))
+            q = in_bands(relative(rate))
+            named = {f"i = {p:.3g}": float(v) for p, v in zip(q.position.values, q.values, strict=True)}
+            rows.append({"run": name, "rate, nats per e-fold": float(rate.mean()), **named})
+    return pd.DataFrame(rows)
+
+
+# ------------------------------------------------------------------------------------------------------- what is told
+
+
+def analyse(runs: Runs) -> Findings:
+    """All tables, the verdict on the paper's claim, and the figures."""
+    table, sensitive, large = main_table(runs), sensitivity(runs), larger(runs)
+    late = table[(table.phase == "late") & (table.split == "id")]
+    verdicts = late["bands: verdict"].tolist()
+    found = "agrees" if set(verdicts) == {"same"} else "differs" if "different" in verdicts else "undecided"
+    lowest, highest = late["bands: lowest"].min(), late["bands: highest"].max()
+    claims = [
+        Claim(
+            "After the early phase the loss of all positions falls at the same rate",
+            "equal rates (figure, 58M to 6.7B parameters)",
+            f"between {lowest:+.0%} and {highest:+.0%} of the mean rate by band of positions ({', '.join(verdicts)} by "
+            "schedule: cosine, WSD, constant), margin 10 %",
+            found,
+            "Runs of 222 k parameters and 3 M tokens may not have left their early phase: context is still being learned",
+        )
+    ]
+    return Findings(
+        {"rates": table, "sensitivity": sensitive, "larger_runs": large}, claims, _notes(runs, table), *_figures(runs)
+    )
+
+
+def _notes(runs: Runs, table: pd.DataFrame) -> list[str]:
+    late = by_seed(runs, "cosine", "id", EARLY, 1.0)
+    first = interval(relative(late).isel(position=0).values)
+    last = interval(in_bands(relative(late)).isel(position=-1).values)
+    early = interval(in_bands(relative(by_seed(runs, "cosine", "id", 0.0, EARLY))).isel(position=-1).values)
+    law = table["law: R2 of the rates"]
+    return [
+        f"Cosine, id, late: position 1 falls at {first} relative to the mean, the last band (half of all positions) "
+        f"at {last}; early the last band fell at {early}.",
+        f"The rates that the fitted hyperbolic law implies have R2 {law.min():.2f} to {law.max():.2f} over positions: "
+        "the law sees how positions differ as far as it holds.",
+    ]
+
+
+def _figures(runs: Runs) -> tuple[dict[str, Any], dict[str, str]]:
+    from tsl_jax.reporting import print as draw
+
+    figures, captions = {}, {}
+    for split in ("id", "ood"):
+        shown = {}
+        for name, (start, end) in {"early": (0.0, EARLY), "late": (EARLY, 1.0)}.items():
+            q = in_bands(relative(by_seed(runs, "cosine", split, start, end)))
+            found = bands(q.values, LEVEL)
+            shown[f"{name} ({start:.0%} to {end:.0%})"] = (found["mean"].values, found.low.values, found.high.values)
+        figures[f"rates_{split}"] = draw.decline_rates(q.position.values, shown, margin=MARGIN)
+        captions[f"rates_{split}"] = (
+            f"How fast the loss of each band of positions falls, relative to the mean over positions ({split}, cosine, "
+            "10 seeds, simultaneous 90 % bands); shaded: the margin within which rates count as the same."
+        )
+    return figures, captions
+
+
+STUDY = Study(
+    name="learning_dynamics",
+    title="Do all positions learn at the same rate after the early phase?",
+    decided="2026-11-26",
+    analyse=analyse,
+    minutes=2,
+)
+
+if __name__ == "__main__":
+    STUDY.main()
