@@ -1,14 +1,14 @@
 """Do all positions learn at the same rate after the early phase?
 
-Paper: Temporal Scaling Law (Xiong et al., arXiv 2404.17785), section on learning dynamics: after an early phase the loss
-of every position falls at the same rate, which is its reason for training with the plain mean over positions.
+Paper: Temporal Scaling Law (Xiong et al., arXiv 2404.17785), section on learning dynamics: after an early phase the
+loss of every position falls at the same rate, which is its reason for training with the plain mean over positions.
 
     tsl reproduce learning_dynamics --scale cpu        trains nothing (the runs of the pool), 2 minutes of two cores
 
 **The plan, 2026-11-26**, fixed before any rate of these runs was looked at.
 
-* Rate of position i over a phase: r_i = -d L_i / d log tokens (nats per e-fold), by least squares over the checkpoints of
-  the phase. The windows are the same at every checkpoint, so that the noise of the text cancels nearly.
+* Rate of position i over a phase: r_i = -d L_i / d log tokens (nats per e-fold), by least squares over the checkpoints
+  of the phase. The windows are the same at every checkpoint, so that the noise of the text cancels nearly.
 * Relative rate q_i = r_i / mean_i r_i - 1. "The same rate" means |q_i| < 10 % (the margin) for all positions: a test of
   equivalence, by simultaneous 90 % bands over positions (`statistics.bands`), seeds being the unit (10 a schedule).
 * Primary: positions in bands 1, 2, 3-4, 5-8, ..., as single positions are noisy; single positions beside them.
@@ -171,7 +171,7 @@ def analyse(runs: Runs) -> Findings:
             f"between {lowest:+.0%} and {highest:+.0%} of the mean rate by band of positions ({', '.join(verdicts)} by "
             "schedule: cosine, WSD, constant), margin 10 %",
             found,
-            "Runs of 222 k parameters and 3 M tokens may not have left their early phase: context is still being learned",
+            "Runs of 222 k parameters and 3 M tokens may not have left their early phase: context is still learned",
         )
     ]
     return Findings(

@@ -178,7 +178,7 @@ def effect(runs: Runs, arms: Arms) -> tuple[float, float]:
     return detectable(float(np.std(pairs, ddof=1)), PAIRS), detectable(float(np.median(came)), PAIRS)
 
 
-# ------------------------------------------------------------------------------------------------ the law, and forecasts
+# ----------------------------------------------------------------------------------------------- the law, and forecasts
 
 
 def law_table(arms: Arms) -> pd.DataFrame:
