@@ -5,13 +5,14 @@ tail positions brings no gain over the plain mean. Beyond the paper: boosting th
 follow the run: 1/L(i), the part of the loss that context can still remove (from the fitted a0 and a1), and the inverse
 variance of the gradient by position.
 
-    tsl reproduce position_weighting --scale cpu --side-by-side 2      88 runs of under a minute of a core, then 2 minutes
+    tsl reproduce position_weighting --scale cpu --side-by-side 2    88 runs of under a minute of a core, then 2 minutes
 
 **The plan, 2026-11-26**, fixed before any end of these runs was looked at.
 
 * Runs: the 25k-parameter LLaMA, 128 positions, 614,400 tokens of cloud, docs and scripture (code is ood), cosine with a
-  warm-up of a tenth. A pilot had the 222k-parameter model with a warm-up of 2 %: there the luck of the first hundred
-  steps moved the end of so short a run by tenths of a nat (one development seed), more than any weighting could. Arms: uniform; head 1..16, middle 33..64, tail 97..128, each times .1 and times 4; linear; inverse_loss,
+  warm-up of a tenth. (A pilot on a development seed had the 222k-parameter model and a warm-up of 2 %: the luck of the
+  first hundred steps moved the end of so short a run by tenths of a nat, more than any weighting could.)
+  Arms: uniform; head 1..16, middle 33..64, tail 97..128, each times .1 and times 4; linear; inverse_loss,
   learnable_excess, gradient_noise. The mean weight is one in each.
 * Development: the same learning rates (2e-3, 5e-3, 1.25e-2) for every arm, seed 50, judged by the final unweighted id
   loss of the first half of the held-out documents (clusters 0 and 1 of 4). Each arm goes on at its best rate.
