@@ -1,0 +1,111 @@
+"""The one look of all printed figures: widths of journal columns, 8 pt, colours that stay apart in grey, for all eyes.
+
+Colours: black for what was observed; then indigo, vermillion, green, sky blue and wine (Tol's muted scheme and Okabe
+and Ito's), which differ from each other in lightness by 10 of 100 or more. Dashes and markers say the same once more.
+Sources: P. Tol, Colour Schemes, SRON/EPS/TN/09-002; M. Okabe and K. Ito, Color Universal Design (2008).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap
+from matplotlib.figure import Figure
+
+Options = ParamSpec("Options")
+SINGLE, DOUBLE = 3.4, 7.0  # inches: one column of a journal, and the width of its page
+INK, MUTED, SHADE = "#000000", "#6b6b6b", "#ececec"  # what was observed, what is beside the matter, what was seen
+PALETTE = ("#332288", "#D55E00", "#117733", "#56B4E9", "#882255")
+DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (9, 2)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DOT = 2.6  # points: diameter of a marker
+BAND = 0.2  # opacity of a band
+SETTINGS: dict[str, Any] = {
+    "axes.axisbelow": True,
+    "axes.grid": False,
+    "axes.labelsize": 8,
+    "axes.linewidth": 0.6,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 8,
+    "axes.titlepad": 4,
+    "axes.unicode_minus": True,
+    "figure.constrained_layout.h_pad": 0.03,
+    "figure.constrained_layout.w_pad": 0.03,
+    "figure.dpi": 200,
+    "font.family": ["DejaVu Sans"],  # matplotlib brings it: the same on every machine
+    "font.size": 8,
+    "hatch.linewidth": 0.4,
+    "legend.columnspacing": 1.2,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "legend.handlelength": 2.4,
+    "legend.handletextpad": 0.5,
+    "lines.linewidth": 1.2,
+    "lines.markersize": DOT,
+    "pdf.fonttype": 42,
+    "pdf.compression": 6,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "tsl_jax",
+    "xtick.labelsize": 7,
+    "xtick.major.width": 0.6,
+    "xtick.minor.width": 0.4,
+    "ytick.labelsize": 7,
+    "ytick.major.width": 0.6,
+    "ytick.minor.width": 0.4,
+}
+
+
+def styled(draw: Callable[Options, Figure]) -> Callable[Options, Figure]:
+    """A drawing function under `SETTINGS`, which are undone afterwards; its figure is laid out when it returns."""
+
+    @wraps(draw)
+    def drawn(*args: Options.args, **options: Options.kwargs) -> Figure:
+        with mpl.rc_context({**mpl.rcParamsDefault, "backend": mpl.rcParams["backend"], **SETTINGS}):
+            figure = draw(*args, **options)
+            figure.draw_without_rendering()  # ticks come into being with the settings of the moment: now
+        return figure
+
+    return drawn
+
+
+def sheet(width: float, height: float, rows: int = 1, columns: int = 1, **share: Any) -> tuple[Figure, np.ndarray]:
+    """An empty figure, inches, and its panels (rows, columns)."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **share)
+
+
+def colour(k: int) -> str:
+    """Colour of the k-th of several equals."""
+    return PALETTE[k % len(PALETTE)]
+
+
+def line(k: int) -> dict[str, Any]:
+    """Colour and dash of the k-th line; the pair comes again only after all colours have had all dashes."""
+    return {"color": colour(k), "linestyle": DASHES[(k + k // len(PALETTE)) % len(DASHES)]}
+
+
+def marker(k: int) -> str:
+    """Marker of the k-th of several equals."""
+    return MARKERS[k % len(MARKERS)]
+
+
+def sequential(count: int) -> list[Any]:
+    """Colours from light to dark, evenly: viridis without its yellow, which white paper swallows."""
+    scale = mpl.colormaps["viridis_r"]
+    return [scale(place) for place in np.linspace(0.12, 1, count)] if count > 1 else [scale(0.8)]
+
+
+def diverging() -> LinearSegmentedColormap:
+    """Blue below zero, white at it, brown above; in grey both ends are dark, so what is below is hatched as well."""
+    return LinearSegmentedColormap.from_list("blue_brown", ["#08519c", "#74a9cf", "#ffffff", "#e08f4a", "#8c3d04"])
+
+
+def steps(count: int) -> ListedColormap:
+    """The diverging scale in so many steps."""
+    return ListedColormap(diverging()(np.linspace(0, 1, count)))
