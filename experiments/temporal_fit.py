@@ -1,19 +1,20 @@
 """How well does the temporal law describe the loss of a whole run, beside power laws of the mean loss?
 
-Paper: Temporal Scaling Law (Xiong et al., arXiv 2404.17785), fit quality: R2 of the temporal law over whole runs is above
-.99 in and out of distribution; that of a power law in tokens on the mean loss .6 to .7. (The forms of the temporal laws
-are reconstructed, and the power law of the paper is taken to be one without a constant.)
+Paper: Temporal Scaling Law (Xiong et al., arXiv 2404.17785), fit quality: R2 of the temporal law over whole runs is
+above .99 in and out of distribution; that of a power law in tokens on the mean loss .6 to .7. (The forms of the
+temporal laws are reconstructed, and the power law of the paper is taken to be one without a constant.)
 
     tsl reproduce temporal_fit --scale cpu          trains nothing (the runs of the pool), some 10 minutes of two cores
 
-**The plan, 2026-11-26**, fixed before any R2 over a whole run was computed. (Forecasts of these runs from 10 to 40 % had
-been looked at before, see temporal_prediction.py; fits of whole runs by these laws had not.)
+**The plan, 2026-11-26**, fixed before any R2 over a whole run was computed. (Forecasts of these runs from 10 to 40 %
+had been looked at before, see temporal_prediction.py; fits of whole runs by these laws had not.)
 
-* Laws by position: at every checkpoint a hyperbola; a0(N) logarithmic, a1(N) hyperbolic, a2(N) hyperbolic and then, under
-  a cosine schedule, along its cosine (`paper`, 10 free numbers); without the cosine (`temporal`, 9); all of it at once
-  with a power law for a2 (`temporal_joint`, 9). They are put back and averaged over positions, with no anchor.
+* Laws by position: at every checkpoint a hyperbola; a0(N) logarithmic, a1(N) hyperbolic, a2(N) hyperbolic and then,
+  under a cosine schedule, along its cosine (`paper`, 10 free numbers); without the cosine (`temporal`, 9); all of it
+  at once with a power law for a2 (`temporal_joint`, 9). They are put back and averaged over positions, with no anchor.
 * Laws of the mean loss: power with constant (3), without (2), reciprocal (3), logarithmic (2), log(1 + aN) (3),
-  piecewise cosine (4), and two that know the schedule: power of the area under the learning rate (3), with annealing (5).
+  piecewise cosine (4), and two that know the schedule: power of the area under the learning rate (3), with annealing
+  (5).
 * Data: checkpoints after the warm-up (they lie densely at the start). R2 of the mean loss of one run and split over
       r2            these checkpoints
       r2_even       200 even points in tokens, both curves interpolated linearly: the early fall weighs less
@@ -26,9 +27,9 @@ been looked at before, see temporal_prediction.py; fits of whole runs by these l
   checkpoint: what no law of a0, a1, a2 can beat), a profile that does not change.
 * Unit: the seed (10 a schedule for the small runs). Intervals: Student's t at 95 %. The six larger runs stand alone.
 * Claims, on small runs under a cosine schedule: > .99 agrees if the interval of mean r2 lies above .99 on both splits,
-  differs if it lies below on either; .6 to .7 for the power law without constant agrees if the interval meets that range
-  on both; "the temporal law is better than a fair power law" agrees if paired differences in r2_heldout lie above zero
-  on both splits, differs if below on either.
+  differs if it lies below on either; .6 to .7 for the power law without constant agrees if the interval meets that
+  range on both; "the temporal law is better than a fair power law" agrees if paired differences in r2_heldout lie
+  above zero on both splits, differs if below on either.
 
 Expected: the power law with a constant above .95, the temporal law little better; runs of 3 M tokens are dominated by
 their early fall.
@@ -301,13 +302,13 @@ def notes(table: pd.DataFrame, surfaces: pd.DataFrame) -> list[str]:
 
 NAMED = ("paper", "temporal", "temporal_joint", "power", "power_pure", "area_annealing")
 COUNTED = (
-    "BIC counts the residuals of the checkpoints as independent, which they are not, and a law by position is not fitted "
-    "to the mean loss: it is a rough measure, and the held-out checkpoints are the better one."
+    "BIC counts the residuals of the checkpoints as independent, which they are not, and a law by position is not "
+    "fitted to the mean loss: it is a rough measure, and the held-out checkpoints are the better one."
 )
 SOLVERS = (
     "The lm columns compare solvers. piecewise_cosine and area_annealing have two shapes: both are found by "
-    "Levenberg-Marquardt either way, so their excess is zero by construction. The laws of a0, a1, a2 are compared without "
-    "weights; lm_mean_r2 is r2 with them."
+    "Levenberg-Marquardt either way, so their excess is zero by construction. The laws of a0, a1, a2 are compared "
+    "without weights; lm_mean_r2 is r2 with them."
 )
 
 
@@ -328,14 +329,10 @@ def figures(runs: Runs, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
     known = fits["position"]
     good = known.status.isin([int(one) for one in temporal.USABLE]).isel(split=0)
     laws = xr.concat([fits[name].predict(at) for name in tl.PARTS], pd.Index(tl.PARTS, name="param"))
+    lines = {name: (at, values, None, None) for name, values in mean.items()}
     path = known.params.isel(split=0), known.stderr.isel(split=0), good
     made = {
-        "curves": drawn.lines_with_bands(
-            {name: (at, values, None, None) for name, values in mean.items()},
-            "training tokens",
-            "mean loss (nats)",
-            "x",
-        ),
+        "curves": drawn.lines_with_bands(lines, "training tokens", "mean loss (nats)", "x"),
         "parameters": drawn.parameter_paths({"fitted": path}, laws={"fitted": laws.isel(split=0)}),
         "residuals": drawn.residual_map((learned.loss - fitted).isel(split=0, drop=True)),
     }

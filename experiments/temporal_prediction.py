@@ -7,22 +7,24 @@ are fitted to the mean loss of the same prefix.
     tsl reproduce temporal_prediction --scale cpu     trains nothing (the runs of the pool), about half an hour of two
                                                       cores; interrupted, it goes on (runs/studies keeps the forecasts)
 
-**The plan, 2026-11-26.** What had been seen before: every forecast here was made once for forecast_backtest.py. Seeds 0 to
-4 and the six larger runs were its development data, on which the choice of the default method and the priors of the
-annealing laws rested; seeds 100 to 104 were sealed and opened once, and its log tells the errors and the coverage of all
-these methods. Nothing is tuned here, but nothing here is a fresh test either. New are the paired intervals over seeds.
+**The plan, 2026-11-26.** What had been seen before: every forecast here was made once for forecast_backtest.py. Seeds
+0 to 4 and the six larger runs were its development data, on which the choice of the default method and the priors of
+the annealing laws rested; seeds 100 to 104 were sealed and opened once, and its log tells the errors and the coverage
+of all these methods. Nothing is tuned here, but nothing here is a fresh test either. New are the paired intervals over
+seeds.
 
-* Methods by position: `paper` (the paper's law: needs a cosine), `temporal` (the same with the hyperbola of a2 going on:
-  all that the paper's law can be under wsd and constant), `temporal_joint`, `annealing` (a0, a1, a2 each by a law that
-  knows the learning rate). Of the mean loss: power law with (`power`) and without constant (`power_pure`), reciprocal,
-  logarithmic, the last value, the forms of the position route on the mean (`mean_log`, `mean_cosine`), and one that knows
-  the learning rate (`mean_annealing`). No run sees siblings.
-* Cut-offs: 10, 20, 30, 40 % of the tokens. Errors beyond them, by `tsl.backtest`: MSE of the mean loss on an even grid of
-  tokens (200 points, both curves interpolated), and the error of the final loss. Told are mean |final error| and root
-  mean squared error (`rmse`: the root of one run's MSE, then the mean over seeds), as a single failure ruins a mean of
-  MSE; medians of MSE stand beside, and a forecast that a method refuses (NaN) counts as missing and is counted.
-* Unit: the seed, 10 a schedule. Paired differences, method minus baseline, same run, split and cut-off: Student's t, 95 %.
-  With 4 cut-offs and 8 baselines p values are not adjusted; the claim rests on one pair, and the rest is description.
+* Methods by position: `paper` (the paper's law: needs a cosine), `temporal` (the same with the hyperbola of a2 going
+  on: all that the paper's law can be under wsd and constant), `temporal_joint`, `annealing` (a0, a1, a2 each by a law
+  that knows the learning rate). Of the mean loss: power law with (`power`) and without constant (`power_pure`),
+  reciprocal, logarithmic, the last value, the forms of the position route on the mean (`mean_log`, `mean_cosine`), and
+  one that knows the learning rate (`mean_annealing`). No run sees siblings.
+* Cut-offs: 10, 20, 30, 40 % of the tokens. Errors beyond them, by `tsl.backtest`: MSE of the mean loss on an even grid
+  of tokens (200 points, both curves interpolated), and the error of the final loss. Told are mean |final error| and
+  root mean squared error (`rmse`: the root of one run's MSE, then the mean over seeds), as a single failure ruins a
+  mean of MSE; medians of MSE stand beside, and a forecast that a method refuses (NaN) counts as missing and is counted.
+* Unit: the seed, 10 a schedule. Paired differences, method minus baseline, same run, split and cut-off: Student's t,
+  95 %. With 4 cut-offs and 8 baselines p values are not adjusted; the claim rests on one pair, and the rest is
+  description.
 * Claims, under cosine: "lower MSE than the power law" agrees if the paired differences in rmse between `paper` and
   `power` (with constant: the fair one) lie below zero at all four cut-offs on id, differs if above at one or more and
   below at none, else undecided. The same against the paper's own baselines (power_pure, reciprocal, logarithmic), and
@@ -245,8 +247,9 @@ def notes(rows: pd.DataFrame, shares: pd.DataFrame) -> list[str]:
 
 
 BEFORE = (
-    "Nothing here is a fresh test: all these forecasts were looked at before, seeds 0 to 4 as development data and seeds "
-    "100 to 104 when their seal was opened. Cut-offs of one run overlap, so the rows of a table are not independent."
+    "Nothing here is a fresh test: all these forecasts were looked at before, seeds 0 to 4 as development data and "
+    "seeds 100 to 104 when their seal was opened. Cut-offs of one run overlap, so the rows of a table are not "
+    "independent."
 )
 
 
@@ -270,8 +273,8 @@ def figures(rows: pd.DataFrame) -> tuple[dict[str, Any], dict[str, str]]:
             lines.append(line)
         made[f"errors-{kind}"] = errors_by(pd.DataFrame(lines), "root mean squared error of the rest (nats)")
         told[f"errors-{kind}"] = (
-            f"{kind}, id: root of the mean squared error beyond each cut-off, mean over {own.seed.nunique()} seeds with "
-            "95 % t intervals."
+            f"{kind}, id: root of the mean squared error beyond each cut-off, mean over {own.seed.nunique()} seeds "
+            "with 95 % t intervals."
         )
     return made, told
 
@@ -280,8 +283,7 @@ def analyse(runs: Runs) -> Findings:
     """All tables, claims and figures; the forecasts are kept as they come."""
     parts = []
     for kind, seeds in tl.groups(runs.surfaces).items():
-        asked = f"{kind} {NAMES} {CUTOFFS} " + "".join(inspect.getsource(one) for one in (tested, covered, _end))
-        parts.append(kept(seeds, asked, lambda kind=kind, seeds=seeds: tested(kind, seeds)))
+        parts.append(kept(seeds, f"{kind} {ASKED}", lambda kind=kind, seeds=seeds: tested(kind, seeds)))
         print(f"forecast: {kind}", flush=True)
     rows = pd.concat([one["rows"] for one in parts], ignore_index=True)
     shares = pd.concat([one["coverage"] for one in parts], ignore_index=True)
@@ -291,6 +293,10 @@ def analyse(runs: Runs) -> Findings:
     drawn, captions = figures(rows)
     tables = {"errors": table, "pairs": apart, "final": ends(rows), "coverage": shares, "rows": rows}
     return Findings(tables, claims(apart, kind), notes(rows, shares), drawn, captions)
+
+
+# Read once, as a file may be edited while its analysis runs.
+ASKED = f"{NAMES} {CUTOFFS} " + "".join(inspect.getsource(one) for one in (tested, covered, _end))
 
 
 def _first_cosine(rows: pd.DataFrame) -> str:

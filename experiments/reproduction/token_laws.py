@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xarray as xr
-from reproduction import lm
 
 import tsl_jax as tsl
+from reproduction import lm
 from tsl_jax.forecasting import baselines, learning_rate, temporal
 from tsl_jax.forecasting.baselines import mean_loss
 from tsl_jax.forecasting.forecast import after_warmup

@@ -215,9 +215,9 @@ def described(
 
 
 def surface_of(parts: Mapping[str, Any], tokens: np.ndarray, position: xr.DataArray) -> xr.DataArray:
-    """L(i, N) = a0(N)/(1 + a1(N) i) + a2(N) from the temporal fits, (split, tokens, position); the joint one if it is there.
+    """L(i, N) = a0(N)/(1 + a1(N) i) + a2(N) from the temporal fits, (split, tokens, position).
 
-    a1(N) is kept from falling below zero, where the hyperbola has a pole.
+    The joint fit is read where it is there. a1(N) is kept from falling below zero, where the hyperbola has a pole.
     """
     if "joint" in parts:
         return parts["joint"].predict(tokens, position)
