@@ -107,6 +107,10 @@ def _with(base: Mapping[str, Any], entries: Mapping[str, Any]) -> dict[str, Any]
         inner = values
         for name in path:
             inner = inner.setdefault(name, {})
+            if not isinstance(inner, dict):
+                raise ValueError(
+                    f"sweep: {entry} leads into {name} {inner!r}, which is no mapping; set {name} as a whole"
+                )
         inner[last] = value
     return values
 

@@ -68,7 +68,7 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvalConfig = field(default_factory=EvalConfig)
-    position_weights: PositionWeights = field(default_factory=PositionWeights)
+    position_weights: PositionWeights = field(default_factory=PositionWeights)  # head:16@0.1, a rule, a file
     mesh: MeshConfig = field(default_factory=MeshConfig)
     tokens: int = 2_500_000  # training tokens; whole batches of them are taken
     context: int = 64

@@ -15,6 +15,7 @@ Bands are spaced evenly in log position. The sequences have not been trained on 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -35,7 +36,7 @@ from tsl_jax.training.objective import weighted_loss
 SEQUENCES = 64  # of a look at the losses
 BANDS, MICROBATCHES, ROWS = 8, 8, 2  # of a look at the noise, at most 8 bands, each by 8 gradients of 2 sequences
 
-Noise = Callable[[Params, jax.Array, np.ndarray], jax.Array]
+Noise = Callable[..., jax.Array]
 
 
 def coming(batch_of: Callable[[int], np.ndarray], step: int, sequences: int) -> np.ndarray:
@@ -56,10 +57,10 @@ def bands(context: int) -> list[tuple[int, int]]:
     return [(int(first), int(after) - 1) for first, after in pairwise(edges)]
 
 
-def rows(devices: Mesh | None) -> int:
-    """Sequences of a microbatch: 2, or as many as the devices can share evenly."""
+def copies(devices: Mesh | None) -> int:
+    """How often a sequence stands in its microbatch: so often that devices share it evenly, its mean being the same."""
     parts = 1 if devices is None else devices.shape["data"] * devices.shape["fsdp"]
-    return -(-ROWS // parts) * parts
+    return parts // math.gcd(parts, ROWS)
 
 
 def make_noise(graphdef: nnx.GraphDef) -> Any:
@@ -86,7 +87,7 @@ def make_noise(graphdef: nnx.GraphDef) -> Any:
 def compiled_noise(graphdef: nnx.GraphDef, params: Params, config: TrainConfig, devices: Mesh | None) -> Noise:
     """`make_noise`, compiled for the shapes of a run; call it where the mesh is set."""
     placed = mesh.batch_sharding(devices, stacked=True)
-    batch = jax.ShapeDtypeStruct((MICROBATCHES, rows(devices), config.context + 1), np.int32, sharding=placed)
+    batch = jax.ShapeDtypeStruct((MICROBATCHES, ROWS * copies(devices), config.context + 1), np.int32, sharding=placed)
     weight = jax.ShapeDtypeStruct((config.context,), np.float32, sharding=mesh.everywhere(devices))
     return make_noise(graphdef).lower(params, batch, weight).compile()
 
@@ -95,13 +96,13 @@ def noise_by_position(noise: Noise, params: Params, tokens: np.ndarray, devices:
     """noise_i of every position, (position,) float64, from M b sequences (M b, context + 1)."""
     T = tokens.shape[1] - 1
     found = bands(T)
-    b = len(tokens) // MICROBATCHES
-    batch = mesh.put(tokens.reshape(MICROBATCHES, b, T + 1), devices)
+    rows = np.repeat(tokens.reshape(MICROBATCHES, ROWS, T + 1), copies(devices), axis=1)
+    batch = mesh.put(rows, devices)
     traces = []
     for first, last in found:
         weight = np.zeros(T, np.float32)
         weight[first - 1 : last] = T / (last - first + 1)
-        traces.append(b * float(noise(params, batch, mesh.put_everywhere(weight, devices))))
+        traces.append(ROWS * float(noise(params, batch, mesh.put_everywhere(weight, devices))))
     width = np.array([last - first + 1 for first, last in found])
     centre = np.array([np.log(first * last) / 2 for first, last in found])
     known = np.log(np.maximum(width * np.array(traces), np.finfo(np.float32).tiny))

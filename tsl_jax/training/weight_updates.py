@@ -129,7 +129,7 @@ class Weighting:
 
     def _noisy(self) -> int:
         """Sequences that the noise is measured on."""
-        return probe.MICROBATCHES * probe.rows(self._devices) if self._noise else 0
+        return probe.MICROBATCHES * probe.ROWS if self._noise else 0
 
     def _weights(self) -> np.ndarray:
         return np.array(self._lines[-1]["weights"]) if self._lines else np.ones(self.config.context)
