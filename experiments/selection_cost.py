@@ -291,7 +291,8 @@ def claims(chosen: pd.DataFrame, cost: pd.DataFrame) -> list[Claim]:
     row = chosen[(chosen.k == 8) & (chosen.share == SHARES[0])].iloc[0]
     ours = (
         f"8 candidates of {row.runs} to 10 % of their tokens, winner to the end: "
-        f"{row['full evaluation, over all']:.2f} of training all with every evaluation of the pool, {row['thin evaluation, over all']:.2f} with thin ones; an "
+        f"{row['full evaluation, over all']:.2f} of training all with every "
+        f"evaluation of the pool, {row['thin evaluation, over all']:.2f} with thin ones; an "
         f"evaluation is {_each(cost, row.runs):.3f} of a training"
     )
     return [
