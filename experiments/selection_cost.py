@@ -169,7 +169,7 @@ def contrasts(rows: pd.DataFrame) -> pd.DataFrame:
     by = {schedule: one.set_index(keys) for schedule, one in named.groupby("schedule")}
     made = []
     for schedule in (name for name in by if name != "constant" and "constant" in by):
-        both = by[schedule].join(by["constant"], rsuffix="_other", how="inner")
+        both = by[schedule].join(by["constant"].add_suffix("_other"), how="inner")
         told, came = both.forecast - both.forecast_other, both.final - both.final_other
         own = pd.DataFrame({"told": told, "came": came, "error": (told - came).abs()}).reset_index()
         made.append(own.assign(contrast=f"{schedule} - constant"))
