@@ -12,17 +12,17 @@ seen before, see temporal_prediction.py).
 
 * Cost in FLOPs: training flops_per_token a token (forward and backward), a third of that a token evaluated. Fitting:
   the seconds a forecast that results/forecast_backtest-*.csv tells of these runs, as a share of their training seconds.
-* Designs of the evaluation: every 1st, 2nd, 4th checkpoint, counted back from the cut-off; all, 4, 2 or 1 of the
-  clusters of documents (8 as packed), two disjoint subsets of each size, the loss being the plain mean over their
-  documents. Windows per document cannot be thinned in packed surfaces.
+* Designs of the evaluation: every 1st, 2nd, 4th checkpoint, counted back from the cut-off; all, two or one of the
+  quarters of the documents (as the clusters are packed), two disjoint subsets of each size, the loss being the plain
+  mean over their documents. Windows per document cannot be thinned in packed surfaces.
 * From 20 and 40 % of the tokens, by `mean_annealing`, `power`, and the paper's law (`paper` under cosine, `temporal`
   else). Truth: the final loss by the full evaluation. Errors: |forecast - truth| (a subset of the documents has another
   level, which counts as error); and `|difference error|`: of forecast differences wsd - constant and cosine - constant
   of the same seed and subset, where the level cancels. The second is what selection lives on. `right` is the share of
   these differences with the right sign. Mean over seeds, t intervals at 95 %.
 * Recommended is the cheapest design whose |difference error| for mean_annealing exceeds that of the full design by less
-  than .02 nats (upper end of the paired 95 % interval over seeds, small runs, id, from 20 %). Margin set beforehand: a
-  fifth of the .1 nats that separate schedules in such runs.
+  than .02 nats (upper end of the paired 95 % interval over seeds, small runs, id, from 20 %). Margin set beforehand;
+  the final losses themselves were known: cosine and wsd end .27 nats below constant.
 * Selection: k candidates to a share x of the tokens, evaluated by the full and by the recommended design, the winner
   trained to its end; against training all k, each evaluated once at its end.
 
@@ -52,21 +52,27 @@ from tsl_jax.forecasting import baselines, learning_rate
 from tsl_jax.forecasting.baselines import mean_loss
 from tsl_jax.forecasting.forecast import after_warmup
 
-CUTOFFS, EVERY, CLUSTERS = (0.2, 0.4), (1, 2, 4), (1, 2, 4)  # and all clusters
+CUTOFFS, EVERY, QUARTERS = (0.2, 0.4), (1, 2, 4), (1, 2)  # and all four
 MARGIN = 0.02  # nats
 CANDIDATES, SHARES = (2, 4, 8, 16), (0.1, 0.2, 0.4)
 RESULTS = Path(__file__).parent / "results"
 MAIN = "mean_annealing"
-DESIGN = ["split", "cutoff", "every", "clusters"]
+DESIGN = ["split", "cutoff", "every", "quarters"]
 
 # ------------------------------------------------------------------------------------------------ thinned evaluations
 
 
 def subsets(clusters: int) -> dict[str, tuple[int, range]]:
-    """Name -> (how many, which clusters): all of them, and two disjoint runs of each smaller size."""
-    found = {"all": (clusters, range(clusters))}
-    for size in (size for size in CLUSTERS if 2 * size <= clusters):
-        found |= {f"{size}a": (size, range(size)), f"{size}b": (size, range(clusters // 2, clusters // 2 + size))}
+    """Name -> (quarters of the documents, which clusters): all of them, and two disjoint parts of each smaller size.
+
+    Raises:
+        ValueError: if the clusters are no multiple of four.
+    """
+    if clusters % 4 or not clusters:
+        raise ValueError(f"subsets: expected clusters of documents in a multiple of 4, found {clusters}")
+    found, each = {"all": (4, range(clusters))}, clusters // 4
+    for size in QUARTERS:
+        found |= {f"{size}a": (size, range(size * each)), f"{size}b": (size, range(2 * each, (2 + size) * each))}
     return found
 
 
@@ -93,7 +99,7 @@ def designs(seeds: Mapping[str, xr.Dataset]) -> xr.Dataset:
     """All seeds and subsets of documents as the splits "id@SEED/SUBSET" of one surface, past the warm-up."""
     parts, first = [], next(iter(seeds.values()))
     for seed, one in seeds.items():
-        for name, (_, chosen) in subsets(clusters_of(first)).items():
+        for name, (_, chosen) in subsets(clusters_of(one)).items():
             loss = on_documents(one, chosen)
             parts.append(loss.assign_coords(split=[f"{split}@{seed}/{name}" for split in one.split.values]))
     whole = xr.Dataset({"loss": xr.concat(parts, "split", coords="minimal", compat="override")}, attrs=first.attrs)
@@ -108,7 +114,7 @@ def methods(surface: xr.Dataset) -> tuple[Any, ...]:
 def forecasts(kind: str, seeds: Mapping[str, xr.Dataset]) -> dict[str, pd.DataFrame]:
     """`rows`: the forecast of the final loss for every cut-off, design, seed, split and method."""
     whole, rows = designs(seeds), []
-    end, sizes = float(whole.tokens[-1]), subsets(clusters_of(next(iter(seeds.values()))))
+    end, sizes = float(whole.tokens[-1]), subsets(4)
     truth = {seed: mean_loss(one).isel(tokens=-1) for seed, one in seeds.items()}
     for cutoff in CUTOFFS:
         past = whole.sel(tokens=whole.tokens <= cutoff * end)
@@ -119,7 +125,7 @@ def forecasts(kind: str, seeds: Mapping[str, xr.Dataset]) -> dict[str, pd.DataFr
                 for name, value in zip(made.mean.split.values.tolist(), made.mean.values[:, -1], strict=True):
                     split, _, rest = name.partition("@")
                     seed, _, subset = rest.partition("/")
-                    row = {"runs": kind, "split": split, "seed": seed, "subset": subset, "clusters": sizes[subset][0]}
+                    row = {"runs": kind, "split": split, "seed": seed, "subset": subset, "quarters": sizes[subset][0]}
                     row |= {"cutoff": cutoff, "every": every, "checkpoints": seen.sizes["tokens"]}
                     row |= {"method": made.method, "forecast": float(value)}
                     rows.append(row | {"final": float(truth[seed].sel(split=split))})
@@ -144,9 +150,7 @@ def errors(rows: pd.DataFrame, spent: Mapping[tuple[str, str], float]) -> pd.Dat
     rows, lines = rows.assign(error=(rows.forecast - rows.final).abs()), []
     for (kind, method, *design), group in rows.groupby(["runs", "method", *DESIGN], sort=False):
         found = interval(group.groupby("seed").error.mean())
-        split, _, _, clusters = design
-        every_one = int(rows[(rows.runs == kind) & (rows.split == split)].clusters.max())
-        tokens = spent[kind, split] * clusters / every_one * int(group.checkpoints.iloc[0])
+        tokens = spent[kind, design[0]] * design[-1] / 4 * int(group.checkpoints.iloc[0])
         line = {"runs": kind, "method": method, **dict(zip(DESIGN, design, strict=True))}
         line |= {"checkpoints": int(group.checkpoints.iloc[0]), "evaluated_tokens": tokens, "seeds": found.n}
         line |= {"missing": float(group.error.isna().mean())}
@@ -165,7 +169,7 @@ def contrasts(rows: pd.DataFrame) -> pd.DataFrame:
     by = {schedule: one.set_index(keys) for schedule, one in named.groupby("schedule")}
     made = []
     for schedule in (name for name in by if name != "constant" and "constant" in by):
-        both = by[schedule].join(by["constant"], rsuffix="_other", how="inner")
+        both = by[schedule].join(by["constant"].add_suffix("_other"), how="inner")
         told, came = both.forecast - both.forecast_other, both.final - both.final_other
         own = pd.DataFrame({"told": told, "came": came, "error": (told - came).abs()}).reset_index()
         made.append(own.assign(contrast=f"{schedule} - constant"))
@@ -193,18 +197,15 @@ def _full(by_seed: pd.Series, key: tuple[Any, ...]) -> pd.Series:
     """The errors (seed,) of the full design beside that of the key."""
     size, law, split, cutoff, _, _ = key
     own = by_seed.xs((size, law, split, cutoff, 1), level=["size", "law", "split", "cutoff", "every"])
-    most = own.index.get_level_values("clusters").max()
-    return own.xs(most, level="clusters")
+    return own.xs(4, level="quarters")
 
 
-def recommended(table: pd.DataFrame, size: str) -> tuple[int, int, int]:
-    """(every, clusters, of how many) by the rule of the plan; the full design where no other fulfils it."""
+def recommended(table: pd.DataFrame, size: str) -> tuple[int, int]:
+    """(every, quarters of the documents) by the rule of the plan; the full design where no other fulfils it."""
     own = table[(table["size"] == size) & (table.law == MAIN) & (table.split == "id") & (table.cutoff == CUTOFFS[0])]
-    most = int(own.clusters.max())
-    good = own[(own.excess_high < MARGIN) | ((own.every == 1) & (own.clusters == most))]
-    cost = good.clusters / good.every
-    best = good.loc[cost.idxmin()]
-    return int(best.every), int(best.clusters), most
+    good = own[(own.excess_high < MARGIN) | ((own.every == 1) & (own.quarters == 4))]
+    best = good.loc[(good.quarters / good.every).idxmin()]
+    return int(best.every), int(best.quarters)
 
 
 # ---------------------------------------------------------------------------------------------------------- costs
@@ -238,10 +239,10 @@ def fitting_seconds(folder: Path = RESULTS) -> dict[tuple[str, str], float]:
     return own.groupby([own.method, kinds]).seconds.median().to_dict()
 
 
-def selections(table: pd.DataFrame, design: tuple[int, int, int]) -> pd.DataFrame:
+def selections(table: pd.DataFrame, design: tuple[int, int]) -> pd.DataFrame:
     """Choosing among k candidates by runs to a share of the tokens, in FLOPs, against training all to their end."""
-    every, clusters, most = design
-    thin, lines = clusters / most / every, []
+    every, quarters = design
+    thin, lines = quarters / 4 / every, []
     for row in _sizes(table):
         one, evaluation = row.training_flops, row.evaluation_flops / row.checkpoints
         for k in CANDIDATES:
@@ -280,7 +281,7 @@ def beside_lm(kind: str, seeds: Mapping[str, xr.Dataset]) -> pd.DataFrame:
         past = learned.sel(tokens=learned.tokens <= cutoff * float(surface.tokens[-1]))
         for split in surface.split.values.tolist():
             own = past.sel(split=tl.seeds_of(past.split.values.tolist(), split))
-            name = {"runs": kind, "split": split, "cutoff": cutoff, "every": 1, "clusters": clusters_of(surface)}
+            name = {"runs": kind, "split": split, "cutoff": cutoff, "every": 1, "quarters": 4}
             lines.append({**name, "method": power.name, **tl.lm_of_mean(power, surface, own)})
             together = tl.lm_by_position(tl.BY_POSITION[law], own).loc["together", list(tl.lm.COLUMNS)]
             lines.append({**name, "method": law, **together.to_dict()})
@@ -291,7 +292,8 @@ def claims(chosen: pd.DataFrame, cost: pd.DataFrame) -> list[Claim]:
     row = chosen[(chosen.k == 8) & (chosen.share == SHARES[0])].iloc[0]
     ours = (
         f"8 candidates of {row.runs} to 10 % of their tokens, winner to the end: "
-        f"{row['full evaluation, over all']:.2f} of training all with every evaluation of the pool, {row['thin evaluation, over all']:.2f} with thin ones; an "
+        f"{row['full evaluation, over all']:.2f} of training all with every "
+        f"evaluation of the pool, {row['thin evaluation, over all']:.2f} with thin ones; an "
         f"evaluation is {_each(cost, row.runs):.3f} of a training"
     )
     return [
@@ -311,17 +313,16 @@ def _each(cost: pd.DataFrame, kind: str) -> float:
     return float(row.evaluation_flops / row.checkpoints / row.training_flops)
 
 
-def notes(error: pd.DataFrame, contrast: pd.DataFrame, cost: pd.DataFrame, design: tuple[int, int, int]) -> list[str]:
-    every, clusters, most = design
+def notes(error: pd.DataFrame, contrast: pd.DataFrame, cost: pd.DataFrame, design: tuple[int, int]) -> list[str]:
     told = [
-        f"recommended by the rule of the plan: every {every}. checkpoint, {clusters} of {most} clusters of documents",
+        f"recommended by the rule of the plan: every {design[0]}. checkpoint, {design[1]} of 4 quarters of documents"
     ]
     for row in _sizes(cost):
         told.append(f"{row.runs}: evaluations cost {row.evaluation_over_training:.2f} of the training, in FLOPs")
     for (size, law), group in _on_id(contrast):
         for cutoff, own in group.groupby("cutoff"):
             best = ", ".join(
-                f"1/{one.every} x {one.clusters}: {one.difference_error:.3f} ({one.right:.0%})"
+                f"1/{one.every} x {one.quarters}/4: {one.difference_error:.3f} ({one.right:.0%})"
                 for one in own.itertuples()
                 if one.seeds
             )
@@ -354,8 +355,8 @@ def figures(error: pd.DataFrame, contrast: pd.DataFrame) -> tuple[dict[str, Any]
     if len(contrast):
         size = kind.partition("-")[0]
         some = contrast[(contrast["size"] == size) & (contrast.split == "id") & (contrast.cutoff == CUTOFFS[0])]
-        spent = own.drop_duplicates(["every", "clusters"])[["every", "clusters", "evaluated_tokens"]]
-        some = some.merge(spent, on=["every", "clusters"])
+        spent = own.drop_duplicates(["every", "quarters"])[["every", "quarters", "evaluated_tokens"]]
+        some = some.merge(spent, on=["every", "quarters"])
         lines = {
             f"{law}, every {every}.": _line(group, "difference_error", "low", "high")
             for (law, every), group in some[some.low.notna()].groupby(["law", "every"], sort=False)
@@ -389,8 +390,7 @@ def analyse(runs: Runs) -> Findings:
     error = errors(rows, spent).merge(beside, on=["runs", "method", *DESIGN], how="left")
     pairs, cost = contrasts(rows), costs(runs)
     contrast = contrast_table(pairs) if len(pairs) else pd.DataFrame()
-    most = int(rows.clusters.max())
-    design = recommended(contrast, _size_of_rule(rows)) if len(pairs) else (1, most, most)
+    design = recommended(contrast, _size_of_rule(rows)) if len(pairs) else (1, 4)
     chosen = selections(cost, design)
     drawn, captions = figures(error, contrast)
     tables = {"costs": cost, "selection": chosen, "differences": contrast, "errors": error, "rows": rows}
@@ -399,7 +399,7 @@ def analyse(runs: Runs) -> Findings:
 
 MADE_BY = (subsets, on_documents, clusters_of, thinned, designs, methods, forecasts)
 # Read once, as a file may be edited while its analysis runs.
-ASKED = f"{CUTOFFS} {EVERY} {CLUSTERS} " + "".join(inspect.getsource(one) for one in MADE_BY)
+ASKED = f"{CUTOFFS} {EVERY} {QUARTERS} " + "".join(inspect.getsource(one) for one in MADE_BY)
 
 
 def _size_of_rule(rows: pd.DataFrame) -> str:

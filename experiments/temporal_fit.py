@@ -39,6 +39,7 @@ their early fall.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,6 +48,7 @@ import pandas as pd
 import xarray as xr
 from reproduction import Claim, Findings, Runs, Study
 from reproduction import token_laws as tl
+from reproduction.kept import kept
 from reproduction.statistics import Interval, interval
 
 import tsl_jax as tsl
@@ -103,7 +105,7 @@ def by_run(kind: str, seeds: Mapping[str, xr.Dataset]) -> tuple[pd.DataFrame, pd
     plan, mean = learning_rate.carried(surface), mean_loss(learned)
     rows, surfaces = [], []
     for one in tl.OF_MEAN:
-        fits = tl.mean_curve(one, surface, learned, at), tl.mean_curve(one, surface, half, at)
+        fits = tl.mean_curve(one, surface, learned), tl.mean_curve(one, surface, learned, every=2)
         rows += _rows(kind, one.name, mean, fits, one.parameters(plan))
     for name, method in tl.BY_POSITION.items():
         whole, other = tl.position_surface(method, learned, at), tl.position_surface(method, half, at)
@@ -324,7 +326,7 @@ def figures(runs: Runs, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
     fitted = temporal.surface_of(fits, at, learned.position)
     mean = {"observed": mean_loss(learned)[0].values, "paper": fitted.mean("position")[0].values}
     for one in tl.OF_MEAN:
-        curve = tl.mean_curve(one, surface, learned, at) if one.name in ("power", "power_pure") else None
+        curve = tl.mean_curve(one, surface, learned) if one.name in ("power", "power_pure") else None
         mean |= {} if curve is None else {one.name: curve[0].values}
     known = fits["position"]
     good = known.status.isin([int(one) for one in temporal.USABLE]).isel(split=0)
@@ -352,15 +354,28 @@ def _first_cosine(rows: pd.DataFrame) -> str:
 
 def analyse(runs: Runs) -> Findings:
     """All tables, claims and figures."""
-    parts = [(by_run(kind, seeds), beside_lm(kind, seeds)) for kind, seeds in tl.groups(runs.surfaces).items()]
-    rows = pd.concat([one for (one, _), _ in parts], ignore_index=True)
-    surfaces = surface_table(pd.concat([one for (_, one), _ in parts], ignore_index=True))
-    beside = pd.concat([one for _, (one, _) in parts], ignore_index=True)
-    table, apart = main_table(rows, beside), differences(rows)
-    parameters = pd.concat([one for _, (_, one) in parts], ignore_index=True)
+    made = []
+    for kind, seeds in tl.groups(runs.surfaces).items():
+        made.append(kept(seeds, f"{kind} {ASKED}", lambda kind=kind, seeds=seeds: fitted(kind, seeds)))
+        print(f"fitted: {kind}", flush=True)
+    rows, surfaces, beside, parameters = (
+        pd.concat([one[name] for one in made], ignore_index=True) for name in ("rows", "surfaces", "lm", "parameters")
+    )
+    surfaces, table, apart = surface_table(surfaces), main_table(rows, beside), differences(rows)
     drawn, captions = figures(runs, _first_cosine(rows))
     tables = {"fit": table, "surface": surfaces, "differences": apart, "parameters": parameters, "runs": rows}
     return Findings(tables, claims(table, apart, _first_cosine(rows)), notes(table, surfaces), drawn, captions)
+
+
+def fitted(kind: str, seeds: Mapping[str, xr.Dataset]) -> dict[str, pd.DataFrame]:
+    """All tables of one kind of run."""
+    (rows, surfaces), (beside, parameters) = by_run(kind, seeds), beside_lm(kind, seeds)
+    return {"rows": rows, "surfaces": surfaces, "lm": beside, "parameters": parameters}
+
+
+# Read once, as a file may be edited while its analysis runs.
+MADE_BY = (by_run, _rows, _surfaces, controls, beside_lm, _mean_r2_by_lm, judged, of_surface, r2)
+ASKED = f"{GRID} {LATE} " + "".join(inspect.getsource(one) for one in (*MADE_BY, tl))
 
 
 STUDY = Study(

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import xarray as xr
@@ -33,7 +34,7 @@ def kept(
     path = folder / f"{_key(surfaces, asked)}.json"
     if path.exists():
         found = json.loads(path.read_text())
-        return {name: pd.DataFrame(one["data"], columns=one["columns"]) for name, one in found.items()}
+        return {name: _table(one) for name, one in found.items()}
     made = make()
     folder.mkdir(parents=True, exist_ok=True)
     told = {
@@ -41,6 +42,12 @@ def kept(
     }
     write_durably(path, lambda file: file.write(json.dumps(told).encode()))
     return made
+
+
+def _table(found: Mapping[str, Any]) -> pd.DataFrame:
+    """The table as it was: a column in which nothing is known has lost its type."""
+    table = pd.DataFrame(found["data"], columns=found["columns"])
+    return table.astype(dict.fromkeys(table.columns[table.isna().all()], float))
 
 
 def _key(surfaces: Mapping[str, xr.Dataset], asked: str) -> str:

@@ -79,15 +79,18 @@ def covariates(law: Law, surface: xr.Dataset, tokens: np.ndarray) -> Any:
     return {name: told[name] for name in law.covariates}
 
 
-def mean_curve(one: MeanLaw, surface: xr.Dataset, learned: xr.Dataset, tokens: np.ndarray) -> xr.DataArray | None:
-    """The law fitted to the mean loss of `learned`, read at tokens, (split, tokens); None where it does not apply."""
+def mean_curve(one: MeanLaw, surface: xr.Dataset, learned: xr.Dataset, every: int = 1) -> xr.DataArray | None:
+    """The law fitted to the mean loss at every so many checkpoints of `learned`, read at all, (split, tokens).
+
+    None where it does not apply. Checkpoints are left out by a weight of zero: programs are compiled for each length.
+    """
     law = one.law(learning_rate.carried(surface))
     if law is None:
         return None
-    mean = mean_loss(learned)
-    found = tsl.fit(law, mean, over="tokens", x=covariates(law, surface, learned.tokens.values))
-    values = found.predict(covariates(law, surface, tokens)).values
-    return xr.DataArray(values, {"split": mean.split.values, "tokens": tokens}, ("split", "tokens"))
+    mean, x = mean_loss(learned), covariates(law, surface, learned.tokens.values)
+    weights = (np.arange(mean.sizes["tokens"]) % every == 0).astype(float)
+    values = tsl.fit(law, mean, over="tokens", x=x, weights=weights).predict(x).values
+    return xr.DataArray(values, mean.coords, mean.dims)
 
 
 def applies(method: Any, surface: xr.Dataset) -> bool:
