@@ -116,6 +116,24 @@ def main_table(runs: Runs) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def by_band(runs: Runs) -> pd.DataFrame:
+    """Relative late rates of each band of positions, with simultaneous bands over them, by schedule and split."""
+    rows = []
+    for schedule in SCHEDULES:
+        for split in ("id", "ood"):
+            q = in_bands(relative(by_seed(runs, schedule, split, EARLY, 1.0)))
+            for k, (_, one) in enumerate(bands(q.values, LEVEL).iterrows()):
+                first, last = 2 ** (k - 1) + 1 if k else 1, min(2**k, runs.surfaces["small-cosine@0"].sizes["position"])
+                inside, beyond = abs(np.array([one.low, one.high])) < MARGIN, one.low > MARGIN or one.high < -MARGIN
+                verdict = "same" if inside.all() else "different" if beyond else "undecided"
+                told = f"{one['mean']:+.3f} [{one.low:+.3f}, {one.high:+.3f}]"
+                rows.append(
+                    {"schedule": schedule, "split": split, "positions": f"{first} to {last}",
+                     "rate relative to the mean": told, "verdict": verdict}
+                )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
 def law_of(runs: Runs, schedule: str, split: str, start: float, end: float, rate: xr.DataArray) -> dict[str, float]:
     """R2 over positions of the rates that the fitted hyperbolic law implies, mean over seeds; and the lm columns."""
     r2, parts = [], []
@@ -159,7 +177,7 @@ def larger(runs: Runs) -> pd.DataFrame:
 
 def analyse(runs: Runs) -> Findings:
     """All tables, the verdict on the paper's claim, and the figures."""
-    table, sensitive, large = main_table(runs), sensitivity(runs), larger(runs)
+    table, bands_of, sensitive, large = main_table(runs), by_band(runs), sensitivity(runs), larger(runs)
     late = table[(table.phase == "late") & (table.split == "id")]
     verdicts = late["bands: verdict"].tolist()
     found = "agrees" if set(verdicts) == {"same"} else "differs" if "different" in verdicts else "undecided"
@@ -174,22 +192,25 @@ def analyse(runs: Runs) -> Findings:
             "Runs of 222 k parameters and 3 M tokens may not have left their early phase: context is still learned",
         )
     ]
-    return Findings(
-        {"rates": table, "sensitivity": sensitive, "larger_runs": large}, claims, _notes(runs, table), *_figures(runs)
-    )
+    tables = {"rates": table, "by_band": bands_of, "sensitivity": sensitive, "larger_runs": large}
+    return Findings(tables, claims, _notes(runs, table, bands_of), *_figures(runs))
 
 
-def _notes(runs: Runs, table: pd.DataFrame) -> list[str]:
-    late = by_seed(runs, "cosine", "id", EARLY, 1.0)
-    first = interval(relative(late).isel(position=0).values)
-    last = interval(in_bands(relative(late)).isel(position=-1).values)
-    early = interval(in_bands(relative(by_seed(runs, "cosine", "id", 0.0, EARLY))).isel(position=-1).values)
+def _notes(runs: Runs, table: pd.DataFrame, bands_of: pd.DataFrame) -> list[str]:
+    told = []
+    for schedule in SCHEDULES:
+        one = bands_of[(bands_of.schedule == schedule) & (bands_of.split == "id")].set_index("positions")
+        first, last = one["rate relative to the mean"].iloc[[0, -1]]
+        same = ", ".join(one.index[one.verdict == "same"]) or "none"
+        told.append(
+            f"{schedule}, id, late: position 1 falls at {first} relative to the mean, the last half of all "
+            f"positions at {last}; within the margin for sure: positions {same}."
+        )
     law = table["law: R2 of the rates"]
     return [
-        f"Cosine, id, late: position 1 falls at {first} relative to the mean, the last band (half of all positions) "
-        f"at {last}; early the last band fell at {early}.",
-        f"The rates that the fitted hyperbolic law implies have R2 {law.min():.2f} to {law.max():.2f} over positions: "
-        "the law sees how positions differ as far as it holds.",
+        *told,
+        f"The rates that the fitted hyperbolic law implies have R2 {law.min():.2f} to {law.max():.2f} over single "
+        "positions: the law sees how positions differ as far as it holds.",
     ]
 
 
@@ -198,15 +219,18 @@ def _figures(runs: Runs) -> tuple[dict[str, Any], dict[str, str]]:
 
     figures, captions = {}, {}
     for split in ("id", "ood"):
-        shown = {}
-        for name, (start, end) in {"early": (0.0, EARLY), "late": (EARLY, 1.0)}.items():
-            q = in_bands(relative(by_seed(runs, "cosine", split, start, end)))
+        shown: dict[str, Any] = {}
+        for schedule in SCHEDULES:
+            q = in_bands(relative(by_seed(runs, schedule, split, EARLY, 1.0)))
             found = bands(q.values, LEVEL)
-            shown[f"{name} ({start:.0%} to {end:.0%})"] = (found["mean"].values, found.low.values, found.high.values)
-        figures[f"rates_{split}"] = draw.decline_rates(q.position.values, shown, margin=MARGIN)
+            shown[schedule] = (100 * found["mean"].values, 100 * found.low.values, 100 * found.high.values)
+        figures[f"rates_{split}"] = draw.decline_rates(
+            q.position.values, shown, margin=100 * MARGIN, centre=0.0, unit="% above or below the mean"
+        )
         captions[f"rates_{split}"] = (
-            f"How fast the loss of each band of positions falls, relative to the mean over positions ({split}, cosine, "
-            "10 seeds, simultaneous 90 % bands); shaded: the margin within which rates count as the same."
+            f"How fast the loss of each band of positions falls after the first 20 % of the tokens, relative to the "
+            f"mean over positions ({split}, 10 seeds a schedule, simultaneous 90 % bands). Shaded: the margin "
+            "within which rates count as the same."
         )
     return figures, captions
 

@@ -12,7 +12,8 @@ import pytest
 from tsl_jax import cli
 
 POSITION = np.arange(1.0, 33.0)
-COLUMNS = ["curve", "a0", "a1", "a2", "a0_stderr", "a1_stderr", "a2_stderr", "sse", "r2", "status"]
+RANGE = ["position_low", "position_high"]
+COLUMNS = ["curve", "a0", "a1", "a2", "a0_stderr", "a1_stderr", "a2_stderr", "sse", "r2", *RANGE, "status"]
 
 
 def tsl_command(*arguments: object) -> int:

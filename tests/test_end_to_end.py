@@ -214,7 +214,7 @@ def test_resume_where_there_is_no_run_is_a_mistake(tmp_path, capsys):
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
     "README.md",
-    "notebooks/01_loss_by_position.ipynb",
+    "notebooks/01_read_a_surface.ipynb",
     "notebooks/02_fit_curves.ipynb",
     "notebooks/04_forecast.ipynb",
 )

@@ -114,13 +114,15 @@ def _too_few(usable: xr.DataArray) -> dict[str, str]:
     return {split: f"{n} usable position fits, {FEWEST} are needed" for split, n in found.items() if n < FEWEST}
 
 
-def _temporal_fits(forms: Mapping[str, Law], position_fit: Fit, usable: xr.DataArray) -> dict[str, Fit]:
+def _temporal_fits(
+    forms: Mapping[str, Law], position_fit: Fit, usable: xr.DataArray, solver: str = "auto"
+) -> dict[str, Fit]:
     """The temporal law of a0, a1, a2 over the usable checkpoints of the splits that `usable` has."""
 
     def one(name: str, law: Law) -> Fit:
         chosen = {"split": usable.split, "param": name}
         values, errors = (a.sel(chosen).drop_vars("param") for a in (position_fit.params, position_fit.stderr))
-        return fit(law, values.where(usable, 0.0), over="tokens", weights=_precision(errors, usable))
+        return fit(law, values.where(usable, 0.0), over="tokens", weights=_precision(errors, usable), method=solver)
 
     return {name: one(name, law) for name, law in forms.items()}
 
@@ -164,9 +166,7 @@ def _continued(
     times, place = np.unique(np.concatenate([loss.tokens.values, at]), return_inverse=True)
     if method == "temporal_joint":
         fits["joint"] = joint.refine(fits, loss, usable)
-        curve = fits["joint"].predict(times, loss.position)
-    else:
-        curve = surface_of(fits, times, loss.position)
+    curve = surface_of(fits, times, loss.position)
     seen, ahead = (curve.isel(tokens=part) for part in (place[: -len(at)], place[-len(at) :]))
     return _anchored(seen, ahead, loss, usable)
 
@@ -182,11 +182,45 @@ def _precision(stderr: xr.DataArray, usable: xr.DataArray) -> xr.DataArray:
     return (typical**2 / (known**2 + typical**2)).where(usable, 0.0)
 
 
-def surface_of(parts: Mapping[str, Fit], tokens: np.ndarray, position: xr.DataArray) -> xr.DataArray:
+def described(
+    learned: xr.Dataset, plan: Schedule | None = None, method: str | Paper = "temporal", solver: str = "auto"
+) -> dict[str, Any]:
+    """The temporal laws of a0, a1 and a2 over checkpoints that are all given: a description, no forecast, no anchor.
+
+    Args:
+        learned: the checkpoints to describe, past the warm-up. plan: the schedule, which `Paper` reads.
+        method: "temporal", "temporal_joint" or `Paper`. solver: of the temporal laws, as `tsl.fit` has it in `method`;
+            the joint fit starts from them and has its own.
+
+    Returns:
+        The fits by name; "position" is that of each checkpoint. `surface_of` puts the others back.
+
+    Raises:
+        ValueError: for `Paper` without a cosine schedule, or a split with fewer than FEWEST usable position fits.
+    """
+    unable = _unable(learned, plan, method)
+    if unable:
+        raise ValueError(f"temporal: {unable}")
+    position_fit = fit(laws.HYPERBOLIC, learned.loss, over="position")
+    usable = position_fit.status.isin([int(s) for s in USABLE])
+    for split, why in _too_few(usable).items():
+        raise ValueError(f"temporal: {split} has {why}")
+    forms = dict(SEPARATE)
+    if isinstance(method, Paper) and plan is not None:
+        forms["a2"] = laws.piecewise_cosine(plan, method.n_sep)
+    fits: dict[str, Any] = {"position": position_fit, **_temporal_fits(forms, position_fit, usable, solver)}
+    if method == "temporal_joint":
+        fits["joint"] = joint.refine(fits, learned.loss, usable)
+    return fits
+
+
+def surface_of(parts: Mapping[str, Any], tokens: np.ndarray, position: xr.DataArray) -> xr.DataArray:
     """L(i, N) = a0(N)/(1 + a1(N) i) + a2(N) from the temporal fits, (split, tokens, position).
 
-    a1(N) is kept from falling below zero, where the hyperbola has a pole.
+    The joint fit is read where it is there. a1(N) is kept from falling below zero, where the hyperbola has a pole.
     """
+    if "joint" in parts:
+        return parts["joint"].predict(tokens, position)
     a0, a1, a2 = (parts[name].predict(tokens) for name in ("a0", "a1", "a2"))
     return (a0 / (1 + a1.clip(min=0) * position) + a2).transpose("split", "tokens", "position")
 
