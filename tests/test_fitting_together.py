@@ -85,7 +85,9 @@ def test_i90_has_intervals_that_cover_under_correlated_noise_where_those_of_the_
     sigma = 0.02**2 * np.exp(-lag / 8)
     noise = np.random.default_rng(0).multivariate_normal(np.zeros(64), sigma, 400)
     found = fit(HYPERBOLIC, curves(noise=0.0) + xr.DataArray(noise, dims=("draw", "position")), over="position")
-    covariance = xr.DataArray(np.broadcast_to(sigma, (*found.status.shape, 64, 64)), dims=(*found.status.dims, "p", "q"))
+    covariance = xr.DataArray(
+        np.broadcast_to(sigma, (*found.status.shape, 64, 64)), dims=(*found.status.dims, "p", "q")
+    )
     known, naive = context_use(found, covariance), context_use(found)
     covered = float(((known.low <= 30) & (known.high >= 30)).mean())
     assert abs(covered - 0.9) < 0.05
@@ -96,7 +98,9 @@ def test_i90_has_intervals_that_cover_under_correlated_noise_where_those_of_the_
 
 def test_i90_of_resampled_clusters_holds_the_truth_in_the_right_order():
     sums = curves(count=16, noise=0.05).values
-    low, high = context_use_resampled(bootstrap(HYPERBOLIC, sums, np.ones_like(sums), np.arange(1.0, 65), resamples=100))
+    low, high = context_use_resampled(
+        bootstrap(HYPERBOLIC, sums, np.ones_like(sums), np.arange(1.0, 65), resamples=100)
+    )
     assert low < 30 < high
 
 

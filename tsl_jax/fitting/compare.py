@@ -24,10 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from tsl_jax.fitting import noise
-from tsl_jax.fitting.fit import fit_rows
 from tsl_jax.fitting.result import evaluate
 from tsl_jax.laws import Law
 
+TELLING = 0.1  # standard deviations between two laws below which their ratio says nothing
 GRID = 256  # shapes over the whole range, and again between the neighbours of the best
 
 
@@ -46,7 +46,8 @@ class Versus(NamedTuple):
     Attributes:
         log_ratio: log likelihood of the first over the second.
         apart: d, how far apart the laws are in standard deviations of the noise, if the first is true.
-        z_first, z_second: (log_ratio - its mean)/its standard deviation if the first, or the second, is true.
+        z_first, z_second: (log_ratio - its mean)/its standard deviation if the first, or the second, is true; NaN where
+            the data cannot tell the laws apart (d < .1).
     """
 
     log_ratio: float
@@ -70,16 +71,22 @@ def likely(law: Law, y: Any, x: Any, covariance: Any, bins: np.ndarray | None = 
     if law.basis is None or len(law.shapes) != 1:
         raise ValueError(f"compare: needs a separable law with one shape, {law.name} has {law.shapes}")
     whiten = _whitening(bins @ np.asarray(covariance, float) @ bins.T) @ bins
-    target = whiten @ y
+    left, solved = _searched(law, y, x, whiten)
+    return Likely(left, len(bins) - len(law.solved), solved, evaluate(law, solved[None], x)[0])
+
+
+def _searched(law: Law, y: np.ndarray, x: np.ndarray, seen: np.ndarray) -> tuple[float, np.ndarray]:
+    """Least square of seen @ (y - law), and the solved values there; seen (row, point)."""
+    target = seen @ y
     with jax.enable_x64(True):
         grid, bases = _coarse(law, x.tobytes())
-        best, step = grid[int(np.argmin(_left(whiten @ bases, target)))], grid[1] - grid[0]
+        best, step = grid[int(np.argmin(_left(seen, bases, target)))], grid[1] - grid[0]
         fine = np.linspace(max(grid[0], best - step), min(grid[-1], best + step), GRID)
-        columns = whiten @ np.asarray(_bases(law, jnp.asarray(fine), jnp.asarray(x)))
-    left = _left(columns, target)
+        bases = np.asarray(_bases(law, jnp.asarray(fine), jnp.asarray(x)))
+    left = _left(seen, bases, target)
     k = int(np.argmin(left))
-    solved = np.concatenate([np.exp(fine[k : k + 1]), np.linalg.lstsq(columns[k], target)[0]])
-    return Likely(float(left[k]), len(bins) - len(law.solved), solved, evaluate(law, solved[None], x)[0])
+    coefs = np.linalg.lstsq(seen @ bases[:, k], target)[0]
+    return float(left[k]), np.concatenate([np.exp(fine[k : k + 1]), coefs])
 
 
 def _whitening(covariance: np.ndarray) -> np.ndarray:
@@ -90,25 +97,27 @@ def _whitening(covariance: np.ndarray) -> np.ndarray:
         raise ValueError("compare: some mean over a bin has no noise; take fewer bins, or noise.stationary") from None
 
 
-def _left(columns: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """chi2 (shape,) that whitened columns (shape, bin, coef) leave of a whitened target (bin,): Gram and Schmidt."""
+def _left(seen: np.ndarray, bases: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Least squares (shape,) of target (row,) over the columns seen @ bases (point, shape, coef): Gram and Schmidt."""
+    points, shapes, coefs = bases.shape
+    columns = (seen @ bases.reshape(points, -1)).reshape(-1, shapes, coefs)
     frame: list[np.ndarray] = []
-    rest = np.broadcast_to(target, columns.shape[:2])
+    rest = np.repeat(target[:, None], shapes, axis=1)
     for column in np.moveaxis(columns, -1, 0):
-        start = np.sqrt((column**2).sum(axis=1, keepdims=True))
+        start = np.sqrt((column**2).sum(axis=0))
         for other in frame:
-            column = column - (column * other).sum(axis=1, keepdims=True) * other
-        size = np.sqrt((column**2).sum(axis=1, keepdims=True))
+            column = column - (column * other).sum(axis=0) * other
+        size = np.sqrt((column**2).sum(axis=0))
         new = size > 1e-9 * start  # else it says nothing that the others do not
         column = np.where(new, column / np.where(new, size, 1), 0)
-        rest = rest - (rest * column).sum(axis=1, keepdims=True) * column
+        rest = rest - (rest * column).sum(axis=0) * column
         frame.append(column)
-    return (rest**2).sum(axis=1)
+    return (rest**2).sum(axis=0)
 
 
 @lru_cache(maxsize=64)
 def _coarse(law: Law, x: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """A grid over the whole range of the log shape, and the basis (shape, point, coef) there."""
+    """A grid over the whole range of the log shape, and the basis (point, shape, coef) there."""
     points = np.frombuffer(x)
     low, high = np.log(np.asarray(law.bounds(jnp.asarray(points))))[0]
     grid = np.linspace(low, high, GRID)
@@ -118,7 +127,7 @@ def _coarse(law: Law, x: bytes) -> tuple[np.ndarray, np.ndarray]:
 @partial(jax.jit, static_argnums=0)
 def _bases(law: Law, log_shape: jax.Array, x: jax.Array) -> jax.Array:
     assert law.basis is not None
-    return jax.vmap(lambda s: law.basis(jnp.exp(s)[None], x))(log_shape)
+    return jax.vmap(lambda s: law.basis(jnp.exp(s)[None], x), out_axes=1)(log_shape)
 
 
 def lack_of_fit(found: Likely) -> float:
@@ -139,7 +148,7 @@ def versus(first: Law, second: Law, y: Any, x: Any, covariance: Any, bins: np.nd
 
 
 def _z(ratio: float, apart: float) -> float:
-    return float((ratio - apart**2 / 2) / apart) if apart > 0 else float("nan")
+    return float((ratio - apart**2 / 2) / apart) if apart >= TELLING else float("nan")
 
 
 def reference(
@@ -189,6 +198,6 @@ def extrapolated(law: Law, y: Any, x: Any, share: float = 0.5) -> np.ndarray:
 
 
 def _missed(law: Law, y: np.ndarray, x: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """y minus the law of the other points, at points that are out."""
-    found = fit_rows(law, y[:, ~out], x[~out])
-    return np.where(out, y - evaluate(law, np.asarray(found.solved), x), np.nan)
+    """y minus the law of the other points, at points that are out; the range of the shape is that of all points."""
+    solved = np.stack([_searched(law, one, x, np.eye(len(x))[~out])[1] for one in y])
+    return np.where(out, y - evaluate(law, solved, x), np.nan)

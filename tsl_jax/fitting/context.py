@@ -19,6 +19,7 @@ import xarray as xr
 
 from tsl_jax.fitting.resample import Bootstrap
 from tsl_jax.fitting.result import Fit, as_covariates
+from tsl_jax.fitting.status import Status
 from tsl_jax.fitting.uncertainty import log_shape_variance
 
 CLOSED = 0.9  # of the gap
@@ -38,7 +39,8 @@ def context_use(
         level: probability that the interval holds i90.
 
     Returns:
-        Dataset with i90, low and high over the fit's other dimensions; NaN where the fit is not `converged`.
+        Dataset with i90, low and high over the fit's other dimensions; NaN where the fit has no interior optimum. Where
+        its status is `weakly identified` the interval is wide, and covers less surely than it says.
 
     Raises:
         ValueError: for a fit of another law.
@@ -46,7 +48,7 @@ def context_use(
     from scipy.stats import norm, t
 
     _hyperbolic(fit)
-    log_a1 = np.log(fit.params.sel(param="a1", drop=True).where(fit.converged))
+    log_a1 = np.log(fit.params.sel(param="a1", drop=True).where(_interior(fit)))
     error = fit.log_shape_stderr.sel(shape="a1", drop=True)
     if covariance is not None:
         error = error.copy(data=np.sqrt(_variance(fit, covariance)))
@@ -66,6 +68,10 @@ def context_use_resampled(found: Bootstrap, level: float = 0.9) -> tuple[np.ndar
     _hyperbolic(found.fit)
     low, high = found.interval(level)
     return CLOSED / (1 - CLOSED) / high[..., 1], CLOSED / (1 - CLOSED) / low[..., 1]
+
+
+def _interior(fit: Fit) -> xr.DataArray:
+    return (fit.status == Status.CONVERGED) | (fit.status == Status.WEAKLY_IDENTIFIED)
 
 
 def _hyperbolic(fit: Fit) -> None:

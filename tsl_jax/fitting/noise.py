@@ -40,8 +40,9 @@ def stationary(covariance: np.ndarray) -> np.ndarray:
     if covariance.ndim < 2 or covariance.shape[-1] != covariance.shape[-2] or not np.isfinite(covariance).all():
         raise ValueError(f"noise: expected finite (..., point, point), found shape {covariance.shape}")
     n = covariance.shape[-1]
-    by_lag = np.stack([np.diagonal(covariance, h, -2, -1).mean(-1) for h in range(n)], axis=-1)
-    toeplitz = by_lag[..., np.abs(np.subtract.outer(np.arange(n), np.arange(n)))]
+    lag = np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
+    sums = [np.bincount(lag.ravel(), one.ravel()) for one in covariance.reshape(-1, n, n)]
+    toeplitz = (np.stack(sums) / np.bincount(lag.ravel()))[:, lag].reshape(covariance.shape)
     values, vectors = np.linalg.eigh(toeplitz)
     kept = np.maximum(values, 0)
     total = kept.sum(-1, keepdims=True)
