@@ -21,17 +21,19 @@ def decline_rates(
     phases: Mapping[str, tuple[Any, Any, Any]],
     margin: float | Mapping[str, float] | None = None,
     unit: str = "nats per e-fold of tokens",
+    centre: float | None = None,
 ) -> Figure:
     """How fast the loss of each position falls, one panel a phase of training.
 
     Args:
         position: (position,). phases: name -> (rate, low, high), each (position,), a simultaneous band.
         margin: half the width of the band of equivalence around the mean rate, in the same unit; a mapping by phase.
+        centre: the mean rate over positions, where the points are bands of several; default the mean of the points.
     """
     figure, panels = _grid(len(phases))
     for k, (panel, (name, (rate, low, high))) in enumerate(zip(panels, phases.items(), strict=True)):
         half = margin.get(name) if isinstance(margin, Mapping) else margin
-        mean, around = float(np.mean(rate)), []
+        mean, around = float(np.mean(rate)) if centre is None else centre, []
         if half is not None:
             around = [mean - half, mean + half]
             panel.axhspan(*around, color=SHADE, linewidth=0, zorder=0)
