@@ -145,11 +145,11 @@ def cooled(constant: xr.Dataset, ends: xr.Dataset, end: int) -> xr.Dataset:
 
 def _pool(part: str, pool: Path) -> Iterator[Curve]:
     """Finished runs of the pool; the seed in a run's manifest says to which part it belongs."""
-    for path in sorted(pool.glob("*.npz")):
-        seed = json.loads(path.with_name(f"{path.stem}.json").read_text())["seed"]
+    for path in sorted(pool.glob("*.json")):
+        seed, surface = json.loads(path.read_text())["seed"], path.with_name(f"{path.stem}.npz")
         mine = seed in DEVELOPMENT_SEEDS if part == DEVELOPMENT else seed >= FIRST_SEALED_SEED
-        if mine:
-            yield Curve(part, "pool", path.stem, tsl.load_surface(path))
+        if mine and surface.exists():
+            yield Curve(part, "pool", path.stem, tsl.load_surface(surface))
 
 
 def plan_of(surface: xr.Dataset, warmup: float) -> dict[str, Any]:

@@ -1,0 +1,119 @@
+"""`tsl sweep` and `tsl reproduce`: what they say before any run begins, and whom they hand over to."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from training_material import write_words
+
+from tsl_jax import cli
+from tsl_jax.commands import reproduce
+from tsl_jax.commands.sweep import _time, listed, made
+from tsl_jax.sweeps import Pool, cost, process, read_sweep
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_trained(monkeypatch) -> None:
+    monkeypatch.setattr(process, "train", None)
+    monkeypatch.setattr(cost, "machine_rate", lambda dtype: {"float32": 1e9, "bfloat16": 1e10}[dtype])
+
+
+def tsl_command(*arguments: object) -> int:
+    """Exit code of `tsl ARGUMENTS`, in this process."""
+    verb, *rest = map(str, arguments)
+    return cli._run(verb, rest, debug=False)
+
+
+def write_sweep(folder: Path, more: str = "") -> Path:
+    text = write_words(folder / "text")
+    file = folder / "sweep.yaml"
+    file.write_text(f"name: {'long-' * 12}{{seed}}\nbase: {{model: {{preset: tiny}}, data: {{text: {list(text)}}}}}\n"
+                    f"grid: {{seed: [0, 1]}}\n{more}")  # fmt: skip
+    return file
+
+
+def test_a_list_says_which_runs_there_are_and_what_they_cost(tmp_path, capsys):
+    file = write_sweep(tmp_path)
+    assert tsl_command("sweep", file, "--out", tmp_path / "out", "--list") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[:2] == [f"{'long-' * 12}{seed}  to do" for seed in (0, 1)]
+    assert said[2].startswith("to make: 2 runs: 5e+06 tokens in ")
+    assert said[3].startswith("about ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_list_of_runs_whose_text_is_not_built_is_a_list_all_the_same(tmp_path, capsys):
+    file = tmp_path / "sweep.yaml"
+    file.write_text("name: a\nset: {data.corpus: nowhere}\n")
+    assert tsl_command("sweep", file, "--list") == 0
+    assert "what they cost is not known yet: data: nowhere holds no whole corpus" in capsys.readouterr().out
+    assert tsl_command("sweep", file) == 2
+    assert "holds no whole corpus" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--side-by-side", "0"], "--side-by-side is 1 or more"),
+        (["--minutes", "-1"], "--minutes not negative"),
+        (["--minutes", "nan"], "--minutes not negative"),
+        (["--side-by-side", "1000"], "ask for fewer"),
+    ],
+)
+def test_options_that_cannot_work_are_told_before_the_first_run(tmp_path, capsys, arguments, message):
+    assert tsl_command("sweep", write_sweep(tmp_path), "--out", tmp_path / "out", *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_minutes_of_zero_are_no_limit_and_others_are(tmp_path, monkeypatch, capsys):
+    deadlines = []
+    monkeypatch.setattr(process, "train", lambda run, config, locked, late, bars: deadlines.append(late()) or False)
+    runs, pool = read_sweep(write_sweep(tmp_path)), Pool(tmp_path / "kept", tmp_path / "runs")
+    assert made(pool, runs, 1, 0) == list(runs)
+    assert made(pool, runs, 1, 1e-9) == list(runs)
+    assert deadlines == [False, False]  # of the first call: the second began none
+    assert f"{'long-' * 12}0: unfinished" in capsys.readouterr().out
+
+
+def test_runs_of_unlike_dtypes_are_guessed_by_their_own_speed(tmp_path):
+    file = write_sweep(tmp_path, "variants: {a: {}, b: {model.dtype: bfloat16}}\n")
+    file.write_text(file.read_text().replace("{seed}", "{seed}-{variant}"))
+    runs = read_sweep(file)
+    last = listed(Pool(tmp_path / "kept", tmp_path / "runs"), runs).splitlines()[-1]
+    seconds = sum(cost.cost(one).seconds({"float32": 1e9, "bfloat16": 1e10}[one.model.dtype]) for one in runs.values())
+    assert last.startswith(_time(seconds))
+    assert [_time(60 * n) for n in (3, 600, 1e5)] == ["about 3 minutes", "about 10 hours", "about 69.4 days"]
+
+
+def test_reproduce_lists_the_experiments_with_their_questions(capsys):
+    assert tsl_command("reproduce") == 0
+    said = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert {"learning_dynamics", "position_weighting"} <= said.keys()
+    assert "Do all positions learn at the same rate" in said["learning_dynamics"]
+    assert all((EXPERIMENTS / f"{name}.py").exists() for name in said)
+
+
+def test_a_name_that_is_no_experiment_is_told_which_there_are(capsys):
+    assert tsl_command("reproduce", "learning-dynamics") == 2
+    assert "expected one of learning_dynamics, " in capsys.readouterr().err
+
+
+def test_reproduce_becomes_the_experiment(monkeypatch):
+    """Its own process, so that Ctrl-C comes once and to the one that has runs to stop."""
+    became = []
+    monkeypatch.setattr(os, "execv", lambda path, arguments: became.append(arguments[1:]))
+    assert tsl_command("reproduce", "learning_dynamics", "--scale", "gpu", "--minutes", "0", "--cost") == 0
+    told = ["--scale", "gpu", "--side-by-side", "1", "--minutes", "0.0", "--cost"]
+    assert became == [[str(EXPERIMENTS / "learning_dynamics.py"), *told]]
+    assert reproduce._told(reproduce.Command()) == ["--scale", "cpu", "--side-by-side", "1"]
+
+
+def test_an_installed_library_says_that_experiments_need_a_checkout(tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduce, "__file__", str(tmp_path / "a/b/c.py"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="clone the repository"):
+        reproduce.experiments()

@@ -1,0 +1,142 @@
+"""A study: from kept runs to its folder of results, and what it says where runs or plans are missing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+import yaml
+
+import tsl_jax as tsl
+from tsl_jax.sweeps import process
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+sys.path.insert(0, str(EXPERIMENTS))
+from reproduction import Claim, Findings, Runs, Study, lm  # noqa: E402
+from reproduction.findings import markdown  # noqa: E402
+
+
+def analyse(runs: Runs) -> Findings:
+    """The last losses, drawn."""
+    import matplotlib.figure
+
+    figure = matplotlib.figure.Figure(figsize=(2, 2))
+    axes = figure.add_subplot()
+    ends = {name: float(one.loss.isel(tokens=-1).sel(split="id").mean()) for name, one in runs.surfaces.items()}
+    axes.plot(list(ends.values()))
+    table = pd.DataFrame(
+        {"run": list(ends), "loss": list(ends.values()), "n": [runs.manifests[k]["n_params"] for k in ends]}
+    )
+    claim = Claim("They end", "yes", f"{len(runs.named('a-'))} of 2", "agrees")
+    return Findings({"ends": table}, [claim], ["One | two."], {"drawn": figure}, {"drawn": "What is drawn."})
+
+
+STUDY = Study(name="made_up", title="Do they end?", decided="2026-11-26", analyse=analyse, minutes=0.1)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    """Two kept runs under other names than the plan's, and a plan of a third that is not kept."""
+    monkeypatch.setattr(process, "train", None)
+    monkeypatch.chdir(tmp_path)
+    plans = tmp_path / "plans" / "made_up"
+    plans.mkdir(parents=True)
+    (tmp_path / "pool").mkdir()
+    for name in ("small-cosine", "small-cosine@1"):
+        for kind in ("npz", "json"):
+            shutil.copy(EXPERIMENTS / "pool" / f"{name}.{kind}", tmp_path / "pool" / f"{name}.{kind}")
+    config = json.loads((tmp_path / "pool" / "small-cosine.json").read_text())["config"]
+    plan = {"name": "a-{seed}", "base": config, "grid": {"seed": [0, 1]}}
+    (plans / "cpu.yaml").write_text(yaml.safe_dump(plan))
+    (plans / "gpu.yaml").write_text(yaml.safe_dump(plan | {"grid": {"seed": [1, 7]}}))
+    return tmp_path
+
+
+def test_a_study_of_kept_runs_trains_nothing_and_writes_its_results(home, capsys):
+    STUDY.main([], home)
+    folder = home / "results" / "made_up" / "cpu"
+    assert {f"drawn.{kind}" for kind in ("png", "svg", "pdf")} <= {path.name for path in folder.iterdir()}
+    table = pd.read_csv(folder / "ends.csv")
+    assert table.run.tolist() == ["a-0", "a-1"]
+    told = json.loads((folder / "findings.json").read_text())
+    assert told["claims"][0]["ours"] == "2 of 2"
+    assert told["figures"] == {"drawn": "What is drawn."}
+    assert (told["study"], told["scale"], told["command"]) == ("made_up", "cpu", "tsl reproduce made_up --scale cpu")
+    kept = json.loads((home / "pool" / "small-cosine@1.json").read_text())["final_loss"]["id"]
+    assert json.loads((folder / "ends.json").read_text())[1]["loss"] == pytest.approx(kept, abs=1e-9)
+    said = capsys.readouterr().out
+    assert "nothing to train: every run is kept" in said
+    assert "* They end: paper yes; here 2 of 2: agrees.\n" in said
+    assert not (home / "runs").exists()
+
+
+def test_cost_says_what_is_there_and_does_nothing(home, capsys):
+    STUDY.main(["--scale", "gpu", "--cost"], home)
+    said = capsys.readouterr().out
+    assert said.splitlines()[:2] == ["a-1  kept", "a-7  to do"]
+    assert "to make: 1 runs; what they cost is not known yet: data: runs/corpora/four holds no whole corpus" in said
+    assert not (home / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--scale", "paper"], "--scale may be: cpu, gpu"),
+        (["--scale", "gpu"], "holds no whole corpus"),
+        (["--minutes", "-1"], "--minutes not negative"),
+    ],
+)
+def test_what_cannot_work_is_a_sentence_and_exit_code_2(home, capsys, arguments, message):
+    with pytest.raises(SystemExit) as ended:
+        STUDY.main(arguments, home)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_interrupt_ends_with_130(home, capsys):
+    def interrupted(runs):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        Study("made_up", "?", "2026-11-26", interrupted, 1).main([], home)
+    assert ended.value.code == 130
+
+
+def test_a_table_with_bars_in_its_cells_stays_a_table():
+    assert markdown(pd.DataFrame({"|q|": ["|x|", np.nan]})).splitlines() == [
+        r"| \|q\| |",
+        "| --- |",
+        r"| \|x\| |",
+        "|  |",
+    ]
+
+
+def test_a_verdict_is_one_of_four():
+    with pytest.raises(ValueError, match="a verdict is one of"):
+        Claim("a", "b", "c", "maybe")
+
+
+@pytest.mark.parametrize(("dims", "both"), [((), 1), (("run",), 3), (("split", "run"), 7)])
+def test_the_columns_of_levenberg_marquardt_take_every_curve_whatever_its_dimensions(monkeypatch, dims, both):
+    """Curves with missing values are left out; of the others the first is one that Levenberg-Marquardt fails on."""
+
+    def fit(law, y, over, method="varpro"):
+        assert y.dims == ("curve", "position")
+        sse = xr.ones_like(y.curve, dtype=float) * (1.5 if method == "lm" else 1.0)
+        sse[0] = np.nan if method == "lm" and len(sse) > 1 else sse[0]
+        return SimpleNamespace(sse=sse, r2=1 - sse / 10)
+
+    monkeypatch.setattr(lm.tsl, "fit", fit)
+    sizes = {"split": 2, "run": 4, "position": 8}
+    curves = xr.DataArray(np.ones([sizes[dim] for dim in (*dims, "position")]), dims=(*dims, "position"))
+    assert lm.beside(tsl.laws.HYPERBOLIC, curves, "position") == {
+        "lm_r2": 0.85, "lm_sse_excess": 0.5, "lm_curves": both
+    }  # fmt: skip
+    assert lm.beside(tsl.laws.HYPERBOLIC, curves.where(False), "position")["lm_curves"] == 0

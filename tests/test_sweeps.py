@@ -1,0 +1,398 @@
+"""Sweeps: what a file says, runs found by what they are, stopped, gone on with, and made side by side."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import xarray as xr
+import yaml
+from training_material import small_run, write_words
+
+from tsl_jax.sweeps import Pool, process, read_sweep, spread
+from tsl_jax.sweeps.cost import cost
+from tsl_jax.training import folder
+from tsl_jax.training.config import TrainConfig, config_hash, from_dict
+
+REPOSITORY = Path(__file__).parents[1]
+KEPT = REPOSITORY / "experiments" / "pool"
+PLANS = sorted(path for path in (REPOSITORY / "experiments/plans").glob("*/*.yaml") if path.stem in "cpu gpu paper")
+
+
+def sweep(folder: Path, text: str) -> dict[str, TrainConfig]:
+    (folder / "sweep.yaml").write_text(text)
+    return read_sweep(folder / "sweep.yaml")
+
+
+# ----------------------------------------------------------------------------------------------------- what a file says
+
+
+def test_every_combination_of_grid_and_variants_is_a_run_named_by_its_entries(tmp_path):
+    (tmp_path / "base.yaml").write_text("model: {preset: tiny, dtype: bfloat16}\nseed: 7\n")
+    runs = sweep(
+        tmp_path,
+        """
+name: "{variant}-{optimizer.schedule}-lr{optimizer.peak_lr}@{seed}"
+base: base.yaml
+set: {tokens: 3e6}
+grid: {optimizer.schedule: [cosine, wsd], seed: [0, 1], optimizer.peak_lr: 0.002}
+variants:
+  plain:
+  tail: {position_weights: "tail:32@4", context: 128}
+""",
+    )
+    schedules, seeds = ("cosine", "wsd"), (0, 1)
+    names = [f"{v}-{s}-lr0.002@{k}" for v in ("plain", "tail") for s in schedules for k in seeds]
+    assert list(runs) == names
+    one = runs["tail-wsd-lr0.002@1"]
+    assert (one.optimizer.schedule, one.seed, one.context, one.tokens) == ("wsd", 1, 128, 3_000_000)
+    assert (one.model.preset, one.model.dtype) == ("tiny", "bfloat16")
+    assert one.position_weights.factor == 4
+    assert runs["plain-cosine-lr0.002@0"].position_weights.kind == "uniform"
+
+
+def test_a_base_is_not_changed_by_the_runs_made_of_it(tmp_path):
+    runs = sweep(
+        tmp_path, "name: r@{seed}\nbase: {optimizer: {warmup: .1}}\ngrid: {optimizer.peak_lr: [1.0e-3], seed: 1}"
+    )
+    assert runs["r@1"].optimizer.warmup == 0.1
+    text = "- {name: a, base: {model: {preset: tiny}}, set: {model.n_layers: 3}}\n"
+    text += "- {name: b, base: {model: {preset: tiny}}}"
+    assert [one.model.n_layers for one in sweep(tmp_path, text).values()] == [3, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected a mapping with a name"),
+        ("[]", "names no run"),
+        ("name: [", "is not YAML"),
+        ("{name: a, grids: {}}", "'grids' is not an entry"),
+        ("{name: a, grid: {seed: [0, 1]}}", "there twice"),
+        ("[{name: a}, {name: A, set: {seed: 1}}]", "there twice"),
+        ("[{name: a}, {name: b}]", "a and b are the same run"),
+        ("[{name: a}, {name: b, set: {keep: 3}}]", "a and b are the same run"),
+        ("{name: ../a}", "cannot name a file"),
+        ("{name: ..}", "cannot name a file"),
+        ("{name: " + "a" * 201 + "}", "cannot name a file"),
+        ("{name: 'a{seeds}', grid: {seed: 1}}", "name has {seeds}; it may have seed, variant"),
+        ("{name: a, base: [1]}", "base must be a mapping"),
+        ("{name: a, variants: [x]}", "variants must be a mapping"),
+        ("{name: a, variants: {x: 3}}", "variant x must be a mapping"),
+        ("{name: '{seed}', grid: {seed: [1]}, variants: {x: {seed: 2}}}", "seed is in the grid and in variant x"),
+        ("{name: a, set: {seed.k: 3}, base: {seed: 1}}", "seed.k leads into seed, which is 1"),
+        ("{name: a, set: {sed: 3}}", "run a: .*has no 'sed'"),
+        ("{name: a, set: {context: 0}}", "run a: .*context must be at least 1"),
+    ],
+)
+def test_a_mistake_is_told_with_file_and_mend(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message) as error:
+        sweep(tmp_path, text)
+    assert "sweep.yaml" in str(error.value)
+
+
+def test_all_plans_of_experiments_can_be_read_and_a_name_is_one_run():
+    assert len(PLANS) > 10
+    named: dict[str, str] = {}
+    for path in PLANS:
+        for name, config in read_sweep(path).items():
+            assert named.setdefault(name, config_hash(config)) == config_hash(config), f"{path}: {name}"
+
+
+# ----------------------------------------------------------------------------------------------- found by what they are
+
+
+def test_every_kept_run_is_found_by_its_own_configuration():
+    manifests = {path.stem: json.loads(path.read_text()) for path in KEPT.glob("*.json")}
+    runs = {f"other-{name}": from_dict(TrainConfig, one["config"]) for name, one in manifests.items()}
+    assert len(runs) > 40
+    found = Pool(KEPT, Path("nowhere")).found(runs)
+    assert {name: one["name"] for name, one in found.items()} == {name: name.removeprefix("other-") for name in runs}
+    assert set(Pool(KEPT, Path("nowhere")).states(runs).values()) == {"kept"}
+
+
+def test_plans_of_kept_runs_find_them_under_the_names_of_before():
+    runs = read_sweep(REPOSITORY / "experiments/plans/temporal_fit/cpu.yaml")
+    found = Pool(KEPT, Path("nowhere")).found(runs)
+    assert found.keys() == runs.keys()
+    assert found["small-cosine@0"]["name"] == "small-cosine"
+    assert found["small-wsd@3"]["name"] == "small-wsd@3"
+
+
+def write_kept(pool: Pool, name: str, config: TrainConfig) -> None:
+    pool.kept.mkdir(parents=True, exist_ok=True)
+    (pool.kept / f"{name}.npz").write_bytes(b"")
+    (pool.kept / f"{name}.json").write_text(json.dumps({"config_hash": config_hash(config)}))
+
+
+def test_a_surface_without_manifest_or_the_reverse_is_not_kept(tmp_path):
+    """As a kill between the two files leaves it, or somebody's other files do."""
+    pool, config = Pool(tmp_path / "kept", tmp_path / "runs"), TrainConfig()
+    assert pool.states({"a": config}) == {"a": "to do"}
+    write_kept(pool, "a", config)
+    assert pool.states({"a": config, "b": replace(config, seed=1)}) == {"a": "kept", "b": "to do"}
+    (pool.kept / "a.npz").rename(pool.kept / "c.npz")
+    (pool.kept / "list.json").write_text("[1]")
+    assert pool.find(config) is None
+    with pytest.raises(FileNotFoundError, match="make it with tsl sweep"):
+        pool.load(config)
+    (pool.kept / "c.json").write_text("{")
+    with pytest.raises(ValueError, match=r"c\.json is damaged"):
+        pool.manifests()
+
+
+def test_a_name_that_another_configuration_has_is_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "train", None)
+    pool, config = Pool(tmp_path / "kept", tmp_path / "runs"), TrainConfig()
+    write_kept(pool, "a", config)
+    with pytest.raises(ValueError, match="another name in the sweep file"):
+        pool.make("a", replace(config, seed=1))
+    (tmp_path / "runs" / "b").mkdir(parents=True)
+    folder.write_config(tmp_path / "runs" / "b", config)
+    with pytest.raises(ValueError, match=r"run b: .*seed 1, there 0.*another name in the sweep file, or remove"):
+        pool.make("b", replace(config, seed=1))
+
+
+# --------------------------------------------------------------------------------- stopped, gone on with, and made once
+
+
+@dataclass
+class Made:
+    """One run in two pools: made at once, and with interruptions; what happened meanwhile."""
+
+    config: TrainConfig
+    whole: Pool
+    broken: Pool
+    seen: list[str] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Made:
+    home = tmp_path_factory.mktemp("sweeps")
+    config = small_run(write_words(home / "text"), steps=400)
+    both = Made(config, *(Pool(home / kind / "kept", home / kind / "runs", clusters=2) for kind in ("whole", "broken")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process, "POLL", 0.01)
+        assert both.whole.make("whole", config)
+        run = both.broken.runs / "run"
+
+        def under_way() -> bool:
+            return (run / folder.METRICS).exists() and len((run / folder.METRICS).read_text().splitlines()) > 5
+
+        def interrupt() -> bool:
+            if under_way():
+                raise KeyboardInterrupt
+            return False
+
+        with pytest.raises(KeyboardInterrupt):
+            both.broken.make("run", config, stop=interrupt)
+        both.seen.append(both.broken.states({"run": config})["run"])
+        first = folder.read_record(run)["step"]
+        with pytest.raises(ValueError, match="not complete; go on with"):
+            both.broken.keep("run")
+        deadline = time.time() + 3600
+        patch.setattr(time, "time", lambda: deadline if len(lines(run)) > first + 5 else deadline - 1)
+        both.seen.append(str(both.broken.make("run", config, deadline)))
+        second = folder.read_record(run)["step"]
+        assert 0 < first < second < 400
+        patch.undo()
+    assert both.broken.make("run", config)
+    return both
+
+
+def lines(run: Path) -> list[str]:
+    return (run / folder.METRICS).read_text().splitlines()
+
+
+def test_a_run_stopped_by_ctrl_c_and_by_a_deadline_ends_as_one_made_at_once(made):
+    assert made.seen == ["begun", "False"]
+    whole, broken = made.whole.load(made.config), made.broken.load(made.config)
+    assert whole.sizes["tokens"] == 6
+    assert whole.sizes["cluster"] == 2
+    xr.testing.assert_equal(whole.drop_attrs(), broken.drop_attrs())
+    first, second = (pool.find(made.config) for pool in (made.whole, made.broken))
+    assert first is not None
+    assert second is not None
+    assert first["final_loss"] == second["final_loss"]
+    assert (first["name"], second["name"]) == ("whole", "run")
+    assert from_dict(TrainConfig, first["config"]) == made.config
+
+
+def test_what_is_kept_is_not_made_again_under_any_name(made, monkeypatch):
+    monkeypatch.setattr(process, "train", None)
+    assert made.whole.make("whole", made.config)
+    assert made.whole.make("other", made.config)
+    assert spread.make_all(made.whole, {"other": made.config}) == []
+
+
+def test_no_run_begins_after_the_deadline_nor_beside_itself(made, monkeypatch):
+    monkeypatch.setattr(process, "train", None)
+    other = replace(made.config, seed=1)
+    assert not made.whole.make("new", other, deadline=time.time() - 1)
+    with process.lock(made.whole.runs / "new") as locked, process.lock(made.whole.runs / "new") as second:
+        assert locked is not None
+        assert second is None
+        assert not made.whole.make("new", other)
+
+
+def test_a_run_that_fails_says_so(made):
+    bad = replace(made.config, data=replace(made.config.data, text=("text=/nowhere/*.txt@1",)))
+    with pytest.raises(ValueError, match="run bad ended with exit code 2; its message stands above"):
+        made.whole.make("bad", bad)
+    assert made.whole.find(bad) is None
+
+
+def test_cost_counts_what_the_run_evaluated(made):
+    told = cost(made.config)
+    assert (told.runs, told.tokens) == (1, made.config.tokens)
+    assert told.evaluated == 6 * (4 * 5 + 3 * 4) * 16
+    alone = replace(made.config, data=replace(made.config.data, text=made.config.data.text[:1]))
+    assert cost(alone).evaluated == 6 * 4 * 5 * 16
+    manifest = made.whole.find(made.config)
+    assert manifest is not None
+    assert told.training == manifest["flops_per_token"] * made.config.tokens
+    assert (told + told).runs == 2
+
+
+# ------------------------------------------------------------------------------------------------------ its own process
+
+
+def started(monkeypatch, program: str) -> None:
+    def start(run, config, locked, bars):
+        return subprocess.Popen([sys.executable, "-c", program], process_group=0, pass_fds=(locked,))
+
+    monkeypatch.setattr(process, "_started", start)
+
+
+def test_a_run_that_does_not_stop_in_time_is_killed_and_can_go_on(tmp_path, monkeypatch):
+    ready = tmp_path / "ready"
+    ignores = f"import signal, time; signal.signal(2, signal.SIG_IGN); open({str(ready)!r}, 'w'); time.sleep(100)"
+    started(monkeypatch, ignores)
+    monkeypatch.setattr(process, "PATIENCE", 0.1)
+    with process.lock(tmp_path / "run") as locked:
+        assert locked is not None
+        assert not process.train(tmp_path / "run", TrainConfig(), locked, ready.exists, bars=False)
+
+
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGKILL, "memory"), (signal.SIGSEGV, "signal 11")])
+def test_a_run_that_the_system_ends_is_a_failure_not_a_stop(tmp_path, monkeypatch, number, said):
+    started(monkeypatch, f"import os; os.kill(os.getpid(), {int(number)})")
+    with process.lock(tmp_path / "run") as locked, pytest.raises(ValueError, match=said):
+        process.train(tmp_path / "run", TrainConfig(), locked or 0, lambda: False, bars=False)
+
+
+def test_a_run_whose_sweep_was_killed_holds_its_lock_until_it_ends(tmp_path):
+    with process.lock(tmp_path / "run") as locked:
+        assert locked is not None
+        orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"], pass_fds=(locked,))
+    try:
+        with process.lock(tmp_path / "run") as second:
+            assert second is None
+    finally:
+        orphan.kill()
+        orphan.wait()
+    with process.lock(tmp_path / "run") as third:
+        assert third is not None
+
+
+# ------------------------------------------------------------------------------------------------------------ many runs
+
+
+@dataclass
+class Simulated:
+    """A pool whose runs do what `act` does."""
+
+    act: object
+    begun: list[str] = field(default_factory=list)
+
+    def states(self, runs):
+        return dict.fromkeys(runs, "to do")
+
+    def make(self, name, config, deadline=None, stop=None):
+        self.begun.append(name)
+        return self.act(name, stop)
+
+
+RUNS = {f"run-{k}": replace(TrainConfig(), seed=k) for k in range(6)}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_that_fails_keeps_no_other_from_being_made(workers):
+    def act(name, stop):
+        if name == "run-1":
+            raise ValueError("its loss is not finite")
+        return name != "run-4"
+
+    pool, seen = Simulated(act), {}
+    executor = spread.ThreadPoolExecutor(workers) if workers else None
+    with pytest.raises(ValueError, match=r"not finite\nsweep: 1 of 6 runs failed"):
+        spread.make_all(pool, RUNS, executor, watch=seen.__setitem__)
+    assert sorted(pool.begun) == list(RUNS)
+    assert seen == {name: name != "run-4" for name in RUNS if name != "run-1"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_after_an_interrupt_runs_side_by_side_stop_and_no_other_begins(number):
+    stopped = []
+
+    def act(name, stop):
+        if name == "run-0":
+            threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
+        while not stop():
+            time.sleep(0.01)
+        stopped.append(name)
+        return False
+
+    pool = Simulated(act)
+    with spread.ThreadPoolExecutor(2) as executor, pytest.raises(KeyboardInterrupt):
+        spread.make_all(pool, RUNS, executor)
+    assert sorted(pool.begun) == sorted(stopped) == ["run-0", "run-1"]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_unfinished_runs_are_named_in_order():
+    pool = Simulated(lambda name, stop: name in ("run-0", "run-3"))
+    with spread.ThreadPoolExecutor(3) as executor:
+        assert spread.make_all(pool, RUNS, executor) == ["run-1", "run-2", "run-4", "run-5"]
+
+
+def test_each_of_several_runs_has_cores_of_its_own(monkeypatch):
+    given = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 4, 5, 8}, raising=False)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: given.append(tuple(cores)), raising=False)
+    with spread.side_by_side(2) as executor:
+        barrier = threading.Barrier(2)
+        list(executor.map(lambda _: barrier.wait(10), range(2)))
+    assert sorted(given) == [(3, 4), (5, 8)]
+    for wrong in (0, 5):
+        with pytest.raises(ValueError, match="need a core each, there are 4"):
+            spread.side_by_side(wrong)
+
+
+def test_where_cores_cannot_be_chosen_runs_go_side_by_side_all_the_same(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.delattr(os, "sched_setaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    with spread.side_by_side(2) as executor:
+        assert spread.make_all(Simulated(lambda name, stop: True), RUNS, executor) == []
+
+
+def test_a_plan_is_the_configuration_that_the_process_reads(tmp_path, monkeypatch):
+    """Position weights and lists survive the way through the file."""
+    told = {}
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **rest: told.update(command=command, **rest))
+    config = from_dict(TrainConfig, {"position_weights": "head:16@4", "data": {"text": ["code@1", "docs@0"]}})
+    process._started(tmp_path / "a.b@1", config, 3, bars=False)
+    written = Path(told["command"][told["command"].index("--config") + 1])
+    assert from_dict(TrainConfig, yaml.safe_load(written.read_text())) == config
+    assert "--resume" not in told["command"]
+    assert told["env"]["TERM"] == "dumb"
+    assert told["process_group"] == 0
