@@ -166,12 +166,12 @@ def test_a_name_that_another_configuration_has_is_refused_before_training(tmp_pa
 
 @dataclass
 class Made:
-    """One run in two pools: made at once, and with interruptions; what happened meanwhile."""
+    """One run in two pools: made at once, and with an interruption; what happened meanwhile."""
 
     config: TrainConfig
     whole: Pool
     broken: Pool
-    seen: list[str] = field(default_factory=list)
+    seen: list[bool | str] = field(default_factory=list)
 
 
 @pytest.fixture(scope="module")
@@ -184,36 +184,24 @@ def made(tmp_path_factory) -> Made:
         assert both.whole.make("whole", config)
         run = both.broken.runs / "run"
 
-        def under_way() -> bool:
-            return (run / folder.METRICS).exists() and len((run / folder.METRICS).read_text().splitlines()) > 5
-
-        def interrupt() -> bool:
-            if under_way():
-                raise KeyboardInterrupt
-            return False
-
-        with pytest.raises(KeyboardInterrupt):
-            both.broken.make("run", config, stop=interrupt)
+        deadline = time.time() + 3600
+        patch.setattr(time, "time", lambda: deadline if under_way(run) else deadline - 1)
+        both.seen.append(both.broken.make("run", config, deadline))
         both.seen.append(both.broken.states({"run": config})["run"])
-        first = folder.read_record(run)["step"]
+        assert 0 < folder.read_record(run)["step"] < 400
         with pytest.raises(ValueError, match="not complete; go on with"):
             both.broken.keep("run")
-        deadline = time.time() + 3600
-        patch.setattr(time, "time", lambda: deadline if len(lines(run)) > first + 5 else deadline - 1)
-        both.seen.append(str(both.broken.make("run", config, deadline)))
-        second = folder.read_record(run)["step"]
-        assert 0 < first < second < 400
         patch.undo()
     assert both.broken.make("run", config)
     return both
 
 
-def lines(run: Path) -> list[str]:
-    return (run / folder.METRICS).read_text().splitlines()
+def under_way(run: Path) -> bool:
+    return (run / folder.METRICS).exists() and len((run / folder.METRICS).read_text().splitlines()) > 5
 
 
-def test_a_run_stopped_by_ctrl_c_and_by_a_deadline_ends_as_one_made_at_once(made):
-    assert made.seen == ["begun", "False"]
+def test_a_run_stopped_by_a_deadline_ends_as_one_made_at_once(made):
+    assert made.seen == [False, "begun"]
     whole, broken = made.whole.load(made.config), made.broken.load(made.config)
     assert whole.sizes["tokens"] == 6
     assert whole.sizes["cluster"] == 2
@@ -280,6 +268,31 @@ def test_a_run_that_does_not_stop_in_time_is_killed_and_can_go_on(tmp_path, monk
     with process.lock(tmp_path / "run") as locked:
         assert locked is not None
         assert not process.train(tmp_path / "run", TrainConfig(), locked, ready.exists, bars=False)
+
+
+def test_ctrl_c_is_passed_on_once_and_waits_for_the_checkpoint(tmp_path, monkeypatch):
+    ready, told = tmp_path / "ready", tmp_path / "told"
+    program = f"""
+import signal, sys, time
+def stop(*_):
+    open({str(told)!r}, "a").write("told\\n")
+    time.sleep(0.3)
+    open({str(told)!r}, "a").write("checkpoint\\n")
+    sys.exit(130)
+signal.signal(signal.SIGINT, stop)
+open({str(ready)!r}, "w")
+time.sleep(100)
+"""
+    started(monkeypatch, program)
+
+    def press() -> bool:
+        if ready.exists():
+            raise KeyboardInterrupt
+        return False
+
+    with process.lock(tmp_path / "run") as locked, pytest.raises(KeyboardInterrupt):
+        process.train(tmp_path / "run", TrainConfig(), locked or 0, press, bars=False)
+    assert told.read_text().splitlines() == ["told", "checkpoint"]
 
 
 @pytest.mark.parametrize(("number", "said"), [(signal.SIGKILL, "memory"), (signal.SIGSEGV, "signal 11")])
