@@ -25,18 +25,18 @@ variance of the gradient by position.
 * The minimal detectable effect (5 pairs, power .8) is computed first from pairs of pool runs of the same seed that
   differ in schedule (cosine, WSD), at a fifth of the run: they have followed nearly the same learning rate until then,
   as two weightings follow nearly the same objective. It is checked against the spread that came.
-* By position: simultaneous 90 % bands over bands of positions. The law: a0, a1, a2 of the last checkpoint by arm, paired.
-  The forecast: the final unweighted loss from 40 % by `mean_annealing`, `paper` and a power law.
+* By position: simultaneous 90 % bands over bands of positions. The law: a0, a1, a2 of the last checkpoint by arm,
+  paired. The forecast: the final unweighted loss from 40 % by `mean_annealing`, `paper` and a power law.
 * The claim of the paper agrees if no suppressed arm (x .1) gains, differs if one does.
 
 Expected: no gain from suppressing; x 4 and adaptive arms lose or draw, since an objective other than the measured one
 costs more than any variance that it saves.
 
 **Seen, 2026-11-26**: suppressing costs: head .1 +.047 nats [.035, .060], middle .1 +.050 [.038, .062], tail .1 +.053
-[.035, .071], so the paper's claim agrees, and more than that. x 4 costs .09 and more, linear .10, learnable_excess .12.
-inverse_loss (+.001 [-.011, .013]) and gradient_noise (-.004 [-.023, .014]) are not told from the plain mean, and not
-shown to be equivalent either. The effect that five pairs detect was computed as .001 beforehand and came out as .03: the
-pairs of the pool, which share their learning rate nearly, were a poor stand-in for two objectives.
+[.035, .071], so the paper's claim agrees, and more than that. x 4 costs .09 and more, linear .10, learnable_excess
+.12. inverse_loss (+.001 [-.011, .013]) and gradient_noise (-.004 [-.023, .014]) are not told from the plain mean, and
+not shown to be equivalent either. The effect that five pairs detect was computed as .001 beforehand and came out as
+.03: the pairs of the pool, which share their learning rate nearly, were a poor stand-in for two objectives.
 """
 
 from __future__ import annotations
@@ -303,8 +303,8 @@ def _figures(runs: Runs, arms: Arms) -> tuple[dict[str, Any], dict[str, str]]:
     captions = {
         "overall": "Final unweighted held-out loss of each arm minus that of the plain mean, id; dots are seeds, bars "
         "90 % intervals, shaded the margin of equivalence. Left of zero is a gain.",
-        "by_position": "The same by band of positions (1, 2, 3-4, 5-8, ...), with simultaneous 90 % bands; thin lines are "
-        "seeds.",
+        "by_position": "The same by band of positions (1, 2, 3-4, 5-8, ...), with simultaneous 90 % bands; thin lines "
+        "are seeds.",
         "parameters": "a0, a1 and a2 of the hyperbolic law over training (positions 1 to 128), mean of the seeds and "
         "its standard error, for the plain mean, the best arm and the two worst.",
     }
