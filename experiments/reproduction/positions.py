@@ -1,4 +1,4 @@
-"""Positions in bands 1, 2, 3-4, 5-8, ...: single positions are noisy, and what differs between them is even in log i."""
+"""Positions in bands 1, 2, 3-4, 5-8, ...: single positions are noisy, and what tells them apart is even in log i."""
 
 from __future__ import annotations
 
