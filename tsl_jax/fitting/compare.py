@@ -126,8 +126,9 @@ def _coarse(law: Law, x: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 @partial(jax.jit, static_argnums=0)
 def _bases(law: Law, log_shape: jax.Array, x: jax.Array) -> jax.Array:
-    assert law.basis is not None
-    return jax.vmap(lambda s: law.basis(jnp.exp(s)[None], x), out_axes=1)(log_shape)
+    basis = law.basis
+    assert basis is not None
+    return jax.vmap(lambda s: basis(jnp.exp(s)[None], x), out_axes=1)(log_shape)
 
 
 def lack_of_fit(found: Likely) -> float:
