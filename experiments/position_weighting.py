@@ -59,6 +59,7 @@ LEVEL = 0.9
 DEVELOPMENT_SEED = "50"
 DEVELOPMENT, FINAL = slice(0, 2), slice(2, 4)  # clusters of held-out documents
 UNIFORM = "uniform"
+ADAPTIVE = ("inverse_loss", "learnable_excess", "gradient_noise")
 SUPPRESSED = ("head-0.1", "middle-0.1", "tail-0.1")
 CUTOFF, METHODS = 0.4, ("mean_annealing", "paper", tsl.baselines.POWER_LAW)
 EARLY, PAIRS = 0.2, 5  # share of the run at which pool runs of two schedules stand in for two arms; how many
@@ -278,8 +279,32 @@ def _notes(runs: Runs, arms: Arms, table: pd.DataFrame) -> list[str]:
         "over seeds (90 %); differences are paired.",
         f"Minimal detectable effect of {PAIRS} pairs: {before:.4f} nats by pairs of the pool, computed beforehand; "
         f"{came:.4f} by the median spread of the pairs that came. The margin is {MARGIN}.",
+        _kept(runs),
         *[f"{row.arm}: {row['difference, id, nats (90 %)']} nats, {row.verdict}." for _, row in table.iterrows()],
     ]
+
+
+def _kept(runs: Runs) -> str:
+    """How often the fitted law was of no use to the weights that follow it."""
+    said = [one for weights in updates(runs, "learnable_excess") for one in weights["said"]]
+    kept = sum(one.startswith("weights kept") for one in said)
+    return f"learnable_excess: at {kept} of {len(said)} updates the fit was not usable, and the weights were kept."
+
+
+def updates(runs: Runs, arm: str) -> list[Mapping[str, Any]]:
+    """What the final runs of an adaptive arm kept of their weights."""
+    return [
+        found["probes"]["weights"]
+        for name, found in runs.manifests.items()
+        if name.startswith(f"weights-{arm}-") and arm_rate_seed(name)[2] != DEVELOPMENT_SEED
+    ]
+
+
+def _weights(runs: Runs, arm: str) -> tuple[Any, Any, Any, Any]:
+    """Position, and mean, lowest and highest over seeds of the weights, means of the second half of the updates."""
+    found = updates(runs, arm)
+    late = np.array([np.mean(one["weights"][len(one["weights"]) // 2 :], axis=0) for one in found])
+    return np.array(found[0]["position"]), late.mean(0), late.min(0), late.max(0)
 
 
 def _figures(runs: Runs, arms: Arms) -> tuple[dict[str, Any], dict[str, str]]:
@@ -299,6 +324,9 @@ def _figures(runs: Runs, arms: Arms) -> tuple[dict[str, Any], dict[str, str]]:
         "overall": draw.differences_overall(table, margin=MARGIN),
         "by_position": draw.differences_by_position(one.position.values, by_arm, seeds=seeds, margin=MARGIN),
         "parameters": draw.parameter_paths({arm: _path(arms[arm]) for arm in _shown(table)}),
+        "weights": draw.lines_with_bands(
+            {arm: _weights(runs, arm) for arm in ADAPTIVE}, "position (tokens of context)", "weight", log="x"
+        ),
     }
     captions = {
         "overall": "Final unweighted held-out loss of each arm minus that of the plain mean, id; dots are seeds, bars "
@@ -307,6 +335,8 @@ def _figures(runs: Runs, arms: Arms) -> tuple[dict[str, Any], dict[str, str]]:
         "are seeds.",
         "parameters": "a0, a1 and a2 of the hyperbolic law over training (positions 1 to 128), mean of the seeds and "
         "its standard error, for the plain mean, the best arm and the two worst.",
+        "weights": "Weights of the adaptive arms, averaged over the second half of the updates: mean of five seeds, "
+        "lowest and highest of them.",
     }
     return figures, captions
 
