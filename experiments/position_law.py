@@ -6,34 +6,37 @@ Kaplan et al. (arXiv 2001.08361, appendix D.5), its controls an exponential and 
     python experiments/position_law.py --scale cpu      the same as: tsl reproduce position_law
     two cores without a GPU: the runs are in the pool (made anew: two and a half hours), the analysis takes 5 minutes
 
-**The plan, 2026-11-26**, written before any fit of these runs was looked at (the covariance of the noise was, and the loss
-of two of them at ten positions, to choose the model of the noise):
+**The plan, 2026-11-26**, written before any fit of these runs was looked at (the covariance of the noise was, and the
+loss of two of them at ten positions, to choose the model of the noise):
 
-* Data: the plain mean loss of every checkpoint over all positions, id and ood. LLaMA of 25k, 222k (5 seeds), 1M and 5M
-  parameters; GPT-NeoX, a mixture of experts and an LSTM of 222k; contexts of 64, 128, 256. A checkpoint is late from a
-  tenth of the plan on, early before.
+* Data: the plain mean loss of every checkpoint over all positions, id and ood. LLaMA of 25k, 222k (5 seeds), 1M and
+  5M parameters; GPT-NeoX, a mixture of experts and an LSTM of 222k; contexts of 64, 128, 256. A checkpoint is late
+  from a tenth of the plan on, early before.
 * The headline is R2 by plain least squares, beside it the ceiling that noise leaves a true law
-  (`tsl_jax.fitting.noise_ceiling`), and R2 of the additive estimate. The paper reports that the law holds for every size,
-  checkpoint and validation set; R2 of .95 is what we hold that against. Where the ceiling itself is lower, R2 says nothing.
-* Test of the form: chi2 in 10 bins even in log position under the stationary noise of the clusters, p from 200 simulated
-  true laws that estimate their noise from as many clusters (`tsl_jax.fitting.reference`). It passes where p > .05. If the
-  law is true .05 of the tests fail; all runs of one context share their text, so failures come together. "Holds" means
-  failures at the last checkpoint in at most .1 of runs and splits, and R2 > .95 wherever the ceiling is above .95.
-* Rivals: log likelihood ratio at the last checkpoint, and whether the data are as either law would have them (|z| < 2).
-  Held-out positions: inner ones of 12 blocks even in log position, each left out in turn; and the second half of positions
-  predicted from the first. A rival is worse (better) if the ratio of its root mean square to the hyperbola's is above
-  (below) 1 in 90 % of runs and splits; else undecided.
+  (`tsl_jax.fitting.noise_ceiling`), and R2 of the additive estimate. The paper reports that the law holds for every
+  size, checkpoint and validation set; R2 of .95 is what we hold that against. Where the ceiling itself is lower, R2
+  says nothing.
+* Test of the form: chi2 in 10 bins even in log position under the stationary noise of the clusters, p from 200
+  simulated true laws that estimate their noise from as many clusters (`tsl_jax.fitting.reference`). It passes where p
+  > .05. If the law is true .05 of the tests fail; all runs of one context share their text, so failures come
+  together. "Holds" means failures at the last checkpoint in at most .1 of runs and splits, and R2 > .95 wherever the
+  ceiling is above .95.
+* Rivals: log likelihood ratio at the last checkpoint, and whether the data are as either law would have them (|z| <
+  2). Held-out positions: inner ones of 12 blocks even in log position, each left out in turn; and the second half of
+  positions predicted from the first. A rival is worse (better) if the ratio of its root mean square to the
+  hyperbola's is above (below) 1 in 90 % of runs and splits; else undecided.
 * i90 = 9/a1, only where the form passes. Intervals: 90 %, delta method with t of clusters - 1, and 500 resamples of
   clusters at the last checkpoint.
 * Ranges: the run of context 256 is fitted over 1..64, 1..128, 1..256; a true law gives one a1.
 * LSTM against LLaMA: paired difference at the last checkpoint. Early: positions 1 to 8, equal if the 90 % interval is
-  inside +-.05 nats. Late: the second half. "Falls behind on late ones": late minus early above 0 with its interval, seeds
-  of LLaMA (standard deviation, times sqrt 2) added to the error of the text. Kaplan et al. see early positions match.
+  inside +-.05 nats. Late: the second half. "Falls behind on late ones": late minus early above 0 with its interval,
+  seeds of LLaMA (standard deviation, times sqrt 2) added to the error of the text. Kaplan et al. see early positions
+  match.
 * **Added after the first look** (two runs, in which the noise of the plain mean was all there was to see): held-out
-  positions also by the additive estimate, whose noise is far smaller; i90 is also shown where its shape is weakly identified,
-  with its wide interval; "passes" is the test alone.
-* Expected: the law is close but not exact; with the noise of 64 windows' documents R2 stays below .95 for want of text;
-  the power law is its equal inside and better beyond; the LSTM stops using context early.
+  positions also by the additive estimate, whose noise is far smaller; i90 is also shown where its shape is weakly
+  identified, with its wide interval; "passes" is the test alone.
+* Expected: the law is close but not exact; with the noise of 64 windows' documents R2 stays below .95 for want of
+  text; the power law is its equal inside and better beyond; the LSTM stops using context early.
 """
 
 from __future__ import annotations

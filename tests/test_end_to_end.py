@@ -226,6 +226,7 @@ DOCUMENTS = (
     "notebooks/01_read_a_surface.ipynb",
     "notebooks/02_fit_curves.ipynb",
     "notebooks/04_forecast.ipynb",
+    "notebooks/05_position_weighting.ipynb",
 )
 
 

@@ -23,7 +23,7 @@ CLUSTERS = 8
 
 
 def planted(folder: Path, curve: np.ndarray, seed: int = 0, noise: float = 0.02) -> xr.Dataset:
-    """A surface of three checkpoints around a curve; the noise of a cluster is that of its text: the same in all runs."""
+    """Three checkpoints around a curve; the noise of a cluster is that of its text, the same in all runs."""
     surfaces.create(folder, clusters={"id": CLUSTERS, "ood": CLUSTERS}, context=len(curve), attrs={"windows": "w"})
     random = np.random.default_rng(0)
     text = {split: noise * random.standard_normal((CLUSTERS, len(curve))) for split in ("id", "ood")}

@@ -57,6 +57,19 @@ def test_a_planted_surface_is_described_without_rest_and_held_out_checkpoints_to
         assert fitting.of_surface(learned.loss.sel(split=name), curve.sel(split=name))["within_r2"] > 1 - 1e-8
 
 
+def test_a_split_that_learns_nothing_from_context_is_not_described_and_leaves_the_others_alone():
+    flat = planted()
+    flat["loss"] = xr.ones_like(flat.loss) * (1 + flat.tokens / 1e8)
+    learned = tl.stacked({"0": planted(), "1": flat})
+    curve = tl.position_surface("temporal", learned, TOKENS)
+    assert curve is not None
+    assert np.isnan(curve.sel(split="id@1")).all()
+    np.testing.assert_allclose(curve.sel(split="id@0"), learned.loss.sel(split="id@0"), atol=2e-5)
+    nothing = tl.position_surface("temporal", learned.sel(split=["id@1"]), TOKENS)
+    assert nothing is not None
+    assert np.isnan(nothing).all()
+
+
 def test_the_paper_law_is_refused_without_a_cosine():
     learned = tl.stacked({"0": planted()})
     assert tl.position_surface(temporal.Paper(), learned, TOKENS) is None

@@ -77,7 +77,7 @@ def test_a_stationary_covariance_is_found_from_few_clusters_and_is_positive():
 def test_a_stationary_covariance_comes_back_as_it_is(tolerance):
     truth = windowed()
     np.testing.assert_allclose(noise.stationary(truth), truth, atol=tolerance["algebra"])
-    with pytest.raises(ValueError, match="square|expected finite"):
+    with pytest.raises(ValueError, match="expected finite"):
         noise.stationary(np.full((3, 3), np.nan))
 
 

@@ -17,14 +17,14 @@ PAPER = "Temporal Scaling Law, the dynamic hyperbolic law"
 MARGIN = 0.05  # nats, of equal early positions
 CURVES = "Loss by position at six checkpoints, in distribution: measured (dots) and the hyperbolic law (lines)."
 CAPTIONS = {
-    "r2": "R2 of the hyperbolic law at every checkpoint of a 222k LLaMA, below the R2 that a true law would reach under "
-    "the noise of this much text.",
+    "r2": "R2 of the hyperbolic law at every checkpoint of a 222k LLaMA, below the R2 that a true law would reach "
+    "under the noise of this much text.",
     "residual": "What the law leaves at every checkpoint, in standard errors of a position (common mode taken out). "
     "Stripes along tokens are the text: the same tokens are hard for every checkpoint.",
-    "i90": "Context until nine tenths of the hyperbola's gap are closed, over training, where the form passes its test; "
-    "bands are 90 % intervals.",
-    "rivals": "Root mean square error at held-out positions of the last checkpoint, geometric mean over runs and splits, "
-    "bars hold nine tenths of them. Circles at 0: blocks; at 50 %: the second half from the first.",
+    "i90": "Context until nine tenths of the hyperbola's gap are closed, over training, where the form passes its "
+    "test; bands are 90 % intervals.",
+    "rivals": "Root mean square error at held-out positions of the last checkpoint, geometric mean over runs and "
+    "splits, bars hold nine tenths of them. Circles at 0: blocks; at 50 %: the second half from the first.",
     "lstm": "LSTM minus LLaMA of the same size by position, with pointwise 90 % intervals of the paired clusters.",
 }
 
@@ -76,12 +76,13 @@ def _holds(main: pd.DataFrame, rows: pd.DataFrame) -> Claim:
     ours = (
         f"at the last checkpoint R2 {main.r2.min():.3f} to {main.r2.max():.3f} (median {main.r2.median():.3f}) under "
         f"ceilings of {main.r2_ceiling.min():.3f} to {main.r2_ceiling.max():.3f}; the form fails its test in "
-        f"{int((main.p <= 0.05).sum())} of {len(main)} runs and splits ({int((~rows.passes).sum())} of {len(rows)} checkpoints)"
+        f"{int((main.p <= 0.05).sum())} of {len(main)} runs and splits "
+        f"({int((~rows.passes).sum())} of {len(rows)} checkpoints)"
     )
     verdict = "differs" if fails > 0.1 or low else ("agrees" if len(clean) == len(main) else "undecided")
     why = (
-        f"Where the ceiling is below .95 ({len(main) - len(clean)} of {len(main)}) this much text cannot show R2 > .95; "
-        "a test that does not fail under such noise is weak evidence for the form."
+        f"Where the ceiling is below .95 ({len(main) - len(clean)} of {len(main)}) this much text cannot show R2 > "
+        ".95; a test that does not fail under such noise is weak evidence for the form."
     )
     claim = "The hyperbolic law holds for every model size, checkpoint and validation set tried"
     return Claim(claim, f"R2 > .95 (our reading; {PAPER})", ours, verdict, why)
@@ -143,13 +144,14 @@ def notes(
     late = rows[rows.share >= 0.1]
     excess = (1 - main.r2) / (1 - main.r2_ceiling)
     found = [
-        f"What the law leaves is {excess.median():.2f} times (median; {excess.min():.2f} to {excess.max():.2f}) what noise "
-        "alone would leave of a true law, by the ceiling.",
+        f"What the law leaves is {excess.median():.2f} times (median; {excess.min():.2f} to {excess.max():.2f}) what "
+        "noise alone would leave of a true law, by the ceiling.",
         f"The form passes its test at {late.passes.mean():.0%} of late and "
         f"{rows[rows.share < 0.1].passes.mean():.0%} of early checkpoints; at a true law .95 would.",
-        f"The noise comes from {clusters_in(surfaces)} clusters of documents; all runs of one context are scored on the "
-        "same text, and checkpoints too, so their tests fail or pass together and are not so many pieces of evidence.",
-        f"R2 of the additive estimate is {main.r2_additive.median():.3f} (median) beside {main.r2.median():.3f} of the plain mean.",
+        f"The noise comes from {clusters_in(surfaces)} clusters of documents; all runs of one context are scored "
+        "on the same text, and checkpoints too, so their tests fail or pass together: not so many pieces of evidence.",
+        f"R2 of the additive estimate is {main.r2_additive.median():.3f} (median) beside {main.r2.median():.3f} of the "
+        "plain mean.",
     ]
     shown = main.dropna(subset=["i90"])
     for split, part in shown.groupby("split", sort=False):

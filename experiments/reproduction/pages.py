@@ -35,7 +35,8 @@ $style
 figure.print { margin: 1.2rem 0; }
 figure.print img { max-width: 100%; height: auto; background: #fff; padding: 8px; border-radius: 6px; }
 .verdict { font-weight: 600; white-space: nowrap; }
-nav.contents ul { padding-left: 1.1rem; }
+table.prose td, table.prose th { white-space: normal; text-align: left; vertical-align: top; padding-right: 0.9rem; }
+table.prose { font-size: 0.9rem; }
 </style>
 </head>
 <body>
@@ -120,7 +121,7 @@ def index(found: Sequence[Study], results: Path) -> str:
             'reconstructed: <a href="paper_and_ours.html">paper and ours</a>.'
         )
     )
-    summary = section("claims", "What came out", table(("study", "claim", "here", "verdict"), rows))
+    summary = section("claims", "What came out", table(("study", "claim", "here", "verdict"), rows, kind="prose"))
     return _page("Loss dynamics, reproduced", head, [summary, *(_study(one, results) for one in found)])
 
 
@@ -130,7 +131,7 @@ def paper_and_ours(found: Sequence[Study]) -> str:
         "No public code of the paper exists, and its text was not at hand in full: forms marked reconstructed follow "
         "its words, and no identity of numbers with it is claimed."
     )
-    setup = section("setup", "The set-up", table(("", "paper", "here", ""), SETUP))
+    setup = section("setup", "The set-up", table(("", "paper", "here", ""), SETUP, kind="prose"))
     claims = [
         (claim["claim"], claim["paper"], claim["ours"], _verdict(claim), claim["why"] or "")
         for one in found
@@ -138,7 +139,9 @@ def paper_and_ours(found: Sequence[Study]) -> str:
     ]
     body = [
         setup,
-        section("claims", "Claims", table(("claim", "paper", "here", "verdict", "why it may differ"), claims)),
+        section(
+            "claims", "Claims", table(("claim", "paper", "here", "verdict", "why it may differ"), claims, kind="prose")
+        ),
     ]
     return _page("Paper and ours", head, body)
 
@@ -158,8 +161,9 @@ def _study(one: Study, results: Path) -> str:
 
 def _figure(one: Study, name: str, caption: str, results: Path) -> str:
     source = (one.folder / f"{name}.png").relative_to(results).as_posix()
-    image = f'<img src="{escape(source)}" alt="{escape(caption or name)}" loading="lazy">'
-    return f'<figure class="print">{image}<figcaption>{escape(caption)}</figcaption></figure>'
+    told = f"{name.replace('_', ' ')}: {caption}"
+    image = f'<img src="{escape(source)}" alt="{escape(told)}" loading="lazy">'
+    return f'<figure class="print">{image}<figcaption>{escape(told)}</figcaption></figure>'
 
 
 def _table(one: Study, name: str) -> str:

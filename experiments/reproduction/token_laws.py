@@ -100,11 +100,25 @@ def applies(method: Any, surface: xr.Dataset) -> bool:
 
 
 def position_surface(method: Any, learned: xr.Dataset, tokens: np.ndarray, solver: str = "auto") -> xr.DataArray | None:
-    """The law by position fitted to `learned`, read at tokens, (split, tokens, position); None where there is none."""
+    """The law by position fitted to `learned`, read at tokens, (split, tokens, position).
+
+    NaN for splits whose position fits say too little; None where the law does not apply.
+    """
     if not applies(method, learned):
         return None
-    plan = learning_rate.carried(learned)
-    return temporal.surface_of(temporal.described(learned, plan, method, solver), tokens, learned.position)
+    own, plan = described_splits(learned), learning_rate.carried(learned)
+    if not own.sizes["split"]:
+        where = {"split": learned.split.values, "tokens": tokens, "position": learned.position.values}
+        return xr.DataArray(np.nan, where, ("split", "tokens", "position"))
+    found = temporal.surface_of(temporal.described(own, plan, method, solver), tokens, own.position)
+    return found.reindex(split=learned.split)
+
+
+def described_splits(learned: xr.Dataset) -> xr.Dataset:
+    """The splits with enough usable position fits for temporal laws; the loss of others falls with no context."""
+    status = tsl.fit(tsl.laws.HYPERBOLIC, learned.loss, over="position").status
+    count = status.isin([int(one) for one in temporal.USABLE]).sum("tokens")
+    return learned.isel(split=np.flatnonzero(count.values >= temporal.FEWEST))
 
 
 def position_parameters(method: Any) -> int:
@@ -122,7 +136,9 @@ def lm_of_mean(one: MeanLaw, surface: xr.Dataset, learned: xr.Dataset) -> dict[s
 
 def lm_by_position(method: Any, learned: xr.Dataset) -> pd.DataFrame:
     """The lm columns, and the median R2, of the laws of a0, a1 and a2; index the parameter, rows `together` last."""
-    plan = learning_rate.carried(learned)
+    learned, plan = described_splits(learned), learning_rate.carried(learned)
+    if not learned.sizes["split"]:
+        return pd.DataFrame(np.nan, index=[*PARTS, "together"], columns=["r2", *lm.COLUMNS])
     fits = temporal.described(learned, plan, "temporal" if method == "temporal_joint" else method)
     usable = fits["position"].status.isin([int(s) for s in temporal.USABLE])
     rows = {}

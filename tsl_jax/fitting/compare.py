@@ -4,10 +4,10 @@ Likelihood. With B the means over bins, S = B Sigma B' and f the curve of a law,
 
     chi2 = min over the law of (B y - B f)' S^-1 (B y - B f) = -2 log likelihood + constant.
 
-Under a true law chi2 follows a chi2 of (bins - parameters) degrees (`lack_of_fit`), if Sigma is known; where Sigma comes
-from few clusters `reference` simulates clusters, curve and estimate of Sigma together. Two laws f, g that are not nested
-are compared by D = (chi2_g - chi2_f)/2, the log likelihood ratio. If f is true, D is normal with mean d^2/2 and
-standard deviation d, where d^2 is the chi2 that g leaves of f's own curve: so D < 0 has probability Phi(-d/2), and
+Under a true law chi2 follows a chi2 of (bins - parameters) degrees (`lack_of_fit`), if Sigma is known; where Sigma
+comes from few clusters `reference` simulates clusters, curve and estimate of Sigma together. Two laws f, g that are
+not nested are compared by D = (chi2_g - chi2_f)/2, the log likelihood ratio. If f is true, D is normal with mean d^2/2
+and standard deviation d, where d^2 is the chi2 that g leaves of f's own curve: so D < 0 has probability Phi(-d/2), and
 z = (D - d^2/2)/d tells whether the data are as f would have them (`versus`; Cox 1961, linearised).
 
 Held-out points. `held_out` leaves out blocks of points, `extrapolated` the second half, fits the rest by plain least
@@ -126,8 +126,9 @@ def _coarse(law: Law, x: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 @partial(jax.jit, static_argnums=0)
 def _bases(law: Law, log_shape: jax.Array, x: jax.Array) -> jax.Array:
-    assert law.basis is not None
-    return jax.vmap(lambda s: law.basis(jnp.exp(s)[None], x), out_axes=1)(log_shape)
+    basis = law.basis
+    assert basis is not None
+    return jax.vmap(lambda s: basis(jnp.exp(s)[None], x), out_axes=1)(log_shape)
 
 
 def lack_of_fit(found: Likely) -> float:

@@ -1,20 +1,20 @@
 """The noise of a loss curve over positions, from few clusters: a stationary covariance, and bins that it can bear.
 
-The covariance of a mean curve over n positions from C clusters (documents) has rank C - 1: no likelihood can be made of
-it. What is known of the noise fills the gap. Windows begin anywhere in a text, so that how hard a token is has nothing
-to do with the position at which it is met: the noise is *stationary*,
+The covariance of a mean curve over n positions from C clusters (documents) has rank C - 1: no likelihood can be made
+of it. What is known of the noise fills the gap. Windows begin anywhere in a text, so that how hard a token is has
+nothing to do with the position at which it is met: the noise is *stationary*,
 
     cov(e_i, e_j) = c(|i - j|),     c(h) = mean over i of S(i, i + h),
 
-with S the sample covariance. Averaging along diagonals makes hundreds of pairs of a few clusters, and keeps what matters:
-the common mode (a text that is easy throughout; laws with a constant do not see it), slow drifts, and the comb that
-overlapping windows leave (a token that was hard at position i was hard at i + 3 too). Negative eigenvalues of the
-Toeplitz matrix are set to zero, and it is scaled back to the variance it had.
+with S the sample covariance. Averaging along diagonals makes hundreds of pairs of a few clusters, and keeps what
+matters: the common mode (a text that is easy throughout; laws with a constant do not see it), slow drifts, and the
+comb that overlapping windows leave (a token that was hard at position i was hard at i + 3 too). Negative eigenvalues
+of the Toeplitz matrix are set to zero, and it is scaled back to the variance it had.
 
-Its small eigenvalues remain mere guesses: likelihoods are made of means over bins, even in log position (`log_bins`), at
-which laws over positions differ and the comb averages out. In simulations with the noise of 64 documents and 8
-clusters, 10 bins give tests of 5 % that reject 9 to 10 % of true laws; 17 bins, 14 to 17 %; every position is hopeless. Hence
-`compare.reference`, which simulates what is left.
+Its small eigenvalues remain mere guesses: likelihoods are made of means over bins, even in log position (`log_bins`),
+at which laws over positions differ and the comb averages out. In simulations with the noise of 64 documents and 8
+clusters, 10 bins give tests of 5 % that reject 9 to 10 % of true laws; 17 bins, 14 to 17 %; every position is
+hopeless. Hence `compare.reference`, which simulates what is left.
 """
 
 from __future__ import annotations

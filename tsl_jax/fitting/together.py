@@ -7,7 +7,8 @@ description rather than the truth, so no difference between fits over different 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,7 +35,7 @@ def together(fits: Mapping[str, Fit], dim: str = "fit") -> xr.Dataset:
     (first, model), *rest = fits.items()
     for name, fit in rest:
         _alike(first, model, name, fit)
-    names: pd.Index[Hashable] = pd.Index(list(fits), name=dim)
+    names: Any = pd.Index(list(fits), name=dim)
 
     def joined(values: list[xr.DataArray], fill: object) -> xr.DataArray:
         return xr.concat(values, names, join="outer", fill_value=fill, coords="minimal", compat="override")

@@ -29,7 +29,8 @@ def differences_overall(table: pd.DataFrame, margin: float | None = None, unit: 
     for side in () if margin is None else (-margin, margin):
         panel.axvline(side, color=MUTED, linewidth=0.7, linestyle=(0, (4, 2)), zorder=1)
     known = table.seeds if "seeds" in table else [None] * len(table)
-    for y, (row, seeds) in enumerate(zip(table.itertuples(index=False), known, strict=True)):
+    rows: Any = table.itertuples(index=False)
+    for y, (row, seeds) in enumerate(zip(rows, known, strict=True)):
         panel.plot([row.low, row.high], [y, y], color=colour(0), linewidth=1.4, solid_capstyle="butt")
         panel.plot([row.mean], [y], "s", color=colour(0), markersize=4)
         if seeds is not None:

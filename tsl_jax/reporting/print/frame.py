@@ -51,11 +51,11 @@ def log_axis(axis: Any, values: Any, name: Any = plain, margin: float = 1.15, mo
     panel, which = axis.axes, axis.axis_name
     getattr(panel, f"set_{which}scale")("log")
     getattr(panel, f"set_{which}lim")(low, high)
-    axis.set_major_locator(FixedLocator(round_ticks(low, high, most)))
+    axis.set_major_locator(FixedLocator(round_ticks(low, high, most).tolist()))
     axis.set_major_formatter(FuncFormatter(lambda value, _: name(value)))
     few = np.log10(high / low) <= 4
     decades = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
-    axis.set_minor_locator(FixedLocator(np.outer(decades, range(1, 10)).ravel()) if few else NullLocator())
+    axis.set_minor_locator(FixedLocator(np.outer(decades, range(1, 10)).ravel().tolist()) if few else NullLocator())
     axis.set_minor_formatter(NullFormatter())
 
 
@@ -97,7 +97,9 @@ def legend_above(figure: Figure, handles: Sequence[Any], labels: Sequence[str], 
 
 def panel_title(panel: Axes, text: str) -> None:
     """The name of one of several panels; long names become smaller until they fit."""
-    title = panel.set_title(text)
-    room = panel.get_figure().get_figwidth() / max(panel.get_gridspec().ncols, 1) - 0.45
-    while title.get_window_extent().width / panel.get_figure().dpi > max(room, 0.5) and title.get_fontsize() > 5:
+    title: Any = panel.set_title(text)
+    figure: Any = panel.get_figure()
+    grid: Any = panel.get_gridspec()
+    room = figure.get_figwidth() / max(grid.ncols, 1) - 0.45
+    while title.get_window_extent().width / figure.dpi > max(room, 0.5) and title.get_fontsize() > 5:
         title.set_fontsize(title.get_fontsize() - 0.5)

@@ -70,7 +70,8 @@ def styled(draw: Callable[Options, Figure]) -> Callable[Options, Figure]:
 
     @wraps(draw)
     def drawn(*args: Options.args, **options: Options.kwargs) -> Figure:
-        with mpl.rc_context({**DEFAULTS, **SETTINGS}):
+        settings: Any = {**DEFAULTS, **SETTINGS}
+        with mpl.rc_context(settings):
             figure = draw(*args, **options)
             figure.draw_without_rendering()  # ticks come into being with the settings of the moment: now
         return figure
