@@ -223,11 +223,16 @@ def costs(runs: Runs) -> pd.DataFrame:
         line |= {"evaluated_tokens": each, "checkpoints": count, "evaluation_flops": flops / 3 * each * count}
         line["evaluation_over_training"] = each * count / 3 / tokens
         line |= {f"seconds: {what}": made["seconds"].get(what, np.nan) for what in ("train", "evaluate")}
+        line |= {_until(share): int((surface.tokens <= share * tokens).sum()) for share in SHARES}
         train = line["seconds: train"]
         for method in (MAIN, "power", "paper"):
             line[f"a forecast by {method} over training, seconds"] = seconds.get((method, kind), np.nan) / train
         lines.append(line)
     return pd.DataFrame(lines)
+
+
+def _until(share: float) -> str:
+    return f"checkpoints until {100 * share:.0f} %"
 
 
 def fitting_seconds(folder: Path = RESULTS) -> dict[tuple[str, str], float]:
@@ -241,31 +246,26 @@ def fitting_seconds(folder: Path = RESULTS) -> dict[tuple[str, str], float]:
 
 def selections(table: pd.DataFrame, design: tuple[int, int]) -> pd.DataFrame:
     """Choosing among k candidates by runs to a share of the tokens, in FLOPs, against training all to their end."""
-    every, quarters = design
-    thin, lines = quarters / 4 / every, []
+    (every, quarters), lines = design, []
     for row in _sizes(table):
         one, evaluation = row.training_flops, row.evaluation_flops / row.checkpoints
         for k in CANDIDATES:
             everything = k * (one + evaluation)
             for share in SHARES:
-                seen = share * row.checkpoints
+                seen = int(row[_until(share)])
                 short, rest = k * share * one, (1 - share) * one + evaluation
                 line = {"runs": row.runs, "k": k, "share": share, "all to the end": everything}
-                for name, part in (("full evaluation", 1.0), ("thin evaluation", thin)):
-                    spent = k * seen * evaluation * part
+                for name, part in (("full evaluation", seen), ("thin evaluation", -(-seen // every) * quarters / 4)):
+                    spent = k * evaluation * part
                     line |= {f"{name}": short + spent + rest, f"{name}, over all": (short + spent + rest) / everything}
                     line[f"{name}: share of evaluating"] = spent / (short + spent + rest)
                 lines.append(line)
     return pd.DataFrame(lines)
 
 
-def _sizes(table: pd.DataFrame) -> Iterator[Any]:
+def _sizes(table: pd.DataFrame) -> Iterator[pd.Series]:
     """One row of each size: schedules cost the same."""
-    seen = set()
-    for row in table.itertuples():
-        if row.n_params not in seen:
-            seen.add(row.n_params)
-            yield row
+    yield from (row for _, row in table.drop_duplicates("n_params").iterrows())
 
 
 # -------------------------------------------------------------------------------------------------- what is told

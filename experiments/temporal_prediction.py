@@ -75,6 +75,7 @@ METHODS = (*POSITION, *MEAN)
 NAMES = tuple(one if isinstance(one, str) else one.name for one in METHODS)
 FAIR, THEIRS = "power", ("power_pure", "reciprocal", "logarithmic")
 KEYS = ["runs", "split", "seed", "cutoff", "method"]
+KEPT = [*KEYS, "error", "mse", "covered_90", "final_inside"]
 LM_CUTOFF = 0.4
 RESULTS = Path(__file__).parent / "results"
 
@@ -266,7 +267,8 @@ def notes(rows: pd.DataFrame) -> list[str]:
         inside = []
         for method, own in group.groupby("method", sort=False):
             found = interval(own.groupby("seed").covered_90.mean())
-            inside += [f"{method} {found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]"] if found.n else []
+            low, high = max(found.low, 0), min(found.high, 1)
+            inside += [f"{method} {found.mean:.2f} [{low:.2f}, {high:.2f}]"] if found.n else []
         told.append(f"{kind}, {split}, later checkpoints inside the 90 % interval, all cut-offs: {', '.join(inside)}")
     told += [_signs(rows, kind) for kind in _repeated(rows)]
     refused = rows[rows.error.isna()].groupby("method").size()
@@ -332,7 +334,7 @@ def analyse(runs: Runs) -> Findings:
     table, apart = main_table(rows, beside), pairs(rows)
     kind = _first_cosine(rows)
     drawn, captions = figures(rows)
-    tables = {"errors": table, "pairs": apart, "coverage": coverage(rows), "rows": rows}
+    tables = {"errors": table, "pairs": apart, "coverage": coverage(rows), "rows": rows[KEPT]}
     return Findings(tables, claims(apart, kind), notes(rows), drawn, captions)
 
 
