@@ -367,8 +367,8 @@ def figures(error: pd.DataFrame, contrast: pd.DataFrame) -> tuple[dict[str, Any]
     }
     made = {"errors": lines_with_bands(named, "tokens evaluated until the cut-off", "|final error| (nats)", "xy")}
     told = {
-        "errors": f"{kind}, id, from 20 %: error of the forecast final loss against tokens evaluated. The paper's law, much "
-        "worse, is in the tables."
+        "errors": f"{kind}, id, from 20 %: error of the forecast final loss against tokens evaluated. The paper's law, "
+        "much worse, is in the tables."
     }
     if len(contrast):
         size = kind.partition("-")[0]

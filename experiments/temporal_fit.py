@@ -40,7 +40,7 @@ id, .970 [.964, .976] ood; power law with constant .998 [.997, .998] and .964 [.
 on id and not ood, where no smooth law does. On held-out checkpoints the paper's law is not better than the power law
 with a third of its numbers: -.005 [-.010, .000] id, +.001 [-.005, .008] ood; BIC prefers the power law by 50. Fitted
 jointly it is its equal (.9974). Beyond half of the tokens annealing explains .99 of what is left to explain on id,
-paper .967, power .953, and no law more than .4 ood. Of the parameters a2(N) is followed (R2 .997 id), a0 and a1, noisy
+paper .967, power .953, and no law more than .41 ood. Of the parameters a2(N) is followed (R2 .997 id), a0 and a1, noisy
 and correlated, are not (.89, .82). The cosine piece helps: paper minus temporal is +.013 in R2. Under wsd the forms
 without schedule miss the cool-down: .98 (temporal), .993 (power), .9986 (annealing).
 """
