@@ -21,11 +21,12 @@ from tsl_jax import surface
 from tsl_jax.models import sharding
 from tsl_jax.models.build import ARCHITECTURES, abstract
 from tsl_jax.models.config import ModelConfig
-from tsl_jax.training import checkpoint, mesh
+from tsl_jax.training import checkpoint, mesh, weight_updates
 from tsl_jax.training.config import MeshConfig, TrainConfig, total_steps
 from tsl_jax.training.reevaluate import reevaluate
 from tsl_jax.training.step import TrainState, initial_state, make_step
 from tsl_jax.training.train import train
+from tsl_jax.training.weights import PositionWeights
 
 MESHES = {"1,1,1": MeshConfig(1), "8,1,1": MeshConfig(), "2,4,1": MeshConfig(2, 4), "2,2,2": MeshConfig(0, 2, 2)}
 STEPS, BATCH, T, V = 3, 16, 12, 64
@@ -94,6 +95,17 @@ def runs(folder: Path, text: tuple[str, ...]) -> dict[str, Any]:
     return {"one": run_of(config, folder / "one"), "eight": run_of(config, folder / "eight"), "again": again}
 
 
+def weighted(folder: Path, text: tuple[str, ...]) -> dict[str, Any]:
+    """The last weights, and the losses, of a run that is weighted by its gradient noise, on one device and on eight."""
+    config = replace(small_run(text, steps=8, evaluations=2), batch_size=8, tokens=8 * 128, weight_updates=2)
+    config = replace(config, position_weights=PositionWeights("gradient_noise"))
+    found = {}
+    for key in ("1,1,1", "8,1,1"):
+        out = train(replace(config, mesh=MESHES[key]), folder / f"weighted {key}")
+        found[key] = {**run_of(config, out), "weights": weight_updates.read_lines(out)[-1]["weights"]}
+    return found
+
+
 if __name__ == "__main__":
     jax.config.update("jax_numpy_rank_promotion", "raise")
     found: dict[str, Any] = {"losses": {}}
@@ -104,4 +116,5 @@ if __name__ == "__main__":
         if name == "llama":
             found["moved"] = moved(Path(sys.argv[1]) / "checkpoints", results["2,4,1"][1], results["2,2,2"][1])
     found["runs"] = runs(Path(sys.argv[1]), tuple(sys.argv[2:]))
+    found["weighted"] = weighted(Path(sys.argv[1]), tuple(sys.argv[2:]))
     print(json.dumps(found))

@@ -12,7 +12,8 @@ import pytest
 from tsl_jax import cli
 
 POSITION = np.arange(1.0, 33.0)
-COLUMNS = ["curve", "a0", "a1", "a2", "a0_stderr", "a1_stderr", "a2_stderr", "sse", "r2", "status"]
+RANGE = ["position_low", "position_high"]
+COLUMNS = ["curve", "a0", "a1", "a2", "a0_stderr", "a1_stderr", "a2_stderr", "sse", "r2", *RANGE, "status"]
 
 
 def tsl_command(*arguments: object) -> int:
@@ -170,7 +171,7 @@ def test_a_mistake_gets_a_sentence_and_exit_code_2(name, tmp_path, capsys, monke
 
 
 def test_a_wrong_option_prints_no_headline_and_leaves_no_folder(tmp_path, capsys):
-    for wrong in (("--tokens", 10), ("--position-weights.kind", "head"), ("--text", tmp_path / "none")):
+    for wrong in (("--tokens", 10), ("--position-weights", "head"), ("--text", tmp_path / "none")):
         assert tsl_command("train", "--out", tmp_path / "run", *wrong) == 2
         assert capsys.readouterr().out == ""
     assert not (tmp_path / "run").exists()

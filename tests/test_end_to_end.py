@@ -98,6 +98,15 @@ def test_the_page_is_there(run):
     assert "temporal" in page
 
 
+def test_figures_for_print_are_written_on_request(run, tmp_path, capsys):
+    assert not (run / "figures").exists()
+    assert tsl_command("report", run, "--out", tmp_path, "--figures") == 0
+    assert f"figures: {tmp_path / 'figures'}" in "".join(capsys.readouterr().out.split("\n"))
+    names = {file.name for file in (tmp_path / "figures").iterdir()}
+    for stem in ("position-curves-id", "parameters", "residual-ood", "r2-id", "prediction-10-id", "prediction-40-ood"):
+        assert {f"{stem}.pdf", f"{stem}.svg", f"{stem}.png"} <= names, stem
+
+
 def test_fit_reads_a_run(run, tmp_path):
     assert tsl_command("fit", run, "--out", tmp_path / "fits.parquet") == 0
     rows = pd.read_parquet(tmp_path / "fits.parquet")
@@ -214,9 +223,10 @@ def test_resume_where_there_is_no_run_is_a_mistake(tmp_path, capsys):
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
     "README.md",
-    "notebooks/01_loss_by_position.ipynb",
+    "notebooks/01_read_a_surface.ipynb",
     "notebooks/02_fit_curves.ipynb",
     "notebooks/04_forecast.ipynb",
+    "notebooks/05_position_weighting.ipynb",
 )
 
 

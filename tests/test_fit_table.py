@@ -26,7 +26,8 @@ from tsl_jax.fitting.sources import open_source
 
 HYPERBOLIC = laws.HYPERBOLIC
 POSITION = np.arange(1.0, 33.0)
-COLUMNS = ["curve", "a0", "a1", "a2", "a0_stderr", "a1_stderr", "a2_stderr", "sse", "r2", "status"]
+RANGE = ["position_low", "position_high"]
+COLUMNS = ["curve", "a0", "a1", "a2", "a0_stderr", "a1_stderr", "a2_stderr", "sse", "r2", *RANGE, "status"]
 
 
 def curves(n: int, points: int = 32) -> np.ndarray:

@@ -64,6 +64,13 @@ def test_a_run_goes_on_on_another_mesh_to_the_same_losses(eight: dict[str, Any])
     np.testing.assert_allclose(eight["runs"]["again"], found["final"], rtol=0, atol=FLOAT32)
 
 
+def test_weights_that_follow_a_run_are_the_same_on_a_mesh(eight: dict[str, Any]) -> None:
+    one, found = (eight["weighted"][key] for key in ("1,1,1", "8,1,1"))
+    assert max(one["weights"]) - min(one["weights"]) > 0.1
+    np.testing.assert_allclose(found["weights"], one["weights"], rtol=1e-3)
+    np.testing.assert_allclose(found["steps"], one["steps"], rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_parameter_has_its_rule_and_matrices_are_split(architecture: str) -> None:
     _, params = abstract(model(architecture))

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-import yaml
 
 import tsl_jax as tsl
 
@@ -145,10 +144,9 @@ def cooled(constant: xr.Dataset, ends: xr.Dataset, end: int) -> xr.Dataset:
 
 
 def _pool(part: str, pool: Path) -> Iterator[Curve]:
-    """Finished runs of the pool, PLAN or PLAN@SEED; the seed says to which part one belongs."""
+    """Finished runs of the pool; the seed in a run's manifest says to which part it belongs."""
     for path in sorted(pool.glob("*.npz")):
-        plan, _, seed = path.stem.partition("@")
-        seed = int(seed or (yaml.safe_load((pool / f"{plan}.yaml").read_text()) or {}).get("seed", 0))
+        seed = json.loads(path.with_name(f"{path.stem}.json").read_text())["seed"]
         mine = seed in DEVELOPMENT_SEEDS if part == DEVELOPMENT else seed >= FIRST_SEALED_SEED
         if mine:
             yield Curve(part, "pool", path.stem, tsl.load_surface(path))

@@ -66,14 +66,17 @@ class Findings:
 
     def told(self) -> str:
         """Tables as Markdown, claims and notes, for a terminal and for LOG.md."""
-        claims = [f"* {one.claim}: paper {one.paper}; here {one.ours}: {one.verdict}. {one.why}" for one in self.claims]
+        claims = [
+            f"* {one.claim}: paper {one.paper}; here {one.ours}: {one.verdict}. {one.why}".rstrip()
+            for one in self.claims
+        ]
         tables = [markdown(table) for table in self.tables.values()]
         return "\n\n".join([*tables, "\n".join(claims), "\n".join(f"* {note}" for note in self.notes)])
 
 
 def markdown(table: pd.DataFrame) -> str:
     """A table of at most five digits a number."""
-    head = [str(name) for name in table.columns]
+    head = [_cell(name) for name in table.columns]
     rows = [[_cell(value) for value in row] for row in table.itertuples(index=False)]
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
 
@@ -81,7 +84,7 @@ def markdown(table: pd.DataFrame) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return "" if value != value else f"{value:.4g}"
-    return str(value)
+    return str(value).replace("|", "\\|")
 
 
 def write(findings: Findings, folder: Path, study: Study, scale: str, seconds: float) -> None:

@@ -23,15 +23,18 @@ def beside(law: Law, y: xr.DataArray, over: str, **options: Any) -> dict[str, fl
     """The three columns for a law on curves of which every other dimension is flattened.
 
     Args:
-        law, y, over: as for `tsl.fit`. options: of `tsl.fit`,
-            shared by all curves.
+        law, y, over: as for `tsl.fit`; curves with missing values are left out. options: of `tsl.fit`, shared by all
+            curves.
     """
     outer = [dim for dim in y.dims if dim != over]
-    flat = y.stack(curve=outer) if outer else y.expand_dims("curve")
-    flat = flat.transpose("curve", over).reset_index("curve", drop=True).dropna("curve")
+    flat = y.stack(curve=outer).reset_index("curve", drop=True) if outer else y.expand_dims("curve")
+    flat = flat.transpose("curve", over).dropna("curve")
+    if not flat.size:
+        return dict(zip(COLUMNS, (np.nan, np.nan, 0), strict=True))
     chosen = np.unique(np.linspace(0, flat.sizes["curve"] - 1, min(MOST, flat.sizes["curve"])).round().astype(int))
     some = flat.isel(curve=chosen)
     best = tsl.fit(law, some, over=over, **options)
     other = tsl.fit(law, some, over=over, method="lm", **options)
+    both = int((np.isfinite(best.sse) & np.isfinite(other.sse)).sum())
     excess = (other.sse / best.sse - 1).where(best.sse > 0)
-    return dict(zip(COLUMNS, (float(other.r2.median()), float(excess.max()), len(chosen)), strict=True))
+    return dict(zip(COLUMNS, (float(other.r2.median()), float(excess.max()), both), strict=True))

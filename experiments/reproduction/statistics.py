@@ -106,7 +106,7 @@ def holm(p: Any) -> np.ndarray:
 
 
 def bands(values: Any, level: float = 0.95, seed: int = 0) -> pd.DataFrame:
-    """Simultaneous bands of the mean of curves (seed, position): columns mean, low, high, pointwise_low, pointwise_high.
+    """Simultaneous bands of the mean of curves (seed, position): mean, low, high, pointwise_low, pointwise_high.
 
     Raises:
         ValueError: for fewer than three curves.

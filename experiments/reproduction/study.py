@@ -76,6 +76,18 @@ class Study:
             sys.stderr.write(f"{self.name}: interrupted; the same command goes on\n")
             raise SystemExit(130) from None
 
+    def runs(self, scale: str, home: Path = HOME) -> dict[str, TrainConfig]:
+        """The runs of a scale.
+
+        Raises:
+            ValueError: where it has no plan, or a plan that cannot work.
+        """
+        plans = home / "plans" / self.name
+        if not (plans / f"{scale}.yaml").exists():
+            there = ", ".join(known for known in MINUTES if (plans / f"{known}.yaml").exists()) or "none"
+            raise ValueError(f"there is no plan {plans / scale}.yaml; --scale may be: {there}")
+        return read_sweep(plans / f"{scale}.yaml")
+
     def _options(self, arguments: list[str] | None) -> argparse.Namespace:
         parser = argparse.ArgumentParser(description=self.title)
         parser.add_argument("--scale", choices=MINUTES, default="cpu")
@@ -85,10 +97,7 @@ class Study:
         return parser.parse_args(arguments)
 
     def _run(self, wanted: argparse.Namespace, home: Path) -> None:
-        runs, pool = (
-            read_sweep(home / "plans" / self.name / f"{wanted.scale}.yaml"),
-            Pool(home / "pool", Path("runs/pool")),
-        )
+        runs, pool = self.runs(wanted.scale, home), Pool(home / "pool", Path("runs/pool"))
         print(listed(pool, runs))
         print(f"then an analysis of about {self.minutes:g} minutes (cpu scale)", flush=True)
         if wanted.cost:
@@ -108,8 +117,5 @@ class Study:
 
 def load(pool: Pool, runs: Mapping[str, TrainConfig], scale: str) -> Runs:
     """The kept runs of a sweep, under the names it gives them."""
-    manifests = pool.manifests()
-    from tsl_jax.training.config import config_hash
-
-    found = {name: manifests[config_hash(config)] for name, config in runs.items()}
+    found = pool.found(runs)
     return Runs({name: load_surface(one["file"]) for name, one in found.items()}, found, scale)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Command:
-    """Fit a law to every curve; write one row a curve: parameters, standard errors, sse, r2, status.
+    """Fit a law to every curve; write one row a curve: parameters, standard errors, sse, r2, range of x, status.
 
     Files of any size pass through fixed memory; a call that was interrupted continues when it is repeated.
     """

@@ -25,15 +25,16 @@ def parse(command: type[T], verb: str, arguments: list[str]) -> T:
     file, rest = _config_file(arguments)
     file = file or _config_of_run(rest)
     default: dict[str, Any] = {} if file is None else {"default": _from_file(command, file)}
-    settings = {"config": (tyro.conf.FlagCreatePairsOff,), "registry": _integers()}
+    settings = {"config": (tyro.conf.FlagCreatePairsOff,), "registry": _read_from_words()}
     return tyro.cli(command, args=rest, prog=f"tsl {verb}", **settings, **default)
 
 
-def _integers() -> Any:
-    """The rule by which tyro reads integers: 1e6 is one."""
+def _read_from_words() -> Any:
+    """The rules by which tyro reads integers (1e6 is one) and weights over positions (one text)."""
     from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
     from tsl_jax.training.config import whole
+    from tsl_jax.training.weights import PositionWeights
 
     registry = ConstructorRegistry()
 
@@ -46,6 +47,18 @@ def _integers() -> Any:
             metavar="INT",
             instance_from_str=lambda words: whole(words[0]),
             is_instance=lambda value: type(value) is int,
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    @registry.primitive_rule
+    def weights(info: Any) -> Any:
+        if info.type is not PositionWeights:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="RULE",
+            instance_from_str=lambda words: PositionWeights.parse(words[0]),
+            is_instance=lambda value: isinstance(value, PositionWeights),
             str_from_instance=lambda value: [str(value)],
         )
 

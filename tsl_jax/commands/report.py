@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tsl_jax.commands.analysis import Analysis
 
 
-PAGE = "report.html"
+PAGE, FIGURES = "report.html", "figures"
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,12 @@ class Command:
     """Folder of a run (or of a surface), or the .npz file of a surface."""
     out: Path | None = None
     """Folder for report.html and summary.json; without it the run's folder, or for NAME.npz the folder NAME."""
+    figures: bool = False
+    """Write figures for print as well: figures/NAME.pdf, .svg and .png beside the page."""
 
 
 def run(command: Command) -> None:
-    """Write report.html and summary.json, and print the table of errors."""
+    """Write report.html and summary.json, and the figures where they are wanted; print the table of errors."""
     from tsl_jax.commands import options
     from tsl_jax.commands.progress import bars
     from tsl_jax.surface import load_surface
@@ -35,8 +37,10 @@ def run(command: Command) -> None:
     surface = load_surface(command.run)
     out = options.home(command.run) if command.out is None else command.out
     with bars() as progress:
-        summary = write(command.run, out, surface, options.stamp(command), progress)
+        summary = write(command.run, out, surface, options.stamp(command), progress, command.figures)
     show(summary, surface, out)
+    if command.figures:
+        print(f"figures: {out / FIGURES}/*.pdf, .svg, .png")
 
 
 def show(summary: dict[str, Any], surface: Any, out: Path) -> None:
@@ -49,12 +53,18 @@ def show(summary: dict[str, Any], surface: Any, out: Path) -> None:
 
 
 def write(
-    source: Path, out: Path, surface: Any, stamp: dict[str, Any], progress: Callable[[str, int, int], None]
+    source: Path,
+    out: Path,
+    surface: Any,
+    stamp: dict[str, Any],
+    progress: Callable[[str, int, int], None],
+    figures: bool = False,
 ) -> dict[str, Any]:
     """Analyse a surface and write `summary.json` and `report.html` to `out`; the summary.
 
     Args:
         source: folder of the run, for what the training wing recorded. stamp: see `options.stamp`.
+        figures: whether to draw `out`/figures for print as well.
     """
     import json
     import time
@@ -70,11 +80,23 @@ def write(
     facts = _facts(source)
     report(out / PAGE, surface, result.by_position, *_shown(result), r2=result.r2, facts=_told(facts, missing(surface)))
     progress("report", 1, 1)
+    if figures:
+        _draw(out / FIGURES, result, progress)
     seconds = {**facts.get("seconds", {}), "analyse": analysed - started, "report": time.perf_counter() - analysed}
     summary = tables.summary(surface, result.r2, result.backtest, {**facts, "seconds": seconds}, stamp)
     text = json.dumps(summary, indent=1, allow_nan=False).encode()
     write_durably(out / "summary.json", lambda file: file.write(text))
     return summary
+
+
+def _draw(folder: Path, result: Analysis, progress: Callable[[str, int, int], None]) -> None:
+    """Figures for print, one after the other: matplotlib is loaded only here."""
+    from tsl_jax.reporting.print import figures_of, save
+
+    made = figures_of(result.surface, result.by_position, result.backtest, result.r2)
+    for number, (name, figure) in enumerate(made, 1):
+        save(figure, folder / name)
+        progress("figures", number, number)
 
 
 def _shown(result: Analysis) -> list[Any]:

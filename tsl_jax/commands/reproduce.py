@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import ast
-import subprocess
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import tyro
-
-SCALES = ("cpu", "gpu", "paper")
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,7 @@ class Command:
     """An experiment; without it they are listed."""
     scale: Literal["cpu", "gpu", "paper"] = "cpu"
     """cpu: two cores, hours. gpu: one accelerator, pieces of minutes. paper: the sizes of the paper, for a cluster."""
-    minutes: float = -1.0
+    minutes: float | None = None
     """Stop after so long, each run at a checkpoint; the same command goes on. Default 90 (cpu), 7 (gpu), 0 (paper: no
     limit)."""
     side_by_side: int = 1
@@ -40,13 +38,20 @@ def run(command: Command) -> None:
         return
     if command.name not in known:
         raise ValueError(f"reproduce: expected one of {', '.join(known)}, found {command.name!r}")
+    _become(known[command.name], _told(command))
+
+
+def _told(command: Command) -> list[str]:
+    """The options that the experiment itself has."""
     told = ["--scale", command.scale, "--side-by-side", str(command.side_by_side)]
-    told += ["--minutes", str(command.minutes)] if command.minutes >= 0 else []
-    done = subprocess.run([sys.executable, str(known[command.name]), *told, *(["--cost"] if command.cost else [])])
-    if done.returncode == 130:
-        raise KeyboardInterrupt("the same command goes on")
-    if done.returncode:
-        raise SystemExit(done.returncode)
+    told += [] if command.minutes is None else ["--minutes", str(command.minutes)]
+    return told + (["--cost"] if command.cost else [])
+
+
+def _become(path: Path, told: list[str]) -> None:
+    """This process becomes the experiment's, so that Ctrl-C and kills reach that, and its exit code is ours."""
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, str(path), *told])
 
 
 def experiments() -> Path:
@@ -66,4 +71,5 @@ def experiments() -> Path:
 
 def question(path: Path) -> str:
     """The first line of an experiment's head."""
-    return (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines()[0]
+    lines = (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines()
+    return lines[0] if lines else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from tsl_jax.sweeps import Pool
     from tsl_jax.training.config import TrainConfig
@@ -31,7 +32,8 @@ class Command:
     out: Path = Path("runs/sweep")
     """Folder: OUT/NAME.npz (the surface, packed) and OUT/NAME.json (how it was made); whole runs in OUT/runs."""
     side_by_side: int = 1
-    """Runs at a time, each on its own share of the cores: small runs gain more from this than from a second core."""
+    """Runs at a time, each on its own share of the cores: small runs gain more from this than from a second core. On an
+    accelerator leave it at 1: a run takes most of its memory."""
     minutes: float = 0.0
     """Stop after so long, each run at a checkpoint; the same command goes on. 0: until all are made."""
     list: bool = False
@@ -41,37 +43,39 @@ class Command:
 def run(command: Command) -> None:
     """List the runs, say what they cost, make them."""
     from tsl_jax.sweeps import Pool, read_sweep
-    from tsl_jax.sweeps.sweep import different
 
     runs = read_sweep(command.file)
-    different(runs)
     pool = Pool(command.out, command.out / "runs")
-    print(listed(pool, runs))
-    if not command.list:
-        left = made(pool, runs, command.side_by_side, command.minutes)
-        print(finals(pool, runs))
-        print(f"sweep: {len(left)} of {len(runs)} runs unfinished; the same command goes on" if left else
-              f"sweep: all {len(runs)} runs are kept in {command.out}")  # fmt: skip
+    print(listed(pool, runs), flush=True)
+    if command.list:
+        return
+    left = made(pool, runs, command.side_by_side, command.minutes)
+    print(finals(pool, runs))
+    if left:
+        print(f"sweep: {len(left)} of {len(runs)} runs unfinished; the same command goes on")
+    else:
+        print(f"sweep: all {len(runs)} runs are kept in {command.out}")
 
 
 def made(pool: Pool, runs: Mapping[str, TrainConfig], side_by_side: int, minutes: float) -> list[str]:
-    """Make what is not kept; the names of the runs that time did not suffice for.
+    """Make what is not kept; the names of the runs that are unfinished.
 
     Raises:
-        ValueError, OSError: for text or folders that cannot work, before the first run.
+        ValueError, OSError: for text or names that cannot work, before the first run; for runs that failed, after all.
     """
+    from tsl_jax.data import corpora
     from tsl_jax.sweeps import spread
-    from tsl_jax.training.train import checked
 
-    if side_by_side < 1 or minutes < 0:
-        raise ValueError(
-            f"sweep: --side-by-side is 1 or more and --minutes not negative, found {side_by_side}, {minutes}"
-        )
-    todo = {name: config for name, config in runs.items() if not pool.find(config)}
+    if side_by_side < 1 or not minutes >= 0:
+        found = f"{side_by_side}, {minutes}"
+        raise ValueError(f"sweep: --side-by-side is 1 or more and --minutes not negative, found {found}")
+    todo = {name: runs[name] for name, state in pool.states(runs).items() if state != "kept"}
     for name, config in todo.items():
-        checked(config, pool.runs / name, resume=True)
-    deadline = time.monotonic() + 60 * minutes if minutes else None
-    several: Any = spread.side_by_side(side_by_side) if side_by_side > 1 else nullcontext()
+        pool.check(name, config)
+    for data in {config.data: None for config in todo.values()}:
+        corpora.find(data)
+    deadline = time.time() + 60 * minutes if minutes else None
+    several: Any = spread.side_by_side(side_by_side) if side_by_side > 1 and todo else nullcontext()
     with several as executor:
         return spread.make_all(
             pool, todo, executor, deadline, lambda name, done: print(_progress(name, done), flush=True)
@@ -79,27 +83,48 @@ def made(pool: Pool, runs: Mapping[str, TrainConfig], side_by_side: int, minutes
 
 
 def _progress(name: str, done: bool) -> str:
-    return f"{name}: {'kept' if done else 'stopped at a checkpoint'}"
+    return f"{name}: {'kept' if done else 'unfinished: time is up, or another process has it in hand'}"
 
 
 def listed(pool: Pool, runs: Mapping[str, TrainConfig]) -> str:
     """A line a run, and what those that are not kept will cost together."""
-    from tsl_jax.sweeps.cost import Cost, cost
-    from tsl_jax.training.estimate import matrix_rate
+    states = pool.states(runs)
+    width = max(map(len, states))
+    lines = [f"{name:<{width}}  {state}" for name, state in states.items()]
+    todo = [runs[name] for name, state in states.items() if state != "kept"]
+    return "\n".join([*lines, _cost(todo) if todo else "nothing to train: every run is kept"])
 
-    states = {name: pool.state(name, config) for name, config in runs.items()}
-    lines = [f"{name:<40}{state}" for name, state in states.items()]
-    total = sum((cost(runs[name]) for name, state in states.items() if state != "kept"), Cost())
-    if not total.runs:
-        return "\n".join([*lines, "nothing to train: every run is kept"])
-    minutes = total.seconds(matrix_rate("float32")) / 60
-    guess = f"about {minutes:.0f} minutes of this machine, one after another (a guess from its matrix products)"
-    return "\n".join([*lines, f"to make: {total}", guess])
+
+def _cost(todo: Sequence[TrainConfig]) -> str:
+    """What these runs take from their beginning, and a guess of the time."""
+    from tsl_jax.sweeps.cost import Cost, cost, machine_rate
+
+    try:
+        costs = [(config.model.dtype, cost(config)) for config in todo]
+    except (ValueError, OSError) as error:  # its text is not built yet
+        return f"to make: {len(todo)} runs; what they cost is not known yet: {error}"
+    total = sum((one for _, one in costs), Cost())
+    try:
+        rates = {dtype: machine_rate(dtype) for dtype in dict(costs)}
+    except OSError as error:
+        return f"to make: {total}; {error}"
+    seconds = sum(one.seconds(rates[dtype]) for dtype, one in costs)
+    return f"to make: {total}\n{_time(seconds)} of this machine, one after another (a guess from its matrix products)"
+
+
+def _time(seconds: float) -> str:
+    minutes = seconds / 60
+    amount, unit = next(
+        (minutes / each, unit)
+        for each, unit, most in ((1, "minutes", 120), (60, "hours", 72), (1440, "days", math.inf))
+        if minutes / each < most
+    )
+    return f"about {amount:.3g} {unit}"
 
 
 def finals(pool: Pool, runs: Mapping[str, TrainConfig]) -> str:
     """The final losses of the runs that are kept, as Markdown."""
-    kept = {name: found for name, config in runs.items() if (found := pool.find(config))}
+    kept = pool.found(runs)
     splits = list(dict.fromkeys(split for found in kept.values() for split in found["final_loss"]))
     head = ("run", "parameters", "tokens", *(f"final loss, {split}" for split in splits))
     rows = [

@@ -30,7 +30,7 @@ class Fit:
         log_shape_stderr: DataArray (..., shape), standard errors of the logarithms of the shapes.
         agreeing: DataArray (...) of int8: how many starts of the solver ended at the best SSE; -1 for global searches.
         active: DataArray (..., coef) of int8: -1 or 1 where a coefficient is at its lower or upper limit, else 0.
-        over: the dimensions that were fitted; x: where, as the law's covariates.
+        over: the dimensions that were fitted; x: where, as the law's covariates; range: from where to where.
     """
 
     law: Law
@@ -46,6 +46,21 @@ class Fit:
     active: xr.DataArray
     over: tuple[str, ...]
     x: Any
+
+    @property
+    def range(self) -> dict[str, tuple[float, float]]:
+        """Covariate -> least and largest value that was fitted; parameters are not comparable across ranges."""
+        given = as_covariates(self.x)
+        by_name = given if isinstance(given, dict) else {self._covariate(): given}
+        return {name: (float(np.min(values)), float(np.max(values))) for name, values in by_name.items()}
+
+    def range_in_words(self) -> str:
+        """Such as "position 1..128"."""
+        return ", ".join(f"{name} {low:g}..{high:g}" for name, (low, high) in self.range.items())
+
+    def _covariate(self) -> str:
+        """The name of a single covariate: the law's own, else that of the dimension."""
+        return self.law.covariates[0] if self.law.covariates != ("x",) else self.over[0]
 
     @property
     def converged(self) -> xr.DataArray:
@@ -90,7 +105,7 @@ class Fit:
         good = int(self.converged.sum())
         rest = "" if good == self.status.size else f" · {self._counts()}"
         r2 = "" if not self.status.size else f" · median R2 {np.nanmedian(self.r2.values):.4f}"
-        return f"{self.law.formula} · {sizes} · {good}/{self.status.size} converged{r2}{rest}"
+        return f"{self.law.formula} · {self.range_in_words()} · {sizes} · {good}/{self.status.size} converged{r2}{rest}"
 
 
 def as_covariates(x: Any) -> Any:

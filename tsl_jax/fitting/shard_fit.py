@@ -6,7 +6,7 @@ with a malformed row, or one that the law cannot be fitted to, keeps its row, wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
@@ -73,7 +73,7 @@ class Work:
     def _matrix(self, law: Law, x: np.ndarray, shard: Shard, y: np.ndarray) -> Fitted:
         found = fit_rows(law, y, x=x, method=self.method, dtype=self.dtype)
         names = pa.array(np.arange(shard.first, shard.end))
-        table = columns(law, names, values(law, found, *errors_and_r2(found)), self.dtype)
+        table = columns(law, names, values(law, found, *errors_and_r2(found), ends(x)), self.dtype)
         return Fitted(table, len(table))
 
     def _long(self, law: Law, source: Any, shard: Shard) -> Fitted:
@@ -102,7 +102,8 @@ class Work:
             except ValueError as error:  # of this x: the law may have no value there
                 unfit |= {int(block.starts[k]): str(error) for k in group.curves}
                 continue
-            for name, part in values(law, result, *errors_and_r2(result)).items():
+            around = ends(group.x, group.weights)
+            for name, part in values(law, result, *errors_and_r2(result), around).items():
                 if name not in found:
                     found[name] = _unknown(name, part.dtype, len(block.starts) - 1)
                 found[name][group.curves] = part
@@ -111,11 +112,24 @@ class Work:
         return found, unfit
 
 
-def values(law: Law, found: Curves | Fit, stderr: Any, r2: Any) -> dict[str, np.ndarray]:
-    """The columns of a fit, bare or labelled, after `curve`, in the order of the table; each (curve,)."""
+def values(law: Law, found: Curves | Fit, stderr: Any, r2: Any, ends: Sequence[Any]) -> dict[str, np.ndarray]:
+    """The columns of a fit, bare or labelled, after `curve`, in the order of the table; each (curve,).
+
+    Args:
+        ends: least and largest value of each covariate that was fitted, (curve,) or one for all.
+    """
     params, errors = (np.asarray(array).reshape(-1, len(law.params)).T for array in (found.params, stderr))
-    others = (np.asarray(array).ravel() for array in (found.sse, r2, found.status))
-    return dict(zip(_names(law), [*params, *errors, *others], strict=True))
+    sse, r2, status = (np.asarray(array).ravel() for array in (found.sse, r2, found.status))
+    around = [np.broadcast_to(np.asarray(end, float), sse.shape) for end in ends]
+    return dict(zip(_names(law), [*params, *errors, sse, r2, *around, status], strict=True))
+
+
+def ends(x: np.ndarray, weights: np.ndarray | None = None) -> list[Any]:
+    """Least and largest x of positive weight, for all curves or for each."""
+    if weights is None:
+        return [np.min(x), np.max(x)]
+    here = np.asarray(weights) > 0
+    return [np.where(here, x, np.inf).min(axis=-1), np.where(here, x, -np.inf).max(axis=-1)]
 
 
 def columns(law: Law, names: pa.Array, found: dict[str, np.ndarray], dtype: str | None) -> pa.Table:
@@ -130,7 +144,8 @@ def columns(law: Law, names: pa.Array, found: dict[str, np.ndarray], dtype: str 
 
 
 def _names(law: Law) -> list[str]:
-    return [*law.params, *(f"{name}_stderr" for name in law.params), "sse", "r2", "status"]
+    around = (f"{name}_{end}" for name in law.covariates for end in ("low", "high"))
+    return [*law.params, *(f"{name}_stderr" for name in law.params), "sse", "r2", *around, "status"]
 
 
 def _unknown(name: str, dtype: np.dtype, count: int) -> np.ndarray:

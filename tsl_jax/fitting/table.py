@@ -1,13 +1,15 @@
 """Curves by the million, from a file to a table, one row a curve, in fixed memory.
 
 Input: `.npy` of (curves, positions), or a long table `curve,x,y[,weight]` as `.csv` or `.parquet`, of any size. Output:
-Parquet (or `.csv`) with `curve`, the parameters in published order, `<param>_stderr` for each, `sse`, `r2` and `status`
-by its short name. A call that was killed continues where its finished shards end when it is repeated, and ends with the
+Parquet (or `.csv`) with `curve`, the parameters in published order, `<param>_stderr` for each, `sse`, `r2`, the range
+that was fitted (`position_low`, `position_high`: parameters of different ranges are not comparable), and `status` by
+its short name. A call that was killed continues where its finished shards end when it is repeated, and ends with the
 same table.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
@@ -110,7 +112,8 @@ def write(law: Law, result: Fit, out: Path, metadata: Mapping[str, str]) -> Tabl
     try:
         assembly = Assembly(parts, out, out, dict(metadata))
         kind = "float32" if result.params.dtype == "float32" else None
-        values = shard_fit.values(law, result, result.stderr, result.r2)
+        around = [end for name in law.covariates for end in result.range.get(name, (math.nan, math.nan))]
+        values = shard_fit.values(law, result, result.stderr, result.r2, around)
         table = shard_fit.columns(law, pa.array(_labels(result)), values, kind)
         parts.store(0, Fitted(table, 0))
         assembly.advance()
@@ -187,7 +190,8 @@ def _request(law: Law, work: Work, shard_bytes: int) -> dict[str, Any]:
     """All that the rows depend on: what finished shards must agree with to be continued."""
     what = {"law": law.name, "formula": law.formula, "method": work.method, "dtype": work.dtype or "float64"}
     versions = {name: version(name) for name in ("tsl_jax", "jax", "jaxlib")}
-    return what | work.source.identity() | versions | {"shard_bytes": shard_bytes}
+    columns = {"columns": "with ranges"}  # shards of an earlier layout are not continued
+    return what | work.source.identity() | versions | columns | {"shard_bytes": shard_bytes}
 
 
 def _assemble(assembly: Assembly, source: Source, count: int, strict: bool) -> None:

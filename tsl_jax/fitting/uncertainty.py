@@ -91,6 +91,15 @@ def _missed(law: Law, q: Array, x: Covariates, noise: Array) -> Array:
     return jnp.trace(noise) - jnp.sum(frame * (noise @ frame))
 
 
+def log_shape_variance(law: Law, q: Array, x: Covariates, noise: Array) -> Array:
+    """Variance of the first log shape of a plain least squares fit at q, under noise of covariance (point, point)."""
+    columns = _jacobian(law, q, x)
+    size = jnp.sqrt(jnp.sum(columns**2, axis=0))
+    frame, r = orthonormal(columns / size)
+    row = jax.scipy.linalg.solve_triangular(r, frame.T)[0] / size[0]
+    return row @ noise @ row
+
+
 def profile_interval(law: Law, y: np.ndarray, x: Covariates, weights: np.ndarray | None = None, level: float = 0.9):
     """Profile interval of the shape of a one-shape law, (low, high) for each curve, by likelihood ratio.
 

@@ -39,6 +39,10 @@ def _split(surface: xr.Dataset, r2: xr.Dataset, backtest: Any, split: str) -> di
     known = {"r2": "plain", "r2_additive": "additive", "r2_ceiling": "ceiling"}
     return {
         "tokens": [int(t) for t in surface.tokens.values],
+        "positions": [
+            int(surface.position[0]),
+            int(surface.position[-1]),
+        ],  # that R2 and the law's parameters belong to
         **{key: numbers(r2[name].sel(split=split)) if name in r2 else None for key, name in known.items()},
         "loss": numbers(mean),
         "final_loss": number(mean[-1]),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
-from tsl_jax.data.config import EvalConfig
+from tsl_jax.data.config import chosen, sources
+from tsl_jax.data.corpora import built
 from tsl_jax.data.corpora import vocabulary as of_text
 from tsl_jax.models.config import resolve
 from tsl_jax.models.cost import flops_per_token
@@ -33,7 +37,7 @@ class Cost:
         return Cost(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
     def seconds(self, rate: float) -> float:
-        """A guess, where matrix products reach `rate` FLOPs a second (`training.estimate.matrix_rate`)."""
+        """A guess, where matrix products reach `rate` FLOPs a second (`machine_rate`)."""
         return (self.training + self.evaluation) / (UTILISATION * rate) + START_UP * self.runs
 
     def __str__(self) -> str:
@@ -42,14 +46,34 @@ class Cost:
 
 
 def cost(config: TrainConfig) -> Cost:
-    """Of one run; a forward pass is a third of a training step."""
+    """Of one run; a forward pass is a third of a training step.
+
+    Raises:
+        ValueError: where its vocabulary is that of a corpus which is not built yet.
+    """
     vocabulary = config.model.vocabulary or of_text(config.data)
     model = resolve(config.model, vocabulary=vocabulary, context=config.context)
     each = flops_per_token(model, config.context)
-    evaluated = config.evaluations * windows(config.evaluation) * config.context
+    evaluated = config.evaluations * windows(config) * config.context
     return Cost(1, config.tokens, evaluated, float(each) * config.tokens, each / 3 * evaluated)
 
 
-def windows(config: EvalConfig) -> int:
-    """Evaluation windows of both splits; text without a second kind of domain has only the first."""
-    return config.id_stretches * config.id_offsets + config.ood_stretches * config.ood_offsets
+def windows(config: TrainConfig) -> int:
+    """Evaluation windows of all splits; text without a domain that is not trained on has only the first."""
+    told, data = config.evaluation, config.data
+    domains = chosen(data, tuple(built(Path(data.corpus).expanduser())["record"]["tokens"])) if data.corpus else None
+    other = any(domain.weight == 0 for domain in domains or sources(data))
+    return told.id_stretches * told.id_offsets + (told.ood_stretches * told.ood_offsets if other else 0)
+
+
+def machine_rate(dtype: str) -> float:
+    """`training.estimate.matrix_rate` by a process of its own: a device that it took would be missing to the runs.
+
+    Raises:
+        OSError: where it cannot be measured.
+    """
+    program = f"from tsl_jax.training.estimate import matrix_rate; print(matrix_rate({dtype!r}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    if done.returncode:
+        raise OSError(f"the speed of this machine could not be measured: {done.stderr.strip().splitlines()[-1:]}")
+    return float(done.stdout.split()[-1])

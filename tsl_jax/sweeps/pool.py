@@ -11,10 +11,8 @@ kill of one takes another with it. Whatever ends it, the next call goes on from 
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ import xarray as xr
 
 from tsl_jax.durable import write_durably
 from tsl_jax.surface import load_surface, pack
+from tsl_jax.sweeps import process
 from tsl_jax.training import folder
 from tsl_jax.training.config import TrainConfig, config_hash, to_dict
 
@@ -31,8 +30,6 @@ KEPT_FACTS = (
     "model", "n_params", "n_params_embedding", "flops_per_token", "batch_tokens", "total_tokens",
     "seed", "corpus", "environment", "later_environments", "seconds", "tokens_per_second", "probes",
 )  # fmt: skip
-POLL = 0.2  # seconds between looks at a run under way
-PATIENCE = 600  # seconds that a run may take to write its checkpoint once it is told to stop
 
 
 @dataclass(frozen=True)
@@ -52,8 +49,7 @@ class Pool:
         """Configuration hash -> manifest of every run that is kept, with "name" and "file" of its surface."""
         found = {}
         for path in sorted(self.kept.glob("*.json")):
-            manifest = json.loads(path.read_text())
-            surface = path.with_suffix(".npz")
+            manifest, surface = _manifest(path), path.with_name(f"{path.stem}.npz")
             if surface.exists() and "config_hash" in manifest:
                 found[manifest["config_hash"]] = {**manifest, "name": path.stem, "file": surface}
         return found
@@ -61,6 +57,12 @@ class Pool:
     def find(self, config: TrainConfig) -> dict[str, Any] | None:
         """The manifest of the run with this configuration, whatever its name; None where none is kept."""
         return self.manifests().get(config_hash(config))
+
+    def found(self, runs: Mapping[str, TrainConfig]) -> dict[str, dict[str, Any]]:
+        """Name here -> manifest, of those of the runs that are kept."""
+        kept = self.manifests()
+        hashes = {name: config_hash(config) for name, config in runs.items()}
+        return {name: kept[key] for name, key in hashes.items() if key in kept}
 
     def load(self, config: TrainConfig) -> xr.Dataset:
         """The surface of the run with this configuration.
@@ -73,46 +75,72 @@ class Pool:
             raise FileNotFoundError(f"pool: no run {config_hash(config)} in {self.kept}; make it with tsl sweep")
         return load_surface(found["file"])
 
-    def state(self, name: str, config: TrainConfig) -> str:
-        """ "kept", "begun" or "to do"."""
-        if self.find(config):
-            return "kept"
-        return "begun" if (self.runs / name / folder.RECORD).exists() else "to do"
+    def states(self, runs: Mapping[str, TrainConfig]) -> dict[str, str]:
+        """ "kept", "begun" or "to do", by name."""
+        kept = self.found(runs)
+        begun = {name for name in runs if (self.runs / name / folder.CONFIG).exists()}
+        return {name: "kept" if name in kept else "begun" if name in begun else "to do" for name in runs}
 
-    def make(self, name: str, config: TrainConfig, deadline: float | None = None) -> bool:
-        """Make a run, or go on with it, and keep it; False where the deadline came first.
-
-        Args:
-            name: of its files. config: what to train. deadline: of `time.monotonic`, at which the run stops at a
-                checkpoint.
+    def check(self, name: str, config: TrainConfig) -> None:
+        """Nothing, where a run of this configuration may have this name.
 
         Raises:
-            ValueError: where the run failed; its own message stands on stderr.
+            ValueError: where another one has it, kept or begun.
         """
+        manifest = self.kept / f"{name}.json"
+        if manifest.exists() and _manifest(manifest).get("config_hash") != config_hash(config):
+            mend = "give the new one another name in the sweep file"
+            raise ValueError(f"sweep: {manifest} is of a run {name} with another configuration; {mend}")
+        try:
+            folder.is_complete(self.runs / name, config, resume=True)
+        except ValueError as error:
+            mend = f"give the run another name in the sweep file, or remove {self.runs / name}"
+            raise ValueError(f"sweep: run {name}: {error}. In a sweep: {mend}") from None
+
+    def make(
+        self,
+        name: str,
+        config: TrainConfig,
+        deadline: float | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> bool:
+        """Make a run, or go on with it, and keep it; False where time was up or another process has it in hand.
+
+        Args:
+            name: of its files. config: what to train. deadline: of `time.time`, at which the run stops at a checkpoint.
+            stop: for threads, which Ctrl-C does not reach and which share a terminal: asked whether to stop before.
+
+        Raises:
+            ValueError: where the name is another run's, or the run failed. KeyboardInterrupt: after Ctrl-C.
+        """
+
+        def late() -> bool:
+            return (deadline is not None and time.time() >= deadline) or (stop is not None and stop())
+
         if self.find(config):
             return True
-        if deadline is not None and time.monotonic() >= deadline:
+        if late():
             return False
-        code = _finished(_started(self.runs / name, config), deadline)
-        if code == 130 and deadline is not None and time.monotonic() >= deadline:
-            return False
-        if code == 130:
-            raise KeyboardInterrupt
-        if code:
-            raise ValueError(f"sweep: run {name} ended with exit code {code}; its message stands above")
-        self.keep(name)
+        with process.lock(self.runs / name) as locked:
+            if locked is None:
+                return False
+            self.check(name, config)
+            if not process.train(self.runs / name, config, locked, late, bars=stop is None):
+                return False
+            self.keep(name)
         return True
 
     def keep(self, name: str) -> None:
         """Pack the surface of the finished run RUNS/NAME; the manifest last, so that one vouches for the other.
 
         Raises:
-            ValueError: for a run that is not complete.
+            ValueError: for a run that is not complete, or where the name is another run's.
         """
         run = self.runs / name
         record, config = folder.read_record(run), folder.read_config(run)
         if not record.get("complete"):
             raise ValueError(f"pool: {run} is not complete; {folder.how_to_resume(run)}")
+        self.check(name, config)
         self.kept.mkdir(parents=True, exist_ok=True)
         surface = load_surface(pack(run, self.kept / f"{name}.npz", clusters=self.clusters))
         final = surface.loss.isel(tokens=-1).mean("position")
@@ -127,28 +155,10 @@ class Pool:
         write_durably(self.kept / f"{name}.json", lambda file: file.write(text))
 
 
-def _started(run: Path, config: TrainConfig) -> subprocess.Popen[bytes]:
-    """`tsl train` in a process of its own, from a file beside the run's folder."""
-    import yaml
-
-    told = run.with_name(f"{run.name}.yaml")
-    run.parent.mkdir(parents=True, exist_ok=True)
-    told.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
-    resume = ["--resume"] if (run / folder.CONFIG).exists() else []
-    command = [sys.executable, "-m", "tsl_jax.cli", "train", "--config", str(told), "--out", str(run), *resume]
-    return subprocess.Popen(command)
-
-
-def _finished(process: subprocess.Popen[bytes], deadline: float | None) -> int:
-    """The exit code; at the deadline, and at Ctrl-C, the run is told to stop, and may write its checkpoint."""
+def _manifest(path: Path) -> dict[str, Any]:
+    """What a JSON file says; empty where it is no manifest."""
     try:
-        while process.poll() is None:
-            if deadline is not None and time.monotonic() >= deadline:
-                process.send_signal(signal.SIGINT)
-                return process.wait(PATIENCE)
-            time.sleep(POLL)
-    except KeyboardInterrupt:  # a terminal tells the whole group; a signal to us alone must be passed on
-        process.send_signal(signal.SIGINT)
-        process.wait(PATIENCE)
-        raise
-    return process.returncode
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"pool: {path} is damaged ({error}); restore it, or remove it and its surface") from None
+    return found if isinstance(found, dict) else {}

@@ -1,9 +1,9 @@
 """Which steps the device makes in one call, and where the host looks at them.
 
 A run goes from stop to stop: at each the host waits for the device, looks at the losses, and may be interrupted. The
-stops are the evaluations and every so many steps between them; from stop to stop calls of several steps are made as
-long as they fit, then calls of one. All of it follows from the configuration, so that a run that was interrupted, at a
-stop as always, makes the same calls as one that was not.
+stops are the evaluations, the updates of adaptive position weights, and every so many steps between them; from stop to
+stop calls of several steps are made as long as they fit, then calls of one. All of it follows from the configuration,
+so that a run that was interrupted, at a stop as always, makes the same calls as one that was not.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def steps_per_call(config: TrainConfig, flops_per_token: int, devices: int) -> i
     return max(1, min(FLUSH, round(WORK / work)))
 
 
-def next_stop(step: int, evaluations: Collection[int], per_call: int) -> int:
-    """The stop after `step`, which is no further than the last evaluation."""
-    return min(min(one for one in evaluations if one > step), step + max(FLUSH, 4 * per_call))
+def next_stop(step: int, planned: Collection[int], per_call: int) -> int:
+    """The stop after `step`, which is no further than the last that is planned."""
+    return min(min(one for one in planned if one > step), step + max(FLUSH, 4 * per_call))
 
 
 def calls(first: int, last: int, per_call: int) -> Iterator[tuple[int, int]]:
@@ -39,9 +39,9 @@ def calls(first: int, last: int, per_call: int) -> Iterator[tuple[int, int]]:
         first += n
 
 
-def all_calls(step: int, evaluations: Collection[int], per_call: int) -> Iterator[tuple[int, int]]:
+def all_calls(step: int, planned: Collection[int], per_call: int) -> Iterator[tuple[int, int]]:
     """The calls from `step`, a stop, to the end of the run."""
-    while step < max(evaluations):
-        last = next_stop(step, evaluations, per_call)
+    while step < max(planned):
+        last = next_stop(step, planned, per_call)
         yield from calls(step, last, per_call)
         step = last

@@ -68,13 +68,14 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvalConfig = field(default_factory=EvalConfig)
-    position_weights: PositionWeights = field(default_factory=PositionWeights)
+    position_weights: PositionWeights = field(default_factory=PositionWeights)  # head:16@0.1, a rule, a file
     mesh: MeshConfig = field(default_factory=MeshConfig)
     tokens: int = 2_500_000  # training tokens; whole batches of them are taken
     context: int = 64
     batch_size: int = 8  # sequences in a step; small, as short runs want many steps
     accumulate: int = 1  # microbatches that a step takes its batch in, one after the other: less memory, same result
     steps_per_call: int = 0  # steps that the device makes without the host; 0: by platform, 1 on CPU
+    weight_updates: int = 32  # looks at the model by adaptive position weights: one every 1/32 of the run
     evaluations: int = 30  # checkpoints at which the loss surface is measured
     evaluation_batch: int = 32  # windows scored at a time; on CPU more fall out of the cache and take 1.5 times as long
     keep: int = 2  # newest checkpoints kept
@@ -103,7 +104,16 @@ def check(config: TrainConfig) -> None:
     Raises:
         ValueError: naming the entry, what was found, and what to give instead.
     """
-    for name in ("tokens", "context", "batch_size", "accumulate", "evaluations", "evaluation_batch", "keep"):
+    for name in (
+        "tokens",
+        "context",
+        "batch_size",
+        "accumulate",
+        "weight_updates",
+        "evaluations",
+        "evaluation_batch",
+        "keep",
+    ):
         if getattr(config, name) < 1:
             raise ValueError(f"training: {name} must be at least 1, found {getattr(config, name)}")
     _check_mesh(config)
@@ -118,7 +128,7 @@ def check(config: TrainConfig) -> None:
     model_config.resolve(config.model, vocabulary=config.data.vocabulary, context=config.context)
     _check_optimizer(config.optimizer)
     _check_phases(config.optimizer, total_steps(config))
-    config.position_weights.values(config.context)
+    config.position_weights.check(config.context)
 
 
 def _check_mesh(config: TrainConfig) -> None:
@@ -188,7 +198,10 @@ def _check_phases(config: OptimizerConfig, total_steps: int) -> None:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """The configuration as JSON or YAML values."""
-    return json.loads(json.dumps(asdict(config)))
+    values = json.loads(json.dumps(asdict(config)))
+    if isinstance(config, TrainConfig):
+        values["position_weights"] = config.position_weights.written()
+    return values
 
 
 def from_dict(kind: type[T], values: dict[str, Any]) -> T:
@@ -215,6 +228,8 @@ def value_of(hint: Any, name: str, value: Any) -> Any:
     """
     if NoneType in get_args(hint):
         return None if value is None else value_of(next(h for h in get_args(hint) if h is not NoneType), name, value)
+    if hint is PositionWeights and isinstance(value, str):
+        return PositionWeights.parse(value)
     if is_dataclass(hint):
         if not isinstance(value, dict):
             raise ValueError(f"{name} must be a mapping, found {value!r}")
@@ -261,6 +276,9 @@ def config_hash(config: TrainConfig) -> str:
     """Twelve hexadecimal digits that name the run; entries in HARMLESS do not count."""
     values = to_dict(replace(config, **dict.fromkeys(HARMLESS, 1)))
     values = {name: value for name, value in values.items() if name not in YOUNGER or value != 1}
+    values["position_weights"] = config.position_weights.identity()
+    if not config.position_weights.adaptive:
+        del values["weight_updates"]
     told = values["optimizer"].items()
     values["optimizer"] = {name: value for name, value in told if YOUNGER_OF_OPTIMIZER.get(name) != value}
     values |= {"model": model_config.described(config.model), "data": data_config.described(config.data)}

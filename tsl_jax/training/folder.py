@@ -4,6 +4,8 @@ RUN/config.yaml      what the run was told, resolved
 RUN/record.json      what it was made with and how long each stage took; "complete" once the last step is done
 RUN/metrics.jsonl    one line a step: step, tokens, loss, lr, grad_norm (and auxiliary, a loss the model adds),
                      tokens_per_second, utilisation (where the peak of the devices is known)
+RUN/weights.jsonl    one line an update of adaptive position weights, see `weight_updates`; the loss in metrics.jsonl is
+                     the mean that the weights make of positions, the surface is not weighted
 RUN/tokenizer.json   RUN/surface/   RUN/checkpoints/
 """
 
@@ -67,7 +69,9 @@ def make(run: Path) -> bool:
 def _differences(config: TrainConfig, known: TrainConfig) -> str:
     """The entries that differ, with both values."""
     asked, there = (_flat(to_dict(replace(one, **dict.fromkeys(HARMLESS, 1)))) for one in (config, known))
-    return ", ".join(f"{name} {asked[name]!r}, there {there[name]!r}" for name in asked if asked[name] != there[name])
+    return ", ".join(
+        f"{name} {asked[name]!r}, there {there.get(name)!r}" for name in asked if asked[name] != there.get(name)
+    )
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:

@@ -65,6 +65,16 @@ def batch_sharding(mesh: Mesh | None, *, stacked: bool = False) -> NamedSharding
     return NamedSharding(mesh, PartitionSpec(None, BATCH) if stacked else PartitionSpec(BATCH))
 
 
+def everywhere(mesh: Mesh | None) -> NamedSharding | None:
+    """Where small arrays lie that every device has: the weights of positions."""
+    return None if mesh is None else NamedSharding(mesh, PartitionSpec())
+
+
+def put_everywhere(values: Any, mesh: Mesh | None) -> jax.Array:
+    """A small array on every device."""
+    return jax.device_put(values, everywhere(mesh))
+
+
 def put(batch: Any, mesh: Mesh | None) -> jax.Array:
     """A batch, or several stacked, on its devices."""
     # With several hosts each would make its own rows only: jax.make_array_from_process_local_data goes here.

@@ -20,12 +20,14 @@ from tsl_jax.data import batches, corpora, windows
 from tsl_jax.models.build import build
 from tsl_jax.models.config import ModelConfig, described, resolve
 from tsl_jax.models.cost import flops_per_token, n_params, n_params_embedding
-from tsl_jax.training import evaluate, folder, holes, mesh, record, text, throughput
+from tsl_jax.training import evaluate, folder, holes, mesh, probe, record, text, throughput, weight_sources
+from tsl_jax.training.adaptive import wants_noise
 from tsl_jax.training.calls import steps_per_call
 from tsl_jax.training.checkpoint import Checkpoints
 from tsl_jax.training.config import TrainConfig, batch_tokens, config_hash, total_steps
 from tsl_jax.training.optimizer import adamw, plan
 from tsl_jax.training.step import StepFunction, TrainState, initial_state, make_step
+from tsl_jax.training.weight_updates import Weighting
 
 Progress = Callable[[str, int, int], None]
 Observe = Callable[[Mapping[str, Any]], None]
@@ -62,6 +64,7 @@ class Run:
     mesh: Mesh | None  # None: one device
     steps: dict[int, StepFunction]  # by the steps that a call makes: 1, and `per_call`
     forward: evaluate.Forward
+    weighting: Weighting | None  # None: weights are constants of the steps
     checkpoints: Checkpoints
     clock: Clock
     progress: Progress
@@ -72,6 +75,16 @@ class Run:
     def per_call(self) -> int:
         """Steps of a call, where so many are left."""
         return max(self.steps)
+
+    @property
+    def stops(self) -> frozenset[int]:
+        """Steps after which the host has work to do."""
+        return self.evaluations if self.weighting is None else self.evaluations | self.weighting.steps
+
+    @property
+    def weights(self) -> tuple[jax.Array, ...]:
+        """What a step takes beside state and batch."""
+        return () if self.weighting is None else (self.weighting.now,)
 
     def batches(self, steps: tuple[int, int]) -> jax.Array:
         """What a call takes that goes from one number of steps done to another, on its devices."""
@@ -113,12 +126,16 @@ def prepare(config: TrainConfig, path: Path, progress: Progress, observe: Observ
     with clock("compile"):
         progress("compile", 0, 1)
         per_call = steps_per_call(config, facts["flops_per_token"], 1 if devices is None else devices.size)
-        steps, forward, state = _compiled(config, model, lr_plan, devices, per_call)
+        steps, forward, noise, state = _compiled(config, model, lr_plan, devices, per_call)
         progress("compile", 1, 1)
     with clock("checkpoint"):
         checkpoints = Checkpoints(path / folder.CHECKPOINTS, keep=config.keep, model_hash=record.model_hash(model))
         state = checkpoints.restore(state) or state
         folder.truncate_metrics(path, int(state.step))
+        weighting = None
+        if config.position_weights.adaptive:
+            weighting = Weighting(config, path, batch_of, forward, noise, devices)
+            weighting.resume(int(state.step))
     facts |= record.history(known, facts["environment"], int(state.step))
     holes.warn(path, holes.missing(config, path, int(state.step)))
     return Run(
@@ -131,6 +148,7 @@ def prepare(config: TrainConfig, path: Path, progress: Progress, observe: Observ
         mesh=devices,
         steps=steps,
         forward=forward,
+        weighting=weighting,
         checkpoints=checkpoints,
         clock=clock,
         progress=progress,
@@ -199,10 +217,12 @@ def _begin(
 
 def _compiled(
     config: TrainConfig, model: ModelConfig, lr_plan: dict[str, Any], devices: Mesh | None, per_call: int
-) -> tuple[dict[int, StepFunction], evaluate.Forward, TrainState]:
+) -> tuple[dict[int, StepFunction], evaluate.Forward, probe.Noise | None, TrainState]:
     """The programs of the run, compiled ahead so that their time is known, and the first state."""
     optimizer = adamw(config.optimizer, lr_plan, batch_tokens(config))
-    weights = config.position_weights.values(config.context)
+    told, T = config.position_weights, config.context
+    weights = None if told.adaptive else told.values(T)
+    more = [jax.ShapeDtypeStruct((T,), np.float32, sharding=mesh.everywhere(devices))] if told.adaptive else []
 
     def batch(*shape: int) -> jax.ShapeDtypeStruct:
         placed = mesh.batch_sharding(devices, stacked=len(shape) > 1)
@@ -215,6 +235,9 @@ def _compiled(
         for n in sorted({1, per_call}):
             step = make_step(graphdef, optimizer, weights, n, config.accumulate, config.seed)
             shape = (config.batch_size,) if n == 1 else (n, config.batch_size)
-            steps[n] = step.lower(state, batch(*shape)).compile()
+            steps[n] = step.lower(state, batch(*shape), *more).compile()
         forward = evaluate.make_forward(graphdef).lower(params, batch(config.evaluation_batch)).compile()
-    return steps, forward, state
+        noise = None
+        if told.adaptive and wants_noise(weight_sources.load(told.kind, told.source)):
+            noise = probe.compiled_noise(graphdef, params, config, devices)
+    return steps, forward, noise, state

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -29,7 +30,7 @@ class TrainState(NamedTuple):
 
 
 Metrics = dict[str, jax.Array]
-StepFunction = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
+StepFunction = Callable[..., tuple[TrainState, Metrics]]
 
 
 def initial_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh | None = None) -> TrainState:
@@ -44,15 +45,15 @@ def initial_state(params: Params, optimizer: optax.GradientTransformation, mesh:
 def make_step(
     graphdef: nnx.GraphDef,
     optimizer: optax.GradientTransformation,
-    weights: np.ndarray,
+    weights: np.ndarray | None,
     steps_per_call: int = 1,
     accumulate: int = 1,
     seed: int = 0,
 ) -> Any:
     """The step as a jitted function: state, batch (B, T + 1) int32 -> state, metrics.
 
-    Metrics are "loss", the cross-entropy alone, and "grad_norm"; "auxiliary" too, where the architecture adds a loss
-    of its own to the objective.
+    Metrics are "loss", the cross-entropy alone, in the mean that the weights make of positions, and "grad_norm";
+    "auxiliary" too, where the architecture adds a loss of its own to the objective.
 
     With several steps a call it takes batches (steps, B, T + 1) and gives metrics (steps,). On a mesh, trace it where
     the mesh is set.
@@ -60,23 +61,24 @@ def make_step(
     Args:
         graphdef: of the model.
         optimizer: its learning rate follows its own count of steps.
-        weights: of positions, mean one; constants of the program.
+        weights: of positions, mean one; constants of the program. None: they change as the run goes, and the function
+            takes them as a third argument, (T,) float32, the same in all steps of a call.
         steps_per_call: steps that one call makes, so that a device need not wait for the host between small steps.
         accumulate: microbatches that a batch is taken in, see `accumulate`.
         seed: of dropout, whose masks are a function of seed and step.
     """
-    weight_T = np.asarray(weights, np.float32)
+    constant_T = None if weights is None else np.asarray(weights, np.float32)
 
-    def objective(params: Params, batch_BxN: jax.Array, key: jax.Array) -> tuple[jax.Array, Metrics]:
+    def objective(weight_T: Any, params: Params, batch_BxN: jax.Array, key: jax.Array) -> tuple[jax.Array, Metrics]:
         h_BxTxD, auxiliary = hidden_and_auxiliary(graphdef, params, batch_BxN[:, :-1], key)
         loss = weighted_loss(h_BxTxD, unembedding(params), batch_BxN[:, 1:], jnp.asarray(weight_T))
         if auxiliary is None:
             return loss, {"loss": loss}
         return loss + auxiliary, {"loss": loss, "auxiliary": auxiliary}
 
-    gradient_and_metrics = accumulated(jax.grad(objective, has_aux=True), accumulate)
-
-    def step(state: TrainState, batch_BxN: jax.Array) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, batch_BxN: jax.Array, weight_T: Any = constant_T) -> tuple[TrainState, Metrics]:
+        weighted = partial(objective, weight_T)
+        gradient_and_metrics = accumulated(jax.grad(weighted, has_aux=True), accumulate)
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), DROPOUT), state.step)
         gradient, metrics = gradient_and_metrics(state.params, batch_BxN, key)
         gradient = constrain_tree(gradient)
@@ -84,7 +86,7 @@ def make_step(
         state = TrainState(optax.apply_updates(state.params, update), opt_state, state.step + 1)  # pyright: ignore[reportArgumentType]
         return constrain_tree(state), metrics | {"grad_norm": optax.tree.norm(gradient)}
 
-    def steps(state: TrainState, batch_KxBxN: jax.Array) -> tuple[TrainState, Metrics]:
-        return jax.lax.scan(step, state, batch_KxBxN)
+    def steps(state: TrainState, batch_KxBxN: jax.Array, weight_T: Any = constant_T) -> tuple[TrainState, Metrics]:
+        return jax.lax.scan(lambda state, batch_BxN: step(state, batch_BxN, weight_T), state, batch_KxBxN)
 
     return jax.jit(step if steps_per_call == 1 else steps, donate_argnums=0)

@@ -92,14 +92,17 @@ def checked(config: TrainConfig, out: Path, *, resume: bool) -> bool:
 def _loop(run: Run, state: TrainState, stopped: Callable[[], bool]) -> None:
     total, step = total_steps(run.config), int(state.step)
     last = max(run.evaluations)
-    with closing(ahead(run.batches, all_calls(step, run.evaluations, run.per_call))) as batches:
+    with closing(ahead(run.batches, all_calls(step, run.stops, run.per_call))) as batches:
         while True:
             if step in run.evaluations:
                 _measure(run, state, step, stopped)
                 _save(run, state, step, complete=step == last)
             if step == total:
                 return
-            state, step = _advance(run, state, step, next_stop(step, run.evaluations, run.per_call), batches)
+            if run.weighting and step in run.weighting.steps:
+                with run.clock("evaluate"):
+                    run.weighting.update(state.params, step)
+            state, step = _advance(run, state, step, next_stop(step, run.stops, run.per_call), batches)
             run.progress("train", step, total)
             if stopped():
                 _save(run, state, step, complete=False)
@@ -113,7 +116,7 @@ def _advance(
     pending, before = [], run.clock.seconds["train"]
     with run.clock("train"):
         for begin, end in calls(first, last, run.per_call):
-            state, metrics = run.steps[end - begin](state, next(batches))
+            state, metrics = run.steps[end - begin](state, next(batches), *run.weights)
             pending.append(metrics)
         pending = jax.device_get(pending)
     rates = run.rates(last - first, run.clock.seconds["train"] - before)
@@ -209,4 +212,5 @@ def _save(run: Run, state: TrainState, step: int, *, complete: bool) -> None:
     speed = step * batch_tokens(run.config) / max(run.clock.seconds["train"], 1e-9)
     facts = {"step": step, "complete": complete, "seconds": seconds, "tokens_per_second": round(speed, 1)}
     lost = {holes.MISSING: holes.missing(run.config, run.path, step)}
-    folder.write_record(run.path, {**run.record, **facts, **lost})
+    probes = {"probes": {"weights": run.weighting.summary()}} if run.weighting else {}
+    folder.write_record(run.path, {**run.record, **facts, **lost, **probes})

@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
-from tsl_jax.reporting.print.frame import legend_above, log_axis
+from tsl_jax.reporting.print.frame import even_ticks, legend_above, log_axis
 from tsl_jax.reporting.print.style import INK, MARKERS, MUTED, SINGLE, colour, sequential, sheet, styled
 from tsl_jax.reporting.standing import percent
 
@@ -30,7 +29,8 @@ def differences_overall(table: pd.DataFrame, margin: float | None = None, unit: 
     for side in () if margin is None else (-margin, margin):
         panel.axvline(side, color=MUTED, linewidth=0.7, linestyle=(0, (4, 2)), zorder=1)
     known = table.seeds if "seeds" in table else [None] * len(table)
-    for y, (row, seeds) in enumerate(zip(table.itertuples(index=False), known, strict=True)):
+    rows: Any = table.itertuples(index=False)
+    for y, (row, seeds) in enumerate(zip(rows, known, strict=True)):
         panel.plot([row.low, row.high], [y, y], color=colour(0), linewidth=1.4, solid_capstyle="butt")
         panel.plot([row.mean], [y], "s", color=colour(0), markersize=4)
         if seeds is not None:
@@ -38,7 +38,7 @@ def differences_overall(table: pd.DataFrame, margin: float | None = None, unit: 
             panel.plot(x, np.full(len(x), y + 0.28), "o", markersize=2.6, markerfacecolor="none", markeredgewidth=0.5,
                        color=INK)  # fmt: skip
     _rows(panel, table.arm)
-    panel.xaxis.set_major_locator(MaxNLocator(5))
+    panel.xaxis.set_major_locator(even_ticks())
     panel.set_xlabel(f"difference of loss ({unit})")
     legend_above(figure, *_entries(any(one is not None for one in known), margin))
     return figure
@@ -62,7 +62,8 @@ def errors_by(table: pd.DataFrame, xlabel: str = "size of the error (nats)") -> 
 
     Args:
         table: columns method, cutoff (share of the run), value, low, high (NaN for no bar); methods in the order in
-            which they first come. Values that are not positive have no place on the scale and are left out.
+            which they first come. Values that are not positive have no place on the scale and are left out; a
+            method without any says "none".
     """
     methods, cutoffs = list(dict.fromkeys(table.method)), sorted(set(table.cutoff))
     figure, ((panel,),) = sheet(SINGLE, 0.5 + 1.1 * ROW * len(methods))
@@ -75,8 +76,12 @@ def errors_by(table: pd.DataFrame, xlabel: str = "size of the error (nats)") -> 
         y = np.array([methods.index(one) for one in here.method]) + offset
         panel.hlines(y, here.low.clip(lower=floor), here.high, color=shade, linewidth=0.9)
         handles += panel.plot(here.value, y, MARKERS[k % len(MARKERS)], color=shade, markersize=3.6)
-    for y in range(len(methods) - 1):
+    for y, method in enumerate(methods):
         panel.axhline(y + 0.5, color=MUTED, linewidth=0.2, zorder=0)
+        if not (table.value[table.method == method] > 0).any():
+            panel.text(
+                0.5, y, "none", transform=panel.get_yaxis_transform(), fontsize=7, color=MUTED, va="center", ha="center"
+            )
     _rows(panel, methods)
     log_axis(panel.xaxis, positive.to_numpy(float).ravel(), margin=1.25)
     panel.set_xlabel(xlabel)

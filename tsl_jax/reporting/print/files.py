@@ -35,7 +35,8 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in METADATA]
-    with mpl.rc_context(SETTINGS):
+    settings: Any = SETTINGS
+    with mpl.rc_context(settings):
         for path, (kind, metadata) in zip(paths, METADATA.items(), strict=True):
             _write(figure, path, kind, metadata)
     return paths

@@ -16,7 +16,7 @@ from tsl_jax.reporting.print.surfaces import position_curves, residual_map
 from tsl_jax.reporting.standing import percent
 from tsl_jax.reporting.words import MAIN, label
 
-METHODS = (MAIN, "paper", "temporal", "power")  # forecasts that are drawn
+METHODS = (MAIN, "paper", "power")  # forecasts that are drawn; without the paper's, which needs a cosine, its route
 USABLE = (Status.CONVERGED, Status.WEAKLY_IDENTIFIED)
 
 
@@ -66,10 +66,11 @@ def _temporal(backtest: BacktestLike | None) -> dict[str, xr.DataArray] | None:
 def _predictions(surface: xr.Dataset, backtest: BacktestLike) -> Iterator[tuple[str, Figure]]:
     mean = surface.loss.mean("position")
     for cutoff in sorted({cutoff for cutoff, _ in backtest.forecasts}):
-        made = {name: backtest.forecasts.get((cutoff, name)) for name in METHODS}
-        known = {name: one for name, one in made.items() if one is not None}
+        made = {name: one for (at, name), one in backtest.forecasts.items() if at == cutoff}
         for split in (str(name) for name in surface.split.values):
-            drawn = {label(name): _band(one, split) for name, one in known.items() if _some(one, split)}
+            known = {name: one for name, one in made.items() if _some(one, split)}
+            names = [name if name in known or name != "paper" else "temporal" for name in METHODS]
+            drawn = {label(name): _band(known[name], split) for name in names if name in known}
             if drawn:
                 seen = max(one.cutoff for one in known.values())
                 yield (

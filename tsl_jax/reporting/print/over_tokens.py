@@ -33,12 +33,14 @@ def lines_with_bands(
     for k, (x, y, low, high) in enumerate(curves.values()):
         if low is not None:
             band(panel, x, low, high, colour(k))
-        panel.plot(x, y, marker=marker(k) if len(np.atleast_1d(x)) <= 40 else None, **line(k))
-    for which, index in (("x", 0), ("y", 1)):
-        values = [np.asarray(one[n], float) for one in curves.values() for n in (index, 2, 3)[: 1 + 2 * index]
-                  if one[n] is not None]  # fmt: skip
-        if which in log and values:
-            log_axis(getattr(panel, f"{which}axis"), np.concatenate([np.ravel(one) for one in values]))
+        few = np.size(x) <= 40
+        panel.plot(x, y, marker=marker(k) if few else None, linewidth=1.2 if few else 0.9, **line(k))
+    for which, columns in (("x", (0,)), ("y", (1, 2, 3))):
+        if which in log and curves:
+            values = [
+                np.ravel(np.asarray(one[n], float)) for one in curves.values() for n in columns if one[n] is not None
+            ]
+            log_axis(getattr(panel, f"{which}axis"), np.concatenate(values))
     panel.set(xlabel=xlabel, ylabel=ylabel)
     if len(curves) > 1:
         legend_above(figure, panel.get_lines(), list(curves))
@@ -48,7 +50,7 @@ def lines_with_bands(
 @styled
 def parameter_paths(
     paths: Mapping[str, tuple[xr.DataArray, Any, xr.DataArray | None]],
-    marks: Sequence[float] | Mapping[str, float] = (),
+    marks: Sequence[float] = (),
     laws: Mapping[str, xr.DataArray] | None = None,
 ) -> Figure:
     """Parameters of the position law over log tokens, one panel each, one line a run.
@@ -56,7 +58,7 @@ def parameter_paths(
     Args:
         paths: label -> (params (tokens, param), band, usable (tokens,) or None). The band is a standard error of the
             shape of params, or a pair (low, high) of such, or None. Fits that are not usable are left out.
-        marks: tokens at which vertical lines stand, such as the steps of a schedule; a mapping names them.
+        marks: tokens at which vertical lines stand, such as the steps of a schedule.
         laws: label -> (tokens, param) values of temporal laws, drawn dashed in the colour of that label.
     """
     names = list(dict.fromkeys(str(name) for one, _, _ in paths.values() for name in one.param.values))
@@ -64,7 +66,7 @@ def parameter_paths(
     for panel, name in zip(panels, names, strict=True):
         drawn = [_path(panel, k, *_of(path, name)) for k, path in enumerate(paths.values())]
         _laws(panel, list(paths), laws or {}, name)
-        for mark in marks.values() if isinstance(marks, Mapping) else marks:
+        for mark in marks:
             panel.axvline(mark, color=MUTED, linewidth=0.6, linestyle=":", zorder=0)
         tokens_axis(panel, np.concatenate([tokens for tokens, _ in drawn]))
         limits(panel, *(values for _, values in drawn))
@@ -96,7 +98,7 @@ def _of(path: tuple[xr.DataArray, Any, xr.DataArray | None], name: str) -> tuple
 def _path(panel: Axes, k: int, tokens: Any, y: Any, low: Any, high: Any) -> tuple[np.ndarray, np.ndarray]:
     """Draw one path; its tokens, and the values that must be within the frame: of wild errors only a part."""
     band(panel, tokens, low, high, colour(k))
-    panel.plot(tokens, y, marker=marker(k), **line(k))
+    panel.plot(tokens, y, marker=marker(k), markersize=2, linewidth=0.9, **line(k))
     around = np.ptp(y) if len(y) else 0.0
     return tokens, np.concatenate([np.maximum(low, y - around / 2), np.minimum(high, y + around / 2)])
 
@@ -128,9 +130,11 @@ def prediction(
         if low is not None:
             band(panel, at, low, high, colour(k))
         panel.plot(at, values, **line(k))
-    panel.plot(tokens, loss, "o", color=INK, zorder=3)
-    panel.set(xlim=(-0.02 * end, 1.02 * end), ylabel="mean loss (nats/token)")
     limits(panel, late, *_sober(forecasts, late), margin=0.1)
+    low, high = panel.get_ylim()
+    shown = loss < high - 0.02 * (high - low)  # no halves of dots at the edge
+    panel.plot(tokens[shown], loss[shown], "o", color=INK, zorder=3)
+    panel.set(xlim=(-0.02 * end, 1.02 * end), ylabel="mean loss (nats/token)")
     tokens_axis(panel, tokens, log=False)
     legend_above(figure, *_entries(forecasts))
     return figure
@@ -145,12 +149,11 @@ def _sober(forecasts: Mapping[str, tuple[Any, Any, Any, Any]], late: np.ndarray)
 
 def _entries(forecasts: Mapping[str, tuple[Any, Any, Any, Any]]) -> tuple[list[Any], list[str]]:
     handles: list[Any] = [Line2D([], [], color=INK, marker="o", linestyle=""), Patch(facecolor=SHADE)]
-    handles += [Line2D([], [], **line(k)) for k in range(len(forecasts))]
-    labels = ["observed", "seen", *forecasts]
+    labels = ["observed", "seen"]
     if any(low is not None for _, _, low, _ in forecasts.values()):
-        handles.append(Patch(facecolor=(MUTED, 0.3)))
+        handles.append(Patch(facecolor=(MUTED, 0.35)))
         labels.append("90 % band")
-    return handles, labels
+    return [*handles, *(Line2D([], [], **line(k)) for k in range(len(forecasts)))], [*labels, *forecasts]
 
 
 @styled
@@ -163,5 +166,5 @@ def r2_against_ceiling(tokens: Any, r2: Any, ceiling: Any) -> Figure:
     tokens_axis(panel, tokens)
     limits(panel, r2, ceiling)
     panel.set_ylabel("$R^2$ of the position law")
-    legend_above(figure, panel.get_lines()[::-1], ["hyperbolic law", "ceiling set by noise"])
+    legend_above(figure, panel.get_lines()[::-1], ["position law", "ceiling set by noise"])
     return figure

@@ -1,7 +1,7 @@
 """The one look of all printed figures: widths of journal columns, 8 pt, colours that stay apart in grey, for all eyes.
 
 Colours: black for what was observed; then indigo, vermillion, green, sky blue and wine (Tol's muted scheme and Okabe
-and Ito's), which differ from each other in lightness by 10 of 100 or more. Dashes and markers say the same once more.
+and Ito's), which differ from each other in lightness by 9 of 100 or more. Dashes and markers say the same once more.
 Sources: P. Tol, Colour Schemes, SRON/EPS/TN/09-002; M. Okabe and K. Ito, Color Universal Design (2008).
 """
 
@@ -13,14 +13,14 @@ from typing import Any, ParamSpec
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.colors import LinearSegmentedColormap, ListedColormap
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 Options = ParamSpec("Options")
 SINGLE, DOUBLE = 3.4, 7.0  # inches: one column of a journal, and the width of its page
 INK, MUTED, SHADE = "#000000", "#6b6b6b", "#ececec"  # what was observed, what is beside the matter, what was seen
 PALETTE = ("#332288", "#D55E00", "#117733", "#56B4E9", "#882255")
-DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (9, 2)))
+DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DOT = 2.6  # points: diameter of a marker
 BAND = 0.2  # opacity of a band
@@ -37,14 +37,15 @@ SETTINGS: dict[str, Any] = {
     "axes.unicode_minus": True,
     "figure.constrained_layout.h_pad": 0.03,
     "figure.constrained_layout.w_pad": 0.03,
+    "figure.constrained_layout.wspace": 0.05,
     "figure.dpi": 200,
     "font.family": ["DejaVu Sans"],  # matplotlib brings it: the same on every machine
     "font.size": 8,
     "hatch.linewidth": 0.4,
-    "legend.columnspacing": 1.2,
+    "legend.columnspacing": 1.1,
     "legend.fontsize": 7,
     "legend.frameon": False,
-    "legend.handlelength": 2.4,
+    "legend.handlelength": 2.0,
     "legend.handletextpad": 0.5,
     "lines.linewidth": 1.2,
     "lines.markersize": DOT,
@@ -60,13 +61,17 @@ SETTINGS: dict[str, Any] = {
     "ytick.minor.width": 0.4,
 }
 
+# A user's own settings do not count. The backend stays: no drawing is shown, and asking for it loads pyplot.
+DEFAULTS = {key: value for key, value in mpl.rcParamsDefault.items() if "backend" not in key}
+
 
 def styled(draw: Callable[Options, Figure]) -> Callable[Options, Figure]:
     """A drawing function under `SETTINGS`, which are undone afterwards; its figure is laid out when it returns."""
 
     @wraps(draw)
     def drawn(*args: Options.args, **options: Options.kwargs) -> Figure:
-        with mpl.rc_context({**mpl.rcParamsDefault, "backend": mpl.rcParams["backend"], **SETTINGS}):
+        settings: Any = {**DEFAULTS, **SETTINGS}
+        with mpl.rc_context(settings):
             figure = draw(*args, **options)
             figure.draw_without_rendering()  # ticks come into being with the settings of the moment: now
         return figure
@@ -103,9 +108,4 @@ def sequential(count: int) -> list[Any]:
 
 def diverging() -> LinearSegmentedColormap:
     """Blue below zero, white at it, brown above; in grey both ends are dark, so what is below is hatched as well."""
-    return LinearSegmentedColormap.from_list("blue_brown", ["#08519c", "#74a9cf", "#ffffff", "#e08f4a", "#8c3d04"])
-
-
-def steps(count: int) -> ListedColormap:
-    """The diverging scale in so many steps."""
-    return ListedColormap(diverging()(np.linspace(0, 1, count)))
+    return LinearSegmentedColormap.from_list("blue_brown", ["#2b6cb0", "#9cc4e4", "#ffffff", "#e8a76a", "#8c3d04"])

@@ -10,15 +10,15 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from tsl_jax.reporting.figures import even_in_log
 from tsl_jax.reporting.print.frame import POSITION, TOKENS, legend_above, limits, log_axis, position_axis
-from tsl_jax.reporting.print.style import DOT, MARKERS, SINGLE, diverging, sequential, sheet, styled
+from tsl_jax.reporting.print.style import DOT, INK, MARKERS, SINGLE, diverging, sequential, sheet, styled
 from tsl_jax.reporting.words import count
 
 POINTS = 28  # measured positions drawn of each checkpoint
 CELLS = 40  # of the map along positions
+HATCH = "//////"  # what is below zero, for readers in grey
 
 
 @styled
@@ -63,15 +63,15 @@ def residual_map(residual: xr.DataArray, unit: str = "nats") -> Figure:
     edges, cells = _cells(values.position.values.astype(float), values.values)
     borders = _borders(values.tokens.values.astype(float))
     levels = _levels(cells)
-    norm = BoundaryNorm(levels, 256)
-    scale = diverging()
-    panel.pcolormesh(edges, borders, cells, cmap=scale, norm=norm, rasterized=False, linewidth=0)
+    norm, scale = BoundaryNorm(levels, 256, extend="both"), diverging()
+    panel.pcolormesh(edges, borders, cells, cmap=scale, norm=norm, linewidth=0)
     below = np.ma.masked_where(~(cells < levels[levels < 0][-1]), cells)
-    panel.pcolor(edges, borders, below, facecolor="none", edgecolor="black", hatch="////", linewidth=0, alpha=0)
+    panel.pcolor(edges, borders, below, facecolor="none", edgecolor=INK, hatch=HATCH, linewidth=0)
     log_axis(panel.xaxis, edges, lambda value: f"{value:,.0f}", margin=1.0)
     log_axis(panel.yaxis, borders, count, margin=1.0)
     panel.set(xlabel=POSITION, ylabel=TOKENS)
-    bar = figure.colorbar(ScalarMappable(norm, scale), ax=panel, ticks=levels[::2], pad=0.02, aspect=25)
+    bar = figure.colorbar(ScalarMappable(norm, scale), ax=panel, ticks=levels, pad=0.02, aspect=22)
+    bar.ax.axhspan(levels[0], levels[levels < 0][-1], facecolor="none", edgecolor=INK, hatch=HATCH, linewidth=0)
     bar.set_label(f"observed − fitted ({unit})")
     return figure
 
@@ -94,8 +94,9 @@ def _borders(tokens: np.ndarray) -> np.ndarray:
 
 
 def _levels(cells: np.ndarray) -> np.ndarray:
-    """Round levels, the same on both sides of zero; the most extreme 2 % of the cells may lie beyond them."""
-    most = float(np.nanquantile(np.abs(cells), 0.98)) if np.isfinite(cells).any() else 1.0
-    above = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(0, most or 1.0)
-    above = above[above > 0]
-    return np.concatenate([-above[::-1], [0.0], above])
+    """Three round levels (1, 2, 5) on both sides of zero; the highest is left behind by 2 % of the cells or more."""
+    most = float(np.nanquantile(np.abs(cells), 0.98)) if np.isfinite(cells).any() else 0.0
+    ladder = np.outer(10.0 ** np.arange(-12, 7), [1, 2, 5]).ravel()
+    top = max(int(np.searchsorted(ladder, most, side="right")), 3)
+    above = ladder[top - 3 : top]
+    return np.concatenate([-above[::-1], above])

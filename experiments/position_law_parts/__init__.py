@@ -1,0 +1,1 @@
+"""What position_law.py measures, and how it is drawn."""

@@ -1,0 +1,366 @@
+"""Does any weighting of positions in the training objective beat the plain mean?
+
+Paper: Temporal Scaling Law (Xiong et al., arXiv 2404.17785), position-weighting ablations: suppressing head, middle or
+tail positions brings no gain over the plain mean. Beyond the paper: boosting them, linear weights, and weights that
+follow the run: 1/L(i), the part of the loss that context can still remove (from the fitted a0 and a1), and the inverse
+variance of the gradient by position.
+
+    tsl reproduce position_weighting --scale cpu --side-by-side 2    88 runs of under a minute of a core, then 2 minutes
+
+**The plan, 2026-11-26**, fixed before any end of these runs was looked at.
+
+* Runs: the 25k-parameter LLaMA, 128 positions, 614,400 tokens of cloud, docs and scripture (code is ood), cosine with a
+  warm-up of a tenth. (A pilot on a development seed had the 222k-parameter model and a warm-up of 2 %: the luck of the
+  first hundred steps moved the end of so short a run by tenths of a nat, more than any weighting could.)
+  Arms: uniform; head 1..16, middle 33..64, tail 97..128, each times .1 and times 4; linear; inverse_loss,
+  learnable_excess, gradient_noise. The mean weight is one in each.
+* Development: the same learning rates (2e-3, 5e-3, 1.25e-2, 3e-2) for every arm, seed 50, judged by the final
+  unweighted id loss of the first half of the held-out documents (clusters 0 and 1 of 4). Each arm goes on at its best
+  rate. (3e-2 was added before any final run, as ten of eleven arms had chosen the highest of the first three.)
+* Final: seeds 0 to 4, paired (initialisation and data order), judged by the *unweighted* final loss of the other half
+  of the held-out documents, on the same windows for all arms; all documents and ood stand beside.
+* Difference = arm minus uniform, nats; negative is a gain. "No gain" is equivalence within .01 nats (.2 % of the loss;
+  less would not pay for a change of the objective), by two one-sided tests at 5 %. A gain is claimed where the
+  two-sided test of zero, adjusted for ten arms (Holm), is below 5 % and the mean is negative.
+* The minimal detectable effect (5 pairs, power .8) is computed first from pairs of pool runs of the same seed that
+  differ in schedule (cosine, WSD), at a fifth of the run: they have followed nearly the same learning rate until then,
+  as two weightings follow nearly the same objective. It is checked against the spread that came.
+* By position: simultaneous 90 % bands over bands of positions. The law: a0, a1, a2 of the last checkpoint by arm,
+  paired. The forecast: the final unweighted loss from 40 % by `mean_annealing`, `paper` and a power law.
+* The claim of the paper agrees if no suppressed arm (x .1) gains, differs if one does.
+
+Expected: no gain from suppressing; x 4 and adaptive arms lose or draw, since an objective other than the measured one
+costs more than any variance that it saves.
+
+**Seen, 2026-11-26**: suppressing costs: head .1 +.047 nats [.035, .060], middle .1 +.050 [.038, .062], tail .1 +.053
+[.035, .071], so the paper's claim agrees, and more than that. x 4 costs .09 and more, linear .10, learnable_excess
+.12. inverse_loss (+.001 [-.011, .013]) and gradient_noise (-.004 [-.023, .014]) are not told from the plain mean, and
+not shown to be equivalent either. The effect that five pairs detect was computed as .001 beforehand and came out as
+.03: the pairs of the pool, which share their learning rate nearly, were a poor stand-in for two objectives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from reproduction import Claim, Findings, Runs, Study, lm
+from reproduction.positions import in_bands
+from reproduction.statistics import bands, detectable, equivalence, holm, interval
+
+import tsl_jax as tsl
+from tsl_jax.fitting import Status
+
+MARGIN = 0.01  # nats
+LEVEL = 0.9
+DEVELOPMENT_SEED = "50"
+DEVELOPMENT, FINAL = slice(0, 2), slice(2, 4)  # clusters of held-out documents
+UNIFORM = "uniform"
+ADAPTIVE = ("inverse_loss", "learnable_excess", "gradient_noise")
+SUPPRESSED = ("head-0.1", "middle-0.1", "tail-0.1")
+CUTOFF, METHODS = 0.4, ("mean_annealing", "paper", tsl.baselines.POWER_LAW)
+EARLY, PAIRS = 0.2, 5  # share of the run at which pool runs of two schedules stand in for two arms; how many
+
+Arms = Mapping[str, Mapping[str, xr.Dataset]]  # arm -> seed -> surface
+
+
+def arm_rate_seed(name: str) -> tuple[str, float, str]:
+    """("head-4", 3e-3, "0") of "weights-head-4-lr0.003@0"."""
+    told, _, seed = name.removeprefix("weights-").partition("@")
+    arm, _, rate = told.rpartition("-lr")
+    return arm, float(rate), seed
+
+
+def loss_of(surface: xr.Dataset, clusters: slice) -> xr.DataArray:
+    """Unweighted loss (split, tokens, position) of some clusters of the held-out documents."""
+    some = surface.isel(cluster=clusters)
+    loss = some.cluster_sum.sum("cluster") / some.cluster_count.sum("cluster")
+    return loss.transpose("split", "tokens", "position")
+
+
+# ------------------------------------------------------------------------------------------------------- development
+
+
+def development(surfaces: Mapping[str, xr.Dataset]) -> pd.DataFrame:
+    """Final id loss of each arm and learning rate on the development half, and which rate is chosen."""
+    rows = []
+    for name, surface in surfaces.items():
+        if name.startswith("weights-") and arm_rate_seed(name)[2] == DEVELOPMENT_SEED:
+            arm, rate, _ = arm_rate_seed(name)
+            loss = float(loss_of(surface, DEVELOPMENT).sel(split="id").isel(tokens=-1).mean())
+            rows.append({"arm": arm, "learning rate": rate, "development loss, id": loss})
+    table = pd.DataFrame(rows)
+    best = table.groupby("arm")["development loss, id"].transform("min")
+    return table.assign(chosen=table["development loss, id"] == best)
+
+
+def chosen(table: pd.DataFrame) -> dict[str, float]:
+    """The learning rate of each arm."""
+    return dict(zip(table[table.chosen].arm, table[table.chosen]["learning rate"], strict=True))
+
+
+# ------------------------------------------------------------------------------------------------------------- final
+
+
+def final_runs(runs: Runs, rates: Mapping[str, float]) -> Arms:
+    """The paired runs, uniform first.
+
+    Raises:
+        ValueError: where the plan trains an arm at another rate than development chose.
+    """
+    found: dict[str, dict[str, xr.Dataset]] = {UNIFORM: {}}
+    for name, surface in runs.named("weights-").items():
+        arm, rate, seed = arm_rate_seed(name)
+        if seed == DEVELOPMENT_SEED:
+            continue
+        if rate != rates[arm]:
+            raise ValueError(f"plan: {name} trains at {rate:g}, development chose {rates[arm]:g}; correct the plan")
+        found.setdefault(arm, {})[seed] = surface
+    return found
+
+
+def differences(arms: Arms, arm: str, clusters: slice = FINAL) -> xr.DataArray:
+    """Arm minus uniform, final unweighted loss (seed, split, position), paired by seed."""
+    pairs = [
+        (loss_of(own, clusters) - loss_of(arms[UNIFORM][seed], clusters)).isel(tokens=-1, drop=True)
+        for seed, own in arms[arm].items()
+    ]
+    return xr.concat(pairs, pd.Index(list(arms[arm]), name="seed"))
+
+
+def others(arms: Arms) -> Iterable[str]:
+    """All arms but uniform."""
+    return [arm for arm in arms if arm != UNIFORM]
+
+
+def ends(own: Mapping[str, xr.Dataset]) -> xr.DataArray:
+    """Final id loss (seed, position) on all documents."""
+    final = [one.loss.sel(split="id").isel(tokens=-1, drop=True) for one in own.values()]
+    return xr.concat(final, pd.Index(list(own), name="seed"))
+
+
+def main_table(arms: Arms, rates: Mapping[str, float]) -> pd.DataFrame:
+    """A row an arm: paired differences on the final half of the documents, with tests; the fit of its last curves."""
+    table = pd.DataFrame([_row(arms, arm, rates) for arm in others(arms)])
+    table.insert(6, "p, Holm", holm(table.p))
+    table.insert(7, "verdict", [_verdict(row) for row in table.to_dict("records")])
+    return table
+
+
+def _row(arms: Arms, arm: str, rates: Mapping[str, float]) -> dict[str, Any]:
+    inner = differences(arms, arm).mean("position")
+    tested = equivalence(inner.sel(split="id").values, MARGIN)
+    every = differences(arms, arm, slice(None)).mean("position").sel(split="id")
+    return {
+        "arm": arm,
+        "learning rate": rates[arm],
+        "difference, id, nats (90 %)": str(tested.interval),
+        "seeds": tested.interval.n,
+        "p equivalent": tested.p_equivalent,
+        "p": tested.p_different,
+        "equivalence": tested.verdict,
+        "mean": tested.interval.mean,
+        "sd of pairs": float(inner.sel(split="id").std(ddof=1)),
+        "all documents, id": str(interval(every.values, LEVEL)),
+        "ood": str(interval(inner.sel(split="ood").values, LEVEL)),
+    } | lm.beside(tsl.laws.HYPERBOLIC, ends(arms[arm]), over="position")
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    within = row["equivalence"] == "equivalent"
+    if row["p, Holm"] < 0.05:
+        return ("gain" if row["mean"] < 0 else "loss") + (", within the margin" if within else "")
+    return "no difference: equivalent" if within else "undecided"
+
+
+def effect(runs: Runs, arms: Arms) -> tuple[float, float]:
+    """Minimal detectable effects of five pairs, nats: by pairs of the pool beforehand, by the spread that came."""
+    pairs = []
+    for seed in range(PAIRS):
+        cosine, wsd = (runs.surfaces[f"small-{kind}@{seed}"] for kind in ("cosine", "wsd"))
+        at = int(cosine.tokens.sel(tokens=EARLY * float(cosine.tokens[-1]), method="nearest"))
+        pairs.append(float((cosine.loss - wsd.loss).sel(split="id", tokens=at).mean()))
+    came = [float(differences(arms, arm).sel(split="id").mean("position").std(ddof=1)) for arm in others(arms)]
+    return detectable(float(np.std(pairs, ddof=1)), PAIRS), detectable(float(np.median(came)), PAIRS)
+
+
+# ----------------------------------------------------------------------------------------------- the law, and forecasts
+
+
+def law_table(arms: Arms) -> pd.DataFrame:
+    """a0, a1, a2 of the last checkpoint, id, positions 1 to 128: uniform's values, and the arms' paired differences."""
+    fits = {arm: tsl.fit(tsl.laws.HYPERBOLIC, ends(own), over="position") for arm, own in arms.items()}
+    rows = []
+    for arm, found in fits.items():
+        shown = found.params if arm == UNIFORM else found.params - fits[UNIFORM].params
+        row: dict[str, Any] = {"arm": arm, "is": "value" if arm == UNIFORM else "minus uniform"}
+        row |= {name: str(interval(shown.sel(param=name).values, LEVEL)) for name in ("a0", "a1", "a2")}
+        row |= {"R2": float(found.r2.mean())}
+        rows.append(row | lm.beside(tsl.laws.HYPERBOLIC, ends(arms[arm]), over="position"))
+    return pd.DataFrame(rows)
+
+
+def forecast_table(arms: Arms) -> pd.DataFrame:
+    """Error of the final mean loss, id, forecast from 40 % of the run, by arm and method."""
+    return pd.DataFrame([_forecasts(arm, own, method) for arm, own in arms.items() for method in METHODS])
+
+
+def _forecasts(arm: str, own: Mapping[str, xr.Dataset], method: Any) -> dict[str, Any]:
+    errors, inside = np.array([_error(surface, method) for surface in own.values()], float).T
+    known = inside[np.isfinite(inside)]
+    return {
+        "arm": arm,
+        "method": method if isinstance(method, str) else method.name,
+        "mean error, nats (90 %)": str(interval(errors, LEVEL)),
+        "mean absolute error": float(np.nanmean(abs(errors))) if np.isfinite(errors).any() else np.nan,
+        "without forecast": int(np.isnan(errors).sum()),
+        "inside 90 %": f"{int(known.sum())} of {len(known)}",
+    }
+
+
+def _error(surface: xr.Dataset, method: Any) -> tuple[float, float]:
+    """Forecast minus observed final loss, and whether the 90 % interval holds it."""
+    end = int(surface.tokens[-1])
+    made = tsl.forecast(surface.sel(tokens=slice(None, CUTOFF * end)), [end], method=method)
+    observed = float(surface.loss.sel(split="id", tokens=end).mean())
+    error = float(made.mean.sel(split="id")[-1]) - observed
+    if made.quantiles is None or not np.isfinite(error):
+        return error, np.nan
+    low, high = (float(made.quantiles.sel(split="id", quantile=q)[-1]) for q in (0.05, 0.95))
+    return error, float(low <= observed <= high)
+
+
+# ----------------------------------------------------------------------------------------------------- what is told
+
+
+def analyse(runs: Runs) -> Findings:
+    """Development, final comparisons, the law, the forecasts, and the verdict on the paper's claim."""
+    developed = development(runs.surfaces)
+    rates = chosen(developed)
+    arms = final_runs(runs, rates)
+    table = main_table(arms, rates)
+    tables = {"arms": table, "law": law_table(arms), "forecasts": forecast_table(arms), "learning_rates": developed}
+    return Findings(tables, _claims(table), _notes(runs, arms, table), *_figures(runs, arms))
+
+
+def _claims(table: pd.DataFrame) -> list[Claim]:
+    paper = table[table.arm.isin(SUPPRESSED)]
+    gains = paper.verdict.str.startswith("gain").any()
+    settled = ((paper.equivalence == "equivalent") | (paper.verdict.str.startswith("loss"))).all()
+    ours = "; ".join(f"{row.arm} {row['difference, id, nats (90 %)']} ({row.verdict})" for _, row in paper.iterrows())
+    best = table.sort_values("mean").iloc[0]
+    any_gain = table.verdict.str.startswith("gain").any()
+    none = ((table.equivalence == "equivalent") | (table.verdict.str.startswith("loss"))).all()
+    return [
+        Claim(
+            "Suppressing head, middle or tail positions brings no gain over the plain mean",
+            "no gain (ablation)",
+            ours,
+            "differs" if gains else "agrees" if settled else "undecided",
+        ),
+        Claim(
+            "No weighting tried here, boosts and adaptive ones included, beats the plain mean",
+            "not asked",
+            f"best is {best.arm}, {best['difference, id, nats (90 %)']} ({best.verdict})",
+            "differs" if any_gain else "agrees" if none else "undecided",
+        ),
+    ]
+
+
+def _notes(runs: Runs, arms: Arms, table: pd.DataFrame) -> list[str]:
+    before, came = effect(runs, arms)
+    finals = [float(loss_of(one, FINAL).sel(split="id").isel(tokens=-1).mean()) for one in arms[UNIFORM].values()]
+    loss = interval(finals, LEVEL)
+    return [
+        f"Uniform ends at {loss.mean:.4f} nats on the final half of the documents [{loss.low:.4f}, {loss.high:.4f}] "
+        "over seeds (90 %); differences are paired.",
+        f"Minimal detectable effect of {PAIRS} pairs: {before:.4f} nats by pairs of the pool, computed beforehand; "
+        f"{came:.4f} by the median spread of the pairs that came. The margin is {MARGIN}.",
+        _kept(runs),
+        *[f"{row.arm}: {row['difference, id, nats (90 %)']} nats, {row.verdict}." for _, row in table.iterrows()],
+    ]
+
+
+def _kept(runs: Runs) -> str:
+    """How often the fitted law was of no use to the weights that follow it."""
+    said = [one for weights in updates(runs, "learnable_excess") for one in weights["said"]]
+    kept = sum(one.startswith("weights kept") for one in said)
+    return f"learnable_excess: at {kept} of {len(said)} updates the fit was not usable, and the weights were kept."
+
+
+def updates(runs: Runs, arm: str) -> list[Mapping[str, Any]]:
+    """What the final runs of an adaptive arm kept of their weights."""
+    return [
+        found["probes"]["weights"]
+        for name, found in runs.manifests.items()
+        if name.startswith(f"weights-{arm}-") and arm_rate_seed(name)[2] != DEVELOPMENT_SEED
+    ]
+
+
+def _weights(runs: Runs, arm: str) -> tuple[Any, Any, Any, Any]:
+    """Position, and mean, lowest and highest over seeds of the weights, means of the second half of the updates."""
+    found = updates(runs, arm)
+    late = np.array([np.mean(one["weights"][len(one["weights"]) // 2 :], axis=0) for one in found])
+    return np.array(found[0]["position"]), late.mean(0), late.min(0), late.max(0)
+
+
+def _figures(runs: Runs, arms: Arms) -> tuple[dict[str, Any], dict[str, str]]:
+    from tsl_jax.reporting import print as draw
+
+    by_arm, seeds, overall = {}, {}, []
+    for arm in others(arms):
+        by_position = differences(arms, arm).sel(split="id")
+        one, each = in_bands(by_position), by_position.mean("position").values
+        found = bands(one.values, LEVEL)
+        by_arm[arm] = (found["mean"].values, found.low.values, found.high.values)
+        seeds[arm] = one.values
+        mean = interval(each, LEVEL)
+        overall.append({"arm": arm, "mean": mean.mean, "low": mean.low, "high": mean.high, "seeds": each})
+    table = pd.DataFrame(overall)
+    figures = {
+        "overall": draw.differences_overall(table, margin=MARGIN),
+        "by_position": draw.differences_by_position(one.position.values, by_arm, seeds=seeds, margin=MARGIN),
+        "parameters": draw.parameter_paths({arm: _path(arms[arm]) for arm in _shown(table)}),
+        "weights": draw.lines_with_bands(
+            {arm: _weights(runs, arm) for arm in ADAPTIVE}, "position (tokens of context)", "weight", log="x"
+        ),
+    }
+    captions = {
+        "overall": "Final unweighted held-out loss of each arm minus that of the plain mean, id; dots are seeds, bars "
+        "90 % intervals, shaded the margin of equivalence. Left of zero is a gain.",
+        "by_position": "The same by band of positions (1, 2, 3-4, 5-8, ...), with simultaneous 90 % bands; thin lines "
+        "are seeds.",
+        "parameters": "a0, a1 and a2 of the hyperbolic law over training (positions 1 to 128), mean of the seeds and "
+        "its standard error, for the plain mean, the best arm and the two worst.",
+        "weights": "Weights of the adaptive arms, averaged over the second half of the updates: mean of five seeds, "
+        "lowest and highest of them.",
+    }
+    return figures, captions
+
+
+def _shown(table: pd.DataFrame) -> list[str]:
+    order = table.sort_values("mean").arm.tolist()
+    return list(dict.fromkeys([UNIFORM, order[0], *order[-2:]]))
+
+
+def _path(own: Mapping[str, xr.Dataset]) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
+    """Mean over seeds of the parameters (tokens, param), its standard error, and where all fits are usable."""
+    fits = [tsl.fit(tsl.laws.HYPERBOLIC, one.loss.sel(split="id"), over="position") for one in own.values()]
+    params = xr.concat([one.params for one in fits], "seed")
+    good = [one.status.isin([Status.CONVERGED, Status.WEAKLY_IDENTIFIED]) for one in fits]
+    return params.mean("seed"), params.std("seed", ddof=1) / np.sqrt(len(fits)), xr.concat(good, "seed").all("seed")
+
+
+STUDY = Study(
+    name="position_weighting",
+    title="Does any weighting of positions in training beat the plain mean?",
+    decided="2026-11-26",
+    analyse=analyse,
+    minutes=2,
+)
+
+if __name__ == "__main__":
+    STUDY.main()

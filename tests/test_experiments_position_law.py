@@ -1,0 +1,119 @@
+"""The study of the law over positions, on small planted surfaces: what was planted is what it says."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from tsl_jax import surface as surfaces
+from tsl_jax.sweeps import read_sweep
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+sys.path.insert(0, str(EXPERIMENTS))
+import position_law as program  # noqa: E402
+from position_law_parts import measures  # noqa: E402
+from reproduction import Runs  # noqa: E402
+
+POSITION = np.arange(1.0, 33)
+CLUSTERS = 8
+
+
+def planted(folder: Path, curve: np.ndarray, seed: int = 0, noise: float = 0.02) -> xr.Dataset:
+    """Three checkpoints around a curve; the noise of a cluster is that of its text, the same in all runs."""
+    surfaces.create(folder, clusters={"id": CLUSTERS, "ood": CLUSTERS}, context=len(curve), attrs={"windows": "w"})
+    random = np.random.default_rng(0)
+    text = {split: noise * random.standard_normal((CLUSTERS, len(curve))) for split in ("id", "ood")}
+    own = np.random.default_rng(100 + seed)
+    for k, tokens in enumerate((1000, 50_000, 100_000)):
+        splits = {}
+        for split in ("id", "ood"):
+            each = 100 * (curve + 0.5 * (2 - k) + text[split] + noise / 10 * own.standard_normal(text[split].shape))
+            count, loss = np.full(each.shape, 100.0), each.mean(axis=0) / 100
+            splits[split] = {
+                "loss_sum": each.sum(axis=0),
+                "loss_sum_squares": (each**2).sum(axis=0) / 100,
+                "count": count.sum(axis=0),
+                "cluster_sum": each,
+                "cluster_sum_squares": each**2 / 100,
+                "cluster_count": count,
+                "loss_additive": loss,
+                "loss_additive_sem": np.full(len(curve), noise),
+            }
+        surfaces.append(folder, tokens=tokens, step=k, lr=1e-3, splits=splits)
+    return surfaces.load_surface(folder)
+
+
+def hyperbola(a1: float = 0.4, a2: float = 3.0) -> np.ndarray:
+    return 1.5 / (1 + a1 * POSITION) + a2
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    measures.DRAWS = 40
+    folder = tmp_path_factory.mktemp("runs")
+    late = 0.2 * (POSITION > 8) * np.log(POSITION / 8 + (POSITION <= 8))
+    made = {
+        "small-cosine@0": planted(folder / "a", hyperbola()),
+        "small-cosine@1": planted(folder / "b", hyperbola(), 1),
+        "small-lstm-cosine": planted(folder / "c", hyperbola() + late, 2),
+    }
+    manifest = {"config": {"model": {"architecture": ""}}, "n_params": 1}
+    return program.analyse(Runs(made, dict.fromkeys(made, manifest), "cpu"))
+
+
+def test_a_planted_hyperbola_passes_is_found_and_has_its_i90(found):
+    row = found.tables["position_law"].iloc[0]
+    assert row.p > 0.05
+    assert row.r2 > 0.98
+    assert row.positions == "position 1..32"
+    assert row.i90 == pytest.approx(9 / 0.4, rel=0.25)
+    assert row.i90_low < row.i90 < row.i90_high
+    assert row.lm_r2 == pytest.approx(row.r2, abs=0.02)
+
+
+def test_what_is_no_hyperbola_fails_and_shows_no_i90(found):
+    row = found.tables["position_law"].set_index(["run", "split"]).loc[("small-lstm-cosine", "id")]
+    assert row.p < 0.05
+    assert np.isnan(row.i90)
+
+
+def test_a_gap_that_grows_with_position_is_found_from_paired_clusters(found):
+    pairs = found.tables["architectures"].set_index(["split", "part"]).loc["id"]
+    assert abs(pairs.difference["early"]) < 0.01
+    assert pairs.difference["late"] == pytest.approx(np.mean(0.2 * np.log(POSITION[16:] / 8)), abs=0.02)
+    assert pairs.low["late minus early"] > 0.1
+    verdicts = [one.verdict for one in found.claims if one.claim.startswith("LSTMs")]
+    assert verdicts == ["agrees", "agrees"]
+
+
+def test_pairs_need_the_same_windows(found, tmp_path):
+    one = planted(tmp_path / "x", hyperbola())
+    other = one.assign_attrs(windows="others")
+    with pytest.raises(ValueError, match="same windows"):
+        measures.paired(one, other, "id")
+
+
+def test_rivals_of_a_planted_hyperbola_lose_where_they_are_not_fitted(found):
+    overall = found.tables["rivals_overall"].set_index(["estimate", "rival"])
+    assert set(overall.index.get_level_values(0)) == {"plain", "additive"}
+    duels = (
+        found.tables["rivals"].query("run == 'small-cosine@0' and estimate == 'plain'").set_index(["rival", "split"])
+    )
+    log = duels.loc["position_log"]
+    assert (log.log_likelihood_ratio > 2).all()
+    assert (log.held_out_rival > log.held_out).all()
+    assert (log.second_half_rival > log.second_half).all()
+
+
+def test_every_figure_has_a_caption(found):
+    assert set(found.figures) == set(found.captions)
+
+
+@pytest.mark.parametrize("scale", ["cpu", "gpu", "paper"])
+def test_the_plan_is_a_sweep(scale):
+    runs = read_sweep(EXPERIMENTS / "plans" / "position_law" / f"{scale}.yaml")
+    assert len({(r.model.architecture, r.model.preset) for r in runs.values()}) >= 4

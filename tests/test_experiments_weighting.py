@@ -1,0 +1,106 @@
+"""Studies over seeds, on values whose truth is known: equivalence, bands, rates of fall, and paired arms."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
+import learning_dynamics as dynamics
+import position_weighting as weighting
+from reproduction import statistics
+from reproduction.positions import in_bands
+
+
+def test_equivalence_needs_small_differences_and_little_noise():
+    tight = np.array([0.001, -0.002, 0.0, 0.002, -0.001])
+    assert statistics.equivalence(tight, 0.01).verdict == statistics.EQUIVALENT
+    assert statistics.equivalence(tight + 0.05, 0.01).verdict == statistics.DIFFERENT
+    assert statistics.equivalence(20 * tight, 0.01).verdict == statistics.UNDECIDED
+    assert statistics.equivalence(tight[:1], 0.01).verdict == statistics.UNDECIDED
+    with pytest.raises(ValueError, match="margin must be positive"):
+        statistics.equivalence(tight, 0.0)
+
+
+def test_an_effect_of_the_detectable_size_is_found_as_often_as_said():
+    random, n = np.random.default_rng(0), 5
+    drawn = statistics.detectable(1.0, n) + random.standard_normal((4000, n))
+    t = drawn.mean(1) / (drawn.std(1, ddof=1) / np.sqrt(n))
+    found = np.mean(np.abs(t) > statistics.stats.t.ppf(0.975, n - 1))
+    assert found == pytest.approx(0.8, abs=0.03)
+
+
+def test_holm_is_no_smaller_than_p_and_keeps_its_order():
+    p = np.array([0.01, 0.5, 0.02])
+    np.testing.assert_allclose(statistics.holm(p), [0.03, 0.5, 0.04])
+
+
+@pytest.mark.parametrize("common", [0.0, 0.9])
+def test_simultaneous_bands_hold_the_whole_curve(common, monkeypatch):
+    monkeypatch.setattr(statistics, "DRAWS", 200)
+    random, inside = np.random.default_rng(0), []
+    for k in range(60):
+        shared = np.sqrt(common) * random.standard_normal((5, 1))
+        found = statistics.bands(shared + np.sqrt(1 - common) * random.standard_normal((5, 16)), 0.9, seed=k)
+        inside.append(((found.low <= 0) & (found.high >= 0)).all())
+        assert (found.low <= found.pointwise_low).all()
+    assert np.mean(inside) > 0.78  # .9 within three standard errors
+
+
+def curves(slopes: np.ndarray) -> xr.DataArray:
+    """Losses (tokens, position) that fall by these slopes for each e-fold of tokens."""
+    tokens = np.geomspace(1e4, 1e6, 12)
+    return xr.DataArray(
+        5 - np.log(tokens)[:, None] * slopes,
+        {"tokens": tokens, "position": np.arange(1, len(slopes) + 1)},
+        ("tokens", "position"),
+    )
+
+
+def test_rates_are_the_slopes_and_bands_of_positions_their_means():
+    slopes = np.linspace(0.1, 0.8, 8)
+    found = dynamics.rates(curves(slopes))
+    np.testing.assert_allclose(found, slopes, rtol=1e-10)
+    np.testing.assert_allclose(in_bands(found), [0.1, 0.2, 0.35, 0.65], rtol=1e-10)
+    np.testing.assert_allclose(dynamics.relative(found).mean(), 0, atol=1e-12)
+
+
+def test_equal_rates_are_found_the_same_and_others_different():
+    noise = 1e-3 * np.random.default_rng(0).standard_normal((6, 8))
+    same = xr.DataArray(noise, dims=("seed", "position"))
+    assert dynamics.judged(same, 0.1)["verdict"] == "same"
+    assert dynamics.judged(same + 0.3, 0.1)["verdict"] == "different"
+
+
+def surface(shift: float, seed: int) -> xr.Dataset:
+    """Two splits, two checkpoints, four clusters; the second half of the clusters is lower by `shift`."""
+    random = np.random.default_rng(seed)
+    loss = 4 + 1e-3 * random.standard_normal((2, 2, 4, 8))
+    loss[:, :, 2:] -= shift
+    dims = ("split", "tokens", "cluster", "position")
+    coordinates = {"split": ["id", "ood"], "tokens": [10, 20], "position": np.arange(1, 9)}
+    return xr.Dataset({"cluster_sum": (dims, 3 * loss), "cluster_count": (dims, np.full(loss.shape, 3.0))}, coordinates)
+
+
+def test_arms_are_compared_by_seed_on_their_own_half_of_the_documents():
+    arms = {"uniform": {"0": surface(0, 0), "1": surface(0, 1)}, "tail-4": {"0": surface(0.2, 2), "1": surface(0.2, 3)}}
+    final = weighting.differences(arms, "tail-4").mean(("split", "position"))
+    np.testing.assert_allclose(final, -0.2, atol=2e-3)
+    developed = weighting.differences(arms, "tail-4", weighting.DEVELOPMENT).mean(("split", "position"))
+    np.testing.assert_allclose(developed, 0, atol=2e-3)
+
+
+def test_the_best_learning_rate_is_chosen_and_a_plan_with_another_is_refused():
+    developed = weighting.development(
+        {"weights-linear-lr0.002@50": surface(0, 0), "weights-linear-lr0.005@50": surface(0, 0) * 0.5}
+    )
+    assert weighting.arm_rate_seed("weights-head-0.1-lr0.03@4") == ("head-0.1", 0.03, "4")
+    rates = weighting.chosen(developed)
+    assert set(rates) == {"linear"}
+    runs = weighting.Runs({"weights-linear-lr0.9@0": surface(0, 0)}, {}, "cpu")
+    with pytest.raises(ValueError, match="development chose"):
+        weighting.final_runs(runs, rates)

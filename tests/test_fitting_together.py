@@ -1,0 +1,109 @@
+"""Parameters belong to a range: it is written on every fit, other ranges are refused, and i90 carries its own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+import tsl_jax as tsl
+from tsl_jax.fitting import bootstrap, context_use, context_use_resampled, fit, fit_table, together
+from tsl_jax.fitting.table import write
+from tsl_jax.laws import HYPERBOLIC, KAPLAN_ND, POSITION_POWER
+
+
+def curves(n: int = 64, a1: float = 0.3, noise: float = 0.01, count: int = 1, seed: int = 0) -> xr.DataArray:
+    position = np.arange(1.0, n + 1)
+    y = 1.5 / (1 + a1 * position) + 3 + noise * np.random.default_rng(seed).standard_normal((count, n))
+    return xr.DataArray(y, {"tokens": np.arange(1, count + 1), "position": position}, ("tokens", "position"))
+
+
+def fitted(**how) -> tsl.Fit:
+    return fit(HYPERBOLIC, curves(**how), over="position")
+
+
+def test_a_fit_says_over_which_range_it_was_made():
+    found = fitted(n=48)
+    assert found.range == {"position": (1.0, 48.0)}
+    assert "position 1..48" in repr(found)
+    ladder = {"n_params": np.geomspace(1e3, 1e6, 9), "tokens": np.full(9, 1e9)}
+    assert fit(KAPLAN_ND, np.linspace(4, 3, 9), x=ladder).range["n_params"] == (1e3, pytest.approx(1e6))
+
+
+def test_a_table_of_fits_holds_the_range(tmp_path):
+    write(HYPERBOLIC, fitted(n=48, count=3), tmp_path / "fits.csv", {})
+    found = pd.read_csv(tmp_path / "fits.csv")
+    assert found.position_low.tolist() == [1, 1, 1]
+    assert found.position_high.tolist() == [48, 48, 48]
+
+
+def test_every_curve_of_a_long_table_has_its_own_range(tmp_path):
+    parts = [pd.DataFrame({"curve": n, "x": np.arange(2.0, n), "y": curves().values[0, 1 : n - 1]}) for n in (20, 33)]
+    pd.concat(parts).to_csv(tmp_path / "t.csv", index=False)
+    fit_table(HYPERBOLIC, tmp_path / "t.csv", tmp_path / "fits.csv")
+    found = pd.read_csv(tmp_path / "fits.csv")
+    assert found[["position_low", "position_high"]].to_numpy().tolist() == [[2, 19], [2, 32]]
+
+
+def test_fits_over_one_range_are_joined_even_where_a_checkpoint_is_missing():
+    found = together({"a": fitted(count=3), "b": fitted(count=2, a1=0.1)}, dim="run")
+    assert found.params.sizes == {"run": 2, "tokens": 3, "param": 3}
+    assert found.attrs["range"] == "position 1..64"
+    assert np.isnan(found.params.sel(run="b", tokens=3)).all()
+    assert not bool(found.converged.sel(run="b", tokens=3))
+    np.testing.assert_allclose(found.params.sel(param="a1", tokens=1), [0.3, 0.1], rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (fit(HYPERBOLIC, curves(n=32), over="position"), "position 1..64, b over position 1..32.*same range"),
+        (fit(POSITION_POWER, curves(), over="position"), "hyperbolic, b of position_power; compare one law"),
+    ],
+)
+def test_what_is_not_comparable_is_refused_with_both_named(other, words):
+    with pytest.raises(ValueError, match=words):
+        together({"a": fitted(), "b": other})
+
+
+def test_nothing_to_join_is_refused():
+    with pytest.raises(ValueError, match="one fit or more"):
+        together({})
+
+
+def test_i90_is_where_nine_tenths_of_the_gap_are_closed():
+    found = context_use(fitted(a1=0.3, noise=0.0))
+    i90 = float(found.i90[0])
+    assert i90 == pytest.approx(30, rel=1e-6)
+    assert float(HYPERBOLIC(np.array([i90]), a0=1.5, a1=0.3, a2=3.0)[0]) - 3 == pytest.approx(0.1 * 1.5)
+    assert found.attrs["range"] == "position 1..64"
+
+
+def test_i90_has_intervals_that_cover_under_correlated_noise_where_those_of_the_fit_are_too_narrow():
+    lag = np.abs(np.subtract.outer(np.arange(64), np.arange(64)))
+    sigma = 0.02**2 * np.exp(-lag / 8)
+    noise = np.random.default_rng(0).multivariate_normal(np.zeros(64), sigma, 400)
+    found = fit(HYPERBOLIC, curves(noise=0.0) + xr.DataArray(noise, dims=("draw", "position")), over="position")
+    covariance = xr.DataArray(
+        np.broadcast_to(sigma, (*found.status.shape, 64, 64)), dims=(*found.status.dims, "p", "q")
+    )
+    known, naive = context_use(found, covariance), context_use(found)
+    covered = float(((known.low <= 30) & (known.high >= 30)).mean())
+    assert abs(covered - 0.9) < 0.05
+    assert float(((naive.low <= 30) & (naive.high >= 30)).mean()) < covered - 0.1
+    wider = context_use(found, covariance, clusters=4)
+    assert bool((wider.high > known.high).all())
+
+
+def test_i90_of_resampled_clusters_holds_the_truth_in_the_right_order():
+    sums = curves(count=16, noise=0.05).values
+    low, high = context_use_resampled(
+        bootstrap(HYPERBOLIC, sums, np.ones_like(sums), np.arange(1.0, 65), resamples=100)
+    )
+    assert low < 30 < high
+
+
+def test_i90_belongs_to_the_hyperbolic_law():
+    with pytest.raises(ValueError, match="hyperbolic law, found a fit of position_power"):
+        context_use(fit(POSITION_POWER, curves(), over="position"))

@@ -1,0 +1,296 @@
+"""Weights over positions: one text says them, plugged-in ones are tried first, adaptive ones survive a stop."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from training_material import at, interrupt_me, small_run, write_words
+
+from tsl_jax import surface, weighting
+from tsl_jax.commands import options
+from tsl_jax.commands.train import Command
+from tsl_jax.laws import HYPERBOLIC
+from tsl_jax.training import adaptive, folder, probe, weight_updates
+from tsl_jax.training.config import TrainConfig, check, config_hash, from_dict, to_dict
+from tsl_jax.training.train import train
+from tsl_jax.training.weights import PositionWeights
+
+STATIC = {
+    "uniform": PositionWeights(),
+    "linear": PositionWeights.linear(),
+    "head:16@0.1": PositionWeights.head(16),
+    "tail:32@4": PositionWeights.tail(32, 4.0),
+    "middle:33-64@0.1": PositionWeights.middle(33, 64),
+}
+ADAPTIVE = ("inverse_loss", "learnable_excess", "gradient_noise")
+OWN_RULE = "def rule(observed):\n    return observed.loss ** -2\n"
+
+
+def observed(loss: np.ndarray, noise: np.ndarray | None = None, weights: np.ndarray | None = None) -> adaptive.Observed:
+    n = len(loss)
+    return adaptive.Observed(np.arange(1, n + 1), loss, 100, 1000, noise, np.ones(n) if weights is None else weights)
+
+
+@pytest.mark.parametrize("text", [*STATIC, *ADAPTIVE])
+def test_one_text_says_the_rule_in_files_and_on_the_command_line(text: str, tmp_path: Path) -> None:
+    told = STATIC.get(text, PositionWeights(text))
+    assert PositionWeights.parse(text) == told
+    assert str(told) == text
+    config = from_dict(TrainConfig, {"position_weights": text})
+    assert config.position_weights == told
+    assert to_dict(config)["position_weights"] == text
+    command = options.parse(Command, "train", ["--out", str(tmp_path), "--position-weights", text])
+    assert command.train.position_weights == told
+
+
+@pytest.mark.parametrize("text", STATIC)
+def test_mapping_and_text_of_a_static_rule_are_one_run(text: str) -> None:
+    rule = STATIC[text]
+    mapping = {"kind": rule.kind, "k": rule.k, "a": rule.a, "b": rule.b, "factor": rule.factor}
+    told = [from_dict(TrainConfig, {"context": 128, "position_weights": one}) for one in (text, mapping)]
+    assert told[0] == told[1]
+    assert config_hash(told[0]) == config_hash(told[1])
+
+
+def test_hashes_of_mappings_are_those_of_before_there_was_a_text() -> None:
+    """As the configuration that had mappings only gave them; entries that do not matter to a rule still count."""
+    assert config_hash(from_dict(TrainConfig, {"position_weights": "head:16@4"})) == "cb8e84d79877"
+    odd = from_dict(TrainConfig, {"position_weights": {"kind": "uniform", "k": 0, "a": 0, "b": 0, "factor": 4}})
+    assert config_hash(odd) == "7864e1280147"
+    assert config_hash(from_dict(TrainConfig, to_dict(odd))) == config_hash(odd)
+
+
+@pytest.mark.parametrize("name", ["small-cosine", "small-wsd@104"])
+def test_runs_of_the_pool_keep_their_hash(name: str) -> None:
+    manifest = json.loads((Path(__file__).parents[1] / f"experiments/pool/{name}.json").read_text())
+    config = from_dict(TrainConfig, manifest["config"])
+    assert config_hash(config) == manifest["config_hash"]
+    assert config_hash(from_dict(TrainConfig, to_dict(config))) == manifest["config_hash"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("hed:16", r"'hed:16' are unknown; they are one of uniform, .*learnable_excess.* module:function"),
+        ("head", "are unknown; they are one of"),
+        ("head:1-3", "expected head:K, as head:16@0.1"),
+        ("middle:3", "expected middle:A-B"),
+        ("tail:3@much", "'much' after @ is no number"),
+        ("tail:3@-1", "must be 0 or more"),
+        ("none.npy", "cannot be read"),
+        ("no_such_package.part:rule", "there is no module no_such_package.part; .*inverse_loss"),
+        ("./none.py:rule", "cannot be read"),
+    ],
+)
+def test_a_text_that_says_no_rule_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PositionWeights.parse(text)
+
+
+def test_files_give_one_weight_a_position(tmp_path: Path) -> None:
+    raw = np.arange(1.0, 65.0)
+    np.save(tmp_path / "w.npy", raw)
+    np.savetxt(tmp_path / "w.csv", raw)
+    (tmp_path / "w.json").write_text(json.dumps(raw.tolist()))
+    hashes = set()
+    for name in ("w.npy", "w.csv", "w.json"):
+        config = from_dict(TrainConfig, {"position_weights": str(tmp_path / name)})
+        check(config)
+        np.testing.assert_allclose(config.position_weights.values(64), raw / raw.mean())
+        assert from_dict(TrainConfig, to_dict(config)) == config
+        hashes.add(config_hash(config))
+    assert len(hashes) == 3
+    with pytest.raises(ValueError, match=r"gave shape \(64,\), expected \(32,\)"):
+        check(replace(config, context=32))
+
+
+def test_a_file_belongs_to_the_run_by_its_content_not_its_place(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.ones(64))
+    shutil.copy(tmp_path / "a.npy", tmp_path / "b.npy")
+    a, b = (from_dict(TrainConfig, {"position_weights": str(tmp_path / f"{name}.npy")}) for name in "ab")
+    assert config_hash(a) == config_hash(b)
+    np.save(tmp_path / "a.npy", np.arange(64.0))
+    with pytest.raises(ValueError, match="are not those of this run"):
+        check(a)
+    assert config_hash(from_dict(TrainConfig, {"position_weights": str(tmp_path / "a.npy")})) != config_hash(a)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return observed.loss[:-1]", r"rule .*own.py:rule gave shape \(63,\), expected \(64,\)"),
+        ("return observed.loss * float('nan')", "gave weight nan at position 1; weights must be finite"),
+        ("return -observed.loss", "weights must be finite, and 0 or more"),
+        ("return 0 * observed.loss", "some weight must be left"),
+        ("return 'heavy'", "gave str, expected 64 numbers"),
+        ("return observed.los", "failed: AttributeError: .*made up"),
+    ],
+)
+def test_a_rule_that_cannot_work_is_refused_before_the_run(body: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(f"def rule(observed):\n    {body}\n")
+    config = from_dict(TrainConfig, {"position_weights": f"{tmp_path}/own.py:rule"})
+    with pytest.raises(ValueError, match=message):
+        check(config)
+
+
+def test_answers_are_held_within_limits_at_mean_one() -> None:
+    rng = np.random.default_rng(0)
+    for raw in (rng.lognormal(0, 3, 128), np.eye(128)[0], np.r_[np.zeros(100), np.ones(28)], 1e300 * np.ones(5)):
+        weights, _ = adaptive.answer(lambda _, raw=raw: raw, "x", observed(np.ones(len(raw))))
+        assert weights.min() >= 0.2
+        assert weights.max() <= 5
+        assert weights.mean() == pytest.approx(1, abs=1e-12)
+        assert (np.diff(weights[np.argsort(raw)]) >= 0).all(), "the order of positions stays"
+
+
+def test_the_excess_is_the_part_of_a_planted_law_that_falls() -> None:
+    i = np.arange(1, 65)
+    weights, said = weighting.learnable_excess(observed(np.asarray(HYPERBOLIC(i, a0=3.0, a1=0.2, a2=2.0))))
+    np.testing.assert_allclose(weights, 3.0 / (1 + 0.2 * i), rtol=1e-5)
+    assert said.startswith("converged: a0 3, a1 0.2, a2 2")
+
+
+def test_a_fit_that_is_not_usable_keeps_the_weights_and_says_so() -> None:
+    before = np.linspace(0.5, 1.5, 64)
+    weights, said = adaptive.answer(weighting.learnable_excess, "x", observed(np.full(64, 3.0), weights=before))
+    assert weights is before or np.array_equal(weights, before)
+    assert said.startswith("weights kept: flat")
+
+
+def test_losses_and_noise_weigh_inversely() -> None:
+    loss, noise = np.array([4.0, 2.0, 1.0]), np.array([1.0, 2.0, 4.0])
+    np.testing.assert_allclose(weighting.inverse_loss(observed(loss)) * loss, 1)
+    np.testing.assert_allclose(weighting.gradient_noise(observed(loss, noise)) * noise, 1)
+
+
+@pytest.mark.parametrize("context", [1, 2, 16, 64, 128, 1000])
+def test_bands_cover_every_position_once(context: int) -> None:
+    found = probe.bands(context)
+    assert [i for first, last in found for i in range(first, last + 1)] == list(range(1, context + 1))
+    assert len(found) <= 8
+
+
+def test_noise_is_the_trace_of_the_covariance_of_the_bands_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against gradients that are taken one by one, of a small model."""
+    import jax
+
+    from tsl_jax.models.build import build, hidden, unembedding
+    from tsl_jax.models.config import ModelConfig, resolve
+    from tsl_jax.training.objective import token_losses
+
+    graphdef, params = build(resolve(ModelConfig(preset="tiny"), vocabulary=50, context=8), 0, None)
+    tokens = np.random.default_rng(0).integers(0, 50, (16, 9)).astype(np.int32)
+    first, last = probe.bands(8)[-1]
+
+    def loss(params, batch):  # of the last band
+        h = hidden(graphdef, params, batch[:, :-1])
+        return token_losses(h, unembedding(params), batch[:, 1:])[:, first - 1 : last].mean()
+
+    gradient = jax.jit(jax.grad(loss))
+    flat = [np.concatenate([np.ravel(x) for x in jax.tree.leaves(gradient(params, tokens[m : m + 2]))]) for m in
+            range(0, 16, 2)]  # fmt: skip
+    trace = 2 * np.var(np.array(flat, np.float64), axis=0, ddof=1).sum()
+    noise = probe.noise_by_position(probe.make_noise(graphdef), params, tokens, None)
+    assert noise.shape == (8,)
+    assert noise[-1] == pytest.approx((last - first + 1) * trace, rel=1e-3)
+
+
+@pytest.fixture(name="config", scope="module")
+def _config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    config = small_run(write_words(tmp_path_factory.mktemp("text")), evaluations=3)
+    return replace(config, weight_updates=4, position_weights=PositionWeights("gradient_noise"))
+
+
+@pytest.fixture(name="whole", scope="module")
+def _whole(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(config, tmp_path_factory.mktemp("whole") / "run")
+
+
+def test_updates_begin_after_the_warm_up_and_go_on_evenly(config: TrainConfig) -> None:
+    assert sorted(weight_updates.update_steps(config)) == [1, 11, 21, 31]
+    assert not weight_updates.update_steps(replace(config, position_weights=PositionWeights()))
+    assert max(weight_updates.update_steps(replace(config, weight_updates=400))) == 39
+
+
+@pytest.mark.parametrize("step", [11, 16])
+def test_a_stopped_run_ends_as_the_one_that_was_not(
+    step: int, config: TrainConfig, whole: Path, tmp_path: Path
+) -> None:
+    """Stopped at an update, before it is made, and between two."""
+    out, stop = tmp_path / "run", min(s for s in (11, 16, 21, 27, 31, 40) if s >= step)
+    seen: list[int] = []
+
+    def progress(stage: str, done: int, total: int) -> None:
+        if stage == "train" and done >= stop and not seen:
+            seen.append(done)
+            interrupt_me()
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, out, progress=progress)
+    # lines of updates after the checkpoint, as of a kill: they are forgotten, and a line cut short too
+    later = [line for line in weight_updates.read_lines(whole) if line["step"] >= seen[0]]
+    with open(out / "weights.jsonl", "a") as file:
+        file.write("".join(json.dumps({**line, "said": "of another time"}) + "\n" for line in later) + '{"step": 3')
+    train(config, out, resume=True)
+    assert (out / "weights.jsonl").read_bytes() == (whole / "weights.jsonl").read_bytes()
+    assert surface.load_surface(out).loss.equals(surface.load_surface(whole).loss)
+    assert folder.read_record(out)["probes"] == folder.read_record(whole)["probes"]
+
+
+def test_a_run_without_its_updates_is_not_continued(config: TrainConfig, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(config, out, progress=at("train", 11, interrupt_me))
+    (out / "weights.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"has updates at steps \[\], expected \[1\]; restore it"):
+        train(config, out, resume=True)
+
+
+def test_what_is_kept_of_the_updates(config: TrainConfig, whole: Path) -> None:
+    weights = weight_updates.read(whole)
+    assert weights.dims == ("tokens", "position")
+    assert weights.tokens.values.tolist() == [0, 64, 11 * 64, 21 * 64, 31 * 64]
+    np.testing.assert_allclose(weights.mean("position"), 1)
+    assert (weights[0] == 1).all()
+    assert not (weights[1] == 1).all()
+    kept = folder.read_record(whole)["probes"]["weights"]
+    assert kept["tokens"] == weights.tokens.values.tolist()[1:]
+    assert kept["tokens_forward"] == 4 * 64 * 16
+    assert kept["tokens_forward_and_backward"] == 4 * len(probe.bands(16)) * 16 * 16
+
+
+def test_the_steps_take_the_weights_of_the_last_update(config: TrainConfig, whole: Path, tmp_path: Path) -> None:
+    """Several steps a call, accumulated; up to the first update the run is the plain one, afterwards another."""
+    plain = train(replace(config, position_weights=PositionWeights()), tmp_path / "plain")
+    several = train(replace(config, steps_per_call=3, accumulate=2), tmp_path / "several")
+    lines = {
+        run: [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for run in (whole, plain, several)
+    }
+    assert lines[whole][0] == pytest.approx(lines[plain][0], rel=1e-6)
+    assert abs(lines[whole][2] - lines[plain][2]) > 1e-4
+    np.testing.assert_allclose(lines[several], lines[whole], rtol=1e-3)
+
+
+def test_a_rule_of_ones_own_weighs_a_run_and_cannot_change_under_it(config: TrainConfig, tmp_path: Path) -> None:
+    rule = tmp_path / "own.py"
+    rule.write_text(OWN_RULE)
+    own = replace(config, position_weights=PositionWeights.parse(f"{rule}:rule"))
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(own, out, progress=at("train", 11, interrupt_me))
+    rule.write_text(OWN_RULE.replace("-2", "-3"))
+    with pytest.raises(ValueError, match="are not those of this run"):
+        train(folder.read_config(out), out, resume=True)
+    with pytest.raises(ValueError, match="holds a run with another configuration"):
+        train(replace(own, position_weights=PositionWeights.parse(f"{rule}:rule")), out, resume=True)
+    rule.write_text(OWN_RULE)
+    train(folder.read_config(out), out, resume=True)
+    line = weight_updates.read_lines(out)[-1]
+    np.testing.assert_allclose(line["weights"], adaptive.normalised(np.array(line["loss"]) ** -2.0, "", 16))
+    assert line["noise"] is None

@@ -1,0 +1,48 @@
+"""Rules that weigh positions as a run goes, for `tsl train --position-weights NAME`: see `training.adaptive`.
+
+    inverse_loss       w_i ∝ 1 / L(i)
+    learnable_excess   w_i ∝ a0 / (1 + a1 i)     of the fit L(i) = a0 / (1 + a1 i) + a2
+    gradient_noise     w_i ∝ 1 / tr Sigma_i      of the gradient of one sequence's loss at position i
+
+They stand above both wings: training measures, laws are fitted here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tsl_jax.fitting.fit import fit
+from tsl_jax.fitting.status import Status
+from tsl_jax.laws import HYPERBOLIC
+from tsl_jax.training.adaptive import Observed, uses_noise
+
+USABLE = (Status.CONVERGED, Status.WEAKLY_IDENTIFIED)
+
+
+def inverse_loss(observed: Observed) -> np.ndarray:
+    """w_i ∝ 1 / L(i): every position counts the same share of the objective, w_i L(i) being constant."""
+    return 1 / observed.loss
+
+
+def learnable_excess(observed: Observed) -> tuple[np.ndarray, str]:
+    """w_i ∝ a0 / (1 + a1 i), the part of the loss at i that more context still removes.
+
+    The law is the dynamic hyperbolic one of Temporal Scaling Law (arXiv 2404.17785). Where its fit is neither converged
+    nor weakly identified (whose curve is known, if not its parameters), the weights stay as they are.
+    """
+    found = fit(HYPERBOLIC, observed.loss, x=observed.position)
+    status = Status(int(found.status))
+    if status not in USABLE:
+        return observed.weights, f"weights kept: {status.short}, {status.message()}"
+    a0, a1, a2 = (float(found.params.sel(param=name)) for name in ("a0", "a1", "a2"))
+    return a0 / (1 + a1 * observed.position), f"{status.short}: a0 {a0:.4g}, a1 {a1:.4g}, a2 {a2:.4g}"
+
+
+@uses_noise
+def gradient_noise(observed: Observed) -> np.ndarray:
+    """w_i ∝ 1 / tr Sigma_i: if all positions estimate one gradient, this sum of theirs has the least variance.
+
+    That is the weighting of Gauss and Markov; the square root would make the noise of all alike, and the sum noisier.
+    """
+    assert observed.noise is not None  # `uses_noise`
+    return 1 / observed.noise
