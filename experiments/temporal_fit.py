@@ -4,7 +4,7 @@ Paper: Temporal Scaling Law (Xiong et al., arXiv 2404.17785), fit quality: R2 of
 above .99 in and out of distribution; that of a power law in tokens on the mean loss .6 to .7. (The forms of the
 temporal laws are reconstructed, and the power law of the paper is taken to be one without a constant.)
 
-    tsl reproduce temporal_fit --scale cpu          trains nothing (the runs of the pool), some 10 minutes of two cores
+    tsl reproduce temporal_fit --scale cpu          trains nothing (the runs of the pool), 13 minutes of one core
 
 **The plan, 2026-11-26**, fixed before any R2 over a whole run was computed. (Forecasts of these runs from 10 to 40 %
 had been looked at before, see temporal_prediction.py; fits of whole runs by these laws had not.)
@@ -34,7 +34,15 @@ had been looked at before, see temporal_prediction.py; fits of whole runs by the
 Expected: the power law with a constant above .95, the temporal law little better; runs of 3 M tokens are dominated by
 their early fall.
 
-**Seen, 2026-11-26**: SEEN
+**Seen, 2026-11-26**: under cosine, mean R2 of the mean loss (t interval over ten seeds): paper's law .994 [.991, .996]
+id, .970 [.964, .976] ood; power law with constant .998 [.997, .998] and .964 [.958, .970]; without constant .996
+[.995, .996] and .962 [.956, .969], nowhere near .6 to .7; annealing with the schedule .9995 and .962. So > .99 holds
+on id and not ood, where no smooth law does. On held-out checkpoints the paper's law is not better than the power law
+with a third of its numbers: -.005 [-.010, .000] id, +.001 [-.005, .008] ood; BIC prefers the power law by 50. Fitted
+jointly it is its equal (.9974). Beyond half of the tokens annealing explains .99 of what is left to explain on id,
+paper .967, power .953, and no law more than .41 ood. Of the parameters a2(N) is followed (R2 .997 id), a0 and a1, noisy
+and correlated, are not (.89, .82). The cosine piece helps: paper minus temporal is +.013 in R2. Under wsd the forms
+without schedule miss the cool-down: .98 (temporal), .993 (power), .9986 (annealing).
 """
 
 from __future__ import annotations
@@ -258,15 +266,16 @@ def claims(table: pd.DataFrame, apart: pd.DataFrame, kind: str) -> list[Claim]:
             "> .99 (fit quality)",
             f"R2 of the mean loss over checkpoints, {kind}: {_said(ours)}",
             _above(ours.values(), GOAL),
-            "Most of the variance of these short runs is the early fall, where a1 and a0 move in ways that the three "
-            "forms do not follow.",
+            "It holds on id. Ood no smooth law of these runs comes above .972: the loss on text that is never learned "
+            "moves from checkpoint to checkpoint. The paper's models are larger, its runs longer.",
         ),
         Claim(
             "A power law in tokens on the mean loss describes them with R2 of .6 to .7",
             ".6 to .7",
             f"without constant: {_said(coarse)}; with one: {_said(fair)}",
             "agrees" if all(one.low <= COARSE[1] and one.high >= COARSE[0] for one in coarse.values()) else "differs",
-            "How bad a power law without constant is depends on how near the run has come to its floor.",
+            "How bad a power law without constant is depends on how near a run has come to its floor: these runs of a "
+            "few million tokens have not, and a cosine that lowers the loss late hides the missing constant.",
         ),
         Claim(
             "The temporal law describes a run better than a power law with a constant does",
@@ -383,7 +392,7 @@ STUDY = Study(
     title="How well does the temporal law describe the loss of a whole run?",
     decided="2026-11-26",
     analyse=analyse,
-    minutes=10,
+    minutes=13,
 )
 
 if __name__ == "__main__":

@@ -224,8 +224,8 @@ def test_a_design_that_may_be_much_worse_is_not_recommended():
 def test_a_selection_costs_short_runs_their_evaluations_and_the_rest_of_the_winner():
     table = pd.DataFrame(
         {"runs": ["a"], "n_params": [1], "training_flops": [100.0], "evaluation_flops": [50.0], "checkpoints": [10]}
-    )
+    ).assign(**{cost._until(share): int(20 * share) for share in cost.SHARES})  # dense at the start
     row = cost.selections(table, (2, 2)).set_index(["k", "share"]).loc[(4, 0.2)]
     assert row["all to the end"] == 4 * 105
-    assert row["full evaluation"] == pytest.approx(4 * 20 + 4 * 2 * 5 + 80 + 5)
-    assert row["thin evaluation"] == pytest.approx(4 * 20 + 4 * 2 * 5 / 4 + 80 + 5)
+    assert row["full evaluation"] == pytest.approx(4 * 20 + 4 * 4 * 5 + 80 + 5)
+    assert row["thin evaluation"] == pytest.approx(4 * 20 + 4 * 2 * 5 / 2 + 80 + 5)
