@@ -23,8 +23,8 @@ from tsl_jax.models.build import build
 from tsl_jax.models.config import ModelConfig
 from tsl_jax.training import evaluate, folder, record, text
 from tsl_jax.training.checkpoint import Checkpoints
-from tsl_jax.training.config import batch_tokens, from_dict, total_steps
-from tsl_jax.training.optimizer import adamw, plan
+from tsl_jax.training.config import from_dict
+from tsl_jax.training.optimizer import of_run
 from tsl_jax.training.step import initial_state
 
 DESIGNS = ((48, 4), (64, 4), (64, 3), (64, 2), (64, 1))  # windows in a stretch, and their stride
@@ -39,8 +39,7 @@ def dense_losses(run: Path) -> np.ndarray:
     config, known = folder.read_config(run), folder.read_record(run)
     model = from_dict(ModelConfig, known["model"])
     graphdef, params = build(model, config.seed)
-    lr_plan = plan(config.optimizer, total_steps(config), batch_tokens(config))
-    like = initial_state(params, adamw(config.optimizer, lr_plan, batch_tokens(config)))
+    like = initial_state(params, of_run(config))
     checkpoints = Checkpoints(run / folder.CHECKPOINTS, keep=config.keep, model_hash=record.model_hash(model))
     state = checkpoints.read(checkpoints.steps()[-1], like)
     checkpoints.close()

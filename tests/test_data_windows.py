@@ -1,6 +1,7 @@
 """Evaluation windows and training batches, on streams whose tokens tell where they stand."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,7 +125,7 @@ def test_a_domain_too_small_for_one_window_gets_a_sentence():
         built([26, 4])
     built([26] * 4, split="ood")
     with pytest.raises(ValueError, match="domain 'a' has 5000 tokens, one sequence needs 5001"):
-        batches.batches(corpus({"a": 1.0}, [50]), Mixture((("a", 1.0),)), 5000, 2, 0)
+        batches.sequences(corpus({"a": 1.0}, [50]), [(0, Mixture((("a", 1.0),)))], 5000, 0)
 
 
 def test_splits_share_stretches_by_weight_and_keep_clusters_apart():
@@ -137,28 +138,51 @@ def test_splits_share_stretches_by_weight_and_keep_clusters_apart():
     assert found["id"].design["domains"] == ["a", "b"]
 
 
+def batches_of(one: Corpus, context: int, size: int, seed: int) -> Callable[[int], np.ndarray]:
+    """The batches of a run in which nothing changes."""
+    take = batches.sequences(one, [(0, one.mixture)], context, seed)
+    return lambda step: take(step * size, size)
+
+
 def test_a_batch_depends_on_seed_and_step_alone():
     both = corpus({"a": 0.75, "b": 0.25}, [100])
-    first = batches.batches(both, both.mixture, CONTEXT, 4, seed=3)
+    first = batches_of(both, CONTEXT, 4, seed=3)
     kept = [first(step) for step in range(30)]
-    again = batches.batches(both, both.mixture, CONTEXT, 4, seed=3)
+    again = batches_of(both, CONTEXT, 4, seed=3)
     for step in (29, 0, 13):
         np.testing.assert_array_equal(again(step), kept[step])
-    assert not np.array_equal(batches.batches(both, both.mixture, CONTEXT, 4, seed=4)(0), kept[0])
+    assert not np.array_equal(batches_of(both, CONTEXT, 4, seed=4)(0), kept[0])
     assert kept[0].shape == (4, CONTEXT + 1)
     assert kept[0].dtype == np.int32
 
 
 def test_domains_come_in_their_shares():
     both = corpus({"a": 0.7, "b": 0.3, "c": 0.0}, [100])
-    batch_of = batches.batches(both, both.mixture, CONTEXT, 10, seed=0)
+    batch_of = batches_of(both, CONTEXT, 10, seed=0)
     domain = np.stack([batch_of(step)[:, 0] for step in range(50)]) // 1_000_000
     assert np.bincount(domain.ravel()).tolist() == [350, 150]
 
 
+def test_domains_go_on_in_their_order_where_a_mixture_follows_another():
+    two = corpus({"a": 0.7, "b": 0.3}, [100])
+    other = Mixture((("b", 0.75), ("a", 0.25)))
+    plain = batches.sequences(two, [(0, two.mixture)], CONTEXT, seed=0)(0, 600)[:, 0]
+    mixed = batches.sequences(two, [(0, two.mixture), (200, other)], CONTEXT, seed=0)(0, 200)[:, 0]
+    np.testing.assert_array_equal(mixed, plain[:200])
+    rest = batches.sequences(two, [(0, two.mixture), (200, other)], CONTEXT, seed=0)(200, 400)[:, 0]
+    assert np.bincount(rest // 1_000_000).tolist() == [100, 300]
+    for domain in (0, 1):
+        order = plain[plain // 1_000_000 == domain]
+        read, then = (part[part // 1_000_000 == domain] for part in (mixed, rest))
+        begin = np.flatnonzero(order == then[0])[0]
+        assert len(read) <= begin <= len(read) + 2  # none twice, and hardly any left out
+        common = min(len(order) - begin, len(then))
+        np.testing.assert_array_equal(then[:common], order[begin : begin + common])
+
+
 def test_an_epoch_has_every_target_once_and_the_next_another_order():
     one = corpus({"a": 1.0}, [100])
-    batch_of = batches.batches(one, one.mixture, CONTEXT, 1, seed=0)
+    batch_of = batches_of(one, CONTEXT, 1, seed=0)
     n = (5000 - 1) // CONTEXT
     epochs = [np.concatenate([batch_of(step) for step in range(e * n, (e + 1) * n)]) for e in (0, 1)]
     for epoch in epochs:
@@ -170,7 +194,7 @@ def test_an_epoch_has_every_target_once_and_the_next_another_order():
 def test_a_mixture_names_only_domains_of_the_corpus():
     one = corpus({"a": 1.0}, [100])
     with pytest.raises(ValueError, match="the mixture names 'z', the corpus has a"):
-        batches.batches(one, Mixture((("z", 1.0),)), CONTEXT, 1, seed=0)
+        batches.sequences(one, [(0, Mixture((("z", 1.0),)))], CONTEXT, seed=0)
     assert one.mixture["a"] == 1.0
     assert one.mixture["z"] == 0.0
     assert hash(one.mixture) == hash(Mixture((("a", 1.0),)))
@@ -180,7 +204,7 @@ def test_a_batch_costs_little(tmp_path: Path):
     np.save(tmp_path / "a.npy", np.zeros(200_000, np.uint16))
     stream = Part(np.load(tmp_path / "a.npy", mmap_mode="r"), np.zeros(1, np.int64))
     one = Corpus({"a": Domain(stream, stream)}, Mixture((("a", 1.0),)), {"id": ("a",)}, 1, None, {})
-    batch_of = batches.batches(one, one.mixture, 128, 16, seed=0)
+    batch_of = batches_of(one, 128, 16, seed=0)
     batch_of(0)
     seconds = []
     for step in range(50):

@@ -11,11 +11,11 @@ import pytest
 from tsl_jax.data.config import DataConfig
 from tsl_jax.laws import Schedule
 from tsl_jax.models.config import ModelConfig
+from tsl_jax.training.checks import check
 from tsl_jax.training.config import (
     MeshConfig,
     OptimizerConfig,
     TrainConfig,
-    check,
     config_hash,
     from_dict,
     to_dict,

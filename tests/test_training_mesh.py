@@ -19,7 +19,8 @@ from training_material import write_words
 from tsl_jax.models.build import ARCHITECTURES, abstract
 from tsl_jax.models.sharding import RULES, specification
 from tsl_jax.training import mesh
-from tsl_jax.training.config import MeshConfig, TrainConfig, check
+from tsl_jax.training.checks import check
+from tsl_jax.training.config import MeshConfig, TrainConfig
 
 FLOAT32 = 1e-5  # losses of some steps, summed over devices in another order
 

@@ -16,7 +16,8 @@ from tsl_jax.commands import options
 from tsl_jax.commands.train import Command
 from tsl_jax.laws import HYPERBOLIC
 from tsl_jax.training import adaptive, folder, probe, weight_updates
-from tsl_jax.training.config import TrainConfig, check, config_hash, from_dict, to_dict
+from tsl_jax.training.checks import check
+from tsl_jax.training.config import TrainConfig, config_hash, from_dict, to_dict
 from tsl_jax.training.train import train
 from tsl_jax.training.weights import PositionWeights
 

@@ -2,14 +2,15 @@
 
 A stream is packed: sequence s of context T is tokens s T ... s T + T of it, so that each token is a target once an
 epoch and documents follow one another with the end-of-text token between them. Each domain is shuffled anew every
-epoch (grain's MapDataset), and domains are interleaved by their weights. The batch of a step depends on (seed, step)
-alone: training resumes from one integer.
+epoch (grain's MapDataset), and domains are interleaved by their weights. A sequence depends on the seed and its place
+in that order alone: training resumes from one integer.
 """
 
 from __future__ import annotations
 
+import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,27 +37,49 @@ class _Sequences:
         return f"{len(self)} sequences of {self.context} tokens"
 
 
-def batches(corpus: Corpus, mixture: Mixture, context: int, batch_size: int, seed: int) -> Callable[[int], np.ndarray]:
-    """The function from a step (from 0) to its batch, (batch_size, context + 1) int32.
+def sequences(
+    corpus: Corpus, mixtures: Sequence[tuple[int, Mixture]], context: int, seed: int
+) -> Callable[[int, int], np.ndarray]:
+    """The function from a place in the order of the data and a number n to n sequences, (n, context + 1) int32.
 
     Inputs are [:, :-1], targets [:, 1:].
+
+    Args:
+        mixtures: each with the place from which it holds, increasing from 0. Where one follows another, every domain
+            goes on in its own order where it was.
 
     Raises:
         ValueError: for a domain that is not in the corpus, or too small for one sequence.
     """
+    orders = []
+    read: dict[str, int] = {}  # sequences of each domain before the mixture holds
+    for k, (first, mixture) in enumerate(mixtures):
+        orders.append((first, _mixed(corpus, mixture, context, seed, read)))
+        if k + 1 < len(mixtures):
+            taken = mixtures[k + 1][0] - first
+            # mixing keeps to the shares within a sequence or two: rounded up, none is read twice
+            read |= {name: read.get(name, 0) + math.ceil(w * taken) + 1 for name, w in mixture.shares if w > 0}
+
+    def take(first: int, n: int) -> np.ndarray:
+        begin, order = next((begin, order) for begin, order in reversed(orders) if begin <= first)
+        return np.stack([order[first - begin + row] for row in range(n)]).astype(np.int32)
+
+    return take
+
+
+def _mixed(corpus: Corpus, mixture: Mixture, context: int, seed: int, read: Mapping[str, int]) -> Any:
+    """The order of the sequences of a mixture, without those of each domain that were read before."""
     import grain
 
-    streams = {name: _stream(corpus, name, context) for name, weight in mixture.shares if weight > 0}
+    names = [name for name, weight in mixture.shares if weight > 0]
     shuffled = [
-        grain.MapDataset.source(stream).shuffle(seed=(seed + zlib.crc32(name.encode())) % 2**32).repeat()
-        for name, stream in streams.items()
+        grain.MapDataset.source(_stream(corpus, name, context))
+        .shuffle(seed=(seed + zlib.crc32(name.encode())) % 2**32)
+        .repeat()
+        for name in names
     ]
-    mixed: Any = grain.MapDataset.mix(shuffled, weights=[mixture[name] for name in streams])
-
-    def batch_of(step: int) -> np.ndarray:
-        return np.stack([mixed[step * batch_size + row] for row in range(batch_size)]).astype(np.int32)
-
-    return batch_of
+    rest = [one[read[name] :] if name in read else one for name, one in zip(names, shuffled, strict=True)]
+    return grain.MapDataset.mix(rest, weights=[mixture[name] for name in names])
 
 
 def _stream(corpus: Corpus, name: str, context: int) -> _Sequences:

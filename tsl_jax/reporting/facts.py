@@ -14,6 +14,7 @@ NAMES = {
     "n_params_embedding": "parameters of embeddings",
     "model": "model",
     "schedule": "learning-rate schedule",
+    "changes": "changes in mid-run",
     "batch_tokens": "tokens a step",
     "windows": "evaluation windows",
     "document_boundary": "document boundaries",

@@ -22,7 +22,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from tsl_jax.training.config import TrainConfig, check, config_hash, from_dict
+from tsl_jax.training.checks import check
+from tsl_jax.training.config import TrainConfig, config_hash, from_dict
 
 ENTRIES = ("name", "base", "set", "grid", "variants")
 LONGEST = 200  # characters of a name: a file's may have 255, and ours add to it

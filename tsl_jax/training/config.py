@@ -19,6 +19,7 @@ from tsl_jax.data import config as data_config
 from tsl_jax.data.config import DataConfig, EvalConfig
 from tsl_jax.models import config as model_config
 from tsl_jax.models.config import ModelConfig
+from tsl_jax.training.changes import Stretch, step_near, steps_of, stretches, tokens_after
 from tsl_jax.training.weights import PositionWeights
 
 T = TypeVar("T")
@@ -28,9 +29,6 @@ _SCIENTIFIC = re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+")
 HARMLESS = ("keep", "mesh", "steps_per_call")
 YOUNGER = ("mesh", "steps_per_call", "accumulate")  # the first runs had none of these; their hashes leave out a 1
 YOUNGER_OF_OPTIMIZER = {"decay_form": "linear", "cycles": 2}  # nor these; left out are these values
-
-SCHEDULES = ("cosine", "constant", "wsd", "restarts")
-DECAY_FORMS = ("linear", "exponential", "sqrt")
 
 
 @dataclass(frozen=True)
@@ -71,6 +69,7 @@ class TrainConfig:
     position_weights: PositionWeights = field(default_factory=PositionWeights)  # head:16@0.1, a rule, a file
     mesh: MeshConfig = field(default_factory=MeshConfig)
     tokens: int = 2_500_000  # training tokens; whole batches of them are taken
+    changes: tuple[str, ...] = ()  # AT:WHAT=VALUE, of lr, batch, mixture, skip: from that share of the run on
     context: int = 64
     batch_size: int = 8  # sequences in a step; small, as short runs want many steps
     accumulate: int = 1  # microbatches that a step takes its batch in, one after the other: less memory, same result
@@ -83,117 +82,39 @@ class TrainConfig:
 
 
 def batch_tokens(config: TrainConfig) -> int:
-    """Training tokens in one step."""
+    """Training tokens in one step, as the run begins."""
     return config.batch_size * config.context
+
+
+def planned_steps(config: TrainConfig) -> int:
+    """Optimizer steps of the run if nothing changes in it: the learning rate is planned in these."""
+    return config.tokens // batch_tokens(config)
+
+
+def run_stretches(config: TrainConfig) -> tuple[Stretch, ...]:
+    """The stretches of steps between changes."""
+    return stretches(config.changes, config.tokens, config.context, config.batch_size)
 
 
 def total_steps(config: TrainConfig) -> int:
     """Optimizer steps of the run."""
-    return config.tokens // batch_tokens(config)
+    return steps_of(run_stretches(config), config.tokens, config.context)
+
+
+def tokens_at(config: TrainConfig, step: int) -> int:
+    """Tokens seen after so many steps."""
+    return tokens_after(run_stretches(config), step, config.context)
+
+
+def step_at(config: TrainConfig, tokens: int) -> int:
+    """The number of steps after which the tokens seen are nearest to these."""
+    return step_near(run_stretches(config), tokens, config.context)
 
 
 def phases(config: OptimizerConfig, total_steps: int) -> tuple[int, int]:
     """Whole steps of the warm-up and, for wsd, of the decay."""
     decay = round(config.decay * total_steps) if config.schedule == "wsd" else 0
     return round(config.warmup * total_steps), decay
-
-
-def check(config: TrainConfig) -> None:
-    """Everything that can be known to be wrong before any text is read.
-
-    Raises:
-        ValueError: naming the entry, what was found, and what to give instead.
-    """
-    for name in (
-        "tokens",
-        "context",
-        "batch_size",
-        "accumulate",
-        "weight_updates",
-        "evaluations",
-        "evaluation_batch",
-        "keep",
-    ):
-        if getattr(config, name) < 1:
-            raise ValueError(f"training: {name} must be at least 1, found {getattr(config, name)}")
-    _check_mesh(config)
-    if config.model.context and config.context > config.model.context:
-        found = f"context {config.context}, while the model's longest is {config.model.context}"
-        raise ValueError(f"training: {found}; lower --context or raise --model.context")
-    if total_steps(config) < 2:
-        found = f"{config.tokens} tokens are less than two batches of {batch_tokens(config)}"
-        raise ValueError(f"training: {found}; raise tokens, or lower batch_size or context")
-    data_config.check(config.data)
-    data_config.check_evaluation(config.evaluation)
-    model_config.resolve(config.model, vocabulary=config.data.vocabulary, context=config.context)
-    _check_optimizer(config.optimizer)
-    _check_phases(config.optimizer, total_steps(config))
-    config.position_weights.check(config.context)
-
-
-def _check_mesh(config: TrainConfig) -> None:
-    """What needs no look at the devices."""
-    for name, least in (("data", 0), ("fsdp", 1), ("tensor", 1)):
-        if getattr(config.mesh, name) < least:
-            raise ValueError(f"training: mesh.{name} must be at least {least}, found {getattr(config.mesh, name)}")
-    if config.steps_per_call < 0:
-        raise ValueError(f"training: steps_per_call must not be negative, found {config.steps_per_call}")
-    batch_shares(config, max(config.mesh.data, 1) * config.mesh.fsdp)
-
-
-def batch_shares(config: TrainConfig, parts: int) -> None:
-    """Nothing, where batches can be shared by that many parts of the mesh.
-
-    Raises:
-        ValueError: where they cannot.
-    """
-    if config.batch_size % config.accumulate:
-        found = f"batch_size {config.batch_size} and accumulate {config.accumulate}"
-        raise ValueError(f"training: accumulate must divide batch_size, found {found}; change one of them")
-    if config.batch_size // config.accumulate % parts:
-        found = f"{config.batch_size // config.accumulate} sequences at a time over data x fsdp = {parts} devices"
-        raise ValueError(f"training: batch_size / accumulate must share evenly, found {found}; change one of them")
-    if config.evaluation_batch % parts:
-        found = f"{config.evaluation_batch} windows over data x fsdp = {parts} devices"
-        raise ValueError(f"training: evaluation_batch must share evenly, found {found}; change one of them")
-
-
-def _check_optimizer(config: OptimizerConfig) -> None:
-    for name, known in (("schedule", SCHEDULES), ("decay_form", DECAY_FORMS)):
-        if getattr(config, name) not in known:
-            raise ValueError(f"training: {name} must be one of {', '.join(known)}, found {getattr(config, name)!r}")
-    if config.cycles < 1:
-        raise ValueError(f"training: cycles must be at least 1, found {config.cycles}")
-    if not 0 < config.peak_lr < float("inf"):
-        raise ValueError(f"training: peak_lr must be positive, found {config.peak_lr}")
-    for name in ("warmup", "decay", "final_ratio"):
-        if not 0 <= getattr(config, name) <= 1:
-            raise ValueError(f"training: {name} is a share between 0 and 1, found {getattr(config, name)}")
-    if config.schedule == "wsd" and config.warmup + config.decay > 1:
-        found = f"warmup {config.warmup} and decay {config.decay}"
-        raise ValueError(f"training: {found} are more than the whole run; lower one of them")
-    if config.schedule == "wsd" and config.decay_form == "exponential" and not config.final_ratio:
-        raise ValueError("training: an exponential decay never reaches final_ratio 0; raise it, or decay linearly")
-    for name in ("weight_decay", "clip"):
-        if getattr(config, name) < 0:
-            raise ValueError(f"training: {name} must not be negative, found {getattr(config, name)}")
-
-
-def _check_phases(config: OptimizerConfig, total_steps: int) -> None:
-    """Whole steps, as the laws that read the schedule want them: some after the warm-up, in wsd's decay, a cycle."""
-    warmup, decay = phases(config, total_steps)
-    if warmup >= total_steps:
-        found = f"warmup {config.warmup} leaves no step of {total_steps} at the full learning rate"
-        raise ValueError(f"training: {found}; lower it")
-    if config.schedule == "wsd" and not decay:
-        found = f"decay {config.decay} of {total_steps} steps is no step"
-        raise ValueError(f"training: {found}; raise it, or choose the schedule constant")
-    if warmup + decay > total_steps:
-        found = f"warmup and decay are {warmup} and {decay} of {total_steps} steps"
-        raise ValueError(f"training: {found}; lower one of them")
-    if config.schedule == "restarts" and config.cycles > total_steps - warmup:
-        found = f"{config.cycles} cycles of {total_steps - warmup} steps after the warm-up leave some without a step"
-        raise ValueError(f"training: {found}; lower cycles")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -279,6 +200,8 @@ def config_hash(config: TrainConfig) -> str:
     values["position_weights"] = config.position_weights.identity()
     if not config.position_weights.adaptive:
         del values["weight_updates"]
+    if not config.changes:
+        del values["changes"]
     told = values["optimizer"].items()
     values["optimizer"] = {name: value for name, value in told if YOUNGER_OF_OPTIMIZER.get(name) != value}
     values |= {"model": model_config.described(config.model), "data": data_config.described(config.data)}

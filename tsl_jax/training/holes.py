@@ -10,21 +10,26 @@ from pathlib import Path
 from tsl_jax import surface
 from tsl_jax.training import folder
 from tsl_jax.training.cadence import evaluation_steps
-from tsl_jax.training.config import TrainConfig, batch_tokens, phases, total_steps
+from tsl_jax.training.config import TrainConfig, batch_tokens, phases, planned_steps, step_at, tokens_at, total_steps
 
 MISSING = "missing_checkpoints"  # entry of the record: tokens seen
 
 
 def planned(config: TrainConfig) -> list[int]:
     """Steps after which the run is evaluated."""
-    total = total_steps(config)
-    return evaluation_steps(total, phases(config.optimizer, total)[0], config.evaluations)
+    total = planned_steps(config)
+    steps = evaluation_steps(total, phases(config.optimizer, total)[0], config.evaluations)
+    if not config.changes:
+        return steps
+    # where batches change, at the same tokens as without, as nearly as whole steps allow
+    near = {step_at(config, step * batch_tokens(config)) for step in steps[:-1]}
+    return sorted({step for step in near if step < total_steps(config)} | {total_steps(config)})
 
 
 def missing(config: TrainConfig, run: Path, before: int) -> list[int]:
     """Tokens of the planned evaluations before a step that are not on disk."""
     known = surface.checkpoints(run / folder.SURFACE)
-    tokens = (step * batch_tokens(config) for step in planned(config) if step < before)
+    tokens = (tokens_at(config, step) for step in planned(config) if step < before)
     return [t for t in tokens if t not in known]
 
 

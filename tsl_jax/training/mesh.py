@@ -13,7 +13,8 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tsl_jax.models.sharding import AXES, BATCH
-from tsl_jax.training.config import TrainConfig, batch_shares
+from tsl_jax.training.checks import batch_shares
+from tsl_jax.training.config import TrainConfig
 
 
 def shape(config: TrainConfig, devices: int) -> tuple[int, int, int]:

@@ -12,12 +12,13 @@ total tokens, final ratio r, wsd's decay from D on and c cycles, the step that b
                exponential:  peak * r^q
                sqrt:         peak * (1 - (1 - r) sqrt(q))             (Haegele et al., arXiv 2405.18392)
 
-A cycle ends at r * peak and the step after it begins the next.
+A cycle ends at r * peak and the step after it begins the next. Changes of the learning rate in mid-run make a list of
+plans, each with the token from which it holds: the same curve, times a factor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tsl_jax.training.config import OptimizerConfig, phases
+from tsl_jax.training.config import OptimizerConfig, TrainConfig, batch_tokens, phases, planned_steps, run_stretches
 
 # A share of the run: steps at most this far beyond the end of a cycle belong to it, as float32 may put them there.
 ROUNDING = 1e-6
@@ -50,8 +51,25 @@ def plan(config: OptimizerConfig, total_steps: int, batch_tokens: int) -> dict[s
     return result
 
 
-def learning_rate(plan: Mapping[str, Any], tokens: Any, xp: Any = np) -> Any:
+def plan_of(config: TrainConfig) -> dict[str, Any] | list[dict[str, Any]]:
+    """The plan of a run; where its learning rate changes, a list of plans, each known from its own beginning."""
+    first = plan(config.optimizer, planned_steps(config), batch_tokens(config))
+    plans, lr = [{"from_tokens": 0, **first}], 1.0
+    for one in run_stretches(config):
+        if one.lr != lr:
+            # the checkpoint at the change itself still has the rate, and the plan, of before
+            plans.append({**first, "from_tokens": one.tokens + 1, "peak": one.lr * first["peak"]})
+            lr = one.lr
+    return plans if len(plans) > 1 else first
+
+
+def learning_rate(plan: Mapping[str, Any] | Sequence[Mapping[str, Any]], tokens: Any, xp: Any = np) -> Any:
     """Learning rate of the step that brings the tokens seen to `tokens`; `xp` is numpy, or jax.numpy inside jit."""
+    if not isinstance(plan, Mapping):
+        lr = learning_rate(plan[0], tokens, xp)
+        for one in plan[1:]:
+            lr = xp.where(tokens >= one["from_tokens"], learning_rate(one, tokens, xp), lr)
+        return lr
     warmup, total = float(plan["warmup_tokens"]), float(plan["total_tokens"])
     ratio = plan["final_ratio"]
     if plan["kind"] in ("cosine", "restarts"):
@@ -80,12 +98,34 @@ def _decayed(form: str, ratio: float, progress: Any, xp: Any) -> Any:
     return 1 - (1 - ratio) * (xp.sqrt(progress) if form == "sqrt" else progress)
 
 
-def adamw(config: OptimizerConfig, plan: Mapping[str, Any], batch_tokens: int) -> optax.GradientTransformation:
-    """Clipping by global norm, Adam, decay of matrices, and the planned learning rate."""
+def of_run(config: TrainConfig) -> optax.GradientTransformation:
+    """The optimizer of a run, its changes included."""
+    first = plan(config.optimizer, planned_steps(config), batch_tokens(config))
+    changes = [(one.step, one.tokens, one.batch_size * config.context, one.lr) for one in run_stretches(config)[1:]]
+    return adamw(config.optimizer, first, batch_tokens(config), changes)
+
+
+def adamw(
+    config: OptimizerConfig,
+    plan: Mapping[str, Any],
+    batch_tokens: int,
+    changes: Sequence[tuple[int, int, int, float]] = (),
+) -> optax.GradientTransformation:
+    """Clipping by global norm, Adam, decay of matrices, and the planned learning rate.
+
+    Args:
+        changes: (steps done, tokens seen, tokens in a step, factor of the learning rate) from which on they hold.
+    """
 
     def schedule(count: jax.Array) -> jax.Array:
         # float32 holds 2^24 steps exactly; tokens as int32 would overflow at 2.1e9
-        return learning_rate(plan, (count.astype(jnp.float32) + 1) * float(batch_tokens), jnp)
+        done = count.astype(jnp.float32) + 1
+        tokens, factor = done * float(batch_tokens), 1.0
+        for step, seen, in_step, lr in changes:
+            tokens = jnp.where(count >= step, seen + (done - step) * float(in_step), tokens)
+            factor = jnp.where(count >= step, lr, factor)
+        planned = learning_rate(plan, tokens, jnp)
+        return planned * factor if changes else planned
 
     adam = optax.adamw(
         schedule,  # pyright: ignore[reportArgumentType]

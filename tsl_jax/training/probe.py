@@ -41,9 +41,10 @@ Noise = Callable[..., jax.Array]
 
 def coming(batch_of: Callable[[int], np.ndarray], step: int, sequences: int) -> np.ndarray:
     """The first sequences that are trained on after `step` steps, (sequences, context + 1) int32."""
-    first = batch_of(step)
-    more = range(step + 1, step + -(-sequences // len(first)))
-    return np.concatenate([first, *(batch_of(one) for one in more)])[:sequences]
+    rows = [batch_of(step)]
+    while sum(map(len, rows)) < sequences:
+        rows.append(batch_of(step + len(rows)))
+    return np.concatenate(rows)[:sequences]
 
 
 def losses(forward: Forward, params: Params, tokens: np.ndarray, batch: int) -> np.ndarray:

@@ -20,8 +20,8 @@ from tsl_jax.models.config import ModelConfig
 from tsl_jax.training import evaluate, folder, mesh, record
 from tsl_jax.training import text as run_text
 from tsl_jax.training.checkpoint import Checkpoints
-from tsl_jax.training.config import MeshConfig, TrainConfig, batch_tokens, from_dict, total_steps
-from tsl_jax.training.optimizer import adamw, learning_rate, plan
+from tsl_jax.training.config import MeshConfig, TrainConfig, from_dict, tokens_at
+from tsl_jax.training.optimizer import learning_rate, of_run, plan_of
 from tsl_jax.training.run import Progress
 from tsl_jax.training.step import initial_state
 
@@ -67,7 +67,7 @@ def reevaluate(
             run_text.check(run, known["corpus"], corpus)
             run_text.check_tokenizer(run, corpus, config.data.end_of_text)
         sets = windows.for_splits(corpus, config.context, evaluation or config.evaluation)
-        lr_plan = plan(config.optimizer, total_steps(config), batch_tokens(config))
+        lr_plan = plan_of(config)
         _begin(out, known, lr_plan, sets, corpus.record)
         _measure(config, model, lr_plan, checkpoints, sets, out, progress)
     finally:
@@ -95,7 +95,7 @@ def _data(config: TrainConfig, run: Path, text: tuple[str, ...]) -> DataConfig:
 def _begin(
     out: Path,
     known: dict[str, Any],
-    lr_plan: dict[str, Any],
+    lr_plan: dict[str, Any] | list[dict[str, Any]],
     sets: dict[str, windows.Windows],
     corpus: dict[str, Any],
 ) -> None:
@@ -118,7 +118,7 @@ def _begin(
 def _measure(
     config: TrainConfig,
     model: ModelConfig,
-    lr_plan: dict[str, Any],
+    lr_plan: dict[str, Any] | list[dict[str, Any]],
     checkpoints: Checkpoints,
     sets: dict[str, windows.Windows],
     out: Path,
@@ -126,12 +126,12 @@ def _measure(
 ) -> None:
     devices = mesh.make(config)
     graphdef, params = build(model, config.seed, devices)
-    like = initial_state(params, adamw(config.optimizer, lr_plan, batch_tokens(config)), devices)
+    like = initial_state(params, of_run(config), devices)
     forward = evaluate.make_forward(graphdef)
     prepared = {split: evaluate.prepare(one) for split, one in sets.items()}
     steps = checkpoints.steps()
     for done, step in enumerate(steps, start=1):
-        tokens = step * batch_tokens(config)
+        tokens = tokens_at(config, step)
         if tokens not in surface.checkpoints(out):
             state = checkpoints.read(step, like)
             splits = {}

@@ -17,15 +17,16 @@ from jax.sharding import Mesh
 
 from tsl_jax import surface
 from tsl_jax.data import batches, corpora, windows
+from tsl_jax.data.mixture import Mixture
 from tsl_jax.models.build import build
 from tsl_jax.models.config import ModelConfig, described, resolve
 from tsl_jax.models.cost import flops_per_token, n_params, n_params_embedding
-from tsl_jax.training import evaluate, folder, holes, mesh, probe, record, text, throughput, weight_sources
+from tsl_jax.training import changes, evaluate, folder, holes, mesh, probe, record, text, throughput, weight_sources
 from tsl_jax.training.adaptive import wants_noise
 from tsl_jax.training.calls import steps_per_call
 from tsl_jax.training.checkpoint import Checkpoints
-from tsl_jax.training.config import TrainConfig, batch_tokens, config_hash, total_steps
-from tsl_jax.training.optimizer import adamw, plan
+from tsl_jax.training.config import TrainConfig, batch_tokens, config_hash, run_stretches, tokens_at, total_steps
+from tsl_jax.training.optimizer import of_run, plan_of
 from tsl_jax.training.step import StepFunction, TrainState, initial_state, make_step
 from tsl_jax.training.weight_updates import Weighting
 
@@ -57,12 +58,13 @@ class Run:
 
     config: TrainConfig
     path: Path
-    plan: dict[str, Any]  # of the learning rate
+    plan: dict[str, Any] | list[dict[str, Any]]  # of the learning rate
     evaluations: frozenset[int]  # steps
     batch_of: Callable[[int], np.ndarray]
     sets: dict[str, evaluate.EvaluationSet]  # by split
     mesh: Mesh | None  # None: one device
-    steps: dict[int, StepFunction]  # by the steps that a call makes: 1, and `per_call`
+    steps: dict[tuple[int, ...], StepFunction]  # by what a call takes: (sequences,), or (steps, sequences)
+    per_call: int  # steps of a call, where so many are left
     forward: evaluate.Forward
     weighting: Weighting | None  # None: weights are constants of the steps
     checkpoints: Checkpoints
@@ -72,14 +74,10 @@ class Run:
     record: dict[str, Any]  # record.json, all but the times
 
     @property
-    def per_call(self) -> int:
-        """Steps of a call, where so many are left."""
-        return max(self.steps)
-
-    @property
     def stops(self) -> frozenset[int]:
         """Steps after which the host has work to do."""
-        return self.evaluations if self.weighting is None else self.evaluations | self.weighting.steps
+        changed = frozenset(one.step for one in run_stretches(self.config)[1:])
+        return self.evaluations | changed | (frozenset() if self.weighting is None else self.weighting.steps)
 
     @property
     def weights(self) -> tuple[jax.Array, ...]:
@@ -92,12 +90,12 @@ class Run:
         batch = self.batch_of(first) if last == first + 1 else np.stack([self.batch_of(s) for s in range(first, last)])
         return mesh.put(batch, self.mesh)
 
-    def rates(self, steps: int, seconds: float) -> dict[str, float]:
+    def rates(self, first: int, last: int, seconds: float) -> dict[str, float]:
         """See `throughput.rates`."""
         devices = jax.devices()[:1] if self.mesh is None else self.mesh.devices.flat
         peaks = [throughput.peak(device.device_kind) for device in devices]
         peak = None if None in peaks else sum(filter(None, peaks))
-        tokens = steps * batch_tokens(self.config)
+        tokens = tokens_at(self.config, last) - tokens_at(self.config, first)
         return throughput.rates(tokens, seconds, self.record["flops_per_token"], peak)
 
 
@@ -114,8 +112,8 @@ def prepare(config: TrainConfig, path: Path, progress: Progress, observe: Observ
         model = resolve(config.model, vocabulary=corpus.vocabulary, context=config.context)
         text.check_vocabulary(corpus, model)
         sets_of_windows = windows.for_splits(corpus, config.context, config.evaluation)
-        batch_of = batches.batches(corpus, corpus.mixture, config.context, config.batch_size, config.seed)
-        lr_plan = plan(config.optimizer, total_steps(config), batch_tokens(config))
+        batch_of = _batches(config, corpus)
+        lr_plan = plan_of(config)
         devices = mesh.make(config)
         facts = _facts(config, model, corpus, path, known, devices)
         facts["stretches"] = {
@@ -126,7 +124,7 @@ def prepare(config: TrainConfig, path: Path, progress: Progress, observe: Observ
     with clock("compile"):
         progress("compile", 0, 1)
         per_call = steps_per_call(config, facts["flops_per_token"], 1 if devices is None else devices.size)
-        steps, forward, noise, state = _compiled(config, model, lr_plan, devices, per_call)
+        steps, forward, noise, state = _compiled(config, model, devices, per_call)
         progress("compile", 1, 1)
     with clock("checkpoint"):
         checkpoints = Checkpoints(path / folder.CHECKPOINTS, keep=config.keep, model_hash=record.model_hash(model))
@@ -147,6 +145,7 @@ def prepare(config: TrainConfig, path: Path, progress: Progress, observe: Observ
         sets=sets,
         mesh=devices,
         steps=steps,
+        per_call=per_call,
         forward=forward,
         weighting=weighting,
         checkpoints=checkpoints,
@@ -155,6 +154,22 @@ def prepare(config: TrainConfig, path: Path, progress: Progress, observe: Observ
         observe=observe,
         record=facts,
     ), state
+
+
+def _batches(config: TrainConfig, corpus: corpora.Corpus) -> Callable[[int], np.ndarray]:
+    """The batch of a step, by the steps done before it."""
+    found = run_stretches(config)
+    mixtures = [(0, corpus.mixture)]
+    for one in found:
+        mixture = Mixture(one.mixture) if one.mixture else corpus.mixture
+        mixtures += [(one.sequence, mixture)] if mixture != mixtures[-1][1] else []
+    sequences = batches.sequences(corpus, mixtures, config.context, config.seed)
+
+    def batch_of(step: int) -> np.ndarray:
+        one = changes.at_step(found, step)
+        return sequences(one.sequence + (step - one.step) * one.batch_size, one.batch_size)
+
+    return batch_of
 
 
 def _facts(
@@ -174,7 +189,7 @@ def _facts(
         "n_params_embedding": n_params_embedding(model),
         "flops_per_token": flops_per_token(model, config.context),
         "batch_tokens": batch_tokens(config),
-        "total_tokens": total_steps(config) * batch_tokens(config),
+        "total_tokens": tokens_at(config, total_steps(config)),
         "seed": config.seed,
         "corpus": corpus.record | known.get("corpus", {}),  # as it was prepared when the run was begun
         "environment": record.environment() | ({} if devices is None else {"mesh": dict(devices.shape)}),
@@ -189,7 +204,7 @@ def _begin(
     facts: dict[str, Any],
     known: dict[str, Any],
     sets: dict[str, windows.Windows],
-    lr_plan: dict[str, Any],
+    lr_plan: dict[str, Any] | list[dict[str, Any]],
 ) -> None:
     """Write what the folder says from the start; warn where a continued run meets other conditions."""
     if known:
@@ -211,15 +226,16 @@ def _begin(
         "versions": facts["environment"]["versions"],
         "git_commit": facts["environment"]["git_commit"],
     }
+    attrs |= {"changes": list(config.changes)} if config.changes else {}
     clusters = {split: one.n_clusters for split, one in sets.items()}
     surface.create(path / folder.SURFACE, clusters=clusters, context=config.context, attrs=attrs)
 
 
 def _compiled(
-    config: TrainConfig, model: ModelConfig, lr_plan: dict[str, Any], devices: Mesh | None, per_call: int
-) -> tuple[dict[int, StepFunction], evaluate.Forward, probe.Noise | None, TrainState]:
+    config: TrainConfig, model: ModelConfig, devices: Mesh | None, per_call: int
+) -> tuple[dict[tuple[int, ...], StepFunction], evaluate.Forward, probe.Noise | None, TrainState]:
     """The programs of the run, compiled ahead so that their time is known, and the first state."""
-    optimizer = adamw(config.optimizer, lr_plan, batch_tokens(config))
+    optimizer = of_run(config)
     told, T = config.position_weights, config.context
     weights = None if told.adaptive else told.values(T)
     more = [jax.ShapeDtypeStruct((T,), np.float32, sharding=mesh.everywhere(devices))] if told.adaptive else []
@@ -234,8 +250,9 @@ def _compiled(
         steps = {}
         for n in sorted({1, per_call}):
             step = make_step(graphdef, optimizer, weights, n, config.accumulate, config.seed)
-            shape = (config.batch_size,) if n == 1 else (n, config.batch_size)
-            steps[n] = step.lower(state, batch(*shape), *more).compile()
+            for size in sorted({one.batch_size for one in run_stretches(config)}):
+                shape = (size,) if n == 1 else (n, size)
+                steps[shape] = step.lower(state, batch(*shape), *more).compile()
         forward = evaluate.make_forward(graphdef).lower(params, batch(config.evaluation_batch)).compile()
         noise = None
         if told.adaptive and wants_noise(weight_sources.load(told.kind, told.source)):

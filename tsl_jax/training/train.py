@@ -20,7 +20,8 @@ from tsl_jax import surface
 from tsl_jax.data import corpora
 from tsl_jax.training import evaluate, folder, holes, interrupt, mesh
 from tsl_jax.training.calls import all_calls, calls, next_stop
-from tsl_jax.training.config import TrainConfig, batch_tokens, check, total_steps
+from tsl_jax.training.checks import check
+from tsl_jax.training.config import TrainConfig, tokens_at, total_steps
 from tsl_jax.training.optimizer import learning_rate
 from tsl_jax.training.prefetch import ahead
 from tsl_jax.training.run import Observe, Progress, Run, prepare
@@ -115,11 +116,12 @@ def _advance(
     """Steps first + 1 .. last; their losses are looked at together, so that the device need not wait for each."""
     pending, before = [], run.clock.seconds["train"]
     with run.clock("train"):
-        for begin, end in calls(first, last, run.per_call):
-            state, metrics = run.steps[end - begin](state, next(batches), *run.weights)
+        for _ in calls(first, last, run.per_call):
+            batch = next(batches)
+            state, metrics = run.steps[batch.shape[:-1]](state, batch, *run.weights)
             pending.append(metrics)
         pending = jax.device_get(pending)
-    rates = run.rates(last - first, run.clock.seconds["train"] - before)
+    rates = run.rates(first, last, run.clock.seconds["train"] - before)
     lines = [_line(run, first + i, values) | rates for i, values in enumerate(_by_step(pending), start=1)]
     good = [line for line in lines if math.isfinite(line["loss"]) and math.isfinite(line["grad_norm"])]
     if len(good) < len(lines):
@@ -137,7 +139,7 @@ def _by_step(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _line(run: Run, step: int, metrics: dict[str, Any]) -> dict[str, Any]:
-    tokens = step * batch_tokens(run.config)
+    tokens = tokens_at(run.config, step)
     lr = float(learning_rate(run.plan, tokens))
     loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
     line = {"step": step, "tokens": tokens, "loss": loss, "lr": lr, "grad_norm": norm}
@@ -153,7 +155,7 @@ def _not_finite(run: Run, line: dict[str, Any]) -> str:
 
 def _measure(run: Run, state: TrainState, step: int, stopped: Callable[[], bool]) -> None:
     """Append this checkpoint to the surface, unless it is there."""
-    tokens = step * batch_tokens(run.config)
+    tokens = tokens_at(run.config, step)
     if tokens in surface.checkpoints(run.path / folder.SURFACE):
         return
     with run.clock("evaluate"):
@@ -209,7 +211,7 @@ def _save(run: Run, state: TrainState, step: int, *, complete: bool) -> None:
         folder.sync_metrics(run.path)
         run.checkpoints.save(state)
     seconds = {stage: round(value, 3) for stage, value in run.clock.seconds.items()}
-    speed = step * batch_tokens(run.config) / max(run.clock.seconds["train"], 1e-9)
+    speed = tokens_at(run.config, step) / max(run.clock.seconds["train"], 1e-9)
     facts = {"step": step, "complete": complete, "seconds": seconds, "tokens_per_second": round(speed, 1)}
     lost = {holes.MISSING: holes.missing(run.config, run.path, step)}
     probes = {"probes": {"weights": run.weighting.summary()}} if run.weighting else {}

@@ -27,7 +27,7 @@ from jax.sharding import Mesh
 from tsl_jax.durable import write_durably
 from tsl_jax.models.build import Params
 from tsl_jax.training import adaptive, folder, mesh, probe, weight_sources
-from tsl_jax.training.config import TrainConfig, batch_tokens, phases, total_steps
+from tsl_jax.training.config import TrainConfig, phases, planned_steps, tokens_at, total_steps
 from tsl_jax.training.evaluate import Forward
 
 WEIGHTS = "weights.jsonl"
@@ -40,7 +40,7 @@ def update_steps(config: TrainConfig) -> frozenset[int]:
     if not config.position_weights.adaptive:
         return frozenset()
     total, n = total_steps(config), config.weight_updates
-    first = max(1, phases(config.optimizer, total)[0])
+    first = max(1, phases(config.optimizer, planned_steps(config))[0])
     return frozenset(step for step in (first + round(i * total / n) for i in range(n)) if step < total)
 
 
@@ -90,7 +90,7 @@ class Weighting:
         loss, noise = self._seen(params, step)
         before = self._lines[-1] if self._lines else {"loss": None, "noise": None}
         loss, noise = _smoothed(before["loss"], loss), None if noise is None else _smoothed(before["noise"], noise)
-        tokens, total = step * batch_tokens(self.config), total_steps(self.config) * batch_tokens(self.config)
+        tokens, total = (tokens_at(self.config, n) for n in (step, total_steps(self.config)))
         position = np.arange(1, self.config.context + 1)
         observed = adaptive.Observed(position, loss, tokens, total, noise, self._weights())
         weights, said = adaptive.answer(self._rule, self._name, observed)
