@@ -185,7 +185,7 @@ def _forecast(
     method: Continuation, past: xr.Dataset, draws: xr.DataArray, status: Mapping[str, str], fits: Mapping[str, Any]
 ) -> Forecast:
     by_position = "position" in draws.dims
-    mean = draws.mean("position") if by_position else draws
+    mean = draws.mean("position", skipna=False) if by_position else draws
     known = quantiles(mean)
     surface = quantiles(draws) if by_position else None
     return Forecast(
