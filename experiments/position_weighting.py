@@ -48,11 +48,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from reproduction import Claim, Findings, Runs, Study, lm
+from reproduction.ends import final_error, parameter_path
 from reproduction.positions import in_bands
 from reproduction.statistics import bands, detectable, equivalence, holm, interval
 
 import tsl_jax as tsl
-from tsl_jax.fitting import Status
 
 MARGIN = 0.01  # nats
 LEVEL = 0.9
@@ -209,7 +209,7 @@ def forecast_table(arms: Arms) -> pd.DataFrame:
 
 
 def _forecasts(arm: str, own: Mapping[str, xr.Dataset], method: Any) -> dict[str, Any]:
-    errors, inside = np.array([_error(surface, method) for surface in own.values()], float).T
+    errors, inside = np.array([final_error(surface, method, CUTOFF) for surface in own.values()], float).T
     known = inside[np.isfinite(inside)]
     return {
         "arm": arm,
@@ -219,18 +219,6 @@ def _forecasts(arm: str, own: Mapping[str, xr.Dataset], method: Any) -> dict[str
         "without forecast": int(np.isnan(errors).sum()),
         "inside 90 %": f"{int(known.sum())} of {len(known)}",
     }
-
-
-def _error(surface: xr.Dataset, method: Any) -> tuple[float, float]:
-    """Forecast minus observed final loss, and whether the 90 % interval holds it."""
-    end = int(surface.tokens[-1])
-    made = tsl.forecast(surface.sel(tokens=slice(None, CUTOFF * end)), [end], method=method)
-    observed = float(surface.loss.sel(split="id", tokens=end).mean())
-    error = float(made.mean.sel(split="id")[-1]) - observed
-    if made.quantiles is None or not np.isfinite(error):
-        return error, np.nan
-    low, high = (float(made.quantiles.sel(split="id", quantile=q)[-1]) for q in (0.05, 0.95))
-    return error, float(low <= observed <= high)
 
 
 # ----------------------------------------------------------------------------------------------------- what is told
@@ -323,7 +311,7 @@ def _figures(runs: Runs, arms: Arms) -> tuple[dict[str, Any], dict[str, str]]:
     figures = {
         "overall": draw.differences_overall(table, margin=MARGIN),
         "by_position": draw.differences_by_position(one.position.values, by_arm, seeds=seeds, margin=MARGIN),
-        "parameters": draw.parameter_paths({arm: _path(arms[arm]) for arm in _shown(table)}),
+        "parameters": draw.parameter_paths({arm: parameter_path(arms[arm]) for arm in _shown(table)}),
         "weights": draw.lines_with_bands(
             {arm: _weights(runs, arm) for arm in ADAPTIVE}, "position (tokens of context)", "weight", log="x"
         ),
@@ -344,14 +332,6 @@ def _figures(runs: Runs, arms: Arms) -> tuple[dict[str, Any], dict[str, str]]:
 def _shown(table: pd.DataFrame) -> list[str]:
     order = table.sort_values("mean").arm.tolist()
     return list(dict.fromkeys([UNIFORM, order[0], *order[-2:]]))
-
-
-def _path(own: Mapping[str, xr.Dataset]) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
-    """Mean over seeds of the parameters (tokens, param), its standard error, and where all fits are usable."""
-    fits = [tsl.fit(tsl.laws.HYPERBOLIC, one.loss.sel(split="id"), over="position") for one in own.values()]
-    params = xr.concat([one.params for one in fits], "seed")
-    good = [one.status.isin([Status.CONVERGED, Status.WEAKLY_IDENTIFIED]) for one in fits]
-    return params.mean("seed"), params.std("seed", ddof=1) / np.sqrt(len(fits)), xr.concat(good, "seed").all("seed")
 
 
 STUDY = Study(

@@ -1,0 +1,40 @@
+"""Where runs end, and where forecasts said they would: the paired unit of every comparison between arms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+import tsl_jax as tsl
+from tsl_jax.fitting import Status
+
+
+def parameter_path(own: Mapping[str, xr.Dataset], split: str = "id") -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
+    """The hyperbolic law over training of the runs of one arm (seed -> surface).
+
+    Returns:
+        Mean over seeds of a0, a1, a2 (tokens, param), its standard error, and where the fits of all seeds are usable.
+    """
+    fits = [tsl.fit(tsl.laws.HYPERBOLIC, one.loss.sel(split=split), over="position") for one in own.values()]
+    params = xr.concat([one.params for one in fits], "seed")
+    good = [one.status.isin([Status.CONVERGED, Status.WEAKLY_IDENTIFIED]) for one in fits]
+    return params.mean("seed"), params.std("seed", ddof=1) / np.sqrt(len(fits)), xr.concat(good, "seed").all("seed")
+
+
+def final_error(surface: xr.Dataset, method: Any, cutoff: float, split: str = "id") -> tuple[float, float]:
+    """Forecast minus observed final mean loss, nats, and whether the 90 % interval holds it (1, 0, NaN: no interval).
+
+    Args:
+        cutoff: share of the run that the forecast sees, and the plan as known then.
+    """
+    end = int(surface.tokens[-1])
+    made = tsl.forecast(surface.sel(tokens=slice(None, round(cutoff * end))), [end], method=method)
+    observed = float(surface.loss.sel(split=split, tokens=end).mean())
+    error = float(made.mean.sel(split=split)[-1]) - observed
+    if made.quantiles is None or not np.isfinite(error):
+        return error, np.nan
+    low, high = (float(made.quantiles.sel(split=split, quantile=q)[-1]) for q in (0.05, 0.95))
+    return error, float(low <= observed <= high)
