@@ -44,7 +44,6 @@ EARLY, EARLIES = 0.2, (0.1, 0.2, 0.4)
 MARGIN, MARGINS = 0.1, (0.05, 0.1, 0.2)
 LEVEL = 0.9  # of the simultaneous bands: two one-sided tests at 5 %
 SCHEDULES = ("cosine", "wsd", "constant")
-LARGE = ("1m-", "5m-")
 
 
 # ------------------------------------------------------------------------------------------------------------- rates
@@ -69,9 +68,26 @@ def relative(rate: xr.DataArray) -> xr.DataArray:
     return rate / rate.mean("position") - 1
 
 
+def subject(runs: Runs) -> str:
+    """The size that is judged: the first one that has seeds, in names SIZE-SCHEDULE@SEED.
+
+    Raises:
+        ValueError: where none has.
+    """
+    for name in runs.surfaces:
+        if "@" in name:
+            return name.split("-")[0]
+    raise ValueError("plan: no run has seeds, and bands need three of them; name runs SIZE-SCHEDULE@SEED")
+
+
+def schedules(runs: Runs) -> list[str]:
+    """The schedules of these runs."""
+    return [schedule for schedule in SCHEDULES if runs.named(f"{subject(runs)}-{schedule}@")]
+
+
 def by_seed(runs: Runs, schedule: str, split: str, start: float, end: float) -> xr.DataArray:
-    """Rates (seed, position) of the small runs of a schedule."""
-    found = runs.named(f"small-{schedule}@")
+    """Rates (seed, position) of the runs of a schedule."""
+    found = runs.named(f"{subject(runs)}-{schedule}@")
     made = [rates(phase(one, start, end).loss.sel(split=split)) for one in found.values()]
     return xr.concat(made, pd.Index([name.partition("@")[2] for name in found], name="seed"))
 
@@ -97,7 +113,7 @@ def judged(q: xr.DataArray, margin: float) -> dict[str, Any]:
 def main_table(runs: Runs) -> pd.DataFrame:
     """A row for each schedule, split and phase, by the primary rule."""
     rows = []
-    for schedule in SCHEDULES:
+    for schedule in schedules(runs):
         for split in ("id", "ood"):
             for name, (start, end) in {"early": (0.0, EARLY), "late": (EARLY, 1.0)}.items():
                 rate = by_seed(runs, schedule, split, start, end)
@@ -114,11 +130,12 @@ def main_table(runs: Runs) -> pd.DataFrame:
 def by_band(runs: Runs) -> pd.DataFrame:
     """Relative late rates of each band of positions, with simultaneous bands over them, by schedule and split."""
     rows = []
-    for schedule in SCHEDULES:
+    for schedule in schedules(runs):
         for split in ("id", "ood"):
-            q = in_bands(relative(by_seed(runs, schedule, split, EARLY, 1.0)))
+            rate = by_seed(runs, schedule, split, EARLY, 1.0)
+            q = in_bands(relative(rate))
             for k, (_, one) in enumerate(bands(q.values, LEVEL).iterrows()):
-                first, last = 2 ** (k - 1) + 1 if k else 1, min(2**k, runs.surfaces["small-cosine@0"].sizes["position"])
+                first, last = 2 ** (k - 1) + 1 if k else 1, min(2**k, rate.sizes["position"])
                 inside, beyond = abs(np.array([one.low, one.high])) < MARGIN, one.low > MARGIN or one.high < -MARGIN
                 verdict = "same" if inside.all() else "different" if beyond else "undecided"
                 told = f"{one['mean']:+.3f} [{one.low:+.3f}, {one.high:+.3f}]"
@@ -132,7 +149,7 @@ def by_band(runs: Runs) -> pd.DataFrame:
 def law_of(runs: Runs, schedule: str, split: str, start: float, end: float, rate: xr.DataArray) -> dict[str, float]:
     """R2 over positions of the rates that the fitted hyperbolic law implies, mean over seeds; and the lm columns."""
     r2, parts = [], []
-    for k, surface in enumerate(runs.named(f"small-{schedule}@").values()):
+    for k, surface in enumerate(runs.named(f"{subject(runs)}-{schedule}@").values()):
         loss = phase(surface, start, end).loss.sel(split=split)
         fitted = tsl.fit(tsl.laws.HYPERBOLIC, loss, over="position")
         implied, own = rates(fitted.predict()), rate.isel(seed=k)
@@ -145,7 +162,7 @@ def law_of(runs: Runs, schedule: str, split: str, start: float, end: float, rate
 def sensitivity(runs: Runs) -> pd.DataFrame:
     """The verdict on the later part for each rule of "early" and each margin, by bands of positions."""
     rows = []
-    for schedule in SCHEDULES:
+    for schedule in schedules(runs):
         for split in ("id", "ood"):
             for early in EARLIES:
                 q = in_bands(relative(by_seed(runs, schedule, split, early, 1.0)))
@@ -156,10 +173,10 @@ def sensitivity(runs: Runs) -> pd.DataFrame:
 
 
 def larger(runs: Runs) -> pd.DataFrame:
-    """Relative late rates of the larger runs by band of positions: single runs, no intervals."""
+    """Relative late rates of the runs of other sizes by band of positions: single runs, no intervals."""
     rows = []
     for name, surface in runs.surfaces.items():
-        if name.startswith(LARGE):
+        if not name.startswith(f"{subject(runs)}-"):
             rate = rates(phase(surface, EARLY, 1.0).loss.sel(split="id"))
             q = in_bands(relative(rate))
             named = {f"i = {p:.3g}": float(v) for p, v in zip(q.position.values, q.values, strict=True)}
@@ -177,14 +194,16 @@ def analyse(runs: Runs) -> Findings:
     verdicts = late["bands: verdict"].tolist()
     found = "agrees" if set(verdicts) == {"same"} else "differs" if "different" in verdicts else "undecided"
     lowest, highest = late["bands: lowest"].min(), late["bands: highest"].max()
+    known = next(one for name, one in runs.manifests.items() if name.startswith(f"{subject(runs)}-"))
     claims = [
         Claim(
             "After the early phase the loss of all positions falls at the same rate",
             "equal rates (figure, 58M to 6.7B parameters)",
             f"between {lowest:+.0%} and {highest:+.0%} of the mean rate by band of positions ({', '.join(verdicts)} by "
-            "schedule: cosine, WSD, constant), margin 10 %",
+            f"schedule: {', '.join(schedules(runs))}), margin 10 %",
             found,
-            "Runs of 222 k parameters and 3 M tokens may not have left their early phase: context is still learned",
+            f"Runs of {known['n_params'] / 1e6:.3g} M parameters and {known['total_tokens'] / 1e6:.3g} M tokens may not "
+            "have left their early phase: context is still learned",
         )
     ]
     tables = {"rates": table, "by_band": bands_of, "sensitivity": sensitive, "larger_runs": large}
@@ -193,7 +212,7 @@ def analyse(runs: Runs) -> Findings:
 
 def _notes(runs: Runs, table: pd.DataFrame, bands_of: pd.DataFrame) -> list[str]:
     told = []
-    for schedule in SCHEDULES:
+    for schedule in schedules(runs):
         one = bands_of[(bands_of.schedule == schedule) & (bands_of.split == "id")].set_index("positions")
         first, last = one["rate relative to the mean"].iloc[[0, -1]]
         same = ", ".join(one.index[one.verdict == "same"]) or "none"
@@ -215,7 +234,7 @@ def _figures(runs: Runs) -> tuple[dict[str, Any], dict[str, str]]:
     figures, captions = {}, {}
     for split in ("id", "ood"):
         shown: dict[str, Any] = {}
-        for schedule in SCHEDULES:
+        for schedule in schedules(runs):
             q = in_bands(relative(by_seed(runs, schedule, split, EARLY, 1.0)))
             found = bands(q.values, LEVEL)
             shown[schedule] = (100 * found["mean"].values, 100 * found.low.values, 100 * found.high.values)
@@ -224,8 +243,8 @@ def _figures(runs: Runs) -> tuple[dict[str, Any], dict[str, str]]:
         )
         captions[f"rates_{split}"] = (
             f"How fast the loss of each band of positions falls after the first 20 % of the tokens, relative to the "
-            f"mean over positions ({split}, 10 seeds a schedule, simultaneous 90 % bands). Shaded: the margin "
-            "within which rates count as the same."
+            f"mean over positions ({split}, {q.sizes['seed']} seeds a schedule, simultaneous 90 % bands). Shaded: the "
+            "margin within which rates count as the same."
         )
     return figures, captions
 

@@ -55,7 +55,6 @@ from tsl_jax.laws import HYPERBOLIC
 
 LATE = 0.1  # share of the plan from which a checkpoint is late
 EARLY_POSITIONS = 8
-LLAMA = "small-cosine@0"
 
 
 def analyse(runs: Runs) -> Findings:
@@ -162,15 +161,15 @@ def _ranges(surfaces: dict[str, xr.Dataset]) -> pd.DataFrame:
 def _pairs(runs: Runs) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Other architectures minus LLaMA, on the same windows."""
     table, differences = [], {}
-    if LLAMA not in runs.surfaces:
+    named = figures.architectures(runs.surfaces)
+    llama = named.pop("LLaMA", "")
+    if not llama:
         return pd.DataFrame(), differences
-    seeds = {name: surface for name, surface in runs.surfaces.items() if name.startswith("small-cosine@")}
-    n = runs.surfaces[LLAMA].sizes["position"]
-    for label, name in list(figures.ARCHITECTURES.items())[1:]:
-        if name not in runs.surfaces:
-            continue
+    seeds = runs.named(llama.partition("@")[0] + "@")
+    n = runs.surfaces[llama].sizes["position"]
+    for label, name in named.items():
         for split in ("id", "ood"):
-            mean, each, clusters = measures.paired(runs.surfaces[name], runs.surfaces[LLAMA], split)
+            mean, each, clusters = measures.paired(runs.surfaces[name], runs.surfaces[llama], split)
             differences[f"{label} - LLaMA, {split}"] = (mean, each, clusters)
             for part, weights in measures.early_and_late(n, EARLY_POSITIONS).items():
                 value, low, high = measures.contrast(mean, each, weights, clusters)
@@ -187,13 +186,14 @@ def _figures(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     drawn = figures.curves(surfaces, fits)
     captions = dict.fromkeys(drawn, told.CURVES)
-    if LLAMA in surfaces:
-        drawn |= figures.quality(rows, LLAMA)
+    llama = figures.architectures(surfaces).get("LLaMA")
+    if llama:
+        drawn |= figures.quality(rows, llama)
         for split in ("id", "ood"):
-            drawn[f"residual-{split}"] = figures.residuals(surfaces[LLAMA], fits[LLAMA], split)
+            drawn[f"residual-{split}"] = figures.residuals(surfaces[llama], fits[llama], split)
             if len(rows[(rows.split == split) & rows.passes]):
                 drawn[f"i90-{split}"] = figures.context(rows, split)
-        position = surfaces[LLAMA].position.values.astype(float)
+        position = surfaces[llama].position.values.astype(float)
         lstm = {label: one for label, one in differences.items() if label.startswith("LSTM")}
         if lstm:
             drawn["lstm"] = figures.by_position(lstm, position)

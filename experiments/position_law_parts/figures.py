@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,20 +15,28 @@ from tsl_jax.fitting import Fit, log_bins
 from tsl_jax.reporting import print as drawn
 from tsl_jax.surface import position_covariance
 
-ARCHITECTURES = {
-    "LLaMA": "small-cosine@0",
-    "GPT-NeoX": "small-neox-cosine",
-    "MoE": "small-moe-cosine",
-    "LSTM": "small-lstm-cosine",
-}
+ARCHITECTURES = {"LLaMA": "", "GPT-NeoX": "-neox", "MoE": "-moe", "LSTM": "-lstm"}  # as the names of runs tell them
+
+
+def architectures(names: Iterable[str]) -> dict[str, str]:
+    """The run of each architecture, SIZE[-ARCHITECTURE]-cosine[@SEED], of the size that has most of them."""
+    names = list(names)
+    found = [
+        {
+            label: next(name for name in names if name.startswith(f"{size}{told}-cosine"))
+            for label, told in ARCHITECTURES.items()
+            if any(name.startswith(f"{size}{told}-cosine") for name in names)
+        }
+        for size in dict.fromkeys(name.split("-")[0] for name in names)
+    ]
+    return max(found, key=len, default={})
 
 
 def curves(surfaces: Mapping[str, xr.Dataset], fits: Mapping[str, Fit]) -> dict[str, Any]:
     """Position curves of every architecture with the law."""
     return {
         f"curves-{label.lower()}": drawn.position_curves(surfaces[name], fits[name], "id")
-        for label, name in ARCHITECTURES.items()
-        if name in surfaces
+        for label, name in architectures(surfaces).items()
     }
 
 
@@ -53,7 +61,7 @@ def residuals(surface: xr.Dataset, found: Fit, split: str) -> Any:
 def context(rows: pd.DataFrame, split: str) -> Any:
     """i90 over training by architecture, where the form passes its test."""
     lines = {}
-    for label, name in ARCHITECTURES.items():
+    for label, name in architectures(rows.run.unique()).items():
         part = rows[(rows.run == name) & (rows.split == split) & rows.passes]
         part = part[np.isfinite(part.i90)]
         if len(part):
