@@ -202,8 +202,8 @@ def analyse(runs: Runs) -> Findings:
             f"between {lowest:+.0%} and {highest:+.0%} of the mean rate by band of positions ({', '.join(verdicts)} by "
             f"schedule: {', '.join(schedules(runs))}), margin 10 %",
             found,
-            f"Runs of {known['n_params'] / 1e6:.3g} M parameters and {known['total_tokens'] / 1e6:.3g} M tokens may not "
-            "have left their early phase: context is still learned",
+            f"Runs of {known['n_params'] / 1e6:.3g} M parameters and {known['total_tokens'] / 1e6:.3g} M tokens may "
+            "not have left their early phase: context is still learned",
         )
     ]
     tables = {"rates": table, "by_band": bands_of, "sensitivity": sensitive, "larger_runs": large}
