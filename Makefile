@@ -1,6 +1,8 @@
 # make demo: train, fit, forecast and draw the embedded default. make test: the tests. Each sets .venv up first.
 PYTHON ?= python3
 VENV := .venv
+# Files side by side, one a core: a file's fixtures are made once. More than four want more memory than they save time.
+PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: install demo test lint clean

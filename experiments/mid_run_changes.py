@@ -56,7 +56,8 @@ LEVEL = 0.9
 TWIN, CHANGE = "none", 0.5
 PLACES = (0.55, 0.6, 0.75, 1.0)  # shares of the run
 CUTOFFS = (0.4, 0.5, 0.55, 0.6, 0.7)
-METHODS = ("mean_annealing", "annealing", "temporal", tsl.baselines.POWER_LAW)
+JUDGED = "mean_annealing"  # the method that the claims are about
+METHODS = (JUDGED, "annealing", "temporal", tsl.baselines.POWER_LAW)
 SPLITS = ("id", "ood")
 
 Arms = Mapping[str, Mapping[str, xr.Dataset]]  # arm -> seed -> surface
@@ -232,12 +233,12 @@ def _claims(main: pd.DataFrame, forecasts: pd.DataFrame) -> list[Claim]:
 
 
 def _of_forecasts(forecasts: pd.DataFrame, cutoff: str, claim: str) -> Claim:
-    own = forecasts[(forecasts.split == "id") & (forecasts.method == METHODS[0]) & (forecasts["from"] == cutoff)]
+    own = forecasts[(forecasts.split == "id") & (forecasts.method == JUDGED) & (forecasts["from"] == cutoff)]
     own = own[own.arm != TWIN]
     ours = "; ".join(f"{row.arm} {row['beyond twin']} ({row['as good']})" for _, row in own.iterrows())
     said = own["as good"]
     verdict = "differs" if (said == "worse").any() else "agrees" if (said == "as good").all() else "undecided"
-    return Claim(claim, "not asked", f"|error| of {METHODS[0]} beyond the twin's, nats, id: {ours}", verdict)
+    return Claim(claim, "not asked", f"|error| of {JUDGED} beyond the twin's, nats, id: {ours}", verdict)
 
 
 def _notes(main: pd.DataFrame, law: pd.DataFrame) -> list[str]:
@@ -292,7 +293,7 @@ def _figures(arms: Arms, forecasts: pd.DataFrame) -> tuple[dict[str, Any], dict[
 
 
 def _by_cutoff(forecasts: pd.DataFrame) -> dict[str, tuple[Any, Any, None, None]]:
-    own = forecasts[(forecasts.split == "id") & (forecasts.method == METHODS[0])]
+    own = forecasts[(forecasts.split == "id") & (forecasts.method == JUDGED)]
     cutoffs = [100 * cutoff for cutoff in CUTOFFS]
     return {
         arm: (cutoffs, rows["mean absolute error"].values, None, None) for arm, rows in own.groupby("arm", sort=False)

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 QUIET = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage", "--hide-scrollbars",
@@ -37,14 +39,15 @@ class Browser:
         for domain in ("Page", "Network"):
             self._say(f"{domain}.enable")
 
-    def open(self, path: Path, width: int, dark: bool = False, height: int = 900) -> None:
-        """Show the page, and wait until its figures are drawn or have failed."""
+    def open(self, path: Path, width: int, dark: bool = False, height: int = 900, scripted: bool = True) -> None:
+        """Show the page, and wait until its figures are drawn or have failed, or its images are there."""
         self._say("Emulation.setDeviceMetricsOverride",
                   {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600})  # fmt: skip
         self.theme(dark)
         self._say("Page.navigate", {"url": path.resolve().as_uri()})
-        self.wait("document.readyState == 'complete' && !!(document.documentElement.dataset.drawn "
-                  "|| document.documentElement.dataset.errors)")  # fmt: skip
+        drawn = "!!(document.documentElement.dataset.drawn || document.documentElement.dataset.errors)"
+        here = f"location.href == {json.dumps(path.resolve().as_uri())} && document.readyState == 'complete'"
+        self.wait(f"{here} && {drawn if scripted else 'true'}")
 
     def theme(self, dark: bool) -> None:
         """Light or dark, as the reader's system would say; changes a page that is open."""
@@ -95,6 +98,15 @@ class Browser:
             self._rest += more
         message, self._rest = self._rest.split(b"\0", 1)
         return json.loads(message)
+
+
+def needed() -> None:
+    """Skip the test where there is no Chromium; fail it where TSL_JAX_REQUIRE_BROWSER=1, as in CI."""
+    if binary() is None:
+        why = "no Chromium on this machine (Debian: apt-get install chromium)"
+        if os.environ.get("TSL_JAX_REQUIRE_BROWSER") == "1":
+            pytest.fail(why)
+        pytest.skip(why)
 
 
 @contextmanager

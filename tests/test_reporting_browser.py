@@ -3,7 +3,6 @@
 Skipped where there is no Chromium, unless TSL_JAX_REQUIRE_BROWSER=1, as in CI.
 """
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,11 +35,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Browser]:
-    if chromium.binary() is None:
-        why = "no Chromium on this machine (Debian: apt-get install chromium)"
-        if os.environ.get("TSL_JAX_REQUIRE_BROWSER") == "1":
-            pytest.fail(why)
-        pytest.skip(why)
+    chromium.needed()
     with chromium.browser(tmp_path_factory.mktemp("profile")) as one:
         yield one
 

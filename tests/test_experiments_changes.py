@@ -1,0 +1,107 @@
+"""The study of changes in mid-run, on planted surfaces: what an arm was given is what it is found to have."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import tsl_jax as tsl
+from tsl_jax.sweeps import read_sweep
+from tsl_jax.training.config import tokens_at, total_steps
+from tsl_jax.training.holes import planned
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+sys.path.insert(0, str(EXPERIMENTS))
+import mid_run_changes as program  # noqa: E402
+from reproduction import Runs  # noqa: E402
+from reproduction.ends import final_error  # noqa: E402
+
+TOTAL, SEEDS = 100_000, 3
+TOKENS = np.unique(np.concatenate([np.geomspace(2000, 10_000, 6), np.linspace(10_000, TOTAL, 19)]).astype(int))
+POSITION = np.arange(1.0, 17)
+PLAN = {"kind": "constant", "peak": 1e-2, "warmup_tokens": 1000, "total_tokens": TOTAL, "final_ratio": 1.0}
+
+
+def surface(seed: int, arm: int, after: np.ndarray | float) -> xr.Dataset:
+    """A hyperbola whose level falls with tokens; beyond half of the run something is added."""
+    random = np.random.default_rng(seed)
+    level = 3 + 40 * TOKENS[:, None] ** -0.4 + 0.02 * random.standard_normal()
+    loss = level + 1.5 / (1 + 0.4 * POSITION) + np.where(TOKENS[:, None] > TOTAL / 2, after, 0.0)
+    noise = 3e-4 * np.random.default_rng((seed, arm)).standard_normal((2, *loss.shape))
+    told = {"tokens": TOKENS, "split": ["id", "ood"], "schedule": PLAN, "run": "planted"}
+    return tsl.from_losses(np.stack([loss, loss + 0.5]) + noise, **told)
+
+
+@pytest.fixture(scope="module")
+def runs() -> Runs:
+    added = {"none": 0.0, "mixture": 0.1, "rollback": 0.0, "spike": 0.3 / (1 + 0.4 * POSITION)}
+    surfaces = {
+        f"change-{arm}@{seed}": surface(seed, k, one)
+        for k, (arm, one) in enumerate(added.items())
+        for seed in range(SEEDS)
+    }
+    return Runs(surfaces, {}, "cpu")
+
+
+@pytest.fixture(scope="module")
+def found(runs: Runs):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(program, "METHODS", (tsl.baselines.POWER_LAW,))
+        patch.setattr(program, "JUDGED", tsl.baselines.POWER_LAW.name)
+        patch.setattr(program, "CUTOFFS", (0.4, 0.6))
+        yield program.analyse(runs)
+
+
+def test_what_a_change_adds_to_the_loss_is_found_in_pairs(found):
+    table = found.tables["losses"].set_index(["split", "arm"])
+    assert table.loc[("id", "mixture"), "mean"] == pytest.approx(0.1, abs=1e-3)
+    assert table.verdict["id"].to_dict() == {
+        "mixture": "higher",
+        "rollback": "no difference: equivalent",
+        "spike": "higher",
+    }
+    assert abs(table.lm_sse_excess).max() < 1e-6
+
+
+def test_the_parameter_that_moved_is_named(found):
+    law = found.tables["law"]
+    late = law[law["at"] == "100%"].set_index("arm").moves
+    assert late.to_dict() == {"none": "", "mixture": "a2", "rollback": "", "spike": "a0"}
+    assert set(law[law["at"] == "75%"].moves) == {""}  # the plan judges two places only
+
+
+def test_a_forecast_from_before_the_change_misses_it_and_says_no_less(found, runs):
+    table = found.tables["forecasts"].set_index(["split", "from", "arm"])
+    assert table.loc[("id", "40%", "mixture"), "as good"] == "worse"
+    assert table.loc[("id", "40%", "rollback"), "as good"] == "as good"
+    errors = [
+        final_error(runs.surfaces[f"change-{arm}@0"], tsl.baselines.POWER_LAW, 0.4)[0] for arm in ("none", "mixture")
+    ]
+    assert errors[1] - errors[0] == pytest.approx(-0.1, abs=1e-3)  # the same past, another end
+
+
+def test_figures_and_claims_are_made(found):
+    assert set(found.figures) == set(found.captions) == {"differences", "parameters", "by_position", "forecasts"}
+    assert [claim.verdict for claim in found.claims][-1] == "agrees"
+
+
+def test_arms_that_are_no_pairs_are_refused(runs):
+    some = {name: one for name, one in runs.surfaces.items() if name != "change-spike@1"}
+    with pytest.raises(ValueError, match=r"spike has the seeds \['0', '2'\]"):
+        program.arms_of(Runs(some, {}, "cpu"))
+    other = runs.surfaces | {"change-spike@1": runs.surfaces["change-spike@1"].isel(tokens=slice(3, None))}
+    with pytest.raises(ValueError, match="measured at other tokens than its twin"):
+        program.arms_of(Runs(other, {}, "cpu"))
+
+
+@pytest.mark.parametrize("scale", ["cpu", "gpu", "paper"])
+def test_every_arm_of_a_plan_is_measured_at_the_tokens_of_its_twin(scale):
+    configs = read_sweep(EXPERIMENTS / "plans" / "mid_run_changes" / f"{scale}.yaml")
+    tokens = {name: [tokens_at(one, step) for step in planned(one)] for name, one in configs.items()}
+    assert len({tuple(one) for one in tokens.values()}) == 1
+    config, ends = configs["change-none@0"], tokens["change-none@0"]
+    assert ends[-1] == config.tokens == total_steps(config) * config.batch_size * config.context
