@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import xarray as xr
 from conftest import PLAN, TOTAL
@@ -9,6 +10,7 @@ from conftest import PLAN, TOTAL
 import tsl_jax as tsl
 from tsl_jax.forecasting import backtest
 from tsl_jax.forecasting.baselines import MEAN_COSINE, NEEDS_COSINE, Baseline
+from tsl_jax.forecasting.learning_rate import of_run
 from tsl_jax.laws import Schedule
 
 CHANGED = [
@@ -40,3 +42,20 @@ def test_a_forecast_knows_the_plan_of_its_past_or_the_one_it_is_given(simulated:
     late = simulated.assign_attrs(schedule=CHANGED)
     for method in ("paper", MEAN_COSINE):
         assert tsl.forecast(late, at=[2 * TOTAL], method=method).status["id"] == NEEDS_COSINE
+
+
+def test_a_burst_of_the_learning_rate_is_no_warm_up(simulated: xr.Dataset) -> None:
+    """Checkpoints before it are learned from as before it, and the rate is measured in the top of the first rise."""
+    constant = {**PLAN, "kind": "constant"}
+    burst = [
+        {"from_tokens": 0, **constant},
+        {"from_tokens": TOTAL // 2, **constant, "peak": 5 * PLAN["peak"], "warmup_tokens": 0},
+        {"from_tokens": TOTAL // 2 + TOTAL // 100, **constant, "warmup_tokens": 0},
+    ]
+    past = simulated.assign_attrs(schedule=burst).drop_vars("lr", errors="ignore")
+    rate = of_run(past.sel(tokens=slice(None, 0.7 * TOTAL)), Schedule.from_plan(burst))
+    assert rate.warmup == PLAN["warmup_tokens"]
+    assert rate.lr[rate.tokens == PLAN["warmup_tokens"]] == 1
+    assert rate.lr.max() == 5
+    known = tsl.forecast(past.sel(tokens=slice(None, 0.7 * TOTAL)), [TOTAL], method="mean_annealing")
+    assert np.isfinite(known.mean).all()

@@ -23,7 +23,7 @@ from tsl_jax.laws import Schedule
 DECREASES = 64  # a smooth decay is told in parts of this share of the peak; 200 fit a whole curve within 1e-4 nats
 FINE = 4000  # points on which its parts are found
 UNUSED = {"decrease": 0.0, "at_area": 1.0, "to_rate": 1.0}
-TOP = 1e-3  # the warm-up is over where eta comes so near to its peak
+TOP = 1e-3  # the warm-up is over where eta comes so near to its top
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class LearningRate:
 
     Attributes:
         tokens: knots (knot,), increasing from 0, in tokens seen. lr: learning rate (knot,) there, any unit.
-        peak: what it is measured in; default the highest. One that is planned for later does not count for a past.
+        peak: what it is measured in; default the top of the warm-up, the first rise: neither a spike later in the run
+            nor a peak that is planned for later makes a warm-up of what came before.
     """
 
     tokens: np.ndarray
@@ -48,12 +49,12 @@ class LearningRate:
         if not np.all(np.isfinite(lr)) or lr.min() < 0 or lr.max() <= 0:
             raise ValueError("learning rate: expected finite numbers, none negative and not all of them zero")
         object.__setattr__(self, "tokens", tokens)
-        object.__setattr__(self, "lr", lr / (self.peak or lr.max()))
+        object.__setattr__(self, "lr", lr / (self.peak or lr[_top(tokens, lr)]))
 
     @property
     def warmup(self) -> float:
         """Tokens at the end of the warm-up."""
-        return float(self.tokens[np.argmax(self.lr >= 1 - TOP)])
+        return float(self.tokens[np.argmax(self.lr >= (1 - TOP) * self.lr[_top(self.tokens, self.lr)])])
 
     def fallen(self, tokens: float) -> float:
         """How far eta has come down from its highest value, in shares of the peak."""
@@ -104,6 +105,17 @@ class LearningRate:
         return told
 
 
+def _top(tokens: np.ndarray, lr: np.ndarray) -> int:
+    """The knot at which the first rise is over: eta then rises no more for as long as it took to get there."""
+    for k in np.flatnonzero(lr > 0):
+        ahead = (tokens >= tokens[k]) & (tokens <= 2 * tokens[k])
+        ahead[k + 1 : k + 2] = True
+        highest = max(lr[ahead].max(), np.interp(2 * tokens[k], tokens, lr))
+        if highest <= (1 + TOP) * lr[: k + 1].max():
+            return int(np.argmax(lr[: k + 1]))
+    return int(np.argmax(lr))
+
+
 def carried(surface: xr.Dataset) -> Schedule | None:
     """The plan that a surface carries, if any.
 
@@ -129,7 +141,8 @@ def of_run(past: xr.Dataset, plan: Schedule | None) -> LearningRate:
         ahead, planned = np.array([max(1.001 * now, 1.0)]), lr[-1:]
     warming = lr[0] < lr[-1] if len(lr) < 3 else lr[-2] < lr[-1]
     rise = planned[: np.argmax(np.append(np.diff(planned), -1) < 0) + 1] if warming or not now else planned[:0]
-    return LearningRate(np.append(tokens, ahead), np.append(lr, planned), float(max(lr.max(), rise.max(initial=0))))
+    known, rates = np.append(tokens, ahead[: len(rise)]), np.append(lr, rise)
+    return LearningRate(np.append(tokens, ahead), np.append(lr, planned), float(rates[_top(known, rates)]))
 
 
 def _beyond(plan: Schedule, now: float) -> tuple[np.ndarray, np.ndarray]:
