@@ -85,7 +85,17 @@ def test_a_forecast_from_before_the_change_misses_it_and_says_no_less(found, run
 
 
 def test_figures_and_claims_are_made(found):
-    assert set(found.figures) == set(found.captions) == {"differences", "parameters", "by_position", "forecasts"}
+    assert (
+        set(found.figures)
+        == set(found.captions)
+        == {
+            "differences",
+            "parameters",
+            "parameters_mixture",
+            "by_position",
+            "forecasts",
+        }
+    )
     assert [claim.verdict for claim in found.claims][-1] == "agrees"
 
 
