@@ -130,9 +130,8 @@ def _lstm(pairs: pd.DataFrame, split: str) -> Claim:
     no = apart or more.high_all < 0
     verdict = "agrees" if equal and behind else "differs" if no else "undecided"
     why = "falls behind with position" if behind else "no growing gap shown"
-    why += (
-        "; early positions " + ("match" if equal else "differ" if apart else "are undecided") + f" within {MARGIN} nats"
-    )
+    told = "are equal within" if equal else "differ by more than" if apart else "are not shown to be equal within"
+    why += f"; early positions {told} {MARGIN} nats"
     claim = f"LSTMs match Transformers on early positions and fall behind on late ones ({split})"
     return Claim(claim, "Kaplan et al. 2020, figure 7", f"LSTM minus LLaMA, nats: {ours}", verdict, why)
 
