@@ -3,7 +3,7 @@
 Paper: Temporal Scaling Law (Xiong et al., arXiv 2404.17785) keeps data, batch and schedule as they
 are; this is beyond it.
 
-    tsl reproduce mid_run_changes --scale cpu --side-by-side 2    30 runs of two minutes of a core, then 2 minutes
+    tsl reproduce mid_run_changes --scale cpu --side-by-side 2    30 runs of a minute of a core, then 4 minutes
 
 **The plan, 2026-11-26**, fixed before any of these runs was made.
 
@@ -323,7 +323,7 @@ STUDY = Study(
     title="What do changes in mid-run do to the law and to forecasts?",
     decided="2026-11-26",
     analyse=analyse,
-    minutes=2,
+    minutes=4,
 )
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Temporal Scaling Law (arXiv 2404.17785), the dynamic hyperbolic law; its rival i
 Kaplan et al. (arXiv 2001.08361, appendix D.5), its controls an exponential and a logarithm with as many parameters.
 
     python experiments/position_law.py --scale cpu      the same as: tsl reproduce position_law
-    two cores without a GPU: the runs are in the pool (made anew: two and a half hours), the analysis takes 5 minutes
+    two cores without a GPU: the runs are in the pool (made anew: two and a half hours), the analysis takes 2 minutes
 
 **The plan, 2026-11-26**, written before any fit of these runs was looked at (the covariance of the noise was, and the
 loss of two of them at ten positions, to choose the model of the noise):
@@ -207,7 +207,7 @@ STUDY = Study(
     title="Does the loss fall with position as a hyperbola?",
     decided="2026-11-26",
     analyse=analyse,
-    minutes=5,
+    minutes=2,
 )
 
 if __name__ == "__main__":

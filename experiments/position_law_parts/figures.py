@@ -18,6 +18,9 @@ from tsl_jax.surface import position_covariance
 ARCHITECTURES = {"LLaMA": "", "GPT-NeoX": "-neox", "MoE": "-moe", "LSTM": "-lstm"}  # as the names of runs tell them
 
 
+WIDEST = 1e3  # intervals of i90 wider than this factor tell nothing and are not drawn
+
+
 def architectures(names: Iterable[str]) -> dict[str, str]:
     """The run of each architecture, SIZE[-ARCHITECTURE]-cosine[@SEED], of the size that has most of them."""
     names = list(names)
@@ -63,7 +66,7 @@ def context(rows: pd.DataFrame, split: str) -> Any:
     lines = {}
     for label, name in architectures(rows.run.unique()).items():
         part = rows[(rows.run == name) & (rows.split == split) & rows.passes]
-        part = part[np.isfinite(part.i90)]
+        part = part[np.isfinite(part.i90) & (part.high < WIDEST * part.low)]
         if len(part):
             lines[label] = (part.tokens.values, part.i90.values, part.low.values, part.high.values)
     return drawn.lines_with_bands(lines, "tokens seen", "i90 = 9/a1 (tokens of context)", log="xy")
@@ -72,17 +75,17 @@ def context(rows: pd.DataFrame, split: str) -> Any:
 def rivals(duels: pd.DataFrame, estimate: str) -> Any:
     """Held-out errors of every law, geometric mean over runs and splits with a 90 % range of them."""
     table = []
-    names = {"held_out": 0.0, "second_half": 0.5}
+    names = {"held_out": "held-out blocks", "second_half": "held-out second half"}
     duels = duels[duels.estimate == estimate]
     first = duels[duels.rival == duels.rival.iloc[0]]
     each = [("hyperbolic", first, "")] + [(rival, part, "_rival") for rival, part in duels.groupby("rival", sort=False)]
     for law, part, end in each:
-        for measure, cutoff in names.items():
+        for measure, word in names.items():
             values = part[measure + end].values
             low, high = np.quantile(values, [0.05, 0.95])
-            one = {"method": f"{law}: {'blocks' if measure == 'held_out' else 'second half'}", "cutoff": cutoff}
+            one = {"method": law.removeprefix("position_"), "cutoff": word}
             table.append({**one, "value": float(stats.gmean(values)), "low": low, "high": high})
-    return drawn.errors_by(pd.DataFrame(table), xlabel="root mean square error at held-out positions (nats)")
+    return drawn.errors_by(pd.DataFrame(table), xlabel="root mean square error (nats)")
 
 
 def by_position(differences: Mapping[str, tuple[np.ndarray, np.ndarray, int]], position: np.ndarray) -> Any:

@@ -22,9 +22,9 @@ CAPTIONS = {
     "residual": "What the law leaves at every checkpoint, in standard errors of a position (common mode taken out). "
     "Stripes along tokens are the text: the same tokens are hard for every checkpoint.",
     "i90": "Context until nine tenths of the hyperbola's gap are closed, over training, where the form passes its "
-    "test; bands are 90 % intervals.",
+    "test; bands are 90 % intervals, those wider than a factor of 1,000 are left out.",
     "rivals": "Root mean square error at held-out positions of the last checkpoint, geometric mean over runs and "
-    "splits, bars hold nine tenths of them. Circles at 0: blocks; at 50 %: the second half from the first.",
+    "splits, bars hold nine tenths of them: blocks left out in turn, and the second half from the first.",
     "lstm": "LSTM minus LLaMA of the same size by position, with pointwise 90 % intervals of the paired clusters.",
 }
 

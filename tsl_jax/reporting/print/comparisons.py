@@ -61,8 +61,8 @@ def errors_by(table: pd.DataFrame, xlabel: str = "size of the error (nats)") -> 
     """Sizes of errors on a log scale, one row a method, one marker a cut-off.
 
     Args:
-        table: columns method, cutoff (share of the run), value, low, high (NaN for no bar); methods in the order in
-            which they first come. Values that are not positive have no place on the scale and are left out; a
+        table: columns method, cutoff (share of the run, or a word), value, low, high (NaN for no bar); methods in the
+            order in which they first come. Values that are not positive have no place on the scale and are left out; a
             method without any says "none".
     """
     methods, cutoffs = list(dict.fromkeys(table.method)), sorted(set(table.cutoff))
@@ -85,7 +85,7 @@ def errors_by(table: pd.DataFrame, xlabel: str = "size of the error (nats)") -> 
     _rows(panel, methods)
     log_axis(panel.xaxis, positive.to_numpy(float).ravel(), margin=1.25)
     panel.set_xlabel(xlabel)
-    legend_above(figure, handles, [f"{percent(one)} seen" for one in cutoffs])
+    legend_above(figure, handles, [one if isinstance(one, str) else f"{percent(one)} seen" for one in cutoffs])
     return figure
 
 
