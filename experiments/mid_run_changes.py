@@ -84,8 +84,8 @@ def arms_of(runs: Runs) -> Arms:
     """
     found: dict[str, dict[str, xr.Dataset]] = {TWIN: {}}
     for name, surface in runs.named("change-").items():
-        arm, _, seed = name.removeprefix("change-").partition("@")
-        found.setdefault(arm, {})[seed] = surface
+        told, _, seed = name.removeprefix("change-").partition("@")
+        found.setdefault(told.partition("-")[0], {})[seed] = surface  # a size may follow: change-none-9.8m@0
     for arm, own in found.items():
         if list(own) != list(found[TWIN]):
             raise ValueError(f"plan: {arm} has the seeds {list(own)}, its twin {list(found[TWIN])}; give it the same")
