@@ -22,8 +22,6 @@ from tsl_jax.training.record import environment
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from reproduction.study import Study
-
 VERDICTS = ("agrees", "differs", "undecided", "out of reach")
 
 
@@ -87,8 +85,8 @@ def _cell(value: Any) -> str:
     return str(value).replace("|", "\\|")
 
 
-def write(findings: Findings, folder: Path, study: Study, scale: str, seconds: float) -> None:
-    """Everything to the folder, figures first, findings.json last."""
+def write(findings: Findings, folder: Path, study: Mapping[str, str], seconds: float) -> None:
+    """Everything to the folder, figures first, findings.json last; `study`: its name, title, date and scale."""
     from tsl_jax.reporting.print import save
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,11 +96,8 @@ def write(findings: Findings, folder: Path, study: Study, scale: str, seconds: f
         _write(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.8g"))
         _write(folder / f"{name}.json", table.to_json(orient="records", indent=1, double_precision=10) + "\n")
     told = {
-        "study": study.name,
-        "title": study.title,
-        "decided": study.decided,
-        "scale": scale,
-        "command": f"tsl reproduce {study.name} --scale {scale}",
+        **study,
+        "command": f"tsl reproduce {study['study']} --scale {study['scale']}",
         "claims": [asdict(one) for one in findings.claims],
         "notes": list(findings.notes),
         "tables": list(findings.tables),

@@ -110,7 +110,8 @@ class Study:
         start = time.perf_counter()
         findings = self.analyse(load(pool, runs, wanted.scale))
         folder = home / "results" / self.name / wanted.scale
-        write(findings, folder, self, wanted.scale, time.perf_counter() - start)
+        told = {"study": self.name, "title": self.title, "decided": self.decided, "scale": wanted.scale}
+        write(findings, folder, told, time.perf_counter() - start)
         print(findings.told())
         print(f"results: {folder}")
 
