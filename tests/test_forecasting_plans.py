@@ -57,5 +57,11 @@ def test_a_burst_of_the_learning_rate_is_no_warm_up(simulated: xr.Dataset) -> No
     assert rate.warmup == PLAN["warmup_tokens"]
     assert rate.lr[rate.tokens == PLAN["warmup_tokens"]] == 1
     assert rate.lr.max() == 5
+    assert rate.fallen(TOTAL) == rate.fallen(TOTAL // 2) == 0  # nothing of an annealing has been seen
+    for begin in (11, 15, 19):  # hundredths of the run, the warm-up being two: before or after twice of it
+        early = [{**one} for one in burst]
+        early[1]["from_tokens"], early[2]["from_tokens"] = begin * TOTAL // 400, (begin + 1) * TOTAL // 400
+        found = of_run(past.assign_attrs(schedule=early), Schedule.from_plan(early))
+        assert (found.warmup, found.lr[-1]) == (PLAN["warmup_tokens"], 1)
     known = tsl.forecast(past.sel(tokens=slice(None, 0.7 * TOTAL)), [TOTAL], method="mean_annealing")
     assert np.isfinite(known.mean).all()

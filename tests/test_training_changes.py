@@ -15,13 +15,14 @@ from training_material import at, interrupt_me, small_run, write_words
 
 import tsl_jax as tsl
 from tsl_jax.laws import Schedule
-from tsl_jax.training import folder, holes
+from tsl_jax.training import folder, holes, mesh
 from tsl_jax.training.changes import stretches
 from tsl_jax.training.checks import check
 from tsl_jax.training.config import (
     OptimizerConfig,
     TrainConfig,
     config_hash,
+    from_dict,
     run_stretches,
     step_at,
     tokens_at,
@@ -75,8 +76,6 @@ def test_changes_of_one_place_hold_together_and_those_before_go_on() -> None:
     assert [(one.lr, one.batch_size) for one in found] == [(1.0, 4), (1.0, 8), (0.5, 8), (1.0, 8)]
     half = found[2]
     assert half.sequence == half.tokens // 5 + 2 * 8
-    merged = stretches((".5:lr=.5", ".501:batch=8"), 1000, 5, 4)  # no step lies between them
-    assert [(one.step, one.lr, one.batch_size) for one in merged] == [(0, 1.0, 4), (25, 0.5, 8)]
 
 
 @pytest.mark.parametrize(
@@ -93,6 +92,11 @@ def test_changes_of_one_place_hold_together_and_those_before_go_on() -> None:
         ((".5:mixture=tale@.5,tale@.5",), "names 'tale' twice"),
         ((".5:mixture=song@1",), "mixes in 'song', while text has tale, list"),
         ((".5:lr=2", "0.50:lr=3"), "say the same thing twice at 0.5"),
+        ((".5:lr=.5", ".501:batch=8"), "no whole step before the change at 0.501"),
+        ((".001:mixture=song@1",), "no whole step before the change at 0.001"),
+        ((".5:batch=100",), "no whole step after the last change"),
+        ((".5", 0.7), "of the form"),
+        ((0.7,), r"changes are texts AT:WHAT=VALUE \(in YAML within quotes\), found 0.7"),
         ((".05:lr=2",), "a change begins after 2 steps, while the warm-up takes 4"),
     ],
 )
@@ -104,6 +108,19 @@ def test_what_cannot_be_is_said_before_any_work(config: TrainConfig, told: tuple
 def test_batches_of_every_stretch_must_share_evenly(config: TrainConfig) -> None:
     with pytest.raises(ValueError, match="accumulate must divide batch_size, found batch_size 5 and accumulate 2"):
         check(replace(config, accumulate=2, changes=(".5:batch=5",)))
+
+
+def test_batches_of_every_stretch_must_share_the_devices_there_are(config: TrainConfig) -> None:
+    assert mesh.shape(replace(config, changes=(".5:batch=8",)), 4) == (4, 1, 1)
+    with pytest.raises(ValueError, match="6 sequences at a time over data x fsdp = 4 devices"):
+        mesh.shape(replace(config, changes=(".5:batch=6",)), 4)
+
+
+def test_tokens_beyond_32_bits_are_counted_in_the_optimizer() -> None:
+    one = TrainConfig(tokens=6_000_000_000, context=1024, batch_size=512, changes=(".5:lr=.3",))
+    optimizer, params = of_run(one), {"scale": jnp.zeros(3)}
+    _, state = jax.jit(optimizer.update)({"scale": jnp.ones(3)}, optimizer.init(params), params)
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state))
 
 
 def test_a_run_without_changes_keeps_its_name(config: TrainConfig) -> None:
@@ -201,3 +218,8 @@ def test_the_command_line_takes_changes_and_a_folder_remembers_them(config: Trai
     assert folder.read_config(tmp_path / "run").changes == (".5:lr=.5", ".5:batch=8")
     assert tsl_command("report", tmp_path / "run") == 0
     assert "changes in mid-run" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_file_must_give_a_list() -> None:
+    with pytest.raises(ValueError, match=r"changes must be a list, found '.5:lr=2'"):
+        from_dict(TrainConfig, {"changes": ".5:lr=2"})

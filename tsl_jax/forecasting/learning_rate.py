@@ -23,7 +23,7 @@ from tsl_jax.laws import Schedule
 DECREASES = 64  # a smooth decay is told in parts of this share of the peak; 200 fit a whole curve within 1e-4 nats
 FINE = 4000  # points on which its parts are found
 UNUSED = {"decrease": 0.0, "at_area": 1.0, "to_rate": 1.0}
-TOP = 1e-3  # the warm-up is over where eta comes so near to its top
+TOP = 1e-3  # the warm-up is over where eta comes so near to its peak
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,15 @@ class LearningRate:
 
     Attributes:
         tokens: knots (knot,), increasing from 0, in tokens seen. lr: learning rate (knot,) there, any unit.
-        peak: what it is measured in; default the top of the warm-up, the first rise: neither a spike later in the run
-            nor a peak that is planned for later makes a warm-up of what came before.
+        peak: what it is measured in; default the highest. One that is planned for later does not count for a past.
+        warmed: tokens at the end of the warm-up, where they are known; default where eta first comes to its peak. A
+            burst later in the run, above the peak, then is no warm-up of what came before.
     """
 
     tokens: np.ndarray
     lr: np.ndarray
     peak: float | None = None
+    warmed: float | None = None
 
     def __post_init__(self) -> None:
         tokens, lr = np.asarray(self.tokens, float), np.asarray(self.lr, float)
@@ -49,17 +51,18 @@ class LearningRate:
         if not np.all(np.isfinite(lr)) or lr.min() < 0 or lr.max() <= 0:
             raise ValueError("learning rate: expected finite numbers, none negative and not all of them zero")
         object.__setattr__(self, "tokens", tokens)
-        object.__setattr__(self, "lr", lr / (self.peak or lr[_top(tokens, lr)]))
+        object.__setattr__(self, "lr", lr / (self.peak or lr.max()))
 
     @property
     def warmup(self) -> float:
         """Tokens at the end of the warm-up."""
-        return float(self.tokens[np.argmax(self.lr >= (1 - TOP) * self.lr[_top(self.tokens, self.lr)])])
+        return self.warmed if self.warmed is not None else float(self.tokens[np.argmax(self.lr >= 1 - TOP)])
 
     def fallen(self, tokens: float) -> float:
-        """How far eta has come down from its highest value, in shares of the peak."""
-        now = float(np.interp(tokens, self.tokens, self.lr))
-        return float(self.lr[self.tokens <= tokens].max(initial=now)) - now
+        """How far eta has come down from its highest value, in shares of the peak; a burst above it does not count."""
+        eta = np.minimum(self.lr, 1.0)
+        now = float(np.interp(tokens, self.tokens, eta))
+        return float(eta[self.tokens <= tokens].max(initial=now)) - now
 
     def area(self, tokens: np.ndarray) -> np.ndarray:
         """S at the tokens given; beyond the last knot eta stays as it is there."""
@@ -92,8 +95,11 @@ class LearningRate:
         told = {name: np.full(DECREASES, value) for name, value in UNUSED.items()}
         moved = np.flatnonzero(np.abs(fall) > 1e-9)
         if len(moved):
-            share = np.cumsum(np.abs(fall[moved]))
-            each = max(share[-1], 1.0) / DECREASES  # ups and downs can move further than the peak
+            below = np.abs(np.diff(np.minimum(eta, 1.0)))[moved]
+            above = np.abs(fall[moved]) - below
+            # ups and downs can move further than the peak; those of a burst above it must not take all parts
+            share = np.cumsum(below + above / max(above.sum(), 1.0))
+            each = max(share[-1], 1.0) / DECREASES
             part = np.minimum((share / each).astype(int), DECREASES - 1)
             size = np.bincount(part, np.abs(fall[moved]), DECREASES)
             there = size > 0
@@ -103,17 +109,6 @@ class LearningRate:
                 told[name][there] = mean[there] / size[there]
         told["to_rate"] = np.maximum(told["to_rate"], 1e-3)
         return told
-
-
-def _top(tokens: np.ndarray, lr: np.ndarray) -> int:
-    """The knot at which the first rise is over: eta then rises no more for as long as it took to get there."""
-    for k in np.flatnonzero(lr > 0):
-        ahead = (tokens >= tokens[k]) & (tokens <= 2 * tokens[k])
-        ahead[k + 1 : k + 2] = True
-        highest = max(lr[ahead].max(), np.interp(2 * tokens[k], tokens, lr))
-        if highest <= (1 + TOP) * lr[: k + 1].max():
-            return int(np.argmax(lr[: k + 1]))
-    return int(np.argmax(lr))
 
 
 def carried(surface: xr.Dataset) -> Schedule | None:
@@ -135,14 +130,17 @@ def of_run(past: xr.Dataset, plan: Schedule | None) -> LearningRate:
     """
     now = float(past.tokens.values.max(initial=0))
     own = carried(past) or plan
-    tokens, lr = _until(past, own and own.known_at(now), now)
+    tokens, lr, warmed = _until(past, own and own.known_at(now), now)
     ahead, planned = _beyond(plan, now) if plan is not None else (np.zeros(0), np.zeros(0))
     if not len(ahead):
         ahead, planned = np.array([max(1.001 * now, 1.0)]), lr[-1:]
     warming = lr[0] < lr[-1] if len(lr) < 3 else lr[-2] < lr[-1]
     rise = planned[: np.argmax(np.append(np.diff(planned), -1) < 0) + 1] if warming or not now else planned[:0]
     known, rates = np.append(tokens, ahead[: len(rise)]), np.append(lr, rise)
-    return LearningRate(np.append(tokens, ahead), np.append(lr, planned), float(rates[_top(known, rates)]))
+    if warmed is None or warmed > known[-1]:
+        return LearningRate(np.append(tokens, ahead), np.append(lr, planned), float(rates.max()))
+    top = float(np.interp(warmed, known, rates))
+    return LearningRate(np.append(tokens, ahead), np.append(lr, planned), top, warmed)
 
 
 def _beyond(plan: Schedule, now: float) -> tuple[np.ndarray, np.ndarray]:
@@ -154,18 +152,19 @@ def _beyond(plan: Schedule, now: float) -> tuple[np.ndarray, np.ndarray]:
     return ahead, np.interp(ahead, tokens, lr)
 
 
-def _until(past: xr.Dataset, own: Schedule | None, now: float) -> tuple[np.ndarray, np.ndarray]:
-    """Knots and learning rates up to the last checkpoint."""
+def _until(past: xr.Dataset, own: Schedule | None, now: float) -> tuple[np.ndarray, np.ndarray, float | None]:
+    """Knots and learning rates up to the last checkpoint, and the end of the warm-up where the plan tells it."""
     seen = past.tokens.values.astype(float)
     recorded = past.lr.values.astype(float) if "lr" in past.coords and len(seen) else None
     if own is None:
         tokens = np.unique([0.0, now])
-        return (tokens, np.ones(len(tokens))) if recorded is None else _recorded(past, seen, recorded)
-    drawn = own.knots()
-    if recorded is not None and not np.allclose(np.interp(seen, *drawn), recorded, atol=0.05 * own.peak, rtol=0):
-        return _recorded(past, seen, recorded)
+        known = (tokens, np.ones(len(tokens))) if recorded is None else _recorded(past, seen, recorded)
+        return *known, None
+    drawn, first = own.knots(), (own.plans or (own,))[0]
+    if recorded is not None and not np.allclose(np.interp(seen, *drawn), recorded, atol=0.05 * first.peak, rtol=0):
+        return *_recorded(past, seen, recorded), None
     tokens = np.append(drawn[0][drawn[0] < now], now)
-    return tokens, np.interp(tokens, *drawn)
+    return tokens, np.interp(tokens, *drawn), None if first.table else float(first.warmup_tokens)
 
 
 def _recorded(past: xr.Dataset, tokens: np.ndarray, lr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

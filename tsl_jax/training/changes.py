@@ -54,7 +54,7 @@ def stretches(entries: Sequence[str], tokens: int, context: int, batch_size: int
     """The stretches of a run of so many tokens, in order; one where nothing changes.
 
     Raises:
-        ValueError: for an entry that cannot be read, or two that say the same of one place.
+        ValueError: for an entry that cannot be read, two that say the same of one place, or a stretch without a step.
     """
     found = [Stretch(0, 0, 0, batch_size)]
     changes = sorted((_read(entry) for entry in entries), key=lambda one: one.at)
@@ -62,6 +62,7 @@ def stretches(entries: Sequence[str], tokens: int, context: int, batch_size: int
         told = _once(at, list(together))
         last = found[-1]
         steps = (int(at * tokens) - last.tokens) // (last.batch_size * context)
+        _need_step(steps, f"before the change at {float(at):g}")
         size = told.get("batch", last.batch_size)
         new = replace(
             last,
@@ -72,8 +73,15 @@ def stretches(entries: Sequence[str], tokens: int, context: int, batch_size: int
             lr=told.get("lr", last.lr),
             mixture=told.get("mixture", last.mixture),
         )
-        found = [*(found if steps else found[:-1]), new]
+        found.append(new)
+    if entries:
+        _need_step(steps_of(found, tokens, context) - found[-1].step, "after the last change")
     return tuple(found)
+
+
+def _need_step(steps: int, where: str) -> None:
+    if steps < 1:
+        raise ValueError(f"training: there is no whole step {where}; move it, or take smaller batches or more tokens")
 
 
 def steps_of(found: Sequence[Stretch], tokens: int, context: int) -> int:
@@ -99,7 +107,9 @@ def step_near(found: Sequence[Stretch], tokens: int, context: int) -> int:
     return one.step + round((tokens - one.tokens) / (one.batch_size * context))
 
 
-def _read(entry: str) -> _Change:
+def _read(entry: Any) -> _Change:
+    if not isinstance(entry, str):
+        raise ValueError(f"training: changes are texts AT:WHAT=VALUE (in YAML within quotes), found {entry!r}")
     match = _ENTRY.fullmatch(entry.strip())
     if not match or match["what"] not in KINDS:
         kinds = ", ".join(f".5:{kind}=..." for kind in KINDS)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from types import NoneType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from tsl_jax.data import config as data_config
 from tsl_jax.data.config import DataConfig, EvalConfig
@@ -164,6 +164,8 @@ def value_of(hint: Any, name: str, value: Any) -> Any:
         if type(value) is not hint:
             raise ValueError(f"{name} must be {hint.__name__}, found {value!r}")
         return value
+    if get_origin(hint) is tuple and not isinstance(value, list | tuple):
+        raise ValueError(f"{name} must be a list, found {value!r}")
     return Path(str(value)) if hint is Path else _frozen(value)
 
 

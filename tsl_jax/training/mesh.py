@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tsl_jax.models.sharding import AXES, BATCH
 from tsl_jax.training.checks import batch_shares
-from tsl_jax.training.config import TrainConfig
+from tsl_jax.training.config import TrainConfig, run_stretches
 
 
 def shape(config: TrainConfig, devices: int) -> tuple[int, int, int]:
@@ -31,7 +32,8 @@ def shape(config: TrainConfig, devices: int) -> tuple[int, int, int]:
         raise ValueError(f"training: {found} needs {data * inner}; lower one of them, or give it more devices")
     if not asked.data and devices % inner:
         raise ValueError(f"training: {found} leaves some without work; let fsdp x tensor divide them, or give data")
-    batch_shares(config, data * asked.fsdp)
+    for size in sorted({one.batch_size for one in run_stretches(config)}):
+        batch_shares(replace(config, batch_size=size), data * asked.fsdp)
     return data, asked.fsdp, asked.tensor
 
 

@@ -122,7 +122,7 @@ def adamw(
         done = count.astype(jnp.float32) + 1
         tokens, factor = done * float(batch_tokens), 1.0
         for step, seen, in_step, lr in changes:
-            tokens = jnp.where(count >= step, seen + (done - step) * float(in_step), tokens)
+            tokens = jnp.where(count >= step, float(seen) + (done - step) * float(in_step), tokens)
             factor = jnp.where(count >= step, lr, factor)
         planned = learning_rate(plan, tokens, jnp)
         return planned * factor if changes else planned

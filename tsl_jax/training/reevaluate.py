@@ -100,9 +100,9 @@ def _begin(
     corpus: dict[str, Any],
 ) -> None:
     """The header of the new surface: the run's facts, with these windows and this text."""
-    shared = ("run", "config_hash", "model", "n_params", "n_params_embedding", "batch_tokens", "seed")
+    shared = ("run", "config_hash", "model", "n_params", "n_params_embedding", "batch_tokens", "seed", "changes")
     environment = record.environment()
-    attrs = {name: known[name] for name in shared} | {
+    attrs = {name: known[name] for name in shared if name in known} | {
         "schedule": lr_plan,
         "windows": {split: one.design for split, one in sets.items()},
         "document_boundary": windows.DOCUMENT_BOUNDARY,

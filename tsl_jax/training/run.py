@@ -194,7 +194,7 @@ def _facts(
         "corpus": corpus.record | known.get("corpus", {}),  # as it was prepared when the run was begun
         "environment": record.environment() | ({} if devices is None else {"mesh": dict(devices.shape)}),
         "complete": False,
-    }
+    } | ({"changes": list(config.changes)} if config.changes else {})
 
 
 def _begin(
@@ -218,15 +218,24 @@ def _begin(
     folder.write_record(path, {**facts, **earlier})
     if corpus.tokenizer_file:
         shutil.copyfile(corpus.tokenizer_file, path / folder.TOKENIZER)
-    shared = ("run", "config_hash", "model", "n_params", "n_params_embedding", "batch_tokens", "seed", "corpus")
-    attrs = {name: facts[name] for name in shared} | {
+    shared = (
+        "run",
+        "config_hash",
+        "model",
+        "n_params",
+        "n_params_embedding",
+        "batch_tokens",
+        "seed",
+        "corpus",
+        "changes",
+    )
+    attrs = {name: facts[name] for name in shared if name in facts} | {
         "schedule": lr_plan,
         "windows": {split: one.design for split, one in sets.items()},
         "document_boundary": next(iter(sets.values())).design["document_boundary"],
         "versions": facts["environment"]["versions"],
         "git_commit": facts["environment"]["git_commit"],
     }
-    attrs |= {"changes": list(config.changes)} if config.changes else {}
     clusters = {split: one.n_clusters for split, one in sets.items()}
     surface.create(path / folder.SURFACE, clusters=clusters, context=config.context, attrs=attrs)
 
