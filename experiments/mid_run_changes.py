@@ -5,7 +5,8 @@ are; this is beyond it.
 
     tsl reproduce mid_run_changes --scale cpu --side-by-side 2    30 runs of a minute of a core, then 4 minutes
 
-**The plan, 2026-11-26**, fixed before any of these runs was made.
+**The plan, 2026-11-26**: arms and seeds before any of these runs was made (3e27070), the analysis while the first of
+them were being made, before any end was looked at (9372619).
 
 * Runs: the 25k-parameter LLaMA, 128 positions, 819,200 tokens of cloud, docs and scripture (code is ood), WSD with a
   warm-up of a tenth and a linear decay over the last fifth, so that at 50 % the rate is at its peak. Seeds 0 to 4.
@@ -229,7 +230,8 @@ def analyse(runs: Runs) -> Findings:
     arms = arms_of(runs)
     main, law, forecasts = main_table(arms), law_table(arms), forecast_table(arms)
     tables = {"losses": main, "law": law, "forecasts": forecasts}
-    return Findings(tables, _claims(main, forecasts), _notes(main, law), *_figures(arms, forecasts))
+    notes = [_checkpoints(arms), *_notes(main, law), *_missed(forecasts)]
+    return Findings(tables, _claims(main, forecasts), notes, *_figures(arms, forecasts))
 
 
 def _claims(main: pd.DataFrame, forecasts: pd.DataFrame) -> list[Claim]:
@@ -252,6 +254,26 @@ def _of_forecasts(forecasts: pd.DataFrame, cutoff: str, claim: str) -> Claim:
     said = own["as good"]
     verdict = "differs" if (said == "worse").any() else "agrees" if (said == "as good").all() else "undecided"
     return Claim(claim, "not asked", f"|error| of {JUDGED} beyond the twin's, nats, id: {ours}", verdict)
+
+
+def _checkpoints(arms: Arms) -> str:
+    """Where the checkpoints lie that stand for the shares of the plan."""
+    tokens = next(iter(arms[TWIN].values())).tokens
+    share = tokens.values / float(tokens[-1])
+    near = ", ".join(f"{place:.0%}: {share[abs(share - place).argmin()]:.1%}" for place in PLACES)
+    last = ", ".join(f"{cutoff:.0%}: {share[share <= cutoff + 1e-9].max():.1%}" for cutoff in CUTOFFS)
+    return f"The checkpoints nearest to the places named lie at ({near}); forecasts see checkpoints up to ({last})."
+
+
+def _missed(forecasts: pd.DataFrame) -> list[str]:
+    """Arms and cut-offs whose 90 % intervals held fewer than four of five ends, id, by method."""
+    told = []
+    for method, rows in forecasts[forecasts.split == "id"].groupby("method", sort=False):
+        held = rows["inside 90 %"].str.split(" of ", expand=True).astype(int)
+        bad = rows[(held[0] < 0.8 * held[1]).values]
+        each = ", ".join(f"{row.arm} from {row['from']} {row['inside 90 %']}" for _, row in bad.iterrows())
+        told.append(f"90 % intervals of {method} that held fewer than four fifths of the ends, id: {each or 'none'}.")
+    return told
 
 
 def _notes(main: pd.DataFrame, law: pd.DataFrame) -> list[str]:
