@@ -89,6 +89,7 @@ def write(findings: Findings, folder: Path, study: Mapping[str, str], seconds: f
     """Everything to the folder, figures first, findings.json last; `study`: its name, title, date and scale."""
     from tsl_jax.reporting.print import save
 
+    made = _made(seconds)  # before anything is written, which would make a dirty tree of a clean one
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in findings.figures.items():
         save(figure, folder / name)
@@ -102,7 +103,7 @@ def write(findings: Findings, folder: Path, study: Mapping[str, str], seconds: f
         "notes": list(findings.notes),
         "tables": list(findings.tables),
         "figures": {name: findings.captions.get(name, "") for name in findings.figures},
-        "made": _made(seconds),
+        "made": made,
     }
     _write(folder / "findings.json", json.dumps(told, indent=1) + "\n")
 
