@@ -158,18 +158,17 @@ def _until(past: xr.Dataset, own: Schedule | None, now: float) -> tuple[np.ndarr
     recorded = past.lr.values.astype(float) if "lr" in past.coords and len(seen) else None
     if own is None:
         tokens = np.unique([0.0, now])
-        known = (tokens, np.ones(len(tokens))) if recorded is None else _recorded(past, seen, recorded)
-        return *known, None
+        return (tokens, np.ones(len(tokens)), None) if recorded is None else _recorded(past, seen, recorded)
     drawn, first = own.knots(), (own.plans or (own,))[0]
     if recorded is not None and not np.allclose(np.interp(seen, *drawn), recorded, atol=0.05 * first.peak, rtol=0):
-        return *_recorded(past, seen, recorded), None
+        return _recorded(past, seen, recorded)
     tokens = np.append(drawn[0][drawn[0] < now], now)
     return tokens, np.interp(tokens, *drawn), None if first.table else float(first.warmup_tokens)
 
 
-def _recorded(past: xr.Dataset, tokens: np.ndarray, lr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Knots at the checkpoints, and before them from the warm-up that the surface tells of."""
+def _recorded(past: xr.Dataset, tokens: np.ndarray, lr: np.ndarray) -> tuple[np.ndarray, np.ndarray, None]:
+    """Knots at the checkpoints, and before them from the warm-up that the surface tells of; its top is to be found."""
     warmup = float(past.attrs.get("warmup_tokens", 0))
     first = np.array([0.0, warmup]) if 0 < warmup < tokens[0] else np.zeros(int(tokens[0] > 0))
     rates = np.append(0.0, np.full(len(first) - 1, lr[0])) if len(first) else first
-    return np.append(first, tokens), np.append(rates, lr)
+    return np.append(first, tokens), np.append(rates, lr), None
