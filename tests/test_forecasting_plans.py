@@ -10,7 +10,7 @@ from conftest import PLAN, TOTAL
 import tsl_jax as tsl
 from tsl_jax.forecasting import backtest
 from tsl_jax.forecasting.baselines import MEAN_COSINE, NEEDS_COSINE, Baseline
-from tsl_jax.forecasting.learning_rate import of_run
+from tsl_jax.forecasting.learning_rate import LearningRate, of_run
 from tsl_jax.laws import Schedule
 
 CHANGED = [
@@ -65,3 +65,16 @@ def test_a_burst_of_the_learning_rate_is_no_warm_up(simulated: xr.Dataset) -> No
         assert (found.warmup, found.lr[-1]) == (PLAN["warmup_tokens"], 1)
     known = tsl.forecast(past.sel(tokens=slice(None, 0.7 * TOTAL)), [TOTAL], method="mean_annealing")
     assert np.isfinite(known.mean).all()
+
+
+def test_a_burst_does_not_take_the_parts_in_which_the_annealing_is_told() -> None:
+    tokens = np.array([0.0, 10, 50, 50.01, 51, 51.01, 80, 100])
+    rates = np.array([0.0, 1, 1, 5, 5, 1, 1, 0.1])
+    plain, burst = (
+        LearningRate(tokens, lr, 1.0, 10.0).covariates(tokens, 100.0) for lr in (np.minimum(rates, 1.0), rates)
+    )
+    late = [(one["at_area"] > one["area"][-2]) & (one["decrease"] > 0) for one in (plain, burst)]
+    assert late[0].sum() == 64 - 6  # parts of a 64th of the peak each, of a decay by .9
+    assert late[1].sum() > 20
+    for one, here in zip((plain, burst), late, strict=True):
+        assert one["decrease"][here].sum() == pytest.approx(0.9, abs=0.02)
