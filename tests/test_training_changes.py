@@ -83,21 +83,22 @@ def test_changes_of_one_place_hold_together_and_those_before_go_on() -> None:
     [
         ((".5",), r"of the form AT:WHAT=VALUE .*, found '.5'"),
         ((".5:momentum=1",), "of the form AT:WHAT=VALUE"),
-        (("1.5:lr=2",), r"is at 1.5, expected a share of the run within 0..1"),
+        (("1.5:lr=2",), r"is at 1.5, expected a share between 0 and 1"),
+        ((".5:lr=.3,.7:lr=1",), "separate entries by spaces"),
         ((".5:lr=fast",), "lr needs a number, found 'fast'"),
         ((".5:lr=0",), "lr must be positive"),
         ((".5:batch=2.5",), "batch needs a whole number, found '2.5'"),
         ((".5:mixture=tale",), "mixture needs DOMAIN@WEIGHT,..., found 'tale'"),
         ((".5:mixture=tale@.5",), "weights of the domains must sum to one"),
         ((".5:mixture=tale@.5,tale@.5",), "names 'tale' twice"),
-        ((".5:mixture=song@1",), "mixes in 'song', while text has tale, list"),
+        ((".5:mixture=song@1",), "mixes in 'song', the domains of this run are tale, list"),
         ((".5:lr=2", "0.50:lr=3"), "say the same thing twice at 0.5"),
         ((".5:lr=.5", ".501:batch=8"), "no whole step before the change at 0.501"),
         ((".001:mixture=song@1",), "no whole step before the change at 0.001"),
         ((".5:batch=100",), "no whole step after the last change"),
         ((".5", 0.7), "of the form"),
         ((0.7,), r"changes are texts AT:WHAT=VALUE \(in YAML within quotes\), found 0.7"),
-        ((".05:lr=2",), "a change begins after 2 steps, while the warm-up takes 4"),
+        ((".05:lr=2",), "a change begins after 2 steps, 0.05 of the run, while the warm-up takes 4"),
     ],
 )
 def test_what_cannot_be_is_said_before_any_work(config: TrainConfig, told: tuple[str, ...], message: str) -> None:
@@ -209,7 +210,9 @@ def test_several_steps_a_call_end_at_a_change(runs: dict[str, Path], config: Tra
     )
 
 
-def test_the_command_line_takes_changes_and_a_folder_remembers_them(config: TrainConfig, tmp_path: Path) -> None:
+def test_the_command_line_takes_changes_and_a_folder_remembers_them(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     told = ("--text", *config.data.text, "--tokens", 1280, "--context", 16, "--batch-size", 4, "--evaluations", 3)
     told += ("--model.preset", "tiny", "--data.vocabulary", 300, "--data.heldout", 0.3)
     told += ("--evaluation.id-stretches", 4, "--evaluation.id-offsets", 2, "--evaluation.ood-stretches", 3)
@@ -217,6 +220,9 @@ def test_the_command_line_takes_changes_and_a_folder_remembers_them(config: Trai
     assert tsl_command("train", "--out", tmp_path / "run", *told) == 0
     assert folder.read_config(tmp_path / "run").changes == (".5:lr=.5", ".5:batch=8")
     assert tsl_command("report", tmp_path / "run") == 0
+    assert "this run changes on its way" not in capsys.readouterr().out
+    assert tsl_command("forecast", tmp_path / "run", "--cutoff", 0.5) in (0, 2)  # of three checkpoints
+    assert "this run changes on its way (.5:lr=.5, .5:batch=8)" in capsys.readouterr().out
     assert "changes in mid-run" in (tmp_path / "run" / "report.html").read_text()
 
 

@@ -48,6 +48,9 @@ def run(command: Command) -> None:
     surface = load_surface(command.run)
     siblings = [_sibling(path, command.run, surface) for path in command.siblings]
     past = _past(surface, command)
+    if surface.attrs.get("changes"):
+        known = "knows the learning rate of changes before its cut-off, and nothing of those of batch, mixture or data"
+        print(f"this run changes on its way ({', '.join(surface.attrs['changes'])}): a forecast {known}")
     if plans:
         result = _compare(past, plans, siblings)
     else:

@@ -10,7 +10,7 @@ entry says otherwise:
     lr       the learning rate is that many times the planned one
     batch    sequences in a step; in tokens, the plan of the learning rate stays as it is
     mixture  shares of the run's domains in the training batches; each domain goes on where it was in its order
-    skip     the batches of that many steps are passed over in the order of the data
+    skip     the batches of that many steps (of the size from there on) are passed over, once, in the order of the data
 
 A spike is a high lr for a few steps (.5:lr=30 .505:lr=1). A rollback goes back to a checkpoint and on without the data
 that followed it; a batch is a function of seed and step alone, so that what is left is the run that skips that data.
@@ -116,7 +116,7 @@ def _read(entry: Any) -> _Change:
         raise ValueError(f"training: changes are of the form AT:WHAT=VALUE ({kinds}), found {entry!r}")
     at = Fraction(match["at"])
     if not 0 < at < 1:
-        raise ValueError(f"training: the change {entry!r} is at {match['at']}, expected a share of the run within 0..1")
+        raise ValueError(f"training: the change {entry!r} is at {match['at']}, expected a share between 0 and 1")
     try:
         return _Change(at, match["what"], _value(match["what"], match["value"]))
     except ValueError as error:
@@ -129,7 +129,8 @@ def _value(what: str, text: str) -> Any:
     try:
         value = float(text) if what == "lr" else int(text)
     except ValueError:
-        raise ValueError(f"{what} needs a {'number' if what == 'lr' else 'whole number'}, found {text!r}") from None
+        kind, more = "number" if what == "lr" else "whole number", "; separate entries by spaces" if "," in text else ""
+        raise ValueError(f"{what} needs a {kind}, found {text!r}{more}") from None
     if not 0 < value < float("inf"):
         raise ValueError(f"{what} must be positive, found {text}")
     return value

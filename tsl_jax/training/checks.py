@@ -52,12 +52,16 @@ def _check_changes(config: TrainConfig) -> None:
     warmup = phases(config.optimizer, planned_steps(config))[0]
     for one in run_stretches(config)[1:] if config.changes else ():
         if one.step < max(warmup, 1):
-            found = f"after {one.step} steps, while the warm-up takes {warmup}"
-            raise ValueError(f"training: a change begins {found}; put it later, or shorten the warm-up")
+            found = (
+                f"after {one.step} steps, {one.tokens / config.tokens:.3g} of the run, while the warm-up takes {warmup}"
+            )
+            raise ValueError(f"training: a change begins {found}; put it later, or lower optimizer.warmup")
         batch_shares(replace(config, batch_size=one.batch_size), max(config.mesh.data, 1) * config.mesh.fsdp)
         for name, _ in one.mixture:
             if known and name not in known:
-                raise ValueError(f"training: a change mixes in {name!r}, while text has {', '.join(known)}")
+                raise ValueError(
+                    f"training: a change mixes in {name!r}, the domains of this run are {', '.join(known)}"
+                )
 
 
 def _check_mesh(config: TrainConfig) -> None:
