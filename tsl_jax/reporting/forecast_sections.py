@@ -15,10 +15,10 @@ from tsl_jax.reporting.words import BY_POSITION, CONTINUED, compact, count, labe
 FAN = (
     "Forecast from the checkpoints before the shaded part, the plan of the learning rate as known then (below), and "
     "what is usual for such runs. If the law holds, the loss on this validation set ends inside the light band with "
-    "a chance of 90%, and inside the dark one of 50%. The bands count the scatter of the checkpoints, what the past leaves open "
-    "about the law’s parameters, and some error of the law itself. They do not count a change of plan or of data, a "
-    "spike, or that other texts have another loss. While the learning rate has not fallen yet, a run says nothing "
-    "about what its fall will bring, and the band is as wide as runs differ."
+    "a chance of 90%, and inside the dark one of 50%. The bands count the scatter of the checkpoints, what the past "
+    "leaves open about the law’s parameters, and some error of the law itself. They do not count a change of plan or "
+    "of data, a spike, or that other texts have another loss. While the learning rate has not fallen yet, a run says "
+    "nothing about what its fall will bring, and the band is as wide as runs differ."
 )
 FAN_OF_ORIGINS = (
     "Forecast from the checkpoints before the shaded part. The 50 and 90% bands say how far off the same method was "
@@ -81,7 +81,8 @@ def forecast(material: Material) -> str:
     told = (
         "Each method saw only what lies before the shaded part, and the plan of the learning rate as known then "
         "(below). Those by position forecast the law’s parameters and average the loss over positions. All others "
-        "extrapolate the mean loss itself. A forecast that leaves the frame is far off. Names in the legend show and hide."
+        "extrapolate the mean loss itself. A forecast that leaves the frame is far off. Names in the legend show and "
+        "hide."
     )
     if material.mean is None:
         told = "The mean loss that each method expects beyond its cut-off (shaded)."
