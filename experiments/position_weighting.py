@@ -59,7 +59,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from reproduction import Claim, Findings, Runs, Study, lm
-from reproduction.ends import final_error, parameter_path
+from reproduction.ends import final_errors, parameter_path
 from reproduction.positions import in_bands
 from reproduction.statistics import bands, detectable, equivalence, holm, interval
 
@@ -221,7 +221,7 @@ def forecast_table(arms: Arms) -> pd.DataFrame:
 
 
 def _forecasts(arm: str, own: Mapping[str, xr.Dataset], method: Any) -> dict[str, Any]:
-    errors, inside = np.array([final_error(surface, method, CUTOFF) for surface in own.values()], float).T
+    errors, inside = np.array([final_errors(surface, method, CUTOFF)["id"] for surface in own.values()], float).T
     known = inside[np.isfinite(inside)]
     return {
         "arm": arm,
@@ -255,10 +255,10 @@ def _claims(table: pd.DataFrame, more: pd.DataFrame) -> list[Claim]:
     gains = paper.verdict.str.startswith("gain").any()
     settled = ((paper.equivalence == "equivalent") | (paper.verdict.str.startswith("loss"))).all()
     ours = "; ".join(f"{row.arm} {row['difference, id, nats (90 %)']} ({row.verdict})" for _, row in paper.iterrows())
-    settled_by = pd.concat([table[~table.arm.isin(more.arm)], more])
-    table, best = settled_by, settled_by.sort_values("mean").iloc[0]
-    any_gain = table.verdict.str.startswith("gain").any()
-    none = ((table.equivalence == "equivalent") | (table.verdict.str.startswith("loss"))).all()
+    judged = pd.concat([table[~table.arm.isin(more.arm)], more])  # the second plan's verdicts for its own arms
+    best = judged.sort_values("mean").iloc[0]
+    any_gain = judged.verdict.str.startswith("gain").any()
+    none = ((judged.equivalence == "equivalent") | (judged.verdict.str.startswith("loss"))).all()
     return [
         Claim(
             "Suppressing head, middle or tail positions brings no gain over the plain mean",

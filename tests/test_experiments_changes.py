@@ -18,7 +18,7 @@ EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 import mid_run_changes as program  # noqa: E402
 from reproduction import Runs  # noqa: E402
-from reproduction.ends import final_error  # noqa: E402
+from reproduction.ends import final_errors  # noqa: E402
 
 TOTAL, SEEDS = 100_000, 3
 TOKENS = np.unique(np.concatenate([np.geomspace(2000, 10_000, 6), np.linspace(10_000, TOTAL, 19)]).astype(int))
@@ -79,7 +79,8 @@ def test_a_forecast_from_before_the_change_misses_it_and_says_no_less(found, run
     assert table.loc[("id", "40%", "mixture"), "as good"] == "worse"
     assert table.loc[("id", "40%", "rollback"), "as good"] == "as good"
     errors = [
-        final_error(runs.surfaces[f"change-{arm}@0"], tsl.baselines.POWER_LAW, 0.4)[0] for arm in ("none", "mixture")
+        final_errors(runs.surfaces[f"change-{arm}@0"], tsl.baselines.POWER_LAW, 0.4)["id"][0]
+        for arm in ("none", "mixture")
     ]
     assert errors[1] - errors[0] == pytest.approx(-0.1, abs=1e-3)  # the same past, another end
 

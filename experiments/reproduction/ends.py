@@ -24,17 +24,20 @@ def parameter_path(own: Mapping[str, xr.Dataset], split: str = "id") -> tuple[xr
     return params.mean("seed"), params.std("seed", ddof=1) / np.sqrt(len(fits)), xr.concat(good, "seed").all("seed")
 
 
-def final_error(surface: xr.Dataset, method: Any, cutoff: float, split: str = "id") -> tuple[float, float]:
-    """Forecast minus observed final mean loss, nats, and whether the 90 % interval holds it (1, 0, NaN: no interval).
+def final_errors(surface: xr.Dataset, method: Any, cutoff: float) -> dict[str, tuple[float, float]]:
+    """By split: forecast minus observed final mean loss, nats, and if the 90 % interval holds it (1, 0, NaN: none).
 
     Args:
         cutoff: share of the run that the forecast sees, and the plan as known then.
     """
     end = int(surface.tokens[-1])
     made = tsl.forecast(surface.sel(tokens=slice(None, round(cutoff * end))), [end], method=method)
-    observed = float(surface.loss.sel(split=split, tokens=end).mean())
-    error = float(made.mean.sel(split=split)[-1]) - observed
-    if made.quantiles is None or not np.isfinite(error):
-        return error, np.nan
-    low, high = (float(made.quantiles.sel(split=split, quantile=q)[-1]) for q in (0.05, 0.95))
-    return error, float(low <= observed <= high)
+    found = {}
+    for split in map(str, surface.split.values):
+        observed = float(surface.loss.sel(split=split, tokens=end).mean())
+        error, inside = float(made.mean.sel(split=split)[-1]) - observed, np.nan
+        if made.quantiles is not None and np.isfinite(error):
+            low, high = (float(made.quantiles.sel(split=split, quantile=q)[-1]) for q in (0.05, 0.95))
+            inside = float(low <= observed <= high)
+        found[split] = error, inside
+    return found
