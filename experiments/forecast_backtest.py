@@ -26,8 +26,8 @@ from forecast_evidence.rows import KEY, rows
 from forecast_evidence.summary import summary
 from rich.progress import track
 
-from tsl_jax.durable import write_durably
-from tsl_jax.training.record import git_commit
+from tsl_jax.atomic_write import write_atomically
+from tsl_jax.training.provenance import git_commit
 
 HOME = Path(__file__).parent
 PROTOCOLS = (
@@ -123,7 +123,7 @@ def _evidence(
     for case, method in track(todo, "forecasts"):
         made += [row | facts for row in rows(case, method)]
         text = pd.DataFrame(made).to_csv(index=False, float_format="%.8g").encode()
-        write_durably(path, lambda file, text=text: file.write(text))
+        write_atomically(path, lambda file, text=text: file.write(text))
     mine = pd.DataFrame([row for row in made if row.get("opening") == facts.get("opening")])
     if mine.empty:
         raise ValueError("no run is there to forecast; name a folder of curves with --curves")

@@ -28,9 +28,9 @@ import xarray as xr
 from rich.progress import track
 
 import tsl_jax as tsl
-from tsl_jax.durable import write_durably
+from tsl_jax.atomic_write import write_atomically
 from tsl_jax.forecasting import priors
-from tsl_jax.forecasting.learning_rate import LearningRate
+from tsl_jax.forecasting.lr_history import LearningRate
 
 CUTOFFS = (0.1, 0.2, 0.3, 0.4)
 METHODS = ("mean_annealing", "annealing")
@@ -166,7 +166,7 @@ def main() -> None:
         made += rows(seed, name)
         if k % SAVED_EVERY == 0 or k == len(todo) - 1:
             text = pd.DataFrame(made).to_csv(index=False, float_format="%.6g").encode()
-            write_durably(wanted.out, lambda file, text=text: file.write(text))
+            write_atomically(wanted.out, lambda file, text=text: file.write(text))
     found = pd.DataFrame(made)
     found = found[found.seed.isin(seeds) & found.population.isin(wanted.population)]
     print(table(found))

@@ -50,7 +50,7 @@ import xarray as xr
 from position_law_parts import figures, measures, told
 from reproduction import Findings, Runs, Study, lm
 
-from tsl_jax.fitting import Fit, together
+from tsl_jax.fitting import Fit
 from tsl_jax.laws import HYPERBOLIC
 
 LATE = 0.1  # share of the plan from which a checkpoint is late

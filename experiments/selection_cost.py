@@ -58,9 +58,9 @@ from reproduction.kept import kept
 from reproduction.statistics import interval
 
 import tsl_jax as tsl
-from tsl_jax.forecasting import baselines, learning_rate
+from tsl_jax.forecasting import baselines, lr_history
 from tsl_jax.forecasting.baselines import mean_loss
-from tsl_jax.forecasting.forecast import after_warmup
+from tsl_jax.forecasting.forecast_run import after_warmup
 
 CUTOFFS, EVERY, QUARTERS = (0.2, 0.4), (1, 2, 4), (1, 2)  # and all four
 MARGIN = 0.02  # nats
@@ -113,7 +113,7 @@ def designs(seeds: Mapping[str, xr.Dataset]) -> xr.Dataset:
             loss = on_documents(one, chosen)
             parts.append(loss.assign_coords(split=[f"{split}@{seed}/{name}" for split in one.split.values]))
     whole = xr.Dataset({"loss": xr.concat(parts, "split", coords="minimal", compat="override")}, attrs=first.attrs)
-    return after_warmup(whole, learning_rate.carried(first))
+    return after_warmup(whole, lr_history.carried(first))
 
 
 def methods(surface: xr.Dataset) -> tuple[Any, ...]:
@@ -356,7 +356,7 @@ def _on_id(contrast: pd.DataFrame) -> Any:
 
 def figures(error: pd.DataFrame, contrast: pd.DataFrame) -> tuple[dict[str, Any], dict[str, str]]:
     """Errors against evaluated tokens, from 20 %, id: of the final loss, and of differences."""
-    from tsl_jax.reporting.print import lines_with_bands
+    from tsl_jax.reporting.plots import lines_with_bands
 
     kind = str(error[error.seeds == error.seeds.max()].runs.iloc[0])
     own = error[(error.runs == kind) & (error.split == "id") & (error.cutoff == CUTOFFS[0]) & error.low.notna()]

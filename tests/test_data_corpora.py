@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from tsl_jax.data import cache, corpora, prepare, stdlib, tokenizer, windows
+from tsl_jax.data import cache, corpora, preparation, tokenizer, windows
 from tsl_jax.data.config import DataConfig, EvalConfig
 from tsl_jax.data.corpora import Corpus, Part
 from tsl_jax.data.documents import place
+from tsl_jax.data.installed import stdlib
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +77,7 @@ def test_the_default_holds_out_whole_files(default: Corpus):
         middle = ids[len(ids) // 2 :][:40]
         return np.array(middle, default.domains["code"].train.tokens.dtype).tobytes() in stream
 
-    held = [name for name in names if place(name) < prepare.INSTALLED_HELDOUT]
+    held = [name for name in names if place(name) < preparation.INSTALLED_HELDOUT]
     others = [name for name in names if name not in held and name != stdlib.TOPICS]
     assert sum(trained_on(name) for name in held[:20]) <= 2  # boilerplate may be shared
     assert all(trained_on(name) for name in others[:5])
@@ -165,7 +166,7 @@ def test_a_domain_that_copies_another_gets_a_sentence():
     stream = np.random.default_rng(0).integers(0, 250, 5000)
     held = {"a": [stream[-900:]], "b": [stream[3:1000], stream[2000:2900]]}
     with pytest.raises(ValueError, match="all 2 held-out documents of domain 'b' are near-copies of training text"):
-        prepare._shared([stream[:4000]], held, 64, lambda stage, done, total: None)
+        preparation._shared([stream[:4000]], held, 64, lambda stage, done, total: None)
 
 
 def test_repeats_within_a_part_leave_and_are_counted(tmp_path: Path):
@@ -342,7 +343,7 @@ def test_a_full_disk_gets_a_sentence_and_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     write_texts(tmp_path / "a", 80)
-    monkeypatch.setattr(prepare.np, "save", full)
+    monkeypatch.setattr(preparation.np, "save", full)
     with pytest.raises(OSError, match=r"^data: prepared text cannot be written .*No space left.*TSL_JAX_CACHE"):
         corpora.load(DataConfig((f"{tmp_path}/a",), **SMALL))
     assert not list(own_cache.iterdir())

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tsl_jax.data import corpora, domains, packages, stdlib
+from tsl_jax.data import corpora
 from tsl_jax.data.config import DataConfig, sources
 from tsl_jax.data.documents import Document
+from tsl_jax.data.installed import catalogue, pypi, stdlib
 
 BIBLE = '''bible = Bible(
     Version.KING_JAMES,
@@ -44,14 +45,14 @@ def write(file: Path, content: str | bytes | dict) -> None:
 
 def documents(name: str, folder: Path | None = None) -> dict[str, str]:
     where = str(folder or "")
-    return {one.key: one.text for one in domains.TABLE[name].documents(domains.find(name, where))}
+    return {one.key: one.text for one in catalogue.TABLE[name].documents(catalogue.find(name, where))}
 
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of packages that Python finds, whose names no installed one can take: they are asked for by place."""
     folder = tmp_path / "site"
-    monkeypatch.setattr(packages, "folder", lambda name: folder / name if (folder / name).is_dir() else None)
+    monkeypatch.setattr(pypi, "folder", lambda name: folder / name if (folder / name).is_dir() else None)
     return folder
 
 
@@ -59,8 +60,8 @@ def test_the_place_of_a_package_is_found_without_importing_it(tmp_path: Path, mo
     write(tmp_path / "tsl_fake_package/__init__.py", "raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path)
     invalidate_caches()
-    assert packages.folder("tsl_fake_package") == tmp_path / "tsl_fake_package"
-    assert packages.folder("tsl_no_such_package") is None
+    assert pypi.folder("tsl_fake_package") == tmp_path / "tsl_fake_package"
+    assert pypi.folder("tsl_no_such_package") is None
 
 
 def test_scripture_is_cut_into_chapters(site: Path):
@@ -197,8 +198,8 @@ def test_a_bare_name_that_is_a_path_too_gets_a_warning(tmp_path: Path, monkeypat
 def test_the_real_package_is_read(name: str, package: str, first: Document, least: int):
     if not find_spec(package):
         pytest.skip(f"{package} is not installed")
-    found = domains.find(name, "")
-    some = domains.TABLE[name].documents(found[:3])
+    found = catalogue.find(name, "")
+    some = catalogue.TABLE[name].documents(found[:3])
     one = next(iter(some))
     assert one.key == first.key
     assert one.text.startswith(first.text)

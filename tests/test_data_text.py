@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tsl_jax.data import deduplicate, stdlib, text_files, token_files
+from tsl_jax.data import deduplicate, text_files, token_files
 from tsl_jax.data.config import DataConfig, EvalConfig, check, check_evaluation, sources
 from tsl_jax.data.documents import Document, held_out, place
+from tsl_jax.data.installed import stdlib
 from tsl_jax.data.mixture import Mixture
 from tsl_jax.data.store import Store
 

@@ -15,7 +15,7 @@ from test_cli import tsl_command
 
 import tsl_jax as tsl
 from tsl_jax.forecasting import baselines
-from tsl_jax.forecasting.forecast import METHODS
+from tsl_jax.forecasting.forecast_run import METHODS
 
 WORDS = (
     *("the", "loss", "of", "a", "token", "falls", "with", "its", "context", "as", "hyperbola", "and", "training"),

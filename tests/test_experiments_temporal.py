@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 
 import tsl_jax as tsl
-from tsl_jax.forecasting import temporal
+from tsl_jax.forecasting import position_route
 from tsl_jax.sweeps import read_sweep
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -72,11 +72,11 @@ def test_a_split_that_learns_nothing_from_context_is_not_described_and_leaves_th
 
 def test_the_paper_law_is_refused_without_a_cosine():
     learned = tl.stacked({"0": planted()})
-    assert tl.position_surface(temporal.Paper(), learned, TOKENS) is None
+    assert tl.position_surface(position_route.Paper(), learned, TOKENS) is None
     with pytest.raises(ValueError, match="cosine"):
-        temporal.described(learned, tsl.laws.Schedule.from_plan(CONSTANT), temporal.Paper())
+        position_route.described(learned, tsl.laws.Schedule.from_plan(CONSTANT), position_route.Paper())
     with pytest.raises(ValueError, match="checkpoints"):
-        temporal.described(learned.isel(tokens=slice(3)))
+        position_route.described(learned.isel(tokens=slice(3)))
 
 
 def test_seeds_with_other_checkpoints_are_not_stacked():

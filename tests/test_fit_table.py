@@ -20,9 +20,10 @@ import pyarrow.parquet
 import pytest
 
 from tsl_jax import cli, laws
-from tsl_jax.fitting import Status, fit, fit_table, long_tables, parts, ragged, shard_fit
-from tsl_jax.fitting.dispatch import ShardsFailed
-from tsl_jax.fitting.sources import open_source
+from tsl_jax.curve_tables import fit_table, long_tables, ragged, shard_store, worker
+from tsl_jax.curve_tables.executors import ShardsFailed
+from tsl_jax.curve_tables.sources import open_source
+from tsl_jax.fitting import Status, fit
 
 HYPERBOLIC = laws.HYPERBOLIC
 POSITION = np.arange(1.0, 33.0)
@@ -56,7 +57,7 @@ def moments(law, y, x=None, weights=None, method="auto", dtype=None) -> SimpleNa
 @pytest.fixture
 def quick(monkeypatch):
     """Streaming is tested without the cost of fitting."""
-    monkeypatch.setattr(shard_fit, "fit_rows", moments)
+    monkeypatch.setattr(worker, "fit_rows", moments)
 
 
 def expected(table: pd.DataFrame) -> pd.DataFrame:
@@ -114,7 +115,7 @@ def test_curves_with_one_x_and_ragged_ones_share_few_fits(tmp_path, monkeypatch)
         calls.append((y.shape, weights is not None))
         return moments(law, y, x, weights)
 
-    monkeypatch.setattr(shard_fit, "fit_rows", counted)
+    monkeypatch.setattr(worker, "fit_rows", counted)
     lengths = [32] * 10 + list(range(65, 97))
     parts = [pd.DataFrame({"curve": k, "x": np.arange(1.0, n + 1), "y": 1.0}) for k, n in enumerate(lengths)]
     save(pd.concat(parts), tmp_path / "t.parquet")
@@ -266,7 +267,7 @@ def test_strict_on_the_command_line(tmp_path, capsys):
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 @pytest.mark.parametrize("hashes", [3, 1 << 20])
 def test_a_curve_that_comes_back_is_reported_and_never_fitted_in_part(tmp_path, quick, monkeypatch, suffix, hashes):
-    monkeypatch.setattr("tsl_jax.fitting.assembly.HASHES", hashes)
+    monkeypatch.setattr("tsl_jax.curve_tables.writer.HASHES", hashes)
     names = ["b", "c", "a", "a", "d", "b", "b", "e", "a", "f"]
     table = pd.DataFrame({"curve": names, "x": np.arange(1.0, 11), "y": 2.0})
     save(table, tmp_path / f"t.{suffix}", rows=2)
@@ -289,7 +290,8 @@ def test_a_curve_that_the_law_refuses_is_reported(tmp_path, quick):
 KILLED = """
 import os, sys, time
 from tsl_jax import durable, laws
-from tsl_jax.fitting import fit_table, parts, shard_fit
+from tsl_jax.curve_tables import fit_table
+from tsl_jax.fitting import parts, shard_fit
 sys.path.insert(0, {tests!r})
 from test_fit_table import moments
 shard_fit.fit_rows = moments
@@ -354,10 +356,10 @@ def interrupted(tmp_path, quick, monkeypatch):
             raise KeyboardInterrupt
         return moments(law, y, **options)
 
-    monkeypatch.setattr(shard_fit, "fit_rows", until_third)
+    monkeypatch.setattr(worker, "fit_rows", until_third)
     with pytest.raises(KeyboardInterrupt):
         fit_table(HYPERBOLIC, tmp_path / "c.npy", tmp_path / "o.parquet", shard_bytes=2048)
-    monkeypatch.setattr(shard_fit, "fit_rows", moments)
+    monkeypatch.setattr(worker, "fit_rows", moments)
     assert len(list((tmp_path / "o.parquet.parts").glob("*.arrow"))) == 2
     return tmp_path
 
@@ -380,7 +382,7 @@ def test_ctrl_c_on_the_command_line_says_how_to_go_on(tmp_path, monkeypatch, cap
     def ctrl_c(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shard_fit, "fit_rows", ctrl_c)
+    monkeypatch.setattr(worker, "fit_rows", ctrl_c)
     np.save(tmp_path / "c.npy", curves(3))
     assert cli._run("fit", [str(tmp_path / "c.npy"), "--out", str(tmp_path / "o.csv")], debug=False) == 130
     said = capsys.readouterr()
@@ -418,7 +420,7 @@ def test_damaged_or_missing_manifests_are_told(interrupted):
 
 def test_two_calls_do_not_write_one_table(tmp_path, quick):
     np.save(tmp_path / "c.npy", curves(3))
-    first = parts.Parts(tmp_path / "o.csv", {"any": 1})
+    first = shard_store.Parts(tmp_path / "o.csv", {"any": 1})
     with pytest.raises(ValueError, match="another call is writing"):
         fit_table(HYPERBOLIC, tmp_path / "c.npy", tmp_path / "o.csv")
     first.close()
@@ -516,7 +518,7 @@ def test_threads_and_processes_give_the_table_of_one_process(tmp_path):
 
 def test_ray_gives_the_table_of_one_process(tmp_path):
     pytest.importorskip("ray", reason="Ray is an extra: pip install tsl_jax[ray]")
-    from tsl_jax.fitting.ray_executor import RayExecutor
+    from tsl_jax.curve_tables.ray_executor import RayExecutor
 
     np.save(tmp_path / "c.npy", curves(40))
     fit_table(HYPERBOLIC, tmp_path / "c.npy", tmp_path / "here.parquet", shard_bytes=4096)

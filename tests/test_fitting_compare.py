@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tsl_jax.fitting import compare, fit, noise
+from tsl_jax.diagnostics import model_comparison, noise
+from tsl_jax.fitting import fit
 from tsl_jax.laws import HYPERBOLIC, KAPLAN_ND, POSITION_EXPONENTIAL, POSITION_LOG, POSITION_POWER
 
 X = np.arange(1.0, 65)
@@ -26,16 +27,16 @@ def draws(covariance: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
 
 def test_under_a_true_law_what_is_left_is_a_chi2_of_bins_minus_parameters():
     sigma = windowed()
-    left = [compare.likely(HYPERBOLIC, TRUE + e, X, sigma) for e in draws(sigma, 300)]
+    left = [model_comparison.gls_fit(HYPERBOLIC, TRUE + e, X, sigma) for e in draws(sigma, 300)]
     degrees = left[0].degrees
     assert stats.kstest([one.chi2 for one in left], stats.chi2(degrees).cdf).pvalue > 0.01
-    p = np.array([compare.lack_of_fit(one) for one in left])
+    p = np.array([model_comparison.lack_of_fit(one) for one in left])
     assert 0.02 < (p < 0.05).mean() < 0.09  # 300 draws of .05: sigma .013
 
 
 def test_the_right_law_wins_and_the_log_likelihood_ratio_is_distributed_as_it_says():
     sigma = windowed()
-    found = [compare.versus(HYPERBOLIC, POSITION_EXPONENTIAL, TRUE + e, X, sigma) for e in draws(sigma, 300)]
+    found = [model_comparison.cox_test(HYPERBOLIC, POSITION_EXPONENTIAL, TRUE + e, X, sigma) for e in draws(sigma, 300)]
     apart = np.median([one.apart for one in found])
     z = np.array([one.z_first for one in found])
     wrong = np.mean([one.log_ratio < 0 for one in found])
@@ -48,7 +49,7 @@ def test_the_right_law_wins_and_the_log_likelihood_ratio_is_distributed_as_it_sa
 def test_when_the_rival_is_true_the_ratio_has_the_other_sign_and_the_second_z_is_standard():
     sigma = windowed(0.01)
     power = np.asarray(POSITION_POWER(X, c0=2.5, c1=2.0, c2=0.5))
-    found = [compare.versus(HYPERBOLIC, POSITION_POWER, power + e, X, sigma) for e in draws(sigma, 100)]
+    found = [model_comparison.cox_test(HYPERBOLIC, POSITION_POWER, power + e, X, sigma) for e in draws(sigma, 100)]
     assert np.mean([one.log_ratio < 0 for one in found]) > 0.9
     assert abs(np.mean([one.z_second for one in found])) < 0.4
 
@@ -56,10 +57,10 @@ def test_when_the_rival_is_true_the_ratio_has_the_other_sign_and_the_second_z_is
 def test_likelihood_is_that_of_generalised_least_squares(tolerance):
     """With a bin for every point and white noise it is plain least squares."""
     y = TRUE + draws(1e-4 * np.eye(len(X)), 1)[0]
-    found = compare.likely(HYPERBOLIC, y, X, 1e-4 * np.eye(len(X)), np.eye(len(X)))
+    found = model_comparison.gls_fit(HYPERBOLIC, y, X, 1e-4 * np.eye(len(X)), np.eye(len(X)))
     plain = fit(HYPERBOLIC, y, x=X)
     np.testing.assert_allclose(found.chi2, float(plain.sse) / 1e-4, rtol=1e-4)
-    np.testing.assert_allclose(found.solved[0], float(plain.params.sel(param="a1")), rtol=5e-3)
+    np.testing.assert_allclose(found.raw_params[0], float(plain.params.sel(param="a1")), rtol=5e-3)
 
 
 def test_a_stationary_covariance_is_found_from_few_clusters_and_is_positive():
@@ -94,22 +95,24 @@ def test_bins_are_means_that_hold_every_point_once():
 def test_the_simulated_reference_is_calibrated_where_the_covariance_is_estimated_and_chi2_is_not():
     """Eight clusters: chi2 rejects a true law too often; held against the reference it does not."""
     sigma, clusters = windowed(), 8
-    reference = compare.reference(HYPERBOLIC, TRUE, X, sigma, clusters, draws=120, seed=1)
-    fresh = compare.reference(HYPERBOLIC, TRUE, X, sigma, clusters, draws=120, seed=2)
+    reference = model_comparison.reference(HYPERBOLIC, TRUE, X, sigma, clusters, draws=120, seed=1)
+    fresh = model_comparison.reference(HYPERBOLIC, TRUE, X, sigma, clusters, draws=120, seed=2)
     assert abs((fresh > np.quantile(reference, 0.95)).mean() - 0.05) < 0.06
     assert np.mean(fresh) > 7  # the degrees: heavier than chi2
     wrong = np.asarray(POSITION_LOG(X, c0=4.5, c1=0.4, c2=0.5))
-    far = compare.likely(HYPERBOLIC, wrong, X, sigma / 100).chi2
+    far = model_comparison.gls_fit(HYPERBOLIC, wrong, X, sigma / 100).chi2
     assert far > np.quantile(reference, 0.95)
 
 
 def test_held_out_points_do_not_touch_their_own_prediction():
     y = TRUE + draws(1e-4 * np.eye(len(X)), 1)[0]
-    error = compare.held_out(HYPERBOLIC, y, X)[0]
+    error = model_comparison.held_out(HYPERBOLIC, y, X)[0]
     block = np.flatnonzero(np.isfinite(error[2]))
     moved = y.copy()
     moved[block] += 1.0
-    np.testing.assert_allclose(compare.held_out(HYPERBOLIC, moved, X)[0, 2, block], error[2, block] + 1.0, atol=1e-9)
+    np.testing.assert_allclose(
+        model_comparison.held_out(HYPERBOLIC, moved, X)[0, 2, block], error[2, block] + 1.0, atol=1e-9
+    )
     ends = np.isfinite(error).any(axis=0)
     assert not ends[0]
     assert not ends[-1]
@@ -117,15 +120,15 @@ def test_held_out_points_do_not_touch_their_own_prediction():
 
 @pytest.mark.parametrize("law", [HYPERBOLIC, POSITION_POWER, POSITION_EXPONENTIAL, POSITION_LOG])
 def test_the_true_law_extrapolates_its_own_curve(law):
-    names = dict(zip(law.solved, (0.3, 1.5, 3.0), strict=True))
+    names = dict(zip(law.raw_params, (0.3, 1.5, 3.0), strict=True))
     y = np.asarray(law(X, **names), float)
-    error = compare.extrapolated(law, y, X)[0]
+    error = model_comparison.extrapolated(law, y, X)[0]
     assert np.isnan(error[:32]).all()
     assert np.abs(error[32:]).max() < 1e-4
 
 
 def test_a_law_of_several_shapes_is_refused():
     with pytest.raises(ValueError, match="one shape"):
-        compare.likely(KAPLAN_ND, TRUE, X, windowed())
+        model_comparison.gls_fit(KAPLAN_ND, TRUE, X, windowed())
     with pytest.raises(ValueError, match="no noise"):
-        compare.likely(HYPERBOLIC, TRUE, X, np.zeros((64, 64)))
+        model_comparison.gls_fit(HYPERBOLIC, TRUE, X, np.zeros((64, 64)))

@@ -7,12 +7,12 @@ from scipy.linalg import cholesky, solve_triangular
 from scipy.stats import multivariate_normal
 
 from tsl_jax import laws
-from tsl_jax.fitting import mixed
+from tsl_jax.forecasting import mixed_model
 
 TAIL = ((np.log(0.1), 0.3), (np.log(0.01), 0.5), (np.log(0.005), 0.5), (np.log(0.1), 0.5))
 
 
-def problem(runs: int = 2, points: int = 12, seed: int = 0) -> tuple[mixed.Curves, mixed.Prior]:
+def problem(runs: int = 2, points: int = 12, seed: int = 0) -> tuple[mixed_model.Curves, mixed_model.Prior]:
     """Noisy power laws, the second curve two points shorter."""
     random = np.random.default_rng(seed)
     x = np.stack([np.geomspace(0.1, 1, points)] * runs)
@@ -25,17 +25,17 @@ def problem(runs: int = 2, points: int = 12, seed: int = 0) -> tuple[mixed.Curve
     effect[0] = (0.5, 0.5)
     own = np.arange(mix.shape[1]) > 0
     eta, sd = (np.array(column) for column in zip((np.log(0.5), 0.3), (0.0, 0.05), *TAIL, strict=True))
-    curves = mixed.Curves(y, x, np.log(x), known, noise, mix, np.arange(runs) / 2)
-    return curves, mixed.Prior(eta, sd, effect, np.full(effect.shape, 0.3), own)
+    curves = mixed_model.Curves(y, x, np.log(x), known, noise, mix, np.arange(runs) / 2)
+    return curves, mixed_model.Prior(eta, sd, effect, np.full(effect.shape, 0.3), own)
 
 
-def marginal(curves: mixed.Curves, prior: mixed.Prior, eta: np.ndarray) -> tuple[float, np.ndarray]:
+def marginal(curves: mixed_model.Curves, prior: mixed_model.Prior, eta: np.ndarray) -> tuple[float, np.ndarray]:
     """Log density of the known points and the mean effects, by dense matrices over all of them."""
     log_shape, drift, log_ell, log_sigma, log_nu, log_tau = eta
     blocks, designs, y = [], [], []
     for r, known in enumerate(curves.known):
         x, u = curves.x[r, known], curves.log_clock[r, known]
-        size = np.exp(log_sigma) * np.exp(-mixed.KAPPA * u)
+        size = np.exp(log_sigma) * np.exp(-mixed_model.KAPPA * u)
         serial = np.exp(-np.abs(u[:, None] - u) / np.exp(log_ell))
         blocks.append(size[:, None] * size * serial + np.diag(np.exp(2 * log_nu) * curves.noise[r, known]))
         power = x ** -np.exp(log_shape + drift * curves.size[r])
@@ -59,7 +59,7 @@ def marginal(curves: mixed.Curves, prior: mixed.Prior, eta: np.ndarray) -> tuple
 def test_the_filter_is_generalised_least_squares():
     curves, prior = problem()
     eta = prior.eta + 0.3 * np.random.default_rng(1).standard_normal((3, 6))
-    found = mixed._solved(laws.POWER, curves, prior, eta)
+    found = mixed_model._solved(laws.POWER, curves, prior, eta)
     dense = [marginal(curves, prior, one) for one in eta]
     np.testing.assert_allclose(np.diff(found.log_density), np.diff([d for d, _ in dense]), rtol=1e-7, atol=1e-7)
     np.testing.assert_allclose(found.effect.reshape(3, -1), [e for _, e in dense], rtol=1e-7, atol=1e-8)
@@ -69,14 +69,14 @@ def test_the_sampler_integrates():
     """All of eta but the shape is known: the posterior mean of its logarithm, beside an integral on a grid."""
     curves, prior = problem(runs=1)
     narrow = np.where(np.arange(6) == 0, prior.eta_sd, 1e-6)
-    prior = mixed.Prior(prior.eta, narrow, prior.effect, prior.effect_sd, prior.own)
+    prior = mixed_model.Prior(prior.eta, narrow, prior.effect, prior.effect_sd, prior.own)
     grid = np.tile(prior.eta, (400, 1))
     grid[:, 0] = np.linspace(prior.eta[0] - 1.2, prior.eta[0] + 1.2, 400)
-    log_density = mixed._solved(laws.POWER, curves, prior, grid).log_density
+    log_density = mixed_model._solved(laws.POWER, curves, prior, grid).log_density
     weight = np.exp(log_density - log_density.max())
     mean = (weight @ grid[:, 0]) / weight.sum()
     sd = np.sqrt(weight @ (grid[:, 0] - mean) ** 2 / weight.sum())
-    found = mixed.sample(laws.POWER, curves, prior)
+    found = mixed_model.sample(laws.POWER, curves, prior)
     assert found.settled
     assert found.mean[0] == pytest.approx(mean, abs=0.05 * sd)
     spread = np.sqrt(found.weight @ (found.eta[:, 0] - found.mean[0]) ** 2)
@@ -85,7 +85,7 @@ def test_the_sampler_integrates():
 
 def test_paths_start_where_the_data_end_and_spread():
     curves, prior = problem(runs=1)
-    posterior = mixed.sample(laws.POWER, curves, prior)
+    posterior = mixed_model.sample(laws.POWER, curves, prior)
     ahead = np.array([1.0001, 2.0, 8.0])
     draws, alone = posterior.paths(0, ahead, np.log(ahead), draws=400)
     assert draws.shape == alone.shape == (400, 3)
@@ -101,9 +101,9 @@ def test_whitening_is_a_cholesky_factor():
     curves, _ = problem(runs=1)
     columns = np.random.default_rng(2).standard_normal((1, 1, 12, 3))
     ell, sigma, nu = np.array([0.2]), np.array([0.05]), np.array([0.02])
-    white, log_size, *_ = mixed._whitened(columns, curves, ell, sigma, nu)
+    white, log_size, *_ = mixed_model._whitened(columns, curves, ell, sigma, nu)
     u = curves.log_clock[0]
-    size = sigma * np.exp(-mixed.KAPPA * u)
+    size = sigma * np.exp(-mixed_model.KAPPA * u)
     covariance = size[:, None] * size * np.exp(-np.abs(u[:, None] - u) / ell) + np.diag(nu**2 * curves.noise[0])
     factor = cholesky(covariance, lower=True)
     np.testing.assert_allclose(

@@ -8,8 +8,10 @@ import pytest
 import xarray as xr
 
 import tsl_jax as tsl
-from tsl_jax.fitting import bootstrap, context_use, context_use_resampled, fit, fit_table, together
-from tsl_jax.fitting.table import write
+from tsl_jax.curve_tables import fit_table
+from tsl_jax.curve_tables.job import write
+from tsl_jax.diagnostics import bootstrap, effective_context, effective_context_resampled, together
+from tsl_jax.fitting import fit
 from tsl_jax.laws import HYPERBOLIC, KAPLAN_ND, POSITION_POWER
 
 
@@ -73,7 +75,7 @@ def test_nothing_to_join_is_refused():
 
 
 def test_i90_is_where_nine_tenths_of_the_gap_are_closed():
-    found = context_use(fitted(a1=0.3, noise=0.0))
+    found = effective_context(fitted(a1=0.3, noise=0.0))
     i90 = float(found.i90[0])
     assert i90 == pytest.approx(30, rel=1e-6)
     assert float(HYPERBOLIC(np.array([i90]), a0=1.5, a1=0.3, a2=3.0)[0]) - 3 == pytest.approx(0.1 * 1.5)
@@ -88,17 +90,17 @@ def test_i90_has_intervals_that_cover_under_correlated_noise_where_those_of_the_
     covariance = xr.DataArray(
         np.broadcast_to(sigma, (*found.status.shape, 64, 64)), dims=(*found.status.dims, "p", "q")
     )
-    known, naive = context_use(found, covariance), context_use(found)
+    known, naive = effective_context(found, covariance), effective_context(found)
     covered = float(((known.low <= 30) & (known.high >= 30)).mean())
     assert abs(covered - 0.9) < 0.05
     assert float(((naive.low <= 30) & (naive.high >= 30)).mean()) < covered - 0.1
-    wider = context_use(found, covariance, clusters=4)
+    wider = effective_context(found, covariance, clusters=4)
     assert bool((wider.high > known.high).all())
 
 
 def test_i90_of_resampled_clusters_holds_the_truth_in_the_right_order():
     sums = curves(count=16, noise=0.05).values
-    low, high = context_use_resampled(
+    low, high = effective_context_resampled(
         bootstrap(HYPERBOLIC, sums, np.ones_like(sums), np.arange(1.0, 65), resamples=100)
     )
     assert low < 30 < high
@@ -106,4 +108,4 @@ def test_i90_of_resampled_clusters_holds_the_truth_in_the_right_order():
 
 def test_i90_belongs_to_the_hyperbolic_law():
     with pytest.raises(ValueError, match="hyperbolic law, found a fit of position_power"):
-        context_use(fit(POSITION_POWER, curves(), over="position"))
+        effective_context(fit(POSITION_POWER, curves(), over="position"))

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 import tsl_jax as tsl
-from tsl_jax.forecasting import baselines, continuation
-from tsl_jax.forecasting.coverage import clustered_mean
+from tsl_jax.forecasting import baselines, lr_aware
+from tsl_jax.forecasting.calibration import clustered_mean
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
@@ -71,10 +71,10 @@ def write_pool(folder: Path, simulated, sealed: bool) -> Path:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two methods that need no long compilation."""
-    monkeypatch.setattr(cases, "MEAN", (continuation.MEAN_AREA_POWER,))
-    monkeypatch.setattr(continuation, "ALL", (continuation.MEAN_AREA_POWER,))
-    monkeypatch.setattr(continuation, "MEAN_ANNEALING", continuation.MEAN_AREA_POWER)
-    monkeypatch.setattr(continuation, "MEAN_STACK", baselines.LOGARITHMIC)
+    monkeypatch.setattr(cases, "MEAN", (lr_aware.MEAN_AREA_POWER,))
+    monkeypatch.setattr(lr_aware, "ALL", (lr_aware.MEAN_AREA_POWER,))
+    monkeypatch.setattr(lr_aware, "MEAN_ANNEALING", lr_aware.MEAN_AREA_POWER)
+    monkeypatch.setattr(lr_aware, "MEAN_STACK", baselines.LOGARITHMIC)
     monkeypatch.setattr(controls, "ALL", ())
     monkeypatch.setattr(cases, "PAPER", ())
     monkeypatch.setattr(baselines, "ALL", (baselines.LAST,))

@@ -10,7 +10,7 @@ from conftest import PLAN, TOTAL, planted, simulate, token_grid
 import tsl_jax as tsl
 from tsl_jax import baselines
 from tsl_jax.forecasting import backtest, covered, winkler
-from tsl_jax.forecasting.temporal import _within_reason, surface_of
+from tsl_jax.forecasting.position_route import _within_reason, surface_of
 
 METHODS = ("temporal", "temporal_joint")
 CONTINUED = ("annealing", "mean_annealing", "mean_multi_power", "mean_area_power", "mean_stack")

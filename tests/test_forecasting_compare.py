@@ -6,9 +6,8 @@ import xarray as xr
 from conftest import PLAN, TOTAL
 
 import tsl_jax as tsl
-from tsl_jax.fitting import mixed
-from tsl_jax.forecasting import compare_plans, continuation
-from tsl_jax.forecasting.learning_rate import LearningRate, of_run
+from tsl_jax.forecasting import compare_plans, lr_aware, mixed_model
+from tsl_jax.forecasting.lr_history import LearningRate, of_run
 from tsl_jax.laws import Schedule
 
 CONSTANT = {**PLAN, "kind": "constant"}
@@ -79,8 +78,8 @@ def test_plans_that_cannot_be_compared_are_refused_in_words(past: xr.Dataset) ->
 
 def test_siblings_with_other_positions_are_named(past: xr.Dataset) -> None:
     few = past.isel(position=slice(9))
-    assert continuation._strangers(past, [past, few]) == "1 of 2 siblings have other positions and are left out"
-    assert continuation._strangers(past, [past]) == ""
+    assert lr_aware._strangers(past, [past, few]) == "1 of 2 siblings have other positions and are left out"
+    assert lr_aware._strangers(past, [past]) == ""
 
 
 def test_a_score_counts_the_checkpoints_inside_the_intervals(past: xr.Dataset) -> None:
@@ -99,7 +98,7 @@ def test_effects_that_can_hardly_be_told_apart_are_solved_nevertheless() -> None
     """A matrix of rank one, of entries 1e40 and 1: at unit diagonal and with a little added it has a factor."""
     column = np.array([1e20, 1.0, 1e-3])
     full = np.stack([np.outer(column, column), np.eye(3)])
-    factor, effect = mixed._solution(full, np.ones((2, 3)))
+    factor, effect = mixed_model._solution(full, np.ones((2, 3)))
     assert np.isfinite(factor).all()
     assert np.isfinite(effect).all()
     np.testing.assert_allclose(effect[1], 1.0)

@@ -5,8 +5,8 @@ import pytest
 import xarray as xr
 
 import tsl_jax as tsl
-from tsl_jax.forecasting import curve, learning_rate, priors
-from tsl_jax.forecasting.learning_rate import LearningRate
+from tsl_jax.forecasting import extrapolation, lr_history, priors
+from tsl_jax.forecasting.lr_history import LearningRate
 from tsl_jax.forecasting.stacking import weights
 
 TOTAL, PEAK, POSITION = 100_000_000, 1e-3, np.arange(1, 9)
@@ -144,8 +144,8 @@ def test_nine_of_ten_intervals_hold():
         for k in range(1, 41):
             serial[k] = 0.7 * serial[k - 1] + 0.7 * serial[k]
         y += 0.002 * serial
-        run = curve.Run(tokens[seen], y[seen], rate)
-        draws = curve.proceed(
+        run = extrapolation.Run(tokens[seen], y[seen], rate)
+        draws = extrapolation.proceed(
             tsl.laws.AREA_ANNEALING, priors.of_loss(tsl.laws.AREA_ANNEALING), run, tokens[~seen]
         ).draws
         low, high = np.quantile(draws[:, -1], [0.05, 0.95])
@@ -174,10 +174,10 @@ def test_the_record_of_a_run_counts_where_it_left_its_plan():
     lr[: int((surface.tokens < 2e6).sum())] = 5e-4
     past = past_of(surface.assign_coords(lr=("tokens", lr)), 0.5)
     plan = tsl.laws.Schedule.from_plan(PLANS["constant"])
-    rate = learning_rate.of_run(past, plan)
+    rate = lr_history.of_run(past, plan)
     assert np.interp(4.5e7, rate.tokens, rate.lr) == pytest.approx(0.5, abs=0.01)
     assert np.interp(0.9e8, rate.tokens, rate.lr) == pytest.approx(1.0)
-    without = learning_rate.of_run(past, None)
+    without = lr_history.of_run(past, None)
     assert np.interp(4.5e7, without.tokens, without.lr) == pytest.approx(0.5, abs=0.01)
 
 

@@ -10,7 +10,7 @@ from conftest import PLAN, TOTAL
 import tsl_jax as tsl
 from tsl_jax.forecasting import backtest
 from tsl_jax.forecasting.baselines import MEAN_COSINE, NEEDS_COSINE, Baseline
-from tsl_jax.forecasting.learning_rate import LearningRate, of_run
+from tsl_jax.forecasting.lr_history import LearningRate, of_run
 from tsl_jax.laws import Schedule
 
 CHANGED = [

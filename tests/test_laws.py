@@ -34,8 +34,8 @@ def test_the_formula_is_the_curve():
 def test_every_law_names_its_parts_and_its_source(law):
     assert law.source
     assert law.formula
-    assert set(law.falls) <= set(law.coefs)
-    if law.publish is None:
+    assert set(law.decreasing_coefs) <= set(law.coefs)
+    if law.params_from_raw is None:
         assert sorted(law.params) == sorted(law.shapes + law.coefs)
 
 
@@ -71,7 +71,7 @@ def test_the_piecewise_law_publishes_the_constants_it_uses():
     with jax.enable_x64(True):
         law = laws.piecewise_cosine(Schedule.from_plan(PLANS[0]))
         values = {"gamma1": 1e-3, "n_sep": 20_000.0, "gamma0": 3.0, "gamma2": 2.0}
-        p = dict(zip(law.params, law.published(jnp.asarray([values[n] for n in law.solved])), strict=True))
+        p = dict(zip(law.params, law.to_params(jnp.asarray([values[n] for n in law.raw_params])), strict=True))
         late = jnp.linspace(21_000.0, 50_000.0, 7)
         cosine = p["gamma3"] * jnp.cos(p["gamma4"] * late + p["gamma5"]) + p["gamma6"]
         np.testing.assert_allclose(law(late, **values), cosine, rtol=1e-10)

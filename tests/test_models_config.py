@@ -14,7 +14,7 @@ from tsl_jax.models.config import ModelConfig, described, resolve
 from tsl_jax.models.cost import flops_per_token, n_params, n_params_active, n_params_embedding
 from tsl_jax.models.presets import PRESETS
 from tsl_jax.training.config import TrainConfig, config_hash, from_dict
-from tsl_jax.training.record import model_hash
+from tsl_jax.training.provenance import model_hash
 
 # A resolved model as the first runs recorded it, and its hash then.
 FIRST = {

@@ -215,6 +215,6 @@ def test_a_law_reports_how_many_starts_agree():
             solve = partial(levenberg_marquardt.solve, law, jnp.log(law.bounds(x)), x, jnp.ones(32))
             found = jax.jit(solve, compiler_options=QUICK)(jnp.asarray(y))
         assert found.settled.all()
-        agreement[law.name] = found.agreeing.tolist()
+        agreement[law.name] = found.n_agreeing_starts.tolist()
     assert agreement["hyperbolic"] == [laws.HYPERBOLIC.starts] * 2
     assert all(1 <= count < WAVE.starts for count in agreement["wave"])

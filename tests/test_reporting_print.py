@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from tsl_jax.reporting import print as printed
-from tsl_jax.reporting.print import style
+from tsl_jax.reporting.plots import style
 
 POSITION = np.arange(1, 33)
 RNG = np.random.default_rng(0)
@@ -304,7 +304,7 @@ def test_a_run_has_its_figures(run):
 def test_matplotlib_is_loaded_for_these_figures_alone_and_pyplot_never():
     code = (
         "import sys, tsl_jax as tsl; tsl.report; tsl.fit; assert 'matplotlib' not in sys.modules, 'loaded unasked'\n"
-        "from tsl_jax.reporting.print import lines_with_bands as draw; draw({'a': ([1], [1], None, None)}, 'x', 'y')\n"
+        "from tsl_jax.reporting.plots import lines_with_bands as draw; draw({'a': ([1], [1], None, None)}, 'x', 'y')\n"
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=300).returncode == 0

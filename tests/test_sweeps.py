@@ -19,7 +19,7 @@ from training_material import small_run, write_words
 
 from tsl_jax.sweeps import Pool, process, read_sweep, spread
 from tsl_jax.sweeps.cost import cost
-from tsl_jax.training import folder
+from tsl_jax.training import run_dir
 from tsl_jax.training.config import TrainConfig, config_hash, from_dict
 
 REPOSITORY = Path(__file__).parents[1]
@@ -156,7 +156,7 @@ def test_a_name_that_another_configuration_has_is_refused_before_training(tmp_pa
     with pytest.raises(ValueError, match="another name in the sweep file"):
         pool.make("a", replace(config, seed=1))
     (tmp_path / "runs" / "b").mkdir(parents=True)
-    folder.write_config(tmp_path / "runs" / "b", config)
+    run_dir.write_config(tmp_path / "runs" / "b", config)
     with pytest.raises(ValueError, match=r"run b: .*seed 1, there 0.*another name in the sweep file, or remove"):
         pool.make("b", replace(config, seed=1))
 
@@ -188,7 +188,7 @@ def made(tmp_path_factory) -> Made:
         patch.setattr(time, "time", lambda: deadline if under_way(run) else deadline - 1)
         both.seen.append(both.broken.make("run", config, deadline))
         both.seen.append(both.broken.states({"run": config})["run"])
-        assert 0 < folder.read_record(run)["step"] < 400
+        assert 0 < run_dir.read_record(run)["step"] < 400
         with pytest.raises(ValueError, match="not complete; go on with"):
             both.broken.keep("run")
         patch.undo()
@@ -197,7 +197,7 @@ def made(tmp_path_factory) -> Made:
 
 
 def under_way(run: Path) -> bool:
-    return (run / folder.METRICS).exists() and len((run / folder.METRICS).read_text().splitlines()) > 5
+    return (run / run_dir.METRICS).exists() and len((run / run_dir.METRICS).read_text().splitlines()) > 5
 
 
 def test_a_run_stopped_by_a_deadline_ends_as_one_made_at_once(made):

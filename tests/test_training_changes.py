@@ -15,8 +15,7 @@ from training_material import at, interrupt_me, small_run, write_words
 
 import tsl_jax as tsl
 from tsl_jax.laws import Schedule
-from tsl_jax.training import folder, holes, mesh
-from tsl_jax.training.changes import stretches
+from tsl_jax.training import holes, mesh, run_dir
 from tsl_jax.training.checks import check
 from tsl_jax.training.config import (
     OptimizerConfig,
@@ -28,8 +27,9 @@ from tsl_jax.training.config import (
     tokens_at,
     total_steps,
 )
+from tsl_jax.training.interventions import stretches
+from tsl_jax.training.loop import train
 from tsl_jax.training.optimizer import learning_rate, of_run, plan_of
-from tsl_jax.training.train import train
 
 CHANGES = {
     "none": (),
@@ -56,7 +56,7 @@ def _runs(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 
 def lines(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / folder.METRICS).read_text().splitlines()]
+    return [json.loads(line) for line in (run / run_dir.METRICS).read_text().splitlines()]
 
 
 def test_tokens_and_steps_are_counted_through_changes() -> None:
@@ -218,7 +218,7 @@ def test_the_command_line_takes_changes_and_a_folder_remembers_them(
     told += ("--evaluation.id-stretches", 4, "--evaluation.id-offsets", 2, "--evaluation.ood-stretches", 3)
     told += ("--evaluation.ood-offsets", 2, "--changes", ".5:lr=.5", ".5:batch=8")
     assert tsl_command("train", "--out", tmp_path / "run", *told) == 0
-    assert folder.read_config(tmp_path / "run").changes == (".5:lr=.5", ".5:batch=8")
+    assert run_dir.read_config(tmp_path / "run").changes == (".5:lr=.5", ".5:batch=8")
     assert tsl_command("report", tmp_path / "run") == 0
     assert "this run changes on its way" not in capsys.readouterr().out
     assert tsl_command("forecast", tmp_path / "run", "--cutoff", 0.5) == 0

@@ -22,7 +22,7 @@ from tsl_jax.training.config import (
     total_steps,
 )
 from tsl_jax.training.optimizer import plan
-from tsl_jax.training.weights import PositionWeights
+from tsl_jax.training.position_weights.weights import PositionWeights
 
 
 def test_a_configuration_survives_the_way_through_a_file() -> None:

@@ -13,7 +13,7 @@ import xarray as xr
 from tsl_jax import surface
 from tsl_jax.data import windows
 from tsl_jax.data.config import EvalConfig
-from tsl_jax.training import evaluate
+from tsl_jax.training import evaluation
 
 N = 9
 CONFIG = EvalConfig(stride=2, id_stretches=9, id_offsets=5, ood_stretches=5, ood_offsets=4)
@@ -49,7 +49,7 @@ def _loaded(tmp_path_factory: pytest.TempPathFactory) -> xr.Dataset:
     folder: Path = tmp_path_factory.mktemp("surface")
     both = {split: scored(split) for split in SIZES}
     clusters = {split: one.windows.n_clusters for split, one in both.items()}
-    arrays = {split: evaluate.reduce(one.losses, evaluate.prepare(one.windows)) for split, one in both.items()}
+    arrays = {split: evaluation.reduce(one.losses, evaluation.prepare(one.windows)) for split, one in both.items()}
     surface.create(folder, clusters=clusters, context=N, attrs={})
     surface.append(folder, tokens=1, step=1, lr=0.1, splits=arrays)
     return surface.load_surface(folder).isel(tokens=0)
@@ -114,5 +114,5 @@ def test_windows_that_do_not_overlap_have_no_additive_loss() -> None:
     ends = np.cumsum(SIZES["id"])
     random = EvalConfig(design="random", id_stretches=4, id_offsets=3)
     found = windows.build(np.arange(ends[-1]), ends - SIZES["id"], N, random, "id")
-    arrays = evaluate.reduce(np.ones((len(found.tokens), N)), evaluate.prepare(found))
+    arrays = evaluation.reduce(np.ones((len(found.tokens), N)), evaluation.prepare(found))
     assert np.isnan(arrays["loss_additive"]).all()

@@ -10,7 +10,7 @@ import pytest
 
 from tsl_jax.training import objective
 from tsl_jax.training.objective import token_losses, weighted_loss
-from tsl_jax.training.weights import PositionWeights
+from tsl_jax.training.position_weights.weights import PositionWeights
 
 B, T, D, V = 3, 14, 8, 37
 FLOAT32 = 1e-5  # relative: float32 sums of at most B T terms in another order

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tsl_jax.training.cadence import evaluation_steps
 from tsl_jax.training.config import OptimizerConfig
 from tsl_jax.training.optimizer import adamw, learning_rate, matrices, plan
+from tsl_jax.training.timeline import evaluation_steps
 
 STEPS, BATCH = 200, 64
 

@@ -14,10 +14,10 @@ from training_material import in_other_order, quiet, small_run, write_words
 
 from tsl_jax import surface
 from tsl_jax.reporting import tables
-from tsl_jax.training import folder
+from tsl_jax.training import run_dir
 from tsl_jax.training.config import OptimizerConfig, TrainConfig
-from tsl_jax.training.reevaluate import reevaluate
-from tsl_jax.training.train import train
+from tsl_jax.training.loop import train
+from tsl_jax.training.reevaluation import reevaluate
 
 
 @pytest.fixture(name="text", scope="module")
@@ -77,8 +77,8 @@ def test_the_summary_of_a_surface_alone_says_what_it_is(run: Path, tmp_path: Pat
     reevaluate(run, tmp_path / "out", progress=quiet)
     loaded = surface.load_surface(tmp_path / "out")
     made = tables.summary(loaded, xr.Dataset(), None, {}, {})
-    assert made["config_hash"] == folder.read_record(run)["config_hash"]
-    assert made["corpus"]["tokens"] == folder.read_record(run)["corpus"]["tokens"]
+    assert made["config_hash"] == run_dir.read_record(run)["config_hash"]
+    assert made["corpus"]["tokens"] == run_dir.read_record(run)["corpus"]["tokens"]
     assert (
         tables.summary(loaded, xr.Dataset(), None, {"config_hash": "of the record"}, {})["config_hash"]
         != (made["config_hash"])

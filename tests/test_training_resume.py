@@ -12,10 +12,10 @@ import pytest
 from training_material import at, in_other_order, interrupt_me, small_run, write_words
 
 from tsl_jax import surface
-from tsl_jax.data import corpora, prepare
-from tsl_jax.training import folder, holes, record
+from tsl_jax.data import corpora
+from tsl_jax.training import holes, provenance, run_dir
 from tsl_jax.training.config import TrainConfig
-from tsl_jax.training.train import train
+from tsl_jax.training.loop import train
 
 
 @pytest.fixture(name="text", scope="module")
@@ -52,8 +52,8 @@ def _out(begun: Path, tmp_path: Path) -> Path:
 
 def set_environment(monkeypatch: pytest.MonkeyPatch, **facts: Any) -> dict[str, Any]:
     """Let this process seem another one; its facts."""
-    now = {**record.environment(), **facts}
-    monkeypatch.setattr(record, "environment", lambda: now)
+    now = {**provenance.environment(), **facts}
+    monkeypatch.setattr(provenance, "environment", lambda: now)
     return now
 
 
@@ -64,7 +64,7 @@ def test_a_lost_checkpoint_of_a_run_that_continues_is_named(config: TrainConfig,
     with pytest.warns(UserWarning, match=said):
         train(config, out, resume=True)
     assert list(surface.checkpoints(out / "surface")) == planned[1:]
-    known = folder.read_record(out)
+    known = run_dir.read_record(out)
     assert known["complete"]
     assert known["missing_checkpoints"] == planned[:1]
 
@@ -72,7 +72,7 @@ def test_a_lost_checkpoint_of_a_run_that_continues_is_named(config: TrainConfig,
 def test_a_lost_checkpoint_of_a_complete_run_is_named(config: TrainConfig, whole: Path, tmp_path: Path) -> None:
     out = shutil.copytree(whole, tmp_path / "run")
     planned = list(surface.checkpoints(out / "surface"))
-    assert folder.read_record(out)["missing_checkpoints"] == []
+    assert run_dir.read_record(out)["missing_checkpoints"] == []
     copies = {}
     for tokens in (planned[1], planned[-1]):
         file = surface.checkpoints(out / "surface")[tokens]
@@ -80,11 +80,11 @@ def test_a_lost_checkpoint_of_a_complete_run_is_named(config: TrainConfig, whole
         file.unlink()
     with pytest.warns(UserWarning, match=f"has no checkpoint at {planned[1]}, {planned[-1]} tokens"):
         train(config, out, resume=True)
-    assert folder.read_record(out)["missing_checkpoints"] == [planned[1], planned[-1]]
+    assert run_dir.read_record(out)["missing_checkpoints"] == [planned[1], planned[-1]]
     for file, data in copies.items():
         file.write_bytes(data)
     train(config, out)
-    assert folder.read_record(out)["missing_checkpoints"] == []
+    assert run_dir.read_record(out)["missing_checkpoints"] == []
 
 
 def test_an_evaluation_that_the_run_makes_when_it_goes_on_is_not_lost(
@@ -94,7 +94,7 @@ def test_an_evaluation_that_the_run_makes_when_it_goes_on_is_not_lost(
     with pytest.raises(KeyboardInterrupt):
         train(config, out, progress=at("train", step, interrupt_me))
     assert list(surface.checkpoints(out / "surface")) == [holes.planned(config)[0] * 64]
-    assert folder.read_record(out)["missing_checkpoints"] == []
+    assert run_dir.read_record(out)["missing_checkpoints"] == []
     train(config, out, resume=True)
     assert surface.load_surface(out).loss.identical(surface.load_surface(whole).loss)
 
@@ -105,13 +105,13 @@ def test_other_versions_that_make_the_same_tokens_continue_the_run(
     for room in (corpora, prepare):
         monkeypatch.setattr(room, "python_version", lambda: "3.99.0")
         monkeypatch.setattr(room, "version", lambda name: "0.99.0")
-    before = folder.read_record(out)["corpus"]
-    versions = {**record.versions(), "python": "3.99.0", "tokenizers": "0.99.0"}
+    before = run_dir.read_record(out)["corpus"]
+    versions = {**provenance.versions(), "python": "3.99.0", "tokenizers": "0.99.0"}
     set_environment(monkeypatch, versions=versions)
     with pytest.warns(UserWarning, match=r"begun under other conditions, bits may differ: versions: .*3\.99\.0"):
         train(config, out, resume=True)
     assert corpora.load(config.data).record["hash"] != before["hash"]
-    assert folder.read_record(out)["corpus"] == before, "as it was prepared when the run was begun"
+    assert run_dir.read_record(out)["corpus"] == before, "as it was prepared when the run was begun"
     np.testing.assert_array_equal(surface.load_surface(out).loss, surface.load_surface(whole).loss)
 
 
@@ -129,33 +129,33 @@ def test_text_that_has_changed_is_refused_and_what_differs_is_named(
 
 
 def test_a_record_without_checksums_goes_by_the_hash(config: TrainConfig, out: Path) -> None:
-    known = folder.read_record(out)
+    known = run_dir.read_record(out)
     del known["corpus"]["checksums"]
-    folder.write_record(out, {**known, "corpus": {**known["corpus"], "hash": "of other text"}})
+    run_dir.write_record(out, {**known, "corpus": {**known["corpus"], "hash": "of other text"}})
     with pytest.raises(ValueError, match=r"was begun \(hash differ\)"):
         train(config, out, resume=True)
-    folder.write_record(out, known)
+    run_dir.write_record(out, known)
     train(config, out, resume=True)
 
 
 def test_the_record_keeps_every_environment_a_run_was_made_in(
     config: TrainConfig, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = folder.read_record(out)["environment"]
+    first = run_dir.read_record(out)["environment"]
     stops = [step for step in holes.planned(config) if step > 16]
     second = set_environment(monkeypatch, cores=98)
     with pytest.warns(UserWarning, match="cores: .* now 98"), pytest.raises(KeyboardInterrupt):
         train(config, out, resume=True, progress=at("train", stops[0], interrupt_me))
-    stopped = folder.read_record(out)
+    stopped = run_dir.read_record(out)
     assert stopped["environment"] == first
     assert stopped["later_environments"] == [{"after_step": 16, "environment": second}]
     with warnings.catch_warnings(action="ignore"), pytest.raises(KeyboardInterrupt):
         train(config, out, resume=True, progress=at("train", stops[1], interrupt_me))  # the same again
-    assert folder.read_record(out)["later_environments"] == stopped["later_environments"]
+    assert run_dir.read_record(out)["later_environments"] == stopped["later_environments"]
     third = set_environment(monkeypatch, cores=97)
     with pytest.warns(UserWarning, match="cores: .* now 97"):
         train(config, out, resume=True)
-    known = folder.read_record(out)
+    known = run_dir.read_record(out)
     assert known["environment"] == first
     assert [one["environment"] for one in known["later_environments"]] == [second, third]
     assert known["later_environments"][1]["after_step"] == stops[1]
@@ -164,4 +164,4 @@ def test_the_record_keeps_every_environment_a_run_was_made_in(
 def test_a_run_that_was_moved_continues_under_its_name(config: TrainConfig, begun: Path, tmp_path: Path) -> None:
     out = shutil.copytree(begun, tmp_path / "moved")
     train(config, out, resume=True)
-    assert folder.read_record(out)["run"] == surface.load_surface(out).attrs["run"] == "run"
+    assert run_dir.read_record(out)["run"] == surface.load_surface(out).attrs["run"] == "run"

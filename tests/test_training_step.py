@@ -18,10 +18,10 @@ from tsl_jax.models.build import build
 from tsl_jax.models.config import ModelConfig
 from tsl_jax.training import calls, throughput
 from tsl_jax.training.config import OptimizerConfig, TrainConfig
+from tsl_jax.training.loop import train
 from tsl_jax.training.optimizer import adamw, plan
 from tsl_jax.training.prefetch import ahead
 from tsl_jax.training.step import TrainState, initial_state, make_step
-from tsl_jax.training.train import train
 
 K, B, T, V = 4, 6, 8, 40
 FLOAT32 = 1e-6  # losses near 4, and parameters, whose sums are taken in another order

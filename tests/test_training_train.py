@@ -23,12 +23,12 @@ from tsl_jax import surface
 from tsl_jax.data.config import DataConfig
 from tsl_jax.models.build import build
 from tsl_jax.models.config import ModelConfig, resolve
-from tsl_jax.training import checkpoint, folder, run
+from tsl_jax.training import checkpoint, run_dir, setup
 from tsl_jax.training.config import OptimizerConfig, TrainConfig, batch_tokens, to_dict
+from tsl_jax.training.loop import train
 from tsl_jax.training.optimizer import adamw, plan
-from tsl_jax.training.record import model_hash
+from tsl_jax.training.provenance import model_hash
 from tsl_jax.training.step import TrainState, initial_state
-from tsl_jax.training.train import train
 
 
 @pytest.fixture(name="config", scope="module")
@@ -46,11 +46,11 @@ def _whole(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def final_state(config: TrainConfig, out: Path) -> TrainState:
     """Parameters and optimizer state of a run's newest checkpoint."""
-    model = resolve(ModelConfig(**folder.read_record(out)["model"]))
+    model = resolve(ModelConfig(**run_dir.read_record(out)["model"]))
     _, params = build(model, 0)
     lr_plan = plan(config.optimizer, STEPS, batch_tokens(config))
     state = initial_state(params, adamw(config.optimizer, lr_plan, batch_tokens(config)))
-    checkpoints = checkpoint.Checkpoints(out / folder.CHECKPOINTS, keep=2, model_hash=model_hash(model))
+    checkpoints = checkpoint.Checkpoints(out / run_dir.CHECKPOINTS, keep=2, model_hash=model_hash(model))
     restored = checkpoints.restore(state)
     checkpoints.close()
     assert restored is not None
@@ -86,14 +86,14 @@ def test_a_run_leaves_a_surface_checkpoints_metrics_and_a_record(config: TrainCo
     assert lines[-1]["loss"] < lines[0]["loss"] - 0.5
     assert all(0 < line["auxiliary"] < 0.02 for line in lines)
     np.testing.assert_allclose(loaded.lr, [lines[step - 1]["lr"] for step in loaded.step.values])
-    record = folder.read_record(whole)
+    record = run_dir.read_record(whole)
     assert record["complete"]
     assert set(record["seconds"]) == {"prepare", "compile", "train", "evaluate", "checkpoint"}
     assert record["tokens_per_second"] > 0
     assert record["stretches"]["ood"] == {"asked": 3, "found": 3}
     assert {"versions", "cores", "flags", "git_commit"} <= set(record["environment"])
     assert (whole / "tokenizer.json").exists()
-    assert folder.read_config(whole) == config
+    assert run_dir.read_config(whole) == config
     for name in ("run", "model", "n_params", "schedule", "windows", "document_boundary", "seed", "versions"):
         assert name in loaded.attrs
 
@@ -103,7 +103,7 @@ def test_the_first_evaluations_equal_a_naive_mean_over_windows(config: TrainConf
     from tsl_jax.models.build import hidden, unembedding
 
     state = final_state(config, whole)
-    graphdef, _ = build(resolve(ModelConfig(**folder.read_record(whole)["model"])), 0)
+    graphdef, _ = build(resolve(ModelConfig(**run_dir.read_record(whole)["model"])), 0)
     part = windows.for_splits(corpora.load(config.data), config.context, config.evaluation)["ood"]
     logits = hidden(graphdef, state.params, jnp.asarray(part.tokens[:, :-1])) @ unembedding(state.params).T
     chosen = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), part.tokens[:, 1:, None], 2)[..., 0]
@@ -115,7 +115,7 @@ CHILD = """
 import json, os, signal, sys
 from pathlib import Path
 from tsl_jax.training.config import TrainConfig, from_dict
-from tsl_jax.training.train import train
+from tsl_jax.training.loop import train
 
 config, stage, done = from_dict(TrainConfig, json.loads(sys.argv[1])), sys.argv[3], int(sys.argv[4])
 seen = []
@@ -148,7 +148,7 @@ def test_a_killed_run_continues_to_the_same_bits(config: TrainConfig, whole: Pat
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert surface.load_surface(out).sizes["tokens"] >= 3
-    assert not folder.read_record(out)["complete"]
+    assert not run_dir.read_record(out)["complete"]
     train(config, out, resume=True)
     assert_same_bits(config, whole, out)
 
@@ -162,7 +162,7 @@ def test_ctrl_c_keeps_every_step_and_the_run_continues_to_the_same_bits(
         train(config, out, progress=at(stage, done, interrupt_me))
     steps = len((out / "metrics.jsonl").read_text().splitlines())
     assert int(final_state(config, out).step) == steps > 0
-    assert not folder.read_record(out)["complete"]
+    assert not run_dir.read_record(out)["complete"]
     assert signal.getsignal(signal.SIGINT) is before
     assert train(config, out, resume=True) == out
     assert_same_bits(config, whole, out)
@@ -181,7 +181,7 @@ def poisoned(after: int) -> Any:
 
         return jax.jit(poisoned_step)
 
-    make_whole_step = run.make_step
+    make_whole_step = setup.make_step
     return make_step
 
 
@@ -189,7 +189,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_says_where(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
-    monkeypatch.setattr(run, "make_step", poisoned(after=20))
+    monkeypatch.setattr(setup, "make_step", poisoned(after=20))
     with pytest.raises(
         ValueError, match=r"loss nan.* at step 21 \(1344 tokens\).*checkpoint of step \d+ in .* is good"
     ):
@@ -255,20 +255,20 @@ def test_what_cannot_work_leaves_no_folder(config: TrainConfig, tmp_path: Path) 
 def test_another_models_checkpoint_is_refused(config: TrainConfig, whole: Path, tmp_path: Path) -> None:
     wider = replace(config, model=replace(config.model, d_ff=64))
     (tmp_path / "run").mkdir()
-    (whole / folder.CHECKPOINTS).rename(tmp_path / "run" / folder.CHECKPOINTS)
+    (whole / run_dir.CHECKPOINTS).rename(tmp_path / "run" / run_dir.CHECKPOINTS)
     try:
         with pytest.raises(ValueError, match="checkpoint of another model"):
             train(wider, tmp_path / "run", resume=True)
     finally:
-        (tmp_path / "run" / folder.CHECKPOINTS).rename(whole / folder.CHECKPOINTS)
+        (tmp_path / "run" / run_dir.CHECKPOINTS).rename(whole / run_dir.CHECKPOINTS)
 
 
 def test_other_conditions_are_warned_of(config: TrainConfig, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         train(config, out, progress=at("train", 16, interrupt_me))
-    record = folder.read_record(out)
+    record = run_dir.read_record(out)
     record["environment"]["cores"] = 999
-    folder.write_record(out, record)
+    run_dir.write_record(out, record)
     with pytest.warns(UserWarning, match="begun under other conditions, bits may differ: cores: 999, now"):
         train(config, out, resume=True)

@@ -15,11 +15,12 @@ from tsl_jax import surface, weighting
 from tsl_jax.commands import options
 from tsl_jax.commands.train import Command
 from tsl_jax.laws import HYPERBOLIC
-from tsl_jax.training import adaptive, folder, probe, weight_updates
+from tsl_jax.training import run_dir
 from tsl_jax.training.checks import check
 from tsl_jax.training.config import TrainConfig, config_hash, from_dict, to_dict
-from tsl_jax.training.train import train
-from tsl_jax.training.weights import PositionWeights
+from tsl_jax.training.loop import train
+from tsl_jax.training.position_weights import adaptive, probe, updates
+from tsl_jax.training.position_weights.weights import PositionWeights
 
 STATIC = {
     "uniform": PositionWeights(),
@@ -213,9 +214,9 @@ def _whole(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def test_updates_begin_after_the_warm_up_and_go_on_evenly(config: TrainConfig) -> None:
-    assert sorted(weight_updates.update_steps(config)) == [1, 11, 21, 31]
-    assert not weight_updates.update_steps(replace(config, position_weights=PositionWeights()))
-    assert max(weight_updates.update_steps(replace(config, weight_updates=400))) == 39
+    assert sorted(updates.update_steps(config)) == [1, 11, 21, 31]
+    assert not updates.update_steps(replace(config, position_weights=PositionWeights()))
+    assert max(updates.update_steps(replace(config, weight_updates=400))) == 39
 
 
 @pytest.mark.parametrize("step", [11, 16])
@@ -234,13 +235,13 @@ def test_a_stopped_run_ends_as_the_one_that_was_not(
     with pytest.raises(KeyboardInterrupt):
         train(config, out, progress=progress)
     # lines of updates after the checkpoint, as of a kill: they are forgotten, and a line cut short too
-    later = [line for line in weight_updates.read_lines(whole) if line["step"] >= seen[0]]
+    later = [line for line in updates.read_lines(whole) if line["step"] >= seen[0]]
     with open(out / "weights.jsonl", "a") as file:
         file.write("".join(json.dumps({**line, "said": "of another time"}) + "\n" for line in later) + '{"step": 3')
     train(config, out, resume=True)
     assert (out / "weights.jsonl").read_bytes() == (whole / "weights.jsonl").read_bytes()
     assert surface.load_surface(out).loss.equals(surface.load_surface(whole).loss)
-    assert folder.read_record(out)["probes"] == folder.read_record(whole)["probes"]
+    assert run_dir.read_record(out)["probes"] == run_dir.read_record(whole)["probes"]
 
 
 def test_a_run_without_its_updates_is_not_continued(config: TrainConfig, tmp_path: Path) -> None:
@@ -253,13 +254,13 @@ def test_a_run_without_its_updates_is_not_continued(config: TrainConfig, tmp_pat
 
 
 def test_what_is_kept_of_the_updates(config: TrainConfig, whole: Path) -> None:
-    weights = weight_updates.read(whole)
+    weights = updates.read(whole)
     assert weights.dims == ("tokens", "position")
     assert weights.tokens.values.tolist() == [0, 64, 11 * 64, 21 * 64, 31 * 64]
     np.testing.assert_allclose(weights.mean("position"), 1)
     assert (weights[0] == 1).all()
     assert not (weights[1] == 1).all()
-    kept = folder.read_record(whole)["probes"]["weights"]
+    kept = run_dir.read_record(whole)["probes"]["weights"]
     assert kept["tokens"] == weights.tokens.values.tolist()[1:]
     assert kept["tokens_forward"] == 4 * 64 * 16
     assert kept["tokens_forward_and_backward"] == 4 * len(probe.bands(16)) * 16 * 16
@@ -287,11 +288,11 @@ def test_a_rule_of_ones_own_weighs_a_run_and_cannot_change_under_it(config: Trai
         train(own, out, progress=at("train", 11, interrupt_me))
     rule.write_text(OWN_RULE.replace("-2", "-3"))
     with pytest.raises(ValueError, match="are not those of this run"):
-        train(folder.read_config(out), out, resume=True)
+        train(run_dir.read_config(out), out, resume=True)
     with pytest.raises(ValueError, match="holds a run with another configuration"):
         train(replace(own, position_weights=PositionWeights.parse(f"{rule}:rule")), out, resume=True)
     rule.write_text(OWN_RULE)
-    train(folder.read_config(out), out, resume=True)
-    line = weight_updates.read_lines(out)[-1]
+    train(run_dir.read_config(out), out, resume=True)
+    line = updates.read_lines(out)[-1]
     np.testing.assert_allclose(line["weights"], adaptive.normalised(np.array(line["loss"]) ** -2.0, "", 16))
     assert line["noise"] is None

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tsl_jax import laws as laws
-    from tsl_jax.curves.arrays import from_losses as from_losses
-    from tsl_jax.curves.table import read_table as read_table
     from tsl_jax.fitting import Fit as Fit
     from tsl_jax.fitting import Status as Status
     from tsl_jax.fitting import fit as fit
@@ -17,6 +15,8 @@ if TYPE_CHECKING:
     from tsl_jax.forecasting import baselines as baselines
     from tsl_jax.forecasting import forecast as forecast
     from tsl_jax.forecasting import score as score
+    from tsl_jax.importers.arrays import from_losses as from_losses
+    from tsl_jax.importers.table import read_table as read_table
     from tsl_jax.reporting import report as report
     from tsl_jax.surface import load_surface as load_surface
     from tsl_jax.surface import pack as pack
@@ -31,11 +31,11 @@ _HOMES = {
     "baselines": "tsl_jax.forecasting",
     "fit": "tsl_jax.fitting",
     "forecast": "tsl_jax.forecasting",
-    "from_losses": "tsl_jax.curves.arrays",
+    "from_losses": "tsl_jax.importers.arrays",
     "laws": "tsl_jax",
     "load_surface": "tsl_jax.surface",
     "pack": "tsl_jax.surface",
-    "read_table": "tsl_jax.curves.table",
+    "read_table": "tsl_jax.importers.table",
     "report": "tsl_jax.reporting",
     "save_surface": "tsl_jax.surface",
     "score": "tsl_jax.forecasting",

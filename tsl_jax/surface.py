@@ -7,7 +7,7 @@ The one doorway between the training wing, which writes surfaces, and the law wi
 * `position` i counts from 1: the loss at position i is that of the token which has i tokens of context in its window.
 * `tokens` is the number of training tokens seen so far, over all devices; losses are nats per token.
 * `loss` is the plain mean over the windows of a split; `loss_additive` the two-way additive estimate (see
-  `tsl_jax.training.evaluate`), NaN where the windows do not overlap.
+  `tsl_jax.training.evaluation`), NaN where the windows do not overlap.
 * Errors come from clusters (documents): windows of one document overlap, so window-wise errors are too small. With S_c
   and n_c the sum and the count of losses in cluster c, m = sum S_c / sum n_c, and C clusters,
   `sem^2 = C/(C-1) * sum_c (S_c - m n_c)^2 / (sum_c n_c)^2` (ratio estimator; Cochran, Sampling Techniques, ch. 6).
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from tsl_jax.durable import write_durably
+from tsl_jax.atomic_write import write_atomically
 from tsl_jax.surface_file import from_arrays, read_arrays, to_arrays, write_arrays
 
 SCHEMA = 1
@@ -126,7 +126,7 @@ def create(folder: str | Path, *, clusters: Mapping[str, int], context: int, att
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
-    write_durably(folder / HEADER, lambda file: file.write(json.dumps(header, indent=1).encode()))
+    write_atomically(folder / HEADER, lambda file: file.write(json.dumps(header, indent=1).encode()))
 
 
 def append(

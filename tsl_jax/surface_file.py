@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from tsl_jax.durable import write_durably
+from tsl_jax.atomic_write import write_atomically
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], *, compress: bool = False) -> None:
     """Write arrays and their checksum."""
     checked: dict[str, Any] = {**arrays, "digest": np.array(_digest(arrays))}
-    write_durably(path, lambda file: (np.savez_compressed if compress else np.savez)(file, **checked))
+    write_atomically(path, lambda file: (np.savez_compressed if compress else np.savez)(file, **checked))
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -17,8 +17,8 @@ import numpy as np
 import tsl_jax as tsl
 from tsl_jax import baselines
 from tsl_jax.forecasting import backtest
-from tsl_jax.forecasting.forecast import METHODS
-from tsl_jax.forecasting.learning_rate import LearningRate
+from tsl_jax.forecasting.forecast_run import METHODS
+from tsl_jax.forecasting.lr_history import LearningRate
 
 CHECKPOINTS, POSITIONS, TOTAL = 75, 64, 100_000_000
 PLAN = {"kind": "cosine", "peak": 1e-3, "warmup_tokens": 1_000_000, "total_tokens": TOTAL, "final_ratio": 0.1}

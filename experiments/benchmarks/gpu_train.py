@@ -31,10 +31,10 @@ from tsl_jax.models.build import build
 from tsl_jax.models.config import ModelConfig, resolve
 from tsl_jax.models.cost import flops_per_token, n_params
 from tsl_jax.training.config import OptimizerConfig, value_of
-from tsl_jax.training.evaluate import make_forward
+from tsl_jax.training.evaluation import make_forward
 from tsl_jax.training.optimizer import adamw, plan
+from tsl_jax.training.position_weights.weights import PositionWeights
 from tsl_jax.training.step import initial_state, make_step
-from tsl_jax.training.weights import PositionWeights
 
 
 @dataclass(frozen=True)

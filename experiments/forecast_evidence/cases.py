@@ -28,16 +28,16 @@ import xarray as xr
 
 from forecast_evidence import controls
 from forecast_evidence.curves import DEVELOPMENT, Curve
-from tsl_jax.forecasting import baselines, continuation, curve, learning_rate, temporal
+from tsl_jax.forecasting import baselines, extrapolation, lr_aware, lr_history, position_route
 
 CUTOFFS = (0.1, 0.2, 0.3, 0.4)
 THREE = ("cosine_24000", "constant_24000", "wsdcon_9")
 LADDER_CUTOFF, LONG, SAME_SIZE, AT_MOST = 0.2, (5, 10), 3, 8
 ENDS, OTHER_MODELS = (0.2, 0.5, 1.0), 6  # which of a model's cool-downs, as shares of their number
 COOLDOWN = "gemstones/cooldown"
-PAPER = temporal.METHODS
+PAPER = position_route.METHODS
 EARLIER = ("", "1")  # seeds, as they stand in the names of runs
-MEAN = tuple(one for one in continuation.ALL if one.through is continuation.of_mean)
+MEAN = tuple(one for one in lr_aware.ALL if one.through is lr_aware.of_mean)
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _total(target: Curve) -> float:
 def _alone(curves: Sequence[Curve]) -> Iterator[Case]:
     for target in curves:
         by_position = target.surface.sizes["position"] > 1
-        known = (*continuation.ALL, *controls.ALL, *PAPER) if by_position else (*MEAN, continuation.MEAN_STACK)
+        known = (*lr_aware.ALL, *controls.ALL, *PAPER) if by_position else (*MEAN, lr_aware.MEAN_STACK)
         methods = (*known, *baselines.ALL)
         for cutoff in CUTOFFS if target.data != COOLDOWN else ():
             case = Case("alone", target, cutoff, cutoff * _total(target), methods)
@@ -95,9 +95,9 @@ def _enough(case: Case) -> bool:
     past, future = case.past, case.future
     if not past.sizes["tokens"] or future.sizes["tokens"] < 2:
         return False
-    plan = learning_rate.carried(past)
-    runs = [continuation.mean_runs(past.sel(split=split), plan, ())[0] for split in past.split.values]
-    return all(curve.usable(run).sum() >= curve.FEWEST for run in runs)
+    plan = lr_history.carried(past)
+    runs = [lr_aware.mean_runs(past.sel(split=split), plan, ())[0] for split in past.split.values]
+    return all(extrapolation.usable(run).sum() >= extrapolation.FEWEST for run in runs)
 
 
 def _with_three(curves: Sequence[Curve]) -> Iterator[tuple[Curve, tuple[Curve, ...]]]:
@@ -174,7 +174,7 @@ def _seeds(curves: Sequence[Curve]) -> Iterator[Case]:
             beside = tuple(small[one] for one in siblings)
             for cutoff in CUTOFFS:
                 seen = cutoff * _total(target)
-                yield Case(protocol, target, cutoff, seen, (continuation.MEAN_ANNEALING,), beside)
+                yield Case(protocol, target, cutoff, seen, (lr_aware.MEAN_ANNEALING,), beside)
 
 
 def sibling_compute(case: Case) -> float:

@@ -11,11 +11,11 @@ import xarray as xr
 import tsl_jax as tsl
 from forecast_evidence import cases
 from forecast_evidence.cases import Case
-from tsl_jax.forecasting import covered, learning_rate, winkler
+from tsl_jax.forecasting import covered, lr_history, winkler
 from tsl_jax.forecasting.baselines import mean_loss
-from tsl_jax.forecasting.continuation import Continuation
+from tsl_jax.forecasting.lr_aware import Continuation
 from tsl_jax.forecasting.result import QUANTILES
-from tsl_jax.forecasting.score import GRID
+from tsl_jax.forecasting.scoring import GRID
 
 KEY = ["protocol", "data", "run", "split", "method", "cutoff"]
 
@@ -60,7 +60,7 @@ def _from_siblings(
 ) -> tuple[xr.DataArray, xr.DataArray, dict[str, Any]]:
     """A run of which nothing is seen: `tsl.forecast` refuses it, the mixed model beneath does not."""
     target, (split,) = case.target.surface, case.target.surface.split.values.tolist()
-    plan, others = learning_rate.carried(target), [one.surface.sel(split=split) for one in case.siblings]
+    plan, others = lr_history.carried(target), [one.surface.sel(split=split) for one in case.siblings]
     values, told = method.through(method.law, case.past.sel(split=split), at.astype(float), plan, others)
     found = told["mean"]
     draws = xr.DataArray(values[:, None], {"split": [split], "tokens": at}, ("draw", "split", "tokens"))

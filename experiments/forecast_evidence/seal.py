@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tsl_jax.durable import write_durably
-from tsl_jax.training.record import environment
+from tsl_jax.atomic_write import write_atomically
+from tsl_jax.training.provenance import environment
 
 RECORD, LOG = "forecast_seal.json", "LOG.md"
 
@@ -60,13 +60,13 @@ def close(home: Path, opening: dict[str, Any], command: str, text: str) -> None:
     facts = f"* Command: `{command}` at commit {opening['commit']}. Hardware: {opening['hardware']}."
     entry = f"\n## {title}\n\n{facts}\n\n{text}\n"
     written = head + entry + mark + rest if mark else head.rstrip("\n") + "\n" + entry
-    write_durably(log, lambda file: file.write(written.encode()))
+    write_atomically(log, lambda file: file.write(written.encode()))
     _write(home, [*openings(home)[:-1], {**opening, "finished": True}])
 
 
 def _write(home: Path, every: list[dict[str, Any]]) -> None:
     text = json.dumps({"openings": every}, indent=1) + "\n"
-    write_durably(home / RECORD, lambda file: file.write(text.encode()))
+    write_atomically(home / RECORD, lambda file: file.write(text.encode()))
 
 
 def _git(home: Path, *arguments: str) -> str:

@@ -11,7 +11,8 @@ import xarray as xr
 from scipy import stats
 
 from position_law_parts.measures import clusters_of
-from tsl_jax.fitting import Fit, log_bins
+from tsl_jax.diagnostics import log_bins
+from tsl_jax.fitting import Fit
 from tsl_jax.reporting import print as drawn
 from tsl_jax.surface import position_covariance
 

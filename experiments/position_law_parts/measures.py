@@ -11,21 +11,20 @@ import xarray as xr
 from scipy import stats
 
 from tsl_jax import laws
-from tsl_jax.fitting import (
-    Fit,
+from tsl_jax.diagnostics import (
     bootstrap,
-    context_use,
-    context_use_resampled,
+    cox_test,
+    effective_context,
+    effective_context_resampled,
     extrapolated,
-    fit,
+    gls_fit,
     held_out,
-    likely,
     noise_ceiling,
     reference,
     stationary,
-    versus,
 )
-from tsl_jax.fitting.compare import Versus
+from tsl_jax.diagnostics.model_comparison import CoxTest
+from tsl_jax.fitting import Fit, fit
 from tsl_jax.surface import position_covariance
 
 LAWS = (laws.HYPERBOLIC, laws.POSITION_POWER, laws.POSITION_EXPONENTIAL, laws.POSITION_LOG)
@@ -73,7 +72,7 @@ def by_checkpoint(name: str, surface: xr.Dataset, found: Fit, text: str, tested:
         order = range(surface.sizes["tokens"] - 1, -1, -1)  # the last first: its noise makes the reference
         for k in order:
             y = surface.loss.sel(split=split).isel(tokens=k).values
-            each = {law.name: likely(law, y, x, smooth[k]) for law in LAWS}
+            each = {law.name: gls_fit(law, y, x, smooth[k]) for law in LAWS}
             best = each["hyperbolic"]
             at = {"split": split, "tokens": surface.tokens.values[k]}
             rows.append(
@@ -101,7 +100,7 @@ def _context(found: Fit, split: str, smooth: np.ndarray, clusters: int) -> xr.Da
     both = found.status.dims
     sigma = np.broadcast_to(smooth, (found.status.sizes["split"], *smooth.shape))
     labelled = xr.DataArray(sigma, dims=("split", "tokens", "position", "position_")).transpose(*both, ...)
-    return context_use(found, labelled, clusters=clusters).sel(split=split)
+    return effective_context(found, labelled, clusters=clusters).sel(split=split)
 
 
 def duels(surface: xr.Dataset, split: str) -> Iterator[dict[str, Any]]:
@@ -117,11 +116,11 @@ def duels(surface: xr.Dataset, split: str) -> Iterator[dict[str, Any]]:
         for law in RIVALS:
             row = {"estimate": estimate, "rival": law.name}
             if estimate == "plain":  # the covariance is that of the plain mean
-                row |= _ratio(versus(laws.HYPERBOLIC, law, y, x, sigma))
+                row |= _ratio(cox_test(laws.HYPERBOLIC, law, y, x, sigma))
             yield row | _held_out(missed["hyperbolic"], missed[law.name])
 
 
-def _ratio(one: Versus) -> dict[str, float]:
+def _ratio(one: CoxTest) -> dict[str, float]:
     names = ("log_likelihood_ratio", "apart", "z_if_hyperbolic", "z_if_rival")
     return dict(zip(names, one, strict=True))
 
@@ -154,7 +153,7 @@ def resampled_i90(surface: xr.Dataset, split: str, resamples: int = 500) -> tupl
     last = surface.isel(tokens=-1).sel(split=split)
     sums, counts = (last[name].isel(cluster=slice(clusters_of(surface, split))).values for name in PARTS)
     found = bootstrap(laws.HYPERBOLIC, sums, counts, last.position.values.astype(float), resamples=resamples)
-    low, high = context_use_resampled(found)
+    low, high = effective_context_resampled(found)
     return float(low), float(high)
 
 

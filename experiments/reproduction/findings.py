@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from tsl_jax.durable import write_durably
-from tsl_jax.training.record import environment
+from tsl_jax.atomic_write import write_atomically
+from tsl_jax.training.provenance import environment
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,7 +87,7 @@ def _cell(value: Any) -> str:
 
 def write(findings: Findings, folder: Path, study: Mapping[str, str], seconds: float) -> None:
     """Everything to the folder, figures first, findings.json last; `study`: its name, title, date and scale."""
-    from tsl_jax.reporting.print import save
+    from tsl_jax.reporting.plots import save
 
     made = _made(seconds)  # before anything is written, which would make a dirty tree of a clean one
     folder.mkdir(parents=True, exist_ok=True)
@@ -116,4 +116,4 @@ def _made(seconds: float) -> dict[str, Any]:
 
 
 def _write(path: Path, text: str) -> None:
-    write_durably(path, lambda file: file.write(text.encode()))
+    write_atomically(path, lambda file: file.write(text.encode()))

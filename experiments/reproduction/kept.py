@@ -17,7 +17,7 @@ import pandas as pd
 import xarray as xr
 
 import tsl_jax
-from tsl_jax.durable import write_durably
+from tsl_jax.atomic_write import write_atomically
 
 FOLDER = Path("runs/studies")
 ROOMS = ("laws", "fitting", "forecasting")
@@ -40,7 +40,7 @@ def kept(
     told = {
         name: json.loads(one.to_json(orient="split", index=False, double_precision=15)) for name, one in made.items()
     }
-    write_durably(path, lambda file: file.write(json.dumps(told).encode()))
+    write_atomically(path, lambda file: file.write(json.dumps(told).encode()))
     return made
 
 

@@ -1,7 +1,7 @@
 """Laws over tokens as the experiments compare them: on the mean loss, and by position through a0(N), a1(N) and a2(N).
 
 A law of the mean is fitted to the plain mean over positions; a law by position is the paper's route (`described` in
-tsl_jax/forecasting/temporal.py), whose mean over positions stands beside the others. Parameters are counted as free
+forecasting/position_route.py), whose mean over positions stands beside the others. Parameters are counted as free
 numbers: those that the schedule fixes (gamma4, gamma5) or continuity (gamma3, gamma6) are none.
 """
 
@@ -17,9 +17,9 @@ import xarray as xr
 
 import tsl_jax as tsl
 from reproduction import lm
-from tsl_jax.forecasting import baselines, learning_rate, temporal
+from tsl_jax.forecasting import baselines, lr_history, position_route
 from tsl_jax.forecasting.baselines import mean_loss
-from tsl_jax.forecasting.forecast import after_warmup
+from tsl_jax.forecasting.forecast_run import after_warmup
 from tsl_jax.laws import Law, Schedule
 
 PARTS = ("a0", "a1", "a2")
@@ -34,7 +34,7 @@ class MeanLaw:
 
     def parameters(self, plan: Schedule | None) -> int:
         found = self.law(plan)
-        return 0 if found is None else len(found.solved)
+        return 0 if found is None else len(found.raw_params)
 
 
 ANNEALED = (
@@ -42,7 +42,7 @@ ANNEALED = (
     MeanLaw("area_annealing", lambda plan: tsl.laws.AREA_ANNEALING),
 )
 OF_MEAN = (*(MeanLaw(one.name, one.law) for one in baselines.ALL if one.law is not None), *ANNEALED)
-BY_POSITION = {"paper": temporal.Paper(), "temporal": "temporal", "temporal_joint": "temporal_joint"}
+BY_POSITION = {"paper": position_route.Paper(), "temporal": "temporal", "temporal_joint": "temporal_joint"}
 
 
 def groups(surfaces: Mapping[str, xr.Dataset]) -> dict[str, dict[str, xr.Dataset]]:
@@ -67,14 +67,14 @@ def stacked(seeds: Mapping[str, xr.Dataset]) -> xr.Dataset:
             raise ValueError(f"stacked: seed {seed} has other checkpoints or another schedule than the first")
         parts.append(one.loss.assign_coords(split=[f"{split}@{seed}" for split in one.split.values]))
     whole = xr.Dataset({"loss": xr.concat(parts, "split", coords="minimal", compat="override")}, attrs=first.attrs)
-    return after_warmup(whole, learning_rate.carried(first))
+    return after_warmup(whole, lr_history.carried(first))
 
 
 def covariates(law: Law, surface: xr.Dataset, tokens: np.ndarray) -> Any:
     """What a law reads at these tokens of a whole run: the tokens, or the areas of its learning rate."""
     if law.covariates == ("tokens",):
         return np.asarray(tokens, float)
-    rate = learning_rate.of_run(surface, learning_rate.carried(surface))
+    rate = lr_history.of_run(surface, lr_history.carried(surface))
     told = rate.covariates(np.asarray(tokens, float), float(surface.tokens[-1]))
     return {name: told[name] for name in law.covariates}
 
@@ -84,7 +84,7 @@ def mean_curve(one: MeanLaw, surface: xr.Dataset, learned: xr.Dataset, every: in
 
     None where it does not apply. Checkpoints are left out by a weight of zero: programs are compiled for each length.
     """
-    law = one.law(learning_rate.carried(surface))
+    law = one.law(lr_history.carried(surface))
     if law is None:
         return None
     mean, x = mean_loss(learned), covariates(law, surface, learned.tokens.values)
@@ -95,8 +95,8 @@ def mean_curve(one: MeanLaw, surface: xr.Dataset, learned: xr.Dataset, every: in
 
 def applies(method: Any, surface: xr.Dataset) -> bool:
     """Whether a law by position can be what it is: the paper's needs a cosine schedule."""
-    plan = learning_rate.carried(surface)
-    return not isinstance(method, temporal.Paper) or (plan is not None and plan.kind == "cosine")
+    plan = lr_history.carried(surface)
+    return not isinstance(method, position_route.Paper) or (plan is not None and plan.kind == "cosine")
 
 
 def position_surface(method: Any, learned: xr.Dataset, tokens: np.ndarray, solver: str = "auto") -> xr.DataArray | None:
@@ -106,29 +106,31 @@ def position_surface(method: Any, learned: xr.Dataset, tokens: np.ndarray, solve
     """
     if not applies(method, learned):
         return None
-    own, plan = described_splits(learned), learning_rate.carried(learned)
+    own, plan = described_splits(learned), lr_history.carried(learned)
     if not own.sizes["split"]:
         where = {"split": learned.split.values, "tokens": tokens, "position": learned.position.values}
         return xr.DataArray(np.nan, where, ("split", "tokens", "position"))
-    found = temporal.surface_of(temporal.described(own, plan, method, solver), tokens, own.position)
+    found = position_route.surface_of(position_route.described(own, plan, method, solver), tokens, own.position)
     return found.reindex(split=learned.split)
 
 
 def described_splits(learned: xr.Dataset) -> xr.Dataset:
     """The splits with enough usable position fits for temporal laws; the loss of others falls with no context."""
     status = tsl.fit(tsl.laws.HYPERBOLIC, learned.loss, over="position").status
-    count = status.isin([int(one) for one in temporal.USABLE]).sum("tokens")
-    return learned.isel(split=np.flatnonzero(count.values >= temporal.FEWEST))
+    count = status.isin([int(one) for one in position_route.USABLE]).sum("tokens")
+    return learned.isel(split=np.flatnonzero(count.values >= position_route.FEWEST))
 
 
 def position_parameters(method: Any) -> int:
     """Free numbers of a law by position: N_sep is one."""
-    return sum(len(law.solved) for law in temporal.SEPARATE.values()) + isinstance(method, temporal.Paper)
+    return sum(len(law.raw_params) for law in position_route.SEPARATE.values()) + isinstance(
+        method, position_route.Paper
+    )
 
 
 def lm_of_mean(one: MeanLaw, surface: xr.Dataset, learned: xr.Dataset) -> dict[str, float]:
     """The lm columns of a law on the mean losses."""
-    law = one.law(learning_rate.carried(surface))
+    law = one.law(lr_history.carried(surface))
     if law is None:
         return dict.fromkeys(lm.COLUMNS, np.nan)
     return lm.beside(law, mean_loss(learned), over="tokens", x=covariates(law, surface, learned.tokens.values))
@@ -136,11 +138,11 @@ def lm_of_mean(one: MeanLaw, surface: xr.Dataset, learned: xr.Dataset) -> dict[s
 
 def lm_by_position(method: Any, learned: xr.Dataset) -> pd.DataFrame:
     """The lm columns, and the median R2, of the laws of a0, a1 and a2; index the parameter, rows `together` last."""
-    learned, plan = described_splits(learned), learning_rate.carried(learned)
+    learned, plan = described_splits(learned), lr_history.carried(learned)
     if not learned.sizes["split"]:
         return pd.DataFrame(np.nan, index=[*PARTS, "together"], columns=["r2", *lm.COLUMNS])
-    fits = temporal.described(learned, plan, "temporal" if method == "temporal_joint" else method)
-    usable = fits["position"].status.isin([int(s) for s in temporal.USABLE])
+    fits = position_route.described(learned, plan, "temporal" if method == "temporal_joint" else method)
+    usable = fits["position"].status.isin([int(s) for s in position_route.USABLE])
     rows = {}
     for name in PARTS:
         values = fits["position"].params.sel(param=name, drop=True).where(usable.all("split"), drop=True)

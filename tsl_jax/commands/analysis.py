@@ -10,11 +10,12 @@ import numpy as np
 import xarray as xr
 
 from tsl_jax import laws
-from tsl_jax.fitting import Fit, fit, noise_ceiling
+from tsl_jax.diagnostics import noise_ceiling
+from tsl_jax.fitting import Fit, fit
 from tsl_jax.forecasting import Backtest, Forecast, backtest, forecast
-from tsl_jax.forecasting.backtest import CUTOFFS
-from tsl_jax.forecasting.continuation import MAIN
-from tsl_jax.forecasting.forecast import read_schedule
+from tsl_jax.forecasting.backtesting import CUTOFFS
+from tsl_jax.forecasting.forecast_run import read_schedule
+from tsl_jax.forecasting.lr_aware import MAIN
 from tsl_jax.surface import position_covariance
 
 AHEAD = 24  # points from here to the end of the plan

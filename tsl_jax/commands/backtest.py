@@ -34,7 +34,7 @@ def run(command: Command) -> None:
     from tsl_jax.commands import options
     from tsl_jax.commands.progress import bars
     from tsl_jax.forecasting import backtest
-    from tsl_jax.forecasting.backtest import pasts
+    from tsl_jax.forecasting.backtesting import pasts
     from tsl_jax.reporting import forecast_tables
     from tsl_jax.surface import load_surface
 
@@ -74,7 +74,7 @@ def _records(table: Any) -> list[dict[str, Any]]:
 def _methods(command: Command) -> list:
     """The methods asked for, after all options that can be wrong have been looked at."""
     from tsl_jax.forecasting import baselines
-    from tsl_jax.forecasting.forecast import METHODS
+    from tsl_jax.forecasting.forecast_run import METHODS
 
     if command.out.suffix != ".json":
         raise ValueError(f"backtest: --out is a .json file, found {command.out}")

@@ -83,23 +83,24 @@ def _build(command: Command) -> None:
 
 def _config(command: Command) -> DataConfig:
     """The text of the corpus; a bare name of a domain is never a path here."""
-    from tsl_jax.data import domains
     from tsl_jax.data.config import DataConfig
+    from tsl_jax.data.installed import catalogue
 
-    text = tuple(domains.PREFIX + name if name in domains.TABLE else name for name in command.names)
+    text = tuple(catalogue.PREFIX + name if name in catalogue.TABLE else name for name in command.names)
     shared = ("packages", "vocabulary", "tokenizer", "heldout", "field", "max_bytes")
     return DataConfig(text=text, **{name: getattr(command, name) for name in shared})
 
 
 def _describe(command: Command) -> None:
     from tsl_jax.commands import corpora_text
-    from tsl_jax.data import corpora, domains
+    from tsl_jax.data import corpora
+    from tsl_jax.data.installed import catalogue
 
     name = command.names[0]
-    if name in domains.TABLE:
+    if name in catalogue.TABLE:
         corpora_text.show_domain(name, command.packages)
     elif Path(name).expanduser().is_dir():
         folder = Path(name).expanduser()
         corpora_text.show_corpus(folder, corpora.built(folder))
     else:
-        raise ValueError(f"corpora: {name!r} is neither a domain ({', '.join(domains.TABLE)}) nor a folder")
+        raise ValueError(f"corpora: {name!r} is neither a domain ({', '.join(catalogue.TABLE)}) nor a folder")

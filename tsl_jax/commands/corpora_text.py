@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tsl_jax.data import domains, prepare
+from tsl_jax.data import preparation
 from tsl_jax.data.config import DomainSource
+from tsl_jax.data.installed import catalogue
 
 EXPLAINED = """repeats: documents of which more than half stands in others of their part
 near-copies: held-out documents of which training text of any domain has more than a tenth
@@ -22,13 +23,13 @@ def show_domains(packages: str) -> list[str]:
     """Print every domain: what it is, and whether it is here or how to get it; the names of those that are here."""
     here = []
     print(f"{'domain':<12}{'about MB':>8}{'documents':>11}  what it is")
-    for name, row in domains.TABLE.items():
+    for name, row in catalogue.TABLE.items():
         said = f"{row.what}; a document is {row.document}"
         print(f"{name:<12}{row.megabytes:>8.1f}{row.count:>11,}  {said}")
-        if domains.present(name, packages):
+        if catalogue.present(name, packages):
             here.append(name)
         else:
-            print(f"{'':<33}missing: {domains.how_to(name, packages)}")
+            print(f"{'':<33}missing: {catalogue.how_to(name, packages)}")
     return here
 
 
@@ -46,13 +47,13 @@ def cost(found: list[tuple[DomainSource, list[Path]]]) -> str:
 
 def _megabytes(source: DomainSource, files: list[Path]) -> float:
     own = sum(file.stat().st_size for file in files) / 1e6
-    return own + sum(domains.TABLE[name].megabytes for name in source.installed)
+    return own + sum(catalogue.TABLE[name].megabytes for name in source.installed)
 
 
 def show_domain(name: str, packages: str) -> None:
     """What a domain is and holds, counted now."""
-    row = domains.TABLE[name]
-    found = domains.find(name, packages)
+    row = catalogue.TABLE[name]
+    found = catalogue.find(name, packages)
     lines = {
         "what it is": row.what,
         "a document is": row.document,
@@ -116,13 +117,13 @@ def _samples(folder: Path, record: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """The beginning of a training document of each domain."""
     from tokenizers import Tokenizer
 
-    file = folder / prepare.TOKENIZER
+    file = folder / preparation.TOKENIZER
     if not file.exists():
         return
     tokenizer: Any = Tokenizer.from_file(str(file))
     for number, name in enumerate(record["tokens"]):
-        tokens = np.load(folder / prepare.file_name(number, "train", "tokens"), mmap_mode="r")
-        starts = np.load(folder / prepare.file_name(number, "train", "documents"))
+        tokens = np.load(folder / preparation.file_name(number, "train", "tokens"), mmap_mode="r")
+        starts = np.load(folder / preparation.file_name(number, "train", "documents"))
         if len(starts):
             begin = int(starts[len(starts) // 2])
             yield name, tokenizer.decode(tokens[begin : begin + SHOWN].tolist())

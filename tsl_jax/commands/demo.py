@@ -27,7 +27,7 @@ def run(command: Command) -> None:
     from tsl_jax.commands.progress import bars
     from tsl_jax.commands.train import cost
     from tsl_jax.surface import load_surface
-    from tsl_jax.training.train import checked, train
+    from tsl_jax.training.loop import checked, train
 
     if not checked(command.train, command.out, resume=True):
         print(cost(command.train))

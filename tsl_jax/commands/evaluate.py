@@ -32,7 +32,7 @@ def run(command: Command) -> None:
     """Measure, and print the mean losses."""
     from tsl_jax.commands.progress import bars
     from tsl_jax.surface import load_surface
-    from tsl_jax.training.reevaluate import reevaluate
+    from tsl_jax.training.reevaluation import reevaluate
 
     try:
         with bars() as progress:

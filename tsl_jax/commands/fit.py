@@ -13,7 +13,7 @@ import tyro
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    from tsl_jax.fitting.table import TableSummary
+    from tsl_jax.curve_tables.job import TableSummary
     from tsl_jax.laws import Law
 
 
@@ -49,11 +49,11 @@ def run(command: Command) -> None:
 
     from tsl_jax import laws
     from tsl_jax.commands import options
-    from tsl_jax.fitting import table
+    from tsl_jax.curve_tables import job
 
     if command.law not in laws.BY_NAME:
         raise ValueError(f"fit: --law {command.law!r} is unknown; expected one of {', '.join(laws.BY_NAME)}")
-    table.check_output(command.out)
+    job.check_output(command.out)
     law = laws.BY_NAME[command.law]
     stamp = {"tsl_jax": json.dumps(options.stamp(command))}
     surface = command.curves.is_dir() or command.curves.suffix == ".npz"
@@ -64,19 +64,20 @@ def run(command: Command) -> None:
 
 def _fit_run(command: Command, law: Law, stamp: dict[str, str]) -> TableSummary:
     """The curves of a run or a surface, which are few."""
-    from tsl_jax.fitting import fit, table
+    from tsl_jax.curve_tables import job
+    from tsl_jax.fitting import fit
     from tsl_jax.surface import load_surface
 
     surface = load_surface(command.curves)
     over = "position" if "position" in law.covariates else "tokens"
     result = fit(law, surface.loss, over=over, method=command.method, dtype=command.dtype)
-    return table.write(law, result, command.out, stamp)
+    return job.write(law, result, command.out, stamp)
 
 
 def _fit_file(command: Command, law: Law, stamp: dict[str, str]) -> TableSummary:
     from tsl_jax.commands.progress import rate
-    from tsl_jax.fitting import fit_table
-    from tsl_jax.fitting.sources import open_source
+    from tsl_jax.curve_tables import fit_table
+    from tsl_jax.curve_tables.sources import open_source
 
     print(open_source(command.curves, command.x).describe(), flush=True)
     with _executor(command.ray) as executor, rate("fit", "curves") as progress:
@@ -99,7 +100,7 @@ def _executor(address: str | None) -> Iterator[Executor | None]:
     if address is None:
         yield None
         return
-    from tsl_jax.fitting.ray_executor import RayExecutor
+    from tsl_jax.curve_tables.ray_executor import RayExecutor
 
     try:
         executor = RayExecutor(address)

@@ -38,7 +38,7 @@ class Command:
 def run(command: Command) -> None:
     """Forecast by every method, or compare plans; print the table, write the result."""
     from tsl_jax.commands import options
-    from tsl_jax.curves.plans import read_plans
+    from tsl_jax.importers.schedule_files import read_plans
     from tsl_jax.reporting import forecast_tables
     from tsl_jax.surface import load_surface
 
@@ -81,7 +81,7 @@ def _out(command: Command) -> Path:
 
 def _sibling(path: Path, run: Path, surface: xr.Dataset) -> xr.Dataset:
     """The surface of a sibling, which must be able to tell something of the run."""
-    from tsl_jax.forecasting.forecast import read_schedule
+    from tsl_jax.forecasting.forecast_run import read_schedule
     from tsl_jax.surface import load_surface
 
     if path.resolve() == run.resolve():
@@ -100,7 +100,7 @@ def _sibling(path: Path, run: Path, surface: xr.Dataset) -> xr.Dataset:
 
 def _past(surface: xr.Dataset, command: Command) -> xr.Dataset:
     """The checkpoints that are looked at."""
-    from tsl_jax.forecasting.forecast import read_schedule
+    from tsl_jax.forecasting.forecast_run import read_schedule
 
     plan = read_schedule(surface)
     total = float(plan.total_tokens if plan is not None else surface.tokens[-1])
@@ -113,7 +113,7 @@ def _at(surface: xr.Dataset, past: xr.Dataset, schedule: Schedule | None, comman
     Raises:
         ValueError: for tokens that lie in the past, or none where no plan is known.
     """
-    from tsl_jax.forecasting.forecast import read_schedule
+    from tsl_jax.forecasting.forecast_run import read_schedule
 
     plan = read_schedule(past, schedule)  # as known at the cut-off: a later change of plan is not
     total = float(plan.total_tokens if plan is not None else surface.tokens[-1])
@@ -133,7 +133,7 @@ def _forecast(
     """Every method's forecast, shown; as JSON values."""
     from tsl_jax.commands.progress import bars
     from tsl_jax.forecasting import baselines, forecast
-    from tsl_jax.forecasting.forecast import METHODS
+    from tsl_jax.forecasting.forecast_run import METHODS
     from tsl_jax.reporting import forecast_tables
 
     methods, made = (*METHODS, *baselines.ALL), []

@@ -51,7 +51,7 @@ class Command:
 
 def run(command: Command) -> None:
     """Read, write what is not there yet, and say one line a run."""
-    from tsl_jax.curves.table import read_table
+    from tsl_jax.importers.table import read_table
     from tsl_jax.surface import save_surface
 
     options = {name: value for name, value in vars(command).items() if name not in ("table", "out", "schedule")}
@@ -69,12 +69,14 @@ def _schedule(file: Path | None) -> Any:
     """The plan of a file, or run -> plan."""
     if file is None:
         return None
-    from tsl_jax.curves import plans
+    from tsl_jax.importers import schedule_files
 
-    found = plans.load(file)
+    found = schedule_files.load(file)
     if isinstance(found, dict) and found and all(isinstance(one, dict | list) for one in found.values()):
-        return {str(name): plans.schedule_of(plan, f"{file}, {name}").to_plan() for name, plan in found.items()}
-    return plans.schedule_of(found, str(file)).to_plan()
+        return {
+            str(name): schedule_files.schedule_of(plan, f"{file}, {name}").to_plan() for name, plan in found.items()
+        }
+    return schedule_files.schedule_of(found, str(file)).to_plan()
 
 
 def _files(out: Path, names: list[str]) -> dict[str, Path]:

@@ -48,7 +48,7 @@ def run(command: Command) -> None:
         ValueError: for an unknown preset, or numbers that cannot be.
     """
     from tsl_jax.models.presets import PRESETS
-    from tsl_jax.training.estimate import matrix_rate
+    from tsl_jax.training.memory import matrix_rate
 
     if command.batch_size < 1 or command.tokens < 0:
         found = f"batch_size {command.batch_size}, tokens {command.tokens}"
@@ -79,7 +79,7 @@ def _model(preset: str, command: Command) -> ModelConfig:
 
 
 def _memory(model: ModelConfig, command: Command) -> dict[str, int]:
-    from tsl_jax.training.estimate import memory
+    from tsl_jax.training.memory import memory
 
     return memory(model, command.batch_size, "" if command.platform == "here" else command.platform)
 
@@ -141,7 +141,7 @@ def _tokens(model: ModelConfig, command: Command) -> int:
 
 
 def _seconds(model: ModelConfig, tokens: int, command: Command, rate: float) -> float:
-    from tsl_jax.training.estimate import flops_computed
+    from tsl_jax.training.memory import flops_computed
 
     return tokens * flops_computed(model) / (rate * command.utilisation)
 

@@ -34,7 +34,7 @@ def _read_from_words() -> Any:
     from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
     from tsl_jax.training.config import whole
-    from tsl_jax.training.weights import PositionWeights
+    from tsl_jax.training.position_weights.weights import PositionWeights
 
     registry = ConstructorRegistry()
 
@@ -142,11 +142,11 @@ def stamp(command: Any) -> dict[str, Any]:
 
 def write(out: Path, result: dict[str, Any]) -> None:
     """A result as a JSON file, whole or not at all."""
-    from tsl_jax.durable import write_durably
+    from tsl_jax.atomic_write import write_atomically
 
     out.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, indent=1).encode()
-    write_durably(out, lambda file: file.write(text))
+    write_atomically(out, lambda file: file.write(text))
 
 
 def home(run: Path) -> Path:

@@ -69,8 +69,8 @@ def write(
     import json
     import time
 
+    from tsl_jax.atomic_write import write_atomically
     from tsl_jax.commands.analysis import analyse, missing
-    from tsl_jax.durable import write_durably
     from tsl_jax.reporting import report, tables
 
     started = time.perf_counter()
@@ -85,13 +85,13 @@ def write(
     seconds = {**facts.get("seconds", {}), "analyse": analysed - started, "report": time.perf_counter() - analysed}
     summary = tables.summary(surface, result.r2, result.backtest, {**facts, "seconds": seconds}, stamp)
     text = json.dumps(summary, indent=1, allow_nan=False).encode()
-    write_durably(out / "summary.json", lambda file: file.write(text))
+    write_atomically(out / "summary.json", lambda file: file.write(text))
     return summary
 
 
 def _draw(folder: Path, result: Analysis, progress: Callable[[str, int, int], None]) -> None:
     """Figures for print, one after the other: matplotlib is loaded only here."""
-    from tsl_jax.reporting.print import figures_of, save
+    from tsl_jax.reporting.plots import figures_of, save
 
     made = figures_of(result.surface, result.by_position, result.backtest, result.r2)
     for number, (name, figure) in enumerate(made, 1):

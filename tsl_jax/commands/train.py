@@ -33,11 +33,11 @@ class Command:
 def run(command: Command) -> None:
     """Train, and say where the result is."""
     from tsl_jax.commands.progress import bars
-    from tsl_jax.training import folder
-    from tsl_jax.training.train import checked, train
+    from tsl_jax.training import run_dir
+    from tsl_jax.training.loop import checked, train
 
     config, out = resolved(command), command.out
-    if command.resume and not (out / folder.CONFIG).exists():
+    if command.resume and not (out / run_dir.CONFIG).exists():
         raise ValueError(f"train: {out} holds no run to continue; check --out, or begin one without --resume")
     if not checked(config, out, resume=command.resume):
         print(cost(config))
@@ -50,7 +50,7 @@ def run(command: Command) -> None:
 
                 train(config, out, resume=command.resume, progress=progress, observe=observe)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(folder.how_to_resume(out)) from None
+            raise KeyboardInterrupt(run_dir.how_to_resume(out)) from None
     print(f"run: {out} is complete (tsl report {out} draws it)")
 
 

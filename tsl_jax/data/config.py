@@ -19,7 +19,8 @@ import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tsl_jax.data import domains, hub
+from tsl_jax.data import hub
+from tsl_jax.data.installed import catalogue
 
 DEFAULT_TEXT = ("installed:code@1", "installed:docs@0")
 
@@ -73,8 +74,8 @@ class DomainSource:
     @property
     def installed(self) -> tuple[str, ...]:
         """Names of installed domains."""
-        found = (where for where in self.where if where.startswith(domains.PREFIX))
-        return tuple(where.removeprefix(domains.PREFIX) for where in found)
+        found = (where for where in self.where if where.startswith(catalogue.PREFIX))
+        return tuple(where.removeprefix(catalogue.PREFIX) for where in found)
 
     @property
     def hub(self) -> tuple[str, ...]:
@@ -84,7 +85,7 @@ class DomainSource:
     @property
     def globs(self) -> tuple[str, ...]:
         """Files and folders of the user."""
-        return tuple(where for where in self.where if not where.startswith((domains.PREFIX, hub.PREFIX)))
+        return tuple(where for where in self.where if not where.startswith((catalogue.PREFIX, hub.PREFIX)))
 
 
 def check(config: DataConfig) -> None:
@@ -173,18 +174,18 @@ def _split(entry: str) -> tuple[str | None, str, float | None]:
 def _parse(entry: str) -> tuple[str, str, float | None]:
     """Name, place and weight; an installed domain has its full name and gives its own to the domain."""
     name, place, weight = _split(entry)
-    if place.startswith(domains.OLD_PREFIX):
-        place = domains.PREFIX + place.removeprefix(domains.OLD_PREFIX)
-    if name is None and place in domains.TABLE:
+    if place.startswith(catalogue.OLD_PREFIX):
+        place = catalogue.PREFIX + place.removeprefix(catalogue.OLD_PREFIX)
+    if name is None and place in catalogue.TABLE:
         if os.path.exists(place):
             taken = f"{place!r} means the installed domain, not the file or folder of that name here"
             warnings.warn(f"data: {taken}; write ./{place} for that", stacklevel=2)
-        place = domains.PREFIX + place
-    if not place.startswith(domains.PREFIX):
+        place = catalogue.PREFIX + place
+    if not place.startswith(catalogue.PREFIX):
         return name or "text", place, weight
-    installed = place.removeprefix(domains.PREFIX)
-    if installed not in domains.TABLE:
-        raise ValueError(f"data: there is no installed domain {installed!r}; there are {', '.join(domains.TABLE)}")
+    installed = place.removeprefix(catalogue.PREFIX)
+    if installed not in catalogue.TABLE:
+        raise ValueError(f"data: there is no installed domain {installed!r}; there are {', '.join(catalogue.TABLE)}")
     return name or installed, place, weight
 
 

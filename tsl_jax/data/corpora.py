@@ -23,8 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from tsl_jax.data import cache, domains, hub, prepare, text_files
+from tsl_jax.data import cache, hub, preparation, text_files
 from tsl_jax.data.config import DataConfig, DomainSource, check, chosen, sources
+from tsl_jax.data.installed import catalogue
 from tsl_jax.data.mixture import Mixture
 
 FORMAT = 2  # of prepared corpora; raise it when what is made from the same text changes
@@ -140,7 +141,7 @@ def find(config: DataConfig) -> list[tuple[DomainSource, list[Path]]]:
 def _find(config: DataConfig, source: DomainSource) -> list[Path]:
     """The user's files of a domain; what else it is made of is there."""
     for name in source.installed:
-        domains.find(name, config.packages)
+        catalogue.find(name, config.packages)
     for where in source.hub:
         hub.check(where)
     return text_files.find(source.globs) if source.globs else []
@@ -149,7 +150,7 @@ def _find(config: DataConfig, source: DomainSource) -> list[Path]:
 def _prepare(
     folder: Path, config: DataConfig, found: list[tuple[DomainSource, list[Path]]], key: str, progress: Progress
 ) -> dict[str, Any]:
-    write = prepare.tokens if _pretokenised(found) else prepare.text
+    write = preparation.tokens if _pretokenised(found) else preparation.text
     manifest = write(folder, config, found, progress)
     return {**manifest, "record": {"hash": key, **manifest["record"]}}
 
@@ -186,7 +187,7 @@ def _named_files(config: DataConfig, found: list[tuple[DomainSource, list[Path]]
     """Everything that is read; a user's files go by their suffix, so that a folder can be moved."""
     named = [(file.suffix, file) for _, files in found for file in files]
     installed = dict.fromkeys(name for source, _ in found for name in source.installed)
-    files = dict.fromkeys(file for name in installed for file in domains.find(name, config.packages))
+    files = dict.fromkeys(file for name in installed for file in catalogue.find(name, config.packages))
     named += [("/".join(file.parts[-3:]), file) for file in files]  # parts: the last ones name service and version
     if config.tokenizer:
         named.append(("tokenizer", _tokenizer_file(config)))
@@ -223,12 +224,13 @@ def _open(folder: Path, manifest: dict[str, Any], found: list[DomainSource]) -> 
     """Map a prepared corpus; of all its domains those that are asked for."""
     numbers = {name: number for number, name in enumerate(manifest["record"]["tokens"])}
     opened = {
-        source.name: Domain(*(_part(folder, numbers[source.name], part) for part in prepare.PARTS)) for source in found
+        source.name: Domain(*(_part(folder, numbers[source.name], part) for part in preparation.PARTS))
+        for source in found
     }
     trained = tuple(source.name for source in found if source.weight > 0)
     other = tuple(source.name for source in found if source.weight == 0)
     mixture = Mixture(tuple((source.name, source.weight) for source in found if source.weight > 0))
-    file = folder / prepare.TOKENIZER
+    file = folder / preparation.TOKENIZER
     return Corpus(
         domains=opened,
         mixture=mixture,
@@ -248,7 +250,8 @@ def _record(manifest: dict[str, Any], numbers: dict[str, int], found: list[Domai
         record[entry] = {source.name: value[source.name] for source in found} if by_domain else value
     record["checksums"] = {
         source.name: {
-            part: manifest["files"][prepare.file_name(numbers[source.name], part, "tokens")] for part in prepare.PARTS
+            part: manifest["files"][preparation.file_name(numbers[source.name], part, "tokens")]
+            for part in preparation.PARTS
         }
         for source in found
     }
@@ -256,5 +259,5 @@ def _record(manifest: dict[str, Any], numbers: dict[str, int], found: list[Domai
 
 
 def _part(folder: Path, number: int, part: str) -> Part:
-    tokens, documents = (folder / prepare.file_name(number, part, kind) for kind in ("tokens", "documents"))
+    tokens, documents = (folder / preparation.file_name(number, part, kind) for kind in ("tokens", "documents"))
     return Part(np.load(tokens, mmap_mode="r"), np.load(documents))

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tsl_jax.data.packed import PACKED, opened
+from tsl_jax.data.compression import PACKED, opened
 
 LINES = (".jsonl", ".ndjson")
 READ = ".txt and other text, .jsonl, .ndjson, these as .gz or .zst, .parquet, .npy and .bin"

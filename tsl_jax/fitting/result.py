@@ -26,9 +26,9 @@ class Fit:
         law: the law. params, stderr: DataArrays (..., param) in published order, with standard errors.
         covariance: DataArray (..., param, param_).
         status: DataArray (...) of int8 `Status` values. sse, r2: DataArrays (...), weighted.
-        solved: DataArray (..., solved): shapes and coefficients as the solver has them.
+        raw_params: DataArray (..., raw_param): shapes and coefficients as the solver has them.
         log_shape_stderr: DataArray (..., shape), standard errors of the logarithms of the shapes.
-        agreeing: DataArray (...) of int8: how many starts of the solver ended at the best SSE; -1 for global searches.
+        n_agreeing_starts: DataArray (...) of int8: starts that ended at the best SSE; -1 for global searches.
         active: DataArray (..., coef) of int8: -1 or 1 where a coefficient is at its lower or upper limit, else 0.
         over: the dimensions that were fitted; x: where, as the law's covariates; range: from where to where.
     """
@@ -40,9 +40,9 @@ class Fit:
     status: xr.DataArray
     sse: xr.DataArray
     r2: xr.DataArray
-    solved: xr.DataArray
+    raw_params: xr.DataArray
     log_shape_stderr: xr.DataArray
-    agreeing: xr.DataArray
+    n_agreeing_starts: xr.DataArray
     active: xr.DataArray
     over: tuple[str, ...]
     x: Any
@@ -78,15 +78,15 @@ class Fit:
             x: (point,) values, a DataArray, or a mapping of covariates for laws with several.
         """
         x = self.x if x is None else x
-        values = np.asarray(self.solved.values, float).reshape(-1, len(self.law.solved))
+        values = np.asarray(self.raw_params.values, float).reshape(-1, len(self.law.raw_params))
         points = as_covariates(x)
         curves = evaluate(self.law, values, x)
-        outer = self.solved.dims[:-1]
+        outer = self.raw_params.dims[:-1]
         name = self.over[0] if len(self.over) == 1 else "point"
-        coordinates = {key: c for key, c in self.solved.coords.items() if set(c.dims) <= set(outer)}
+        coordinates = {key: c for key, c in self.raw_params.coords.items() if set(c.dims) <= set(outer)}
         if not isinstance(points, dict):
             coordinates[name] = (name, points)
-        shape = (*self.solved.shape[:-1], curves.shape[-1])
+        shape = (*self.raw_params.shape[:-1], curves.shape[-1])
         return xr.DataArray(np.asarray(curves).reshape(shape), coordinates, (*outer, name))
 
     def raise_if_failed(self) -> Fit:

@@ -23,7 +23,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tsl_jax.fitting.curves import Curves
+from tsl_jax.fitting.solver import Curves
 from tsl_jax.fitting.status import UNUSABLE, WEAK, Status
 
 LOSSES = ("squares", "huber", "log", "log_huber")
@@ -63,7 +63,7 @@ def fit(
         found = f"y = {y[curve, point]} at curve {curve}, point {point}"
         raise ValueError(f"fit: loss={loss!r} needs positive data, found {found}; give it weight zero or drop it")
     curves = Curves(*(np.array(part) for part in solve(y, own)))
-    kind = curves.solved.dtype.name
+    kind = curves.raw_params.dtype.name
     curve = _loggable(predict(curves), y) if on_logs else predict(curves)
     left = _residuals(y, curve, on_logs)
     rounding = ACCURATE[kind] * (np.ones_like(y) if on_logs else np.abs(y))
@@ -146,7 +146,7 @@ def _finished(
     known = np.where((log_error <= WEAK).all(axis=1), Status.CONVERGED, Status.WEAKLY_IDENTIFIED)
     interior = np.isin(curves.status, (Status.CONVERGED, Status.WEAKLY_IDENTIFIED))
     status = np.where(interior, known, curves.status)
-    status = np.where(moving & ~keep & np.isfinite(sse), Status.NOT_SETTLED, status)
+    status = np.where(moving & ~keep & np.isfinite(sse), Status.MAX_ITERATIONS, status)
     return curves._replace(
         covariance=curves.covariance * ratio[:, None, None],
         log_error=log_error,

@@ -29,7 +29,7 @@ class Status(IntEnum):
     RISING = 6
     TOO_FEW_POINTS = 7
     NON_FINITE = 8
-    NOT_SETTLED = 9
+    MAX_ITERATIONS = 9
 
     @property
     def short(self) -> str:
@@ -52,7 +52,7 @@ _SENTENCES = {
     Status.RISING: "the fitted curve rises where the law falls: check the sign and the order of the data",
     Status.TOO_FEW_POINTS: "no more points than parameters: nothing can be said about errors; add points",
     Status.NON_FINITE: "NaN or infinity in the data: give these points weight zero, or mend them",
-    Status.NOT_SETTLED: "the solver stopped at its limit of iterations: scale the data, or choose another method",
+    Status.MAX_ITERATIONS: "the solver stopped at its limit of iterations: scale the data, or choose another method",
 }
 UNUSABLE = (Status.NON_FINITE, Status.TOO_FEW_POINTS)  # nothing that was solved means anything
 
@@ -83,17 +83,17 @@ def judge(
     at_low = jnp.any(log_shape <= log_bounds[:, :1] + EDGE * width, axis=0)
     at_high = jnp.any(log_shape >= log_bounds[:, 1:] - EDGE * width, axis=0)
     rounding = (64 * jnp.finfo(coef.dtype).eps) ** 2
-    falling = [law.coefs.index(name) for name in law.falls]
+    falling = [law.coefs.index(name) for name in law.decreasing_coefs]
     rising = jnp.any(coef[jnp.asarray(falling, int)] < 0, axis=0) if falling else jnp.zeros(finite.shape, bool)
     cases = {
         Status.NON_FINITE: ~finite,
-        Status.TOO_FEW_POINTS: count <= len(law.solved),
+        Status.TOO_FEW_POINTS: count <= len(law.raw_params),
         Status.FLAT: sst <= rounding * size,
         Status.RISING: rising,
         Status.STRAIGHT_LINE: (at_low | at_high) & line,
         Status.LOWER_BOUND: at_low,
         Status.UPPER_BOUND: at_high,
-        Status.NOT_SETTLED: ~settled | ~jnp.all(jnp.isfinite(coef), axis=0),
+        Status.MAX_ITERATIONS: ~settled | ~jnp.all(jnp.isfinite(coef), axis=0),
         Status.WEAKLY_IDENTIFIED: ~jnp.all(log_error <= WEAK, axis=0),
     }
     # From the best to the worst, so that the worst has the last word.

@@ -31,7 +31,7 @@ class Solution(NamedTuple):
     coef: Array  # (curve, coef)
     sse: Array  # (curve,) weighted sum of squared residuals
     settled: Array  # (curve,) bool: the solver's own stopping rule was met
-    agreeing: Array  # (curve,) int8: starts that ended at the best SSE; -1 for a search without starts
+    n_agreeing_starts: Array  # (curve,) int8: starts that ended at the best SSE; -1 for a search without starts
 
 
 def orthonormal(columns: Array) -> tuple[Array, Array]:

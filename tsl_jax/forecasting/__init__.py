@@ -1,13 +1,13 @@
 """From the beginning of a run to its end: forecasts, baselines, scores."""
 
 from tsl_jax.forecasting import baselines
-from tsl_jax.forecasting.backtest import Backtest, backtest
-from tsl_jax.forecasting.compare import Comparison, compare_plans
-from tsl_jax.forecasting.coverage import coverage
-from tsl_jax.forecasting.forecast import forecast
+from tsl_jax.forecasting.backtesting import Backtest, backtest
+from tsl_jax.forecasting.calibration import coverage
+from tsl_jax.forecasting.forecast_run import forecast
+from tsl_jax.forecasting.plan_comparison import Comparison, compare_plans
+from tsl_jax.forecasting.position_route import Paper
 from tsl_jax.forecasting.result import Forecast
-from tsl_jax.forecasting.score import covered, score, winkler
-from tsl_jax.forecasting.temporal import Paper
+from tsl_jax.forecasting.scoring import covered, score, winkler
 
 __all__ = [
     "Backtest",

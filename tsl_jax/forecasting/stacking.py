@@ -17,8 +17,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from tsl_jax.forecasting import curve, priors
-from tsl_jax.forecasting.curve import Continued, Run
+from tsl_jax.forecasting import extrapolation, priors
+from tsl_jax.forecasting.extrapolation import Continued, Run
 from tsl_jax.laws import Law
 
 ORIGINS = (0.3, 0.5, 0.7)  # shares of the tokens seen from which the last point seen is forecast
@@ -27,11 +27,13 @@ ROUNDS = 200  # of the EM algorithm, which has long settled by then
 
 def stacked(laws: Sequence[Law], run: Run, at: np.ndarray, siblings: Sequence[Run] = ()) -> Continued:
     """The curve continued by all laws together; arguments as of `curve.proceed`. `shares` tells the weights."""
-    found = [curve.checked(law, priors.of_loss(law), run, at, siblings) for law in laws]
+    found = [extrapolation.checked(law, priors.of_loss(law), run, at, siblings) for law in laws]
     share = weights(np.stack([_log_density(law, run, at, siblings) for law in laws]))
-    which = np.searchsorted(np.cumsum(share), (np.arange(curve.DRAWS) + 0.5) / curve.DRAWS).clip(0, len(laws) - 1)
+    which = np.searchsorted(np.cumsum(share), (np.arange(extrapolation.DRAWS) + 0.5) / extrapolation.DRAWS).clip(
+        0, len(laws) - 1
+    )
     which = np.random.default_rng(11).permutation(which)
-    pick = which, np.arange(curve.DRAWS)
+    pick = which, np.arange(extrapolation.DRAWS)
     draws, alone = np.stack([one.draws for one in found])[pick], np.stack([one.law_alone for one in found])[pick]
     best = found[int(np.argmax(share))]
     told = dict(zip((law.name for law in laws), share.tolist(), strict=True))
@@ -55,7 +57,7 @@ def _log_density(law: Law, run: Run, at: np.ndarray, siblings: Sequence[Run]) ->
     """Of what came, for each trial (trial,); trials are the same for all laws that share a clock."""
     belief, last = priors.of_loss(law), run.tokens.max(initial=0.0)
     within = [(run, origin * last, siblings) for origin in ORIGINS]
-    across = curve.trials(law, run, at, siblings)
-    found = [curve.tried(law, belief, *trial) for trial in [*within, *across]]
+    across = extrapolation.trials(law, run, at, siblings)
+    found = [extrapolation.tried(law, belief, *trial) for trial in [*within, *across]]
     error, sd = np.array(found).T
     return np.where(np.isfinite(error), -0.5 * (error / sd) ** 2 - np.log(sd), 0.0)

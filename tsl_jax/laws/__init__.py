@@ -1,12 +1,12 @@
 """What a loss looks like: the laws, as data. Pure mathematics; imports jax only."""
 
-from tsl_jax.laws.annealing import AREA_ANNEALING, AREA_POWER, MULTI_POWER
 from tsl_jax.laws.law import Covariates, Law
+from tsl_jax.laws.momentum_annealing import ANNEALING
+from tsl_jax.laws.multi_power import AREA_ANNEALING, AREA_POWER, MULTI_POWER
 from tsl_jax.laws.position import HYPERBOLIC, POSITION_EXPONENTIAL, POSITION_LOG, POSITION_POWER
 from tsl_jax.laws.scaling import CHINCHILLA, KAPLAN_N, KAPLAN_ND
-from tsl_jax.laws.schedule import Schedule
-from tsl_jax.laws.step_annealing import ANNEALING
 from tsl_jax.laws.temporal import COSINE, LOG, POWER, RECIPROCAL, cosine, piecewise_cosine
+from tsl_jax.schedules import Schedule
 
 _NAMED = (
     *(HYPERBOLIC, POSITION_POWER, POSITION_EXPONENTIAL, POSITION_LOG),

@@ -37,8 +37,8 @@ class Law:
         basis: (shape (n_shapes,), x) -> (point, coef), for separable laws.
         curve: (shape (n_shapes,), x) -> (point,), for laws that do not separate; then `coefs` is empty.
         covariates: names of what x holds; with more than one, x is a mapping.
-        falls: coefficients that are positive when the curve falls as the law says it should.
-        publish: maps {solved name: value} to the published constants, where these differ from shapes and coefs.
+        decreasing_coefs: coefficients that are positive when the curve falls as the law says it should.
+        params_from_raw: maps {solved name: value} to the published constants, where these differ from shapes and coefs.
         starts: how many starts the general solver spreads over the box of shapes.
     """
 
@@ -52,8 +52,8 @@ class Law:
     basis: Callable[[Array, Covariates], Array] | None = None
     curve: Callable[[Array, Covariates], Array] | None = None
     covariates: tuple[str, ...] = ("x",)
-    falls: tuple[str, ...] = ()
-    publish: Callable[[Mapping[str, Array]], Mapping[str, Array]] | None = None
+    decreasing_coefs: tuple[str, ...] = ()
+    params_from_raw: Callable[[Mapping[str, Array]], Mapping[str, Array]] | None = None
     starts: int = 4
 
     def __post_init__(self) -> None:
@@ -61,11 +61,11 @@ class Law:
             raise ValueError(f"law {self.name}: give either basis (separable) or curve (not separable), not both")
         if self.curve is not None and self.coefs:
             raise ValueError(f"law {self.name}: a law with curve= has no linear coefs, found {self.coefs}")
-        if self.publish is None and sorted(self.params) != sorted(self.solved):
-            raise ValueError(f"law {self.name}: params {self.params} are not its shapes and coefs {self.solved}")
+        if self.params_from_raw is None and sorted(self.params) != sorted(self.raw_params):
+            raise ValueError(f"law {self.name}: params {self.params} are not its shapes and coefs {self.raw_params}")
 
     @property
-    def solved(self) -> tuple[str, ...]:
+    def raw_params(self) -> tuple[str, ...]:
         """Names of what a solver finds: shapes, then coefficients."""
         return self.shapes + self.coefs
 
@@ -82,14 +82,14 @@ class Law:
         Raises:
             ValueError: if names are missing or unknown.
         """
-        if sorted(values) != sorted(self.solved):
-            raise ValueError(f"law {self.name}: expected values for {self.solved}, found {tuple(values)}")
+        if sorted(values) != sorted(self.raw_params):
+            raise ValueError(f"law {self.name}: expected values for {self.raw_params}, found {tuple(values)}")
         shape = jnp.stack([jnp.asarray(values[name], float) for name in self.shapes])
         coef = jnp.asarray([values[name] for name in self.coefs], float)
         return self.evaluate(shape, coef, x)
 
-    def published(self, solved: Array) -> Array:
+    def to_params(self, solved: Array) -> Array:
         """The parameters (param,) in published order, from the solved values (solved,)."""
-        values = dict(zip(self.solved, solved, strict=True))
-        published = values if self.publish is None else self.publish(values)
+        values = dict(zip(self.raw_params, solved, strict=True))
+        published = values if self.params_from_raw is None else self.params_from_raw(values)
         return jnp.stack([published[name] for name in self.params])

@@ -20,7 +20,7 @@ HYPERBOLIC = Law(
     basis=families.hyperbola,
     bounds=families.rate,
     covariates=("position",),
-    falls=("a0",),
+    decreasing_coefs=("a0",),
     source="Xiong et al., Temporal Scaling Law for Large Language Models, arXiv 2404.17785",
 )
 
@@ -33,7 +33,7 @@ POSITION_POWER = Law(
     basis=families.power,
     bounds=families.exponent,
     covariates=("position",),
-    falls=("c1",),
+    decreasing_coefs=("c1",),
     source="Kaplan et al., Scaling Laws for Neural Language Models, arXiv 2001.08361, appendix D.5",
 )
 
@@ -46,7 +46,7 @@ POSITION_EXPONENTIAL = Law(
     basis=families.exponential,
     bounds=families.decay,
     covariates=("position",),
-    falls=("c1",),
+    decreasing_coefs=("c1",),
     source="a control: a scale of context instead of none",
 )
 
@@ -59,6 +59,6 @@ POSITION_LOG = Law(
     basis=lambda shape, x: families.logarithm(shape, x) * jnp.asarray([-1.0, 1.0]),
     bounds=families.rate,
     covariates=("position",),
-    falls=("c1",),
+    decreasing_coefs=("c1",),
     source="a control: a loss that never settles",
 )

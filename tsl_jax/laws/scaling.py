@@ -44,7 +44,7 @@ KAPLAN_N = Law(
     basis=families.pure_power,
     bounds=families.exponent,
     covariates=("n_params",),
-    publish=lambda v: {**v, "N_c": jnp.abs(v["scale"]) ** (1 / v["alpha_N"])},
+    params_from_raw=lambda v: {**v, "N_c": jnp.abs(v["scale"]) ** (1 / v["alpha_N"])},
     source=f"{_KAPLAN}, eq. 1.1",
 )
 

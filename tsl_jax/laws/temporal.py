@@ -12,7 +12,7 @@ from jax import Array
 
 from tsl_jax.laws import families
 from tsl_jax.laws.law import Covariates, Law
-from tsl_jax.laws.schedule import Schedule
+from tsl_jax.schedules import Schedule
 
 _XIONG = "Xiong et al., arXiv 2404.17785 (form reconstructed)"
 
@@ -127,7 +127,7 @@ def piecewise_cosine(schedule: Schedule, n_sep: float | None = None) -> Law:
         first = jnp.minimum(jnp.clip(jnp.min(tokens), low, high), last * (1 - 1e-6))
         return jnp.concatenate([families.rate(x), jnp.stack([first, last])[None]])
 
-    def publish(v):
+    def params_from_raw(v):
         v = v if given is None else {**v, "n_sep": jnp.full_like(v["gamma1"], given)}
         gamma3 = v["gamma0"] * amplitude(v["gamma1"], v["n_sep"])
         level = v["gamma0"] / (1 + v["gamma1"] * v["n_sep"]) + v["gamma2"]
@@ -143,7 +143,7 @@ def piecewise_cosine(schedule: Schedule, n_sep: float | None = None) -> Law:
         coefs=("gamma0", "gamma2"),
         basis=basis,
         bounds=bounds,
-        publish=publish,
+        params_from_raw=params_from_raw,
         covariates=("tokens",),
         source=_XIONG,
     )

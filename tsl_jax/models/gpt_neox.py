@@ -14,8 +14,8 @@ from flax import nnx
 
 from tsl_jax.models.attention import causal_attention
 from tsl_jax.models.config import ModelConfig, head_dim, rotary_dim
+from tsl_jax.models.decoder import dropout_keys, dropped, looked_up, need_context, stacked_blocks, through
 from tsl_jax.models.layers import Table, branch_std, matrix, rotary_table, rotate, times
-from tsl_jax.models.stack import dropout_keys, dropped, looked_up, need_context, stacked_blocks, through
 
 
 class LayerNorm(nnx.Module):

@@ -6,8 +6,8 @@ import jax
 from flax import nnx
 
 from tsl_jax.models.config import ModelConfig, head_dim
+from tsl_jax.models.decoder import dropout_keys, dropped, looked_up, need_context, stacked_blocks, through
 from tsl_jax.models.layers import Attention, RMSNorm, SwiGLU, Table, matrix, rotary_table
-from tsl_jax.models.stack import dropout_keys, dropped, looked_up, need_context, stacked_blocks, through
 
 
 class Block(nnx.Module):

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tsl_jax.models.config import ModelConfig
+from tsl_jax.models.decoder import dropout_keys, dropped, looked_up, need_context, stacked_blocks, through
 from tsl_jax.models.layers import matrix, times
-from tsl_jax.models.stack import dropout_keys, dropped, looked_up, need_context, stacked_blocks, through
 
 State = tuple[jax.Array, jax.Array]  # h and c, each (B, D)
 

@@ -14,9 +14,9 @@ import jax
 from flax import nnx
 
 from tsl_jax.models.config import ModelConfig, head_dim
+from tsl_jax.models.decoder import dropout_keys, dropped, in_turn, looked_up, need_context, stacked_blocks
 from tsl_jax.models.layers import RMSNorm, matrix, rotary_table
 from tsl_jax.models.llama import Block
-from tsl_jax.models.stack import dropout_keys, dropped, in_turn, looked_up, need_context, stacked_blocks
 
 
 class Universal(nnx.Module):

@@ -72,7 +72,7 @@ class PositionFit:
 
     def curves(self, chosen: np.ndarray, x: np.ndarray) -> np.ndarray:
         """The fitted curves (split, chosen, point)."""
-        return replace(self.fit, solved=self.fit.solved.isel(curve=chosen)).predict(x).values
+        return replace(self.fit, raw_params=self.fit.raw_params.isel(curve=chosen)).predict(x).values
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def arranged(fit: Fit) -> PositionFit:
             array = array.stack(curve=stacked, create_index=False) if stacked else array.expand_dims("curve")
         return array.transpose("split", "curve", ...)
 
-    names = ("params", "stderr", "status", "r2", "solved")
+    names = ("params", "stderr", "status", "r2", "raw_params")
     same = replace(fit, **{name: arrange(getattr(fit, name)) for name in names})
     splits = tuple(str(name) for name in same.status.split.values)
     tokens = same.status.curve.values.astype(float) if stacked == ["tokens"] and "tokens" in fit.status.coords else None

@@ -14,7 +14,7 @@ from typing import Any
 
 import xarray as xr
 
-from tsl_jax.durable import write_durably
+from tsl_jax.atomic_write import write_atomically
 from tsl_jax.reporting import forecast_sections, sections
 from tsl_jax.reporting.facts import facts as facts_section
 from tsl_jax.reporting.fitted import other_fits
@@ -48,7 +48,7 @@ def report(
     page = render(material, title or _title(material), facts, r2)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(path, lambda file: file.write(page.encode()))
+    write_atomically(path, lambda file: file.write(page.encode()))
     return path
 
 

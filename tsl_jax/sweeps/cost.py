@@ -72,7 +72,7 @@ def machine_rate(dtype: str) -> float:
     Raises:
         OSError: where it cannot be measured.
     """
-    program = f"from tsl_jax.training.estimate import matrix_rate; print(matrix_rate({dtype!r}))"
+    program = f"from tsl_jax.training.memory import matrix_rate; print(matrix_rate({dtype!r}))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     if done.returncode:
         raise OSError(f"the speed of this machine could not be measured: {done.stderr.strip().splitlines()[-1:]}")

@@ -19,10 +19,10 @@ from typing import Any
 
 import xarray as xr
 
-from tsl_jax.durable import write_durably
+from tsl_jax.atomic_write import write_atomically
 from tsl_jax.surface import load_surface, pack
 from tsl_jax.sweeps import process
-from tsl_jax.training import folder
+from tsl_jax.training import run_dir
 from tsl_jax.training.config import TrainConfig, config_hash, to_dict
 
 CLUSTERS = 4  # of documents a split: enough for errors, few enough for hundreds of runs in a repository
@@ -78,7 +78,7 @@ class Pool:
     def states(self, runs: Mapping[str, TrainConfig]) -> dict[str, str]:
         """ "kept", "begun" or "to do", by name."""
         kept = self.found(runs)
-        begun = {name for name in runs if (self.runs / name / folder.CONFIG).exists()}
+        begun = {name for name in runs if (self.runs / name / run_dir.CONFIG).exists()}
         return {name: "kept" if name in kept else "begun" if name in begun else "to do" for name in runs}
 
     def check(self, name: str, config: TrainConfig) -> None:
@@ -92,7 +92,7 @@ class Pool:
             mend = "give the new one another name in the sweep file"
             raise ValueError(f"sweep: {manifest} is of a run {name} with another configuration; {mend}")
         try:
-            folder.is_complete(self.runs / name, config, resume=True)
+            run_dir.is_complete(self.runs / name, config, resume=True)
         except ValueError as error:
             mend = f"give the run another name in the sweep file, or remove {self.runs / name}"
             raise ValueError(f"sweep: run {name}: {error}. In a sweep: {mend}") from None
@@ -137,9 +137,9 @@ class Pool:
             ValueError: for a run that is not complete, or where the name is another run's.
         """
         run = self.runs / name
-        record, config = folder.read_record(run), folder.read_config(run)
+        record, config = run_dir.read_record(run), run_dir.read_config(run)
         if not record.get("complete"):
-            raise ValueError(f"pool: {run} is not complete; {folder.how_to_resume(run)}")
+            raise ValueError(f"pool: {run} is not complete; {run_dir.how_to_resume(run)}")
         self.check(name, config)
         self.kept.mkdir(parents=True, exist_ok=True)
         surface = load_surface(pack(run, self.kept / f"{name}.npz", clusters=self.clusters))
@@ -152,7 +152,7 @@ class Pool:
             "final_loss": {str(split): float(final.sel(split=split)) for split in final.split.values},
         }
         text = json.dumps(manifest, indent=1).encode() + b"\n"
-        write_durably(self.kept / f"{name}.json", lambda file: file.write(text))
+        write_atomically(self.kept / f"{name}.json", lambda file: file.write(text))
 
 
 def _manifest(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tsl_jax.training import folder
+from tsl_jax.training import run_dir
 from tsl_jax.training.config import TrainConfig, to_dict
 
 INTERRUPTED = (130, -signal.SIGINT)  # `tsl` after Ctrl-C; the second while it still loads
@@ -77,7 +77,7 @@ def _started(run: Path, config: TrainConfig, locked: int, bars: bool) -> subproc
 
     told = _beside(run, "yaml")
     told.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
-    resume = ["--resume"] if (run / folder.CONFIG).exists() else []
+    resume = ["--resume"] if (run / run_dir.CONFIG).exists() else []
     command = [sys.executable, "-m", "tsl_jax.cli", "train", "--config", str(told), "--out", str(run), *resume]
     environment = dict(os.environ) if bars else {**os.environ, "TERM": "dumb"}  # no bars over those of another run
     return subprocess.Popen(command, process_group=0, pass_fds=(locked,), env=environment)

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from tsl_jax.durable import sync
+from tsl_jax.atomic_write import sync
 from tsl_jax.training.step import TrainState
 
 # What tensorstore says of a disk that takes no more; its errors are ValueErrors.

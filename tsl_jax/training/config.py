@@ -19,8 +19,8 @@ from tsl_jax.data import config as data_config
 from tsl_jax.data.config import DataConfig, EvalConfig
 from tsl_jax.models import config as model_config
 from tsl_jax.models.config import ModelConfig
-from tsl_jax.training.changes import Stretch, step_near, steps_of, stretches, tokens_after
-from tsl_jax.training.weights import PositionWeights
+from tsl_jax.training.interventions import Stretch, step_near, steps_of, stretches, tokens_after
+from tsl_jax.training.position_weights.weights import PositionWeights
 
 T = TypeVar("T")
 _SCIENTIFIC = re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+")

@@ -8,9 +8,9 @@ import warnings
 from pathlib import Path
 
 from tsl_jax import surface
-from tsl_jax.training import folder
-from tsl_jax.training.cadence import evaluation_steps
+from tsl_jax.training import run_dir
 from tsl_jax.training.config import TrainConfig, batch_tokens, phases, planned_steps, step_at, tokens_at, total_steps
+from tsl_jax.training.timeline import evaluation_steps
 
 MISSING = "missing_checkpoints"  # entry of the record: tokens seen
 
@@ -28,7 +28,7 @@ def planned(config: TrainConfig) -> list[int]:
 
 def missing(config: TrainConfig, run: Path, before: int) -> list[int]:
     """Tokens of the planned evaluations before a step that are not on disk."""
-    known = surface.checkpoints(run / folder.SURFACE)
+    known = surface.checkpoints(run / run_dir.SURFACE)
     tokens = (tokens_at(config, step) for step in planned(config) if step < before)
     return [t for t in tokens if t not in known]
 
@@ -44,7 +44,7 @@ def warn(run: Path, lost: list[int]) -> None:
 
 def tell(config: TrainConfig, run: Path) -> None:
     """Warn of what a complete run lacks, and keep it in the record."""
-    lost, record = missing(config, run, total_steps(config) + 1), folder.read_record(run)
+    lost, record = missing(config, run, total_steps(config) + 1), run_dir.read_record(run)
     if lost != record.get(MISSING, []):
-        folder.write_record(run, {**record, MISSING: lost})
+        run_dir.write_record(run, {**record, MISSING: lost})
     warn(run, lost)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tsl_jax.training.run import Observe
+from tsl_jax.training.setup import Observe
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from tsl_jax.models.build import build
 from tsl_jax.models.config import ModelConfig
 from tsl_jax.training.config import OptimizerConfig
 from tsl_jax.training.optimizer import adamw, plan
+from tsl_jax.training.position_weights.weights import PositionWeights
 from tsl_jax.training.step import initial_state, make_step
-from tsl_jax.training.weights import PositionWeights
 
 
 def model(shape: dict[str, Any]) -> ModelConfig:

@@ -1,0 +1,90 @@
+"""How much context a model uses, in one number: i90, from a1 of the hyperbolic law.
+
+The law L(i) = a0/(1 + a1 i) + a2 closes the gap a0 between position 0 and its own level a2. What is left of the gap at
+position i is 1/(1 + a1 i); a tenth is left where 1 + a1 i = 10:
+
+    i90 = 9/a1      tokens of context.
+
+log i90 = log 9 - log a1, so the standard error of log i90 is that of log a1, and intervals are taken in the logarithm.
+i90 is a property of the fitted curve: it means something where the law passes its test (`compare.lack_of_fit`), it
+belongs to the range of positions that was fitted, and beyond that range it is an extrapolation.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from tsl_jax.diagnostics.bootstrapping import Bootstrap
+from tsl_jax.fitting.covariance import log_shape_variance
+from tsl_jax.fitting.result import Fit, as_covariates
+from tsl_jax.fitting.status import Status
+
+CLOSED = 0.9  # of the gap
+
+
+def effective_context(
+    fit: Fit, covariance: xr.DataArray | None = None, clusters: int | None = None, level: float = 0.9
+) -> xr.Dataset:
+    """i90 = 9/a1 with its interval by the delta method on log a1.
+
+    Args:
+        fit: of HYPERBOLIC, unweighted, over positions.
+        covariance: (..., point, point_) of the noise of what was fitted; then the error of log a1 is that of least
+            squares under this noise, (J'J)^-1 J' Sigma J (J'J)^-1. Without it errors are those of the fit, which take
+            the noise of positions for independent: too narrow where they share their text.
+        clusters: that the covariance comes from: t with clusters - 1 degrees instead of the normal distribution.
+        level: probability that the interval holds i90.
+
+    Returns:
+        Dataset with i90, low and high over the fit's other dimensions; NaN where the fit has no interior optimum. Where
+        its status is `weakly identified` the interval is wide, and covers less surely than it says.
+
+    Raises:
+        ValueError: for a fit of another law.
+    """
+    from scipy.stats import norm, t
+
+    _hyperbolic(fit)
+    log_a1 = np.log(fit.params.sel(param="a1", drop=True).where(_interior(fit)))
+    error = fit.log_shape_stderr.sel(shape="a1", drop=True)
+    if covariance is not None:
+        error = error.copy(data=np.sqrt(_variance(fit, covariance)))
+    tail = (1 + level) / 2
+    width = error * float(norm.ppf(tail) if clusters is None else t.ppf(tail, clusters - 1))
+    middle = np.log(CLOSED / (1 - CLOSED)) - log_a1
+    ends = {"i90": np.exp(middle), "low": np.exp(middle - width), "high": np.exp(middle + width)}
+    return xr.Dataset(ends, attrs={"range": fit.range_in_words()})
+
+
+def effective_context_resampled(found: Bootstrap, level: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
+    """Low and high (...) of i90, percentiles over resamples of clusters; few clusters make it too narrow.
+
+    Raises:
+        ValueError: for a bootstrap of another law.
+    """
+    _hyperbolic(found.fit)
+    low, high = found.interval(level)
+    return CLOSED / (1 - CLOSED) / high[..., 1], CLOSED / (1 - CLOSED) / low[..., 1]
+
+
+def _interior(fit: Fit) -> xr.DataArray:
+    return (fit.status == Status.CONVERGED) | (fit.status == Status.WEAKLY_IDENTIFIED)
+
+
+def _hyperbolic(fit: Fit) -> None:
+    if fit.law.name != "hyperbolic":
+        raise ValueError(f"context_length: i90 = 9/a1 belongs to the hyperbolic law, found a fit of {fit.law.name}")
+
+
+def _variance(fit: Fit, covariance: xr.DataArray) -> np.ndarray:
+    """Of log a1, (...)."""
+    noise = covariance.transpose(*fit.status.dims, ...).values.reshape(-1, *covariance.shape[-2:])
+    solved = fit.raw_params.values.reshape(len(noise), -1)
+    with jax.enable_x64(True):
+        x = jnp.asarray(as_covariates(fit.x))
+        q = jnp.concatenate([jnp.log(jnp.asarray(solved[:, :1])), jnp.asarray(solved[:, 1:])], axis=-1)
+        found = jax.vmap(lambda q, s: log_shape_variance(fit.law, q, x, s))(q, jnp.asarray(noise))
+    return np.asarray(found).reshape(fit.status.shape)

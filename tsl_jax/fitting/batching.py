@@ -1,0 +1,164 @@
+"""Any number of curves through one compiled program: blocks of a fixed shape, over all devices and cores.
+
+The last block is filled up with its last curve, and no block has a single row (another matrix path), so the result
+of a curve is bit for bit the same in any batch, order and block, on any number of devices of one kind. Each worker
+keeps one aligned buffer: a fresh copy of the data would cost as much as the fit.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from queue import SimpleQueue
+from threading import Lock
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tsl_jax.fitting.solver import Curves, Plan, solve_curves
+
+ROWS_GENERAL = 8  # curves that the general solvers take at once; each repeats until the slowest is done
+ROWS = 256  # curves in one product of the compressed solver: 1 MB at 1,024 points stays in the cache
+ROWS_ELSEWHERE = 4096  # on accelerators
+ENTRIES = 1024  # points beyond which rows are fewer
+GROUP = 8  # products in one call, unless there are few curves
+ALIGNED = 64  # bytes: XLA reads such memory where it lies
+
+
+def run(plan: Plan, y: np.ndarray, weights: np.ndarray | None) -> Curves:
+    """Fit y (curve, point), whose points may be fewer than the plan's (which then have weight zero): numpy arrays.
+
+    Args:
+        weights: (curve, point), or None for those of the plan.
+    """
+    group, rows = _shape(plan, len(y), weights is not None)
+    size = group * rows
+    starts = range(0, len(y), size)
+    devices = jax.local_devices()
+    workers = min(_most_workers(), len(starts))
+    idle: SimpleQueue[_Worker] = SimpleQueue()
+    for k in range(workers):
+        idle.put(_Worker(plan, (group, rows), weights is not None, devices[k % len(devices)]))
+    out: list[np.ndarray] = []
+    making = Lock()
+
+    def one(start: int) -> None:
+        worker = idle.get()
+        try:
+            block = worker.solve(y[start : start + size], None if weights is None else weights[start : start + size])
+        finally:
+            idle.put(worker)
+        with making:
+            if not out:
+                out.extend(np.empty((len(y), *part.shape[1:]), part.dtype) for part in block)
+        stop = min(start + size, len(y))
+        for whole, part in zip(out, block, strict=True):
+            whole[start:stop] = part[: stop - start]
+
+    rest = starts
+    program = (jax.tree.structure(plan), group, rows, len(plan.weights), str(plan.log_bounds.dtype), weights is None)
+    if workers == 1 or program not in _compiled:
+        one(starts[0])  # alone, so that it is compiled once
+        _compiled.add(program)
+        rest = starts[1:]
+    if workers == 1:
+        for start in rest:
+            one(start)
+    else:
+        x64 = jnp.asarray(0.0).dtype == np.float64
+        list(_pool().map(lambda start: _in_mode(x64, one, start), rest))
+    return Curves(*out)
+
+
+_compiled: set[Any] = set()  # programs that are: nothing breaks if this is wrong
+
+
+@lru_cache(maxsize=1)
+def _most_workers() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # One more than can work: while it copies data in, the others compute.
+    return max(jax.local_device_count(), cores) + (cores > 1)
+
+
+@lru_cache(maxsize=1)
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_most_workers(), thread_name_prefix="tsl_jax")
+
+
+def _in_mode(x64: bool, call: Any, argument: Any) -> None:
+    """jax's precision mode belongs to a thread."""
+    with jax.enable_x64(x64):
+        call(argument)
+
+
+def _shape(plan: Plan, curves: int, own: bool) -> tuple[int, int]:
+    """Products in a call, and curves in each; the latter depend on the plan alone, so that results do not."""
+    if plan.solver != "compressed" or own:
+        rows = ROWS_GENERAL
+    else:
+        most = ROWS if jax.default_backend() == "cpu" else ROWS_ELSEWHERE
+        rows = max(8, most * ENTRIES // max(len(plan.weights), ENTRIES))
+    return (1 if curves <= GROUP * rows // 2 else GROUP), rows
+
+
+class _Worker:
+    """A buffer of a fixed shape, and the device that reads it."""
+
+    def __init__(self, plan: Plan, shape: tuple[int, int], own: bool, device: Any):
+        points = len(plan.weights)
+        self.device = device
+        self.plan = plan if device == jax.local_devices()[0] else jax.device_put(plan, device)
+        kind = np.asarray(plan.log_bounds).dtype
+        self.shape = (*shape, points)
+        self.y = _aligned((shape[0] * shape[1], points), kind)
+        self.own = _aligned(self.y.shape, kind) if own else None
+
+    def solve(self, y: np.ndarray, weights: np.ndarray | None) -> list[np.ndarray]:
+        block = y
+        if not _readable(y, self.y):
+            _fill(self.y, y)
+            block = self.y
+        arguments = [self.plan, jax.device_put(block.reshape(self.shape), self.device)]
+        if weights is not None and self.own is not None:
+            _fill(self.own, weights)
+            arguments.append(jax.device_put(self.own.reshape(self.shape), self.device))
+        found = _program()(*arguments)
+        return [np.asarray(a).reshape(len(self.y), *a.shape[2:]) for a in found]
+
+
+def _readable(values: np.ndarray, buffer: np.ndarray) -> bool:
+    """Whether XLA can read the rows where they lie, as it can in most memory-mapped files."""
+    alike = values.shape == buffer.shape and values.dtype == buffer.dtype and values.flags.c_contiguous
+    return alike and values.ctypes.data % ALIGNED == 0
+
+
+def _fill(buffer: Any, values: np.ndarray) -> None:
+    """Copy the rows in; those that are missing are the last one again, points that are missing zero."""
+    n = values.shape[1]
+    with np.errstate(over="ignore"):  # beyond float32 is infinite: the curve gets a status, not a warning
+        np.copyto(buffer[: len(values), :n], values, casting="unsafe")
+    buffer[len(values) :, :n] = values[-1]
+
+
+def _aligned(shape: tuple[int, int], dtype: Any) -> np.ndarray:
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    raw = np.zeros(size + ALIGNED, np.uint8)
+    start = -raw.ctypes.data % ALIGNED
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def _whole(plan: Plan, y: jax.Array, weights: jax.Array | None = None) -> Curves:
+    """Every product of a group in turn: y (product, curve, point)."""
+    if weights is not None:
+        return jax.lax.map(lambda pair: solve_curves(plan, *pair), (y, weights))
+    return jax.lax.map(lambda rows: solve_curves(plan, rows), y)
+
+
+@lru_cache(maxsize=1)
+def _program() -> Any:
+    """`_whole`, compiled for one core on CPU: workers share the cores, and operations this small would only wait."""
+    alone = {"xla_cpu_multi_thread_eigen": False} if jax.default_backend() == "cpu" else None
+    return jax.jit(_whole, compiler_options=alone)

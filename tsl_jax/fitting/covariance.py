@@ -1,0 +1,161 @@
+"""Errors of fitted parameters, and how well a fit could do at all.
+
+With J the Jacobian of the weighted curve in q = (log shapes, coefficients), n points of positive weight and p =
+len(q):
+
+    cov(q) = SSE/(n - p) (J^T J)^-1,    cov(published) = G cov(q) G^T,   G = d published / d q  (delta method).
+
+Weights are relative: multiplying all of them by a constant changes nothing, unless they are said to be
+inverse variances.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jax import Array
+
+from tsl_jax.fitting.result import Fit, as_covariates
+from tsl_jax.fitting.varpro import grid_sse, orthonormal, projected_sse, solve, without_constants
+from tsl_jax.laws import Covariates, Law
+
+PROFILE = 1024  # points over the range of a shape: .02 apart
+BISECTIONS = 40  # of the gap between two of them
+
+
+def _jacobian(law: Law, q: Array, x: Covariates) -> Array:
+    """d curve / d q, (point, p)."""
+    shapes = len(law.shapes)
+    return jax.jacfwd(lambda q: law.evaluate(jnp.exp(q[:shapes]), q[shapes:], x))(q)
+
+
+def to_params(law: Law, q: Array) -> Array:
+    """Published parameters (param,) of q = (log shapes, coefficients)."""
+    shapes = len(law.shapes)
+    return law.to_params(jnp.concatenate([jnp.exp(q[:shapes]), q[shapes:]]))
+
+
+def unscaled_cov(law: Law, q: Array, x: Covariates, root_weight: Array) -> Array:
+    """(J^T J)^-1 of the weighted curve in q, (p, p); infinite or NaN where the data do not identify a parameter."""
+    columns = root_weight[:, None] * _jacobian(law, q, x)
+    size = jnp.sqrt(jnp.sum(columns**2, axis=0))  # columns of very different size: scale first
+    _, r = orthonormal(columns / size)
+    inverse = jax.scipy.linalg.solve_triangular(r, jnp.eye(len(law.raw_params), dtype=q.dtype)) / size[:, None]
+    return inverse @ inverse.T
+
+
+def params_with_covariance(law: Law, q: Array, cov: Array) -> tuple[Array, Array]:
+    """Published parameters (param, curve) and their covariance (param, param, curve), by the delta method.
+
+    Args:
+        q: (p, curve), log shapes and coefficients. cov: (p, p, curve), their covariance.
+    """
+    if law.params_from_raw is None:  # an order, and the exponential of the shapes
+        shapes = len(law.shapes)
+        order = np.array([law.raw_params.index(name) for name in law.params])
+        values = jnp.concatenate([jnp.exp(q[:shapes]), q[shapes:]])[order]
+        slope = jnp.concatenate([jnp.exp(q[:shapes]), jnp.ones_like(q[shapes:])])[order]
+        return values, cov[order][:, order] * slope[:, None] * slope[None]
+    values = jax.vmap(partial(to_params, law), -1, -1)(q)
+    g = jax.vmap(jax.jacfwd(partial(to_params, law)), -1, -1)(q)
+    return values, jnp.einsum("ikc,klc,jlc->ijc", g, cov, g, precision="highest")
+
+
+def noise_ceiling(fit: Fit, y: xr.DataArray, covariance: xr.DataArray) -> xr.DataArray:
+    """The R2 that each fit would reach if its law were exactly true: 1 - tr((I - H) Sigma) / SST.
+
+    Sigma is the covariance of the data's noise, H the projection on the law's tangent space at the fit: noise that
+    the fit follows is not missed. The expectation of SSE under a true law is tr((I - H) Sigma), not tr(Sigma).
+
+    Args:
+        fit: a fit of y over one dimension, unweighted. y: the data it was made from.
+        covariance: (..., point, point_) of y's noise, from clusters.
+    """
+    (over,) = fit.over
+    noise = covariance.transpose(*fit.status.dims, ...).values.reshape(-1, *covariance.shape[-2:])
+    solved = fit.raw_params.values.reshape(len(noise), -1)
+    with jax.enable_x64(True):
+        x = jax.tree.map(jnp.asarray, as_covariates(fit.x))
+        shapes = len(fit.law.shapes)
+        q = jnp.concatenate([jnp.log(jnp.asarray(solved[:, :shapes])), jnp.asarray(solved[:, shapes:])], axis=-1)
+        missed = np.asarray(jax.vmap(lambda q, s: _missed(fit.law, q, x, s))(q, jnp.asarray(noise)))
+    total = ((y - y.mean(over)) ** 2).sum(over).transpose(*fit.status.dims)
+    return 1 - fit.sse.copy(data=missed.reshape(fit.sse.shape)) / total.where(total > 0)
+
+
+def _missed(law: Law, q: Array, x: Covariates, noise: Array) -> Array:
+    """tr((I - H) Sigma)."""
+    frame, _ = orthonormal(_jacobian(law, q, x))
+    return jnp.trace(noise) - jnp.sum(frame * (noise @ frame))
+
+
+def log_shape_variance(law: Law, q: Array, x: Covariates, noise: Array) -> Array:
+    """Variance of the first log shape of a plain least squares fit at q, under noise of covariance (point, point)."""
+    columns = _jacobian(law, q, x)
+    size = jnp.sqrt(jnp.sum(columns**2, axis=0))
+    frame, r = orthonormal(columns / size)
+    row = jax.scipy.linalg.solve_triangular(r, frame.T)[0] / size[0]
+    return row @ noise @ row
+
+
+def profile_interval(law: Law, y: np.ndarray, x: Covariates, weights: np.ndarray | None = None, level: float = 0.9):
+    """Profile interval of the shape of a one-shape law, (low, high) for each curve, by likelihood ratio.
+
+    All theta with SSE(theta) <= SSE_min (1 + F/(n - p)), where F is the quantile of F(1, n - p). Where the shape is
+    weak it covers as it says, unlike estimate +- standard error. An end beyond the range of the shape is 0 or infinite.
+
+    Args:
+        y: (curve, point) without NaN. weights: (point,) or (curve, point), relative.
+        level: probability that the interval holds the shape.
+
+    Raises:
+        ValueError: for a law that is not separable with one shape.
+    """
+    from scipy.stats import f as f_distribution  # late: a second to import
+
+    if law.basis is None or len(law.shapes) != 1:
+        raise ValueError(f"profile_interval: needs a separable law with one shape, {law.name} has {law.shapes}")
+    y = np.atleast_2d(np.asarray(y, float))
+    share = np.ones(y.shape[1]) if weights is None else np.asarray(weights, float)
+    free = (np.broadcast_to(share, y.shape) > 0).sum(axis=1) - len(law.raw_params)
+    some = np.maximum(free, 1)
+    factor = np.where(free > 0, 1 + f_distribution.ppf(level, 1, some) / some, np.inf)
+    with jax.enable_x64(True):
+        points = jax.tree.map(jnp.asarray, x)
+        root = jnp.sqrt(jnp.asarray(share))
+        ends = _profile(law, jnp.log(law.bounds(points)), points, root, root * jnp.where(share > 0, y, 0), factor)
+    return np.exp(np.asarray(ends[0])), np.exp(np.asarray(ends[1]))
+
+
+@partial(jax.jit, static_argnums=0)
+def _profile(law: Law, bounds: Array, x: Covariates, root: Array, targets: Array, factor: Array) -> tuple[Array, Array]:
+    """Ends (curve,) of all log shapes whose SSE is at most `factor` times the least."""
+    found = solve(law, bounds, x, root, targets)
+    rounding = (64 * jnp.finfo(targets.dtype).eps) ** 2
+    best, limit = found.log_shape[:, 0], found.sse * factor + rounding * jnp.sum(targets**2, axis=-1)
+    lowest, highest = bounds[0]
+    grid = jnp.linspace(lowest, highest, PROFILE)
+    inside = grid_sse(law, grid, x, root, without_constants(law, bounds, x, root, targets)) <= limit[:, None]
+
+    def crossing(inner: Array, step: Array, end: Array, limit: Array, root: Array, target: Array) -> Array:
+        """Where SSE meets the limit, from `inner` within to the next grid point; infinite where it does not."""
+
+        def within(t: Array) -> Array:
+            return ~(projected_sse(law, t[None], x, root, target) > limit)  # NaN tells nothing
+
+        def halve(_: Array, pair: tuple[Array, Array]) -> tuple[Array, Array]:
+            middle = (pair[0] + pair[1]) / 2
+            good = within(middle)
+            return jnp.where(good, middle, pair[0]), jnp.where(good, pair[1], middle)
+
+        met = jax.lax.fori_loop(0, BISECTIONS, halve, (inner, jnp.clip(inner + step, lowest, highest)))[0]
+        return jnp.where(within(end), jnp.sign(step) * jnp.inf, met)
+
+    every = jax.vmap(crossing, (0, None, None, 0, None if root.ndim == 1 else 0, 0))
+    # The least SSE may lie between two grid points that are both outside.
+    low = jnp.minimum(best, jnp.min(jnp.where(inside, grid, jnp.inf), axis=1))
+    high = jnp.maximum(best, jnp.max(jnp.where(inside, grid, -jnp.inf), axis=1))
+    step = grid[1] - grid[0]
+    return every(low, -step, lowest, limit, root, targets), every(high, step, highest, limit, root, targets)

@@ -1,0 +1,102 @@
+"""From the beginning of a run to the rest of it: the predicted loss surface and mean loss, at tokens not yet seen.
+
+`forecast` is the one verb. Its methods: laws that know the learning rate, with siblings (`continuation.py`); the
+paper's temporal laws of a0, a1, a2 (`temporal.py`); and laws of the mean alone (`baselines.py`). The last two give
+points, whose intervals come from earlier origins within the past (`rolling.py`). A forecast sees only `past`, its
+siblings, and the learning-rate plan as known at the cut-off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from tsl_jax.forecasting import lr_aware, position_route, rolling_origin
+from tsl_jax.forecasting.baselines import Baseline, mean_loss
+from tsl_jax.forecasting.lr_aware import Continuation
+from tsl_jax.forecasting.lr_history import carried
+from tsl_jax.forecasting.position_route import Paper
+from tsl_jax.forecasting.result import Forecast
+from tsl_jax.laws import Schedule
+from tsl_jax.surface import check
+
+METHODS = (*lr_aware.BY_NAME, *position_route.METHODS)
+NAMED = {**lr_aware.BY_NAME, Paper.name: Paper()}
+
+
+def forecast(
+    past: xr.Dataset,
+    at: Any = None,
+    schedule: Any = None,
+    method: str | Baseline | Continuation | Paper = lr_aware.MAIN,
+    siblings: Sequence[xr.Dataset] = (),
+) -> Forecast:
+    """Forecast the loss at tokens `at` from the surface of the past.
+
+    Args:
+        past: a surface cut at the present, such as `surface.sel(tokens=slice(None, 20e9))`.
+        at: tokens seen at which to forecast, in any order; default the end of the plan. Of tokens that `past` has seen
+            the result is what the fitted laws say there, no forecast.
+        schedule: the learning-rate plan as known at the cut-off (`Schedule`, mapping, or list of mappings); default the
+            plan that the surface carries; without one, laws that need it are replaced by those that do not. For the
+            laws that know the learning rate it begins at the last checkpoint: what came before says the surface, if it
+            carries a plan.
+        method: one of METHODS, one of `tsl.baselines`, or `Paper(n_sep=...)`. The default is of the mean loss alone.
+        siblings: surfaces of other runs to learn from, of other sizes (attribute n_params), seeds or schedules; only
+            the methods of `continuation.py` use them. They are used whole: give none that was not known at the cut-off.
+
+    Raises:
+        ValueError: for an unknown method, a surface without checkpoints, tokens that are not positive, or none where
+            no plan is known. Too few usable checkpoints do not raise: the forecast of that split is NaN and its status
+            says why.
+    """
+    past = check(past)
+    plan = read_schedule(past, schedule)
+    if past.sizes["tokens"] == 0:
+        raise ValueError("forecast: past holds no checkpoint; check the cut-off against surface.tokens")
+    at = _tokens(at, plan)
+    if isinstance(method, str) and method not in METHODS:
+        raise ValueError(f"forecast: method must be one of {METHODS} or a value of tsl.baselines, found {method!r}")
+    method = NAMED.get(method, method) if isinstance(method, str) else method
+    if isinstance(method, Continuation):
+        return lr_aware.proceed(method, past, at, plan, [check(one) for one in siblings])
+    learned = after_warmup(past, plan)
+    cutoff = float(past.tokens[-1])
+
+    def points(surface: xr.Dataset, tokens: np.ndarray) -> Forecast:
+        if not isinstance(method, Baseline):
+            return position_route.by_position(surface, tokens, plan, method, cutoff)
+        mean, status, fits = method.predict(mean_loss(surface), tokens, plan)
+        return Forecast(method.name, cutoff, mean, None, status, fits)
+
+    shares = rolling_origin.FEW_SHARES if method == "temporal_joint" else rolling_origin.SHARES
+    return rolling_origin.with_intervals(points, past, learned, at, shares)
+
+
+def _tokens(at: Any, plan: Schedule | None) -> np.ndarray:
+    """The tokens asked for, (token,)."""
+    if at is None and plan is None:
+        raise ValueError("forecast: the surface carries no plan whose end could be meant; name tokens, as in at=20e9")
+    try:
+        found = np.atleast_1d(np.asarray(plan.total_tokens if plan is not None and at is None else at, float))
+    except (TypeError, ValueError):
+        found = np.empty(0)
+    if found.ndim != 1 or found.size == 0 or not np.all((found > 0) & np.isfinite(found)):
+        raise ValueError(f"forecast: at= must be tokens seen, positive, found {at!r}")
+    return found
+
+
+def read_schedule(past: xr.Dataset, schedule: Any = None) -> Schedule | None:
+    """The plan given, else the one that the surface carries, as known at its last checkpoint, else None."""
+    if schedule is not None:
+        return schedule if isinstance(schedule, Schedule) else Schedule.from_plan(schedule)
+    plan = carried(past)
+    return plan and plan.known_at(float(past.tokens.values.max(initial=0)))
+
+
+def after_warmup(past: xr.Dataset, plan: Schedule | None) -> xr.Dataset:
+    """The checkpoints that every law and baseline learns from: past the warm-up, as far as it is known."""
+    return past.sel(tokens=past.tokens > 0 if plan is None else past.tokens >= max(plan.warmup_tokens, 1))

@@ -1,0 +1,76 @@
+"""Plans of the learning rate compared: where would one run end under each of them, and how far apart?
+
+All plans continue the same past, so its fit is one: draw k of every plan has the same parameters and the same random
+numbers, and the difference is taken draw by draw,
+
+    d_k = L_k(end of the plan) - L_k(end of the first plan).
+
+What two runs under one plan would differ by, through chance alone, is not in it, nor is an error that the law makes
+about learning rates which this past has not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from tsl_jax.forecasting import lr_aware
+from tsl_jax.forecasting.forecast_run import forecast
+from tsl_jax.forecasting.result import QUANTILES, Forecast
+from tsl_jax.laws import Schedule
+
+PAIRED = tuple(one.name for one in lr_aware.ALL if one.through is lr_aware.of_mean)  # others order draws anew
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The result.
+
+    Attributes:
+        forecasts: plan -> Forecast at the end of that plan. differences: DataArray (plan, split, quantile), nats: the
+            mean loss at the end of each plan minus that of the first one; NaN where a split has no forecast.
+    """
+
+    forecasts: Mapping[str, Forecast]
+    differences: xr.DataArray
+
+
+def compare_plans(
+    past: xr.Dataset, plans: Mapping[str, Any], method: str = lr_aware.MAIN, siblings: Sequence[xr.Dataset] = ()
+) -> Comparison:
+    """Forecast the end of each plan from one past, and the differences to the first plan.
+
+    Args:
+        past, siblings: as for `forecast`. plans: name -> `Schedule` or mapping, each of the whole run; they hold from
+            the last checkpoint on. method: one of PAIRED.
+
+    Raises:
+        ValueError: for fewer than two plans, one that ends before there is anything to forecast, or another method.
+    """
+    if method not in PAIRED:
+        raise ValueError(f"compare_plans: method must be one of {PAIRED}, found {method!r}")
+    if len(plans) < 2:
+        raise ValueError(f"compare_plans: expected two plans or more, found {len(plans)}; forecast takes a single one")
+    read = {name: _plan(past, name, one) for name, one in plans.items()}
+    made = {name: forecast(past, plan.total_tokens, plan, method, siblings) for name, plan in read.items()}
+    return Comparison(made, _differences(made))
+
+
+def _plan(past: xr.Dataset, name: str, given: Any) -> Schedule:
+    """A plan that leaves something to forecast."""
+    plan, seen = given if isinstance(given, Schedule) else Schedule.from_plan(given), past.tokens.values.max(initial=0)
+    if plan.total_tokens <= seen:
+        found = f"{plan.total_tokens:,} tokens, the past reaches {seen:,.0f}"
+        raise ValueError(f"compare_plans: the plan {name} ends at {found}; give a longer plan or an earlier past")
+    return plan
+
+
+def _differences(made: Mapping[str, Forecast]) -> xr.DataArray:
+    """Quantiles (plan, split, quantile) of the differences of draws to those of the first plan."""
+    ends = [one.draws.isel(tokens=-1, drop=True) for one in made.values() if one.draws is not None]
+    apart = xr.concat([end - ends[0] for end in ends], "plan").assign_coords(plan=list(made))
+    return apart.quantile(np.array(QUANTILES), "draw", skipna=False).transpose("plan", "split", "quantile")

@@ -1,0 +1,273 @@
+"""Forecasts by position through separate or joint temporal laws of a0, a1 and a2: the paper's route.
+
+`temporal`: fit the hyperbolic law to every checkpoint of the past, fit temporal laws to its parameters over tokens
+(checkpoints weighted by the precision of their fits), and put the extrapolated a0(N), a1(N), a2(N) back into
+
+    L(i, N) = a0(N)/(1 + a1(N) i) + a2(N).
+
+The break N_sep of a2(N) is taken to lie beyond the cut-off, so that its first piece, the hyperbola, goes on.
+`temporal_joint`: all parameters of the surface at once (`joint.py`), started from `temporal`. `paper`, the paper's law
+to the letter under a cosine schedule: N_sep is given or searched within the past, and a2 goes on along the cosine of
+the schedule, value and slope continuous. Where the past does not identify that piece, the hyperbola goes on instead;
+the status says so, and the distance between the two, no more than the loss moved in the past, widens the intervals.
+
+All are anchored: the mean residual of each position over the last third of the past checkpoints is carried forward, so
+that a position law that is not quite true does not shift the forecast. Source: Xiong et al., arXiv 2404.17785 (forms
+reconstructed).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import xarray as xr
+
+from tsl_jax import laws
+from tsl_jax.fitting import Fit, Status, fit
+from tsl_jax.forecasting import joint_surface
+from tsl_jax.forecasting.baselines import BELOW_ZERO, NEEDS_COSINE
+from tsl_jax.forecasting.result import Forecast
+from tsl_jax.laws import Law, Schedule
+
+METHODS = ("temporal", "temporal_joint", "paper")
+SEPARATE = {"a0": laws.LOG, "a1": laws.RECIPROCAL, "a2": laws.RECIPROCAL}
+# A position fit in one of these states says something about a0, a1 and a2; at a bound it does not.
+USABLE = (Status.CONVERGED, Status.WEAKLY_IDENTIFIED)
+FEWEST = 4  # checkpoints: one more than a temporal law has parameters
+FEWEST_BEYOND = 3  # of them beyond N_sep, before the cosine piece is believed
+BEYOND_REASON = 10  # times the highest loss seen: no number is given
+LEAST_SINE = 0.1  # of gamma4 N_sep + gamma5, by which its amplitude divides
+
+
+@dataclass(frozen=True)
+class Paper:
+    """The paper's law with its cosine piece; `tsl.forecast(past, method="paper")` is `method=Paper()`.
+
+    Attributes:
+        n_sep: tokens seen at which a2(N) turns from the hyperbola to the cosine; default searched within the past.
+
+    Raises:
+        ValueError: if n_sep is not a positive number.
+    """
+
+    n_sep: float | None = None
+    name: ClassVar[str] = "paper"
+
+    def __post_init__(self) -> None:
+        if self.n_sep is not None and not 0 < self.n_sep < np.inf:
+            raise ValueError(f"Paper: n_sep is a positive number of tokens seen, found {self.n_sep!r}")
+
+
+def by_position(
+    learned: xr.Dataset, at: np.ndarray, plan: Schedule | None, method: str | Paper, cutoff: float
+) -> Forecast:
+    name, splits = method if isinstance(method, str) else method.name, learned.split.values.tolist()
+    unable = _unable(learned, plan, method)
+    if unable:
+        return _nothing(name, cutoff, learned, at, dict.fromkeys(splits, unable))
+    position_fit = fit(laws.HYPERBOLIC, learned.loss, over="position")
+    usable = position_fit.status.isin([int(s) for s in USABLE])
+    few = _too_few(usable)
+    able = [split for split in splits if split not in few]
+    if not able:
+        return _nothing(name, cutoff, learned, at, few)
+    loss, usable = learned.loss.sel(split=able), usable.sel(split=able)
+    fits: dict[str, Any] = {"position": position_fit, **_temporal_fits(SEPARATE, position_fit, usable)}
+    predicted, doubt, said = _continued(fits, loss, usable, at, name), None, {}
+    if isinstance(method, Paper) and plan is not None:
+        fits["a2_hyperbola"], fits["a2"] = fits["a2"], _cosine_of(method, plan, position_fit, usable)
+        said, cosine = _unidentified(fits["a2"], usable, plan), _continued(fits, loss, usable, at, name)
+        doubt = _apart(cosine, predicted, loss.where(usable), said)
+        predicted = predicted.where(predicted.split.isin(list(said)), cosine)
+    highest = float(loss.where(usable).max())
+    doubts = {split: _doubts(fits, predicted.sel(split=split), highest, split, said.get(split)) for split in able}
+    predicted = _within_reason(predicted, highest).reindex(split=splits)
+    mean, status = predicted.mean("position", skipna=False), {split: {**few, **doubts}[split] for split in splits}
+    doubt = None if doubt is None else doubt.reindex(split=splits).fillna(0.0)
+    return Forecast(name, cutoff, mean, predicted, status, fits, doubt=doubt)
+
+
+def _within_reason(predicted: xr.DataArray, highest: float) -> xr.DataArray:
+    """NaN for splits whose fit has exploded, such as a1 close to a pole: that is no forecast."""
+    reach = abs(predicted).max(("tokens", "position"))
+    return predicted.where(reach <= BEYOND_REASON * highest)
+
+
+def _unable(learned: xr.Dataset, plan: Schedule | None, method: str | Paper) -> str:
+    """Why no split can be forecast; empty where one may."""
+    if learned.sizes["position"] < FEWEST:  # such as a mean over positions
+        return f"a law over positions needs {FEWEST} of them, the surface has {learned.sizes['position']}"
+    if isinstance(method, Paper) and (plan is None or plan.kind != "cosine"):
+        return NEEDS_COSINE
+    if learned.sizes["tokens"] < FEWEST:
+        return f"{learned.sizes['tokens']} checkpoints past the warm-up, {FEWEST} are needed"
+    return ""
+
+
+def _too_few(usable: xr.DataArray) -> dict[str, str]:
+    """The splits without enough usable position fits, with what to say of them."""
+    count = usable.sum("tokens")
+    found = {split: int(count.sel(split=split)) for split in usable.split.values.tolist()}
+    return {split: f"{n} usable position fits, {FEWEST} are needed" for split, n in found.items() if n < FEWEST}
+
+
+def _temporal_fits(
+    forms: Mapping[str, Law], position_fit: Fit, usable: xr.DataArray, solver: str = "auto"
+) -> dict[str, Fit]:
+    """The temporal law of a0, a1, a2 over the usable checkpoints of the splits that `usable` has."""
+
+    def one(name: str, law: Law) -> Fit:
+        chosen = {"split": usable.split, "param": name}
+        values, errors = (a.sel(chosen).drop_vars("param") for a in (position_fit.params, position_fit.stderr))
+        return fit(law, values.where(usable, 0.0), over="tokens", weights=_precision(errors, usable), method=solver)
+
+    return {name: one(name, law) for name, law in forms.items()}
+
+
+def _cosine_of(method: Paper, plan: Schedule, position_fit: Fit, usable: xr.DataArray) -> Fit:
+    return _temporal_fits({"a2": laws.piecewise_cosine(plan, method.n_sep)}, position_fit, usable)["a2"]
+
+
+def _unidentified(cosine: Fit, usable: xr.DataArray, plan: Schedule) -> dict[str, str]:
+    """The splits whose past does not identify the cosine piece, with what to say of it."""
+    said = {}
+    for split in usable.split.values.tolist():
+        n_sep = float(cosine.params.sel(split=split, param="n_sep"))
+        later = usable.tokens > n_sep * (1 + 1e-6)  # a search that ends at the last checkpoint is rounded
+        beyond = int((usable.sel(split=split) & later).sum())
+        phase = np.pi * np.clip((n_sep - plan.warmup_tokens) / (plan.total_tokens - plan.warmup_tokens), 0, 1)
+        why = ""
+        if not np.isfinite(n_sep):
+            why = "too few checkpoints to find N_sep"
+        elif np.sin(phase) < LEAST_SINE:
+            end = "start" if phase < 1 else "end"
+            why = f"N_sep = {n_sep:.3g} is so near the {end} of the cosine that its amplitude is nearly divided by zero"
+        elif beyond < FEWEST_BEYOND:
+            why = f"{beyond} usable checkpoints beyond N_sep = {n_sep:.3g}, {FEWEST_BEYOND} are needed"
+        if why:
+            said[split] = f"the cosine piece is not identified: {why}; the hyperbola goes on instead"
+    return said
+
+
+def _apart(cosine: xr.DataArray, hyperbola: xr.DataArray, loss: xr.DataArray, said: Mapping[str, str]) -> xr.DataArray:
+    """How far apart both continuations are where the cosine is not used, at most what the loss moved in the past."""
+    most = loss.max("tokens") - loss.min("tokens")
+    apart = (cosine - hyperbola).clip(-most, most)
+    return apart.where(np.isfinite(cosine), most).where(apart.split.isin(list(said)), 0.0)
+
+
+def _continued(
+    fits: dict[str, Any], loss: xr.DataArray, usable: xr.DataArray, at: np.ndarray, method: str
+) -> xr.DataArray:
+    """The anchored surface at the tokens `at`; the joint fit, where asked for, is added to the fits."""
+    times, place = np.unique(np.concatenate([loss.tokens.values, at]), return_inverse=True)
+    if method == "temporal_joint":
+        fits["joint"] = joint_surface.refine(fits, loss, usable)
+    curve = surface_of(fits, times, loss.position)
+    seen, ahead = (curve.isel(tokens=part) for part in (place[: -len(at)], place[-len(at) :]))
+    return _anchored(seen, ahead, loss, usable)
+
+
+def _precision(stderr: xr.DataArray, usable: xr.DataArray) -> xr.DataArray:
+    """Weights of the checkpoints: 1/(stderr^2 + typical^2), zero where the position fit says nothing.
+
+    Early position fits can be worse by orders of magnitude than late ones. The typical error (the median) is added,
+    as checkpoints also scatter about a temporal law for reasons that no position fit knows.
+    """
+    known = stderr.where(usable)
+    typical = known.median("tokens").clip(min=1e-12)
+    return (typical**2 / (known**2 + typical**2)).where(usable, 0.0)
+
+
+def described(
+    learned: xr.Dataset, plan: Schedule | None = None, method: str | Paper = "temporal", solver: str = "auto"
+) -> dict[str, Any]:
+    """The temporal laws of a0, a1 and a2 over checkpoints that are all given: a description, no forecast, no anchor.
+
+    Args:
+        learned: the checkpoints to describe, past the warm-up. plan: the schedule, which `Paper` reads.
+        method: "temporal", "temporal_joint" or `Paper`. solver: of the temporal laws, as `tsl.fit` has it in `method`;
+            the joint fit starts from them and has its own.
+
+    Returns:
+        The fits by name; "position" is that of each checkpoint. `surface_of` puts the others back.
+
+    Raises:
+        ValueError: for `Paper` without a cosine schedule, or a split with fewer than FEWEST usable position fits.
+    """
+    unable = _unable(learned, plan, method)
+    if unable:
+        raise ValueError(f"temporal: {unable}")
+    position_fit = fit(laws.HYPERBOLIC, learned.loss, over="position")
+    usable = position_fit.status.isin([int(s) for s in USABLE])
+    for split, why in _too_few(usable).items():
+        raise ValueError(f"temporal: {split} has {why}")
+    forms = dict(SEPARATE)
+    if isinstance(method, Paper) and plan is not None:
+        forms["a2"] = laws.piecewise_cosine(plan, method.n_sep)
+    fits: dict[str, Any] = {"position": position_fit, **_temporal_fits(forms, position_fit, usable, solver)}
+    if method == "temporal_joint":
+        fits["joint"] = joint_surface.refine(fits, learned.loss, usable)
+    return fits
+
+
+def surface_of(parts: Mapping[str, Any], tokens: np.ndarray, position: xr.DataArray) -> xr.DataArray:
+    """L(i, N) = a0(N)/(1 + a1(N) i) + a2(N) from the temporal fits, (split, tokens, position).
+
+    The joint fit is read where it is there. a1(N) is kept from falling below zero, where the hyperbola has a pole.
+    """
+    if "joint" in parts:
+        return parts["joint"].predict(tokens, position)
+    a0, a1, a2 = (parts[name].predict(tokens) for name in ("a0", "a1", "a2"))
+    return (a0 / (1 + a1.clip(min=0) * position) + a2).transpose("split", "tokens", "position")
+
+
+def _anchored(seen: xr.DataArray, ahead: xr.DataArray, loss: xr.DataArray, usable: xr.DataArray) -> xr.DataArray:
+    """The forecast plus the mean residual of each position over the last third of the usable past checkpoints."""
+    rank = usable.isel(tokens=slice(None, None, -1)).cumsum("tokens").isel(tokens=slice(None, None, -1))
+    recent = usable & (rank <= (usable.sum("tokens") // 3).clip(min=1))
+    residual = (loss.transpose("split", "tokens", "position") - seen).where(recent)
+    return ahead + residual.mean("tokens", skipna=True)
+
+
+def anchor(loss: xr.DataArray, a0: np.ndarray, log_a1: np.ndarray, a2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and sd (position,) of what the position law was off in the last third of the checkpoints that have a fit.
+
+    Args:
+        loss: (tokens, position). a0, log_a1, a2: (tokens,), NaN where there is no fit.
+    """
+    known = np.flatnonzero(np.isfinite(a0))
+    recent = known[-max(len(known) // 3, 1) :]
+    curves = a0[recent, None] / (1 + np.exp(log_a1[recent, None]) * loss.position.values) + a2[recent, None]
+    rest = loss.values[recent] - curves
+    return rest.mean(0), rest.std(0)
+
+
+def _doubts(
+    fits: Mapping[str, Any], predicted: xr.DataArray, highest: float, split: str, said: str | None = None
+) -> str:
+    """ "ok", or what is said of the cosine piece, and which temporal law is not well determined, and how."""
+    found = [said] if said else []
+    found += [] if bool(np.isfinite(predicted).all()) else ["is not finite"]
+    found += [BELOW_ZERO] if bool((predicted < 0).any()) else []
+    found += ["leaves all reason, no number is given"] if bool((abs(predicted) > BEYOND_REASON * highest).any()) else []
+    found += ["rises far above every loss seen"] if bool((predicted > 2 * highest).any()) else []
+    for name in ("a0", "a1", "a2"):
+        used = fits["a2_hyperbola"] if said and name == "a2" else fits[name]
+        status = Status(int(used.status.sel(split=split)))
+        if status != Status.CONVERGED:
+            found.append(f"{name} {status.short}")
+    if "joint" in fits and not bool(fits["joint"].settled.sel(split=split)):
+        found.append("joint fit not settled")
+    return ", ".join(found) or "ok"
+
+
+def _nothing(method: str, cutoff: float, learned: xr.Dataset, at: np.ndarray, why: dict[str, str]) -> Forecast:
+    splits = learned.split.values
+    shape = (len(splits), len(at), learned.sizes["position"])
+    coordinates = {"split": splits, "tokens": at, "position": learned.position.values}
+    nan = xr.DataArray(np.full(shape, np.nan), coordinates, ("split", "tokens", "position"))
+    return Forecast(method, cutoff, nan.mean("position", skipna=False), nan, why)

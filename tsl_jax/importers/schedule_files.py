@@ -1,0 +1,79 @@
+"""Learning-rate plans in files: what a run was told, or what it might be told, in YAML or JSON.
+
+- {from_tokens: 0, kind: constant, peak: 3e-4, warmup_tokens: 1e8, total_tokens: 1e10}
+- {from_tokens: 8e9, kind: cosine, peak: 3e-4, total_tokens: 1e10, final_ratio: 0.1}
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tsl_jax.laws import Schedule
+
+_SCIENTIFIC = re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+")
+
+
+def read_plans(path: str | Path) -> Schedule:
+    """The learning-rate plan of a file: one plan, or a list of plans, each from its `from_tokens` on.
+
+    Args:
+        path: a .json file, or YAML; a plan's entries are those that `laws.Schedule.from_plan` reads, and no others.
+
+    Raises:
+        ValueError: naming the file and its first mistake. OSError: if the file cannot be read.
+    """
+    return schedule_of(load(path), str(path))
+
+
+def load(path: str | Path) -> Any:
+    """The values of a .json or YAML file, with numbers such as 3e-4 that YAML takes for text.
+
+    Raises:
+        ValueError: for a file that is neither. OSError: if it cannot be read.
+    """
+    import yaml
+
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        return _numbers(json.loads(text) if path.suffix == ".json" else yaml.safe_load(text))
+    except (ValueError, yaml.YAMLError) as error:
+        kind = "JSON" if path.suffix == ".json" else "YAML"
+        found = " ".join(str(error).split())  # YAML's are of several lines
+        raise ValueError(f"{path}: not {kind} ({found}); write the plan as in surface.json, under schedule") from None
+
+
+def schedule_of(values: Any, where: str) -> Schedule:
+    """The schedule of a plan as a file has it.
+
+    Args:
+        where: what to call the file.
+
+    Raises:
+        ValueError: for an entry that no plan has, and for all that `Schedule.from_plan` refuses.
+    """
+    from tsl_jax.laws import Schedule  # late: it brings jax
+    from tsl_jax.schedules import PLAN_KEYS
+
+    entries = values if isinstance(values, list) else [values]
+    unknown = [key for one in entries if isinstance(one, Mapping) for key in one if key not in PLAN_KEYS]
+    if unknown:
+        raise ValueError(f"{where}: a plan has no {unknown[0]!r}; it has {', '.join(PLAN_KEYS)}")
+    try:
+        return Schedule.from_plan(values)
+    except ValueError as error:
+        raise ValueError(f"{where}: {str(error).removeprefix('schedule: ')}") from None
+
+
+def _numbers(value: Any) -> Any:
+    """The value with text that is a number with a power of ten as that number."""
+    if isinstance(value, dict):
+        return {key: _numbers(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_numbers(one) for one in value]
+    return float(value) if isinstance(value, str) and _SCIENTIFIC.fullmatch(value) else value

@@ -1,0 +1,187 @@
+"""Weights over positions in the training objective, mean one: how much the loss of each context length counts.
+
+    objective = mean over sequences and positions i of w_i * loss_i,   mean_i w_i = 1
+
+Down-weighting the head, the middle or the tail is the ablation of Temporal Scaling Law (arXiv 2404.17785); there none
+of them beats the plain mean. A factor above one stresses the positions instead. Adaptive rules follow the run, see
+`adaptive`. One text says which, on the command line and in YAML:
+
+    uniform   linear   head:16@0.1   tail:32@4   middle:33-64@0.1
+    inverse_loss   learnable_excess   gradient_noise
+    weights.npy   weights.csv   weights.json         one weight a position
+    package.module:function   ./file.py:function     a rule of one's own
+
+A file, or the source of a function, belongs to the run by its content: once read, its text ends in `#` and a hash.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from tsl_jax.training.position_weights import sources
+
+if TYPE_CHECKING:
+    import numpy as np
+
+KINDS = ("uniform", "head", "middle", "tail", "linear")
+FIELDS = ("kind", "k", "a", "b", "factor")  # what a static rule is told
+_PLACES = re.compile(r"(?P<kind>head|tail|middle):(?P<first>\d+)(-(?P<last>\d+))?(@(?P<factor>[^@]+))?")
+
+
+@dataclass(frozen=True)
+class PositionWeights:
+    """A rule that gives every position its weight: whatever the run does, or following it."""
+
+    kind: str = "uniform"  # uniform, head, middle, tail or linear; the name of an adaptive rule; file; rule
+    k: int = 0  # head: positions 1..k; tail: the last k
+    a: int = 0  # middle: positions a..b, both included
+    b: int = 0
+    factor: float = 0.1  # weight of the chosen positions relative to the others
+    source: str = ""  # of kind file: its path; of kind rule: module:function or ./file.py:function
+    sha256: str = ""  # of the file, or of the function's source file, its first 16 digits
+
+    @staticmethod
+    def uniform() -> PositionWeights:
+        """All positions alike."""
+        return PositionWeights()
+
+    @staticmethod
+    def head(k: int, factor: float = 0.1) -> PositionWeights:
+        """The first k positions count `factor` times as much as the others."""
+        return PositionWeights("head", k=k, factor=factor)
+
+    @staticmethod
+    def middle(a: int, b: int, factor: float = 0.1) -> PositionWeights:
+        """Positions a..b count `factor` times as much as the others."""
+        return PositionWeights("middle", a=a, b=b, factor=factor)
+
+    @staticmethod
+    def tail(k: int, factor: float = 0.1) -> PositionWeights:
+        """The last k positions count `factor` times as much as the others."""
+        return PositionWeights("tail", k=k, factor=factor)
+
+    @staticmethod
+    def linear() -> PositionWeights:
+        """w_i = 2 i / (n + 1): long contexts count more."""
+        return PositionWeights("linear")
+
+    @staticmethod
+    def parse(text: str) -> PositionWeights:
+        """The rule that a text says, see the top of this file; a file, or a function's source, is read for its hash.
+
+        Raises:
+            ValueError: for a text that says none, a file that cannot be read, or a module that is not there.
+        """
+        if text in ("uniform", "linear", *sources.RULES):
+            return PositionWeights(text)
+        if places := _PLACES.fullmatch(text):
+            return _placed(text, **places.groupdict())
+        source, _, digest = text.partition("#")
+        kind = sources.kind(source)
+        if kind:
+            return PositionWeights(kind, source=source, sha256=digest or sources.digest(kind, source))
+        known = f"uniform, linear, head:K@FACTOR, tail:K@FACTOR, middle:A-B@FACTOR, {', '.join(sources.RULES)}"
+        others = "a .npy, .csv or .json file, module:function or ./file.py:function"
+        raise ValueError(f"training: position weights {text!r} are unknown; they are one of {known}, {others}")
+
+    def __str__(self) -> str:
+        """The text that `parse` reads."""
+        if self.source:
+            return f"{self.source}#{self.sha256}" if self.sha256 else self.source
+        places = {"head": self.k, "tail": self.k, "middle": f"{self.a}-{self.b}"}
+        if self.kind not in places:
+            return self.kind
+        return f"{self.kind}:{places[self.kind]}@{repr(self.factor).removesuffix('.0')}"
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the weights follow the run."""
+        return self.kind == "rule" or self.kind in sources.RULES
+
+    def written(self) -> Any:
+        """The text for a file; a mapping, where entries that do not matter to the rule have been set too."""
+        try:
+            told = PositionWeights.parse(str(self)) == self
+        except ValueError:
+            told = False
+        return str(self) if told else asdict(self)
+
+    def identity(self) -> dict[str, Any]:
+        """What enters the hash of a run: of files and functions the content, not the place."""
+        if self.kind == "file":
+            return {"kind": "file", "sha256": self.sha256}
+        if self.kind == "rule":
+            return {"kind": "rule", "function": self.source.rpartition(":")[2], "sha256": self.sha256}
+        return {"kind": self.kind} if self.adaptive else {name: getattr(self, name) for name in FIELDS}
+
+    def check(self, context: int) -> None:
+        """Nothing, where a run can be weighted so; a rule of one's own is tried on an observation that is made up.
+
+        Raises:
+            ValueError: naming what is wrong.
+        """
+        if self.source:
+            sources.verify(self.kind, self.source, self.sha256)
+        if self.kind == "rule":
+            from tsl_jax.training.position_weights import adaptive
+
+            adaptive.try_out(sources.load(self.kind, self.source), str(self.source), context)
+        self.values(context)
+
+    def values(self, context: int) -> np.ndarray:
+        """The weights of positions 1..context, float64, mean one; of an adaptive rule those before its first update.
+
+        Raises:
+            ValueError: for an unknown kind, positions outside 1..context, a factor that leaves no weight, or a file
+                that does not give one weight a position.
+        """
+        import numpy as np
+
+        if self.adaptive:
+            return np.ones(context)
+        if self.kind == "file":
+            return sources.read(self.source, context)
+        position = np.arange(1, context + 1)
+        if self.kind == "linear":
+            raw = position.astype(np.float64)
+        else:
+            raw = np.where(self._chosen(position), self.factor, 1.0)
+        if self.factor < 0 or raw.sum() <= 0:
+            found = f"factor {self.factor} for {self.kind!r} in a context of {context}"
+            raise ValueError(
+                f"training: position weights need a factor of 0 or more and some weight left, found {found}"
+            )
+        return raw / raw.mean()
+
+    def _chosen(self, position: np.ndarray) -> np.ndarray:
+        """Which positions the factor applies to."""
+        n = len(position)
+        ends = {"uniform": (1, 0), "head": (1, self.k), "middle": (self.a, self.b), "tail": (n - self.k + 1, n)}
+        if self.kind not in ends:
+            known = ", ".join((*KINDS, *sources.RULES))
+            raise ValueError(f"training: position weights are one of {known}; found {self.kind!r}")
+        first, last = ends[self.kind]
+        if self.kind != "uniform" and not 1 <= first <= last <= n:
+            given = f"a {self.a} and b {self.b}" if self.kind == "middle" else f"k {self.k}"
+            found = f"position weights {self.kind!r} with {given} asks for positions {first}..{last}"
+            mend = "choose 1 <= a <= b <= context" if self.kind == "middle" else "choose k from 1 to the context"
+            raise ValueError(f"training: {found}; the context has 1..{n}: {mend}")
+        return (position >= first) & (position <= last)
+
+
+def _placed(text: str, kind: str, first: str, last: str | None, factor: str | None) -> PositionWeights:
+    """A head, a tail or a middle, as a text says it."""
+    try:
+        by = 0.1 if factor is None else float(factor)
+    except ValueError:
+        raise ValueError(f"training: position weights {text!r}: {factor!r} after @ is no number") from None
+    if not 0 <= by < float("inf"):
+        raise ValueError(f"training: position weights {text!r}: the factor must be 0 or more, and finite")
+    if (kind == "middle") != (last is not None):
+        form = {"middle": "middle:A-B, as middle:33-64@0.1"}.get(kind, f"{kind}:K, as {kind}:16@0.1")
+        raise ValueError(f"training: position weights {text!r}: expected {form}")
+    if last is not None:
+        return PositionWeights.middle(int(first), int(last), by)
+    return PositionWeights(kind, k=int(first), factor=by)

@@ -1,0 +1,142 @@
+"""The folder of a run: who may write into it, its config, its record and its metrics.
+
+RUN/config.yaml      what the run was told, resolved
+RUN/record.json      what it was made with and how long each stage took; "complete" once the last step is done
+RUN/metrics.jsonl    one line a step: step, tokens, loss, lr, grad_norm (and auxiliary, a loss the model adds),
+                     tokens_per_second, utilisation (where the peak of the devices is known)
+RUN/weights.jsonl    one line an update of adaptive position weights, see `weight_updates`; the loss in metrics.jsonl is
+                     the mean that the weights make of positions, the surface is not weighted
+RUN/tokenizer.json   RUN/surface/   RUN/checkpoints/
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tsl_jax.atomic_write import write_atomically
+from tsl_jax.training.config import HARMLESS, TrainConfig, config_hash, from_dict, to_dict
+
+CONFIG, RECORD, METRICS, TOKENIZER = "config.yaml", "record.json", "metrics.jsonl", "tokenizer.json"
+SURFACE, CHECKPOINTS = "surface", "checkpoints"
+
+
+def is_complete(run: Path, config: TrainConfig, *, resume: bool) -> bool:
+    """Whether the run is complete already; otherwise `run` is, or may become, a folder that this training writes into.
+
+    Raises:
+        ValueError: if the folder holds another run, or an unfinished one while `resume` is false.
+    """
+    if (run / CONFIG).exists():
+        known = read_config(run)
+        if config_hash(known) != config_hash(config):
+            found = f"{run} holds a run with another configuration ({_differences(config, known)})"
+            raise ValueError(f"training: {found}; leave these options out to continue it, or use a new folder")
+        if read_record(run).get("complete"):
+            return True
+        if not resume:
+            raise ValueError(f"training: {run} holds an unfinished run; {how_to_resume(run)}, or use a new folder")
+    elif not resume and run.exists() and any(run.iterdir()):
+        raise ValueError(f"training: {run} is not empty and holds no run; use a new folder")
+    return False
+
+
+def how_to_resume(run: Path) -> str:
+    """The command, for whoever reads a message; nothing to go on from is said too."""
+    if not (run / CONFIG).exists():
+        return "nothing was written yet, the same command begins anew"
+    return f"go on with: tsl train --out {shlex.quote(str(run))} --resume"
+
+
+def make(run: Path) -> bool:
+    """Make the folder; whether it was not there before.
+
+    Raises:
+        OSError: if it cannot be made or written.
+    """
+    new = not run.exists()
+    run.mkdir(parents=True, exist_ok=True)
+    if not os.access(run, os.W_OK):
+        raise OSError(f"training: {run} is not writable; choose another folder")
+    return new
+
+
+def _differences(config: TrainConfig, known: TrainConfig) -> str:
+    """The entries that differ, with both values."""
+    asked, there = (_flat(to_dict(replace(one, **dict.fromkeys(HARMLESS, 1)))) for one in (config, known))
+    return ", ".join(
+        f"{name} {asked[name]!r}, there {there.get(name)!r}" for name in asked if asked[name] != there.get(name)
+    )
+
+
+def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Nested names joined by dots, as on the command line."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{before}{name}.") if isinstance(value, Mapping) else {before + name: value}
+    return flat
+
+
+def read_config(run: Path) -> TrainConfig:
+    """The configuration a run was started with.
+
+    Raises:
+        FileNotFoundError: where there is no run. ValueError: where the file is damaged.
+    """
+    import yaml
+
+    try:
+        return from_dict(TrainConfig, yaml.safe_load((run / CONFIG).read_text()))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"training: no {CONFIG} in {run}; name the folder of a run") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"training: {run / CONFIG} is damaged ({error}); restore it from a copy") from None
+
+
+def write_config(run: Path, config: TrainConfig) -> None:
+    """Keep the configuration, with its hash as a comment."""
+    import yaml
+
+    text = f"# configuration {config_hash(config)}\n{yaml.safe_dump(to_dict(config), sort_keys=False)}".encode()
+    write_atomically(run / CONFIG, lambda file: file.write(text))
+
+
+def read_record(run: Path) -> dict[str, Any]:
+    """What is known of the run; empty where nothing is yet."""
+    try:
+        return json.loads((run / RECORD).read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ValueError(f"training: {run / RECORD} is damaged ({error}); restore it from a copy") from None
+
+
+def write_record(run: Path, record: Mapping[str, Any]) -> None:
+    """Replace the record."""
+    text = json.dumps(record, indent=1) + "\n"
+    write_atomically(run / RECORD, lambda file: file.write(text.encode()))
+
+
+def truncate_metrics(run: Path, step: int) -> None:
+    """Forget the lines after `step`, and a last line that a kill cut short: those steps are made again."""
+    path = run / METRICS
+    if path.exists():
+        lines = path.read_text().splitlines()[:step]  # one line a step, from step 1
+        write_atomically(path, lambda file: file.writelines(f"{line}\n".encode() for line in lines))
+
+
+def append_metrics(run: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Add a line for each step."""
+    with open(run / METRICS, "a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+def sync_metrics(run: Path) -> None:
+    """The lines so far are on disk once this returns: a checkpoint must not be there without the steps before it."""
+    with open(run / METRICS, "a") as file:
+        os.fsync(file.fileno())
