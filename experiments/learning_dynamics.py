@@ -229,7 +229,7 @@ def _notes(runs: Runs, table: pd.DataFrame, bands_of: pd.DataFrame) -> list[str]
 
 
 def _figures(runs: Runs) -> tuple[dict[str, Any], dict[str, str]]:
-    from tsl_jax.reporting import print as draw
+    from tsl_jax.reporting import plots as draw
 
     figures, captions = {}, {}
     for split in ("id", "ood"):

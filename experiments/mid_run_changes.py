@@ -295,7 +295,7 @@ def _notes(main: pd.DataFrame, law: pd.DataFrame) -> list[str]:
 
 
 def _figures(arms: Arms, forecasts: pd.DataFrame) -> tuple[dict[str, Any], dict[str, str]]:
-    from tsl_jax.reporting import print as draw
+    from tsl_jax.reporting import plots as draw
 
     later, by_arm, seeds = {}, {}, {}
     for arm in changed(arms):

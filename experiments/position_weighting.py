@@ -321,7 +321,7 @@ def _weights(runs: Runs, arm: str) -> tuple[Any, Any, Any, Any]:
 
 
 def _figures(runs: Runs, arms: Arms) -> tuple[dict[str, Any], dict[str, str]]:
-    from tsl_jax.reporting import print as draw
+    from tsl_jax.reporting import plots as draw
 
     by_arm, seeds, overall = {}, {}, []
     for arm in others(arms):

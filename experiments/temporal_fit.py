@@ -325,7 +325,7 @@ SOLVERS = (
 
 def figures(runs: Runs, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
     """Of one run: the mean loss beside the fits, the paths of a0, a1 and a2 beside their laws, and what is left."""
-    from tsl_jax.reporting import print as drawn
+    from tsl_jax.reporting import plots as drawn
 
     seed, surface = next(iter(tl.groups(runs.surfaces)[kind].items()))
     learned = tl.stacked({seed: surface})

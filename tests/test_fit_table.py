@@ -289,12 +289,12 @@ def test_a_curve_that_the_law_refuses_is_reported(tmp_path, quick):
 
 KILLED = """
 import os, sys, time
-from tsl_jax import durable, laws
+from tsl_jax import atomic_write, laws
 from tsl_jax.curve_tables import fit_table
-from tsl_jax.fitting import parts, shard_fit
+from tsl_jax.curve_tables import shard_store, worker
 sys.path.insert(0, {tests!r})
 from test_fit_table import moments
-shard_fit.fit_rows = moments
+worker.fit_rows = moments
 moment, after = sys.argv[3], int(sys.argv[4])
 count = 0
 def at(name, before):
@@ -305,10 +305,10 @@ def at(name, before):
             os.kill(os.getpid(), 9)
         return before(*arguments)
     return call
-durable.os = type("os", (), {{**vars(os), "fsync": staticmethod(at("fsync", os.fsync)),
+atomic_write.os = type("os", (), {{**vars(os), "fsync": staticmethod(at("fsync", os.fsync)),
                              "replace": staticmethod(at("replace", os.replace))}})
-parts.Parts.remove = at("remove", parts.Parts.remove)
-parts.Path.unlink = at("unlink", parts.Path.unlink)
+shard_store.Parts.remove = at("remove", shard_store.Parts.remove)
+shard_store.Path.unlink = at("unlink", shard_store.Path.unlink)
 fit_table(laws.HYPERBOLIC, sys.argv[1], sys.argv[2], shard_bytes=4000)
 """
 
@@ -571,7 +571,7 @@ MEASURED = """
 import sys
 sys.path.insert(0, {tests!r})
 import test_fit_table as tests
-tests.shard_fit.fit_rows = tests.moments
+tests.worker.fit_rows = tests.moments
 tests.fit_table(tests.HYPERBOLIC, sys.argv[1], sys.argv[2], shard_bytes=1 << 20)
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """

@@ -16,7 +16,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from tsl_jax.reporting import print as printed
+from tsl_jax.reporting import plots as printed
 from tsl_jax.reporting.plots import style
 
 POSITION = np.arange(1, 33)

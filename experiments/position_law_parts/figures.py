@@ -13,7 +13,7 @@ from scipy import stats
 from position_law_parts.measures import clusters_of
 from tsl_jax.diagnostics import log_bins
 from tsl_jax.fitting import Fit
-from tsl_jax.reporting import print as drawn
+from tsl_jax.reporting import plots as drawn
 from tsl_jax.surface import position_covariance
 
 ARCHITECTURES = {"LLaMA": "", "GPT-NeoX": "-neox", "MoE": "-moe", "LSTM": "-lstm"}  # as the names of runs tell them
