@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from training_material import at, interrupt_me, small_run, write_words
 
-from tsl_jax import surface, weighting
+from tsl_jax import position_weight_rules, surface
 from tsl_jax.commands import options
 from tsl_jax.commands.train import Command
 from tsl_jax.laws import HYPERBOLIC
@@ -19,7 +19,7 @@ from tsl_jax.training import run_dir
 from tsl_jax.training.checks import check
 from tsl_jax.training.config import TrainConfig, config_hash, from_dict, to_dict
 from tsl_jax.training.loop import train
-from tsl_jax.training.position_weights import adaptive, probe, updates
+from tsl_jax.training.position_weights import adaptive, gradient_noise, sources, updates
 from tsl_jax.training.position_weights.weights import PositionWeights
 
 STATIC = {
@@ -94,6 +94,12 @@ def test_a_text_that_says_no_rule_is_refused(text: str, message: str) -> None:
         PositionWeights.parse(text)
 
 
+def test_rules_named_by_the_module_they_used_to_be_in_are_found() -> None:
+    rule = PositionWeights.parse("tsl_jax.weighting:inverse_loss")
+    assert sources.load(rule.kind, rule.source) is position_weight_rules.inverse_loss
+    rule.check(64)
+
+
 def test_files_give_one_weight_a_position(tmp_path: Path) -> None:
     raw = np.arange(1.0, 65.0)
     np.save(tmp_path / "w.npy", raw)
@@ -152,27 +158,28 @@ def test_answers_are_held_within_limits_at_mean_one() -> None:
 
 def test_the_excess_is_the_part_of_a_planted_law_that_falls() -> None:
     i = np.arange(1, 65)
-    weights, said = weighting.learnable_excess(observed(np.asarray(HYPERBOLIC(i, a0=3.0, a1=0.2, a2=2.0))))
+    weights, said = position_weight_rules.learnable_excess(observed(np.asarray(HYPERBOLIC(i, a0=3.0, a1=0.2, a2=2.0))))
     np.testing.assert_allclose(weights, 3.0 / (1 + 0.2 * i), rtol=1e-5)
     assert said.startswith("converged: a0 3, a1 0.2, a2 2")
 
 
 def test_a_fit_that_is_not_usable_keeps_the_weights_and_says_so() -> None:
     before = np.linspace(0.5, 1.5, 64)
-    weights, said = adaptive.answer(weighting.learnable_excess, "x", observed(np.full(64, 3.0), weights=before))
+    flat = observed(np.full(64, 3.0), weights=before)
+    weights, said = adaptive.answer(position_weight_rules.learnable_excess, "x", flat)
     assert weights is before or np.array_equal(weights, before)
     assert said.startswith("weights kept: flat")
 
 
 def test_losses_and_noise_weigh_inversely() -> None:
     loss, noise = np.array([4.0, 2.0, 1.0]), np.array([1.0, 2.0, 4.0])
-    np.testing.assert_allclose(weighting.inverse_loss(observed(loss)) * loss, 1)
-    np.testing.assert_allclose(weighting.gradient_noise(observed(loss, noise)) * noise, 1)
+    np.testing.assert_allclose(position_weight_rules.inverse_loss(observed(loss)) * loss, 1)
+    np.testing.assert_allclose(position_weight_rules.gradient_noise(observed(loss, noise)) * noise, 1)
 
 
 @pytest.mark.parametrize("context", [1, 2, 16, 64, 128, 1000])
 def test_bands_cover_every_position_once(context: int) -> None:
-    found = probe.bands(context)
+    found = gradient_noise.bands(context)
     assert [i for first, last in found for i in range(first, last + 1)] == list(range(1, context + 1))
     assert len(found) <= 8
 
@@ -187,7 +194,7 @@ def test_noise_is_the_trace_of_the_covariance_of_the_bands_gradient(monkeypatch:
 
     graphdef, params = build(resolve(ModelConfig(preset="tiny"), vocabulary=50, context=8), 0, None)
     tokens = np.random.default_rng(0).integers(0, 50, (16, 9)).astype(np.int32)
-    first, last = probe.bands(8)[-1]
+    first, last = gradient_noise.bands(8)[-1]
 
     def loss(params, batch):  # of the last band
         h = hidden(graphdef, params, batch[:, :-1])
@@ -197,7 +204,7 @@ def test_noise_is_the_trace_of_the_covariance_of_the_bands_gradient(monkeypatch:
     flat = [np.concatenate([np.ravel(x) for x in jax.tree.leaves(gradient(params, tokens[m : m + 2]))]) for m in
             range(0, 16, 2)]  # fmt: skip
     trace = 2 * np.var(np.array(flat, np.float64), axis=0, ddof=1).sum()
-    noise = probe.noise_by_position(probe.make_noise(graphdef), params, tokens, None)
+    noise = gradient_noise.noise_by_position(gradient_noise.make_noise(graphdef), params, tokens, None)
     assert noise.shape == (8,)
     assert noise[-1] == pytest.approx((last - first + 1) * trace, rel=1e-3)
 
@@ -263,7 +270,7 @@ def test_what_is_kept_of_the_updates(config: TrainConfig, whole: Path) -> None:
     kept = run_dir.read_record(whole)["probes"]["weights"]
     assert kept["tokens"] == weights.tokens.values.tolist()[1:]
     assert kept["tokens_forward"] == 4 * 64 * 16
-    assert kept["tokens_forward_and_backward"] == 4 * len(probe.bands(16)) * 16 * 16
+    assert kept["tokens_forward_and_backward"] == 4 * len(gradient_noise.bands(16)) * 16 * 16
 
 
 def test_the_steps_take_the_weights_of_the_last_update(config: TrainConfig, whole: Path, tmp_path: Path) -> None:

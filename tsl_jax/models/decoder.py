@@ -31,7 +31,7 @@ def stacked_blocks(block: Callable[[ModelConfig, nnx.Rngs], Any], config: ModelC
     return create(rngs)
 
 
-def through(blocks: Any, x: T, config: ModelConfig, *shared: Any, keys: jax.Array | None = None) -> T:
+def apply_blocks(blocks: Any, x: T, config: ModelConfig, *shared: Any, keys: jax.Array | None = None) -> T:
     """x = block(x, *shared, key of the block) for every block in turn.
 
     Args:
@@ -39,10 +39,10 @@ def through(blocks: Any, x: T, config: ModelConfig, *shared: Any, keys: jax.Arra
         shared: what all blocks receive. keys: one a block, for dropout; None: no dropout.
     """
     graphdef, stacked = nnx.split(blocks)
-    return in_turn(lambda x, layer: nnx.merge(graphdef, layer[0])(x, *shared, layer[1]), x, (stacked, keys), config)
+    return scan_layers(lambda x, layer: nnx.merge(graphdef, layer[0])(x, *shared, layer[1]), x, (stacked, keys), config)
 
 
-def in_turn(layer: Callable[[T, Any], T], x: T, each: Any, config: ModelConfig) -> T:
+def scan_layers(layer: Callable[[T, Any], T], x: T, each: Any, config: ModelConfig) -> T:
     """x = layer(x, e) for every e along the first axis of `each`, unrolled or scanned."""
     one = rematerialised(lambda x, e: residual(layer(x, e)), config)
     x = residual(x)
@@ -53,7 +53,7 @@ def in_turn(layer: Callable[[T, Any], T], x: T, each: Any, config: ModelConfig) 
     return x
 
 
-def looked_up(embedding_VxD: jax.Array, tokens_BxT: jax.Array, config: ModelConfig) -> jax.Array:
+def embed(embedding_VxD: jax.Array, tokens_BxT: jax.Array, config: ModelConfig) -> jax.Array:
     """The rows of the tokens (B, T, D), as activations."""
     return gathered(embedding_VxD)[tokens_BxT].astype(config.dtype)
 
@@ -79,7 +79,7 @@ def dropout_keys(config: ModelConfig, key: jax.Array | None) -> tuple[jax.Array 
     return keys[0], keys[1:]
 
 
-def dropped(x: jax.Array, rate: float, key: jax.Array | None, branch: int = 0) -> jax.Array:
+def dropout(x: jax.Array, rate: float, key: jax.Array | None, branch: int = 0) -> jax.Array:
     """x with a share `rate` of its entries set to zero and the others scaled up to keep the mean; key None: x itself.
 
     `branch` tells apart the uses of one key.

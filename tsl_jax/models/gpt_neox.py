@@ -14,8 +14,8 @@ from flax import nnx
 
 from tsl_jax.models.attention import causal_attention
 from tsl_jax.models.config import ModelConfig, head_dim, rotary_dim
-from tsl_jax.models.decoder import dropout_keys, dropped, looked_up, need_context, stacked_blocks, through
-from tsl_jax.models.layers import Table, branch_std, matrix, rotary_table, rotate, times
+from tsl_jax.models.decoder import apply_blocks, dropout, dropout_keys, embed, need_context, stacked_blocks
+from tsl_jax.models.layers import Table, branch_std, matmul, matrix, rotary_table, rotate
 
 
 class LayerNorm(nnx.Module):
@@ -35,7 +35,7 @@ class LayerNorm(nnx.Module):
 
 def affine(x_BxTxD: jax.Array, w_DxF: nnx.Param[jax.Array], b_F: nnx.Param[jax.Array]) -> jax.Array:
     """x W + b."""
-    return times(x_BxTxD, w_DxF) + b_F[...].astype(x_BxTxD.dtype)[None, None, :]
+    return matmul(x_BxTxD, w_DxF) + b_F[...].astype(x_BxTxD.dtype)[None, None, :]
 
 
 class Attention(nnx.Module):
@@ -88,8 +88,8 @@ class Block(nnx.Module):
         self.dropout = config.dropout
 
     def __call__(self, x_BxTxD: jax.Array, table: Table, key: jax.Array | None = None) -> jax.Array:
-        attended = dropped(self.attention(self.attention_norm(x_BxTxD), table), self.dropout, key, 0)
-        return x_BxTxD + attended + dropped(self.mlp(self.mlp_norm(x_BxTxD)), self.dropout, key, 1)
+        attended = dropout(self.attention(self.attention_norm(x_BxTxD), table), self.dropout, key, 0)
+        return x_BxTxD + attended + dropout(self.mlp(self.mlp_norm(x_BxTxD)), self.dropout, key, 1)
 
 
 class GptNeox(nnx.Module):
@@ -107,6 +107,6 @@ class GptNeox(nnx.Module):
         config, n = self.config, need_context(self.config, tokens_BxT)
         table = rotary_table(n, rotary_dim(config), config.rope_base)
         first, keys = dropout_keys(config, key)
-        x_BxTxD = dropped(looked_up(self.embedding[...], tokens_BxT, config), config.dropout, first)
-        x_BxTxD = through(self.blocks, x_BxTxD, config, table, keys=keys)
+        x_BxTxD = dropout(embed(self.embedding[...], tokens_BxT, config), config.dropout, first)
+        x_BxTxD = apply_blocks(self.blocks, x_BxTxD, config, table, keys=keys)
         return self.final_norm(x_BxTxD), None

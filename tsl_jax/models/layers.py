@@ -48,7 +48,7 @@ def branch_std(config: ModelConfig) -> float:
     return INIT_STD / (2 * config.n_layers) ** 0.5
 
 
-def times(x_BxTxD: jax.Array, matrix_DxF: nnx.Param[jax.Array]) -> jax.Array:
+def matmul(x_BxTxD: jax.Array, matrix_DxF: nnx.Param[jax.Array]) -> jax.Array:
     """The matrix product, in x's dtype.
 
     Of two axes, not three: otherwise XLA transposes the gradient of the product before it multiplies it with x, and
@@ -84,11 +84,11 @@ class Attention(nnx.Module):
     def __call__(self, x_BxTxD: jax.Array, table: Table) -> jax.Array:
         B, T, _ = x_BxTxD.shape
         H, K, h = self.n_heads, self.n_kv_heads, self.head_dim
-        q, k, v = jnp.split(times(x_BxTxD, self.qkv), [H * h, (H + K) * h], axis=-1)
+        q, k, v = jnp.split(matmul(x_BxTxD, self.qkv), [H * h, (H + K) * h], axis=-1)
         q = rotate(q.reshape(B, T, H, h), table)
         k = rotate(k.reshape(B, T, K, h), table)
         mixed_BxTxHxh = causal_attention(q, k, v.reshape(B, T, K, h), self.kind)
-        return times(mixed_BxTxHxh.reshape(B, T, H * h), self.out)
+        return matmul(mixed_BxTxHxh.reshape(B, T, H * h), self.out)
 
 
 class SwiGLU(nnx.Module):
@@ -99,5 +99,5 @@ class SwiGLU(nnx.Module):
         self.down = matrix(rngs, config.d_ff, config.d_model, std=branch_std(config))
 
     def __call__(self, x_BxTxD: jax.Array) -> jax.Array:
-        gate_BxTxF, up_BxTxF = jnp.split(times(x_BxTxD, self.gate_up), 2, axis=-1)
-        return times(jax.nn.silu(gate_BxTxF) * up_BxTxF, self.down)
+        gate_BxTxF, up_BxTxF = jnp.split(matmul(x_BxTxD, self.gate_up), 2, axis=-1)
+        return matmul(jax.nn.silu(gate_BxTxF) * up_BxTxF, self.down)

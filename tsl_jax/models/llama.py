@@ -6,7 +6,7 @@ import jax
 from flax import nnx
 
 from tsl_jax.models.config import ModelConfig, head_dim
-from tsl_jax.models.decoder import dropout_keys, dropped, looked_up, need_context, stacked_blocks, through
+from tsl_jax.models.decoder import apply_blocks, dropout, dropout_keys, embed, need_context, stacked_blocks
 from tsl_jax.models.layers import Attention, RMSNorm, SwiGLU, Table, matrix, rotary_table
 
 
@@ -22,8 +22,8 @@ class Block(nnx.Module):
 
     def __call__(self, x_BxTxD: jax.Array, table: Table, key: jax.Array | None = None) -> jax.Array:
         attended = self.attention(self.attention_norm(x_BxTxD), table)
-        x_BxTxD = x_BxTxD + dropped(attended, self.dropout, key, 0)
-        return x_BxTxD + dropped(self.mlp(self.mlp_norm(x_BxTxD)), self.dropout, key, 1)
+        x_BxTxD = x_BxTxD + dropout(attended, self.dropout, key, 0)
+        return x_BxTxD + dropout(self.mlp(self.mlp_norm(x_BxTxD)), self.dropout, key, 1)
 
 
 class Llama(nnx.Module):
@@ -44,6 +44,6 @@ class Llama(nnx.Module):
         config, n = self.config, need_context(self.config, tokens_BxT)
         table = rotary_table(n, head_dim(config), config.rope_base)
         first, keys = dropout_keys(config, key)
-        x_BxTxD = dropped(looked_up(self.embedding[...], tokens_BxT, config), config.dropout, first)
-        x_BxTxD = through(self.blocks, x_BxTxD, config, table, keys=keys)
+        x_BxTxD = dropout(embed(self.embedding[...], tokens_BxT, config), config.dropout, first)
+        x_BxTxD = apply_blocks(self.blocks, x_BxTxD, config, table, keys=keys)
         return self.final_norm(x_BxTxD), None

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tsl_jax.models.config import ModelConfig
-from tsl_jax.models.decoder import dropout_keys, dropped, looked_up, need_context, stacked_blocks, through
-from tsl_jax.models.layers import matrix, times
+from tsl_jax.models.decoder import apply_blocks, dropout, dropout_keys, embed, need_context, stacked_blocks
+from tsl_jax.models.layers import matmul, matrix
 
 State = tuple[jax.Array, jax.Array]  # h and c, each (B, D)
 
@@ -36,7 +36,7 @@ class Layer(nnx.Module):
     def __call__(self, x_BxTxD: jax.Array, key: jax.Array | None = None) -> jax.Array:
         dtype, (B, _, D) = x_BxTxD.dtype, x_BxTxD.shape
         recurrent_DxG = self.recurrent[...].astype(dtype)
-        from_input = times(x_BxTxD, self.input) + self.bias[...].astype(dtype)[None, None, :]
+        from_input = matmul(x_BxTxD, self.input) + self.bias[...].astype(dtype)[None, None, :]
 
         def step(state: State, gates_BxG: jax.Array) -> tuple[State, jax.Array]:
             h_BxD, c_BxD = state
@@ -48,7 +48,7 @@ class Layer(nnx.Module):
 
         start = (jnp.zeros((B, D), dtype), jnp.zeros((B, D), jnp.float32))
         _, h_TxBxD = jax.lax.scan(step, start, from_input.transpose(1, 0, 2))
-        return dropped(h_TxBxD.transpose(1, 0, 2), self.dropout, key)
+        return dropout(h_TxBxD.transpose(1, 0, 2), self.dropout, key)
 
 
 class Lstm(nnx.Module):
@@ -65,6 +65,6 @@ class Lstm(nnx.Module):
     def __call__(self, tokens_BxT: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, None]:
         config, _ = self.config, need_context(self.config, tokens_BxT)
         first, keys = dropout_keys(config, key)
-        x_BxTxD = looked_up(self.embedding[...], tokens_BxT, config) * config.d_model**0.5
-        x_BxTxD = through(self.blocks, dropped(x_BxTxD, config.dropout, first), config, keys=keys)
-        return times(x_BxTxD, self.projection), None
+        x_BxTxD = embed(self.embedding[...], tokens_BxT, config) * config.d_model**0.5
+        x_BxTxD = apply_blocks(self.blocks, dropout(x_BxTxD, config.dropout, first), config, keys=keys)
+        return matmul(x_BxTxD, self.projection), None

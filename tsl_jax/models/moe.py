@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tsl_jax.models.config import ModelConfig, head_dim
-from tsl_jax.models.decoder import dropout_keys, dropped, looked_up, need_context, stacked_blocks, through
+from tsl_jax.models.decoder import apply_blocks, dropout, dropout_keys, embed, need_context, stacked_blocks
 from tsl_jax.models.layers import Attention, RMSNorm, Table, branch_std, matrix, rotary_table
 
 
@@ -87,9 +87,9 @@ class Block(nnx.Module):
     ) -> tuple[jax.Array, jax.Array]:
         x_BxTxD, total = state
         attended = self.attention(self.attention_norm(x_BxTxD), table)
-        x_BxTxD = x_BxTxD + dropped(attended, self.dropout, key, 0)
+        x_BxTxD = x_BxTxD + dropout(attended, self.dropout, key, 0)
         mixed, imbalance = self.mlp(self.mlp_norm(x_BxTxD))
-        return x_BxTxD + dropped(mixed, self.dropout, key, 1), total + imbalance
+        return x_BxTxD + dropout(mixed, self.dropout, key, 1), total + imbalance
 
 
 class MixtureOfExperts(nnx.Module):
@@ -107,7 +107,7 @@ class MixtureOfExperts(nnx.Module):
         config, n = self.config, need_context(self.config, tokens_BxT)
         table = rotary_table(n, head_dim(config), config.rope_base)
         first, keys = dropout_keys(config, key)
-        x_BxTxD = dropped(looked_up(self.embedding[...], tokens_BxT, config), config.dropout, first)
+        x_BxTxD = dropout(embed(self.embedding[...], tokens_BxT, config), config.dropout, first)
         start = (x_BxTxD, jnp.zeros((), jnp.float32))
-        x_BxTxD, total = through(self.blocks, start, config, table, keys=keys)
+        x_BxTxD, total = apply_blocks(self.blocks, start, config, table, keys=keys)
         return self.final_norm(x_BxTxD), config.balance / config.n_layers * total

@@ -14,7 +14,7 @@ import jax
 from flax import nnx
 
 from tsl_jax.models.config import ModelConfig, head_dim
-from tsl_jax.models.decoder import dropout_keys, dropped, in_turn, looked_up, need_context, stacked_blocks
+from tsl_jax.models.decoder import dropout, dropout_keys, embed, need_context, scan_layers, stacked_blocks
 from tsl_jax.models.layers import RMSNorm, matrix, rotary_table
 from tsl_jax.models.llama import Block
 
@@ -35,7 +35,7 @@ class Universal(nnx.Module):
         config, n = self.config, need_context(self.config, tokens_BxT)
         table = rotary_table(n, head_dim(config), config.rope_base)
         first, keys = dropout_keys(config, key)
-        x_BxTxD = dropped(looked_up(self.embedding[...], tokens_BxT, config), config.dropout, first)
+        x_BxTxD = dropout(embed(self.embedding[...], tokens_BxT, config), config.dropout, first)
         graphdef, stacked = nnx.split(self.blocks)
         block = nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[0], stacked))
 
@@ -43,5 +43,5 @@ class Universal(nnx.Module):
             depth_D, key = layer
             return block(x + depth_D.astype(x.dtype)[None, None, :], table, key)
 
-        x_BxTxD = in_turn(one, x_BxTxD, (self.depth[...], keys), config)
+        x_BxTxD = scan_layers(one, x_BxTxD, (self.depth[...], keys), config)
         return self.final_norm(x_BxTxD), None

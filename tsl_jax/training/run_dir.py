@@ -4,8 +4,8 @@ RUN/config.yaml      what the run was told, resolved
 RUN/record.json      what it was made with and how long each stage took; "complete" once the last step is done
 RUN/metrics.jsonl    one line a step: step, tokens, loss, lr, grad_norm (and auxiliary, a loss the model adds),
                      tokens_per_second, utilisation (where the peak of the devices is known)
-RUN/weights.jsonl    one line an update of adaptive position weights, see `weight_updates`; the loss in metrics.jsonl is
-                     the mean that the weights make of positions, the surface is not weighted
+RUN/weights.jsonl    one line an update of adaptive position weights, see `position_weights.updates`; the loss in
+                     metrics.jsonl is the mean that the weights make of positions, the surface is not weighted
 RUN/tokenizer.json   RUN/surface/   RUN/checkpoints/
 """
 

@@ -26,7 +26,7 @@ from tsl_jax.training.calls import steps_per_call
 from tsl_jax.training.checkpoint import Checkpoints
 from tsl_jax.training.config import TrainConfig, batch_tokens, config_hash, run_stretches, tokens_at, total_steps
 from tsl_jax.training.optimizer import of_run, plan_of
-from tsl_jax.training.position_weights import probe, sources
+from tsl_jax.training.position_weights import gradient_noise, sources
 from tsl_jax.training.position_weights.adaptive import wants_noise
 from tsl_jax.training.position_weights.updates import Weighting
 from tsl_jax.training.step import StepFunction, TrainState, initial_state, make_step
@@ -246,7 +246,7 @@ def _begin(
 
 def _compiled(
     config: TrainConfig, model: ModelConfig, devices: Mesh | None, per_call: int
-) -> tuple[dict[tuple[int, ...], StepFunction], evaluation.Forward, probe.Noise | None, TrainState]:
+) -> tuple[dict[tuple[int, ...], StepFunction], evaluation.Forward, gradient_noise.Noise | None, TrainState]:
     """The programs of the run, compiled ahead so that their time is known, and the first state."""
     optimizer = of_run(config)
     told, T = config.position_weights, config.context
@@ -269,5 +269,5 @@ def _compiled(
         forward = evaluation.make_forward(graphdef).lower(params, batch(config.evaluation_batch)).compile()
         noise = None
         if told.adaptive and wants_noise(sources.load(told.kind, told.source)):
-            noise = probe.compiled_noise(graphdef, params, config, devices)
+            noise = gradient_noise.compiled_noise(graphdef, params, config, devices)
     return steps, forward, noise, state

@@ -32,7 +32,7 @@ class Observed:
     loss: np.ndarray  # nats, on batches that come next, smoothed over updates
     tokens: int  # trained on so far
     total_tokens: int  # of the whole run
-    noise: np.ndarray | None  # gradient noise of one sequence's loss at a position, see `probe`; None: not asked for
+    noise: np.ndarray | None  # of one sequence's gradient, see `gradient_noise`; None: not asked for
     weights: np.ndarray  # until now, mean one
 
 

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
 # Adaptive rules of the library, by name.
 RULES = {
-    "inverse_loss": "tsl_jax.weighting:inverse_loss",
-    "learnable_excess": "tsl_jax.weighting:learnable_excess",
-    "gradient_noise": "tsl_jax.weighting:gradient_noise",
+    "inverse_loss": "tsl_jax.position_weight_rules:inverse_loss",
+    "learnable_excess": "tsl_jax.position_weight_rules:learnable_excess",
+    "gradient_noise": "tsl_jax.position_weight_rules:gradient_noise",
 }
+RENAMED = {"tsl_jax.weighting": "tsl_jax.position_weight_rules"}  # modules that configurations of older runs name
 FILES = (".npy", ".csv", ".json")
 DIGITS = 16
 _FUNCTION = re.compile(r"(.*\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*")
@@ -70,6 +71,7 @@ def load(kind: str, source: str) -> Callable[[Any], Any]:
         ValueError: where there is no such function.
     """
     place, _, name = RULES.get(kind, source).rpartition(":")
+    place = RENAMED.get(place, place)
     try:
         module = _module_of_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
     except Exception as error:
@@ -105,6 +107,7 @@ def read(source: str, context: int) -> np.ndarray:
 
 def _source_file(source: str) -> Path:
     place = source.rpartition(":")[0]
+    place = RENAMED.get(place, place)
     if place.endswith(".py"):
         return Path(place)
     try:

@@ -2,7 +2,7 @@
 
 RUN/weights.jsonl    one line an update: step, tokens, weights, loss (smoothed), noise (smoothed, or null), said
 
-At an update the model is probed on the batches that come next (`probe`). What is seen is smoothed over updates,
+At an update the model is measured on the next batches (`gradient_noise`), and the measures are smoothed over updates,
 
     smoothed = KEEP * smoothed before + (1 - KEEP) * seen,    the first one as it is seen,
 
@@ -29,7 +29,7 @@ from tsl_jax.models.build import Params
 from tsl_jax.training import mesh, run_dir
 from tsl_jax.training.config import TrainConfig, phases, planned_steps, tokens_at, total_steps
 from tsl_jax.training.evaluation import Forward
-from tsl_jax.training.position_weights import adaptive, probe, sources
+from tsl_jax.training.position_weights import adaptive, gradient_noise, sources
 
 WEIGHTS = "weights.jsonl"
 KEEP = 0.5  # of what was seen before: about three looks count, and the mean age is one interval between updates
@@ -54,7 +54,7 @@ class Weighting:
         path: Path,
         batch_of: Callable[[int], np.ndarray],
         forward: Forward,
-        noise: probe.Noise | None,
+        noise: gradient_noise.Noise | None,
         devices: Mesh | None,
     ):
         """The weights before the first update; `noise` where the rule asks for it."""
@@ -103,24 +103,25 @@ class Weighting:
         """For the record: the weights of some positions at each update, and the tokens that were looked at."""
         n = len(self._lines)
         some = np.unique(np.round(np.geomspace(1, self.config.context, POSITIONS)).astype(int))
-        gradients = len(probe.bands(self.config.context)) * self._noisy() * self.config.context if self._noise else 0
+        bands = gradient_noise.bands(self.config.context)
+        gradients = len(bands) * self._noisy() * self.config.context if self._noise else 0
         return {
             "rule": str(self.config.position_weights),
             "tokens": [line["tokens"] for line in self._lines],
             "position": some.tolist(),
             "weights": [[round(line["weights"][i - 1], 5) for i in some] for line in self._lines],
             "said": [line["said"] for line in self._lines],
-            "tokens_forward": n * probe.SEQUENCES * self.config.context,
+            "tokens_forward": n * gradient_noise.SEQUENCES * self.config.context,
             "tokens_forward_and_backward": n * gradients,
         }
 
     def _seen(self, params: Params, step: int) -> tuple[np.ndarray, np.ndarray | None]:
-        tokens = probe.coming(self._batch_of, step, max(probe.SEQUENCES, self._noisy()))
+        tokens = gradient_noise.coming(self._batch_of, step, max(gradient_noise.SEQUENCES, self._noisy()))
         batch = self.config.evaluation_batch
-        loss = probe.losses(self._forward, params, tokens[: probe.SEQUENCES], batch)
+        loss = gradient_noise.losses(self._forward, params, tokens[: gradient_noise.SEQUENCES], batch)
         noise = None
         if self._noise:
-            noise = probe.noise_by_position(self._noise, params, tokens[: self._noisy()], self._devices)
+            noise = gradient_noise.noise_by_position(self._noise, params, tokens[: self._noisy()], self._devices)
         for name, values in (("loss", loss), ("gradient noise", noise)):
             if values is not None and not np.isfinite(values).all():
                 found = f"{name} at position {np.flatnonzero(~np.isfinite(values))[0] + 1} is not finite"
@@ -130,7 +131,7 @@ class Weighting:
 
     def _noisy(self) -> int:
         """Sequences that the noise is measured on."""
-        return probe.MICROBATCHES * probe.ROWS if self._noise else 0
+        return gradient_noise.MICROBATCHES * gradient_noise.ROWS if self._noise else 0
 
     def _weights(self) -> np.ndarray:
         return np.array(self._lines[-1]["weights"]) if self._lines else np.ones(self.config.context)

@@ -1,10 +1,11 @@
-"""Rules that weigh positions as a run goes, for `tsl train --position-weights NAME`: see `training.adaptive`.
+"""Adaptive rules of position weights, for `tsl train --position-weights NAME`.
 
     inverse_loss       w_i ∝ 1 / L(i)
     learnable_excess   w_i ∝ a0 / (1 + a1 i)     of the fit L(i) = a0 / (1 + a1 i) + a2
     gradient_noise     w_i ∝ 1 / tr Sigma_i      of the gradient of one sequence's loss at position i
 
-They stand above both wings: training measures, laws are fitted here.
+A rule is given what training measures (`training.position_weights.adaptive.Observed`) and may fit laws to it, which is
+why this module stands above both packages.
 """
 
 from __future__ import annotations
