@@ -13,7 +13,7 @@ loss of two of them at ten positions, to choose the model of the noise):
   5M parameters; GPT-NeoX, a mixture of experts and an LSTM of 222k; contexts of 64, 128, 256. A checkpoint is late
   from a tenth of the plan on, early before.
 * The headline is R2 by plain least squares, beside it the ceiling that noise leaves a true law
-  (`tsl_jax.fitting.noise_ceiling`), and R2 of the additive estimate. The paper reports that the law holds for every
+  (`tsl_jax.diagnostics.noise_ceiling`), and R2 of the additive estimate. The paper reports that the law holds for every
   size, checkpoint and validation set; R2 of .95 is what we hold that against. Where the ceiling itself is lower, R2
   says nothing.
 * Test of the form: chi2 in 10 bins even in log position under the stationary noise of the clusters, p from 200
@@ -50,6 +50,7 @@ import xarray as xr
 from position_law_parts import figures, measures, told
 from reproduction import Findings, Runs, Study, lm
 
+from tsl_jax.diagnostics import align_params
 from tsl_jax.fitting import Fit
 from tsl_jax.laws import HYPERBOLIC
 
@@ -150,7 +151,7 @@ def _ranges(surfaces: dict[str, xr.Dataset]) -> pd.DataFrame:
     for end, one in measures.by_range(surfaces[longest], (n // 4, n // 2, n)).items():
         beside = lm.beside(HYPERBOLIC, surfaces[longest].loss.isel(tokens=-1, position=slice(end)), "position")
         for split in map(str, one.status.split.values):
-            params = together({"last": one}).params.sel(fit="last", split=split)
+            params = align_params({"last": one}).params.sel(fit="last", split=split)
             stds = one.log_shape_stderr.sel(split=split, shape="a1")
             values = {str(name): float(params.sel(param=name)) for name in params.param.values}
             fit = {"r2": float(one.r2.sel(split=split)), "log_a1_stderr": float(stds)}

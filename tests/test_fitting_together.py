@@ -10,7 +10,7 @@ import xarray as xr
 import tsl_jax as tsl
 from tsl_jax.curve_tables import fit_table
 from tsl_jax.curve_tables.job import write
-from tsl_jax.diagnostics import bootstrap, effective_context, effective_context_resampled, together
+from tsl_jax.diagnostics import align_params, bootstrap, effective_context, effective_context_resampled
 from tsl_jax.fitting import fit
 from tsl_jax.laws import HYPERBOLIC, KAPLAN_ND, POSITION_POWER
 
@@ -49,7 +49,7 @@ def test_every_curve_of_a_long_table_has_its_own_range(tmp_path):
 
 
 def test_fits_over_one_range_are_joined_even_where_a_checkpoint_is_missing():
-    found = together({"a": fitted(count=3), "b": fitted(count=2, a1=0.1)}, dim="run")
+    found = align_params({"a": fitted(count=3), "b": fitted(count=2, a1=0.1)}, dim="run")
     assert found.params.sizes == {"run": 2, "tokens": 3, "param": 3}
     assert found.attrs["range"] == "position 1..64"
     assert np.isnan(found.params.sel(run="b", tokens=3)).all()
@@ -66,12 +66,12 @@ def test_fits_over_one_range_are_joined_even_where_a_checkpoint_is_missing():
 )
 def test_what_is_not_comparable_is_refused_with_both_named(other, words):
     with pytest.raises(ValueError, match=words):
-        together({"a": fitted(), "b": other})
+        align_params({"a": fitted(), "b": other})
 
 
 def test_nothing_to_join_is_refused():
     with pytest.raises(ValueError, match="one fit or more"):
-        together({})
+        align_params({})
 
 
 def test_i90_is_where_nine_tenths_of_the_gap_are_closed():

@@ -109,9 +109,7 @@ def _range(table: pd.DataFrame) -> Claim:
     parts = []
     for split, part in table.groupby("split", sort=False):
         parts.append(f"{split} a1 {' / '.join(f'{a1:.3g}' for a1 in part.a1)} over {' / '.join(part.positions)}")
-    why = (
-        "Fits over different ranges are refused by tsl_jax.diagnostics.together; a2 is not a loss at infinite context."
-    )
+    why = "Fits over different ranges are refused by diagnostics.align_params; a2 is not a loss at infinite context."
     steps = [np.diff(np.log(part.a1.values)) for _, part in table.groupby("split", sort=False)]
     down = all((step < 0).all() for step in steps)
     verdict = "undecided" if not down else "differs"

@@ -16,11 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from jax import Array
 
 from tsl_jax.diagnostics.bootstrapping import Bootstrap
-from tsl_jax.fitting.covariance import log_shape_variance
+from tsl_jax.fitting.covariance import jacobian
 from tsl_jax.fitting.result import Fit, as_covariates
 from tsl_jax.fitting.status import Status
+from tsl_jax.fitting.varpro import orthonormal
+from tsl_jax.laws import Covariates, Law
 
 CLOSED = 0.9  # of the gap
 
@@ -86,5 +89,14 @@ def _variance(fit: Fit, covariance: xr.DataArray) -> np.ndarray:
     with jax.enable_x64(True):
         x = jnp.asarray(as_covariates(fit.x))
         q = jnp.concatenate([jnp.log(jnp.asarray(solved[:, :1])), jnp.asarray(solved[:, 1:])], axis=-1)
-        found = jax.vmap(lambda q, s: log_shape_variance(fit.law, q, x, s))(q, jnp.asarray(noise))
+        found = jax.vmap(lambda q, s: _log_shape_variance(fit.law, q, x, s))(q, jnp.asarray(noise))
     return np.asarray(found).reshape(fit.status.shape)
+
+
+def _log_shape_variance(law: Law, q: Array, x: Covariates, noise: Array) -> Array:
+    """Variance of the first log shape of a plain least squares fit at q, under noise of covariance (point, point)."""
+    columns = jacobian(law, q, x)
+    size = jnp.sqrt(jnp.sum(columns**2, axis=0))
+    frame, r = orthonormal(columns / size)
+    row = jax.scipy.linalg.solve_triangular(r, frame.T)[0] / size[0]
+    return row @ noise @ row

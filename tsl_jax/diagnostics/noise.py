@@ -19,7 +19,16 @@ hopeless. Hence `compare.reference`, which simulates what is left.
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import xarray as xr
+from jax import Array
+
+from tsl_jax.fitting.covariance import jacobian
+from tsl_jax.fitting.result import Fit, as_covariates
+from tsl_jax.fitting.varpro import orthonormal
+from tsl_jax.laws import Covariates, Law
 
 BINS = 10
 
@@ -63,3 +72,31 @@ def log_bins(x: np.ndarray, bins: int = BINS) -> np.ndarray:
     place = np.clip(np.searchsorted(edges, x * (1 + 1e-12), side="right") - 1, 0, bins - 1)
     members = place == np.unique(place)[:, None]
     return members / members.sum(axis=1, keepdims=True)
+
+
+def noise_ceiling(fit: Fit, y: xr.DataArray, covariance: xr.DataArray) -> xr.DataArray:
+    """The R2 that each fit would reach if its law were exactly true: 1 - tr((I - H) Sigma) / SST.
+
+    Sigma is the covariance of the data's noise, H the projection on the law's tangent space at the fit: noise that
+    the fit follows is not missed. The expectation of SSE under a true law is tr((I - H) Sigma), not tr(Sigma).
+
+    Args:
+        fit: a fit of y over one dimension, unweighted. y: the data it was made from.
+        covariance: (..., point, point_) of y's noise, from clusters.
+    """
+    (over,) = fit.over
+    noise = covariance.transpose(*fit.status.dims, ...).values.reshape(-1, *covariance.shape[-2:])
+    solved = fit.raw_params.values.reshape(len(noise), -1)
+    with jax.enable_x64(True):
+        x = jax.tree.map(jnp.asarray, as_covariates(fit.x))
+        shapes = len(fit.law.shapes)
+        q = jnp.concatenate([jnp.log(jnp.asarray(solved[:, :shapes])), jnp.asarray(solved[:, shapes:])], axis=-1)
+        missed = np.asarray(jax.vmap(lambda q, s: _missed(fit.law, q, x, s))(q, jnp.asarray(noise)))
+    total = ((y - y.mean(over)) ** 2).sum(over).transpose(*fit.status.dims)
+    return 1 - fit.sse.copy(data=missed.reshape(fit.sse.shape)) / total.where(total > 0)
+
+
+def _missed(law: Law, q: Array, x: Covariates, noise: Array) -> Array:
+    """tr((I - H) Sigma)."""
+    frame, _ = orthonormal(jacobian(law, q, x))
+    return jnp.trace(noise) - jnp.sum(frame * (noise @ frame))

@@ -17,7 +17,7 @@ import xarray as xr
 from tsl_jax.fitting.result import Fit
 
 
-def together(fits: Mapping[str, Fit], dim: str = "fit") -> xr.Dataset:
+def align_params(fits: Mapping[str, Fit], dim: str = "fit") -> xr.Dataset:
     """Parameters of several fits of one law over one range, joined along a new dimension.
 
     Args:
@@ -31,7 +31,7 @@ def together(fits: Mapping[str, Fit], dim: str = "fit") -> xr.Dataset:
         ValueError: for fits of different laws, dimensions or ranges, naming two that differ; for none at all.
     """
     if not fits:
-        raise ValueError("together: expected one fit or more, found none")
+        raise ValueError("align_params: expected one fit or more, found none")
     (first, model), *rest = fits.items()
     for name, fit in rest:
         _alike(first, model, name, fit)
@@ -48,12 +48,16 @@ def together(fits: Mapping[str, Fit], dim: str = "fit") -> xr.Dataset:
 
 def _alike(first: str, model: Fit, name: str, fit: Fit) -> None:
     if fit.law.name != model.law.name:
-        raise ValueError(f"together: {first} is a fit of {model.law.name}, {name} of {fit.law.name}; compare one law")
+        raise ValueError(
+            f"align_params: {first} is a fit of {model.law.name}, {name} of {fit.law.name}; compare one law"
+        )
     if fit.over != model.over:
-        raise ValueError(f"together: {first} was fitted over {model.over}, {name} over {fit.over}; compare one axis")
+        raise ValueError(
+            f"align_params: {first} was fitted over {model.over}, {name} over {fit.over}; compare one axis"
+        )
     here, there = fit.range, model.range
     if here.keys() != there.keys() or any(not np.allclose(here[key], there[key], rtol=1e-9) for key in here):
         raise ValueError(
-            f"together: {first} was fitted over {model.range_in_words()}, {name} over {fit.range_in_words()}: their "
-            "parameters are not comparable; fit both over the same range"
+            f"align_params: {first} was fitted over {model.range_in_words()}, {name} over {fit.range_in_words()}: "
+            "their parameters are not comparable; fit both over the same range"
         )

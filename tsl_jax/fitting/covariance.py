@@ -1,4 +1,4 @@
-"""Errors of fitted parameters, and how well a fit could do at all.
+"""Errors of fitted parameters.
 
 With J the Jacobian of the weighted curve in q = (log shapes, coefficients), n points of positive weight and p =
 len(q):
@@ -14,10 +14,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import xarray as xr
 from jax import Array
 
-from tsl_jax.fitting.result import Fit, as_covariates
 from tsl_jax.fitting.varpro import grid_sse, orthonormal, projected_sse, solve, without_constants
 from tsl_jax.laws import Covariates, Law
 
@@ -25,7 +23,7 @@ PROFILE = 1024  # points over the range of a shape: .02 apart
 BISECTIONS = 40  # of the gap between two of them
 
 
-def _jacobian(law: Law, q: Array, x: Covariates) -> Array:
+def jacobian(law: Law, q: Array, x: Covariates) -> Array:
     """d curve / d q, (point, p)."""
     shapes = len(law.shapes)
     return jax.jacfwd(lambda q: law.evaluate(jnp.exp(q[:shapes]), q[shapes:], x))(q)
@@ -39,7 +37,7 @@ def to_params(law: Law, q: Array) -> Array:
 
 def unscaled_cov(law: Law, q: Array, x: Covariates, root_weight: Array) -> Array:
     """(J^T J)^-1 of the weighted curve in q, (p, p); infinite or NaN where the data do not identify a parameter."""
-    columns = root_weight[:, None] * _jacobian(law, q, x)
+    columns = root_weight[:, None] * jacobian(law, q, x)
     size = jnp.sqrt(jnp.sum(columns**2, axis=0))  # columns of very different size: scale first
     _, r = orthonormal(columns / size)
     inverse = jax.scipy.linalg.solve_triangular(r, jnp.eye(len(law.raw_params), dtype=q.dtype)) / size[:, None]
@@ -61,43 +59,6 @@ def params_with_covariance(law: Law, q: Array, cov: Array) -> tuple[Array, Array
     values = jax.vmap(partial(to_params, law), -1, -1)(q)
     g = jax.vmap(jax.jacfwd(partial(to_params, law)), -1, -1)(q)
     return values, jnp.einsum("ikc,klc,jlc->ijc", g, cov, g, precision="highest")
-
-
-def noise_ceiling(fit: Fit, y: xr.DataArray, covariance: xr.DataArray) -> xr.DataArray:
-    """The R2 that each fit would reach if its law were exactly true: 1 - tr((I - H) Sigma) / SST.
-
-    Sigma is the covariance of the data's noise, H the projection on the law's tangent space at the fit: noise that
-    the fit follows is not missed. The expectation of SSE under a true law is tr((I - H) Sigma), not tr(Sigma).
-
-    Args:
-        fit: a fit of y over one dimension, unweighted. y: the data it was made from.
-        covariance: (..., point, point_) of y's noise, from clusters.
-    """
-    (over,) = fit.over
-    noise = covariance.transpose(*fit.status.dims, ...).values.reshape(-1, *covariance.shape[-2:])
-    solved = fit.raw_params.values.reshape(len(noise), -1)
-    with jax.enable_x64(True):
-        x = jax.tree.map(jnp.asarray, as_covariates(fit.x))
-        shapes = len(fit.law.shapes)
-        q = jnp.concatenate([jnp.log(jnp.asarray(solved[:, :shapes])), jnp.asarray(solved[:, shapes:])], axis=-1)
-        missed = np.asarray(jax.vmap(lambda q, s: _missed(fit.law, q, x, s))(q, jnp.asarray(noise)))
-    total = ((y - y.mean(over)) ** 2).sum(over).transpose(*fit.status.dims)
-    return 1 - fit.sse.copy(data=missed.reshape(fit.sse.shape)) / total.where(total > 0)
-
-
-def _missed(law: Law, q: Array, x: Covariates, noise: Array) -> Array:
-    """tr((I - H) Sigma)."""
-    frame, _ = orthonormal(_jacobian(law, q, x))
-    return jnp.trace(noise) - jnp.sum(frame * (noise @ frame))
-
-
-def log_shape_variance(law: Law, q: Array, x: Covariates, noise: Array) -> Array:
-    """Variance of the first log shape of a plain least squares fit at q, under noise of covariance (point, point)."""
-    columns = _jacobian(law, q, x)
-    size = jnp.sqrt(jnp.sum(columns**2, axis=0))
-    frame, r = orthonormal(columns / size)
-    row = jax.scipy.linalg.solve_triangular(r, frame.T)[0] / size[0]
-    return row @ noise @ row
 
 
 def profile_interval(law: Law, y: np.ndarray, x: Covariates, weights: np.ndarray | None = None, level: float = 0.9):

@@ -30,7 +30,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRows:
     """A run of a table: its name and its rows, numbered from 0."""
 
     table: Table
@@ -65,10 +65,10 @@ def surface_of(table: Table, name: str, rows: np.ndarray, allow_missing: bool, a
         rows = rows[~np.isnan(table.loss[rows]).all(axis=1)]
         if not len(rows):
             raise ValueError(f"table: {table.file}: run {name} has no loss at all; leave its rows out")
-    run = Run(table, name, rows)
+    run = RunRows(table, name, rows)
     _check_numbers(run)
     _check_losses(run, allow_missing)
-    run = Run(table, name, rows[np.lexsort((run.position, run.values("tokens")))])
+    run = RunRows(table, name, rows[np.lexsort((run.position, run.values("tokens")))])
     tokens, position = np.unique(run.values("tokens")), np.unique(run.position)
     _check_grid(run, len(tokens), len(position))
     loss = table.loss[run.rows].reshape(len(tokens), len(position), -1).transpose(2, 0, 1)
@@ -80,7 +80,7 @@ def surface_of(table: Table, name: str, rows: np.ndarray, allow_missing: bool, a
     return from_losses(loss, **labels, allow_missing=allow_missing, run=name, **attrs).assign_coords(coordinates)
 
 
-def _check_numbers(run: Run) -> None:
+def _check_numbers(run: RunRows) -> None:
     """Every number but the losses is there, finite, not negative, and whole where it counts something."""
     for role in run.table.columns:
         values, least = run.values(role), int(role == "position")
@@ -99,7 +99,7 @@ def _check_numbers(run: Run) -> None:
             )
 
 
-def _check_losses(run: Run, allow_missing: bool) -> None:
+def _check_losses(run: RunRows, allow_missing: bool) -> None:
     for split, values in zip(run.table.splits, run.table.loss[run.rows].T, strict=True):
 
         def found(k: int, split: str = split, values: np.ndarray = values) -> str:
@@ -111,7 +111,7 @@ def _check_losses(run: Run, allow_missing: bool) -> None:
             run.refuse(np.isnan(values), found, mend)
 
 
-def _check_grid(run: Run, checkpoints: int, positions: int) -> None:
+def _check_grid(run: RunRows, checkpoints: int, positions: int) -> None:
     """No checkpoint comes twice, and each has every position. The rows are sorted."""
     tokens, position = run.values("tokens"), run.position
     twice = np.concatenate([[False], (np.diff(tokens) == 0) & (np.diff(position) == 0)])
@@ -128,7 +128,7 @@ def _check_grid(run: Run, checkpoints: int, positions: int) -> None:
         raise ValueError(f"table: {run.table.file}, run {run.name}: {few}; {mend}")
 
 
-def _shared(run: Run, role: str, groups: int) -> np.ndarray:
+def _shared(run: RunRows, role: str, groups: int) -> np.ndarray:
     """What the rows of each of so many groups of equal size agree on, (group,)."""
     values = run.values(role)
     expected = np.repeat(values[:: len(values) // groups], len(values) // groups)
