@@ -338,7 +338,7 @@ def figures(runs: Runs, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
         curve = tl.mean_curve(one, surface, learned) if one.name in ("power", "power_pure") else None
         mean |= {} if curve is None else {one.name: curve[0].values}
     known = fits["position"]
-    good = known.status.isin([int(one) for one in position_route.USABLE]).isel(split=0)
+    good = known.usable.isel(split=0)
     laws = xr.concat([fits[name].predict(at) for name in tl.PARTS], pd.Index(tl.PARTS, name="param"))
     lines = {name: (at, values, None, None) for name, values in mean.items()}
     path = known.params.isel(split=0), known.stderr.isel(split=0), good

@@ -147,7 +147,7 @@ def test_the_certified_digits_are_reached(fits, name, start):
     assert digits(found.stderr, problem.stderr) >= rest
     assert digits(found.sse, problem.sse) >= rest
     assert digits(found.sd, problem.sd) >= rest
-    assert found.settled
+    assert found.converged
     np.testing.assert_allclose(np.sqrt(np.diag(found.covariance)), found.stderr)
 
 
@@ -157,13 +157,13 @@ def test_at_least_two_first_dampings_find_each_optimum(fits):
 
 
 def test_a_start_in_another_valley_does_not_pass():
-    """The checks can fail: twice the periods lead to another optimum, settled, agreed upon, and wrong."""
+    """The checks can fail: twice the periods lead to another optimum, converged, agreed upon, and wrong."""
     problem = certified("ENSO")
     with jax.enable_x64(True):
         periods = np.array([1, 1, 1, 2, 1, 1, 2, 1, 1])
         data = jnp.asarray(problem.x), jnp.asarray(problem.y)
         found = from_each_start(enso, jnp.asarray(problem.starts * periods), *data)
-    assert bool(found.settled[0])
+    assert bool(found.converged[0])
     assert int(found.agree[0]) == 3
     assert float(found.sse[0]) > 1.01 * problem.sse
     assert digits(np.asarray(found.params[0]), problem.params) < 1
@@ -176,14 +176,14 @@ def test_steps_into_the_forbidden_are_refused():
         y = jnp.log(0.02 + 0.5 * x)
         found = from_each_start(lambda b, x: jnp.log(b[0] + b[1] * x), jnp.array([[30.0, 1.0]]), x, y)
     np.testing.assert_allclose(found.params, [[0.02, 0.5]], rtol=1e-9)
-    assert found.settled.all()
+    assert found.converged.all()
 
 
-def test_a_residual_that_is_nowhere_finite_is_not_settled():
+def test_a_residual_that_is_nowhere_finite_does_not_converge():
     with jax.enable_x64(True):
         x = jnp.arange(1.0, 6)
         found = from_each_start(lambda b, x: jnp.log(-x * b[0] ** 2), jnp.ones((1, 1)), x, x)
-    assert not found.settled.any()
+    assert not found.converged.any()
     assert np.isnan(found.stderr).all()
 
 
@@ -214,7 +214,7 @@ def test_a_law_reports_how_many_starts_agree():
             x = jnp.asarray(i)
             solve = partial(levenberg_marquardt.solve, law, jnp.log(law.bounds(x)), x, jnp.ones(32))
             found = jax.jit(solve, compiler_options=QUICK)(jnp.asarray(y))
-        assert found.settled.all()
+        assert found.converged.all()
         agreement[law.name] = found.n_agreeing_starts.tolist()
     assert agreement["hyperbolic"] == [laws.HYPERBOLIC.starts] * 2
     assert all(1 <= count < WAVE.starts for count in agreement["wave"])

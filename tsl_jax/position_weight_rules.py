@@ -13,11 +13,9 @@ from __future__ import annotations
 import numpy as np
 
 from tsl_jax.fitting.fit_law import fit
-from tsl_jax.fitting.status import Status
+from tsl_jax.fitting.status import USABLE, Status
 from tsl_jax.laws import HYPERBOLIC
 from tsl_jax.training.position_weights.adaptive import Observed, uses_noise
-
-USABLE = (Status.CONVERGED, Status.WEAKLY_IDENTIFIED)
 
 
 def inverse_loss(observed: Observed) -> np.ndarray:

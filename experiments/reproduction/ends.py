@@ -9,7 +9,6 @@ import numpy as np
 import xarray as xr
 
 import tsl_jax as tsl
-from tsl_jax.fitting import Status
 
 
 def parameter_path(own: Mapping[str, xr.Dataset], split: str = "id") -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
@@ -20,7 +19,7 @@ def parameter_path(own: Mapping[str, xr.Dataset], split: str = "id") -> tuple[xr
     """
     fits = [tsl.fit(tsl.laws.HYPERBOLIC, one.loss.sel(split=split), over="position") for one in own.values()]
     params = xr.concat([one.params for one in fits], "seed")
-    good = [one.status.isin([Status.CONVERGED, Status.WEAKLY_IDENTIFIED]) for one in fits]
+    good = [one.usable for one in fits]
     return params.mean("seed"), params.std("seed", ddof=1) / np.sqrt(len(fits)), xr.concat(good, "seed").all("seed")
 
 

@@ -116,8 +116,7 @@ def position_surface(method: Any, learned: xr.Dataset, tokens: np.ndarray, solve
 
 def described_splits(learned: xr.Dataset) -> xr.Dataset:
     """The splits with enough usable position fits for temporal laws; the loss of others falls with no context."""
-    status = tsl.fit(tsl.laws.HYPERBOLIC, learned.loss, over="position").status
-    count = status.isin([int(one) for one in position_route.USABLE]).sum("tokens")
+    count = tsl.fit(tsl.laws.HYPERBOLIC, learned.loss, over="position").usable.sum("tokens")
     return learned.isel(split=np.flatnonzero(count.values >= position_route.FEWEST))
 
 
@@ -142,7 +141,7 @@ def lm_by_position(method: Any, learned: xr.Dataset) -> pd.DataFrame:
     if not learned.sizes["split"]:
         return pd.DataFrame(np.nan, index=[*PARTS, "together"], columns=["r2", *lm.COLUMNS])
     fits = position_route.described(learned, plan, "temporal" if method == "temporal_joint" else method)
-    usable = fits["position"].status.isin([int(s) for s in position_route.USABLE])
+    usable = fits["position"].usable
     rows = {}
     for name in PARTS:
         values = fits["position"].params.sel(param=name, drop=True).where(usable.all("split"), drop=True)

@@ -20,7 +20,7 @@ from tsl_jax.curve_tables.matrix import Matrix
 from tsl_jax.curve_tables.shards import Shard, Source
 from tsl_jax.fitting.fit_law import errors_and_r2, fit_rows
 from tsl_jax.fitting.result import Fit
-from tsl_jax.fitting.solver import Curves
+from tsl_jax.fitting.solver import CurveFits
 from tsl_jax.fitting.status import Status
 from tsl_jax.laws import Law
 
@@ -112,7 +112,7 @@ class Work:
         return found, unfit
 
 
-def values(law: Law, found: Curves | Fit, stderr: Any, r2: Any, ends: Sequence[Any]) -> dict[str, np.ndarray]:
+def values(law: Law, found: CurveFits | Fit, stderr: Any, r2: Any, ends: Sequence[Any]) -> dict[str, np.ndarray]:
     """The columns of a fit, bare or labelled, after `curve`, in the order of the table; each (curve,).
 
     Args:

@@ -15,7 +15,6 @@ import numpy as np
 
 from tsl_jax.fitting.fit_law import fit
 from tsl_jax.fitting.result import Fit
-from tsl_jax.fitting.status import Status
 from tsl_jax.laws import Law
 
 
@@ -69,5 +68,4 @@ def bootstrap(
     with np.errstate(invalid="ignore", divide="ignore"):
         curves = total / number
     found = fit(law, curves, x=x, weights=None if (number > 0).all() else number > 0, dtype=dtype)
-    usable = np.isin(found.status.values, (Status.CONVERGED, Status.WEAKLY_IDENTIFIED))
-    return Bootstrap(found.params.values, usable, found)
+    return Bootstrap(found.params.values, found.usable.values, found)

@@ -21,7 +21,6 @@ from jax import Array
 from tsl_jax.diagnostics.bootstrapping import Bootstrap
 from tsl_jax.fitting.covariance import jacobian
 from tsl_jax.fitting.result import Fit, as_covariates
-from tsl_jax.fitting.status import Status
 from tsl_jax.fitting.varpro import orthonormal
 from tsl_jax.laws import Covariates, Law
 
@@ -51,7 +50,7 @@ def effective_context(
     from scipy.stats import norm, t
 
     _hyperbolic(fit)
-    log_a1 = np.log(fit.params.sel(param="a1", drop=True).where(_interior(fit)))
+    log_a1 = np.log(fit.params.sel(param="a1", drop=True).where(fit.usable))
     error = fit.log_shape_stderr.sel(shape="a1", drop=True)
     if covariance is not None:
         error = error.copy(data=np.sqrt(_variance(fit, covariance)))
@@ -71,10 +70,6 @@ def effective_context_resampled(found: Bootstrap, level: float = 0.9) -> tuple[n
     _hyperbolic(found.fit)
     low, high = found.interval(level)
     return CLOSED / (1 - CLOSED) / high[..., 1], CLOSED / (1 - CLOSED) / low[..., 1]
-
-
-def _interior(fit: Fit) -> xr.DataArray:
-    return (fit.status == Status.CONVERGED) | (fit.status == Status.WEAKLY_IDENTIFIED)
 
 
 def _hyperbolic(fit: Fit) -> None:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tsl_jax.fitting.solver import Curves, Plan, solve_curves
+from tsl_jax.fitting.solver import CurveFits, PreparedFit, solve_curves
 
 ROWS_GENERAL = 8  # curves that the general solvers take at once; each repeats until the slowest is done
 ROWS = 256  # curves in one product of the compressed solver: 1 MB at 1,024 points stays in the cache
@@ -28,7 +28,7 @@ GROUP = 8  # products in one call, unless there are few curves
 ALIGNED = 64  # bytes: XLA reads such memory where it lies
 
 
-def run(plan: Plan, y: np.ndarray, weights: np.ndarray | None) -> Curves:
+def run(plan: PreparedFit, y: np.ndarray, weights: np.ndarray | None) -> CurveFits:
     """Fit y (curve, point), whose points may be fewer than the plan's (which then have weight zero): numpy arrays.
 
     Args:
@@ -70,7 +70,7 @@ def run(plan: Plan, y: np.ndarray, weights: np.ndarray | None) -> Curves:
     else:
         x64 = jnp.asarray(0.0).dtype == np.float64
         list(_pool().map(lambda start: _in_mode(x64, one, start), rest))
-    return Curves(*out)
+    return CurveFits(*out)
 
 
 _compiled: set[Any] = set()  # programs that are: nothing breaks if this is wrong
@@ -94,7 +94,7 @@ def _in_mode(x64: bool, call: Any, argument: Any) -> None:
         call(argument)
 
 
-def _shape(plan: Plan, curves: int, own: bool) -> tuple[int, int]:
+def _shape(plan: PreparedFit, curves: int, own: bool) -> tuple[int, int]:
     """Products in a call, and curves in each; the latter depend on the plan alone, so that results do not."""
     if plan.solver != "compressed" or own:
         rows = ROWS_GENERAL
@@ -107,7 +107,7 @@ def _shape(plan: Plan, curves: int, own: bool) -> tuple[int, int]:
 class _Worker:
     """A buffer of a fixed shape, and the device that reads it."""
 
-    def __init__(self, plan: Plan, shape: tuple[int, int], own: bool, device: Any):
+    def __init__(self, plan: PreparedFit, shape: tuple[int, int], own: bool, device: Any):
         points = len(plan.weights)
         self.device = device
         self.plan = plan if device == jax.local_devices()[0] else jax.device_put(plan, device)
@@ -150,7 +150,7 @@ def _aligned(shape: tuple[int, int], dtype: Any) -> np.ndarray:
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
-def _whole(plan: Plan, y: jax.Array, weights: jax.Array | None = None) -> Curves:
+def _whole(plan: PreparedFit, y: jax.Array, weights: jax.Array | None = None) -> CurveFits:
     """Every product of a group in turn: y (product, curve, point)."""
     if weights is not None:
         return jax.lax.map(lambda pair: solve_curves(plan, *pair), (y, weights))

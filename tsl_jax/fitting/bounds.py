@@ -17,12 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tsl_jax.fitting.solver import Curves
+from tsl_jax.fitting.solver import CurveFits
 from tsl_jax.fitting.status import Status
 from tsl_jax.laws import Covariates, Law
 
 Limits = Mapping[str, tuple[float | None, float | None]]
-Solver = Callable[[Law, np.ndarray, np.ndarray], Curves]  # law, data, which curves -> fits of these
+Solver = Callable[[Law, np.ndarray, np.ndarray], CurveFits]  # law, data, which curves -> fits of these
 SLACK = 8  # roundings of a limit other than zero, in the dtype of the fits, that still count as within it
 
 
@@ -51,21 +51,21 @@ def check(law: Law, limits: Limits) -> dict[str, tuple[float, float]]:
 
 def fit(
     law: Law, limits: dict[str, tuple[float, float]], x: Covariates, y: np.ndarray, weights: np.ndarray, solve: Solver
-) -> Curves:
+) -> CurveFits:
     """Fit every curve of y (curve, point) with the coefficients of `limits` within theirs.
 
     Args:
         weights: (point,) or (curve, point). solve: as named above.
 
     Returns:
-        `Curves`, with covariance zero for a coefficient at its limit (`active` tells which).
+        `CurveFits`, with covariance zero for a coefficient at its limit (`active` tells which).
     """
     every = np.arange(len(y))
     best = solve(law, y, every)
     outside = np.flatnonzero(~_feasible(law, limits, best) & np.isfinite(best.sse))
     if not len(outside):
         return best
-    parts = Curves(*(np.array(part) for part in best))
+    parts = CurveFits(*(np.array(part) for part in best))
     height = np.full(len(outside), np.inf)
     for at in _active_sets(limits):
         reduced, offset = _reduced(law, tuple(at)), _offset(law, at, x)
@@ -83,7 +83,7 @@ def fit(
     return parts
 
 
-def active(law: Law, limits: dict[str, tuple[float, float]], curves: Curves) -> np.ndarray:
+def active(law: Law, limits: dict[str, tuple[float, float]], curves: CurveFits) -> np.ndarray:
     """(curve, coef) int8: -1 at the lower limit, 1 at the upper, 0 free."""
     state = np.zeros((len(curves.sse), len(law.coefs)), np.int8)
     for k, name in enumerate(law.coefs):
@@ -93,7 +93,7 @@ def active(law: Law, limits: dict[str, tuple[float, float]], curves: Curves) -> 
     return state
 
 
-def _feasible(law: Law, limits: dict[str, tuple[float, float]], curves: Curves) -> np.ndarray:
+def _feasible(law: Law, limits: dict[str, tuple[float, float]], curves: CurveFits) -> np.ndarray:
     good = np.ones(len(curves.sse), bool)
     for name, (low, high) in limits.items():
         value = curves.raw_params[:, law.raw_params.index(name)]
@@ -128,14 +128,14 @@ def _reduced(law: Law, without: tuple[str, ...]) -> Law:
     )
 
 
-def _nothing_free(law: Law, x: Covariates, left: np.ndarray, weights: np.ndarray) -> Curves:
+def _nothing_free(law: Law, x: Covariates, left: np.ndarray, weights: np.ndarray) -> CurveFits:
     """The fits of a law all of whose coefficients are given: any shape will do, so the middle of its range."""
     n, p = left.shape[0], len(law.shapes)
     shape = np.tile(np.exp(np.log(np.asarray(law.bounds(x))).mean(axis=1)), (n, 1))
     sse = np.sum(weights * np.where(weights > 0, left, 0) ** 2, axis=1)
     unknown = np.full((n, p, p), np.nan)
     status = np.full(n, int(Status.WEAKLY_IDENTIFIED), np.int8)
-    return Curves(shape, shape, unknown, np.full((n, p), np.inf), sse, sse, status, np.full(n, -1, np.int8))
+    return CurveFits(shape, shape, unknown, np.full((n, p), np.inf), sse, sse, status, np.full(n, -1, np.int8))
 
 
 def _offset(law: Law, at: dict[str, float], x: Covariates) -> np.ndarray | float:
@@ -156,7 +156,7 @@ def _offset(law: Law, at: dict[str, float], x: Covariates) -> np.ndarray | float
     return total
 
 
-def _whole(law: Law, at: dict[str, float], found: Curves) -> Curves:
+def _whole(law: Law, at: dict[str, float], found: CurveFits) -> CurveFits:
     """The fits of a reduced law as those of the whole one."""
     reduced = [k for k, name in enumerate(law.raw_params) if name not in at]
     n, p = len(found.sse), len(law.raw_params)

@@ -17,7 +17,7 @@ import xarray as xr
 from tsl_jax.fitting import batching, bounds, robust
 from tsl_jax.fitting.problem import Problem, read
 from tsl_jax.fitting.result import Fit, evaluate
-from tsl_jax.fitting.solver import Curves, prepare
+from tsl_jax.fitting.solver import CurveFits, prepare
 from tsl_jax.fitting.status import Status
 from tsl_jax.laws import Law
 
@@ -80,15 +80,15 @@ def _solved(
     bound: Any = None,
     loss: str = "squares",
     delta: float | None = None,
-) -> Curves:
+) -> CurveFits:
     """The fits, by way of limits and robust losses where these are asked for; `options` go to `prepare`."""
     own = problem.weights if problem.weights.ndim == 2 else None
 
-    def solve(law: Law, y: np.ndarray, own: np.ndarray | None) -> Curves:
+    def solve(law: Law, y: np.ndarray, own: np.ndarray | None) -> CurveFits:
         shared = problem.weights if own is None else None
         return batching.run(prepare(law, problem.x, shared, points=problem.points, **options), y, own)
 
-    def limited(y: np.ndarray, own: np.ndarray | None) -> Curves:
+    def limited(y: np.ndarray, own: np.ndarray | None) -> CurveFits:
         if not bound:
             return solve(law, y, own)
         return bounds.fit(
@@ -120,14 +120,14 @@ def _extended(weights: np.ndarray, points: int) -> np.ndarray:
 
 def fit_rows(
     law: Law, y: np.ndarray, x: Any, weights: Any = None, method: str = "auto", dtype: str | None = None
-) -> Curves:
+) -> CurveFits:
     """`fit` of bare y (curve, point) by squares, without labels: for callers with many batches."""
     with jax.enable_x64(dtype != "float32"):
         options = {"method": method, "dtype": dtype or "float64"}
         return _solved(law, read(law, y, None, x, weights), options)
 
 
-def errors_and_r2(curves: Curves) -> tuple[np.ndarray, np.ndarray]:
+def errors_and_r2(curves: CurveFits) -> tuple[np.ndarray, np.ndarray]:
     """Standard errors (curve, param) and R2 (curve,)."""
     with np.errstate(invalid="ignore", divide="ignore"):
         stderr = np.sqrt(np.diagonal(curves.covariance, axis1=-2, axis2=-1))
@@ -135,7 +135,7 @@ def errors_and_r2(curves: Curves) -> tuple[np.ndarray, np.ndarray]:
     return stderr, np.where(curves.status == Status.FLAT, np.nan, r2)  # flat: no variance to explain
 
 
-def _label(law: Law, problem: Problem, curves: Curves, active: np.ndarray) -> Fit:
+def _label(law: Law, problem: Problem, curves: CurveFits, active: np.ndarray) -> Fit:
     """The result with the names of the dimensions that were not fitted."""
     outer = problem.outer
 
@@ -144,6 +144,12 @@ def _label(law: Law, problem: Problem, curves: Curves, active: np.ndarray) -> Fi
         coordinates = {**outer.coords, **{dim: list(names) for dim, names in extra.items()}}
         return xr.DataArray(np.asarray(values).reshape(shape), coordinates, (*outer.dims, *extra))
 
+    weights, used = None, problem.weights[..., : problem.y.shape[1]]  # without padding
+    if np.any(used != used[..., :1]):
+        point = problem.over[0] if len(problem.over) == 1 else "point"
+        own = used.ndim == 2
+        shape, dims = ((*outer.shape, used.shape[1]), (*outer.dims, point)) if own else (used.shape, (point,))
+        weights = xr.DataArray(used.reshape(shape), outer.coords if own else None, dims)
     stderr, r2 = errors_and_r2(curves)
     names = {"param": law.params}
     return Fit(
@@ -160,4 +166,5 @@ def _label(law: Law, problem: Problem, curves: Curves, active: np.ndarray) -> Fi
         active=array(active, {"coef": law.coefs}),
         over=problem.over,
         x=problem.given,
+        weights=weights,
     )

@@ -46,7 +46,7 @@ class LeastSquares(NamedTuple):
     sse: Array  # |residual|^2
     sd: Array  # residual standard deviation, sqrt(sse/(n - p))
     agree: Array  # how many of the DAMPINGS ended at this SSE
-    settled: Array  # bool: a Gauss-Newton step would change nothing that matters
+    converged: Array  # bool: a Gauss-Newton step would change nothing that matters
 
 
 def least_squares(residual: Residual, start: Array, *, scale: Array | None = None) -> LeastSquares:
@@ -59,7 +59,7 @@ def least_squares(residual: Residual, start: Array, *, scale: Array | None = Non
         start: where to begin. scale: sizes the parameters may have, default |start|, and one where that is zero.
 
     Returns:
-        `LeastSquares`. Singular problems have infinite or NaN errors and are not settled.
+        `LeastSquares`. Singular problems have infinite or NaN errors and are not converged.
     """
     scale = jnp.where(start == 0, 1, jnp.abs(start)) if scale is None else jnp.asarray(scale, start.dtype)
     dampings = jnp.asarray(DAMPINGS, start.dtype)
@@ -201,11 +201,11 @@ def _polished(residual: Residual, start: Array, agree: Array) -> LeastSquares:
     free = jax.eval_shape(residual, b).size - count
     sd = jnp.sqrt(sse / (free if free > 0 else jnp.nan))
     covariance = inverse @ inverse.T * sd**2
-    settled = jnp.isfinite(sse) & ((offset <= 1e-6) | jnp.all(jnp.abs(step) <= 1e-9 * jnp.abs(b)))
-    return LeastSquares(b, jnp.sqrt(jnp.diagonal(covariance)), covariance, sse, sd, agree, settled)
+    converged = jnp.isfinite(sse) & ((offset <= 1e-6) | jnp.all(jnp.abs(step) <= 1e-9 * jnp.abs(b)))
+    return LeastSquares(b, jnp.sqrt(jnp.diagonal(covariance)), covariance, sse, sd, agree, converged)
 
 
-def spread(count: int, dimensions: int) -> Array:
+def quasi_random(count: int, dimensions: int) -> Array:
     """Points (count, dimensions) that fill the unit cube evenly: multiples of inverse powers of the R_d constant."""
     ratio = 2.0
     for _ in range(60):  # the root of g^(d+1) = g + 1
@@ -217,7 +217,7 @@ def spread(count: int, dimensions: int) -> Array:
 def solve(law: Law, log_bounds: Array, x: Covariates, root_weight: Array, targets: Array) -> Solution:
     """Fit any law to every curve; arguments as in `varpro.solve`, with log_bounds (shape, 2)."""
     middle, half = log_bounds.mean(axis=1), (log_bounds[:, 1] - log_bounds[:, 0]) / 2
-    probes = jnp.arcsin(2 * spread(PROBES * len(law.shapes), len(law.shapes)) - 1).astype(targets.dtype)
+    probes = jnp.arcsin(2 * quasi_random(PROBES * len(law.shapes), len(law.shapes)) - 1).astype(targets.dtype)
     unit = jnp.ones(len(law.shapes), targets.dtype)  # an angle: the box is pi wide
     tiny = jnp.finfo(targets.dtype).tiny
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from tsl_jax.fitting.status import Status
+from tsl_jax.fitting.status import USABLE, Status
 from tsl_jax.laws import Covariates, Law
 
 
@@ -31,6 +31,7 @@ class Fit:
         n_agreeing_starts: DataArray (...) of int8: starts that ended at the best SSE; -1 for global searches.
         active: DataArray (..., coef) of int8: -1 or 1 where a coefficient is at its lower or upper limit, else 0.
         over: the dimensions that were fitted; x: where, as the law's covariates; range: from where to where.
+        weights: DataArray (point,), or (..., point) where curves have their own; None where all of them are equal.
     """
 
     law: Law
@@ -46,6 +47,7 @@ class Fit:
     active: xr.DataArray
     over: tuple[str, ...]
     x: Any
+    weights: xr.DataArray | None
 
     @property
     def range(self) -> dict[str, tuple[float, float]]:
@@ -66,6 +68,11 @@ class Fit:
     def converged(self) -> xr.DataArray:
         """True where the optimum is interior and the shape identified."""
         return self.status == Status.CONVERGED
+
+    @property
+    def usable(self) -> xr.DataArray:
+        """True where the curve is known: converged, or weakly identified (whose parameters are not)."""
+        return self.status.isin([int(status) for status in USABLE])
 
     def message(self) -> xr.DataArray:
         """The status of each curve in words."""

@@ -23,24 +23,24 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tsl_jax.fitting.solver import Curves
-from tsl_jax.fitting.status import UNUSABLE, WEAK, Status
+from tsl_jax.fitting.solver import CurveFits
+from tsl_jax.fitting.status import UNSOLVED, USABLE, WEAK, Status
 
 LOSSES = ("squares", "huber", "log", "log_huber")
 EFFICIENT = 1.345 * 1.4826  # times the median absolute residual: 95 % efficiency under normal noise
 STEPS = 500
-SETTLED = {"float64": 1e-9, "float32": 1e-6}  # relative change of the objective, by the dtype of the fits
+CONVERGED_CHANGE = {"float64": 1e-9, "float32": 1e-6}  # relative change of the objective, by the dtype of the fits
 ACCURATE = {"float64": 1e-8, "float32": 1e-6}  # of the data: smaller residuals may be the solver's own
 BARELY_POSITIVE = 0.01  # of the data: what stands for a fit below zero, whose logarithm would be NaN
 
-Solver = Callable[[np.ndarray, np.ndarray | None], Curves]  # data, own weights -> fits
-Predictor = Callable[[Curves], np.ndarray]  # the fitted curves
+Solver = Callable[[np.ndarray, np.ndarray | None], CurveFits]  # data, own weights -> fits
+Predictor = Callable[[CurveFits], np.ndarray]  # the fitted curves
 
 
 @np.errstate(all="ignore")  # a bad curve gets a status, not a warning
 def fit(
     loss: str, delta: float | None, y: np.ndarray, weights: np.ndarray, solve: Solver, predict: Predictor
-) -> Curves:
+) -> CurveFits:
     """Fit every curve of y (curve, point) under a loss of `LOSSES`.
 
     Args:
@@ -62,7 +62,7 @@ def fit(
         curve, point = np.argwhere(bad)[0]
         found = f"y = {y[curve, point]} at curve {curve}, point {point}"
         raise ValueError(f"fit: loss={loss!r} needs positive data, found {found}; give it weight zero or drop it")
-    curves = Curves(*(np.array(part) for part in solve(y, own)))
+    curves = CurveFits(*(np.array(part) for part in solve(y, own)))
     kind = curves.raw_params.dtype.name
     curve = _loggable(predict(curves), y) if on_logs else predict(curves)
     left = _residuals(y, curve, on_logs)
@@ -73,11 +73,11 @@ def fit(
     moving = np.full(len(y), True)
     for _ in range(STEPS):
         now = np.sum(np.where(observed, weights * _rho(left, edge), 0), axis=1)
-        moving &= np.abs(height - now) > SETTLED[kind] * now + noise
+        moving &= np.abs(height - now) > CONVERGED_CHANGE[kind] * now + noise
         if not moving.any():
             break
         height = now
-        # A curve that has settled stays as it is, however long its neighbours take.
+        # A curve that has converged stays as it is, however long its neighbours take.
         if on_logs:
             share = np.minimum(1, edge / np.maximum(np.abs(left), np.finfo(float).tiny))
             target = np.where(observed, curve * (1 + left), y)
@@ -118,14 +118,14 @@ def _edge(left: np.ndarray, observed: np.ndarray, delta: float | None, rounding:
 
 
 def _finished(
-    curves: Curves,
+    curves: CurveFits,
     y: np.ndarray,
     weights: np.ndarray,
     curve: np.ndarray,
     edge: np.ndarray,
     on_logs: bool,
     moving: np.ndarray,
-) -> Curves:
+) -> CurveFits:
     """SSE and SST of the data themselves, errors of the loss, and a status for what did not settle."""
     observed = weights > 0
     left = _residuals(y, curve, on_logs)
@@ -142,9 +142,9 @@ def _finished(
     log_error = curves.log_error * np.sqrt(ratio)[:, None]
     sse = np.where(observed, weights * (y - curve) ** 2, 0).sum(axis=1)
     sst = np.where(observed, weights * (data - mean) ** 2, 0).sum(axis=1)
-    keep = np.isin(curves.status, UNUSABLE)
+    keep = np.isin(curves.status, UNSOLVED)
     known = np.where((log_error <= WEAK).all(axis=1), Status.CONVERGED, Status.WEAKLY_IDENTIFIED)
-    interior = np.isin(curves.status, (Status.CONVERGED, Status.WEAKLY_IDENTIFIED))
+    interior = np.isin(curves.status, USABLE)
     status = np.where(interior, known, curves.status)
     status = np.where(moving & ~keep & np.isfinite(sse), Status.MAX_ITERATIONS, status)
     return curves._replace(

@@ -23,13 +23,13 @@ from jax import Array
 
 from tsl_jax.fitting import lowrank_basis, lowrank_search, varpro
 from tsl_jax.fitting.covariance import params_with_covariance, to_params, unscaled_cov
-from tsl_jax.fitting.status import EDGE, UNUSABLE, judge
+from tsl_jax.fitting.status import EDGE, UNSOLVED, judge
 from tsl_jax.laws import Covariates, Law
 
 METHODS = ("auto", "varpro", "lm")
 
 
-class Curves(NamedTuple):
+class CurveFits(NamedTuple):
     """What is known of each curve after a fit, jax or numpy arrays that all have the curve first."""
 
     params: Any  # (curve, param) in published order
@@ -48,7 +48,7 @@ class Curves(NamedTuple):
     meta_fields=("law", "solver", "absolute_sigma"),
 )
 @dataclass(frozen=True)
-class Plan:
+class PreparedFit:
     """All that a fit needs beside the data: a pytree, made by `prepare`."""
 
     law: Law
@@ -69,7 +69,7 @@ def prepare(
     method: str = "auto",
     dtype: str = "float64",
     absolute_sigma: bool = False,
-) -> Plan:
+) -> PreparedFit:
     """Read what all curves share.
 
     Args:
@@ -91,7 +91,7 @@ def prepare(
         tables = lowrank_basis.prepare(law, x, shared, bounds, dtype)
     array = partial(jnp.asarray, dtype=dtype)
     solver = "compressed" if tables is not None else solver
-    return Plan(law, solver, absolute_sigma, array(bounds), jax.tree.map(array, x), array(shared), tables)
+    return PreparedFit(law, solver, absolute_sigma, array(bounds), jax.tree.map(array, x), array(shared), tables)
 
 
 def _solver(law: Law, method: str) -> str:
@@ -128,7 +128,7 @@ def _range(law: Law, x: Covariates) -> tuple[Array, Array]:
     return bounds, jnp.all(jnp.isfinite(middle))
 
 
-def solve_curves(plan: Plan, y: Array, weights: Array | None = None) -> Curves:
+def solve_curves(plan: PreparedFit, y: Array, weights: Array | None = None) -> CurveFits:
     """Fit every curve of y (curve, point); pure.
 
     Args:
@@ -138,13 +138,13 @@ def solve_curves(plan: Plan, y: Array, weights: Array | None = None) -> Curves:
 
 
 @jax.custom_jvp
-def _solve(plan: Plan, y: Array, weights: Array) -> Curves:
+def _solve(plan: PreparedFit, y: Array, weights: Array) -> CurveFits:
     if plan.solver == "compressed" and weights.ndim == 1:
         return _compressed(plan, y)
     return _general(plan, y, weights)
 
 
-def _compressed(plan: Plan, y: Array) -> Curves:
+def _compressed(plan: PreparedFit, y: Array) -> CurveFits:
     law = plan.law
     found = lowrank_search.solve(law, plan.tables, y)
     count = jnp.sum(plan.weights > 0)
@@ -161,7 +161,7 @@ def _compressed(plan: Plan, y: Array) -> Curves:
         sst=found.sst,
         line=found.line,
         finite=found.finite,
-        settled=found.finite,
+        converged=found.finite,
     )
     q = jnp.concatenate([found.log_shape[None], found.coef])
     params, covariance = params_with_covariance(law, q, found.spread * scale)
@@ -170,7 +170,7 @@ def _compressed(plan: Plan, y: Array) -> Curves:
     return _known(params, solved, covariance, log_error, found.sse, found.sst, status, agreeing)
 
 
-def _general(plan: Plan, y: Array, weights: Array) -> Curves:
+def _general(plan: PreparedFit, y: Array, weights: Array) -> CurveFits:
     law, x = plan.law, plan.x
     observed = weights > 0
     finite = jnp.all(~observed | jnp.isfinite(y), axis=-1)
@@ -198,7 +198,7 @@ def _general(plan: Plan, y: Array, weights: Array) -> Curves:
         sst=sst,
         line=_line_is_as_good(x, y, weights, found.sse),
         finite=finite,
-        settled=found.settled,
+        converged=found.converged,
     )
     params, covariance = params_with_covariance(law, q.T, spread * scale)
     solved = jnp.concatenate([jnp.exp(found.log_shape), found.coef], axis=-1).T
@@ -214,15 +214,15 @@ def _known(
     sst: Array,
     status: Array,
     n_agreeing_starts: Array,
-) -> Curves:
+) -> CurveFits:
     """The curve first, and NaN for what an unusable curve has."""
-    unusable = (status == UNUSABLE[0]) | (status == UNUSABLE[1])
+    unusable = (status == UNSOLVED[0]) | (status == UNSOLVED[1])
 
     def first(a: Array) -> Array:
         return jnp.moveaxis(jnp.where(unusable, jnp.nan, a), -1, 0)
 
     parts = (first(params), first(raw_params), first(covariance), first(log_error), first(sse), first(sst))
-    return Curves(*parts, status, n_agreeing_starts)
+    return CurveFits(*parts, status, n_agreeing_starts)
 
 
 def _search(solver: str) -> Any:
@@ -252,7 +252,9 @@ def _line_is_as_good(x: Covariates, y: Array, weights: Array, sse: Array) -> Arr
 
 
 @_solve.defjvp
-def _implicit(primals: tuple[Plan, Array, Array], tangents: tuple[Any, Array, Any]) -> tuple[Curves, Curves]:
+def _implicit(
+    primals: tuple[PreparedFit, Array, Array], tangents: tuple[Any, Array, Any]
+) -> tuple[CurveFits, CurveFits]:
     plan, y, weights = primals
     found, moved = _solve(plan, y, weights), tangents[1]
     law, n_shapes = plan.law, len(plan.law.shapes)

@@ -54,7 +54,8 @@ _SENTENCES = {
     Status.NON_FINITE: "NaN or infinity in the data: give these points weight zero, or mend them",
     Status.MAX_ITERATIONS: "the solver stopped at its limit of iterations: scale the data, or choose another method",
 }
-UNUSABLE = (Status.NON_FINITE, Status.TOO_FEW_POINTS)  # nothing that was solved means anything
+USABLE = (Status.CONVERGED, Status.WEAKLY_IDENTIFIED)  # the curve is known, if not always the parameters
+UNSOLVED = (Status.NON_FINITE, Status.TOO_FEW_POINTS)  # no number of the fit means anything
 
 
 def judge(
@@ -69,7 +70,7 @@ def judge(
     sst: Array,
     line: Array,
     finite: Array,
-    settled: Array,
+    converged: Array,
 ) -> Array:
     """The status of each curve, int8.
 
@@ -77,7 +78,7 @@ def judge(
         log_bounds: (shape, 2). The curve is the last axis of all that follow.
         log_shape: (shape, curve). coef: (coef, curve). log_error: (shape, curve), standard errors of the log shapes.
         count: points of positive weight. size: weighted sum of squares of y. sst: about the weighted mean.
-        line: a straight line fits as well. finite: the data are. settled: the solver's stopping rule was met.
+        line: a straight line fits as well. finite: the data are. converged: the solver's stopping rule was met.
     """
     width = log_bounds[:, 1:] - log_bounds[:, :1]
     at_low = jnp.any(log_shape <= log_bounds[:, :1] + EDGE * width, axis=0)
@@ -93,7 +94,7 @@ def judge(
         Status.STRAIGHT_LINE: (at_low | at_high) & line,
         Status.LOWER_BOUND: at_low,
         Status.UPPER_BOUND: at_high,
-        Status.MAX_ITERATIONS: ~settled | ~jnp.all(jnp.isfinite(coef), axis=0),
+        Status.MAX_ITERATIONS: ~converged | ~jnp.all(jnp.isfinite(coef), axis=0),
         Status.WEAKLY_IDENTIFIED: ~jnp.all(log_error <= WEAK, axis=0),
     }
     # From the best to the worst, so that the worst has the last word.

@@ -30,7 +30,7 @@ class Solution(NamedTuple):
     log_shape: Array  # (curve, shape)
     coef: Array  # (curve, coef)
     sse: Array  # (curve,) weighted sum of squared residuals
-    settled: Array  # (curve,) bool: the solver's own stopping rule was met
+    converged: Array  # (curve,) bool: the solver's own stopping rule was met
     n_agreeing_starts: Array  # (curve,) int8: starts that ended at the best SSE; -1 for a search without starts
 
 

@@ -26,7 +26,7 @@ from tsl_jax.forecasting import extrapolation, lr_history, priors
 from tsl_jax.forecasting.baselines import BELOW_ZERO, mean_loss
 from tsl_jax.forecasting.extrapolation import Continued, Run
 from tsl_jax.forecasting.intervals import of_population, quantiles
-from tsl_jax.forecasting.position_route import FEWEST, USABLE, anchor
+from tsl_jax.forecasting.position_route import FEWEST, anchor
 from tsl_jax.forecasting.result import Forecast
 from tsl_jax.forecasting.stacking import stacked
 from tsl_jax.laws import Law, Schedule
@@ -127,7 +127,7 @@ def as_run(past: xr.Dataset, y: np.ndarray, plan: Schedule | None, noise: np.nda
 def _parameters(past: xr.Dataset, plan: Schedule | None) -> dict[str, Run]:
     """The curves of a0, log a1 and a2; NaN at checkpoints whose position fit says nothing."""
     found = fit(laws.HYPERBOLIC, past.loss, over="position")
-    good = found.status.isin([int(status) for status in USABLE]).values & (found.params.sel(param="a1").values > 0)
+    good = found.usable.values & (found.params.sel(param="a1").values > 0)
     values = {name: np.where(good, found.params.sel(param=name).values, np.nan) for name in PARAMETERS}
     error = {name: found.stderr.sel(param=name).values for name in PARAMETERS}
     error["a1"], values["a1"] = error["a1"] / values["a1"], np.log(values["a1"])

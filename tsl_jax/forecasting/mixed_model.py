@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtri
 
-from tsl_jax.fitting.levenberg_marquardt import spread
+from tsl_jax.fitting.levenberg_marquardt import quasi_random
 from tsl_jax.laws import Law
 
 KAPPA = 0.5  # a law is wrong by more while the loss is high: the correlated residual shrinks with the clock
@@ -171,7 +171,7 @@ def _student(count: int, dimensions: int, attempt: int) -> tuple[np.ndarray, np.
     """Student numbers (count, dimensions), evenly spread and others at each attempt; and their log density."""
     random = np.random.default_rng(attempt)
     with jax.enable_x64(True):
-        even = np.asarray(spread(count, dimensions))
+        even = np.asarray(quasi_random(count, dimensions))
         shifted = ((even + random.random(dimensions)) % 1).clip(1e-6, 1 - 1e-6)
         normal = np.asarray(ndtri(jnp.asarray(shifted)))
     z = normal * np.sqrt(FREEDOM / random.chisquare(FREEDOM, (count, 1)))

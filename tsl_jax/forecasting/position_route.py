@@ -35,7 +35,6 @@ from tsl_jax.laws import Law, Schedule
 METHODS = ("temporal", "temporal_joint", "paper")
 SEPARATE = {"a0": laws.LOG, "a1": laws.RECIPROCAL, "a2": laws.RECIPROCAL}
 # A position fit in one of these states says something about a0, a1 and a2; at a bound it does not.
-USABLE = (Status.CONVERGED, Status.WEAKLY_IDENTIFIED)
 FEWEST = 4  # checkpoints: one more than a temporal law has parameters
 FEWEST_BEYOND = 3  # of them beyond N_sep, before the cosine piece is believed
 BEYOND_REASON = 10  # times the highest loss seen: no number is given
@@ -69,7 +68,7 @@ def by_position(
     if unable:
         return _nothing(name, cutoff, learned, at, dict.fromkeys(splits, unable))
     position_fit = fit(laws.HYPERBOLIC, learned.loss, over="position")
-    usable = position_fit.status.isin([int(s) for s in USABLE])
+    usable = position_fit.usable
     few = _too_few(usable)
     able = [split for split in splits if split not in few]
     if not able:
@@ -202,7 +201,7 @@ def described(
     if unable:
         raise ValueError(f"temporal: {unable}")
     position_fit = fit(laws.HYPERBOLIC, learned.loss, over="position")
-    usable = position_fit.status.isin([int(s) for s in USABLE])
+    usable = position_fit.usable
     for split, why in _too_few(usable).items():
         raise ValueError(f"temporal: {split} has {why}")
     forms = dict(SEPARATE)

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from tsl_jax.fitting import Fit, Status
+from tsl_jax.fitting import Fit
 from tsl_jax.reporting.inputs import BacktestLike, ForecastLike, quantiles_of
 from tsl_jax.reporting.plots.over_tokens import parameter_paths, prediction, r2_against_ceiling
 from tsl_jax.reporting.plots.surfaces import position_curves, residual_map
@@ -17,7 +17,6 @@ from tsl_jax.reporting.standing import percent
 from tsl_jax.reporting.words import MAIN, label
 
 METHODS = (MAIN, "paper", "power")  # forecasts that are drawn; without the paper's, which needs a cosine, its route
-USABLE = (Status.CONVERGED, Status.WEAKLY_IDENTIFIED)
 
 
 def figures_of(
@@ -41,9 +40,8 @@ def figures_of(
 
 
 def _paths(fit: Fit) -> dict[str, Any]:
-    usable = fit.status.isin([int(one) for one in USABLE])
     return {
-        str(split): tuple(one.sel(split=split) for one in (fit.params, fit.stderr, usable))
+        str(split): tuple(one.sel(split=split) for one in (fit.params, fit.stderr, fit.usable))
         for split in fit.status.split.values
     }
 
