@@ -40,7 +40,9 @@ def dense_losses(run: Path) -> np.ndarray:
     model = from_dict(ModelConfig, known["model"])
     graphdef, params = build(model, config.seed)
     like = initial_state(params, of_run(config))
-    checkpoints = Checkpoints(run / run_dir.CHECKPOINTS, keep=config.keep, model_hash=provenance.model_hash(model))
+    checkpoints = Checkpoints(
+        run / run_dir.CHECKPOINTS, keep=config.keep, model_hash=provenance.model_hash(known["model"])
+    )
     state = checkpoints.read(checkpoints.steps()[-1], like)
     checkpoints.close()
     corpus = corpora.load(config.data, lambda *_: None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import pytest
 from training_material import at, in_other_order, interrupt_me, small_run, write_words
 
 from tsl_jax import surface
-from tsl_jax.data import corpora
-from tsl_jax.training import holes, provenance, run_dir
+from tsl_jax.data import corpora, preparation
+from tsl_jax.models.config import ModelConfig
+from tsl_jax.training import holes, provenance, run_dir, setup
 from tsl_jax.training.config import TrainConfig
 from tsl_jax.training.loop import train
 
@@ -55,6 +57,35 @@ def set_environment(monkeypatch: pytest.MonkeyPatch, **facts: Any) -> dict[str, 
     now = {**provenance.environment(), **facts}
     monkeypatch.setattr(provenance, "environment", lambda: now)
     return now
+
+
+def test_a_run_begun_by_an_earlier_version_continues_under_the_hashes_it_has(
+    config: TrainConfig, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Models had fewer entries then, and hashes other digits: in the record, the surface and the checkpoints."""
+    later = ("experts", "remat", "dropout")
+
+    def earlier_entries(model: ModelConfig) -> dict[str, Any]:
+        return {name: value for name, value in asdict(model).items() if name not in later}
+
+    out = tmp_path / "run"
+    monkeypatch.setattr(setup, "config_hash", lambda config: "0123456789ab")
+    monkeypatch.setattr(setup, "asdict", earlier_entries)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, out, progress=at("train", 16, interrupt_me))
+    monkeypatch.undo()
+    train(config, out, resume=True)
+    record, loaded = run_dir.read_record(out), surface.load_surface(out)
+    assert record["config_hash"] == loaded.attrs["config_hash"] == "0123456789ab"
+    assert not set(later) & record["model"].keys()
+    np.testing.assert_array_equal(loaded.loss_sum, surface.load_surface(whole).loss_sum)
+
+
+def test_a_run_whose_model_resolves_otherwise_now_is_refused(config: TrainConfig, out: Path) -> None:
+    record = run_dir.read_record(out)
+    run_dir.write_record(out, {**record, "model": {**record["model"], "rope_base": 500.0}})
+    with pytest.raises(ValueError, match=r"was begun with ModelConfig\(.*rope_base=500.0.*found ModelConfig"):
+        train(config, out, resume=True)
 
 
 def test_a_lost_checkpoint_of_a_run_that_continues_is_named(config: TrainConfig, out: Path) -> None:
@@ -102,9 +133,9 @@ def test_an_evaluation_that_the_run_makes_when_it_goes_on_is_not_lost(
 def test_other_versions_that_make_the_same_tokens_continue_the_run(
     config: TrainConfig, out: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for room in (corpora, prepare):
-        monkeypatch.setattr(room, "python_version", lambda: "3.99.0")
-        monkeypatch.setattr(room, "version", lambda name: "0.99.0")
+    for module in (corpora, preparation):
+        monkeypatch.setattr(module, "python_version", lambda: "3.99.0")
+        monkeypatch.setattr(module, "version", lambda name: "0.99.0")
     before = run_dir.read_record(out)["corpus"]
     versions = {**provenance.versions(), "python": "3.99.0", "tokenizers": "0.99.0"}
     set_environment(monkeypatch, versions=versions)
@@ -122,8 +153,8 @@ def test_text_that_has_changed_is_refused_and_what_differs_is_named(
     with in_other_order(text / "tale"):
         with pytest.raises(ValueError, match=rf"{found} \(checksums differ\); restore it"):
             train(config, out, resume=True)
-        for room in (corpora, prepare):
-            monkeypatch.setattr(room, "version", lambda name: "0.99.0")
+        for module in (corpora, preparation):
+            monkeypatch.setattr(module, "version", lambda name: "0.99.0")
         with pytest.raises(ValueError, match=rf"{found} \(checksums differ; prepared with tokenizers .*, now 0\.99\.0"):
             train(config, out, resume=True)
 

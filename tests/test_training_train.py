@@ -46,8 +46,8 @@ def _whole(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def final_state(config: TrainConfig, out: Path) -> TrainState:
     """Parameters and optimizer state of a run's newest checkpoint."""
-    model = resolve(ModelConfig(**run_dir.read_record(out)["model"]))
-    _, params = build(model, 0)
+    model = run_dir.read_record(out)["model"]
+    _, params = build(resolve(ModelConfig(**model)), 0)
     lr_plan = plan(config.optimizer, STEPS, batch_tokens(config))
     state = initial_state(params, adamw(config.optimizer, lr_plan, batch_tokens(config)))
     checkpoints = checkpoint.Checkpoints(out / run_dir.CHECKPOINTS, keep=2, model_hash=model_hash(model))

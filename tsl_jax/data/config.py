@@ -16,8 +16,7 @@ import math
 import os
 import re
 import warnings
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from tsl_jax.data import hub
 from tsl_jax.data.installed import catalogue
@@ -44,11 +43,6 @@ class DataConfig:
     max_bytes: int = 1 << 30  # text of a domain beyond this is left out, with a warning; pretokenise larger text
     token_type: str = "uint16"  # of pretokenised .bin files: uint16 or uint32
     end_token: int = -1  # token between documents in pretokenised text; -1: not known
-
-
-def described(config: DataConfig) -> dict[str, Any]:
-    """What a record says of the text, and what names a run: entries younger than the first runs where they are used."""
-    return {name: value for name, value in asdict(config).items() if name not in ("corpus", "packages") or value}
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ that an architecture does not have stay 0.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from tsl_jax.models.presets import shape
 
@@ -57,17 +56,6 @@ _CHOICES = {
     "attention": ("auto", "chunks", "fused"),
     "remat": ("auto", "none", "dots", "full"),
     "experts": ("auto", "dense", "ragged"),
-}
-# Entries that the first runs did not have, with the values that mean what those runs did.
-_YOUNGER: dict[str, tuple[Any, ...]] = {
-    "architecture": ("", "llama"),
-    "n_experts": (0,),
-    "experts_per_token": (0,),
-    "balance": (0.01,),
-    "rotary_share": (0.25,),
-    "dropout": (0.0,),
-    "experts": ("auto",),
-    "remat": ("auto",),
 }
 
 
@@ -154,11 +142,6 @@ def _check_experts(config: ModelConfig) -> None:
     if chosen == 1 and n > 1:
         found = f"found experts_per_token 1 of {n}, whose share is always 1; give 2"
         raise ValueError(f"models: the router learns by how a token's experts share, {found}")
-
-
-def described(config: ModelConfig) -> dict[str, Any]:
-    """The entries for records and hashes: younger ones only where they change something, so that old names stay."""
-    return {name: value for name, value in asdict(config).items() if value not in _YOUNGER.get(name, ())}
 
 
 def head_dim(config: ModelConfig) -> int:

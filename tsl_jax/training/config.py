@@ -9,15 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from decimal import Decimal
 from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from tsl_jax.data import config as data_config
 from tsl_jax.data.config import DataConfig, EvalConfig
-from tsl_jax.models import config as model_config
 from tsl_jax.models.config import ModelConfig
 from tsl_jax.training.interventions import Stretch, step_near, steps_of, stretches, tokens_after
 from tsl_jax.training.position_weights.weights import PositionWeights
@@ -25,10 +23,9 @@ from tsl_jax.training.position_weights.weights import PositionWeights
 T = TypeVar("T")
 _SCIENTIFIC = re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+")
 
-# These may differ between a run and its continuation: they change no number in it, but by rounding.
-HARMLESS = ("keep", "mesh", "steps_per_call")
-YOUNGER = ("mesh", "steps_per_call", "accumulate")  # the first runs had none of these; their hashes leave out a 1
-YOUNGER_OF_OPTIMIZER = {"decay_form": "linear", "cycles": 2}  # nor these; left out are these values
+# How a run is executed, not what it computes: these may differ between a run and its continuation, as they change its
+# numbers by rounding at most. They are no part of the hash.
+EXECUTION_FIELDS = ("keep", "mesh", "steps_per_call")
 
 
 @dataclass(frozen=True)
@@ -196,15 +193,11 @@ def _frozen(value: Any) -> Any:
 
 
 def config_hash(config: TrainConfig) -> str:
-    """Twelve hexadecimal digits that name the run; entries in HARMLESS do not count."""
-    values = to_dict(replace(config, **dict.fromkeys(HARMLESS, 1)))
-    values = {name: value for name, value in values.items() if name not in YOUNGER or value != 1}
-    values["position_weights"] = config.position_weights.identity()
-    if not config.position_weights.adaptive:
-        del values["weight_updates"]
-    if not config.changes:
-        del values["changes"]
-    told = values["optimizer"].items()
-    values["optimizer"] = {name: value for name, value in told if YOUNGER_OF_OPTIMIZER.get(name) != value}
-    values |= {"model": model_config.described(config.model), "data": data_config.described(config.data)}
+    """Twelve hexadecimal digits that name the run: all entries but EXECUTION_FIELDS.
+
+    A later version with more entries gives other digits. Compare two runs by their configurations, as config.yaml or a
+    manifest has them, hashed now; never by a hash that was written down.
+    """
+    values = {name: value for name, value in to_dict(config).items() if name not in EXECUTION_FIELDS}
+    values["position_weights"] = config.position_weights.identity()  # the content of a file, wherever it lies
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

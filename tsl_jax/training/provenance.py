@@ -12,19 +12,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tsl_jax.models.config import ModelConfig, described
-
 PACKAGES = ("tsl_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
 FLAGS = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION", "LIBTPU_INIT_ARGS")
 # The bits of a run depend on these; the other facts are for the reader.
 DECISIVE = ("versions", "cores", "machine", "device", "devices", "mesh", "flags")
-HOW_IT_RUNS = (
-    "preset",
-    "layers",
-    "attention",
-    "experts",
-    "remat",
-)  # entries of a model that leave its function as it is
+# Entries of a model that leave its function as it is: a name for its sizes, and how it is executed.
+NOT_THE_FUNCTION = ("preset", "layers", "attention", "experts", "remat")
 
 
 def versions() -> dict[str, str]:
@@ -90,9 +83,14 @@ def git_commit() -> str | None:
     return f"{commit}-dirty" if commit and changed else commit
 
 
-def model_hash(config: ModelConfig) -> str:
-    """Twelve hexadecimal digits that name a resolved model: what decides about its parameters and its function."""
-    facts = {name: value for name, value in described(config).items() if name not in HOW_IT_RUNS}
+def model_hash(model: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that name a resolved model, which checkpoints carry.
+
+    Args:
+        model: "model" of record.json, so that the digits stay those of the run's first checkpoint when a later version
+            gives models more entries.
+    """
+    facts = {name: value for name, value in model.items() if name not in NOT_THE_FUNCTION}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -16,7 +16,7 @@ from tsl_jax import surface
 from tsl_jax.data import corpora, windows
 from tsl_jax.data.config import DataConfig, EvalConfig
 from tsl_jax.models.build import build
-from tsl_jax.models.config import ModelConfig
+from tsl_jax.models.config import ModelConfig, resolve
 from tsl_jax.training import evaluation, mesh, provenance, run_dir
 from tsl_jax.training import text_identity as run_text
 from tsl_jax.training.checkpoint import Checkpoints
@@ -54,8 +54,9 @@ def reevaluate(
     config = replace(config, mesh=devices or config.mesh)
     _need_own_folder(run, out)
     mesh.shape(config, len(jax.local_devices()))
-    model = from_dict(ModelConfig, known["model"])
-    checkpoints = Checkpoints(run / run_dir.CHECKPOINTS, keep=config.keep, model_hash=provenance.model_hash(model))
+    model = resolve(from_dict(ModelConfig, known["model"]))
+    model_hash = provenance.model_hash(known["model"])
+    checkpoints = Checkpoints(run / run_dir.CHECKPOINTS, keep=config.keep, model_hash=model_hash)
     try:
         if not checkpoints.steps():
             raise ValueError(f"training: {run} has no checkpoint yet; wait for its first evaluation")

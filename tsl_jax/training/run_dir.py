@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tsl_jax.atomic_write import write_atomically
-from tsl_jax.training.config import HARMLESS, TrainConfig, config_hash, from_dict, to_dict
+from tsl_jax.training.config import EXECUTION_FIELDS, TrainConfig, config_hash, from_dict, to_dict
 
 CONFIG, RECORD, METRICS, TOKENIZER = "config.yaml", "record.json", "metrics.jsonl", "tokenizer.json"
 SURFACE, CHECKPOINTS = "surface", "checkpoints"
@@ -68,7 +68,7 @@ def make(run: Path) -> bool:
 
 def _differences(config: TrainConfig, known: TrainConfig) -> str:
     """The entries that differ, with both values."""
-    asked, there = (_flat(to_dict(replace(one, **dict.fromkeys(HARMLESS, 1)))) for one in (config, known))
+    asked, there = (_flat(to_dict(replace(one, **dict.fromkeys(EXECUTION_FIELDS, 1)))) for one in (config, known))
     return ", ".join(
         f"{name} {asked[name]!r}, there {there.get(name)!r}" for name in asked if asked[name] != there.get(name)
     )

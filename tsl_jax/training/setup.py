@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,20 @@ from tsl_jax import surface
 from tsl_jax.data import batches, corpora, windows
 from tsl_jax.data.mixture import Mixture
 from tsl_jax.models.build import build
-from tsl_jax.models.config import ModelConfig, described, resolve
+from tsl_jax.models.config import ModelConfig, resolve
 from tsl_jax.models.cost import flops_per_token, n_params, n_params_embedding
 from tsl_jax.training import evaluation, holes, interventions, mesh, provenance, run_dir, text_identity, throughput
 from tsl_jax.training.calls import steps_per_call
 from tsl_jax.training.checkpoint import Checkpoints
-from tsl_jax.training.config import TrainConfig, batch_tokens, config_hash, run_stretches, tokens_at, total_steps
+from tsl_jax.training.config import (
+    TrainConfig,
+    batch_tokens,
+    config_hash,
+    from_dict,
+    run_stretches,
+    tokens_at,
+    total_steps,
+)
 from tsl_jax.training.optimizer import of_run, plan_of
 from tsl_jax.training.position_weights import gradient_noise, sources
 from tsl_jax.training.position_weights.adaptive import wants_noise
@@ -120,7 +128,7 @@ def prepare(config: TrainConfig, path: Path, progress: Progress, observe: Observ
         facts["stretches"] = {
             split: {"asked": one.asked, "found": one.design["stretches"]} for split, one in sets_of_windows.items()
         }
-        _begin(config, path, corpus, facts, known, sets_of_windows, lr_plan)
+        _begin(config, model, path, corpus, facts, known, sets_of_windows, lr_plan)
         sets = {split: evaluation.prepare(one) for split, one in sets_of_windows.items()}
     with clock("compile"):
         progress("compile", 0, 1)
@@ -128,7 +136,8 @@ def prepare(config: TrainConfig, path: Path, progress: Progress, observe: Observ
         steps, forward, noise, state = _compiled(config, model, devices, per_call)
         progress("compile", 1, 1)
     with clock("checkpoint"):
-        checkpoints = Checkpoints(path / run_dir.CHECKPOINTS, keep=config.keep, model_hash=provenance.model_hash(model))
+        model_hash = provenance.model_hash(facts["model"])
+        checkpoints = Checkpoints(path / run_dir.CHECKPOINTS, keep=config.keep, model_hash=model_hash)
         state = checkpoints.restore(state) or state
         run_dir.truncate_metrics(path, int(state.step))
         weighting = None
@@ -181,11 +190,14 @@ def _facts(
     known: dict[str, Any],
     devices: Mesh | None,
 ) -> dict[str, Any]:
-    """What record.json says of the run, all but times; a run that was moved keeps its name."""
+    """What record.json says of the run, all but times.
+
+    A run that was moved keeps its name; one that an earlier version began keeps its hash and the entries of its model.
+    """
     return {
         "run": known.get("run", path.name),
-        "config_hash": config_hash(config),
-        "model": described(model),
+        "config_hash": known.get("config_hash", config_hash(config)),
+        "model": known.get("model", asdict(model)),
         "n_params": n_params(model),
         "n_params_embedding": n_params_embedding(model),
         "flops_per_token": flops_per_token(model, config.context),
@@ -200,6 +212,7 @@ def _facts(
 
 def _begin(
     config: TrainConfig,
+    model: ModelConfig,
     path: Path,
     corpus: corpora.Corpus,
     facts: dict[str, Any],
@@ -214,6 +227,9 @@ def _begin(
                 f"training: {path} was begun under other conditions, bits may differ: {sentence}", stacklevel=3
             )
         text_identity.check(path, known["corpus"], corpus)
+        begun_with = resolve(from_dict(ModelConfig, known["model"]))
+        if begun_with != model:
+            raise ValueError(f"training: {path} was begun with {begun_with}, found {model}; train anew in a new folder")
     run_dir.write_config(path, config)
     earlier = {
         "seconds": known.get("seconds", {}),
