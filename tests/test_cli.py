@@ -20,7 +20,7 @@ def tsl_command(*arguments: object) -> int:
     """Exit code of `tsl ARGUMENTS`, in this process."""
     verb, *rest = map(str, arguments)
     try:
-        return cli._run(verb, rest, debug=False)
+        return cli.run_verb(verb, rest, debug=False)
     except SystemExit as ended:  # the option parser's own
         return int(ended.code or 0)
 
@@ -186,7 +186,7 @@ def test_whole_numbers_may_have_a_power_of_ten(tmp_path, capsys):
 
 def test_debug_shows_where_it_happened(tmp_path):
     with pytest.raises(FileNotFoundError):
-        cli._run("report", [str(tmp_path)], debug=True)
+        cli.run_verb("report", [str(tmp_path)], debug=True)
 
 
 def test_options_come_from_a_file_and_the_command_line_wins(tmp_path):

@@ -93,7 +93,7 @@ def test_plans_are_compared_with_the_first_draw_by_draw(folder: Path, capsys: py
 
 def test_a_later_change_of_plan_is_not_known_at_the_cut_off(folder: Path) -> None:
     surface = tsl.load_surface(folder / "changed.npz")
-    command = verb.Command(folder / "changed.npz", cutoff=0.2)
+    command = verb.ForecastCommand(folder / "changed.npz", cutoff=0.2)
     past = verb._past(surface, command)
     assert 0.3 * TOTAL < past.tokens[-1] <= 0.4 * TOTAL
     assert verb._at(surface, past, None, command) == [TOTAL]

@@ -16,7 +16,7 @@ QUESTION = ("--vocabulary", "2048", "--context", "64")
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert cli._run("models", list(arguments), debug=True) == 0
+    assert cli.run_verb("models", list(arguments), debug=True) == 0
     return capsys.readouterr().out
 
 
@@ -62,7 +62,7 @@ def test_a_gpu_keeps_no_attention_scores_and_runs_only_the_experts_it_needs(
     tokens, width = 8 * 64 * 8 * 2, 15 * 320
     assert kept[0] == f"{tokens * (width + 6 * 432 * 8 + 5 * 40) / 1e6:.3g} MB"
     assert kept[1] == f"{tokens * (width + 6 * 432 * 2) / 1e6:.3g} MB"
-    assert cli._run("models", ["--platform", "gpu"], debug=False) == 2
+    assert cli.run_verb("models", ["--platform", "gpu"], debug=False) == 2
     assert "--platform gpu needs its --rate" in capsys.readouterr().err
 
 
@@ -93,5 +93,5 @@ def test_the_rate_of_this_machine_is_a_number() -> None:
 def test_a_mistake_gets_a_sentence_and_exit_code_2(
     arguments: tuple[str, ...], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli._run("models", [*arguments, "--no-time"], debug=False) == 2
+    assert cli.run_verb("models", [*arguments, "--no-time"], debug=False) == 2
     assert sentence in capsys.readouterr().err

@@ -25,7 +25,7 @@ def nothing_is_trained(monkeypatch) -> None:
 def tsl_command(*arguments: object) -> int:
     """Exit code of `tsl ARGUMENTS`, in this process."""
     verb, *rest = map(str, arguments)
-    return cli._run(verb, rest, debug=False)
+    return cli.run_verb(verb, rest, debug=False)
 
 
 def write_sweep(folder: Path, more: str = "") -> Path:
@@ -109,7 +109,7 @@ def test_reproduce_becomes_the_experiment(monkeypatch):
     assert tsl_command("reproduce", "learning_dynamics", "--scale", "gpu", "--minutes", "0", "--cost") == 0
     told = ["--scale", "gpu", "--side-by-side", "1", "--minutes", "0.0", "--cost"]
     assert became == [[str(EXPERIMENTS / "learning_dynamics.py"), *told]]
-    assert reproduce._told(reproduce.Command()) == ["--scale", "cpu", "--side-by-side", "1"]
+    assert reproduce._told(reproduce.ReproduceCommand()) == ["--scale", "cpu", "--side-by-side", "1"]
 
 
 def test_an_installed_library_says_that_experiments_need_a_checkout(tmp_path, monkeypatch):

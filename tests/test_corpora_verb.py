@@ -23,7 +23,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def corpora_verb(*arguments: object) -> int:
     """Exit code of `tsl corpora ARGUMENTS`, in this process."""
     try:
-        return cli._run("corpora", list(map(str, arguments)), debug=False)
+        return cli.run_verb("corpora", list(map(str, arguments)), debug=False)
     except SystemExit as ended:  # the option parser's own
         return int(ended.code or 0)
 

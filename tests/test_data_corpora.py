@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from tsl_jax.data import cache, corpora, preparation, tokenizer, windows
 from tsl_jax.data.config import DataConfig, EvalConfig
 from tsl_jax.data.corpora import Corpus, Part
-from tsl_jax.data.documents import place
+from tsl_jax.data.documents import hash_fraction
 from tsl_jax.data.installed import stdlib
 
 
@@ -77,7 +77,7 @@ def test_the_default_holds_out_whole_files(default: Corpus):
         middle = ids[len(ids) // 2 :][:40]
         return np.array(middle, default.domains["code"].train.tokens.dtype).tobytes() in stream
 
-    held = [name for name in names if place(name) < preparation.INSTALLED_HELDOUT]
+    held = [name for name in names if hash_fraction(name) < preparation.INSTALLED_HELDOUT]
     others = [name for name in names if name not in held and name != stdlib.TOPICS]
     assert sum(trained_on(name) for name in held[:20]) <= 2  # boilerplate may be shared
     assert all(trained_on(name) for name in others[:5])
@@ -148,7 +148,7 @@ def test_held_out_near_copies_of_any_training_text_leave(tmp_path: Path):
     write_texts(tmp_path / "a", 100)
     write_texts(tmp_path / "b", 60, first=100)
     texts = {n: (tmp_path / "a" / f"{n:04}.txt").read_text() for n in range(100)}
-    train = [text for text in texts.values() if place(text) >= 0.2]
+    train = [text for text in texts.values() if hash_fraction(text) >= 0.2]
     copies = [text + f" copy {n}" for n, text in enumerate(train)]
     for n, text in enumerate(copies):
         (tmp_path / "b" / f"copy{n}.txt").write_text(text)
@@ -156,7 +156,7 @@ def test_held_out_near_copies_of_any_training_text_leave(tmp_path: Path):
         with pytest.warns(UserWarning, match=r"of the \d+ held-out documents of domain 'b' are near-copies"):
             corpus = corpora.load(DataConfig((f"a={tmp_path}/a", f"b={tmp_path}/b"), **SMALL))
     held = documents(corpus.domains["b"].heldout, corpus)
-    assert sum(place(text) < 0.2 for text in copies) == corpus.record["near_copies_removed"]["b"] > 0
+    assert sum(hash_fraction(text) < 0.2 for text in copies) == corpus.record["near_copies_removed"]["b"] > 0
     assert not any("copy" in text for text in held)
     assert corpus.record["shared_block_rate_before"]["b"] > 0.3
     assert corpus.record["shared_block_rate"]["b"] < 0.02

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tsl_jax.data import corpora
-from tsl_jax.data.config import DataConfig, sources
+from tsl_jax.data.config import DataConfig, domain_sources
 from tsl_jax.data.documents import Document
 from tsl_jax.data.installed import catalogue, pypi, stdlib
 
@@ -182,9 +182,9 @@ def test_a_bare_name_that_is_a_path_too_gets_a_warning(tmp_path: Path, monkeypat
     (tmp_path / "docs").mkdir()
     monkeypatch.chdir(tmp_path)
     with pytest.warns(UserWarning, match=r"'docs' means the installed domain.*; write \./docs for that"):
-        assert sources(DataConfig(("docs",)))[0].installed == ("docs",)
-    assert sources(DataConfig(("./docs",)))[0].globs == ("./docs",)
-    assert sources(DataConfig(("installed:docs",)))[0].installed == ("docs",)
+        assert domain_sources(DataConfig(("docs",)))[0].installed == ("docs",)
+    assert domain_sources(DataConfig(("./docs",)))[0].globs == ("./docs",)
+    assert domain_sources(DataConfig(("installed:docs",)))[0].installed == ("docs",)
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,20 @@ import numpy as np
 import pytest
 
 from tsl_jax.data import deduplicate, text_files, token_files
-from tsl_jax.data.config import DataConfig, EvalConfig, check, check_evaluation, sources
-from tsl_jax.data.documents import Document, held_out, place
+from tsl_jax.data.config import (
+    DataConfig,
+    EvalConfig,
+    Mixture,
+    domain_sources,
+    validate_data_config,
+    validate_eval_config,
+)
+from tsl_jax.data.documents import Document, DocumentStore, hash_fraction, is_held_out
 from tsl_jax.data.installed import stdlib
-from tsl_jax.data.mixture import Mixture
-from tsl_jax.data.store import Store
 
 
 def entries(*text: str) -> list[tuple]:
-    return [(one.name, one.where, one.weight) for one in sources(DataConfig(text=text))]
+    return [(one.name, one.where, one.weight) for one in domain_sources(DataConfig(text=text))]
 
 
 def test_entries_name_domains_globs_and_weights():
@@ -56,16 +61,16 @@ def test_entries_name_domains_globs_and_weights():
 )
 def test_wrong_entries_get_a_sentence(text: tuple[str, ...], sentence: str):
     with pytest.raises(ValueError, match=sentence):
-        check(DataConfig(text=text))
+        validate_data_config(DataConfig(text=text))
 
 
 def test_wrong_numbers_get_a_sentence():
     for wrong in ({"heldout": 1.0}, {"vocabulary": 256}, {"token_type": "int8"}, {"max_bytes": 0}, {"end_of_text": ""}):
         with pytest.raises(ValueError, match=rf"^data: .*{next(iter(wrong))}"):
-            check(DataConfig(**wrong))
+            validate_data_config(DataConfig(**wrong))
     for wrong in ({"design": "nested"}, {"stride": 0}, {"ood_offsets": 0}):
         with pytest.raises(ValueError, match=rf"^data: evaluation {next(iter(wrong))}"):
-            check_evaluation(EvalConfig(**wrong))
+            validate_eval_config(EvalConfig(**wrong))
     with pytest.raises(ValueError, match=r"sum to one, found 0\.9"):
         Mixture((("a", 0.4), ("b", 0.5)))
     with pytest.raises(ValueError, match="each domain once"):
@@ -74,10 +79,10 @@ def test_wrong_numbers_get_a_sentence():
 
 def test_a_larger_heldout_share_keeps_what_was_held_out():
     documents = [Document(f"file {n}", "text") for n in range(2000)]
-    small, large = ([one for one in documents if held_out(one, share)] for share in (0.1, 0.2))
+    small, large = ([one for one in documents if is_held_out(one, share)] for share in (0.1, 0.2))
     assert set(small) < set(large)
     assert abs(len(small) - 200) < 4 * np.sqrt(180)
-    assert all(0 <= place(one.key) < 1 for one in documents)
+    assert all(0 <= hash_fraction(one.key) < 1 for one in documents)
 
 
 def test_files_are_found_by_glob_folder_and_path(tmp_path: Path):
@@ -208,7 +213,7 @@ def test_repeats_are_documents_of_which_most_stands_in_earlier_ones_that_stayed(
 
 def test_a_store_gives_back_what_it_keeps_and_samples_by_size(tmp_path: Path):
     texts = [f"{n}: " + "é\ud800" * n for n in range(50)]
-    store = Store(tmp_path / "texts")
+    store = DocumentStore(tmp_path / "texts")
     for text in texts:
         store.add(Document(text, text))
     store.close()

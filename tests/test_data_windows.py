@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from tsl_jax.data import batches, windows
-from tsl_jax.data.config import EvalConfig
+from tsl_jax.data.config import EvalConfig, Mixture
 from tsl_jax.data.corpora import Corpus, Domain, Part
-from tsl_jax.data.mixture import Mixture
 
 SMALL = EvalConfig(stride=4, id_stretches=6, id_offsets=5, ood_stretches=4, ood_offsets=2)
 CONTEXT = 10
@@ -59,7 +58,7 @@ def test_offsets_are_places_in_the_stretch_that_step_by_stride_and_one_more_in_t
     assert found.offset.reshape(6, 5).tolist() == [[0, 4, 9, 13, 18]] * 6
     start = (found.tokens[:, 0] - found.offset).reshape(6, 5)
     assert (start == start[:, :1]).all()
-    assert found.stretch.tolist() == np.repeat(np.arange(6), 5).tolist()
+    assert found.excerpt.tolist() == np.repeat(np.arange(6), 5).tolist()
 
 
 def test_a_stretch_a_document_while_there_are_enough():
@@ -76,7 +75,7 @@ def test_too_few_documents_give_several_stretches_each_that_do_not_overlap():
     assert np.bincount(found.cluster[::5]).tolist() == [2, 2, 2]
     with pytest.warns(UserWarning, match=r"only 3 of the 6 stretches asked for .* split 'id' \(2 documents\)"):
         tight = built([29, 58])
-    assert tight.asked == 6
+    assert tight.requested == 6
     assert tight.design["stretches"] == 3
     assert sorted(tight.tokens[::5, 0]) == [0, 29, 58]
 
@@ -133,7 +132,7 @@ def test_splits_share_stretches_by_weight_and_keep_clusters_apart():
     assert set(found) == {"id", "ood"}
     assert np.unique(found["id"].tokens[::5, 0] // 1_000_000, return_counts=True)[1].tolist() == [4, 2]
     assert found["id"].n_clusters == 6
-    assert found["id"].stretch.tolist() == np.repeat(np.arange(6), 5).tolist()
+    assert found["id"].excerpt.tolist() == np.repeat(np.arange(6), 5).tolist()
     assert (found["ood"].tokens // 1_000_000 == 2).all()
     assert found["id"].design["domains"] == ["a", "b"]
 

@@ -259,7 +259,9 @@ def test_strict_stops_at_the_first_malformed_row_of_the_file(tmp_path, quick, wo
 
 def test_strict_on_the_command_line(tmp_path, capsys):
     (tmp_path / "t.csv").write_text("curve,x,y\na,1,3\na,2,oops\n")
-    assert cli._run("fit", [str(tmp_path / "t.csv"), "--out", str(tmp_path / "o.csv"), "--strict"], debug=False) == 2
+    assert (
+        cli.run_verb("fit", [str(tmp_path / "t.csv"), "--out", str(tmp_path / "o.csv"), "--strict"], debug=False) == 2
+    )
     assert "row 2 (curve a): y is 'oops', not a number" in capsys.readouterr().err
     assert not (tmp_path / "o.csv").exists()
 
@@ -384,7 +386,7 @@ def test_ctrl_c_on_the_command_line_says_how_to_go_on(tmp_path, monkeypatch, cap
 
     monkeypatch.setattr(worker, "fit_rows", ctrl_c)
     np.save(tmp_path / "c.npy", curves(3))
-    assert cli._run("fit", [str(tmp_path / "c.npy"), "--out", str(tmp_path / "o.csv")], debug=False) == 130
+    assert cli.run_verb("fit", [str(tmp_path / "c.npy"), "--out", str(tmp_path / "o.csv")], debug=False) == 130
     said = capsys.readouterr()
     assert "c.npy: 3 curves of 32 points, float64, 768 bytes" in said.out
     assert "repeat the command" in said.err
@@ -534,7 +536,7 @@ def test_without_ray_the_option_says_what_to_install(tmp_path, capsys, monkeypat
     monkeypatch.setitem(sys.modules, "ray", None)
     np.save(tmp_path / "c.npy", curves(3))
     arguments = [str(tmp_path / "c.npy"), "--out", str(tmp_path / "o.csv"), "--ray", "local"]
-    assert cli._run("fit", arguments, debug=False) == 2
+    assert cli.run_verb("fit", arguments, debug=False) == 2
     assert "pip install 'tsl_jax[ray]'" in capsys.readouterr().err
 
 

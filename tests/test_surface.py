@@ -277,7 +277,7 @@ def test_bad_surfaces_are_refused_in_words():
     with pytest.raises(ValueError, match="loss must be numbers"):
         tsl.from_losses([["a"]], tokens=[1])
     with pytest.raises(ValueError, match=r"expected an xr\.Dataset, found DataArray"):
-        surface.check(tsl.from_losses(loss, tokens=[1, 2, 3]).loss)  # pyright: ignore[reportArgumentType]
+        surface.validate_surface(tsl.from_losses(loss, tokens=[1, 2, 3]).loss)  # pyright: ignore[reportArgumentType]
 
 
 def test_losses_that_are_none_are_counted_and_placed():

@@ -13,7 +13,7 @@ from training_material import at, interrupt_me, small_run, write_words
 
 from tsl_jax import position_weight_rules, surface
 from tsl_jax.commands import options
-from tsl_jax.commands.train import Command
+from tsl_jax.commands.train import TrainCommand
 from tsl_jax.laws import HYPERBOLIC
 from tsl_jax.training import run_dir
 from tsl_jax.training.checks import check
@@ -46,7 +46,7 @@ def test_one_text_says_the_rule_in_files_and_on_the_command_line(text: str, tmp_
     config = from_dict(TrainConfig, {"position_weights": text})
     assert config.position_weights == told
     assert to_dict(config)["position_weights"] == text
-    command = options.parse(Command, "train", ["--out", str(tmp_path), "--position-weights", text])
+    command = options.parse(TrainCommand, "train", ["--out", str(tmp_path), "--position-weights", text])
     assert command.train.position_weights == told
 
 

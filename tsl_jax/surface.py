@@ -46,7 +46,7 @@ STORED = {
 # ---------------------------------------------------------------------------------------------------- in memory
 
 
-def check(surface: xr.Dataset) -> xr.Dataset:
+def validate_surface(surface: xr.Dataset) -> xr.Dataset:
     """The surface itself, once it is known to follow the schema.
 
     Raises:
@@ -181,7 +181,7 @@ def load_surface(path: str | Path) -> xr.Dataset:
         if "header" not in arrays:
             raise ValueError(f"surface: {path} is one checkpoint of a surface; name its folder, or a packed file")
         header = _known(json.loads(str(arrays.pop("header"))), path)
-        return check(from_arrays(header, arrays)) if "variables" in header else _assemble(header, arrays)
+        return validate_surface(from_arrays(header, arrays)) if "variables" in header else _assemble(header, arrays)
     folder = path if (path / HEADER).exists() else path / "surface"
     if not (folder / HEADER).exists():
         raise FileNotFoundError(
@@ -209,7 +209,7 @@ def save_surface(surface: xr.Dataset, file: str | Path) -> Path:
     Raises:
         ValueError: for what is no surface, or attributes that are no JSON values. OSError: if it cannot be written.
     """
-    arrays, file = to_arrays(check(surface), {"schema": SCHEMA}), _npz(file)
+    arrays, file = to_arrays(validate_surface(surface), {"schema": SCHEMA}), _npz(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_arrays(file, arrays, compress=True)
     return file
@@ -274,7 +274,7 @@ def _assemble(header: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> xr.Da
         "lr": ("tokens", arrays["lr"]),
     }
     attrs = {"units": "nats/token", **header["attrs"], "header": json.dumps(header)}
-    return check(_derive(xr.Dataset(variables, coordinates, attrs)))
+    return validate_surface(_derive(xr.Dataset(variables, coordinates, attrs)))
 
 
 def _read_header(folder: Path) -> dict[str, Any]:

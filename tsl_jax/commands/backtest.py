@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Command:
+class BacktestCommand:
     """Forecast finished runs from several cut-offs, by every method, and judge the forecasts by what came."""
 
     runs: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN_OR_FILE ...")]]
@@ -29,7 +29,7 @@ class Command:
     """A .json file for the result."""
 
 
-def run(command: Command) -> None:
+def run_backtest(command: BacktestCommand) -> None:
     """Backtest every run; print scores and coverage, write both, after each run what is known by then."""
     from tsl_jax.commands import options
     from tsl_jax.commands.progress import bars
@@ -55,7 +55,7 @@ def run(command: Command) -> None:
     print(f"backtest: {command.out}")
 
 
-def _tables(command: Command, surfaces: list[xr.Dataset], tested: list[Backtest]) -> tuple[Any, Any]:
+def _tables(command: BacktestCommand, surfaces: list[xr.Dataset], tested: list[Backtest]) -> tuple[Any, Any]:
     """Scores and coverage of the runs that have been tested."""
     import pandas as pd
 
@@ -71,7 +71,7 @@ def _records(table: Any) -> list[dict[str, Any]]:
     return json.loads(table.reset_index().to_json(orient="records"))
 
 
-def _methods(command: Command) -> list:
+def _methods(command: BacktestCommand) -> list:
     """The methods asked for, after all options that can be wrong have been looked at."""
     from tsl_jax.forecasting import baselines
     from tsl_jax.forecasting.forecast_run import METHODS

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Command:
+class CorporaCommand:
     """List the domains of installed text; build a corpus of some, or of your own text; describe a domain or corpus.
 
     tsl corpora | tsl corpora build code docs books='~/books/*.txt' --out FOLDER | tsl corpora describe FOLDER
@@ -39,7 +39,7 @@ class Command:
     """build: what a domain of your files has beyond this is left out, with a warning."""
 
 
-def run(command: Command) -> None:
+def run_corpora(command: CorporaCommand) -> None:
     """Do it, and print what there is to see."""
     if command.action == "list":
         _need(not command.names, "list takes no names; did you mean describe?")
@@ -57,7 +57,7 @@ def _need(given: bool, sentence: str) -> None:
         raise ValueError(f"corpora: {sentence}; see tsl corpora --help")
 
 
-def _list(command: Command) -> None:
+def _list(command: CorporaCommand) -> None:
     from tsl_jax.commands import corpora_text
 
     here = corpora_text.show_domains(command.packages)
@@ -65,7 +65,7 @@ def _list(command: Command) -> None:
     print(f"build: tsl corpora build {' '.join(here)} --out FOLDER --vocabulary {command.vocabulary}")
 
 
-def _build(command: Command) -> None:
+def _build(command: CorporaCommand) -> None:
     from tsl_jax.commands import corpora_text
     from tsl_jax.commands.progress import bars
     from tsl_jax.data import corpora
@@ -81,7 +81,7 @@ def _build(command: Command) -> None:
     corpora_text.show_corpus(command.out, manifest)
 
 
-def _config(command: Command) -> DataConfig:
+def _config(command: CorporaCommand) -> DataConfig:
     """The text of the corpus; a bare name of a domain is never a path here."""
     from tsl_jax.data.config import DataConfig
     from tsl_jax.data.installed import catalogue
@@ -91,7 +91,7 @@ def _config(command: Command) -> DataConfig:
     return DataConfig(text=text, **{name: getattr(command, name) for name in shared})
 
 
-def _describe(command: Command) -> None:
+def _describe(command: CorporaCommand) -> None:
     from tsl_jax.commands import corpora_text
     from tsl_jax.data import corpora
     from tsl_jax.data.installed import catalogue
@@ -101,6 +101,6 @@ def _describe(command: Command) -> None:
         corpora_text.show_domain(name, command.packages)
     elif Path(name).expanduser().is_dir():
         folder = Path(name).expanduser()
-        corpora_text.show_corpus(folder, corpora.built(folder))
+        corpora_text.show_corpus(folder, corpora.read_manifest(folder))
     else:
         raise ValueError(f"corpora: {name!r} is neither a domain ({', '.join(catalogue.TABLE)}) nor a folder")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Command:
+class FitCommand:
     """Fit a law to every curve; write one row a curve: parameters, standard errors, sse, r2, range of x, status.
 
     Files of any size pass through fixed memory; a call that was interrupted continues when it is repeated.
@@ -43,7 +43,7 @@ class Command:
     """Spread the shards over the Ray cluster at this address; "local" starts one here."""
 
 
-def run(command: Command) -> None:
+def run_fit(command: FitCommand) -> None:
     """Fit, write, and say how it went."""
     import json
 
@@ -62,7 +62,7 @@ def run(command: Command) -> None:
     print(f"{law.formula}: {done.curves} curves, {counts}\nrows: {command.out}")
 
 
-def _fit_run(command: Command, law: Law, stamp: dict[str, str]) -> TableSummary:
+def _fit_run(command: FitCommand, law: Law, stamp: dict[str, str]) -> TableSummary:
     """The curves of a run or a surface, which are few."""
     from tsl_jax.curve_tables import job
     from tsl_jax.fitting import fit
@@ -74,7 +74,7 @@ def _fit_run(command: Command, law: Law, stamp: dict[str, str]) -> TableSummary:
     return job.write(law, result, command.out, stamp)
 
 
-def _fit_file(command: Command, law: Law, stamp: dict[str, str]) -> TableSummary:
+def _fit_file(command: FitCommand, law: Law, stamp: dict[str, str]) -> TableSummary:
     from tsl_jax.commands.progress import rate
     from tsl_jax.curve_tables import fit_table
     from tsl_jax.curve_tables.sources import open_source

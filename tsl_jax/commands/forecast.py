@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Command:
+class ForecastCommand:
     """Forecast the loss at the end of the plan (or at --at) from the checkpoints so far, by every method."""
 
     run: tyro.conf.Positional[Path]
@@ -35,7 +35,7 @@ class Command:
     """A .json file for the result; without it RUN/forecast.json, for RUN.npz too."""
 
 
-def run(command: Command) -> None:
+def run_forecast(command: ForecastCommand) -> None:
     """Forecast by every method, or compare plans; print the table, write the result."""
     from tsl_jax.commands import options
     from tsl_jax.importers.schedule_files import read_plans
@@ -62,7 +62,7 @@ def run(command: Command) -> None:
     print(f"forecast: {out}")
 
 
-def _out(command: Command) -> Path:
+def _out(command: ForecastCommand) -> Path:
     """Where the result goes, after all options that can be wrong have been looked at."""
     from tsl_jax.commands import options
 
@@ -98,7 +98,7 @@ def _sibling(path: Path, run: Path, surface: xr.Dataset) -> xr.Dataset:
     return found
 
 
-def _past(surface: xr.Dataset, command: Command) -> xr.Dataset:
+def _past(surface: xr.Dataset, command: ForecastCommand) -> xr.Dataset:
     """The checkpoints that are looked at."""
     from tsl_jax.forecasting.forecast_run import read_schedule
 
@@ -107,7 +107,7 @@ def _past(surface: xr.Dataset, command: Command) -> xr.Dataset:
     return surface.sel(tokens=surface.tokens <= command.cutoff * total)
 
 
-def _at(surface: xr.Dataset, past: xr.Dataset, schedule: Schedule | None, command: Command) -> list[float]:
+def _at(surface: xr.Dataset, past: xr.Dataset, schedule: Schedule | None, command: ForecastCommand) -> list[float]:
     """The tokens to forecast, increasing; none where the run has reached the end of its plan.
 
     Raises:

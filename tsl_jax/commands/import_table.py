@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Command:
+class ImportCommand:
     """Make a surface of each run of a table, for tsl report and tsl forecast. A row is a checkpoint.
 
     Columns named as their role (tokens, step, loss, lr, run, n_params) are found; the others are named here.
@@ -49,7 +49,7 @@ class Command:
     """Leave out rows without any loss, and let others lack some."""
 
 
-def run(command: Command) -> None:
+def run_import(command: ImportCommand) -> None:
     """Read, write what is not there yet, and say one line a run."""
     from tsl_jax.importers.table import read_table
     from tsl_jax.surface import save_surface

@@ -15,7 +15,7 @@ HEADER = ("preset", "architecture", "layers x width", "parameters", "+ embedding
 
 
 @dataclass(frozen=True)
-class Command:
+class ModelsCommand:
     """Sizes by name: parameters, memory, and how long they would train on this machine.
 
     kaplan-LxD, for any L layers of width D, is a preset too (Kaplan et al.'s shapes).
@@ -41,7 +41,7 @@ class Command:
     """Measuring the rate takes a second or two; --no-time leaves times out."""
 
 
-def run(command: Command) -> None:
+def run_models(command: ModelsCommand) -> None:
     """Print the table, or one preset in detail.
 
     Raises:
@@ -69,7 +69,7 @@ def run(command: Command) -> None:
     print(_assumptions(command, rate))
 
 
-def _model(preset: str, command: Command) -> ModelConfig:
+def _model(preset: str, command: ModelsCommand) -> ModelConfig:
     from tsl_jax.models.build import for_platform
     from tsl_jax.models.config import ModelConfig, resolve
 
@@ -78,13 +78,13 @@ def _model(preset: str, command: Command) -> ModelConfig:
     return for_platform(resolve(asked, vocabulary=command.vocabulary, context=command.context), platform)
 
 
-def _memory(model: ModelConfig, command: Command) -> dict[str, int]:
+def _memory(model: ModelConfig, command: ModelsCommand) -> dict[str, int]:
     from tsl_jax.training.memory import memory
 
     return memory(model, command.batch_size, "" if command.platform == "here" else command.platform)
 
 
-def _row(model: ModelConfig, command: Command, rate: float) -> tuple[str, ...]:
+def _row(model: ModelConfig, command: ModelsCommand, rate: float) -> tuple[str, ...]:
     from tsl_jax.models.cost import flops_per_token, n_params, n_params_embedding
 
     shape = f"{model.n_layers} x {model.d_model}"
@@ -95,7 +95,7 @@ def _row(model: ModelConfig, command: Command, rate: float) -> tuple[str, ...]:
     return (*row, _short(tokens), _duration(_seconds(model, tokens, command, rate))) if rate else row
 
 
-def _detail(model: ModelConfig, command: Command, rate: float) -> str:
+def _detail(model: ModelConfig, command: ModelsCommand, rate: float) -> str:
     from tsl_jax.models import cost
     from tsl_jax.models.config import SIZES
 
@@ -116,7 +116,7 @@ def _detail(model: ModelConfig, command: Command, rate: float) -> str:
     return "\n".join(lines)
 
 
-def _assumptions(command: Command, rate: float) -> str:
+def _assumptions(command: ModelsCommand, rate: float) -> str:
     """How the numbers are made, and how far they can be trusted."""
     step = f"{command.batch_size} sequences of {command.context:,} tokens, {command.dtype} activations"
     lines = [
@@ -134,13 +134,13 @@ def _assumptions(command: Command, rate: float) -> str:
     return "\n".join(["", *lines])
 
 
-def _tokens(model: ModelConfig, command: Command) -> int:
+def _tokens(model: ModelConfig, command: ModelsCommand) -> int:
     from tsl_jax.models.cost import n_params, n_params_active
 
     return command.tokens or TOKENS_PER_PARAMETER * min(n_params(model), n_params_active(model))
 
 
-def _seconds(model: ModelConfig, tokens: int, command: Command, rate: float) -> float:
+def _seconds(model: ModelConfig, tokens: int, command: ModelsCommand, rate: float) -> float:
     from tsl_jax.training.memory import flops_computed
 
     return tokens * flops_computed(model) / (rate * command.utilisation)

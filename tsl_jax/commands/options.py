@@ -135,9 +135,11 @@ def stamp(command: Any) -> dict[str, Any]:
 
     resolved = json.loads(json.dumps(dataclasses.asdict(command), default=str))
     digest = hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()[:12]
-    return {"command": type(command).__module__.split(".")[-1], "config": resolved, "config_hash": digest} | {
-        "tsl_jax": __version__
-    }
+    return {
+        "command": type(command).__name__.removesuffix("Command").lower(),
+        "config": resolved,
+        "config_hash": digest,
+    } | {"tsl_jax": __version__}
 
 
 def write(out: Path, result: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ PAGE, FIGURES = "report.html", "figures"
 
 
 @dataclass(frozen=True)
-class Command:
+class ReportCommand:
     """Fit the position law at every checkpoint, forecast from 10 to 40 % of the run, and draw it all."""
 
     run: tyro.conf.Positional[Path]
@@ -28,7 +28,7 @@ class Command:
     """Write figures for print as well: figures/NAME.pdf, .svg and .png beside the page."""
 
 
-def run(command: Command) -> None:
+def run_report(command: ReportCommand) -> None:
     """Write report.html and summary.json, and the figures where they are wanted; print the table of errors."""
     from tsl_jax.commands import options
     from tsl_jax.commands.progress import bars

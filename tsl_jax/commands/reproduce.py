@@ -13,7 +13,7 @@ import tyro
 
 
 @dataclass(frozen=True)
-class Command:
+class ReproduceCommand:
     """Run an experiment of experiments/: say its cost, make the runs that are missing, analyse, write the results."""
 
     name: tyro.conf.Positional[str] = ""
@@ -29,7 +29,7 @@ class Command:
     """Only say which runs there are and what those that are not kept would cost."""
 
 
-def run(command: Command) -> None:
+def run_reproduce(command: ReproduceCommand) -> None:
     """List the experiments, or hand over to one."""
     folder = experiments()
     known = {path.stem: path for path in sorted(folder.glob("*.py")) if (folder / "plans" / path.stem).is_dir()}
@@ -41,7 +41,7 @@ def run(command: Command) -> None:
     _become(known[command.name], _told(command))
 
 
-def _told(command: Command) -> list[str]:
+def _told(command: ReproduceCommand) -> list[str]:
     """The options that the experiment itself has."""
     told = ["--scale", command.scale, "--side-by-side", str(command.side_by_side)]
     told += [] if command.minutes is None else ["--minutes", str(command.minutes)]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Command:
+class SweepCommand:
     """Make every run of a sweep file. Finished ones are skipped, interrupted ones go on; their surfaces are kept.
 
     FILE.yaml has `name: NAME-{seed}` (of each run), `base:` (a file or mapping as of tsl train), `set:` (entries that
@@ -40,7 +40,7 @@ class Command:
     """Only say which runs there are, which are kept, and what the others cost."""
 
 
-def run(command: Command) -> None:
+def run_sweep(command: SweepCommand) -> None:
     """List the runs, say what they cost, make them."""
     from tsl_jax.sweeps import Pool, read_sweep
 

@@ -1,4 +1,4 @@
-"""`tsl train`: text becomes a run: checkpoints and the loss surface."""
+"""`tsl train`, `tsl demo` and `tsl evaluate`: text becomes a run, and the checkpoints of a run are measured again."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Annotated, Any
 
 import tyro
 
-from tsl_jax.training.config import TrainConfig
+from tsl_jax.data.config import EvalConfig
+from tsl_jax.training.config import MeshConfig, TrainConfig
 
 
 @dataclass(frozen=True)
-class Command:
+class TrainCommand:
     """Train a decoder on text, measuring the loss of every position along the way."""
 
     out: Path
@@ -30,7 +31,7 @@ class Command:
     """Everything else."""
 
 
-def run(command: Command) -> None:
+def run_train(command: TrainCommand) -> None:
     """Train, and say where the result is."""
     from tsl_jax.commands.progress import bars
     from tsl_jax.training import run_dir
@@ -54,7 +55,7 @@ def run(command: Command) -> None:
     print(f"run: {out} is complete (tsl report {out} draws it)")
 
 
-def _tensorboard(command: Command) -> AbstractContextManager[Callable[[Mapping[str, Any]], None]]:
+def _tensorboard(command: TrainCommand) -> AbstractContextManager[Callable[[Mapping[str, Any]], None]]:
     """Gives the function that writes for TensorBoard, which does nothing unless asked."""
     if not command.tensorboard:
         return nullcontext(lambda facts: None)
@@ -63,7 +64,7 @@ def _tensorboard(command: Command) -> AbstractContextManager[Callable[[Mapping[s
     return scalars(command.out / "tensorboard")
 
 
-def resolved(command: Command) -> TrainConfig:
+def resolved(command: TrainCommand) -> TrainConfig:
     """The configuration with `--text` in its place."""
     if not command.text:
         return command.train
@@ -72,12 +73,84 @@ def resolved(command: Command) -> TrainConfig:
 
 def cost(config: TrainConfig) -> str:
     """What the run will take, before it begins."""
-    from tsl_jax.data.corpora import vocabulary as of_text
+    from tsl_jax.data.corpora import vocabulary_size
     from tsl_jax.models.config import resolve
     from tsl_jax.models.cost import flops_per_token, n_params
 
-    vocabulary = config.model.vocabulary or of_text(config.data)
+    vocabulary = config.model.vocabulary or vocabulary_size(config.data)
     model = resolve(config.model, vocabulary=vocabulary, context=config.context)
     flops = flops_per_token(model, config.context) * config.tokens
     size = f"{n_params(model):,} parameters without embeddings"
     return f"{size}, {config.tokens:,} tokens, {flops:.2e} FLOPs, {config.evaluations} evaluations"
+
+
+@dataclass(frozen=True)
+class DemoCommand:
+    """Train on the standard library's source, fit, forecast, and draw the page. Goes on where it was interrupted."""
+
+    out: Path = Path("runs/demo")
+    """Folder of the run, with summary.json and report.html."""
+    train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+    """The run, should you want it otherwise."""
+
+
+def run_demo(command: DemoCommand) -> None:
+    """Train, analyse, report."""
+    from tsl_jax.commands import options, report
+    from tsl_jax.commands.progress import bars
+    from tsl_jax.surface import load_surface
+    from tsl_jax.training.loop import checked, train
+
+    if not checked(command.train, command.out, resume=True):
+        print(cost(command.train))
+    try:
+        with bars() as progress:
+            train(command.train, command.out, resume=True, progress=progress, observe=progress.observe)
+            surface = load_surface(command.out)
+            summary = report.write(command.out, command.out, surface, options.stamp(command), progress)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on") from None
+    report.show(summary, surface, command.out)
+
+
+@dataclass(frozen=True)
+class EvaluateCommand:
+    """Measure the checkpoints a run has kept (train --keep N) again, on other text or windows; it stays as it is."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of a run."""
+    out: Path
+    """Folder of the new loss surface."""
+    text: tuple[str, ...] = ()
+    """Other text, as for `tsl train`, each domain a split of its name; without it the run's own."""
+    windows: EvalConfig | None = None
+    """Other windows; without them the run's own."""
+    mesh: MeshConfig | None = None
+    """Other devices; without it laid out as in training."""
+
+
+def run_evaluate(command: EvaluateCommand) -> None:
+    """Measure, and print the mean losses."""
+    from tsl_jax.commands.progress import bars
+    from tsl_jax.surface import load_surface
+    from tsl_jax.training.reevaluation import reevaluate
+
+    try:
+        with bars() as progress:
+            given = {"text": command.text, "evaluation": command.windows, "devices": command.mesh}
+            reevaluate(command.run, command.out, **given, progress=progress)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on") from None
+    surface = load_surface(command.out)
+    for split in map(str, surface.split.values):
+        losses = ", ".join(f"{value:.3f}" for value in surface.loss.sel(split=split).mean("position").values)
+        print(f"{split}: mean loss {losses} nats at {', '.join(map(str, surface.tokens.values))} tokens")
+        print(f"  measured on {_measured(surface, split)}")
+    print(f"surface: {command.out}")
+
+
+def _measured(surface: Any, split: str) -> str:
+    """How much text the losses of a split stand on: "61 documents of code, 24,576 token losses"."""
+    windows = surface.attrs["windows"][split]
+    losses = int(surface["count"].sel(split=split).isel(tokens=-1).sum())
+    return f"{windows['documents']} documents of {', '.join(windows['domains'])}, {losses:,} token losses"

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from tsl_jax.data.config import Mixture
 from tsl_jax.data.corpora import Corpus
-from tsl_jax.data.mixture import Mixture
 
 
 class _Sequences:

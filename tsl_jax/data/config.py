@@ -82,7 +82,28 @@ class DomainSource:
         return tuple(where for where in self.where if not where.startswith((catalogue.PREFIX, hub.PREFIX)))
 
 
-def check(config: DataConfig) -> None:
+@dataclass(frozen=True)
+class Mixture:
+    """Domain and weight, in order; the weights sum to one.
+
+    Raises:
+        ValueError: for weights that are not shares, or a domain named twice.
+    """
+
+    shares: tuple[tuple[str, float], ...]
+
+    def __post_init__(self) -> None:
+        names = [name for name, _ in self.shares]
+        if len(set(names)) != len(names):
+            raise ValueError(f"data: a mixture names each domain once, found {names}")
+        validate_weights(dict(self.shares))
+
+    def __getitem__(self, name: str) -> float:
+        """The weight of a domain; 0 for one that is not in the mixture."""
+        return dict(self.shares).get(name, 0.0)
+
+
+def validate_data_config(config: DataConfig) -> None:
     """Everything that can be known to be wrong before any text is read.
 
     Raises:
@@ -100,10 +121,10 @@ def check(config: DataConfig) -> None:
     if not config.end_of_text:
         raise ValueError("data: end_of_text is empty; name the token that stands between documents")
     if not config.corpus:
-        sources(config)
+        domain_sources(config)
 
 
-def check_evaluation(config: EvalConfig) -> None:
+def validate_eval_config(config: EvalConfig) -> None:
     """The same for the windows.
 
     Raises:
@@ -116,7 +137,7 @@ def check_evaluation(config: EvalConfig) -> None:
             raise ValueError(f"data: evaluation {name} must be at least 1, found {getattr(config, name)}")
 
 
-def sources(config: DataConfig) -> tuple[DomainSource, ...]:
+def domain_sources(config: DataConfig) -> tuple[DomainSource, ...]:
     """The domains in the order of their first entry; entries of one name are one domain.
 
     Raises:
@@ -125,7 +146,7 @@ def sources(config: DataConfig) -> tuple[DomainSource, ...]:
     return _together([_parse(entry) for entry in config.text or DEFAULT_TEXT])
 
 
-def chosen(config: DataConfig, names: tuple[str, ...]) -> tuple[DomainSource, ...]:
+def select_domains(config: DataConfig, names: tuple[str, ...]) -> tuple[DomainSource, ...]:
     """The domains of a corpus that was built, of which `text` has names and weights.
 
     Raises:
@@ -197,11 +218,11 @@ def _shares(where: dict[str, list[str]], weights: dict[str, float]) -> dict[str,
     if missing is not None:
         found = f"domain {missing!r} has no weight while others have one{mistyped_weight(where[missing][-1])}"
         raise ValueError(f"data: {found}; write {missing}=...@WEIGHT")
-    check_weights(weights)
+    validate_weights(weights)
     return weights
 
 
-def check_weights(weights: dict[str, float]) -> None:
+def validate_weights(weights: dict[str, float]) -> None:
     """Weights are shares: none negative, their sum one.
 
     Raises:

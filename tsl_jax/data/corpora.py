@@ -24,9 +24,8 @@ from typing import Any
 import numpy as np
 
 from tsl_jax.data import cache, hub, preparation, text_files
-from tsl_jax.data.config import DataConfig, DomainSource, check, chosen, sources
+from tsl_jax.data.config import DataConfig, DomainSource, Mixture, domain_sources, select_domains, validate_data_config
 from tsl_jax.data.installed import catalogue
-from tsl_jax.data.mixture import Mixture
 
 FORMAT = 2  # of prepared corpora; raise it when what is made from the same text changes
 Progress = Callable[[str, int, int], None]
@@ -103,7 +102,7 @@ def build(config: DataConfig, out: Path, progress: Progress = lambda stage, done
     return manifest
 
 
-def built(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a folder that `build` made.
 
     Raises:
@@ -116,9 +115,20 @@ def built(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def vocabulary(config: DataConfig) -> int:
+def vocabulary_size(config: DataConfig) -> int:
     """The vocabulary of a corpus that was built, or the one that is asked for."""
-    return built(Path(config.corpus).expanduser())["vocabulary"] if config.corpus else config.vocabulary
+    return read_manifest(Path(config.corpus).expanduser())["vocabulary"] if config.corpus else config.vocabulary
+
+
+def configured_domains(config: DataConfig) -> tuple[DomainSource, ...]:
+    """The domains that `text` names, or of a corpus that was built those that it selects.
+
+    Raises:
+        ValueError: for entries or weights that cannot be used, or a corpus that is damaged.
+    """
+    if not config.corpus:
+        return domain_sources(config)
+    return select_domains(config, tuple(read_manifest(Path(config.corpus).expanduser())["record"]["tokens"]))
 
 
 def find(config: DataConfig) -> list[tuple[DomainSource, list[Path]]]:
@@ -127,11 +137,10 @@ def find(config: DataConfig) -> list[tuple[DomainSource, list[Path]]]:
     Raises:
         ValueError, OSError: for what `load` would find wrong before it reads any text.
     """
-    check(config)
+    validate_data_config(config)
     if config.corpus:
-        manifest = built(Path(config.corpus).expanduser())
-        return [(source, []) for source in chosen(config, tuple(manifest["record"]["tokens"]))]
-    found = [(source, _find(config, source)) for source in sources(config)]
+        return [(source, []) for source in configured_domains(config)]
+    found = [(source, _find(config, source)) for source in configured_domains(config)]
     _pretokenised(found)
     if config.tokenizer:
         _tokenizer_file(config)
@@ -143,7 +152,7 @@ def _find(config: DataConfig, source: DomainSource) -> list[Path]:
     for name in source.installed:
         catalogue.find(name, config.packages)
     for where in source.hub:
-        hub.check(where)
+        hub.validate_entry(where)
     return text_files.find(source.globs) if source.globs else []
 
 
@@ -217,7 +226,7 @@ def _chosen(config: DataConfig) -> Corpus:
     """The domains of a corpus that was built, with the shares of this configuration."""
     folder = Path(config.corpus).expanduser()
     found = find(config)
-    return _open(folder, built(folder), [source for source, _ in found])
+    return _open(folder, read_manifest(folder), [source for source, _ in found])
 
 
 def _open(folder: Path, manifest: dict[str, Any], found: list[DomainSource]) -> Corpus:

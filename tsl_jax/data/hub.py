@@ -39,7 +39,7 @@ def parse(where: str) -> Dataset:
     return Dataset(match["name"], match["config"], match["split"] or "train", match["column"])
 
 
-def check(where: str) -> None:
+def validate_entry(where: str) -> None:
     """The entry is one, and the package that reads it is there.
 
     Raises:

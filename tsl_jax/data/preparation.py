@@ -18,9 +18,8 @@ import numpy as np
 
 from tsl_jax.data import cache, deduplicate, text_files, token_files, tokenizer
 from tsl_jax.data.config import DataConfig, DomainSource
-from tsl_jax.data.documents import Document, held_out
+from tsl_jax.data.documents import Document, DocumentStore, is_held_out
 from tsl_jax.data.installed import catalogue
-from tsl_jax.data.store import Store
 
 PARTS = ("train", "heldout")
 TOKENIZER = "tokenizer.json"
@@ -35,7 +34,7 @@ Progress = Callable[[str, int, int], None]
 class Texts:
     """The documents of a domain."""
 
-    parts: dict[str, Store]
+    parts: dict[str, DocumentStore]
     repeats: dict[str, int]  # documents of a part that left because they repeat others in it
 
 
@@ -133,10 +132,10 @@ def _read(scratch: Path, config: DataConfig, found: Found, progress: Progress) -
     texts: dict[str, Texts] = {}
     for number, (source, files) in enumerate(found):
         progress("read", number, len(found))
-        parts = {part: Store(scratch / f"{number}.{part}") for part in PARTS}
+        parts = {part: DocumentStore(scratch / f"{number}.{part}") for part in PARTS}
         samples: dict[str, list[np.ndarray]] = {part: [] for part in PARTS}
         for document, share in _documents(config, source, files):
-            part = PARTS[held_out(document, share)]
+            part = PARTS[is_held_out(document, share)]
             with cache.writing(scratch.parent):
                 parts[part].add(document)
             samples[part].append(deduplicate.sample(document.text))

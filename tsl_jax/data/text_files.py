@@ -43,7 +43,7 @@ def find(patterns: tuple[str, ...]) -> list[Path]:
             raise FileNotFoundError(f"data: {pattern!r} matches no file{mend}")
         found |= files
     for file in sorted(found):
-        text_formats.check(file)
+        text_formats.validate_format(file)
     return sorted(found)
 
 

@@ -23,7 +23,7 @@ NO_TEXT = frozenset(
 ) | frozenset((".pt", ".rar", ".safetensors", ".tar", ".tgz", ".xls", ".xlsx", ".xz", ".zip"))
 
 
-def check(file: Path) -> None:
+def validate_format(file: Path) -> None:
     """A file whose name says that its text cannot be read here is refused before any is read.
 
     Raises:

@@ -14,13 +14,13 @@ from typing import IO, Any
 
 import numpy as np
 
-from tsl_jax.data.store import Store
+from tsl_jax.data.documents import DocumentStore
 
 SAMPLE = 8_000_000  # bytes of training text the merges are learned from
 _BATCH = 1 << 20  # characters encoded at a time
 
 
-def train(texts: dict[str, Store], size: int, end_of_text: str) -> tuple[Any, dict[str, int]]:
+def train(texts: dict[str, DocumentStore], size: int, end_of_text: str) -> tuple[Any, dict[str, int]]:
     """A tokenizer of `size` tokens (fewer if the text has not as many merges), and the characters it saw by domain.
 
     Of more than 8 MB a sample is taken: whole documents, by a hash of their keys, so that the same text gives the same
@@ -99,7 +99,7 @@ def encode(
     return np.array(ends, np.int64)
 
 
-def _sample(texts: dict[str, Store], seen: dict[str, int]) -> Iterator[str]:
+def _sample(texts: dict[str, DocumentStore], seen: dict[str, int]) -> Iterator[str]:
     """Texts of all domains, an equal share of each; counts them in `seen`."""
     even = SAMPLE // len(texts)
     share = min(even, max(even // 4, min(store.bytes() for store in texts.values())))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tsl_jax.data.config import EvalConfig, check_evaluation
+from tsl_jax.data.config import EvalConfig, validate_eval_config
 
 if TYPE_CHECKING:
     from tsl_jax.data.corpora import Corpus
@@ -40,11 +40,11 @@ class Windows:
 
     tokens: np.ndarray  # (window, context + 1) int32; inputs [:, :-1], targets [:, 1:]
     cluster: np.ndarray  # (window,) int64, number of the document, dense from 0
-    stretch: np.ndarray  # (window,) int64, dense from 0
+    excerpt: np.ndarray  # (window,) int64, dense from 0
     offset: np.ndarray  # (window,) int64, place of the first input token in the stretch
     design: dict[str, Any]  # JSON facts
     n_clusters: int
-    asked: int  # stretches (windows of the design "random") that were asked for; fewer may be found
+    requested: int  # stretches (windows of the design "random") that were asked for; fewer may be found
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class _Drawn:
 
     begin: np.ndarray  # (window,) place in the stream
     document: np.ndarray  # (window,) number in the stream
-    stretch: np.ndarray  # (window,) from 0
+    excerpt: np.ndarray  # (window,) from 0
     offset: np.ndarray  # (window,)
 
 
@@ -87,7 +87,7 @@ def build(tokens: np.ndarray, documents: np.ndarray, context: int, config: EvalC
 
 def _numbers(config: EvalConfig, split: str) -> tuple[int, int]:
     """Stretches of a split, and windows in each."""
-    check_evaluation(config)
+    validate_eval_config(config)
     of_id = (config.id_stretches, config.id_offsets)
     return of_id if split == "id" else (config.ood_stretches, config.ood_offsets)
 
@@ -132,7 +132,7 @@ def _windows(
         tokens.append(stream[drawn.begin[:, None] + np.arange(context + 1)].astype(np.int32))
         known, dense = np.unique(drawn.document, return_inverse=True)
         cluster.append(clusters + dense.astype(np.int64))
-        stretch.append(stretches + drawn.stretch)
+        stretch.append(stretches + drawn.excerpt)
         offset.append(drawn.offset)
         clusters += len(known)
         stretches = int(stretch[-1].max()) + 1

@@ -21,7 +21,7 @@ from tsl_jax.forecasting.lr_history import carried
 from tsl_jax.forecasting.position_route import Paper
 from tsl_jax.forecasting.result import Forecast
 from tsl_jax.laws import Schedule
-from tsl_jax.surface import check
+from tsl_jax.surface import validate_surface
 
 METHODS = (*lr_aware.BY_NAME, *position_route.METHODS)
 NAMED = {**lr_aware.BY_NAME, Paper.name: Paper()}
@@ -53,7 +53,7 @@ def forecast(
             no plan is known. Too few usable checkpoints do not raise: the forecast of that split is NaN and its status
             says why.
     """
-    past = check(past)
+    past = validate_surface(past)
     plan = read_schedule(past, schedule)
     if past.sizes["tokens"] == 0:
         raise ValueError("forecast: past holds no checkpoint; check the cut-off against surface.tokens")
@@ -62,7 +62,7 @@ def forecast(
         raise ValueError(f"forecast: method must be one of {METHODS} or a value of tsl.baselines, found {method!r}")
     method = NAMED.get(method, method) if isinstance(method, str) else method
     if isinstance(method, Continuation):
-        return lr_aware.proceed(method, past, at, plan, [check(one) for one in siblings])
+        return lr_aware.proceed(method, past, at, plan, [validate_surface(one) for one in siblings])
     learned = after_warmup(past, plan)
     cutoff = float(past.tokens[-1])
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from tsl_jax.surface import DIMENSIONS, check
+from tsl_jax.surface import DIMENSIONS, validate_surface
 
 
 def from_losses(
@@ -25,7 +25,7 @@ def from_losses(
 
     Raises:
         ValueError: for labels or losses that are no numbers, negative losses, NaN without `allow_missing`, infinite
-            losses, or where the result breaks the schema (see `surface.check`).
+            losses, or where the result breaks the schema (see `surface.validate_surface`).
     """
     values = _numbers("loss", loss)
     values = values[None] if values.ndim == 2 else values
@@ -39,7 +39,9 @@ def from_losses(
     for (name, labels), size in zip(coordinates.items(), values.shape, strict=True):
         if len(labels) != size:
             raise ValueError(f"surface: {name} has {len(labels)} labels, but loss has {size} along that dimension")
-    surface = check(xr.Dataset({"loss": (DIMENSIONS, values)}, coordinates, {"units": "nats/token", **attrs}))
+    surface = validate_surface(
+        xr.Dataset({"loss": (DIMENSIONS, values)}, coordinates, {"units": "nats/token", **attrs})
+    )
     _need_losses(surface.loss, allow_missing)
     return surface
 

@@ -17,7 +17,7 @@ import xarray as xr
 from tsl_jax.fitting import Fit
 from tsl_jax.laws import Schedule
 from tsl_jax.reporting.standing import percent, plan, unfinished
-from tsl_jax.surface import check
+from tsl_jax.surface import validate_surface
 
 NOW = "now"  # the cut-off of a forecast from the last checkpoint there is
 
@@ -132,7 +132,7 @@ def sort(results: Iterable[Any]) -> Material:
     """
     kinds: dict[str, list[Any]] = {"surface": [], "fit": [], "backtest": [], "forecast": []}
     for result in results:
-        kinds[_kind(result)].append(check(result) if isinstance(result, xr.Dataset) else result)
+        kinds[_kind(result)].append(validate_surface(result) if isinstance(result, xr.Dataset) else result)
     if not any(kinds.values()):
         raise ValueError("report: nothing to show; give a surface, fits, a forecast or a backtest")
     for name in ("surface", "backtest"):

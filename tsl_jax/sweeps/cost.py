@@ -5,11 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
-from tsl_jax.data.config import chosen, sources
-from tsl_jax.data.corpora import built
-from tsl_jax.data.corpora import vocabulary as of_text
+from tsl_jax.data.corpora import configured_domains, vocabulary_size
 from tsl_jax.models.config import resolve
 from tsl_jax.models.cost import flops_per_token
 from tsl_jax.training.config import TrainConfig
@@ -51,7 +48,7 @@ def cost(config: TrainConfig) -> Cost:
     Raises:
         ValueError: where its vocabulary is that of a corpus which is not built yet.
     """
-    vocabulary = config.model.vocabulary or of_text(config.data)
+    vocabulary = config.model.vocabulary or vocabulary_size(config.data)
     model = resolve(config.model, vocabulary=vocabulary, context=config.context)
     each = flops_per_token(model, config.context)
     evaluated = config.evaluations * windows(config) * config.context
@@ -61,8 +58,7 @@ def cost(config: TrainConfig) -> Cost:
 def windows(config: TrainConfig) -> int:
     """Evaluation windows of all splits; text without a domain that is not trained on has only the first."""
     told, data = config.evaluation, config.data
-    domains = chosen(data, tuple(built(Path(data.corpus).expanduser())["record"]["tokens"])) if data.corpus else None
-    other = any(domain.weight == 0 for domain in domains or sources(data))
+    other = any(domain.weight == 0 for domain in configured_domains(data))
     return told.id_stretches * told.id_offsets + (told.ood_stretches * told.ood_offsets if other else 0)
 
 

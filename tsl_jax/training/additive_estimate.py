@@ -36,20 +36,20 @@ class Design:
     n_clusters: int
 
 
-def prepare(stretch: np.ndarray, offset: np.ndarray, cluster: np.ndarray, n_clusters: int, n: int) -> Design | None:
+def prepare(excerpt: np.ndarray, offset: np.ndarray, cluster: np.ndarray, n_clusters: int, n: int) -> Design | None:
     """The design of a set of windows, or None where targets do not connect all positions.
 
     Args:
-        stretch, offset, cluster: of each window; the target at position i of a window is token offset + i of its
-            stretch, and a stretch lies within one cluster.
+        excerpt, offset, cluster: of each window; the target at position i of a window is token offset + i of its
+            excerpt, and an excerpt lies within one cluster.
         n_clusters: C. n: positions of a window.
     """
     place = offset[:, None] + np.arange(1, n + 1)[None, :]
     span = int(place.max()) + 1
-    _, flat = np.unique(stretch[:, None] * span + place, return_inverse=True)
+    _, flat = np.unique(excerpt[:, None] * span + place, return_inverse=True)
     cell = flat.reshape(place.shape)
     per_cell = np.bincount(cell.ravel()).astype(np.float64)
-    normal = _normal_matrix(cell, stretch, per_cell, n)
+    normal = _normal_matrix(cell, excerpt, per_cell, n)
     values, vectors = np.linalg.eigh(normal)
     if n < 2 or values[1] < 1e-9 * values[-1]:  # more than the constants are free
         return None
@@ -76,11 +76,11 @@ def estimate(losses: np.ndarray, design: Design) -> tuple[np.ndarray, np.ndarray
     return level + shape, np.sqrt(factor * (influence**2).sum(axis=0))
 
 
-def _normal_matrix(cell: np.ndarray, stretch: np.ndarray, per_cell: np.ndarray, n: int) -> np.ndarray:
-    """A, added up stretch by stretch: no two stretches share a target."""
+def _normal_matrix(cell: np.ndarray, excerpt: np.ndarray, per_cell: np.ndarray, n: int) -> np.ndarray:
+    """A, added up excerpt by excerpt: no two excerpts share a target."""
     normal = np.zeros((n, n))
-    for name in np.unique(stretch):
-        inside = cell[stretch == name]
+    for name in np.unique(excerpt):
+        inside = cell[excerpt == name]
         cells, local = np.unique(inside, return_inverse=True)
         count = np.zeros((len(cells), n))
         np.add.at(count, (local.reshape(inside.shape), np.arange(n)[None, :]), 1.0)

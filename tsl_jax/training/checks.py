@@ -37,8 +37,8 @@ def check(config: TrainConfig) -> None:
     if planned_steps(config) < 2:
         found = f"{config.tokens} tokens are less than two batches of {batch_tokens(config)}"
         raise ValueError(f"training: {found}; raise tokens, or lower batch_size or context")
-    data_config.check(config.data)
-    data_config.check_evaluation(config.evaluation)
+    data_config.validate_data_config(config.data)
+    data_config.validate_eval_config(config.evaluation)
     model_config.resolve(config.model, vocabulary=config.data.vocabulary, context=config.context)
     _check_optimizer(config.optimizer)
     _check_phases(config.optimizer, planned_steps(config))
@@ -48,7 +48,7 @@ def check(config: TrainConfig) -> None:
 
 def _check_changes(config: TrainConfig) -> None:
     """Changes come after the warm-up, and their batches and domains are ones that the run can have."""
-    known = () if config.data.corpus else tuple(source.name for source in data_config.sources(config.data))
+    known = () if config.data.corpus else tuple(source.name for source in data_config.domain_sources(config.data))
     warmup = phases(config.optimizer, planned_steps(config))[0]
     for one in run_stretches(config)[1:] if config.changes else ():
         if one.step < max(warmup, 1):

@@ -38,7 +38,7 @@ def prepare(windows: Windows) -> EvaluationSet:
     design = None
     if windows.design["design"] == "overlapping":
         n = windows.tokens.shape[1] - 1
-        design = additive_estimate.prepare(windows.stretch, windows.offset, windows.cluster, windows.n_clusters, n)
+        design = additive_estimate.prepare(windows.excerpt, windows.offset, windows.cluster, windows.n_clusters, n)
     return EvaluationSet(windows.tokens, windows.cluster, windows.n_clusters, design)
 
 

@@ -25,7 +25,7 @@ from fractions import Fraction
 from itertools import groupby
 from typing import Any
 
-from tsl_jax.data.config import check_weights
+from tsl_jax.data.config import validate_weights
 
 KINDS = ("lr", "batch", "mixture", "skip")
 _ENTRY = re.compile(r"(?P<at>\d*\.?\d+):(?P<what>[a-z]+)=(?P<value>.+)", re.DOTALL)
@@ -147,7 +147,7 @@ def _mixture(text: str) -> tuple[tuple[str, float], ...]:
         if name in shares:
             raise ValueError(f"mixture names {name!r} twice")
         shares[name] = number
-    check_weights(shares)
+    validate_weights(shares)
     return tuple(shares.items())
 
 

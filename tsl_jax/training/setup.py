@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from tsl_jax import surface
 from tsl_jax.data import batches, corpora, windows
-from tsl_jax.data.mixture import Mixture
+from tsl_jax.data.config import Mixture
 from tsl_jax.models.build import build
 from tsl_jax.models.config import ModelConfig, resolve
 from tsl_jax.models.cost import flops_per_token, n_params, n_params_embedding
@@ -126,7 +126,7 @@ def prepare(config: TrainConfig, path: Path, progress: Progress, observe: Observ
         devices = mesh.make(config)
         facts = _facts(config, model, corpus, path, known, devices)
         facts["stretches"] = {
-            split: {"asked": one.asked, "found": one.design["stretches"]} for split, one in sets_of_windows.items()
+            split: {"asked": one.requested, "found": one.design["stretches"]} for split, one in sets_of_windows.items()
         }
         _begin(config, model, path, corpus, facts, known, sets_of_windows, lr_plan)
         sets = {split: evaluation.prepare(one) for split, one in sets_of_windows.items()}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tsl_jax.data.documents import Document, once
+from tsl_jax.data.documents import Document, first_occurrences
 
 PASSAGE = 60  # characters; what is shorter in the factbook are names and numbers
 _PLACES = ("package.json", "*/package.json", "*/package/package.json")
@@ -56,10 +56,10 @@ def brown(found: list[Path]) -> Iterator[Document]:
 
 def factbook(found: list[Path]) -> Iterator[Document]:
     """A document a country: its passages, each of them once in all; the rest is one form filled in 262 times."""
-    new = once()
+    is_new = first_occurrences()
     for file in found:
         passages = (text for text in _strings(json.loads(file.read_bytes())) if len(text) >= PASSAGE)
-        text = "\n\n".join(filter(new, passages))
+        text = "\n\n".join(filter(is_new, passages))
         if text:
             yield Document(file.name, text + "\n")
 

@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from tsl_jax.data.documents import Document, once
+from tsl_jax.data.documents import Document, first_occurrences
 
 _TAG = re.compile(r"<[^>]*>")
 _BLOCK_TAG = re.compile(r"</?(?:p|li|ul|ol|dl|dt|dd|note|important|br|h\d|table|tr|pre)\b[^>]*>", re.IGNORECASE)
@@ -59,11 +59,11 @@ def cloud_files() -> list[Path]:
 
 def cloud(files: list[Path]) -> Iterator[Document]:
     """A document a service: its documentation strings without their HTML tags."""
-    new = once()
+    is_new = first_occurrences()
     for file in files:
         raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
         texts = (_plain(text) for text in _strings(json.loads(raw), "documentation"))
-        yield from _document(f"service {file.parent.parent.name}", filter(new, texts))
+        yield from _document(f"service {file.parent.parent.name}", filter(is_new, texts))
 
 
 def apis_files() -> list[Path]:
@@ -73,10 +73,10 @@ def apis_files() -> list[Path]:
 
 def apis(files: list[Path]) -> Iterator[Document]:
     """A document an API: the descriptions in all its versions."""
-    new = once()
+    is_new = first_occurrences()
     for name, versions in groupby(files, lambda file: file.name.partition(".")[0]):
         texts = (text for file in versions for text in _strings(json.loads(file.read_bytes()), "description"))
-        yield from _document(f"api {name}", filter(new, texts))
+        yield from _document(f"api {name}", filter(is_new, texts))
 
 
 def _files(package: str, pattern: str) -> list[Path]:
