@@ -1,20 +1,18 @@
-"""A document, and the side of the split it is on.
+"""A document, the side of the split it is on, and the store on disk for the documents of a corpus in preparation.
 
 The split comes before everything else: a document is held out when a hash of its key falls into the lowest `heldout`
 of its range. The key is a name in installed text (the path within the standard library, the name of a topic or of a
 service), so that the code and the docstrings of one file are always on one side; and the text itself for a user's
 documents, so that exact copies are on one side and moving a folder moves no document. The hash has no seed: no one
-can choose a split.
+can choose a split. Standard library only.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
-
-import numpy as np
 
 
 class Document(NamedTuple):
@@ -38,13 +36,13 @@ def first_occurrences() -> Callable[[str], bool]:
     """A test that is true for a string the first time it comes; blank ones never pass."""
     seen: set[bytes] = set()
 
-    def new(text: str) -> bool:
+    def is_new(text: str) -> bool:
         digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).digest()
-        known = digest in seen
+        repeated = digest in seen
         seen.add(digest)
-        return not known and bool(text.strip())
+        return not repeated and bool(text.strip())
 
-    return new
+    return is_new
 
 
 class DocumentStore:
@@ -53,45 +51,46 @@ class DocumentStore:
     def __init__(self, file: Path):
         self._file = file
         self._stream = file.open("wb")
-        self._ends = [0]
-        self._keys: list[float] = []
-        self._kept: np.ndarray | None = None  # (document,) bool; None: all
+        self._ends = [0]  # bytes in the file
+        self._order: list[float] = []  # (document,) by which a sample is drawn
+        self._kept: list[int] = []  # numbers of the documents that are still there
 
     def add(self, document: Document) -> None:
         """Append a document; not after `close`."""
+        self._kept.append(len(self._order))
+        self._order.append(hash_fraction("sample " + document.key))
         self._ends.append(self._ends[-1] + self._stream.write(document.text.encode("utf-8", "surrogatepass")))
-        self._keys.append(hash_fraction("sample " + document.key))
 
     def close(self) -> None:
         """End the writing; from here on it can be read."""
         self._stream.close()
 
-    def keep(self, kept: np.ndarray) -> None:
-        """Leave out the documents for which `kept`, (document,) bool of those still there, is false."""
-        here = np.ones(len(self._keys), bool) if self._kept is None else self._kept.copy()
-        here[here] = kept
-        self._kept = here
+    def keep(self, kept: Iterable[bool]) -> None:
+        """Leave out the documents for which `kept`, (document,) of those still there, is false."""
+        self._kept = [number for number, keep in zip(self._kept, kept, strict=True) if keep]
 
     def __len__(self) -> int:
-        return len(self._numbers())
+        return len(self._kept)
 
     def __iter__(self) -> Iterator[str]:
         with self._file.open("rb") as stream:
-            for number in self._numbers():
+            for number in self._kept:
                 stream.seek(self._ends[number])
-                yield stream.read(self._ends[number + 1] - self._ends[number]).decode("utf-8", "surrogatepass")
+                yield stream.read(self._size(number)).decode("utf-8", "surrogatepass")
 
     def bytes(self) -> int:
         """Bytes of the texts."""
-        return int(np.diff(self._ends)[self._numbers()].sum())
+        return sum(map(self._size, self._kept))
 
     def sample(self, size: int) -> Iterator[str]:
         """Texts of `size` bytes together, chosen by a hash of their keys, the last one cut; all if they are fewer."""
-        numbers = self._numbers()
-        order = numbers[np.argsort(np.array(self._keys)[numbers], kind="stable")]
-        room = size - np.cumsum(np.diff(self._ends)[order]) + np.diff(self._ends)[order]  # in front of each
-        rooms = {int(number): int(left) for number, left in zip(order, room, strict=True) if left > 0}
-        yield from (text[: rooms[n]] for n, text in zip(numbers.tolist(), self, strict=True) if n in rooms)
+        room: dict[int, int] = {}  # document -> what of the size is left for it
+        for number in sorted(self._kept, key=self._order.__getitem__):
+            if size <= 0:
+                break
+            room[number] = size
+            size -= self._size(number)
+        yield from (text[: room[n]] for n, text in zip(self._kept, self, strict=True) if n in room)
 
-    def _numbers(self) -> np.ndarray:
-        return np.arange(len(self._keys)) if self._kept is None else np.flatnonzero(self._kept)
+    def _size(self, number: int) -> int:
+        return self._ends[number + 1] - self._ends[number]
