@@ -89,8 +89,8 @@ def test_the_annealing_law_is_recovered_from_a_history_longer_than_the_data():
     lr = np.asarray(Schedule("cosine", 1.0, 20, 400, 0.1).lr(step))
     history = {"lr": lr, "step": seen}
     with tsl_x64():
-        y = np.asarray(laws.ANNEALING(history, alpha=0.5, forgetting=0.05, L0=2.0, A=1.0, C=0.3))
-    found = tsl.fit(laws.ANNEALING, y, x=history)
+        y = np.asarray(laws.MOMENTUM_ANNEALING(history, alpha=0.5, forgetting=0.05, L0=2.0, A=1.0, C=0.3))
+    found = tsl.fit(laws.MOMENTUM_ANNEALING, y, x=history)
     assert found.params.param.values.tolist() == ["L0", "A", "alpha", "C", "lambda"]
     np.testing.assert_allclose(found.predict(), y, rtol=1e-5)
     np.testing.assert_allclose(found.params, [2.0, 1.0, 0.5, 0.3, 0.95], rtol=2e-2)

@@ -20,7 +20,20 @@ from tsl_jax.fitting import lowrank_basis, prepare, profile_interval, solve_curv
 
 POSITION = np.arange(1.0, 129.0)
 TOKENS = np.geomspace(6e4, 2.5e6, 32)
-ONE_SHAPE = {law: POSITION if law.covariates == ("position",) else TOKENS for law in laws.BY_NAME.values()
+
+
+def waves(shape, x):
+    x = jnp.asarray(x)
+    return jnp.stack([jnp.cos(shape[0] * x), jnp.sin(shape[0] * x), jnp.ones_like(x)], axis=-1)
+
+
+# Two columns depend on the shape; from a twentieth of a period over the range of x to two.
+WAVE = laws.Law(
+    name="wave", formula="b0 cos(w x) + b1 sin(w x) + b2", params=("b0", "b1", "b2", "w"), shapes=("w",),
+    coefs=("b0", "b1", "b2"), basis=waves, source="a test",
+    bounds=lambda x: (2 * jnp.pi * jnp.asarray([0.05, 2.0]) / (jnp.max(x) - jnp.min(x)))[None],
+)  # fmt: skip
+ONE_SHAPE = {law: POSITION if law.covariates == ("position",) else TOKENS for law in (*laws.BY_NAME.values(), WAVE)
              if len(law.shapes) == 1 and law.basis is not None}  # fmt: skip
 BITS = ("params", "stderr", "sse", "covariance", "status", "r2")
 
@@ -67,12 +80,12 @@ def test_the_family_is_low_rank_and_accurate_between_its_nodes(law):
     assert tables.layout.vectors <= 32
 
 
-@pytest.mark.parametrize("law", [laws.HYPERBOLIC, laws.COSINE, laws.KAPLAN_N], ids=lambda law: law.name)
+@pytest.mark.parametrize("law", [laws.HYPERBOLIC, WAVE, laws.KAPLAN_N], ids=lambda law: law.name)
 def test_compressed_and_plain_variable_projection_agree(law, tolerance):
     """Errors and bounds too; with weights, some of them zero over NaN."""
     x = ONE_SHAPE[law]
     rng = np.random.default_rng(1)
-    truth = {laws.HYPERBOLIC: lambda x: 1.5 / (1 + 0.2 * x), laws.COSINE: lambda x: np.cos(2e-6 * x + 1),
+    truth = {laws.HYPERBOLIC: lambda x: 1.5 / (1 + 0.2 * x), WAVE: lambda x: np.cos(2e-6 * x + 1),
              laws.KAPLAN_N: lambda x: (8e13 / x) ** 0.076}[law](x)  # fmt: skip
     y = truth + 0.02 * rng.standard_normal((20, len(x)))
     weights = rng.uniform(0.5, 2, len(x))
@@ -400,7 +413,11 @@ def test_noise_ceilings_of_laws_with_several_covariates_and_of_flat_curves():
 def test_a_plan_without_weights_takes_its_points_from_the_law():
     grid = {"n_params": np.geomspace(1e7, 1e10, 6), "tokens": np.geomspace(1e9, 1e12, 6)}
     history = {"lr": np.ones(400), "step": np.arange(20, 401, 20)}
-    for law, x, points in ((laws.CHINCHILLA, grid, 6), (laws.ANNEALING, history, 20), (laws.HYPERBOLIC, POSITION, 128)):
+    for law, x, points in (
+        (laws.CHINCHILLA, grid, 6),
+        (laws.MOMENTUM_ANNEALING, history, 20),
+        (laws.HYPERBOLIC, POSITION, 128),
+    ):
         assert prepare(law, x, dtype="float32").weights.shape == (points,)
 
 
@@ -471,7 +488,7 @@ def test_plain_variable_projection_needs_no_compression():
     x = np.linspace(0, 300, 400)
     fast = laws.Law(
         name="fast_wave", formula="b0 cos(w x) + b1 sin(w x) + b2", params=("b0", "b1", "b2", "w"), shapes=("w",),
-        coefs=("b0", "b1", "b2"), basis=laws.COSINE.basis, bounds=lambda x: jnp.asarray([[0.05, 2.0]]), source="a test",
+        coefs=("b0", "b1", "b2"), basis=waves, bounds=lambda x: jnp.asarray([[0.05, 2.0]]), source="a test",
     )  # fmt: skip
     assert lowrank_basis.prepare(fast, x, np.ones(400), np.log([[0.05, 2.0]]), "float64") is None
     found = tsl.fit(fast, np.cos(0.3 * x) + 3, x=x)

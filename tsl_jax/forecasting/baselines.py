@@ -13,14 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jax import Array
 
 from tsl_jax import laws
 from tsl_jax.fitting import Fit, Status, fit
-from tsl_jax.laws import Covariates, Law, Schedule, families
+from tsl_jax.laws import Law, Schedule
 
 NEEDS_COSINE = "needs a cosine schedule"
 BELOW_ZERO = "falls below zero, which no loss does"
@@ -90,43 +88,14 @@ def _constant(mean: xr.DataArray, at: np.ndarray, values: Any) -> xr.DataArray:
     return xr.DataArray(spread, {"split": mean.split.values, "tokens": at}, ("split", "tokens"))
 
 
-def _log_basis(shape: Array, x: Covariates) -> Array:
-    tokens = jnp.asarray(x)
-    return jnp.stack([jnp.log(tokens), jnp.ones_like(tokens)], axis=-1)
-
-
-_PURE_POWER = Law(
-    name="power_pure",
-    formula="epsilon0 N^-epsilon1",
-    params=("epsilon0", "epsilon1"),
-    shapes=("epsilon1",),
-    coefs=("epsilon0",),
-    basis=families.pure_power,
-    bounds=families.exponent,
-    covariates=("tokens",),
-    source="the coarse power law of Xiong et al., arXiv 2404.17785",
-)
-_LOGARITHM = Law(
-    name="logarithmic",
-    formula="zeta0 log N + zeta1",
-    params=("zeta0", "zeta1"),
-    shapes=(),
-    coefs=("zeta0", "zeta1"),
-    basis=_log_basis,
-    bounds=lambda x: jnp.zeros((0, 2)),
-    covariates=("tokens",),
-    source="baseline of Xiong et al., arXiv 2404.17785",
-)
-
-
 def _cosine(plan: Schedule | None) -> Law | None:
     return laws.piecewise_cosine(plan) if plan is not None and plan.kind == "cosine" else None
 
 
 POWER_LAW = Baseline("power", "power law with constant, on the mean", lambda plan: laws.POWER)
-POWER_PURE = Baseline("power_pure", "power law without constant, on the mean", lambda plan: _PURE_POWER)
+POWER_PURE = Baseline("power_pure", "power law without constant, on the mean", lambda plan: laws.POWER_PURE)
 RECIPROCAL = Baseline("reciprocal", "reciprocal law on the mean", lambda plan: laws.RECIPROCAL, control=True)
-LOGARITHMIC = Baseline("logarithmic", "logarithm on the mean", lambda plan: _LOGARITHM)
+LOGARITHMIC = Baseline("logarithmic", "logarithm on the mean", lambda plan: laws.LOGARITHMIC)
 LAST = Baseline("last", "last value seen", None)
 MEAN_LOG = Baseline("mean_log", "temporal log law on the mean", lambda plan: laws.LOG, control=True)
 MEAN_COSINE = Baseline("mean_cosine", "temporal piecewise cosine on the mean", _cosine, control=True)

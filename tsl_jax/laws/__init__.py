@@ -1,40 +1,47 @@
-"""What a loss looks like: the laws, as data. Pure mathematics; imports jax only."""
+"""What a loss looks like: the laws, as data. Pure mathematics, imports jax only.
 
+law: the record `Law`, and what a law reads (`Covariates`).
+families: curves of one shape that several laws share, each with the range of its shape.
+position: laws over token position (hyperbolic, power, exponential, logarithm).
+temporal: laws over tokens seen, and the piecewise cosine of a schedule.
+annealing: laws that read the learning rate (momentum annealing, multi-power).
+scaling: laws over model size and data (Kaplan, Chinchilla).
+"""
+
+from tsl_jax.laws.annealing import AREA_ANNEALING, AREA_POWER, MOMENTUM_ANNEALING, MULTI_POWER
 from tsl_jax.laws.law import Covariates, Law
-from tsl_jax.laws.momentum_annealing import ANNEALING
-from tsl_jax.laws.multi_power import AREA_ANNEALING, AREA_POWER, MULTI_POWER
 from tsl_jax.laws.position import HYPERBOLIC, POSITION_EXPONENTIAL, POSITION_LOG, POSITION_POWER
 from tsl_jax.laws.scaling import CHINCHILLA, KAPLAN_N, KAPLAN_ND
-from tsl_jax.laws.temporal import COSINE, LOG, POWER, RECIPROCAL, cosine, piecewise_cosine
+from tsl_jax.laws.temporal import LOG, LOGARITHMIC, POWER, POWER_PURE, RECIPROCAL, piecewise_cosine
 from tsl_jax.schedules import Schedule
 
 _NAMED = (
     *(HYPERBOLIC, POSITION_POWER, POSITION_EXPONENTIAL, POSITION_LOG),
-    *(LOG, RECIPROCAL, POWER, COSINE, KAPLAN_N, KAPLAN_ND, CHINCHILLA, ANNEALING),
+    *(LOG, RECIPROCAL, POWER, POWER_PURE, LOGARITHMIC, KAPLAN_N, KAPLAN_ND, CHINCHILLA, MOMENTUM_ANNEALING),
 )
-# By the name typed on the command line. Not here: cosine and piecewise_cosine, made from a number and a schedule.
+# By the name typed on the command line. Not here: piecewise_cosine, which is made from a schedule.
 BY_NAME = {law.name: law for law in _NAMED}
 
 __all__ = [
-    "ANNEALING",
     "AREA_ANNEALING",
     "AREA_POWER",
     "BY_NAME",
     "CHINCHILLA",
-    "COSINE",
     "HYPERBOLIC",
     "KAPLAN_N",
     "KAPLAN_ND",
     "LOG",
+    "LOGARITHMIC",
+    "MOMENTUM_ANNEALING",
     "MULTI_POWER",
     "POSITION_EXPONENTIAL",
     "POSITION_LOG",
     "POSITION_POWER",
     "POWER",
+    "POWER_PURE",
     "RECIPROCAL",
     "Covariates",
     "Law",
     "Schedule",
-    "cosine",
     "piecewise_cosine",
 ]

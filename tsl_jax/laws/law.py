@@ -13,13 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jaxtyping import Float
 
 # The points where a law is evaluated: one array for a single covariate, else a mapping of named covariates. Arrays of a
 # mapping may be longer than the data (a learning-rate history): a law's basis decides how it reads them.
-Covariates = Array | Mapping[str, Array]
+Covariates = Array | np.ndarray | Mapping[str, Array | np.ndarray]
+Values = Mapping[str, Any]  # parameters by name
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,14 @@ class Law:
         source: paper and section.
         basis: (shape (n_shapes,), x) -> (point, coef), for separable laws.
         curve: (shape (n_shapes,), x) -> (point,), for laws that do not separate; then `coefs` is empty.
-        covariates: names of what x holds; with more than one, x is a mapping.
+        covariates: names of what x holds; with more than one, x is a mapping. A law of ("x",) reads any dimension.
         decreasing_coefs: coefficients that are positive when the curve falls as the law says it should.
-        params_from_raw: maps {solved name: value} to the published constants, where these differ from shapes and coefs.
+        params_from_raw, raw_from_params: between {raw name: value} and {published name: value}, where the published
+            constants differ from shapes and coefs.
+        shift: (raw values of a curve, x0) -> those of the same curve moved by x0, f(x - x0), for laws that are the
+            same law after a shift of x.
+        covariate_params: (covariate, the raw parameters that it alone determines), for laws whose covariates must vary,
+            each by itself; data in which they do not get a status.
         starts: how many starts the general solver spreads over the box of shapes.
     """
 
@@ -53,7 +62,10 @@ class Law:
     curve: Callable[[Array, Covariates], Array] | None = None
     covariates: tuple[str, ...] = ("x",)
     decreasing_coefs: tuple[str, ...] = ()
-    params_from_raw: Callable[[Mapping[str, Array]], Mapping[str, Array]] | None = None
+    params_from_raw: Callable[[Values], Values] | None = None
+    raw_from_params: Callable[[Values], Values] | None = None
+    shift: Callable[[Values, float], Values] | None = None
+    covariate_params: tuple[tuple[str, tuple[str, ...]], ...] = ()
     starts: int = 4
 
     def __post_init__(self) -> None:
@@ -69,27 +81,41 @@ class Law:
         """Names of what a solver finds: shapes, then coefficients."""
         return self.shapes + self.coefs
 
-    def evaluate(self, shape: Array, coef: Array, x: Covariates) -> Array:
+    def evaluate(
+        self, shape: Float[Array, " shape"], coef: Float[Array, " coef"], x: Covariates
+    ) -> Float[Array, " point"]:
         """The curve (point,) at x, from shapes (n_shapes,) and coefficients (n_coefs,)."""
         if self.basis is not None:
             return self.basis(shape, x) @ coef
         assert self.curve is not None  # by __post_init__
         return self.curve(shape, x)
 
-    def __call__(self, x: Covariates, **values: float) -> Array:
-        """The curve at x for values of the solved parameters, by name: `HYPERBOLIC(i, a0=3.0, a1=0.5, a2=2.0)`.
+    def __call__(self, x: Covariates, params: Any = None, /, **values: Any) -> Float[Array, " point"]:
+        """The curve at x, from published or from raw parameters by name.
+
+        Args:
+            x: where, as `covariates` says.
+            params: the parameters as a mapping, or as a DataArray of dimension `param` such as `fit.params` of one
+                curve. values: the same by keyword, `HYPERBOLIC(i, a0=3.0, a1=0.5, a2=2.0)`.
 
         Raises:
             ValueError: if names are missing or unknown.
         """
-        if sorted(values) != sorted(self.raw_params):
-            raise ValueError(f"law {self.name}: expected values for {self.raw_params}, found {tuple(values)}")
-        shape = jnp.stack([jnp.asarray(values[name], float) for name in self.shapes])
-        coef = jnp.asarray([values[name] for name in self.coefs], float)
+        if params is not None:
+            values = {**dict(params.to_series() if hasattr(params, "to_series") else params), **values}
+        raw = values
+        if set(values) != set(self.raw_params) and set(values) == set(self.params) and self.raw_from_params:
+            raw = self.raw_from_params(values)
+        elif set(values) != set(self.raw_params):
+            names = " or ".join(str(names) for names in dict.fromkeys((self.params, self.raw_params)))
+            raise ValueError(f"law {self.name}: expected values for {names}, found {tuple(values)}")
+        shape, coef = (
+            jnp.asarray([jnp.asarray(raw[name], float) for name in names], float) for names in (self.shapes, self.coefs)
+        )
         return self.evaluate(shape, coef, x)
 
-    def to_params(self, solved: Array) -> Array:
-        """The parameters (param,) in published order, from the solved values (solved,)."""
-        values = dict(zip(self.raw_params, solved, strict=True))
+    def to_params(self, raw: Float[Array, " raw_param"]) -> Float[Array, " param"]:
+        """The parameters (param,) in published order, from shapes and coefficients (raw_param,)."""
+        values = dict(zip(self.raw_params, raw, strict=True))
         published = values if self.params_from_raw is None else self.params_from_raw(values)
         return jnp.stack([published[name] for name in self.params])

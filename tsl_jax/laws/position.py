@@ -1,9 +1,9 @@
 """Laws over token position i (tokens of context, from 1): how the loss falls as context grows.
 
 HYPERBOLIC is the dynamic hyperbolic law of the Temporal Scaling Law (Xiong et al., arXiv 2404.17785), POSITION_POWER
-its rival (Kaplan et al., arXiv 2001.08361, appendix D.5); POSITION_EXPONENTIAL and POSITION_LOG are controls with as
-many parameters. All describe positions 1..n: fits over different n are not comparable, and the constant is not the loss
-at infinite context.
+its alternative (Kaplan et al., arXiv 2001.08361, appendix D.5); POSITION_EXPONENTIAL and POSITION_LOG are controls with
+as many parameters. All describe positions 1..n: fits over different n are not comparable, and the constant is not the
+loss at infinite context.
 """
 
 import jax.numpy as jnp
@@ -47,6 +47,8 @@ POSITION_EXPONENTIAL = Law(
     bounds=families.decay,
     covariates=("position",),
     decreasing_coefs=("c1",),
+    # c1 exp(-c2 (i - i0)) = (c1 exp(c2 i0)) exp(-c2 i)
+    shift=lambda v, x0: {**v, "c1": v["c1"] * jnp.exp(v["c2"] * x0)},
     source="a control: a scale of context instead of none",
 )
 
@@ -60,5 +62,5 @@ POSITION_LOG = Law(
     bounds=families.rate,
     covariates=("position",),
     decreasing_coefs=("c1",),
-    source="a control: a loss that never settles",
+    source="a control: a loss that falls without end",
 )

@@ -2,7 +2,8 @@
 
 LOG, RECIPROCAL and the piecewise cosine are the temporal laws of a0, a1 and a2 (Xiong et al., arXiv 2404.17785).
 Their exact form is *reconstructed*: the paper says logarithmic, hyperbolic, and piecewise with a cosine. POWER is the
-fair baseline, a power law with a constant. N counts tokens, so that a rate is per token.
+fair baseline, a power law with a constant; POWER_PURE and LOGARITHMIC are the paper's own baselines for the mean loss.
+N counts tokens, so that a rate is per token.
 """
 
 from functools import lru_cache
@@ -15,7 +16,6 @@ from tsl_jax.laws.law import Covariates, Law
 from tsl_jax.schedules import Schedule
 
 _XIONG = "Xiong et al., arXiv 2404.17785 (form reconstructed)"
-
 
 LOG = Law(
     name="log",
@@ -53,32 +53,29 @@ POWER = Law(
     source="a power law with a constant: the baseline of Xiong et al., arXiv 2404.17785, made fair",
 )
 
-COSINE = Law(
-    name="cosine",
-    formula="b0 cos(omega N) + b1 sin(omega N) + b2",
-    params=("b0", "b1", "b2", "omega"),
-    shapes=("omega",),
-    coefs=("b0", "b1", "b2"),
-    basis=families.wave,
-    bounds=families.frequency,
+POWER_PURE = Law(
+    name="power_pure",
+    formula="epsilon0 N^-epsilon1",
+    params=("epsilon0", "epsilon1"),
+    shapes=("epsilon1",),
+    coefs=("epsilon0",),
+    basis=families.pure_power,
+    bounds=families.exponent,
     covariates=("tokens",),
-    source="the footprint of a cosine schedule of unknown period",
+    source="the coarse power law of Xiong et al., arXiv 2404.17785",
 )
 
-
-def cosine(omega: float) -> Law:
-    """COSINE with a given angular frequency, radians per token: linear in all that is left."""
-    return Law(
-        name="cosine_given",
-        formula=f"b0 cos({omega:.4g} N) + b1 sin({omega:.4g} N) + b2",
-        params=("b0", "b1", "b2"),
-        shapes=(),
-        coefs=("b0", "b1", "b2"),
-        basis=lambda shape, x: families.wave(jnp.asarray([omega]), x),
-        bounds=lambda x: jnp.zeros((0, 2)),
-        covariates=("tokens",),
-        source="the footprint of a cosine schedule of known period",
-    )
+LOGARITHMIC = Law(
+    name="logarithmic",
+    formula="zeta0 log N + zeta1",
+    params=("zeta0", "zeta1"),
+    shapes=(),
+    coefs=("zeta0", "zeta1"),
+    basis=lambda shape, x: jnp.stack([jnp.log(jnp.asarray(x)), jnp.ones_like(jnp.asarray(x))], axis=-1),
+    bounds=lambda x: jnp.zeros((0, 2)),
+    covariates=("tokens",),
+    source="baseline of Xiong et al., arXiv 2404.17785",
+)
 
 
 @lru_cache(maxsize=64)
@@ -144,6 +141,7 @@ def piecewise_cosine(schedule: Schedule, n_sep: float | None = None) -> Law:
         basis=basis,
         bounds=bounds,
         params_from_raw=params_from_raw,
+        raw_from_params=lambda v: v,  # the others follow from the raw ones, which are published too
         covariates=("tokens",),
         source=_XIONG,
     )
