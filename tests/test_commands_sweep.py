@@ -94,7 +94,7 @@ def test_reproduce_lists_the_experiments_with_their_questions(capsys):
     said = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert {"learning_dynamics", "position_weighting"} <= said.keys()
     assert "Do all positions learn at the same rate" in said["learning_dynamics"]
-    assert all((EXPERIMENTS / f"{name}.py").exists() for name in said)
+    assert all((EXPERIMENTS / name / "study.py").exists() for name in said)
 
 
 def test_a_name_that_is_no_experiment_is_told_which_there_are(capsys):
@@ -105,10 +105,12 @@ def test_a_name_that_is_no_experiment_is_told_which_there_are(capsys):
 def test_reproduce_becomes_the_experiment(monkeypatch):
     """Its own process, so that Ctrl-C comes once and to the one that has runs to stop."""
     became = []
-    monkeypatch.setattr(os, "execv", lambda path, arguments: became.append(arguments[1:]))
+    monkeypatch.setattr(os, "execve", lambda path, arguments, environment: became.append((arguments[1:], environment)))
     assert tsl_command("reproduce", "learning_dynamics", "--scale", "gpu", "--minutes", "0", "--cost") == 0
     told = ["--scale", "gpu", "--side-by-side", "1", "--minutes", "0.0", "--cost"]
-    assert became == [[str(EXPERIMENTS / "learning_dynamics.py"), *told]]
+    ((arguments, environment),) = became
+    assert arguments == ["-m", "experiments.learning_dynamics.study", *told]
+    assert environment["PYTHONPATH"].split(os.pathsep)[0] == str(EXPERIMENTS.parent)
     assert reproduce._told(reproduce.ReproduceCommand()) == ["--scale", "cpu", "--side-by-side", "1"]
 
 

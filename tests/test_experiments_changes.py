@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +9,14 @@ import pytest
 import xarray as xr
 
 import tsl_jax as tsl
+from experiments.mid_run_changes import study as program
+from experiments.shared import Runs
+from experiments.shared.surface_measures import final_errors
 from tsl_jax.sweeps import read_sweep
 from tsl_jax.training.config import tokens_at, total_steps
 from tsl_jax.training.holes import planned
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-sys.path.insert(0, str(EXPERIMENTS))
-import mid_run_changes as program  # noqa: E402
-from reproduction import Runs  # noqa: E402
-from reproduction.ends import final_errors  # noqa: E402
 
 TOTAL, SEEDS = 100_000, 3
 TOKENS = np.unique(np.concatenate([np.geomspace(2000, 10_000, 6), np.linspace(10_000, TOTAL, 19)]).astype(int))
@@ -111,7 +109,7 @@ def test_arms_that_are_no_pairs_are_refused(runs):
 
 @pytest.mark.parametrize("scale", ["cpu", "gpu", "paper"])
 def test_every_arm_of_a_plan_is_measured_at_the_tokens_of_its_twin(scale):
-    configs = read_sweep(EXPERIMENTS / "plans" / "mid_run_changes" / f"{scale}.yaml")
+    configs = read_sweep(EXPERIMENTS / "mid_run_changes" / "plans" / f"{scale}.yaml")
     tokens = {name: [tokens_at(one, step) for step in planned(one)] for name, one in configs.items()}
     assert len({tuple(one) for one in tokens.values()}) == 1
     config, ends = next(iter(configs.values())), next(iter(tokens.values()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
@@ -11,10 +10,9 @@ from pathlib import Path
 import chromium
 import pytest
 
+from experiments import results_pages as pages
+
 RESULTS = Path(__file__).parents[1] / "experiments" / "results"
-sys.path.insert(0, str(RESULTS.parent))
-import results_page  # noqa: E402
-from reproduction import pages  # noqa: E402
 
 PHONE, DESKTOP = 360, 1280
 
@@ -27,28 +25,28 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Brows
 
 
 def test_the_kept_pages_are_those_of_the_kept_findings():
-    found = pages.studies(RESULTS, results_page.ORDER)
-    assert [one.told["study"] for one in found] == list(results_page.ORDER)
+    found = pages.studies(RESULTS)
+    assert [one.told["study"] for one in found] == list(pages.ORDER)
     assert (RESULTS / "index.html").read_text() == pages.index(found, RESULTS)
     assert (RESULTS / "paper_and_ours.html").read_text() == pages.paper_and_ours(found)
 
 
 def test_every_claim_note_and_figure_is_on_the_page():
     page, beside = ((RESULTS / name).read_text() for name in ("index.html", "paper_and_ours.html"))
-    for path in RESULTS.glob("*/*/findings.json"):
+    for path in RESULTS.parent.glob("*/results/*/findings.json"):
         told = json.loads(path.read_text())
         for claim in told["claims"]:
             assert escape(claim["claim"]) in page
             assert escape(claim["paper"]) in beside
         assert all(escape(note) in page for note in told["notes"])
         for name in told["figures"]:
-            assert f'src="{(path.parent / name).relative_to(RESULTS).as_posix()}.png"' in page
+            assert f'src="../{(path.parent / name).relative_to(RESULTS.parent).as_posix()}.png"' in page
             assert (path.parent / f"{name}.png").exists()
 
 
 def test_no_findings_is_said(tmp_path: Path):
     with pytest.raises(ValueError, match="run tsl reproduce NAME first"):
-        pages.write(tmp_path, results_page.ORDER)
+        pages.write(tmp_path / "results")
 
 
 @pytest.mark.browser

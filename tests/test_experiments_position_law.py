@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
 
+from experiments.position_law import measures
+from experiments.position_law import study as program
+from experiments.shared import Runs
 from tsl_jax import surface as surfaces
 from tsl_jax.sweeps import read_sweep
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-sys.path.insert(0, str(EXPERIMENTS))
-import position_law as program  # noqa: E402
-from position_law_parts import measures  # noqa: E402
-from reproduction import Runs  # noqa: E402
 
 POSITION = np.arange(1.0, 33)
 CLUSTERS = 8
@@ -115,5 +113,5 @@ def test_every_figure_has_a_caption(found):
 
 @pytest.mark.parametrize("scale", ["cpu", "gpu", "paper"])
 def test_the_plan_is_a_sweep(scale):
-    runs = read_sweep(EXPERIMENTS / "plans" / "position_law" / f"{scale}.yaml")
+    runs = read_sweep(EXPERIMENTS / "position_law" / "plans" / f"{scale}.yaml")
     assert len({(r.model.architecture, r.model.preset) for r in runs.values()}) >= 4

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,12 +14,12 @@ import xarray as xr
 import yaml
 
 import tsl_jax as tsl
+from experiments.shared import Claim, Findings, Runs, Study
+from experiments.shared import solver_comparison as lm
+from experiments.shared.findings import markdown
 from tsl_jax.sweeps import process
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-sys.path.insert(0, str(EXPERIMENTS))
-from reproduction import Claim, Findings, Runs, Study, lm  # noqa: E402
-from reproduction.findings import markdown  # noqa: E402
 
 
 def analyse(runs: Runs) -> Findings:
@@ -46,7 +45,7 @@ def home(tmp_path, monkeypatch) -> Path:
     """Two kept runs under other names than the plan's, and a plan of a third that is not kept."""
     monkeypatch.setattr(process, "train", None)
     monkeypatch.chdir(tmp_path)
-    plans = tmp_path / "plans" / "made_up"
+    plans = tmp_path / "made_up" / "plans"
     plans.mkdir(parents=True)
     (tmp_path / "pool").mkdir()
     for name in ("small-cosine", "small-cosine@1"):
@@ -61,7 +60,7 @@ def home(tmp_path, monkeypatch) -> Path:
 
 def test_a_study_of_kept_runs_trains_nothing_and_writes_its_results(home, capsys):
     STUDY.main([], home)
-    folder = home / "results" / "made_up" / "cpu"
+    folder = home / "made_up" / "results" / "cpu"
     assert {f"drawn.{kind}" for kind in ("png", "svg", "pdf")} <= {path.name for path in folder.iterdir()}
     table = pd.read_csv(folder / "ends.csv")
     assert table.run.tolist() == ["a-0", "a-1"]
@@ -82,7 +81,7 @@ def test_cost_says_what_is_there_and_does_nothing(home, capsys):
     said = capsys.readouterr().out
     assert said.splitlines()[:2] == ["a-1  kept", "a-7  to do"]
     assert "to make: 1 runs; what they cost is not known yet: data: runs/corpora/four holds no whole corpus" in said
-    assert not (home / "results").exists()
+    assert not (home / "made_up" / "results").exists()
 
 
 @pytest.mark.parametrize(

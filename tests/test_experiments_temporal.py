@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +10,16 @@ import pytest
 import xarray as xr
 
 import tsl_jax as tsl
+from experiments.selection_cost import study as cost
+from experiments.shared import laws_over_tokens as tl
+from experiments.shared.cached_tables import cached
+from experiments.shared.seeds_and_intervals import Interval
+from experiments.temporal_fit import study as fitting
+from experiments.temporal_prediction import study as prediction
 from tsl_jax.forecasting import position_route
 from tsl_jax.sweeps import read_sweep
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-sys.path.insert(0, str(EXPERIMENTS))
-import selection_cost as cost  # noqa: E402
-import temporal_fit as fitting  # noqa: E402
-import temporal_prediction as prediction  # noqa: E402
-from reproduction import token_laws as tl  # noqa: E402
-from reproduction.kept import kept  # noqa: E402
-from reproduction.statistics import Interval  # noqa: E402
 
 TOKENS, POSITION = np.geomspace(1e6, 1e8, 24), np.arange(1, 17)
 CONSTANT = {"kind": "constant", "peak": 1.0, "warmup_tokens": 0, "total_tokens": int(1e8)}
@@ -35,10 +33,10 @@ def planted(level: float = 2.0) -> xr.Dataset:
     return tsl.from_losses(loss[None], tokens=TOKENS, position=POSITION, split=["id"], schedule=CONSTANT)
 
 
-@pytest.mark.parametrize("name", ["temporal_fit", "temporal_prediction", "selection_cost"])
-def test_plans_of_all_scales_can_be_read(name):
+@pytest.mark.parametrize("study", [cost.STUDY, fitting.STUDY, prediction.STUDY])
+def test_studies_of_the_base_runs_share_their_plans(study):
     for scale in ("cpu", "gpu", "paper"):
-        assert read_sweep(EXPERIMENTS / "plans" / name / f"{scale}.yaml")
+        assert study.runs(scale) == read_sweep(EXPERIMENTS / "plans" / "base-runs" / f"{scale}.yaml")
 
 
 # ------------------------------------------------------------------------------------------------------ temporal laws
@@ -147,14 +145,14 @@ def test_tables_are_made_once_and_again_when_the_losses_or_the_question_change(t
         made.append(1)
         return {"rows": pd.DataFrame({"seed": ["0"], "error": [np.nan], "x": [1 / 3]})}
 
-    first = kept({"a": planted()}, "question", make, tmp_path)["rows"]
-    again = kept({"a": planted()}, "question", make, tmp_path)["rows"]
+    first = cached({"a": planted()}, "question", make, tmp_path)["rows"]
+    again = cached({"a": planted()}, "question", make, tmp_path)["rows"]
     assert len(made) == 1
     assert again.seed.tolist() == ["0"]
     assert np.isnan(again.error[0])
     assert again.x[0] == pytest.approx(first.x[0], abs=1e-15)
-    kept({"a": planted()}, "another", make, tmp_path)
-    kept({"a": planted(2.1)}, "question", make, tmp_path)
+    cached({"a": planted()}, "another", make, tmp_path)
+    cached({"a": planted(2.1)}, "question", make, tmp_path)
     assert len(made) == 3
 
 

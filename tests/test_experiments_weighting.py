@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import xarray as xr
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-import learning_dynamics as dynamics
-import position_weighting as weighting
-from reproduction import statistics
-from reproduction.positions import in_bands
+from experiments.learning_dynamics import study as dynamics
+from experiments.position_weighting import study as weighting
+from experiments.shared import seeds_and_intervals as statistics
+from experiments.shared.surface_measures import in_bands
 
 
 def test_equivalence_needs_small_differences_and_little_noise():

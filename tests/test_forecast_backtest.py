@@ -1,4 +1,4 @@
-"""The evidence about forecasts, on synthetic curves: sealed data stay shut, rows are made once and judged as said."""
+"""The evidence about forecasts, on synthetic curves: locked data stay unread, rows are made once and judged."""
 
 from __future__ import annotations
 
@@ -12,33 +12,32 @@ import pandas as pd
 import pytest
 
 import tsl_jax as tsl
+from experiments.forecast_evidence import backtest as program
+from experiments.forecast_evidence import cases, controls, curves, rows
 from tsl_jax.forecasting import baselines, lr_aware
 from tsl_jax.forecasting.calibration import clustered_mean
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-sys.path.insert(0, str(EXPERIMENTS))
-import forecast_backtest as program  # noqa: E402
-from forecast_evidence import cases, controls, curves, rows  # noqa: E402
 
 THREE_AND_A_TARGET = (*cases.THREE, "cosine_72000")
 
 
-def write_curves(folder: Path, sealed: bool) -> Path:
-    """A few runs of every data set; sealed cells hold losses, or words that no reader takes for numbers."""
+def write_curves(folder: Path, unlocked: bool) -> Path:
+    """A few runs of every data set; locked cells hold losses, or words that no reader takes for numbers."""
     noise = np.random.default_rng(0)
     for size in ("25M", "100M"):
         (folder / "multipower" / size).mkdir(parents=True)
-        for name in THREE_AND_A_TARGET if sealed or size == "25M" else ():
+        for name in THREE_AND_A_TARGET if unlocked or size == "25M" else ():
             step = np.arange(2160, 8000, 128)
             lines = [f"{one},0.0003,{2.5 + 20 * one**-0.4 + 1e-3 * noise.standard_normal():.5f}" for one in step]
             (folder / "multipower" / size / f"{name}.csv").write_text("\n".join(["step,lr,loss", *lines]))
-    if not sealed:
-        (folder / "multipower" / "100M" / "cosine_72000.csv").write_text("sealed")
+    if not unlocked:
+        (folder / "multipower" / "100M" / "cosine_72000.csv").write_text("locked")
     lines = ["size,chinchilla_multiple,rerun,step,tokens,lr,c4_en,pile"]
     for size, multiple in (("190M", 2), ("190M", 5), ("760M", 5)):
         for tokens in np.linspace(0.1, 4 * multiple, 20) * 1e9:
             loss = 2.5 + 500 * tokens**-0.3 + 1e-3 * noise.standard_normal()
-            loss = loss if sealed or size == "190M" else "sealed"
+            loss = loss if unlocked or size == "190M" else "locked"
             lines.append(f"{size},{multiple},,{int(tokens / 1e6)},{int(tokens)},0.001,{loss},{loss}")
     (folder / "olmo_ladder").mkdir()
     (folder / "olmo_ladder" / "runs.csv").write_text("\n".join(lines) + "\n")
@@ -48,23 +47,23 @@ def write_curves(folder: Path, sealed: bool) -> Path:
         for k, (width, size) in enumerate([(256, 5e7), (384, 9e7), (1024, 9e8)]):
             for tokens in np.arange(1, 11) * 1e10 * stretch:
                 loss = 2.5 + 500 * tokens**-0.3 - 0.1 * k + 1e-3 * noise.standard_normal()
-                loss = loss if sealed or size < 6e8 else "sealed"
+                loss = loss if unlocked or size < 6e8 else "locked"
                 row = {"width": width, "depth": 8, "params_active_precise": int(size), "tokens": int(tokens)}
                 lines.append(json.dumps({**row, "step": int(tokens / 4e6), "final_loss": loss}))
         (folder / "gemstones" / f"{kind}.jsonl").write_text("\n".join(lines) + "\n")
     return folder
 
 
-def write_pool(folder: Path, simulated, sealed: bool) -> Path:
+def write_pool(folder: Path, simulated, unlocked: bool) -> Path:
     folder.mkdir()
     runs = {"one-s1": 1, "one-s50": 50, "one-s100": 100, "small-wsd": 0, "small-cosine@1": 1, "small-wsd@2": 2}
     for name, seed in {**runs, "small-wsd@100": 100}.items():
         (folder / f"{name}.json").write_text(json.dumps({"seed": seed}))
-        if sealed or seed < 5:
+        if unlocked or seed < 5:
             few = simulated.isel(position=slice(0, 64, 8)).assign_attrs(n_params=1000)
             tsl.save_surface(few, folder / f"{name}.npz")
         else:
-            (folder / f"{name}.npz").write_text("sealed")
+            (folder / f"{name}.npz").write_text("locked")
     return folder
 
 
@@ -82,8 +81,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cases, "ENDS", (0.2, 1.0))
 
 
-def test_a_development_run_opens_no_sealed_file_and_makes_each_row_once(tmp_path, quick, simulated, capsys):
-    folder, pool = write_curves(tmp_path / "curves", sealed=False), write_pool(tmp_path / "pool", simulated, False)
+def test_a_development_run_opens_no_locked_file_and_makes_each_row_once(tmp_path, quick, simulated, capsys):
+    folder, pool = write_curves(tmp_path / "curves", unlocked=False), write_pool(tmp_path / "pool", simulated, False)
     home, opened = tmp_path / "home", []
     recording = True
     sys.addaudithook(lambda event, found: opened.append(str(found[0])) if recording and event == "open" else None)
@@ -94,8 +93,8 @@ def test_a_development_run_opens_no_sealed_file_and_makes_each_row_once(tmp_path
     assert any("25M" in path for path in opened), "the recorder sees what is opened"
     assert not any(name in path for path in opened for name in ("100M", "s50.npz", "100.npz"))
     told = capsys.readouterr().out
-    assert "left out" not in told, "words in place of sealed losses were read"
-    table = pd.read_csv(home / "results" / "forecast_backtest-dev.csv")
+    assert "left out" not in told, "words in place of locked losses were read"
+    table = pd.read_csv(home / "forecast_evidence" / "results" / "development.csv")
     assert set(table.protocol) == set(program.PROTOCOLS)
     assert set(table.data) == {"multipower/25M", "olmo_ladder", "pool", "gemstones/cooldown"} | {
         f"gemstones/constant_lr{half}" for half in ("", "_half")
@@ -125,14 +124,14 @@ def test_a_development_run_opens_no_sealed_file_and_makes_each_row_once(tmp_path
     forecasts = table.groupby(["protocol", "data", "run", "method", "cutoff"]).ngroups
     said = capsys.readouterr().out
     assert f"{forecasts} forecasts, 0 to make" in said
-    program.main(["--summarise", "dev"], home)
+    program.main(["--summarise", "development"], home)
     assert capsys.readouterr().out.strip() in said
     assert table[table.protocol.str.startswith("cooldown")].r2.isna().all(), "one point has no spread"
     assert table[table.run == "small-wsd@2"].cluster.unique().tolist() == ["pool small-wsd@2"]
 
 
-def test_sealed_rows_need_the_option_a_clean_tree_and_are_counted(tmp_path, quick, simulated, capsys):
-    folder, pool = write_curves(tmp_path / "curves", sealed=True), write_pool(tmp_path / "pool", simulated, True)
+def test_locked_rows_need_the_option_a_clean_tree_and_are_counted(tmp_path, quick, simulated, capsys):
+    folder, pool = write_curves(tmp_path / "curves", unlocked=True), write_pool(tmp_path / "pool", simulated, True)
     home = tmp_path / "checkout" / "experiments"
     home.mkdir(parents=True)
     (home / "LOG.md").write_text("# Log\n\nNewest first.\n\n## An older entry\n\nText.\n")
@@ -144,55 +143,57 @@ def test_sealed_rows_need_the_option_a_clean_tree_and_are_counted(tmp_path, quic
     git("init", "-q")
     git("add", ".")
     git("commit", "-qm", "a log")
-    arguments = ["--open-seal", "--curves", str(folder), "--pool", str(pool), "--only", "fit_three"]
+    arguments = ["--open-locked-test-set", "--curves", str(folder), "--pool", str(pool), "--only", "fit_three"]
     (home / "changed").write_text("")
     with pytest.raises(SystemExit) as stopped:
         program.main(arguments, home)
     assert stopped.value.code == 2
     assert "commit first" in capsys.readouterr().err
-    assert not (home / "forecast_seal.json").exists()
+    assert not (home / "forecast_evidence" / "openings.json").exists()
     (home / "changed").unlink()
     program.main(arguments, home)
     told = capsys.readouterr().out
     assert told.index("will be opened") < told.index("forecasts,")
-    (opening,) = json.loads((home / "forecast_seal.json").read_text())["openings"]
+    (opening,) = json.loads((home / "forecast_evidence" / "openings.json").read_text())["openings"]
     assert opening["finished"]
     log = (home / "LOG.md").read_text()
     assert log.index("opening 1") < log.index("| fit_three |") < log.index("## An older entry")
     assert opening["commit"] in log
     assert opening["hardware"] in log
-    sealed = pd.read_csv(home / "results" / "forecast_backtest-sealed.csv")
-    assert set(sealed.data) == {"multipower/100M"}
-    assert (sealed.commit == opening["commit"]).all()
+    table = pd.read_csv(home / "forecast_evidence" / "results" / "locked_test_set.csv")
+    assert set(table.data) == {"multipower/100M"}
+    assert (table.commit == opening["commit"]).all()
     with pytest.raises(SystemExit):  # the log has changed
         program.main(arguments, home)
     git("add", ".")
     git("commit", "-qm", "the first opening")
     program.main(arguments, home)
-    assert pd.read_csv(home / "results" / "forecast_backtest-sealed.csv").opening.tolist() == [1, 2]
-    assert not (home / "results" / "forecast_backtest-dev.csv").exists()
+    assert pd.read_csv(home / "forecast_evidence" / "results" / "locked_test_set.csv").opening.tolist() == [1, 2]
+    assert not (home / "forecast_evidence" / "results" / "development.csv").exists()
 
 
-def test_what_is_sealed_comes_apart_by_name_size_and_seed(tmp_path, simulated):
-    folder, pool = write_curves(tmp_path / "curves", sealed=True), write_pool(tmp_path / "pool", simulated, True)
+def test_what_is_locked_comes_apart_by_name_size_and_seed(tmp_path, simulated):
+    folder, pool = write_curves(tmp_path / "curves", unlocked=True), write_pool(tmp_path / "pool", simulated, True)
     every, said = curves.load(curves.PARTS, folder, pool)
     assert said == []
     by_part = {part: {(one.data, one.run) for one in every if one.part == part} for part in curves.PARTS}
-    assert {run for data, run in by_part["sealed"] if data in ("olmo_ladder", "pool")} == {
+    assert {run for data, run in by_part["locked_test_set"] if data in ("olmo_ladder", "pool")} == {
         "760M-5",
         "one-s100",
         "small-wsd@100",
     }
-    assert {run for data, run in by_part["sealed"] if data == "gemstones/constant_lr"} == {"1024-8"}
-    assert {data for data, _ in by_part["sealed"] if data.startswith("multi")} == {"multipower/100M"}
+    assert {run for data, run in by_part["locked_test_set"] if data == "gemstones/constant_lr"} == {"1024-8"}
+    assert {data for data, _ in by_part["locked_test_set"] if data.startswith("multi")} == {"multipower/100M"}
     small = {"small-wsd", "small-cosine@1", "small-wsd@2"}
     assert {run for data, run in by_part["development"] if data == "pool"} == {"one-s1"} | small
-    seeded = {one.protocol: one for one in cases.cases(every, "sealed") if one.target.run == "small-wsd@100"}
+    seeded = {one.protocol: one for one in cases.cases(every, "locked_test_set") if one.target.run == "small-wsd@100"}
     assert {one.run for one in seeded["earlier_seeds"].siblings} == {"small-wsd", "small-cosine@1"}
     assert {one.run for one in seeded["other_schedules"].siblings} == {"small-cosine@1"}
-    (big,) = (one for one in cases.cases(every, "sealed") if one.protocol == "cooldown" and "110B" in one.target.run)
+    (big,) = (
+        one for one in cases.cases(every, "locked_test_set") if one.protocol == "cooldown" and "110B" in one.target.run
+    )
     assert [one.run for one in big.siblings] == ["384-8@110B", "256-8@110B"]  # of the development part, nearest first
-    (ladder,) = (one for one in cases.cases(every, "sealed") if one.protocol == "ladder")
+    (ladder,) = (one for one in locked if one.protocol == "ladder")
     assert [one.run for one in ladder.siblings] == ["190M-5", "190M-2"]
 
 

@@ -129,7 +129,7 @@ def test_what_cannot_be_forecast_is_said_and_leaves_the_others_alone():
 
 
 def test_nine_of_ten_intervals_hold():
-    """Forty planted runs with serially correlated residuals: a small version of experiments/forecast_coverage.py."""
+    """Forty planted runs with serially correlated residuals: a small version of experiments/forecast_coverage."""
     held, law = [], tsl.laws.AREA_ANNEALING
     tokens = np.geomspace(1e6, TOTAL, 41)
     plan = tsl.laws.Schedule.from_plan(PLANS["cosine"])

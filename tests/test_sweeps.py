@@ -24,7 +24,7 @@ from tsl_jax.training.config import TrainConfig, config_hash, from_dict
 
 REPOSITORY = Path(__file__).parents[1]
 KEPT = REPOSITORY / "experiments" / "pool"
-PLANS = sorted(path for path in (REPOSITORY / "experiments/plans").glob("*/*.yaml") if path.stem in "cpu gpu paper")
+PLANS = sorted(path for path in (REPOSITORY / "experiments").glob("*/**/*.yaml") if path.stem in "cpu gpu paper")
 
 
 def sweep(folder: Path, text: str) -> dict[str, TrainConfig]:
@@ -100,7 +100,7 @@ def test_a_mistake_is_told_with_file_and_mend(tmp_path, text, message):
 
 
 def test_all_plans_of_experiments_can_be_read_and_a_name_is_one_run():
-    assert len(PLANS) > 10
+    assert len(PLANS) == 12
     named: dict[str, str] = {}
     for path in PLANS:
         for name, config in read_sweep(path).items():
@@ -120,7 +120,7 @@ def test_every_kept_run_is_found_by_its_own_configuration():
 
 
 def test_plans_of_kept_runs_find_them_under_the_names_of_before():
-    runs = read_sweep(REPOSITORY / "experiments/plans/temporal_fit/cpu.yaml")
+    runs = read_sweep(REPOSITORY / "experiments/plans/base-runs/cpu.yaml")
     found = Pool(KEPT, Path("nowhere")).found(runs)
     assert found.keys() == runs.keys()
     assert found["small-cosine@0"]["name"] == "small-cosine"

@@ -1,4 +1,4 @@
-"""What is forecast from what: the protocols, fixed before any sealed run was looked at.
+"""What is forecast from what: the protocols, fixed before any run of the locked test set was looked at.
 
     alone           every run with enough checkpoints, from 10, 20, 30 and 40 % of its tokens: every method, and by
                     position the controls
@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from forecast_evidence import controls
-from forecast_evidence.curves import DEVELOPMENT, Curve
+from experiments.forecast_evidence import controls
+from experiments.forecast_evidence.curves import DEVELOPMENT, Curve
 from tsl_jax.forecasting import baselines, extrapolation, lr_aware, lr_history, position_route
 
 CUTOFFS = (0.1, 0.2, 0.3, 0.4)

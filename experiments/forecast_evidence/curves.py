@@ -1,6 +1,6 @@
-"""Which curves the evidence rests on, in two parts: development data, on which methods may be chosen, and sealed data.
+"""Which curves the evidence rests on: development data, on which methods may be chosen, and a locked test set.
 
-Nothing of the sealed part is opened, and no row of it kept, unless it is asked for: files are chosen by their name or
+Nothing of the locked part is opened, and no row of it kept, unless it is asked for: files are chosen by their name or
 by the seed in their plan, rows of files that hold both parts by their size, before anything else of them is read.
 """
 
@@ -19,12 +19,12 @@ import xarray as xr
 
 import tsl_jax as tsl
 
-DEVELOPMENT, SEALED = "development", "sealed"
-PARTS = (DEVELOPMENT, SEALED)
-MULTIPOWER = {DEVELOPMENT: {"25M": 25e6}, SEALED: {"100M": 100e6}}
-OLMO = {DEVELOPMENT: {"190M": 190e6, "370M": 370e6}, SEALED: {"760M": 760e6, "1B": 1e9}}
+DEVELOPMENT, LOCKED = "development", "locked_test_set"
+PARTS = (DEVELOPMENT, LOCKED)
+MULTIPOWER = {DEVELOPMENT: {"25M": 25e6}, LOCKED: {"100M": 100e6}}
+OLMO = {DEVELOPMENT: {"190M": 190e6, "370M": 370e6}, LOCKED: {"760M": 760e6, "1B": 1e9}}
 GEMSTONES_APART = 600e6  # parameters: models below are development data
-FIRST_SEALED_SEED, DEVELOPMENT_SEEDS = 100, range(5)
+FIRST_LOCKED_SEED, DEVELOPMENT_SEEDS = 100, range(5)
 WARMUP_STEPS = 2160  # of multipower, before the first row of its files
 NEAR_COSINE = 0.01  # of the peak: so near must a learning rate be to a cosine to be called one
 
@@ -147,7 +147,7 @@ def _pool(part: str, pool: Path) -> Iterator[Curve]:
     """Finished runs of the pool; the seed in a run's manifest says to which part it belongs."""
     for path in sorted(pool.glob("*.json")):
         seed, surface = json.loads(path.read_text())["seed"], path.with_name(f"{path.stem}.npz")
-        mine = seed in DEVELOPMENT_SEEDS if part == DEVELOPMENT else seed >= FIRST_SEALED_SEED
+        mine = seed in DEVELOPMENT_SEEDS if part == DEVELOPMENT else seed >= FIRST_LOCKED_SEED
         if mine and surface.exists():
             yield Curve(part, "pool", path.stem, tsl.load_surface(surface))
 

@@ -9,8 +9,8 @@ import numpy as np
 import xarray as xr
 
 import tsl_jax as tsl
-from forecast_evidence import cases
-from forecast_evidence.cases import Case
+from experiments.forecast_evidence import cases
+from experiments.forecast_evidence.cases import Case
 from tsl_jax.forecasting import covered, lr_history, winkler
 from tsl_jax.forecasting.baselines import mean_loss
 from tsl_jax.forecasting.lr_aware import Continuation

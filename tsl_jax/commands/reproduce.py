@@ -32,13 +32,13 @@ class ReproduceCommand:
 def run_reproduce(command: ReproduceCommand) -> None:
     """List the experiments, or hand over to one."""
     folder = experiments()
-    known = {path.stem: path for path in sorted(folder.glob("*.py")) if (folder / "plans" / path.stem).is_dir()}
+    known = {path.parent.name: path for path in sorted(folder.glob("*/study.py"))}
     if not command.name:
         print("\n".join(f"  {name:<22}{question(path)}" for name, path in known.items()))
         return
     if command.name not in known:
         raise ValueError(f"reproduce: expected one of {', '.join(known)}, found {command.name!r}")
-    _become(known[command.name], _told(command))
+    _become(folder, command.name, _told(command))
 
 
 def _told(command: ReproduceCommand) -> list[str]:
@@ -48,10 +48,12 @@ def _told(command: ReproduceCommand) -> list[str]:
     return told + (["--cost"] if command.cost else [])
 
 
-def _become(path: Path, told: list[str]) -> None:
+def _become(folder: Path, name: str, told: list[str]) -> None:
     """This process becomes the experiment's, so that Ctrl-C and kills reach that, and its exit code is ours."""
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, str(path), *told])
+    paths = [str(folder.parent.resolve()), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    os.execve(sys.executable, [sys.executable, "-m", f"experiments.{name}.study", *told], environment)
 
 
 def experiments() -> Path:

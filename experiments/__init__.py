@@ -1,0 +1,1 @@
+"""Experiments: a folder a study (README with its dated plan, study.py, plots.py, plans/, results/); `tsl reproduce`."""

@@ -1,0 +1,108 @@
+"""The figures of position_law.py; they draw what was measured and fit nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from scipy import stats
+
+from experiments.position_law.measures import clusters_of
+from tsl_jax.diagnostics import log_bins
+from tsl_jax.fitting import Fit
+from tsl_jax.reporting import plots as drawn
+from tsl_jax.surface import position_covariance
+
+ARCHITECTURES = {"LLaMA": "", "GPT-NeoX": "-neox", "MoE": "-moe", "LSTM": "-lstm"}  # as the names of runs tell them
+
+
+WIDEST = 1e3  # intervals of i90 wider than this factor tell nothing and are not drawn
+
+
+def architectures(names: Iterable[str]) -> dict[str, str]:
+    """The run of each architecture, SIZE[-ARCHITECTURE]-cosine[@SEED], of the size that has most of them."""
+    names = list(names)
+    found = [
+        {
+            label: next(name for name in names if name.startswith(f"{size}{told}-cosine"))
+            for label, told in ARCHITECTURES.items()
+            if any(name.startswith(f"{size}{told}-cosine") for name in names)
+        }
+        for size in dict.fromkeys(name.split("-")[0] for name in names)
+    ]
+    return max(found, key=len, default={})
+
+
+def curves(surfaces: Mapping[str, xr.Dataset], fits: Mapping[str, Fit]) -> dict[str, Any]:
+    """Position curves of every architecture with the law."""
+    return {
+        f"curves-{label.lower()}": drawn.position_curves(surfaces[name], fits[name], "id")
+        for label, name in architectures(surfaces).items()
+    }
+
+
+def quality(rows: pd.DataFrame, run: str) -> dict[str, Any]:
+    """R2 and its ceiling by checkpoint of a run, each split."""
+    found = {}
+    for split, part in rows[rows.run == run].groupby("split"):
+        found[f"r2-{split}"] = drawn.r2_against_ceiling(part.tokens.values, part.r2.values, part.r2_ceiling.values)
+    return found
+
+
+def residuals(surface: xr.Dataset, found: Fit, split: str) -> Any:
+    """Residual (tokens, position) in standard errors of the positions' noise without its common mode."""
+    left = (surface.loss - found.predict()).sel(split=split)
+    sigma = position_covariance(surface).sel(split=split).values
+    common = sigma.mean(axis=(1, 2))
+    alone = np.sqrt(np.maximum(np.diagonal(sigma, axis1=1, axis2=2).mean(axis=1) - common, 0))
+    unit = xr.DataArray(alone, {"tokens": left.tokens}, ("tokens",))
+    return drawn.residual_map((left / unit).transpose("tokens", "position"), unit="standard errors")
+
+
+def context(rows: pd.DataFrame, split: str) -> Any:
+    """i90 over training by architecture, where the form passes its test."""
+    lines = {}
+    for label, name in architectures(rows.run.unique()).items():
+        part = rows[(rows.run == name) & (rows.split == split) & rows.passes]
+        part = part[np.isfinite(part.i90) & (part.high < WIDEST * part.low)]
+        if len(part):
+            lines[label] = (part.tokens.values, part.i90.values, part.low.values, part.high.values)
+    return drawn.lines_with_bands(lines, "tokens seen", "i90 = 9/a1 (tokens of context)", log="xy")
+
+
+def rivals(duels: pd.DataFrame, estimate: str) -> Any:
+    """Held-out errors of every law, geometric mean over runs and splits with a 90 % range of them."""
+    table = []
+    names = {"held_out": "held-out blocks", "second_half": "held-out second half"}
+    duels = duels[duels.estimate == estimate]
+    first = duels[duels.rival == duels.rival.iloc[0]]
+    each = [("hyperbolic", first, "")] + [(rival, part, "_rival") for rival, part in duels.groupby("rival", sort=False)]
+    for law, part, end in each:
+        for measure, word in names.items():
+            values = part[measure + end].values
+            low, high = np.quantile(values, [0.05, 0.95])
+            one = {"method": law.removeprefix("position_"), "cutoff": word}
+            table.append({**one, "value": float(stats.gmean(values)), "low": low, "high": high})
+    return drawn.errors_by(pd.DataFrame(table), xlabel="root mean square error (nats)")
+
+
+def by_position(differences: Mapping[str, tuple[np.ndarray, np.ndarray, int]], position: np.ndarray) -> Any:
+    """Paired differences from LLaMA in bins even in log position, with pointwise 90 % t intervals."""
+    bins = log_bins(position, 16)
+    arms = {}
+    for label, (mean, each, clusters) in differences.items():
+        middle = bins @ mean
+        error = np.sqrt(clusters / (clusters - 1) * ((each @ bins.T) ** 2).sum(axis=0))
+        width = stats.t.ppf(0.95, clusters - 1) * error
+        arms[label] = (middle, middle - width, middle + width)
+    centre = np.exp(bins @ np.log(position))
+    return drawn.differences_by_position(centre, arms)
+
+
+def clusters_in(surfaces: Mapping[str, xr.Dataset]) -> str:
+    """How many clusters the runs have, in words."""
+    found = {clusters_of(surface, str(split)) for surface in surfaces.values() for split in surface.split.values}
+    return " or ".join(map(str, sorted(found)))

@@ -1,1 +1,0 @@
-"""What position_law.py measures, and how it is drawn."""

@@ -1,0 +1,122 @@
+"""A study: which runs an experiment reads, what they cost, and the way from them to its results.
+
+    tsl reproduce NAME --scale cpu|gpu|paper        the same as: python -m experiments.NAME.study --scale ...
+
+The runs are those of the sweep file NAME/plans/SCALE.yaml, or plans/base-runs/SCALE.yaml for studies that share them.
+Those that the pool keeps, whatever study they were made for, are read from there; the others are trained, in pieces of
+at most --minutes, and the same command goes on. Once all are there the analysis runs, which never trains; its results
+go to NAME/results/SCALE.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from experiments.shared.findings import Findings, write
+from tsl_jax.commands.sweep import listed, made
+from tsl_jax.surface import load_surface
+from tsl_jax.sweeps import Pool, read_sweep
+from tsl_jax.training.config import TrainConfig
+
+HOME = Path(__file__).parents[1]
+BASE_RUNS = "plans/base-runs"
+MINUTES = {"cpu": 90.0, "gpu": 7.0, "paper": 0.0}  # of a piece; 0: no limit
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs of a study, all complete.
+
+    Attributes:
+        surfaces: name -> loss surface. manifests: name -> how it was made ("config", "n_params", "flops_per_token",
+            "seconds", ...). scale: cpu, gpu or paper.
+    """
+
+    surfaces: Mapping[str, xr.Dataset]
+    manifests: Mapping[str, Mapping[str, Any]]
+    scale: str
+
+    def named(self, start: str) -> dict[str, xr.Dataset]:
+        """The surfaces whose name begins so."""
+        return {name: surface for name, surface in self.surfaces.items() if name.startswith(start)}
+
+
+@dataclass(frozen=True)
+class Study:
+    """An experiment.
+
+    Attributes:
+        name: of its folder. title: of its page, a question.
+        decided: the date of the plan in its README, before the ends of its runs were looked at.
+        analyse: runs -> findings; draws nothing at random without a fixed seed, and trains nothing.
+        minutes: that the analysis of the cpu scale takes.
+        plans: folder of its sweep files, below experiments; empty: NAME/plans.
+    """
+
+    name: str
+    title: str
+    decided: str
+    analyse: Callable[[Runs], Findings]
+    minutes: float
+    plans: str = ""
+
+    def main(self, arguments: list[str] | None = None, home: Path = HOME) -> None:
+        """The command line; exits with 2 and a sentence at a mistake, 130 where it was interrupted."""
+        parser = argparse.ArgumentParser(description=self.title)
+        parser.add_argument("--scale", choices=MINUTES, default="cpu")
+        parser.add_argument("--minutes", type=float, help="stop training after so long; 0: never")
+        parser.add_argument("--side-by-side", type=int, default=1, help="runs at a time, each on its own cores")
+        parser.add_argument("--cost", action="store_true", help="only say what is there and what the rest costs")
+        try:
+            self._run(parser.parse_args(arguments), home)
+        except (ValueError, OSError) as error:
+            sys.stderr.write(f"{self.name}: {error}\n")
+            raise SystemExit(2) from None
+        except KeyboardInterrupt:
+            sys.stderr.write(f"{self.name}: interrupted; the same command goes on\n")
+            raise SystemExit(130) from None
+
+    def runs(self, scale: str, home: Path = HOME) -> dict[str, TrainConfig]:
+        """The runs of a scale.
+
+        Raises:
+            ValueError: where it has no plan, or a plan that cannot work.
+        """
+        plans = home / (self.plans or f"{self.name}/plans")
+        if not (plans / f"{scale}.yaml").exists():
+            scales = ", ".join(name for name in MINUTES if (plans / f"{name}.yaml").exists()) or "none"
+            raise ValueError(f"there is no plan {plans / scale}.yaml; --scale may be: {scales}")
+        return read_sweep(plans / f"{scale}.yaml")
+
+    def _run(self, options: argparse.Namespace, home: Path) -> None:
+        runs, pool = self.runs(options.scale, home), Pool(home / "pool", Path("runs/pool"))
+        print(listed(pool, runs))
+        print(f"then an analysis of about {self.minutes:g} minutes (cpu scale)", flush=True)
+        if options.cost:
+            return
+        minutes = MINUTES[options.scale] if options.minutes is None else options.minutes
+        left = made(pool, runs, options.side_by_side, minutes)
+        if left:
+            print(f"{len(left)} of {len(runs)} runs are unfinished; the same command goes on")
+            return
+        start = time.perf_counter()
+        findings = self.analyse(load(pool, runs, options.scale))
+        folder = home / self.name / "results" / options.scale
+        facts = {"study": self.name, "title": self.title, "decided": self.decided, "scale": options.scale}
+        write(findings, folder, facts, time.perf_counter() - start)
+        print(findings.told())
+        print(f"results: {folder}")
+
+
+def load(pool: Pool, runs: Mapping[str, TrainConfig], scale: str) -> Runs:
+    """The kept runs of a sweep, under the names it gives them."""
+    manifests = pool.found(runs)
+    return Runs({name: load_surface(manifest["file"]) for name, manifest in manifests.items()}, manifests, scale)
