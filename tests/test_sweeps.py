@@ -20,7 +20,7 @@ from training_material import small_run, write_words
 from tsl_jax.sweeps import Pool, process, read_sweep, spread
 from tsl_jax.sweeps.cost import cost
 from tsl_jax.training import run_dir
-from tsl_jax.training.config import TrainConfig, config_hash, from_dict
+from tsl_jax.training.config import TrainConfig, config_hash, from_dict, to_dict
 
 REPOSITORY = Path(__file__).parents[1]
 KEPT = REPOSITORY / "experiments" / "pool"
@@ -130,7 +130,7 @@ def test_plans_of_kept_runs_find_them_under_the_names_of_before():
 def write_kept(pool: Pool, name: str, config: TrainConfig) -> None:
     pool.kept.mkdir(parents=True, exist_ok=True)
     (pool.kept / f"{name}.npz").write_bytes(b"")
-    (pool.kept / f"{name}.json").write_text(json.dumps({"config_hash": config_hash(config)}))
+    (pool.kept / f"{name}.json").write_text(json.dumps({"config": to_dict(config)}))
 
 
 def test_a_surface_without_manifest_or_the_reverse_is_not_kept(tmp_path):

@@ -23,7 +23,7 @@ from tsl_jax.atomic_write import write_atomically
 from tsl_jax.surface import load_surface, pack
 from tsl_jax.sweeps import process
 from tsl_jax.training import run_dir
-from tsl_jax.training.config import TrainConfig, config_hash, to_dict
+from tsl_jax.training.config import TrainConfig, config_hash, from_dict, to_dict
 
 CLUSTERS = 4  # of documents a split: enough for errors, few enough for hundreds of runs in a repository
 KEPT_FACTS = (
@@ -50,8 +50,8 @@ class Pool:
         found = {}
         for path in sorted(self.kept.glob("*.json")):
             manifest, surface = _manifest(path), path.with_name(f"{path.stem}.npz")
-            if surface.exists() and "config_hash" in manifest:
-                found[manifest["config_hash"]] = {**manifest, "name": path.stem, "file": surface}
+            if surface.exists() and "config" in manifest:
+                found[_hash(manifest)] = {**manifest, "name": path.stem, "file": surface}
         return found
 
     def find(self, config: TrainConfig) -> dict[str, Any] | None:
@@ -88,7 +88,7 @@ class Pool:
             ValueError: where another one has it, kept or begun.
         """
         manifest = self.kept / f"{name}.json"
-        if manifest.exists() and _manifest(manifest).get("config_hash") != config_hash(config):
+        if manifest.exists() and _hash(_manifest(manifest)) != config_hash(config):
             mend = "give the new one another name in the sweep file"
             raise ValueError(f"sweep: {manifest} is of a run {name} with another configuration; {mend}")
         try:
@@ -146,13 +146,17 @@ class Pool:
         final = surface.loss.isel(tokens=-1).mean("position")
         manifest = {fact: record[fact] for fact in KEPT_FACTS if fact in record}
         manifest |= {
-            "config_hash": config_hash(config),
             "config": to_dict(config),
             "checkpoints": surface.sizes["tokens"],
             "final_loss": {str(split): float(final.sel(split=split)) for split in final.split.values},
         }
         text = json.dumps(manifest, indent=1).encode() + b"\n"
         write_atomically(self.kept / f"{name}.json", lambda file: file.write(text))
+
+
+def _hash(manifest: Mapping[str, Any]) -> str:
+    """Of the configuration, now: a hash that was written down may be of a version with fewer entries."""
+    return config_hash(from_dict(TrainConfig, manifest["config"])) if "config" in manifest else ""
 
 
 def _manifest(path: Path) -> dict[str, Any]:
