@@ -19,7 +19,7 @@ from tsl_jax.models.config import SIZES, ModelConfig, resolve
 from tsl_jax.models.cost import flops_per_token, flops_per_token_6n, n_params, n_params_active, n_params_embedding
 from tsl_jax.training.config import OptimizerConfig
 from tsl_jax.training.memory import memory
-from tsl_jax.training.optimizer import adamw, plan
+from tsl_jax.training.optimizer import adamw, lr_plan
 from tsl_jax.training.step import StepFunction, TrainState, initial_state, make_step
 
 TINY = {
@@ -63,7 +63,7 @@ def stepper(name: str, dropout: float = 0.0, seed: int = 0) -> tuple[StepFunctio
     graphdef, _ = abstract(replace(TINY[name], dropout=dropout, layers="scan"))
     _, params = rooms.build(TINY[name], 0)
     config = OptimizerConfig(peak_lr=3e-3, schedule="constant")
-    optimizer = adamw(config, plan(config, 100, 4 * T), 4 * T)
+    optimizer = adamw(config, lr_plan(config, 100, 4 * T), 4 * T)
     state = initial_state(params, optimizer)
     step = make_step(graphdef, optimizer, np.ones(T), seed=seed).lower(state, tokens(4, T + 1))
     return step.compile(compiler_options=QUICK), state

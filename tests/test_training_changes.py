@@ -29,7 +29,7 @@ from tsl_jax.training.config import (
 )
 from tsl_jax.training.interventions import stretches
 from tsl_jax.training.loop import train
-from tsl_jax.training.optimizer import learning_rate, of_run, plan_of
+from tsl_jax.training.optimizer import run_lr_plan, run_optimizer
 
 CHANGES = {
     "none": (),
@@ -119,7 +119,7 @@ def test_batches_of_every_stretch_must_share_the_devices_there_are(config: Train
 
 def test_tokens_beyond_32_bits_are_counted_in_the_optimizer() -> None:
     one = TrainConfig(tokens=6_000_000_000, context=1024, batch_size=512, changes=(".5:lr=.3",))
-    optimizer, params = of_run(one), {"scale": jnp.zeros(3)}
+    optimizer, params = run_optimizer(one), {"scale": jnp.zeros(3)}
     _, state = jax.jit(optimizer.update)({"scale": jnp.ones(3)}, optimizer.init(params), params)
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state))
 
@@ -150,8 +150,8 @@ def test_lines_count_the_tokens_and_tell_the_rate_of_every_step(runs: dict[str, 
 
 
 def test_a_change_of_the_rate_is_not_known_before_it(config: TrainConfig) -> None:
-    plan = Schedule.from_plan(plan_of(replace(config, changes=CHANGES["lr"])))
-    without = Schedule.from_plan(plan_of(config))
+    plan = Schedule.from_plan(run_lr_plan(replace(config, changes=CHANGES["lr"])))
+    without = Schedule.from_plan(run_lr_plan(config))
     assert plan.known_at(HALF) == without
     assert float(plan.lr(HALF)) == float(without.lr(HALF))
     np.testing.assert_allclose(plan.lr(HALF + 64), 0.3 * without.lr(HALF + 64))
@@ -161,14 +161,14 @@ def test_a_change_of_the_rate_is_not_known_before_it(config: TrainConfig) -> Non
 def test_the_optimizer_takes_the_changed_rate_at_every_step(config: TrainConfig) -> None:
     plain = OptimizerConfig(schedule="cosine", warmup=0.1, weight_decay=0.0, beta1=0.0, beta2=0.0, clip=0.0)
     one = replace(config, optimizer=plain, changes=(*CHANGES["spike"], ".75:batch=16"))
-    optimizer, params = of_run(one), {"scale": jnp.zeros(3)}
+    optimizer, params = run_optimizer(one), {"scale": jnp.zeros(3)}
     state, update = optimizer.init(params), jax.jit(optimizer.update)
     taken = []
     for _ in range(total_steps(one)):
         change, state = update({"scale": jnp.ones(3)}, state, params)
         taken.append(-float(change["scale"][0]))
     tokens = np.array([tokens_at(one, step) for step in range(1, total_steps(one) + 1)])
-    np.testing.assert_allclose(taken, learning_rate(plan_of(one), tokens), rtol=1e-5)
+    np.testing.assert_allclose(taken, Schedule.from_plan(run_lr_plan(one)).rate(tokens, np), rtol=1e-5)
 
 
 def test_batches_grow_with_the_plan_in_tokens_as_it_was(runs: dict[str, Path], config: TrainConfig) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from tsl_jax.training.checkpoint import Checkpoints
 from tsl_jax.training.config import OptimizerConfig
-from tsl_jax.training.optimizer import adamw, plan
+from tsl_jax.training.optimizer import adamw, lr_plan
 from tsl_jax.training.step import TrainState, initial_state
 
 
@@ -23,7 +23,7 @@ def state_at(step: int) -> TrainState:
     """A state with numbers of its own in every leaf."""
     config = OptimizerConfig()
     params = {"embedding": jnp.zeros((6, 4)), "blocks": {"w": jnp.zeros((2, 4, 4))}}
-    state = initial_state(params, adamw(config, plan(config, 100, 8), 8))
+    state = initial_state(params, adamw(config, lr_plan(config, 100, 8), 8))
     keys = iter(jax.random.split(jax.random.key(step), 100))
 
     def fill(leaf: jax.Array) -> jax.Array:

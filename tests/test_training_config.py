@@ -21,7 +21,7 @@ from tsl_jax.training.config import (
     to_dict,
     total_steps,
 )
-from tsl_jax.training.optimizer import plan
+from tsl_jax.training.optimizer import lr_plan
 from tsl_jax.training.position_weights.weights import PositionWeights
 
 
@@ -63,7 +63,7 @@ def test_a_configuration_file_without_the_newest_entries_has_the_hash_of_one_wit
 
 
 def test_a_linear_decay_is_the_plan_without_a_form() -> None:
-    assert plan(OptimizerConfig(schedule="wsd", peak_lr=1e-3), 100, 512) == {
+    assert lr_plan(OptimizerConfig(schedule="wsd", peak_lr=1e-3), 100, 512) == {
         **{"kind": "wsd", "peak": 1e-3, "warmup_tokens": 1024, "total_tokens": 51_200, "final_ratio": 0.1},
         "decay_start_tokens": 40_960,
     }
@@ -143,7 +143,7 @@ def test_the_laws_read_every_plan_that_passes(schedule: str, warmup: float, deca
             check(config)
         except ValueError:
             continue
-        assert Schedule.from_plan(plan(optimizer, steps, 512)).kind == schedule
+        assert Schedule.from_plan(lr_plan(optimizer, steps, 512)).kind == schedule
 
 
 def test_whole_batches_are_trained() -> None:

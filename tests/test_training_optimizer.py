@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tsl_jax.schedules import Schedule
 from tsl_jax.training.config import OptimizerConfig
-from tsl_jax.training.optimizer import adamw, learning_rate, matrices, plan
+from tsl_jax.training.optimizer import adamw, lr_plan, matrices
 from tsl_jax.training.timeline import evaluation_steps
 
 STEPS, BATCH = 200, 64
@@ -16,7 +17,7 @@ STEPS, BATCH = 200, 64
 
 def rates(config: OptimizerConfig) -> np.ndarray:
     """Learning rate of steps 1..STEPS."""
-    return learning_rate(plan(config, STEPS, BATCH), BATCH * np.arange(1, STEPS + 1))
+    return Schedule.from_plan(lr_plan(config, STEPS, BATCH)).rate(BATCH * np.arange(1, STEPS + 1), np)
 
 
 def test_warm_up_is_linear_and_ends_at_the_peak() -> None:
@@ -35,7 +36,7 @@ def test_cosine_ends_at_its_ratio_and_is_half_way_in_the_middle() -> None:
 def test_wsd_is_stable_until_its_decay_and_then_linear() -> None:
     config = OptimizerConfig(peak_lr=1.0, warmup=0.1, schedule="wsd", decay=0.25, final_ratio=0.0)
     lr = rates(config)
-    assert plan(config, STEPS, BATCH)["decay_start_tokens"] == 150 * BATCH
+    assert lr_plan(config, STEPS, BATCH)["decay_start_tokens"] == 150 * BATCH
     np.testing.assert_allclose(lr[19:150], 1.0)
     np.testing.assert_allclose(lr[149:], np.linspace(1.0, 0.0, 51))
 
@@ -46,7 +47,7 @@ def test_no_warm_up_starts_at_the_peak() -> None:
 
 def test_the_optimizer_takes_the_planned_rate_at_every_step() -> None:
     config = OptimizerConfig(peak_lr=0.5, warmup=0.1, weight_decay=0.0, beta1=0.0, beta2=0.0, clip=0.0)
-    optimizer = adamw(config, plan(config, STEPS, BATCH), BATCH)
+    optimizer = adamw(config, lr_plan(config, STEPS, BATCH), BATCH)
     params = {"blocks": {"w": jnp.zeros((2, 3, 3))}, "scale": jnp.zeros(3)}
     state, update = optimizer.init(params), jax.jit(optimizer.update)
     taken = []
@@ -71,7 +72,7 @@ def test_only_matrices_decay() -> None:
 
 def test_gradients_are_clipped_by_their_global_norm() -> None:
     config = OptimizerConfig(clip=1.0, weight_decay=0.0, warmup=0.0, beta1=0.0)
-    optimizer = adamw(config, plan(config, STEPS, BATCH), BATCH)
+    optimizer = adamw(config, lr_plan(config, STEPS, BATCH), BATCH)
     params = {"embedding": jnp.zeros((2, 2))}
     _, small = optimizer.update({"embedding": jnp.full((2, 2), 0.5)}, optimizer.init(params), params)
     _, large = optimizer.update({"embedding": jnp.full((2, 2), 50.0)}, optimizer.init(params), params)

@@ -19,7 +19,7 @@ from tsl_jax.models.config import ModelConfig
 from tsl_jax.training import calls, throughput
 from tsl_jax.training.config import OptimizerConfig, TrainConfig
 from tsl_jax.training.loop import train
-from tsl_jax.training.optimizer import adamw, plan
+from tsl_jax.training.optimizer import adamw, lr_plan
 from tsl_jax.training.prefetch import ahead
 from tsl_jax.training.step import TrainState, initial_state, make_step
 
@@ -30,7 +30,7 @@ FLOAT32 = 1e-6  # losses near 4, and parameters, whose sums are taken in another
 def trained(per_call: int, accumulate: int) -> tuple[TrainState, dict[str, np.ndarray]]:
     """The state after K steps of a tiny model, and their metrics."""
     config = OptimizerConfig(peak_lr=1e-2, warmup=0.0)
-    optimizer = adamw(config, plan(config, 100, B * T), B * T)
+    optimizer = adamw(config, lr_plan(config, 100, B * T), B * T)
     graphdef, params = build(ModelConfig(preset="tiny", d_model=16, n_layers=1, vocabulary=V, context=T), 0)
     step = make_step(graphdef, optimizer, np.linspace(0.5, 1.5, T), per_call, accumulate)
     batches = np.random.default_rng(0).integers(0, V, (K, B, T + 1)).astype(np.int32)

@@ -32,7 +32,7 @@ from tsl_jax.models.config import ModelConfig, resolve
 from tsl_jax.models.cost import flops_per_token, n_params
 from tsl_jax.training.config import OptimizerConfig, value_of
 from tsl_jax.training.evaluation import make_forward
-from tsl_jax.training.optimizer import adamw, plan
+from tsl_jax.training.optimizer import adamw, lr_plan
 from tsl_jax.training.position_weights.weights import PositionWeights
 from tsl_jax.training.step import initial_state, make_step
 
@@ -133,7 +133,7 @@ def prepared(size: Size, model: ModelConfig) -> tuple[Any, Any, int, float]:
     graphdef, params = build(model, 0)
     tokens = size.batch * size.context
     optimizer = OptimizerConfig(peak_lr=1e-3)
-    transformation = adamw(optimizer, plan(optimizer, 1_000, tokens), tokens)
+    transformation = adamw(optimizer, lr_plan(optimizer, 1_000, tokens), tokens)
     weights = PositionWeights.uniform().values(size.context)
     several = {"steps_per_call": size.steps_per_call} if size.steps_per_call > 1 else {}
     step = make_step(graphdef, transformation, weights, **several)

@@ -24,7 +24,7 @@ from tsl_jax.models.config import ModelConfig
 from tsl_jax.training import evaluation, provenance, run_dir, text_identity
 from tsl_jax.training.checkpoint import Checkpoints
 from tsl_jax.training.config import from_dict
-from tsl_jax.training.optimizer import of_run
+from tsl_jax.training.optimizer import run_optimizer
 from tsl_jax.training.step import initial_state
 
 DESIGNS = ((48, 4), (64, 4), (64, 3), (64, 2), (64, 1))  # windows in a stretch, and their stride
@@ -39,7 +39,7 @@ def dense_losses(run: Path) -> np.ndarray:
     config, known = run_dir.read_config(run), run_dir.read_record(run)
     model = from_dict(ModelConfig, known["model"])
     graphdef, params = build(model, config.seed)
-    like = initial_state(params, of_run(config))
+    like = initial_state(params, run_optimizer(config))
     checkpoints = Checkpoints(
         run / run_dir.CHECKPOINTS, keep=config.keep, model_hash=provenance.model_hash(known["model"])
     )

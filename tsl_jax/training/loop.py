@@ -22,7 +22,6 @@ from tsl_jax.training import evaluation, holes, interrupt, mesh, run_dir
 from tsl_jax.training.calls import all_calls, calls, next_stop
 from tsl_jax.training.checks import check
 from tsl_jax.training.config import TrainConfig, tokens_at, total_steps
-from tsl_jax.training.optimizer import learning_rate
 from tsl_jax.training.prefetch import ahead
 from tsl_jax.training.setup import Observe, Progress, Run, prepare
 from tsl_jax.training.step import TrainState
@@ -140,7 +139,7 @@ def _by_step(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _line(run: Run, step: int, metrics: dict[str, Any]) -> dict[str, Any]:
     tokens = tokens_at(run.config, step)
-    lr = float(learning_rate(run.plan, tokens))
+    lr = float(run.schedule.rate(tokens, np))
     loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
     line = {"step": step, "tokens": tokens, "loss": loss, "lr": lr, "grad_norm": norm}
     return line | {name: float(value) for name, value in metrics.items() if name not in line}
@@ -163,7 +162,7 @@ def _measure(run: Run, state: TrainState, step: int, stopped: Callable[[], bool]
         for split, windows in run.sets.items():
             losses = _scored(run, state, step, split, windows, stopped)
             splits[split] = evaluation.reduce(losses, windows)
-        lr = float(learning_rate(run.plan, tokens))
+        lr = float(run.schedule.rate(tokens, np))
         surface.append(run.path / run_dir.SURFACE, tokens=tokens, step=step, lr=lr, splits=splits)
     run.observe({"step": step, **_by_thirds(splits)})
 

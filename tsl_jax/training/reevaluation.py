@@ -11,17 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from tsl_jax import surface
 from tsl_jax.data import corpora, windows
 from tsl_jax.data.config import DataConfig, EvalConfig
 from tsl_jax.models.build import build
 from tsl_jax.models.config import ModelConfig, resolve
+from tsl_jax.schedules import Schedule
 from tsl_jax.training import evaluation, mesh, provenance, run_dir
 from tsl_jax.training import text_identity as run_text
 from tsl_jax.training.checkpoint import Checkpoints
 from tsl_jax.training.config import MeshConfig, TrainConfig, from_dict, tokens_at
-from tsl_jax.training.optimizer import learning_rate, of_run, plan_of
+from tsl_jax.training.optimizer import run_lr_plan, run_optimizer
 from tsl_jax.training.setup import Progress
 from tsl_jax.training.step import initial_state
 
@@ -68,9 +70,9 @@ def reevaluate(
             run_text.check(run, known["corpus"], corpus)
             run_text.check_tokenizer(run, corpus, config.data.end_of_text)
         sets = windows.for_splits(corpus, config.context, evaluation or config.evaluation)
-        lr_plan = plan_of(config)
+        lr_plan = run_lr_plan(config)
         _begin(out, known, lr_plan, sets, corpus.record)
-        _measure(config, model, lr_plan, checkpoints, sets, out, progress)
+        _measure(config, model, Schedule.from_plan(lr_plan), checkpoints, sets, out, progress)
     finally:
         checkpoints.close()
     return out
@@ -119,7 +121,7 @@ def _begin(
 def _measure(
     config: TrainConfig,
     model: ModelConfig,
-    lr_plan: dict[str, Any] | list[dict[str, Any]],
+    schedule: Schedule,
     checkpoints: Checkpoints,
     sets: dict[str, windows.Windows],
     out: Path,
@@ -127,7 +129,7 @@ def _measure(
 ) -> None:
     devices = mesh.make(config)
     graphdef, params = build(model, config.seed, devices)
-    like = initial_state(params, of_run(config), devices)
+    like = initial_state(params, run_optimizer(config), devices)
     forward = evaluation.make_forward(graphdef)
     prepared = {split: evaluation.prepare(one) for split, one in sets.items()}
     steps = checkpoints.steps()
@@ -140,6 +142,6 @@ def _measure(
                 with mesh.traced_on(devices):
                     losses = evaluation.window_losses(forward, state.params, one.tokens, config.evaluation_batch)
                 splits[split] = evaluation.reduce(losses, one)
-            lr = float(learning_rate(lr_plan, tokens))
+            lr = float(schedule.rate(tokens, np))
             surface.append(out, tokens=tokens, step=step, lr=lr, splits=splits)
         progress("evaluate", done, len(steps))

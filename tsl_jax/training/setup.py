@@ -21,6 +21,7 @@ from tsl_jax.data.config import Mixture
 from tsl_jax.models.build import build
 from tsl_jax.models.config import ModelConfig, resolve
 from tsl_jax.models.cost import flops_per_token, n_params, n_params_embedding
+from tsl_jax.schedules import Schedule
 from tsl_jax.training import evaluation, holes, interventions, mesh, provenance, run_dir, text_identity, throughput
 from tsl_jax.training.calls import steps_per_call
 from tsl_jax.training.checkpoint import Checkpoints
@@ -33,7 +34,7 @@ from tsl_jax.training.config import (
     tokens_at,
     total_steps,
 )
-from tsl_jax.training.optimizer import of_run, plan_of
+from tsl_jax.training.optimizer import run_lr_plan, run_optimizer
 from tsl_jax.training.position_weights import gradient_noise, sources
 from tsl_jax.training.position_weights.adaptive import wants_noise
 from tsl_jax.training.position_weights.updates import Weighting
@@ -67,7 +68,7 @@ class Run:
 
     config: TrainConfig
     path: Path
-    plan: dict[str, Any] | list[dict[str, Any]]  # of the learning rate
+    schedule: Schedule  # of the learning rate
     evaluations: frozenset[int]  # steps
     batch_of: Callable[[int], np.ndarray]
     sets: dict[str, evaluation.EvaluationSet]  # by split
@@ -122,7 +123,7 @@ def prepare(config: TrainConfig, path: Path, progress: Progress, observe: Observ
         text_identity.check_vocabulary(corpus, model)
         sets_of_windows = windows.for_splits(corpus, config.context, config.evaluation)
         batch_of = _batches(config, corpus)
-        lr_plan = plan_of(config)
+        lr_plan = run_lr_plan(config)
         devices = mesh.make(config)
         facts = _facts(config, model, corpus, path, known, devices)
         facts["stretches"] = {
@@ -149,7 +150,7 @@ def prepare(config: TrainConfig, path: Path, progress: Progress, observe: Observ
     return Run(
         config=config,
         path=path,
-        plan=lr_plan,
+        schedule=Schedule.from_plan(lr_plan),
         evaluations=frozenset(holes.planned(config)),
         batch_of=batch_of,
         sets=sets,
@@ -264,7 +265,7 @@ def _compiled(
     config: TrainConfig, model: ModelConfig, devices: Mesh | None, per_call: int
 ) -> tuple[dict[tuple[int, ...], StepFunction], evaluation.Forward, gradient_noise.Noise | None, TrainState]:
     """The programs of the run, compiled ahead so that their time is known, and the first state."""
-    optimizer = of_run(config)
+    optimizer = run_optimizer(config)
     told, T = config.position_weights, config.context
     weights = None if told.adaptive else told.values(T)
     more = [jax.ShapeDtypeStruct((T,), np.float32, sharding=mesh.everywhere(devices))] if told.adaptive else []

@@ -9,7 +9,7 @@ import timing
 from tsl_jax.models.build import build
 from tsl_jax.models.config import ModelConfig
 from tsl_jax.training.config import OptimizerConfig
-from tsl_jax.training.optimizer import adamw, plan
+from tsl_jax.training.optimizer import adamw, lr_plan
 from tsl_jax.training.position_weights.weights import PositionWeights
 from tsl_jax.training.step import initial_state, make_step
 
@@ -31,7 +31,7 @@ def main() -> None:
     graphdef, params = build(model(shape), 0)
     optimizer = OptimizerConfig(peak_lr=1e-3)
     tokens = shape["batch"] * shape["context"]
-    transformation = adamw(optimizer, plan(optimizer, 10_000, tokens), tokens)
+    transformation = adamw(optimizer, lr_plan(optimizer, 10_000, tokens), tokens)
     weights = PositionWeights.uniform().values(shape["context"])
     step = make_step(graphdef, transformation, weights)
     state = initial_state(params, transformation)

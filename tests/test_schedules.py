@@ -1,8 +1,10 @@
-"""Learning-rate plans: the law wing reads what training follows, plans that change do not leak, lines stay close."""
+"""Learning-rate schedules: the equations, plans that change do not leak, straight lines stay close."""
 
 from __future__ import annotations
 
 import json
+import math
+from fractions import Fraction
 from typing import Any
 
 import jax
@@ -13,7 +15,7 @@ import pytest
 from tsl_jax import laws
 from tsl_jax.laws import Schedule
 from tsl_jax.training.config import OptimizerConfig
-from tsl_jax.training.optimizer import learning_rate, plan
+from tsl_jax.training.optimizer import lr_plan
 
 STEPS, BATCH = 1000, 3_000_001  # beyond 2^31 tokens, and no token count that float32 holds exactly
 CONFIGS = {
@@ -39,17 +41,40 @@ CHANGED = [
 
 
 def planned(name: str) -> dict[str, Any]:
-    return plan(CONFIGS[name], STEPS, BATCH)
+    return lr_plan(CONFIGS[name], STEPS, BATCH)
+
+
+def equations(config: OptimizerConfig) -> np.ndarray:
+    """The learning rate of every step, from the equations in steps, one step at a time."""
+    warmup, decay = round(config.warmup * STEPS), round(config.decay * STEPS)
+    r, rates = config.final_ratio, []
+    for step in range(1, STEPS + 1):
+        share = (step - warmup) / (STEPS - warmup)
+        if config.schedule == "restarts":
+            cycles = Fraction(config.cycles * (step - warmup), STEPS - warmup)
+            share = float(cycles - max(math.ceil(cycles) - 1, 0))
+        if config.schedule in ("cosine", "restarts"):
+            rate = r + (1 - r) * (1 + math.cos(math.pi * share)) / 2
+        elif config.schedule == "wsd" and step > STEPS - decay:
+            q = (step - STEPS + decay) / decay
+            forms = {"linear": 1 - (1 - r) * q, "exponential": r**q, "sqrt": 1 - (1 - r) * math.sqrt(q)}
+            rate = forms[config.decay_form]
+        else:
+            rate = 1.0
+        rates.append(config.peak_lr * (step / warmup if step < warmup else rate))
+    return np.array(rates)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_both_wings_have_one_rate_at_every_step(name: str) -> None:
-    """So has the formula in float32, as the compiled step takes it: no step falls into another cycle."""
-    tokens = BATCH * np.arange(1, STEPS + 1)
-    trained = learning_rate(planned(name), tokens)
-    compiled = learning_rate(planned(name), jnp.arange(1, STEPS + 1, dtype=jnp.float32) * float(BATCH), jnp)
-    for found in (Schedule.from_plan(planned(name)).lr(tokens), compiled):
-        np.testing.assert_allclose(np.broadcast_to(found, STEPS), trained, rtol=1e-5, atol=1e-6 * trained.max())
+def test_training_and_laws_take_the_rate_of_the_equations_at_every_step(name: str) -> None:
+    """Also in float32, as the compiled step takes it: no step falls into another cycle."""
+    schedule, tokens = Schedule.from_plan(planned(name)), BATCH * np.arange(1, STEPS + 1)
+    expected = equations(CONFIGS[name])
+    np.testing.assert_allclose(schedule.rate(tokens, np), expected, rtol=1e-12)
+    steps = jnp.arange(1, STEPS + 1, dtype=jnp.float32)
+    compiled = jax.jit(lambda steps: schedule.rate(steps * float(BATCH)))(steps)
+    for rate in (schedule.lr(tokens), compiled):
+        np.testing.assert_allclose(rate, expected, rtol=1e-5, atol=1e-6 * expected.max())
 
 
 def test_decays_and_cycles_go_where_their_names_say() -> None:
