@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,7 +12,7 @@ import tyro
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    from tsl_jax.curve_tables.job import TableSummary
+    from tsl_jax.curve_tables import TableSummary
     from tsl_jax.laws import Law
 
 
@@ -40,7 +39,7 @@ class FitCommand:
     strict: bool = False
     """Stop at a malformed row, instead of listing it and going on."""
     ray: str | None = None
-    """Spread the shards over the Ray cluster at this address; "local" starts one here."""
+    """Distribute the shards over the Ray cluster at this address; "local" starts one here."""
 
 
 def run_fit(command: FitCommand) -> None:
@@ -49,38 +48,47 @@ def run_fit(command: FitCommand) -> None:
 
     from tsl_jax import laws
     from tsl_jax.commands import options
-    from tsl_jax.curve_tables import job
+    from tsl_jax.curve_tables import check_output
 
     if command.law not in laws.BY_NAME:
         raise ValueError(f"fit: --law {command.law!r} is unknown; expected one of {', '.join(laws.BY_NAME)}")
-    job.check_output(command.out)
+    check_output(command.out)
     law = laws.BY_NAME[command.law]
     stamp = {"tsl_jax": json.dumps(options.stamp(command))}
     surface = command.curves.is_dir() or command.curves.suffix == ".npz"
-    done = (_fit_run if surface else _fit_file)(command, law, stamp)
-    counts = ", ".join(f"{count} {name}" for name, count in sorted(done.status.items(), key=lambda item: -item[1]))
-    print(f"{law.formula}: {done.curves} curves, {counts}\nrows: {command.out}")
+    summary = (_fit_run if surface else _fit_file)(command, law, stamp)
+    counts = ", ".join(f"{count} {name}" for name, count in sorted(summary.status.items(), key=lambda item: -item[1]))
+    print(f"{law.formula}: {summary.curves} curves, {counts}\nrows: {command.out}")
 
 
 def _fit_run(command: FitCommand, law: Law, stamp: dict[str, str]) -> TableSummary:
-    """The curves of a run or a surface, which are few."""
-    from tsl_jax.curve_tables import job
+    """The curves of a run or a surface, which are few: along positions or tokens, as the law reads it."""
+    from tsl_jax.curve_tables import write_fit
     from tsl_jax.fitting import fit
     from tsl_jax.surface import load_surface
 
+    if law.covariates not in (("position",), ("tokens",)):
+        raise ValueError(
+            f"fit: --law {law.name} is a law over {' and '.join(law.covariates)}; a run has losses over position and "
+            "over tokens only. Choose a law over one of these, or fit tsl.load_surface(...).loss from Python with x="
+        )
     surface = load_surface(command.curves)
-    over = "position" if "position" in law.covariates else "tokens"
-    result = fit(law, surface.loss, over=over, method=command.method, dtype=command.dtype)
-    return job.write(law, result, command.out, stamp)
+    result = fit(law, surface.loss, over=law.covariates[0], method=command.method, dtype=command.dtype)
+    return write_fit(law, result, command.out, stamp)
 
 
 def _fit_file(command: FitCommand, law: Law, stamp: dict[str, str]) -> TableSummary:
     from tsl_jax.commands.progress import rate
-    from tsl_jax.curve_tables import fit_table
-    from tsl_jax.curve_tables.sources import open_source
+    from tsl_jax.curve_tables import RayExecutor, fit_table, open_source
 
     print(open_source(command.curves, command.x).describe(), flush=True)
-    with _executor(command.ray) as executor, rate("fit", "curves") as progress:
+    with ExitStack() as stack:
+        executor: Executor | None = None
+        if command.ray is not None:
+            try:
+                executor = stack.enter_context(RayExecutor(command.ray))
+            except ModuleNotFoundError as error:  # a mistake of the user here, with its fix
+                raise ValueError(str(error)) from None
         return fit_table(
             law,
             command.curves,
@@ -90,21 +98,6 @@ def _fit_file(command: FitCommand, law: Law, stamp: dict[str, str]) -> TableSumm
             dtype=command.dtype,
             strict=command.strict,
             executor=executor,
-            progress=progress,
+            progress=stack.enter_context(rate("fit", "curves")),
             metadata=stamp,
         )
-
-
-@contextmanager
-def _executor(address: str | None) -> Iterator[Executor | None]:
-    if address is None:
-        yield None
-        return
-    from tsl_jax.curve_tables.ray_executor import RayExecutor
-
-    try:
-        executor = RayExecutor(address)
-    except ModuleNotFoundError as error:  # a mistake of the user here, with its mend
-        raise ValueError(str(error)) from None
-    with executor:
-        yield executor

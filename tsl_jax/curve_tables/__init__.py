@@ -1,5 +1,17 @@
-"""Fits of curves by the million, from a file to a table: restartable, in fixed memory, on any executor."""
+"""Fits of curves by the million, from a file to a table: restartable, in fixed memory, on any executor.
 
-from tsl_jax.curve_tables.job import fit_table
+job: fit_table and write_fit: a request, checked before any work, becomes a table
+sources: a file of curves by its suffix; the .npy matrix
+long_table: rows curve,x,y[,weight] of Parquet or CSV, read and checked in chunks
+curve_blocks: rows become arrays (curve, point) that are fitted together
+worker: one shard, from its task to its result
+executors: shards in this process, on an executor, on a Ray cluster
+shards: what a shard and its result are, and the folder of finished ones
+writer: the table from the results of all shards
+"""
 
-__all__ = ["fit_table"]
+from tsl_jax.curve_tables.executors import RayExecutor, ShardsFailed
+from tsl_jax.curve_tables.job import TableSummary, check_output, fit_table, write_fit
+from tsl_jax.curve_tables.sources import open_source
+
+__all__ = ["RayExecutor", "ShardsFailed", "TableSummary", "check_output", "fit_table", "open_source", "write_fit"]

@@ -3,7 +3,7 @@
 Input: `.npy` of (curves, positions), or a long table `curve,x,y[,weight]` as `.csv` or `.parquet`, of any size. Output:
 Parquet (or `.csv`) with `curve`, the parameters in published order, `<param>_stderr` for each, `sse`, `r2`, the range
 that was fitted (`position_low`, `position_high`: parameters of different ranges are not comparable), and `status` by
-its short name. A call that was killed continues where its finished shards end when it is repeated, and ends with the
+its short name. A call that was killed continues after its last finished shard when it is repeated, and ends with the
 same table.
 """
 
@@ -13,25 +13,28 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import pyarrow as pa
 
 from tsl_jax import laws
-from tsl_jax.curve_tables import executors, worker
-from tsl_jax.curve_tables.matrix import Matrix
-from tsl_jax.curve_tables.shard_store import Parts, saying_when_full
-from tsl_jax.curve_tables.shards import SHARD_BYTES, Shard, Source
-from tsl_jax.curve_tables.sources import open_source
-from tsl_jax.curve_tables.worker import Fitted, Malformed, Work
-from tsl_jax.curve_tables.writer import Assembly
+from tsl_jax.curve_tables import executors
+from tsl_jax.curve_tables.shards import SHARD_BYTES, MalformedRow, Shard, ShardResult, ShardStore, explain_full_disk
+from tsl_jax.curve_tables.sources import Matrix, Source, open_source
+from tsl_jax.curve_tables.worker import ShardTask, fit_columns, fit_values
+from tsl_jax.curve_tables.writer import TableBuilder, errors_file
 from tsl_jax.fitting.result import Fit
+from tsl_jax.fitting.solver import prepare
 from tsl_jax.laws import Law
 
 Progress = Callable[[float, int], None]  # share of the source that is done, and curves fitted by this call
+LAYOUT = 3  # of the stored shards; those of an earlier layout are not continued
 
 
 @dataclass(frozen=True)
@@ -63,18 +66,18 @@ def fit_table(
 
     Finished shards stand in `<out>.parts/` until the table is complete: a second call of the same request goes on from
     them. A malformed row of a long table costs its curve (status `non_finite`, no values) and is listed with its place
-    in `<out>.errors.csv`; so does a curve whose rows do not stand together.
+    in `<out>.errors.csv`; so does a curve whose rows are not contiguous.
 
     Args:
         law: what to fit; a law with one covariate.
         source: `.npy` (curves, positions), or `.csv` or `.parquet` with the columns curve, x, y and perhaps weight.
         out: the table, `.parquet` or `.csv`.
-        x: a `.npy` with the covariate at each position of a `.npy` source; default 1 to n.
+        x: a `.npy` with the covariate at each point of a `.npy` source; default 1 to n for laws over position.
         method, dtype: as for `fit`; with float32 the columns are float32 too.
         strict: stop at a malformed row.
         executor: fits the shards, such as a ProcessPoolExecutor (with the spawn context: jax is not fork-safe); its
             workers must see the source under the same path. Default: this process.
-        progress: told the share of the source that is done, and the curves fitted, after each shard.
+        progress: called with the share of the source that is done, and the curves fitted, after each shard.
         metadata: kept in the schema of a Parquet table.
         shard_bytes: how much of the source is a shard: what is in memory at once, and what a kill can cost.
 
@@ -85,150 +88,143 @@ def fit_table(
     """
     out = Path(out).absolute()
     check_output(out)
-    if len(law.covariates) > 1:
-        raise ValueError(f"fit: {law.name} reads several covariates {law.covariates}; use tsl_jax.fit from Python")
-    if shard_bytes < 1:
-        raise ValueError(f"fit: shard_bytes must be positive, found {shard_bytes}")
-    found = open_source(Path(source), None if x is None else Path(x))
+    _check_request(law, method, dtype, shard_bytes)
+    opened = open_source(Path(source), None if x is None else Path(x))
+    _check_files(law, opened, out, x)
     named = laws.BY_NAME.get(law.name) is law
-    work = Work(found, law.name if named else law, method, dtype)
-    parts = Parts(out, _request(law, work, shard_bytes))
+    task = ShardTask(opened, law.name if named else law, method, dtype)
+    # All that the rows depend on: what finished shards must agree with to be continued.
+    request = {"law": law.name, "formula": law.formula, "method": method, "dtype": dtype or "float64"}
+    request |= opened.identity() | {name: version(name) for name in ("tsl_jax", "jax", "jaxlib")}
+    store = ShardStore(out, request | {"layout": LAYOUT, "shard_bytes": shard_bytes})
     try:
-        assembly = Assembly(parts, out, found.path, dict(metadata or {}))
-        shards = found.shards(shard_bytes)
-        _Run(work, parts, assembly, shards, strict, progress).fit(executor)
-        _assemble(assembly, found, len(shards), strict)
-        parts.remove()
+        table = TableBuilder(store, out, opened.path, dict(metadata or {}))
+        _fit_shards(task, store, table, opened.shards(shard_bytes), strict, executor, progress)
+        with explain_full_disk(store.folder):
+            if strict and table.tally.first is not None:  # only now known: a curve that comes back
+                raise ValueError(f"fit: {_place(opened, table.tally.first)}; fix it, or fit without strict")
+            table.finish()
+        store.remove()
     finally:
-        parts.close()
-    return _summary(out, found, assembly)
+        store.close()
+    tally = table.tally
+    if tally.first is not None:
+        warnings.warn(
+            f"fit: malformed rows: {tally.malformed_rows}, the first in {_place(opened, tally.first)}; their curves "
+            f"have no values, all others are fitted; the places are in {table.errors}",
+            stacklevel=2,
+        )
+    errors = table.errors if tally.malformed_rows else None
+    return TableSummary(out, tally.curves, dict(tally.status), tally.malformed_rows, errors)
 
 
-def write(law: Law, result: Fit, out: Path, metadata: Mapping[str, str]) -> TableSummary:
+def write_fit(law: Law, result: Fit, out: Path, metadata: Mapping[str, str]) -> TableSummary:
     """Write a fit that is in memory as such a table; curves are named by their labels, joined by "/"."""
     check_output(out)
     out = out.absolute()
-    parts = Parts(out, {"labels": str(result.status.dims)})
+    status = result.status
+    labels: list[Any] = list(range(status.size))
+    if status.ndim > 1:
+        stacked = status.stack(_curve=status.dims)["_curve"].values
+        labels = ["/".join(str(part) for part in label) for label in stacked]
+    elif status.ndim == 1 and status.dims[0] in status.coords:
+        labels = status[status.dims[0]].values.tolist()
+    ends = [end for name in law.covariates for end in result.range.get(name, (math.nan, math.nan))]
+    values = fit_values(law, result, result.stderr, result.r2, ends)
+    kind = "float32" if result.params.dtype == "float32" else None
+    store = ShardStore(out, {"labels": str(status.dims)})
     try:
-        assembly = Assembly(parts, out, out, dict(metadata))
-        kind = "float32" if result.params.dtype == "float32" else None
-        around = [end for name in law.covariates for end in result.range.get(name, (math.nan, math.nan))]
-        values = worker.values(law, result, result.stderr, result.r2, around)
-        table = worker.columns(law, pa.array(_labels(result)), values, kind)
-        parts.store(0, Fitted(table, 0))
-        assembly.advance()
-        assembly.finish()
-        parts.remove()
+        table = TableBuilder(store, out, out, dict(metadata))
+        store.save(0, ShardResult(fit_columns(law, pa.array(labels), values, kind), 0))
+        table.add_finished()
+        table.finish()
+        store.remove()
     finally:
-        parts.close()
-    return TableSummary(out, assembly.tally.curves, dict(assembly.tally.status), 0, None)
+        store.close()
+    return TableSummary(out, table.tally.curves, dict(table.tally.status), 0, None)
 
 
 def check_output(path: Path) -> None:
-    """Say no to a file that could not be written, before any long work."""
+    """Refuse a file that could not be written, before any long work."""
     if path.suffix not in (".parquet", ".csv"):
         raise ValueError(f"fit: --out must end in .parquet or .csv, found {path}")
 
 
-@dataclass
-class _Run:
-    """The shards that are left, on their way to disk."""
-
-    work: Work
-    parts: Parts
-    assembly: Assembly
-    shards: list[Shard]
-    strict: bool
-    progress: Progress | None
-    share: float = 0
-    curves: int = 0
-    checked: int = 0  # shards, in order, that `strict` has seen, and their rows
-    rows: int = 0
-
-    def fit(self, executor: Executor | None) -> None:
-        """Fit and store what is not yet stored."""
-        left = [shard for shard in self.shards if not self.parts.has(shard.number)]
-        self.share = 1 - sum(map(_size, left)) / sum(map(_size, self.shards))
-        self._check()
-        self._tell()
-        if executor is None:
-            executors.here(self.work, left, self._store, self._done)
-        else:
-            executors.elsewhere(executor, self.work, left, self._store, self._done)
-
-    def _store(self, shard: Shard, fitted: Fitted) -> None:
-        self.parts.store(shard.number, fitted)
-        self._check()
-        if isinstance(self.work.source, Matrix):  # no name comes back: the table can grow while others are fitted
-            with saying_when_full(self.parts.folder):
-                self.assembly.advance()
-
-    def _check(self) -> None:
-        """With `strict`, stop at the first malformed row; its place is known once all before it are stored."""
-        while self.strict and self.checked < len(self.shards) and self.parts.has(self.checked):
-            fitted = self.parts.load(self.checked)
-            for row, curve, problem in fitted.malformed:
-                first = Malformed(row + self.rows + 1, curve, problem)
-                raise ValueError(f"fit: {_place(self.work.source, first)}; mend it, or fit without strict")
-            self.checked, self.rows = self.checked + 1, self.rows + fitted.rows
-
-    def _done(self, shard: Shard, fitted: Fitted) -> None:
-        self.share += _size(shard) / sum(map(_size, self.shards))
-        self.curves += len(fitted.table)
-        self._tell()
-
-    def _tell(self) -> None:
-        if self.progress is not None:
-            self.progress(min(1.0, self.share), self.curves)
+def _check_request(law: Law, method: str, dtype: str | None, shard_bytes: int) -> None:
+    """Refuse what no shard could be fitted with, before any work."""
+    if not isinstance(law, Law):
+        raise ValueError(f"fit: law must be a Law such as tsl.laws.HYPERBOLIC, found {law!r}; see tsl.laws.BY_NAME")
+    if len(law.covariates) > 1:
+        raise ValueError(f"fit: {law.name} reads several covariates {law.covariates}; use tsl_jax.fit from Python")
+    if dtype not in (None, "float32", "float64"):
+        raise ValueError(f"fit: dtype must be 'float64' or 'float32', found {dtype!r}")
+    if shard_bytes < 1:
+        raise ValueError(f"fit: shard_bytes must be positive, found {shard_bytes}")
+    with jax.enable_x64(True):  # on any x: whether the method serves this law
+        prepare(law, jnp.arange(1.0, 33.0), method=method)
 
 
-def _size(shard: Shard) -> int:
-    return shard.end - shard.first
-
-
-def _request(law: Law, work: Work, shard_bytes: int) -> dict[str, Any]:
-    """All that the rows depend on: what finished shards must agree with to be continued."""
-    what = {"law": law.name, "formula": law.formula, "method": work.method, "dtype": work.dtype or "float64"}
-    versions = {name: version(name) for name in ("tsl_jax", "jax", "jaxlib")}
-    columns = {"columns": "with ranges"}  # shards of an earlier layout are not continued
-    return what | work.source.identity() | versions | columns | {"shard_bytes": shard_bytes}
-
-
-def _assemble(assembly: Assembly, source: Source, count: int, strict: bool) -> None:
-    with saying_when_full(assembly.folder):
-        if isinstance(source, Matrix):
-            assembly.advance()
-        else:
-            assembly.advance_checked(count)
-        first = assembly.tally.first
-        if strict and first is not None:
-            raise ValueError(f"fit: {_place(source, first)}; mend it, or fit without strict")
-        assembly.finish()
-
-
-def _place(source: Source, malformed: Malformed) -> str:
-    return f"{source.path}, row {malformed.row} (curve {malformed.curve}): {malformed.problem}"
-
-
-def _summary(out: Path, source: Source, assembly: Assembly) -> TableSummary:
-    """The summary, and one warning if rows were malformed."""
-    tally = assembly.tally
-    errors = assembly.errors if tally.malformed_rows else None
-    if tally.first is not None:
-        warnings.warn(
-            f"fit: malformed rows: {tally.malformed_rows}, the first in {_place(source, tally.first)}; their curves "
-            f"have no values, all others are fitted; the places are in {errors}",
-            stacklevel=3,
+def _check_files(law: Law, source: Source, out: Path, x: Path | str | None) -> None:
+    """Refuse a covariate that would be made up, and files that would be overwritten by the results."""
+    (covariate,) = law.covariates
+    if isinstance(source, Matrix) and source.x is None and covariate not in ("position", "x"):
+        raise ValueError(
+            f"fit: {law.name} is a law over {covariate}, which {source.path.name} does not hold: its points are "
+            f"positions 1 to {source.shape[1]}; give x= (--x), a .npy of {covariate} at each point"
         )
-    return TableSummary(out, tally.curves, dict(tally.status), tally.malformed_rows, errors)
+    for made in (out, errors_file(out)):
+        for given in (source.path, *([] if x is None else [Path(x)])):
+            if made.resolve() == given.resolve():
+                raise ValueError(f"fit: the results would overwrite {given}, which is read; give another --out")
 
 
-def _labels(result: Fit) -> list[Any]:
-    status = result.status
-    if status.ndim == 0:
-        return [0]
-    if status.ndim == 1:
-        (dim,) = status.dims
-        return status[dim].values.tolist() if dim in status.coords else list(range(status.size))
-    stacked = status.stack(_curve=status.dims)["_curve"].values
-    return ["/".join(str(part) for part in label) for label in stacked]
+def _fit_shards(
+    task: ShardTask,
+    store: ShardStore,
+    table: TableBuilder,
+    shards: list[Shard],
+    strict: bool,
+    executor: Executor | None,
+    progress: Progress | None,
+) -> None:
+    """Fit and store what is not yet stored, and hand all to the table."""
+    source, curves, checked, rows = task.source, 0, 0, 0
+    todo = [shard for shard in shards if not store.has(shard.number)]
+    size = sum(map(len, shards))
+    share = 1 - sum(map(len, todo)) / size
+
+    def save(shard: Shard, result: ShardResult) -> None:
+        store.save(shard.number, result)
+        if isinstance(source, Matrix):  # its curves are all different: the table can grow while others are fitted
+            with explain_full_disk(store.folder):
+                table.add_finished()
+
+    def stop_at_malformed() -> None:
+        """The first malformed row of the file: its place is known once all shards before it are stored."""
+        nonlocal checked, rows
+        while checked < len(shards) and store.has(checked):
+            result = store.load(checked)
+            for row, curve, problem in result.malformed:
+                place = _place(source, MalformedRow(row + rows + 1, curve, problem))
+                raise ValueError(f"fit: {place}; fix it, or fit without strict")
+            checked, rows = checked + 1, rows + result.rows
+
+    if strict:
+        stop_at_malformed()
+    if progress is not None:
+        progress(share, 0)
+    here = executor is None
+    fits = executors.fit_here(task, todo, save) if here else executors.fit_on_executor(executor, task, todo, save)
+    with closing(fits):  # also if progress raises: nothing is being written any more
+        for shard, result in fits:
+            if strict:
+                stop_at_malformed()
+            share, curves = share + len(shard) / size, curves + len(result.table)
+            if progress is not None:
+                progress(min(1.0, share), curves)
+    with explain_full_disk(store.folder):
+        table.add_finished() if isinstance(source, Matrix) else table.add_checked(len(shards))
+
+
+def _place(source: Source, malformed: MalformedRow) -> str:
+    return f"{source.path}, row {malformed.row} (curve {malformed.curve}): {malformed.problem}"

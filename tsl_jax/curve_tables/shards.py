@@ -1,20 +1,33 @@
-"""What a source of curves by the million falls into: shards, and what tells one source from another.
+"""Shards: the parts of a source that are fitted one at a time, their results, and the folder that keeps finished ones.
 
-A source is a small picklable description, never the data: whoever fits a shard opens the file himself, on this machine
-or another that sees the same path. Shards follow from sizes alone, without reading the data, so that they are the same
-in every call: rows of a `.npy`, row groups of a Parquet file, bytes of a CSV.
+A result is written under another name, synced, and renamed, so that it is there whole or not at all, whenever the
+process is killed. The manifest in the folder `<out>.parts/` holds the request that the results answer; results of
+another request are never mixed in. A lock, which ends with its process, keeps two calls from writing the same table.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
-from dataclasses import dataclass
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.ipc
+
+from tsl_jax.atomic_write import write_atomically
 
 SHARD_BYTES = 1 << 27  # of the source: the unit that is fitted in memory, and that a kill can cost
-SHARD_CURVES = 1 << 17  # short curves: their results take more room than they do
 DIGEST_BYTES = 1 << 16  # read at each end of a file to tell it from another of the same size and time
+MANIFEST = "manifest.json"
+NOTES = b"tsl_jax"  # where a result's file keeps what is not a column
 
 
 @dataclass(frozen=True)
@@ -25,27 +38,44 @@ class Shard:
     first: int
     end: int
 
-
-class Source(Protocol):
-    """What `fit_table` asks of a file of curves."""
-
-    @property
-    def path(self) -> Path: ...
-
-    def shards(self, shard_bytes: int) -> list[Shard]:
-        """The whole file, in order."""
-        ...
-
-    def describe(self) -> str:
-        """Its size in one line, before any work."""
-        ...
-
-    def identity(self) -> dict[str, Any]:
-        """What tells this file from a changed one."""
-        ...
+    def __len__(self) -> int:
+        return self.end - self.first
 
 
-def in_words(size: float) -> str:
+class MalformedRow(NamedTuple):
+    """A malformed row: its place (counted from the first row of its shard), its curve, and what is wrong."""
+
+    row: int
+    curve: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """The fits of a shard (a table, status as int8), how many rows of the source they come from, what was malformed."""
+
+    table: pa.Table
+    rows: int
+    malformed: list[MalformedRow] = field(default_factory=list)
+    malformed_rows: int = 0
+
+
+def file_identity(path: Path) -> dict[str, Any]:
+    """Path, size, time and a digest of both ends of a file: enough to notice that it was replaced."""
+    stat = path.stat()
+    with open(path, "rb") as file:
+        digest = hashlib.sha256(file.read(DIGEST_BYTES))
+        file.seek(max(0, stat.st_size - DIGEST_BYTES))
+        digest.update(file.read())
+    return {
+        "source": str(path),
+        "size": stat.st_size,
+        "mtime_ns": stat.st_mtime_ns,
+        "digest": digest.hexdigest()[:16],
+    }
+
+
+def size_in_words(size: float) -> str:
     """A number of bytes, for people."""
     for unit in ("bytes", "kB", "MB"):
         if size < 1000:
@@ -54,16 +84,113 @@ def in_words(size: float) -> str:
     return f"{size:.4g} GB"
 
 
-def identity(path: Path) -> dict[str, Any]:
-    """Path, size, time and a digest of both ends of a file: enough to notice that it was replaced."""
-    found = path.stat()
-    with open(path, "rb") as file:
-        digest = hashlib.sha256(file.read(DIGEST_BYTES))
-        file.seek(max(0, found.st_size - DIGEST_BYTES))
-        digest.update(file.read())
-    return {
-        "source": str(path),
-        "size": found.st_size,
-        "mtime_ns": found.st_mtime_ns,
-        "digest": digest.hexdigest()[:16],
-    }
+class ShardStore:
+    """The folder of the results of one request."""
+
+    def __init__(self, out: Path, request: dict[str, Any]) -> None:
+        """Open or make the folder of the table `out`.
+
+        Raises:
+            ValueError: it holds results of another request, or another call is writing to it.
+        """
+        self.folder = out.with_name(f"{out.name}.parts")
+        with explain_full_disk(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.folder, os.O_RDONLY)
+        try:
+            self._take_lock()
+            with explain_full_disk(self.folder):
+                self._match_request(request)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def has(self, number: int) -> bool:
+        """Whether a shard is finished."""
+        return self._path(number).exists()
+
+    def save(self, number: int, result: ShardResult) -> None:
+        """Keep the result of a shard; on return it survives a kill and a power failure."""
+        notes = {"rows": result.rows, "malformed": result.malformed, "malformed_rows": result.malformed_rows}
+        table = result.table.replace_schema_metadata({NOTES: json.dumps(notes)})
+
+        def write(file: IO[bytes]) -> None:
+            with pyarrow.ipc.new_file(file, table.schema) as writer:
+                writer.write_table(table)
+
+        with explain_full_disk(self.folder):
+            write_atomically(self._path(number), write)
+
+    def load(self, number: int) -> ShardResult:
+        """The result of a finished shard, mapped rather than read."""
+        with pyarrow.memory_map(str(self._path(number))) as file:
+            table = pyarrow.ipc.open_file(file).read_all()
+        notes = json.loads(table.schema.metadata[NOTES])
+        malformed = [MalformedRow(*row) for row in notes["malformed"]]
+        return ShardResult(table.replace_schema_metadata(None), notes["rows"], malformed, notes["malformed_rows"])
+
+    def remove(self) -> None:
+        """Delete the results: the table is complete. The manifest goes last: no kill leaves results without one."""
+        with ThreadPoolExecutor(8) as pool:  # a file costs milliseconds where the system discards its blocks at once
+            list(pool.map(Path.unlink, [path for path in self.folder.iterdir() if path.name != MANIFEST]))
+        shutil.rmtree(self.folder)
+
+    def close(self) -> None:
+        """Release the lock; a folder without any result is removed."""
+        if self.folder.exists() and not any(self.folder.glob("*.arrow")):
+            self.remove()
+        os.close(self._lock)
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:08d}.arrow"
+
+    def _take_lock(self) -> None:
+        try:
+            import fcntl
+
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # no locks on this system
+            pass
+        except OSError as error:  # others, such as a file system without locks, are no reason to stop
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise ValueError(
+                    f"fit: another call is writing {self.folder}; wait for it, or give another --out"
+                ) from None
+
+    def _match_request(self, request: dict[str, Any]) -> None:
+        """Continue results of this request, begin if there are none, and refuse those of another."""
+        path = self.folder / MANIFEST
+        digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
+        if not path.exists():
+            if any(self.folder.glob("*.arrow")):
+                raise ValueError(f"fit: {self.folder} has shards but no {MANIFEST}; remove it, or give another --out")
+            text = json.dumps({"request": request, "hash": digest}, indent=1).encode()
+            write_atomically(path, lambda file: file.write(text))
+            return
+        try:
+            manifest = json.loads(path.read_text())
+            stored, stored_digest = manifest["request"], manifest["hash"]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"fit: {path} is damaged; remove {self.folder}, or give another --out") from None
+        if stored_digest == digest:
+            return
+        for name in sorted({*request, *stored}):
+            if request.get(name) != stored.get(name):
+                raise ValueError(
+                    f"fit: {self.folder} holds finished shards of another request ({name} is {stored.get(name)!r} "
+                    f"there, {request.get(name)!r} here); repeat that request to continue it, remove the folder, or "
+                    "give another --out"
+                )
+        raise ValueError(f"fit: {path} is damaged; remove {self.folder}, or give another --out")
+
+
+@contextmanager
+def explain_full_disk(folder: Path) -> Iterator[None]:
+    """Say in one sentence that the disk is full, and that nothing is lost."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        text = "no space left on the disk; finished shards are kept: free some space and repeat the call to continue"
+        raise OSError(error.errno, text, str(folder)) from error

@@ -1,6 +1,6 @@
 """The table from its shards: streamed in order, a row group of a few shards at a time, and moved into place at the end.
 
-Long tables are checked for curves that come back: rows of one curve must stand together, since a table of any size
+Long tables are checked for curves that come back: rows of one curve must be contiguous, since a table of any size
 cannot be sorted in fixed memory. Such a curve keeps one row, without values, and its later places are reported.
 """
 
@@ -22,13 +22,14 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from tsl_jax.atomic_write import move_atomically, sync
-from tsl_jax.curve_tables.shard_store import Parts
-from tsl_jax.curve_tables.worker import PLACE, PLACES_KEPT, Fitted, Malformed
+from tsl_jax.curve_tables.shards import MalformedRow, ShardResult, ShardStore
+from tsl_jax.curve_tables.worker import MAX_LISTED, ROW_COLUMN
 from tsl_jax.fitting.status import Status
 
 pc: Any = pyarrow.compute  # made at import, so a type checker does not see it
 GROUP_ROWS = 1 << 17  # rows of a row group
 HASHES = 1 << 23  # names compared at once: 64 MB
+COMES_BACK = "the curve comes back after others; its rows must stand together: sort the file by curve"
 
 
 @dataclass
@@ -38,38 +39,38 @@ class Tally:
     curves: int = 0
     rows: int = 0
     malformed_rows: int = 0
-    first: Malformed | None = None
+    first: MalformedRow | None = None
     status: Counter[str] = field(default_factory=Counter)
 
 
-class Assembly:
+class TableBuilder:
     """A table in the making, in the folder of its shards."""
 
-    def __init__(self, parts: Parts, out: Path, source: Path, metadata: dict[str, str]) -> None:
+    def __init__(self, store: ShardStore, out: Path, source: Path, metadata: dict[str, str]) -> None:
         self.tally = Tally()
-        self.folder = parts.folder
-        self.errors = out.with_name(f"{out.name}.errors.csv")
-        self._parts, self._out, self._source, self._metadata = parts, out, source, metadata
-        self._table, self._places = parts.folder / ".table.tmp", parts.folder / ".errors.tmp"
+        self.errors = errors_file(out)
+        self._store, self._out, self._source, self._metadata = store, out, source, metadata
+        self._table, self._places = store.folder / ".table.tmp", store.folder / ".errors.tmp"
         self._held: list[pa.Table] = []
-        self._writer: Writer | None = None
+        self._writer: TableWriter | None = None
         self._next = 0
 
-    def advance(self) -> None:
+    def add_finished(self) -> None:
         """Add the finished shards that are next in order."""
-        while self._parts.has(self._next):
-            self._add(self._parts.load(self._next))
+        while self._store.has(self._next):
+            self._add(self._store.load(self._next))
             self._next += 1
 
-    def advance_checked(self, count: int) -> None:
+    def add_checked(self, count: int) -> None:
         """Add all `count` shards of a long table, once it is known which curves come back."""
-        again = returning(self._parts, count)
+        repeated = repeated_names(self._store, count)
         seen: set[Any] = set()
         for number in range(count):
-            self._add(_without_returning(self._parts.load(number), again, seen))
+            result = self._store.load(number)
+            self._add(result if repeated is None else _blank_repeated(result, repeated, seen))
 
     def finish(self) -> None:
-        """Put the table into its place, then the shards are no longer needed."""
+        """Put the table into its place; then the shards are no longer needed."""
         self._flush()
         assert self._writer is not None  # there is at least one shard
         self._writer.close()
@@ -80,68 +81,71 @@ class Assembly:
             self.errors.unlink(missing_ok=True)
         move_atomically(self._table, self._out)
 
-    def _add(self, fitted: Fitted) -> None:
-        tally, table = self.tally, fitted.table
-        self._report(fitted)
-        tally.rows += fitted.rows
-        tally.malformed_rows += fitted.malformed_rows
+    def _add(self, result: ShardResult) -> None:
+        tally, table = self.tally, result.table
+        if result.malformed:  # listed with their places in the whole source
+            begin = tally.first is None
+            with open(self._places, "w" if begin else "a", newline="") as file:
+                lines = csv.writer(file, lineterminator="\n")
+                if begin:
+                    lines.writerow(["file", "row", "curve", "problem"])
+                for row, curve, problem in result.malformed:
+                    lines.writerow([self._source, place := row + tally.rows + 1, curve, problem])
+                    tally.first = tally.first or MalformedRow(place, curve, problem)
+                if result.malformed_rows > len(result.malformed):
+                    more = result.malformed_rows - len(result.malformed)
+                    lines.writerow([self._source, "", "", f"and {more} more, up to row {tally.rows + result.rows}"])
+        tally.rows += result.rows
+        tally.malformed_rows += result.malformed_rows
         if not table.num_columns:  # a shard in which no curve begins
             return
         tally.curves += len(table)
         codes = np.bincount(table["status"].to_numpy(), minlength=len(Status))
         tally.status.update({Status(code).short: int(n) for code, n in enumerate(codes) if n})
-        self._held.append(table.drop_columns([PLACE]) if PLACE in table.column_names else table)
+        self._held.append(table.drop_columns([ROW_COLUMN]) if ROW_COLUMN in table.column_names else table)
         if sum(map(len, self._held)) >= GROUP_ROWS:
             self._flush()
 
     def _flush(self) -> None:
+        """Write the rows that are held, the status by its short name."""
         if not self._held:
             return
-        table = _with_words(pa.concat_tables(self._held))
+        table = pa.concat_tables(self._held)
+        names = pa.array([status.short for status in Status])  # codes count from 0
+        k = table.schema.get_field_index("status")
+        table = table.set_column(k, "status", names.take(table["status"].combine_chunks()))
         self._held = []
         if self._writer is None:
-            self._writer = Writer(self._table, self._out.suffix, table.schema, self._metadata)
+            self._writer = TableWriter(self._table, self._out.suffix, table.schema, self._metadata)
         self._writer.write(table)
 
-    def _report(self, fitted: Fitted) -> None:
-        """Add the malformed rows of a shard to the file of errors, with their places in the whole source."""
-        if not fitted.malformed:
-            return
-        begin = self.tally.first is None
-        with open(self._places, "w" if begin else "a", newline="") as file:
-            lines = csv.writer(file, lineterminator="\n")
-            if begin:
-                lines.writerow(["file", "row", "curve", "problem"])
-            for row, curve, problem in fitted.malformed:
-                lines.writerow([self._source, place := row + self.tally.rows + 1, curve, problem])
-                self.tally.first = self.tally.first or Malformed(place, curve, problem)
-            if fitted.malformed_rows > len(fitted.malformed):
-                rest = fitted.malformed_rows - len(fitted.malformed)
-                end = self.tally.rows + fitted.rows
-                lines.writerow([self._source, "", "", f"and {rest} more, up to row {end}"])
+
+def errors_file(out: Path) -> Path:
+    """Where the malformed rows of a table are listed."""
+    return out.with_name(f"{out.name}.errors.csv")
 
 
-class Rows(Protocol):
+class ArrowWriter(Protocol):
     """What the writers of pyarrow have in common."""
 
     def write_table(self, table: pa.Table) -> Any: ...
     def close(self) -> Any: ...
 
 
-class Writer:
+class TableWriter:
     """A Parquet or CSV file, synced when closed."""
 
     def __init__(self, path: Path, suffix: str, schema: pa.Schema, metadata: dict[str, str]) -> None:
         self._file = open(path, "wb")  # noqa: SIM115  (closed in `close`)
-        self._rows: Rows
+        self._rows: ArrowWriter
         if suffix == ".csv":
             self._file.write((",".join(schema.names) + "\n").encode())
             options = pyarrow.csv.WriteOptions(include_header=False, quoting_style="needed")
             self._rows = pyarrow.csv.CSVWriter(self._file, schema, write_options=options)
         else:
-            words: Any = ["status"]  # digits of floats neither compress nor repeat
+            dictionaries: Any = ["status"]  # digits of floats neither compress nor repeat
             self._rows = pyarrow.parquet.ParquetWriter(
-                self._file, schema.with_metadata(metadata), compression="none", use_dictionary=words
+                self._file, schema.with_metadata(metadata), compression="none", use_dictionary=dictionaries
             )
 
     def write(self, table: pa.Table) -> None:
@@ -156,36 +160,40 @@ class Writer:
         self._file.close()
 
 
-def returning(parts: Parts, count: int) -> pa.Array | None:
-    """Names of curves that stand at several places of a long table. Memory is fixed: by hashes, a range at a time."""
-    total, last, rising = 0, None, True
-    for names in _names(parts, count):
+def repeated_names(store: ShardStore, count: int) -> pa.Array | None:
+    """Names of curves that stand at several places of a long table; memory is fixed.
+
+    Names that increase from curve to curve cannot repeat, and most tables are sorted. Otherwise hashes are compared,
+    a range of them at a time, and then the names whose hashes repeat.
+    """
+    total, last, increasing = 0, None, True
+    for names in _names(store, count):
         total += len(names)
-        rising = rising and _rises(names, last)
+        increasing = increasing and _increases(names, last)
         last = names[-1]
-    if rising:
+    if increasing:
         return None
-    again: Counter[Any] = Counter()
+    places: Counter[Any] = Counter()
     ranges = -(-total // HASHES)
     for k in range(ranges):
-        own = [h[h % ranges == k] for h in map(_hashes, _names(parts, count))]
+        own = [h[h % ranges == k] for h in map(_hashes, _names(store, count))]
         values, counts = np.unique(np.concatenate(own), return_counts=True)
         twice = values[counts > 1]
-        for names in _names(parts, count) if len(twice) else ():
-            again.update(names.filter(pa.array(np.isin(_hashes(names), twice))).to_pylist())
-    found = [name for name, times in again.items() if times > 1]
-    return pa.array(found, next(_names(parts, count)).type) if found else None
+        for names in _names(store, count) if len(twice) else ():
+            places.update(names.filter(pa.array(np.isin(_hashes(names), twice))).to_pylist())
+    repeated = [name for name, times in places.items() if times > 1]
+    return pa.array(repeated, next(_names(store, count)).type) if repeated else None
 
 
-def _names(parts: Parts, count: int) -> Iterator[pa.Array]:
+def _names(store: ShardStore, count: int) -> Iterator[pa.Array]:
     for number in range(count):
-        table = parts.load(number).table
+        table = store.load(number).table
         if len(table):
             yield table["curve"].combine_chunks()
 
 
-def _rises(names: pa.Array, last: pa.Scalar | None) -> bool:
-    """Whether each name is greater than the one before it: then none comes back."""
+def _increases(names: pa.Array, last: pa.Scalar | None) -> bool:
+    """Whether each name is greater than the one before it, the first than `last`."""
     if names.null_count or (last is not None and not pc.less(last, names[0]).as_py()):
         return False
     return pc.all(pc.less(names.slice(0, len(names) - 1), names.slice(1)), min_count=0).as_py()
@@ -197,30 +205,22 @@ def _hashes(names: pa.Array) -> np.ndarray:
     return hash_array(values if values.dtype.kind in "iuf" else values.astype(object), categorize=False)
 
 
-def _without_returning(fitted: Fitted, again: pa.Array | None, seen: set[Any]) -> Fitted:
-    """The shard with one row, without values, for each curve that comes back, and its later places as malformed."""
-    table = fitted.table
-    if again is None or not len(table):
-        return fitted
-    bad = pc.is_in(table["curve"], value_set=again).to_numpy()
-    keep, places = np.ones(len(table), bool), []
-    for k in np.flatnonzero(bad):
+def _blank_repeated(result: ShardResult, repeated: pa.Array, seen: set[Any]) -> ShardResult:
+    """The shard with one row, without values, for each repeated curve; later places (name in `seen`) are malformed."""
+    table = result.table
+    if not len(table):
+        return result
+    blank = pc.is_in(table["curve"], value_set=repeated).to_numpy()
+    keep, later = np.ones(len(table), bool), []
+    for k in np.flatnonzero(blank):
         name = table["curve"][k].as_py()
         if name in seen:
             keep[k] = False
-            problem = "the curve comes back after others; its rows must stand together: sort the file by curve"
-            places.append(Malformed(table[PLACE][k].as_py(), str(name), problem))
+            later.append(MalformedRow(table[ROW_COLUMN][k].as_py(), str(name), COMES_BACK))
         seen.add(name)
     for k, column in enumerate(table.schema):
-        if column.name not in ("curve", PLACE):
+        if column.name not in ("curve", ROW_COLUMN):
             empty = pa.scalar(int(Status.NON_FINITE) if column.name == "status" else None, column.type)
-            table = table.set_column(k, column, pc.if_else(pa.array(bad), empty, table[column.name]))
-    malformed = sorted([*fitted.malformed, *places])[:PLACES_KEPT]
-    return Fitted(table.filter(pa.array(keep)), fitted.rows, malformed, fitted.malformed_rows + len(places))
-
-
-def _with_words(table: pa.Table) -> pa.Table:
-    """The status by its short name."""
-    words = pa.array([status.short for status in Status])  # codes count from 0
-    k = table.schema.get_field_index("status")
-    return table.set_column(k, "status", words.take(table["status"].combine_chunks()))
+            table = table.set_column(k, column, pc.if_else(pa.array(blank), empty, table[column.name]))
+    malformed = sorted([*result.malformed, *later])[:MAX_LISTED]
+    return ShardResult(table.filter(pa.array(keep)), result.rows, malformed, result.malformed_rows + len(later))

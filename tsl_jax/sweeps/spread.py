@@ -2,7 +2,7 @@
 
 `make_all` hands `Pool.make` to a `concurrent.futures` executor. With none the runs go one after another; `side_by_side`
 gives each of several its own cores of this machine; and any executor whose workers see the same folders does, such as
-`fitting.ray_executor.RayExecutor`, which is the way to many machines: one run a task, never one inside the other.
+`curve_tables.RayExecutor`, which is the way to many machines: one run a task, never one inside the other.
 """
 
 from __future__ import annotations

@@ -1,9 +1,13 @@
-"""Long tables, a row a point: `curve,x,y[,weight]` in Parquet or CSV, read a chunk of rows at a time.
+"""Long tables, a row a point: `curve,x,y[,weight]` in Parquet or CSV, read and checked a chunk of rows at a time.
 
 A shard is a range of row groups, or of bytes. A curve belongs to the shard in which it begins: the reader of a shard
 skips the rows that continue the curve before it, and reads on behind its end to the last row of the curve that is open
-there. Neighbours so agree from the file alone, without having met. In a CSV a line is a row, blank lines are nothing,
-and names are text as written.
+there. Neighbouring shards thus agree from the file alone, without exchanging anything. In a CSV a line is a row, blank
+lines are skipped, and names are text as written.
+
+Malformed is text where a number is expected, a missing cell, an x that is not finite, a weight that is negative or not
+finite; the row then has a sentence. A y that is NaN or infinite is a number: the fit gives its curve a status. A point
+of weight zero is left out, and its y may be missing.
 """
 
 from __future__ import annotations
@@ -16,14 +20,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
-from tsl_jax.curve_tables.ragged import Chunk
-from tsl_jax.curve_tables.row_checks import checked
-from tsl_jax.curve_tables.shards import SHARD_BYTES, Shard, identity, in_words
+from tsl_jax.curve_tables.curve_blocks import Chunk
+from tsl_jax.curve_tables.shards import SHARD_BYTES, Shard, file_identity, size_in_words
 
 pc: Any = pyarrow.compute  # made at import, so a type checker does not see it
 NEEDED = ("curve", "x", "y")
@@ -51,17 +55,18 @@ class LongTable(Protocol):
 
 def chunks(table: LongTable, shard: Shard) -> Iterator[Chunk]:
     """The rows of the curves that begin in the shard; a row without a name goes with the one before it."""
-    inside = table.rows(shard.first, shard.end)
+    rows = table.rows(shard.first, shard.end)
     if shard.first > table.start:
-        inside = _continued(inside, table.name_before(shard.first), inside=False)
+        rows = _split_where_curve_ends(rows, table.name_before(shard.first), keep="rest")
     else:
-        inside = _named(inside, pa.scalar(None))
+        rows = _fill_names(rows, pa.scalar(None))
     begun = False
-    for chunk in inside:
+    for chunk in rows:
         begun = begun or len(chunk) > 0
         yield chunk
     if begun and shard.end < table.end:
-        yield from _continued(table.rows(shard.end, table.end), table.name_before(shard.end), inside=True)
+        after = table.rows(shard.end, table.end)
+        yield from _split_where_curve_ends(after, table.name_before(shard.end), keep="curve")
 
 
 @dataclass(frozen=True)
@@ -78,26 +83,27 @@ class LongParquet:
             sizes = [file.metadata.row_group(k).total_byte_size for k in range(self.end)]
         bins = np.cumsum([0, *sizes])[:-1] // shard_bytes
         edges = [0, *(np.flatnonzero(np.diff(bins)) + 1).tolist(), self.end]
-        return _shards(edges)
+        return [Shard(k, *ends) for k, ends in enumerate(pairwise(edges))]
 
     def describe(self) -> str:
         with pyarrow.parquet.ParquetFile(self.path) as file:
             points = file.metadata.num_rows
-        return f"{self.path.name}: {points:,} points in a long table, {in_words(self.path.stat().st_size)}"
+        return f"{self.path.name}: {points:,} points in a long table, {size_in_words(self.path.stat().st_size)}"
 
     def identity(self) -> dict[str, Any]:
-        return identity(self.path)
+        return file_identity(self.path)
 
     def rows(self, first: int, end: int) -> Iterator[Chunk]:
         # without pre_buffer, which would hold whole row groups
         with pyarrow.parquet.ParquetFile(self.path, pre_buffer=False, buffer_size=1 << 20) as file:
             for batch in file.iter_batches(CHUNK_ROWS, list(range(first, end)), list(self.columns)):
-                yield checked({name: _plain(batch.column(name)) for name in self.columns}, {})
+                yield _check({name: _decode(batch.column(name), names=name == "curve") for name in self.columns}, {})
 
     def name_before(self, place: int) -> pa.Scalar:
         with pyarrow.parquet.ParquetFile(self.path) as file:
             for k in range(place - 1, -1, -1):
-                names = _plain(file.read_row_group(k, columns=["curve"]).column("curve").combine_chunks()).drop_null()
+                column = file.read_row_group(k, columns=["curve"])["curve"].combine_chunks()
+                names = _decode(column, names=True).drop_null()
                 if len(names):
                     return names[-1]
         return pa.scalar(None)
@@ -114,23 +120,24 @@ class LongCsv:
     end: int
 
     def shards(self, shard_bytes: int = SHARD_BYTES) -> list[Shard]:
-        return _shards([*range(self.start, self.end, shard_bytes), self.end])
+        edges = [*range(self.start, self.end, shard_bytes), self.end]
+        return [Shard(k, *ends) for k, ends in enumerate(pairwise(edges))]
 
     def describe(self) -> str:
-        return f"{self.path.name}: a long table of {in_words(self.end)} as text"
+        return f"{self.path.name}: a long table of {size_in_words(self.end)} as text"
 
     def identity(self) -> dict[str, Any]:
-        return identity(self.path)
+        return file_identity(self.path)
 
     def rows(self, first: int, end: int) -> Iterator[Chunk]:
-        for text in self._text(first, end, CHUNK_BYTES):
-            yield self._parsed(text)
+        for text in self._lines(first, end, CHUNK_BYTES):
+            yield self._parse(text)
 
     def name_before(self, place: int) -> pa.Scalar:
         back = BACK_BYTES
         while True:
             first = max(self.start, place - back)
-            for text in reversed(list(self._text(first, place, back))):
+            for text in reversed(list(self._lines(first, place, back))):
                 names = [cells[self.header.index("curve")] for cells in self._cells(text) if len(cells) > 1]
                 for name in reversed(names):
                     if name:
@@ -139,7 +146,7 @@ class LongCsv:
                 return pa.scalar(None)
             back *= 4
 
-    def _text(self, first: int, end: int, size: int) -> Iterator[bytes]:
+    def _lines(self, first: int, end: int, size: int) -> Iterator[bytes]:
         """The lines that begin in first to before end, in pieces of about `size`."""
         with open(self.path, "rb") as file:
             if first > self.start:  # from the next line, unless one begins here
@@ -150,7 +157,7 @@ class LongCsv:
             while (at := file.tell()) < end:
                 yield file.read(min(size, end - at) - 1) + file.readline()
 
-    def _parsed(self, text: bytes) -> Chunk:
+    def _parse(self, text: bytes) -> Chunk:
         numbers = {name: pa.float64() for name in self.columns if name != "curve"}
         places = [str(k) for k in range(len(self.header))]  # the other columns may share names
         at = {name: places[self.header.index(name)] for name in self.columns}
@@ -166,11 +173,11 @@ class LongCsv:
                 ),
             )
         except (pa.ArrowInvalid, pa.ArrowKeyError):  # something malformed: line by line, to learn where
-            return self._line_by_line(text)
-        found = {name: table.column(place).combine_chunks() for name, place in at.items()}
-        return checked(found | {"curve": _no_empty(found["curve"])}, {})
+            return self._parse_by_line(text)
+        columns = {name: table.column(place).combine_chunks() for name, place in at.items()}
+        return _check(columns | {"curve": _decode(columns["curve"])}, {})
 
-    def _line_by_line(self, text: bytes) -> Chunk:
+    def _parse_by_line(self, text: bytes) -> Chunk:
         columns: dict[str, list[str | None]] = {name: [] for name in self.columns}
         problems: dict[int, str] = {}
         for row, cells in enumerate(self._cells(text)):
@@ -179,7 +186,7 @@ class LongCsv:
             for name, column in columns.items():
                 k = self.header.index(name)
                 column.append(cells[k] or None if k < len(cells) else None)
-        return checked({name: pa.array(column, pa.string()) for name, column in columns.items()}, problems)
+        return _check({name: pa.array(column, pa.string()) for name, column in columns.items()}, problems)
 
     def _cells(self, text: bytes) -> Iterator[list[str]]:
         """The cells of each line. Each line on its own: a stray quote must not swallow its neighbours."""
@@ -230,52 +237,100 @@ def open_csv(path: Path) -> LongCsv:
 
 
 def _columns(path: Path, names: list[str]) -> tuple[str, ...]:
+    """The columns that count, once each of them is known to be there once."""
     missing = [name for name in NEEDED if name not in names]
     if missing:
         raise ValueError(f"fit: {path} lacks the columns {missing}; it has {names}, expected curve,x,y[,weight]")
+    twice = [name for name in (*NEEDED, "weight") if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"fit: {path} has several columns {twice[0]}; it has {names}; expected one of each")
     return (*NEEDED, "weight") if "weight" in names else NEEDED
 
 
-def _shards(edges: list[int]) -> list[Shard]:
-    return [Shard(k, first, end) for k, (first, end) in enumerate(pairwise(edges))]
-
-
-def _named(rows: Iterator[Chunk], known: pa.Scalar) -> Iterator[Chunk]:
-    """Rows whose missing names are those of the row before, `known` before the first."""
+def _fill_names(rows: Iterator[Chunk], name: pa.Scalar) -> Iterator[Chunk]:
+    """Rows whose missing names are those of the row before, `name` before the first."""
     for chunk in rows:
         names = chunk.curve
         if names.null_count:
-            before = pa.array([known.as_py()], names.type)
+            before = pa.array([name.as_py()], names.type)
             names = pc.fill_null_forward(pa.concat_arrays([before, names])).slice(1)
         if len(names):
-            known = names[-1]
+            name = names[-1]
         yield replace(chunk, curve=names)
 
 
-def _continued(rows: Iterator[Chunk], known: pa.Scalar, *, inside: bool) -> Iterator[Chunk]:
-    """The first rows, as long as they go on with the curve `known`; or, where not `inside`, all rows after these."""
-    passed = False
-    for chunk in _named(rows, known):
-        if passed:
+def _split_where_curve_ends(rows: Iterator[Chunk], name: pa.Scalar, *, keep: str) -> Iterator[Chunk]:
+    """The first rows, as long as they continue the curve `name` (keep="curve"), or all rows after these ("rest")."""
+    ended = False
+    for chunk in _fill_names(rows, name):
+        if ended:
             yield chunk
             continue
-        new = chunk.curve.is_valid() if not known.is_valid else pc.fill_null(pc.not_equal(chunk.curve, known), False)
-        place = pc.index(new, True).as_py()
-        passed = place >= 0
-        place = place if passed else len(chunk)
-        yield chunk.part(0, place) if inside else chunk.part(place, len(chunk))
-        if passed and inside:
+        differs = chunk.curve.is_valid() if not name.is_valid else pc.fill_null(pc.not_equal(chunk.curve, name), False)
+        place = pc.index(differs, True).as_py()
+        ended = place >= 0
+        place = place if ended else len(chunk)
+        yield chunk.part(0, place) if keep == "curve" else chunk.part(place, len(chunk))
+        if ended and keep == "curve":
             return
 
 
-def _plain(column: pa.Array) -> pa.Array:
+def _decode(column: pa.Array, *, names: bool = False) -> pa.Array:
+    """The column without a dictionary, and null where a cell is missing: empty text, and NaN among numbers as names."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    return _no_empty(column)
+    if _is_text(column):
+        return pc.if_else(pc.equal(column, ""), pa.scalar(None, column.type), column)
+    if names and pa.types.is_floating(column.type):
+        return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+    return column
 
 
-def _no_empty(column: pa.Array) -> pa.Array:
-    """Empty text is a missing cell."""
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        return column
-    return pc.if_else(pc.equal(column, ""), pa.scalar(None, column.type), column)
+def _is_text(column: pa.Array) -> bool:
+    return pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+
+
+def _check(columns: dict[str, pa.Array], problems: dict[int, str]) -> Chunk:
+    """The chunk in columns of text or numbers; `problems` are those that the reader has already found, by row."""
+    numbers: dict[str, np.ndarray] = {}
+    by_column: dict[str, dict[int, str]] = {}
+    for name in [name for name in columns if name != "curve"]:
+        numbers[name], by_column[name] = _as_numbers(name, columns[name])
+    weight = numbers.get("weight")
+    if weight is not None:
+        left_out = weight == 0
+        by_column["y"] = {row: text for row, text in by_column["y"].items() if not left_out[row]}
+        for row in np.flatnonzero(~(weight >= 0) | np.isinf(weight)):
+            by_column["weight"].setdefault(int(row), f"weight is {weight[row]:g}, expected finite and not negative")
+    for row in np.flatnonzero(~np.isfinite(numbers["x"])):
+        by_column["x"].setdefault(int(row), f"x is {numbers['x'][row]:g}, expected a finite number")
+    curve = columns["curve"]
+    if curve.null_count:
+        unnamed = np.flatnonzero(curve.is_null().to_numpy(zero_copy_only=False))
+        by_column["curve"] = dict.fromkeys(unnamed.tolist(), "curve is missing")
+    first: dict[int, str] = {}  # the first problem of a row is enough
+    for column_problems in (problems, *(by_column[name] for name in columns if name in by_column)):
+        for row, text in column_problems.items():
+            first.setdefault(row, text)
+    return Chunk(curve, numbers["x"], numbers["y"], weight, dict(sorted(first.items())))
+
+
+def _as_numbers(name: str, column: pa.Array) -> tuple[np.ndarray, dict[int, str]]:
+    """Float64 values, NaN where there is none, and by row what stands there instead."""
+    text = _is_text(column)
+    try:
+        values = pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        words = pd.Series(column.to_pylist(), dtype=object)
+        values = np.asarray(pd.to_numeric(words, errors="coerce"), float)
+        text = True
+    problems: dict[int, str] = {}
+    if column.null_count:
+        missing = np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))
+        problems = dict.fromkeys(missing.tolist(), f"{name} is missing")
+    if text:  # NaN written as a word is a number
+        for row in np.flatnonzero(np.isnan(values)).tolist():
+            word = column[row].as_py()
+            if row not in problems and not (isinstance(word, str) and word.strip().lower() in ("nan", "-nan", "+nan")):
+                problems[row] = f"{name} is {word!r}, not a number"
+    return values, problems

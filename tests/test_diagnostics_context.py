@@ -8,8 +8,7 @@ import pytest
 import xarray as xr
 
 import tsl_jax as tsl
-from tsl_jax.curve_tables import fit_table
-from tsl_jax.curve_tables.job import write
+from tsl_jax.curve_tables import fit_table, write_fit
 from tsl_jax.diagnostics import align_params, bootstrap, effective_context, effective_context_resampled
 from tsl_jax.fitting import fit
 from tsl_jax.laws import HYPERBOLIC, KAPLAN_ND, POSITION_POWER
@@ -34,7 +33,7 @@ def test_a_fit_says_over_which_range_it_was_made():
 
 
 def test_a_table_of_fits_holds_the_range(tmp_path):
-    write(HYPERBOLIC, fitted(n=48, count=3), tmp_path / "fits.csv", {})
+    write_fit(HYPERBOLIC, fitted(n=48, count=3), tmp_path / "fits.csv", {})
     found = pd.read_csv(tmp_path / "fits.csv")
     assert found.position_low.tolist() == [1, 1, 1]
     assert found.position_high.tolist() == [48, 48, 48]

@@ -20,9 +20,16 @@ import pyarrow.parquet
 import pytest
 
 from tsl_jax import cli, laws
-from tsl_jax.curve_tables import fit_table, long_tables, ragged, shard_store, worker
-from tsl_jax.curve_tables.executors import ShardsFailed
-from tsl_jax.curve_tables.sources import open_source
+from tsl_jax.curve_tables import (
+    RayExecutor,
+    ShardsFailed,
+    curve_blocks,
+    fit_table,
+    long_table,
+    open_source,
+    shards,
+    worker,
+)
 from tsl_jax.fitting import Status, fit
 
 HYPERBOLIC = laws.HYPERBOLIC
@@ -94,9 +101,9 @@ def same(table: pd.DataFrame, truth: pd.DataFrame) -> None:
 def test_every_point_of_a_ragged_table_reaches_its_curve_however_the_file_is_cut(
     tmp_path, quick, monkeypatch, suffix, shard_bytes
 ):
-    monkeypatch.setattr(long_tables, "CHUNK_BYTES", 500)
-    monkeypatch.setattr(long_tables, "CHUNK_ROWS", 13)
-    monkeypatch.setattr(ragged.blocks, "__defaults__", (300,))
+    monkeypatch.setattr(long_table, "CHUNK_BYTES", 500)
+    monkeypatch.setattr(long_table, "CHUNK_ROWS", 13)
+    monkeypatch.setattr(curve_blocks.blocks, "__defaults__", (300,))
     table, file, out = ragged_table(90), tmp_path / f"t.{suffix}", tmp_path / "fits.parquet"
     save(table, file)
     summary = fit_table(HYPERBOLIC, file, out, shard_bytes=shard_bytes)
@@ -252,7 +259,7 @@ def test_strict_stops_at_the_first_malformed_row_of_the_file(tmp_path, quick, wo
     table.loc[[900, 1200], "y"] = "oops"
     save(table, tmp_path / "t.csv")
     executor = ThreadPoolExecutor(workers) if workers else None
-    with pytest.raises(ValueError, match=rf"row 901 \(curve {table.curve[900]}\): y is 'oops'.*mend it"):
+    with pytest.raises(ValueError, match=rf"row 901 \(curve {table.curve[900]}\): y is 'oops'.*fix it"):
         fit_table(HYPERBOLIC, tmp_path / "t.csv", tmp_path / "o.csv", strict=True, executor=executor, shard_bytes=2000)
     assert not (tmp_path / "o.csv").exists()
 
@@ -293,9 +300,9 @@ KILLED = """
 import os, sys, time
 from tsl_jax import atomic_write, laws
 from tsl_jax.curve_tables import fit_table
-from tsl_jax.curve_tables import shard_store, worker
+from tsl_jax.curve_tables import shards, worker
 sys.path.insert(0, {tests!r})
-from test_fit_table import moments
+from test_curve_tables import moments
 worker.fit_rows = moments
 moment, after = sys.argv[3], int(sys.argv[4])
 count = 0
@@ -309,8 +316,8 @@ def at(name, before):
     return call
 atomic_write.os = type("os", (), {{**vars(os), "fsync": staticmethod(at("fsync", os.fsync)),
                              "replace": staticmethod(at("replace", os.replace))}})
-shard_store.Parts.remove = at("remove", shard_store.Parts.remove)
-shard_store.Path.unlink = at("unlink", shard_store.Path.unlink)
+shards.ShardStore.remove = at("remove", shards.ShardStore.remove)
+shards.Path.unlink = at("unlink", shards.Path.unlink)
 fit_table(laws.HYPERBOLIC, sys.argv[1], sys.argv[2], shard_bytes=4000)
 """
 
@@ -422,7 +429,7 @@ def test_damaged_or_missing_manifests_are_told(interrupted):
 
 def test_two_calls_do_not_write_one_table(tmp_path, quick):
     np.save(tmp_path / "c.npy", curves(3))
-    first = shard_store.Parts(tmp_path / "o.csv", {"any": 1})
+    first = shards.ShardStore(tmp_path / "o.csv", {"any": 1})
     with pytest.raises(ValueError, match="another call is writing"):
         fit_table(HYPERBOLIC, tmp_path / "c.npy", tmp_path / "o.csv")
     first.close()
@@ -497,13 +504,82 @@ def test_an_executor_that_takes_no_more_work_is_reported(tmp_path, quick):
         fit_table(HYPERBOLIC, tmp_path / "c.npy", tmp_path / "o.csv", executor=Broken())
 
 
-def test_a_mistake_is_not_tried_again(tmp_path):
+def test_a_mistake_is_not_tried_again(tmp_path, quick):
     np.save(tmp_path / "c.npy", curves(50))
+    np.save(tmp_path / "x.npy", np.arange(32.0))
     executor = Unreliable(0)
-    with pytest.raises(ValueError, match="method must be one of"):
-        fit_table(HYPERBOLIC, tmp_path / "c.npy", tmp_path / "o.csv", method="guess", executor=executor)
+    with pytest.raises(ValueError, match="not finite at x = 0"):
+        fit_table(HYPERBOLIC, tmp_path / "c.npy", tmp_path / "o.csv", x=tmp_path / "x.npy", executor=executor)
     assert executor.calls == [0]
     assert not (tmp_path / "o.csv.parts").exists()
+
+
+@pytest.mark.parametrize("name", ["c.npy", "t.csv"])
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"method": "guess"}, "method must be one of"),
+        ({"dtype": "float16"}, "dtype must be 'float64' or 'float32', found 'float16'"),
+        ({"law": laws.KAPLAN_ND}, r"several covariates \('n_params', 'tokens'\)"),
+        ({"law": "hyperbolic"}, "law must be a Law such as tsl.laws.HYPERBOLIC, found 'hyperbolic'"),
+        ({"shard_bytes": 0}, "shard_bytes must be positive, found 0"),
+    ],
+)
+def test_a_request_that_no_shard_could_answer_is_refused_before_any_work(tmp_path, name, wrong, sentence):
+    """In a long table such a mistake was once taken for curves that cannot be fitted: all were `non_finite`."""
+    np.save(tmp_path / "c.npy", curves(3))
+    (tmp_path / "t.csv").write_text("curve,x,y\na,1,3\na,2,2\n")
+    request = {"law": HYPERBOLIC, **wrong}
+    with pytest.raises(ValueError, match=sentence):
+        fit_table(source=tmp_path / name, out=tmp_path / "o.csv", **request)
+    assert sorted(os.listdir(tmp_path)) == ["c.npy", "t.csv"]
+
+
+def test_positions_are_not_taken_for_the_covariate_of_another_law(tmp_path, quick):
+    np.save(tmp_path / "c.npy", curves(3))
+    for law in (laws.KAPLAN_N, laws.BY_NAME["power"]):
+        with pytest.raises(ValueError, match=rf"{law.name} is a law over {law.covariates[0]}, .* give x= \(--x\)"):
+            fit_table(law, tmp_path / "c.npy", tmp_path / "o.csv")
+    np.save(tmp_path / "x.npy", np.geomspace(1e6, 1e9, 32))
+    fit_table(HYPERBOLIC, tmp_path / "c.npy", tmp_path / "o.csv", x=tmp_path / "x.npy")
+
+
+def test_the_verb_refuses_a_law_that_a_run_has_no_covariate_for(tmp_path, capsys):
+    np.save(tmp_path / "c.npy", curves(3))
+    for source, law in ((tmp_path, "kaplan_n"), (tmp_path, "kaplan_nd"), (tmp_path / "c.npy", "kaplan_n")):
+        arguments = [str(source), "--law", law, "--out", str(tmp_path / "o.csv")]
+        assert cli.run_verb("fit", arguments, debug=False) == 2
+        assert f"{law} is a law over n_params" in capsys.readouterr().err.replace("\n", " ")
+    assert os.listdir(tmp_path) == ["c.npy"]
+
+
+@pytest.mark.parametrize("source", ["t.csv", "o.csv.errors.csv"])
+def test_a_table_is_never_written_over_its_own_source(tmp_path, quick, source):
+    (tmp_path / source).write_text("curve,x,y\na,1,3\na,2,2\n")
+    out = tmp_path / ("t.csv" if source == "t.csv" else "o.csv")
+    with pytest.raises(ValueError, match=f"would overwrite .*{source}, which is read; give another --out"):
+        fit_table(HYPERBOLIC, tmp_path / source, out)
+    assert (tmp_path / source).read_text().startswith("curve,x,y")
+
+
+def test_columns_of_one_name_are_refused_where_they_count(tmp_path, quick):
+    (tmp_path / "t.csv").write_text("curve,x,y,y\na,1,3,4\n")
+    with pytest.raises(ValueError, match="has several columns y"):
+        fit_table(HYPERBOLIC, tmp_path / "t.csv", tmp_path / "o.csv")
+    (tmp_path / "t.csv").write_text("curve,x,y,note,note\na,1,3,4,5\n")
+    assert fit_table(HYPERBOLIC, tmp_path / "t.csv", tmp_path / "o.csv").curves == 1
+
+
+@pytest.mark.parametrize("rows", [2, 9])
+def test_a_name_that_pandas_writes_as_nan_is_missing(tmp_path, quick, rows):
+    table = pd.DataFrame({"curve": [1.0, 1.0, np.nan, np.nan, 2.0], "x": np.arange(1.0, 6), "y": 1.0})
+    arrow = pa.Table.from_pydict({name: pa.array(table[name].to_numpy()) for name in table})  # NaN, not null
+    pyarrow.parquet.write_table(arrow, tmp_path / "t.parquet", row_group_size=rows)
+    with pytest.warns(UserWarning, match=r"malformed rows: 2, the first in .*row 3 .*curve is missing"):
+        fit_table(HYPERBOLIC, tmp_path / "t.parquet", tmp_path / "o.csv", shard_bytes=1)
+    found = pd.read_csv(tmp_path / "o.csv")
+    assert found.curve.tolist() == [1, 2]
+    assert found.status.tolist() == ["non_finite", "converged"]
 
 
 def test_threads_and_processes_give_the_table_of_one_process(tmp_path):
@@ -520,8 +596,6 @@ def test_threads_and_processes_give_the_table_of_one_process(tmp_path):
 
 def test_ray_gives_the_table_of_one_process(tmp_path):
     pytest.importorskip("ray", reason="Ray is an extra: pip install tsl_jax[ray]")
-    from tsl_jax.curve_tables.ray_executor import RayExecutor
-
     np.save(tmp_path / "c.npy", curves(40))
     fit_table(HYPERBOLIC, tmp_path / "c.npy", tmp_path / "here.parquet", shard_bytes=4096)
     with warnings.catch_warnings():
@@ -572,7 +646,7 @@ def test_an_x_that_does_not_fit_is_refused(tmp_path):
 MEASURED = """
 import sys
 sys.path.insert(0, {tests!r})
-import test_fit_table as tests
+import test_curve_tables as tests
 tests.worker.fit_rows = tests.moments
 tests.fit_table(tests.HYPERBOLIC, sys.argv[1], sys.argv[2], shard_bytes=1 << 20)
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))

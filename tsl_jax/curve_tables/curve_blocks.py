@@ -43,7 +43,7 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Block:
+class CurveBlock:
     """Whole curves: curve k has the rows starts[k] to before starts[k + 1]; `row` is the first row's place."""
 
     rows: Chunk
@@ -54,18 +54,15 @@ class Block:
     def names(self) -> pa.Array:
         return self.rows.curve.take(pa.array(self.starts[:-1]))
 
-    @property
-    def spoiled(self) -> np.ndarray:
-        """Which curves have a malformed row (curve,)."""
-        spoiled = np.zeros(len(self.starts) - 1, bool)
-        rows = np.fromiter(self.rows.problems, int, len(self.rows.problems))
-        spoiled[np.searchsorted(self.starts, rows, side="right") - 1] = True
-        return spoiled
+    def points(self, curves: np.ndarray) -> np.ndarray:
+        """Row numbers (curve, point) of curves of one length."""
+        first = self.starts[curves]
+        return first[:, None] + np.arange(self.starts[curves[0] + 1] - first[0])
 
 
 @dataclass(frozen=True)
-class Group:
-    """Curves with one x (point,): their places in the block, y (curve, point), weights for all, each, or none."""
+class CurveGroup:
+    """Curves with one x (point,): their places in the block, y (curve, point), weights (curve, point) or none."""
 
     curves: np.ndarray
     x: np.ndarray
@@ -81,7 +78,7 @@ class Layout:
     slots: np.ndarray
 
 
-def blocks(chunks: Iterable[Chunk], points: int = BLOCK_POINTS) -> Iterator[Block]:
+def blocks(chunks: Iterable[Chunk], points: int = BLOCK_POINTS) -> Iterator[CurveBlock]:
     """Whole curves, about `points` rows at a time; the curve that a chunk leaves open goes on in the next."""
     held: list[Chunk] = []
     count = row = 0
@@ -91,33 +88,48 @@ def blocks(chunks: Iterable[Chunk], points: int = BLOCK_POINTS) -> Iterator[Bloc
         count += len(chunk)
         if count < enough:
             continue
-        rows = _joined(held)
-        starts = _starts(rows.curve)
+        rows = _join(held)
+        starts = _curve_starts(rows.curve)
         if len(starts) == 1:  # one curve so far; look again when there is twice as much
             held, enough = [rows], 2 * count
             continue
         last = int(starts[-1])
-        yield Block(rows.part(0, last), starts, row)
+        yield CurveBlock(rows.part(0, last), starts, row)
         held, count, row, enough = [rows.part(last, len(rows))], count - last, row + last, points
     if count:
-        rows = _joined(held)
-        yield Block(rows, np.append(_starts(rows.curve), len(rows)), row)
+        rows = _join(held)
+        yield CurveBlock(rows, np.append(_curve_starts(rows.curve), len(rows)), row)
 
 
-def groups(block: Block) -> Iterator[Group]:
-    """The sound curves of a block, those with the same x together; shared weights where the gaps are shared."""
+def groups(block: CurveBlock) -> Iterator[CurveGroup]:
+    """The curves of a block without malformed rows, those that share a layout together.
+
+    A curve without gaps whose weights are all one needs no weights, and gets none: fits without weights are faster.
+    """
     gathered: dict[Any, list[tuple[Layout, np.ndarray]]] = {}
     for curves in _by_x(block):
-        own = _points(block, curves)
-        layout = layout_of(block.rows.x[own[0]])
-        whole = len(layout.slots) == len(layout.x)
-        even = np.ones(len(curves), bool) if block.rows.weight is None else (block.rows.weight[own] == 1).all(axis=1)
-        for plain in (True, False):
-            if (even == plain).any():
-                key = (layout.x.tobytes(), plain and whole)
-                gathered.setdefault(key, []).append((layout, curves[even == plain]))
-    for (_, plain), parts in gathered.items():
-        yield _group(block, parts, plain)
+        points = block.points(curves)
+        layout = layout_of(block.rows.x[points[0]])
+        full = len(layout.slots) == len(layout.x)
+        even = np.ones(len(curves), bool) if block.rows.weight is None else (block.rows.weight[points] == 1).all(axis=1)
+        for unweighted in (True, False):
+            if (even == unweighted).any():
+                key = (layout.x.tobytes(), unweighted and full)
+                gathered.setdefault(key, []).append((layout, curves[even == unweighted]))
+    for (_, unweighted), parts in gathered.items():
+        members = np.concatenate([curves for _, curves in parts])
+        x = parts[0][0].x
+        y = np.zeros((len(members), len(x)))
+        weights = None if unweighted else np.zeros_like(y)
+        first = 0
+        for layout, curves in parts:
+            points = block.points(curves)
+            slots = np.ix_(np.arange(first, first + len(curves)), layout.slots)
+            y[slots] = block.rows.y[points]
+            if weights is not None:
+                weights[slots] = 1 if block.rows.weight is None else block.rows.weight[points]
+            first += len(curves)
+        yield CurveGroup(members, x, y, weights)
 
 
 def layout_of(x: np.ndarray) -> Layout:
@@ -127,11 +139,11 @@ def layout_of(x: np.ndarray) -> Layout:
     if 0 < step < np.inf:
         slots = np.rint((x - x[0]) / step).astype(int) if x[-1] - x[0] < 2 * len(x) * step else None
         if slots is not None and np.array_equal(x[0] + step * slots, x):
-            return Layout(x[0] + step * np.arange(_length(int(slots[-1]) + 1)), slots)
-    return Layout(np.pad(x, (0, _length(len(x)) - len(x)), mode="edge"), np.arange(len(x)))
+            return Layout(x[0] + step * np.arange(_filled_length(int(slots[-1]) + 1)), slots)
+    return Layout(np.pad(x, (0, _filled_length(len(x)) - len(x)), mode="edge"), np.arange(len(x)))
 
 
-def _length(points: int) -> int:
+def _filled_length(points: int) -> int:
     """The least of 32, 48, 64, 96, ... that is enough."""
     length = SHORTEST
     while length < points:
@@ -139,47 +151,28 @@ def _length(points: int) -> int:
     return length
 
 
-def _group(block: Block, parts: list[tuple[Layout, np.ndarray]], plain: bool) -> Group:
-    curves = np.concatenate([own for _, own in parts])
-    x = parts[0][0].x
-    y = np.zeros((len(curves), len(x)))
-    weights = None if plain else np.zeros_like(y)
-    first = 0
-    for layout, own in parts:
-        points = _points(block, own)
-        here = np.ix_(np.arange(first, first + len(own)), layout.slots)
-        y[here] = block.rows.y[points]
-        if weights is not None:
-            weights[here] = 1 if block.rows.weight is None else block.rows.weight[points]
-        first += len(own)
-    return Group(curves, x, y, weights)
-
-
-def _points(block: Block, curves: np.ndarray) -> np.ndarray:
-    """Row numbers (curve, point) of curves of one length."""
-    first = block.starts[curves]
-    return first[:, None] + np.arange(block.starts[curves[0] + 1] - first[0])
-
-
-def _by_x(block: Block) -> list[np.ndarray]:
-    """Places of the sound curves, one array for each distinct x."""
-    sound = np.flatnonzero(~block.spoiled)
+def _by_x(block: CurveBlock) -> list[np.ndarray]:
+    """Places of the curves without malformed rows, one array for each distinct x."""
+    malformed = np.zeros(len(block.starts) - 1, bool)
+    malformed[np.searchsorted(block.starts, np.array([*block.rows.problems], int), side="right") - 1] = True
+    sound = np.flatnonzero(~malformed)
     lengths = np.diff(block.starts)[sound]
     x, starts = block.rows.x, block.starts
-    found: list[np.ndarray] = []
+    places: list[np.ndarray] = []
     for length in np.unique(lengths):
         curves = sound[lengths == length]
-        if (x[_points(block, curves)] == x[starts[curves[0]] : starts[curves[0]] + length]).all():
-            found.append(curves)
+        # Most tables have one x for each length, and one comparison of arrays tells so; else hash the x of each curve.
+        if (x[block.points(curves)] == x[starts[curves[0]] : starts[curves[0]] + length]).all():
+            places.append(curves)
             continue
         same: dict[bytes, list[int]] = {}
         for k in curves:
             same.setdefault(x[starts[k] : starts[k] + length].tobytes(), []).append(k)
-        found.extend(np.asarray(places) for places in same.values())
-    return found
+        places.extend(np.asarray(members) for members in same.values())
+    return places
 
 
-def _starts(curve: pa.Array) -> np.ndarray:
+def _curve_starts(curve: pa.Array) -> np.ndarray:
     """First row of each run of equal names."""
     if len(curve) < 2:
         return np.zeros(len(curve), int)
@@ -187,7 +180,7 @@ def _starts(curve: pa.Array) -> np.ndarray:
     return np.append(0, np.flatnonzero(differs.to_numpy(zero_copy_only=False)) + 1)
 
 
-def _joined(chunks: list[Chunk]) -> Chunk:
+def _join(chunks: list[Chunk]) -> Chunk:
     if len(chunks) == 1:
         return chunks[0]
     offsets = np.cumsum([0] + [len(chunk) for chunk in chunks])
