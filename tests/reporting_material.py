@@ -10,8 +10,8 @@ import xarray as xr
 
 from tsl_jax import laws
 from tsl_jax.fitting import Fit, fit
+from tsl_jax.forecasting import MAIN, ForecastFlag, ForecastStatus
 from tsl_jax.importers.arrays import from_losses
-from tsl_jax.reporting.words import MAIN
 
 TOTAL = 1_000_000
 PLAN = {"kind": "cosine", "peak": 5e-3, "warmup_tokens": 20_000, "total_tokens": TOTAL, "final_ratio": 0.1}
@@ -24,7 +24,7 @@ class FakeForecast:
     method: str
     cutoff: float
     mean: xr.DataArray
-    status: Mapping[str, str]
+    status: Mapping[str, ForecastStatus]
     fits: Mapping[str, Any] = field(default_factory=dict)
     surface: None = None
     quantiles: xr.DataArray | None = None
@@ -62,7 +62,7 @@ def forecast(run: xr.Dataset, cutoff: float, method: str, error: float, fits: Ma
     ahead = run.loss.mean("position").sel(tokens=slice(cutoff * TOTAL + 1, None))
     growing = (ahead.tokens - cutoff * TOTAL) / (TOTAL * (1 - cutoff))
     splits = run.split.values.tolist()
-    return FakeForecast(method, cutoff * TOTAL, ahead + error * growing, dict.fromkeys(splits, "ok"), fits)
+    return FakeForecast(method, cutoff * TOTAL, ahead + error * growing, dict.fromkeys(splits, ForecastStatus()), fits)
 
 
 def backtest(run: xr.Dataset, fits: Mapping[str, Any], errors: Mapping[str, float] | None = None) -> FakeBacktest:
@@ -96,7 +96,18 @@ def _scores(run: xr.Dataset, made: Mapping[tuple[float, str], FakeForecast], err
     for (cutoff, method), one in made.items():
         for split in run.split.values.tolist():
             final, observed = float(one.mean.sel(split=split)[-1]), float(run.loss.sel(split=split)[-1].mean())
-            status = "ok" if np.isfinite(final) else "3 usable position fits, 4 are needed"
+            too_few = ForecastStatus(ForecastFlag.NO_FORECAST, ("3 usable position fits, 4 are needed",))
+            status = ForecastStatus() if np.isfinite(final) else too_few
             row = {"final": final, "observed": observed, "error": final - observed, "mse": errors[method] ** 2}
-            rows.append({"split": split, "cutoff": cutoff, "method": method, **row, "r2": 0.9, "status": status})
+            rows.append(
+                {
+                    "split": split,
+                    "cutoff": cutoff,
+                    "method": method,
+                    **row,
+                    "r2": 0.9,
+                    "status": str(status),
+                    "flags": int(status.flags),
+                }
+            )
     return pd.DataFrame(rows).set_index(["split", "cutoff", "method"])

@@ -1,7 +1,6 @@
 """`tsl forecast`: intervals in the table, the file and a sentence; siblings, other plans, and plans compared."""
 
 import json
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,7 @@ from test_cli import tsl_command
 
 import tsl_jax as tsl
 from tsl_jax.commands import forecast as verb
-from tsl_jax.forecasting import baselines
-from tsl_jax.reporting.words import MAIN
+from tsl_jax.forecasting import MAIN, METHODS, methods
 
 CONSTANT = {**PLAN, "kind": "constant"}
 LATER = [{"from_tokens": 0, **CONSTANT}, {"from_tokens": TOTAL // 2, **CONSTANT, "total_tokens": 2 * TOTAL}]
@@ -45,8 +43,7 @@ def folder(simulated: xr.Dataset, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three methods instead of all."""
-    monkeypatch.setattr(import_module("tsl_jax.forecasting.forecast_run"), "METHODS", ("temporal", MAIN))
-    monkeypatch.setattr(baselines, "ALL", (baselines.LAST,))
+    monkeypatch.setattr(methods, "METHODS", {name: METHODS[name] for name in ("temporal", MAIN, "last")})
 
 
 def forecast(folder: Path, *more: Any) -> dict[str, Any]:

@@ -14,8 +14,7 @@ import pytest
 from test_cli import tsl_command
 
 import tsl_jax as tsl
-from tsl_jax.forecasting import baselines
-from tsl_jax.forecasting.forecast_run import METHODS
+from tsl_jax.forecasting import METHODS
 
 WORDS = (
     *("the", "loss", "of", "a", "token", "falls", "with", "its", "context", "as", "hyperbola", "and", "training"),
@@ -63,7 +62,7 @@ def test_the_surface_says_what_it_is(run):
 
 def test_the_summary_has_its_stable_keys(run):
     summary = json.loads((run / "summary.json").read_text())
-    methods = {*METHODS, *(one.name for one in baselines.ALL)}
+    methods = set(METHODS)
     assert set(summary["splits"]) == {"id", "ood"}
     for split in summary["splits"].values():
         for key in ("tokens", "r2", "r2_additive", "r2_ceiling", "loss"):
@@ -122,7 +121,7 @@ def test_forecast_of_a_run_from_its_beginning(run, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "nats" in shown
     assert "forecast  " in shown, "its progress"
-    count = len(METHODS) + len(baselines.ALL)
+    count = len(METHODS)
     assert f"{count}/{count}" in shown
     assert power["loss"][-1] == pytest.approx(summary["splits"]["id"]["forecast"]["0.4"]["power"]["final"])
 

@@ -12,7 +12,7 @@ from tsl_jax.forecasting import mixed_model
 TAIL = ((np.log(0.1), 0.3), (np.log(0.01), 0.5), (np.log(0.005), 0.5), (np.log(0.1), 0.5))
 
 
-def problem(runs: int = 2, points: int = 12, seed: int = 0) -> tuple[mixed_model.Curves, mixed_model.Prior]:
+def problem(runs: int = 2, points: int = 12, seed: int = 0) -> tuple[mixed_model.CurveBatch, mixed_model.ModelPrior]:
     """Noisy power laws, the second curve two points shorter."""
     random = np.random.default_rng(seed)
     x = np.stack([np.geomspace(0.1, 1, points)] * runs)
@@ -25,11 +25,13 @@ def problem(runs: int = 2, points: int = 12, seed: int = 0) -> tuple[mixed_model
     effect[0] = (0.5, 0.5)
     own = np.arange(mix.shape[1]) > 0
     eta, sd = (np.array(column) for column in zip((np.log(0.5), 0.3), (0.0, 0.05), *TAIL, strict=True))
-    curves = mixed_model.Curves(y, x, np.log(x), known, noise, mix, np.arange(runs) / 2)
-    return curves, mixed_model.Prior(eta, sd, effect, np.full(effect.shape, 0.3), own)
+    curves = mixed_model.CurveBatch(y, x, np.log(x), known, noise, mix, np.arange(runs) / 2)
+    return curves, mixed_model.ModelPrior(eta, sd, effect, np.full(effect.shape, 0.3), own)
 
 
-def marginal(curves: mixed_model.Curves, prior: mixed_model.Prior, eta: np.ndarray) -> tuple[float, np.ndarray]:
+def marginal(
+    curves: mixed_model.CurveBatch, prior: mixed_model.ModelPrior, eta: np.ndarray
+) -> tuple[float, np.ndarray]:
     """Log density of the known points and the mean effects, by dense matrices over all of them."""
     log_shape, drift, log_ell, log_sigma, log_nu, log_tau = eta
     blocks, designs, y = [], [], []
@@ -69,7 +71,7 @@ def test_the_sampler_integrates():
     """All of eta but the shape is known: the posterior mean of its logarithm, beside an integral on a grid."""
     curves, prior = problem(runs=1)
     narrow = np.where(np.arange(6) == 0, prior.eta_sd, 1e-6)
-    prior = mixed_model.Prior(prior.eta, narrow, prior.effect, prior.effect_sd, prior.own)
+    prior = mixed_model.ModelPrior(prior.eta, narrow, prior.effect, prior.effect_sd, prior.own)
     grid = np.tile(prior.eta, (400, 1))
     grid[:, 0] = np.linspace(prior.eta[0] - 1.2, prior.eta[0] + 1.2, 400)
     log_density = mixed_model._solved(laws.POWER, curves, prior, grid).log_density

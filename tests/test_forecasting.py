@@ -9,7 +9,7 @@ from conftest import PLAN, TOTAL, planted, simulate, token_grid
 
 import tsl_jax as tsl
 from tsl_jax import baselines
-from tsl_jax.forecasting import backtest, covered, winkler
+from tsl_jax.forecasting import ForecastFlag, ForecastStatus, backtest, covered, winkler
 from tsl_jax.forecasting.position_route import _within_reason, surface_of
 
 METHODS = ("temporal", "temporal_joint")
@@ -113,7 +113,7 @@ def test_a_checkpoint_with_a_gap_is_left_out(simulated, method):
     )
     assert np.isfinite(found.surface).all()
     np.testing.assert_allclose(found.mean.sel(split="id"), without.mean.sel(split="id"), rtol=1e-4)
-    assert found.status["id"] == "ok"
+    assert found.status["id"].ok
 
 
 @pytest.mark.parametrize("method", [baselines.RECIPROCAL, baselines.LAST], ids=lambda m: m.name)
@@ -123,7 +123,9 @@ def test_a_baseline_leaves_out_a_checkpoint_with_a_gap_and_says_so(simulated, me
     found = tsl.forecast(past_of(gap, 0.4), at=simulated.tokens, method=method)
     without = tsl.forecast(past_of(simulated.drop_isel(tokens=16), 0.4), at=simulated.tokens, method=method)
     np.testing.assert_allclose(found.mean.sel(split="id"), without.mean.sel(split="id"), rtol=1e-6)
-    assert found.status == {"id": "1 of 15 checkpoints lack positions and are left out", "ood": "ok"}
+    assert found.status["id"].flags == ForecastFlag.INCOMPLETE_PAST
+    assert str(found.status["id"]) == "1 of 15 checkpoints lack positions and are left out"
+    assert found.status["ood"].ok
 
 
 def test_a_score_leaves_out_a_checkpoint_with_a_gap_and_says_so(simulated):
@@ -135,6 +137,7 @@ def test_a_score_leaves_out_a_checkpoint_with_a_gap_and_says_so(simulated):
     np.testing.assert_array_equal(table.loc["id", numbers], without.loc["id", numbers])
     said = "of those held out, 1 of 14 checkpoints lack positions and are left out"
     assert table.status.tolist() == [said, "ok"]
+    assert table["flags"].tolist() == [ForecastFlag.INCOMPLETE_FUTURE, 0]
     gap.loss[0, 18:, 7] = np.nan
     assert tsl.score(found, gap).loc["id", numbers].isna().all(axis=None)
 
@@ -149,7 +152,9 @@ def test_a_split_that_cannot_be_forecast_leaves_the_others_alone(simulated, meth
     np.testing.assert_allclose(found.surface.sel(split="id"), alone.surface.sel(split="id"), rtol=1e-6)
     assert found.mean.sel(split="ood").isnull().all()
     assert found.surface.sel(split="ood").isnull().all()
-    assert found.status == {"id": "ok", "ood": "2 usable position fits, 4 are needed"}
+    assert found.status["id"].ok
+    assert found.status["ood"].flags == ForecastFlag.NO_FORECAST
+    assert str(found.status["ood"]) == "2 usable position fits, 4 are needed"
 
 
 def test_a_status_names_the_parameter_whose_law_is_not_determined(simulated):
@@ -157,9 +162,11 @@ def test_a_status_names_the_parameter_whose_law_is_not_determined(simulated):
     straight = simulated.assign(loss=simulated.loss - 4 / (1 + 5e-6 * tokens) + 2.5 - 1e-6 * tokens)
     found = tsl.forecast(past_of(straight, 0.4), at=[TOTAL, 8 * TOTAL], method="temporal")
     for split, status in found.status.items():  # noise decides which of the two
-        assert re.fullmatch("falls below zero, which no loss does, a2 (straight_line|lower_bound)", status)
+        assert re.fullmatch("falls below zero, which no loss does, a2 (straight_line|lower_bound)", str(status))
+        assert status.flags == ForecastFlag.BELOW_ZERO | ForecastFlag.FIT_NOT_CONVERGED
         assert f"{split}: {status}" in repr(found)
-    assert tsl.forecast(past_of(simulated, 0.4), at=[TOTAL], method="temporal").status == {"id": "ok", "ood": "ok"}
+    clean = tsl.forecast(past_of(simulated, 0.4), at=[TOTAL], method="temporal")
+    assert all(status.ok for status in clean.status.values())
 
 
 def test_a_status_says_that_the_checkpoints_are_too_few_for_a_cosine(simulated):
@@ -169,7 +176,8 @@ def test_a_status_says_that_the_checkpoints_are_too_few_for_a_cosine(simulated):
     found = tsl.forecast(past, at=[TOTAL], schedule=schedule, method="paper")
     np.testing.assert_array_equal(found.mean, tsl.forecast(past, at=[TOTAL], schedule=schedule, method="temporal").mean)
     for status in found.status.values():
-        assert status.startswith("the cosine piece is not identified: too few checkpoints to find N_sep")
+        assert status.flags & ForecastFlag.COSINE_NOT_IDENTIFIED
+        assert str(status).startswith("the cosine piece is not identified: too few checkpoints to find N_sep")
 
 
 def test_checkpoints_whose_fit_is_at_a_bound_are_left_out(simulated):
@@ -185,7 +193,7 @@ def test_checkpoints_whose_fit_is_at_a_bound_are_left_out(simulated):
 def test_too_few_checkpoints_give_no_number_and_say_so(simulated):
     found = tsl.forecast(simulated.isel(tokens=slice(0, 4)), at=simulated.tokens, method="temporal")
     assert found.mean.isnull().all()
-    assert "checkpoints past the warm-up" in found.status["id"]
+    assert "checkpoints past the warm-up" in str(found.status["id"])
     assert "nan" in repr(found)
 
 
@@ -195,7 +203,7 @@ def test_too_few_positions_for_a_law_over_them_leave_the_methods_of_the_mean(sim
     for method in (*METHODS, "paper"):
         found = tsl.forecast(past, method=method)
         assert found.mean.isnull().all()
-        assert found.status["id"] == f"a law over positions needs 4 of them, the surface has {positions}"
+        assert str(found.status["id"]) == f"a law over positions needs 4 of them, the surface has {positions}"
     assert np.isfinite(tsl.forecast(past, method=baselines.LAST).mean).all()
 
 
@@ -209,8 +217,8 @@ def test_without_tokens_the_end_of_the_plan_is_meant(simulated):
 def test_a_forecast_below_zero_is_doubted(simulated):
     falling = tsl.from_losses(np.linspace(5, 1, 12)[:, None] * [[1.0, 1.1]], tokens=np.geomspace(1e5, 1e6, 12))
     near, far = (tsl.forecast(falling, at, method=tsl.baselines.LOGARITHMIC) for at in (1.1e6, 1e8))
-    assert near.status["id"] == "ok"
-    assert far.status["id"] == "falls below zero, which no loss does"
+    assert near.status["id"].ok
+    assert far.status["id"] == ForecastStatus(ForecastFlag.BELOW_ZERO, ("falls below zero, which no loss does",))
 
 
 def test_a_baseline_is_its_law():

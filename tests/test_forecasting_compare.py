@@ -27,7 +27,7 @@ def past(simulated: xr.Dataset) -> xr.Dataset:
 def test_identical_plans_differ_by_exactly_nothing_and_all_plans_share_one_fit(past: xr.Dataset) -> None:
     found = compare_plans(past, PLANS)
     assert (found.differences.sel(plan=["as planned", "the same"]) == 0).all()
-    first, *others = (one.fits["mean:id"].posterior for one in found.forecasts.values())
+    first, *others = (one.fits["mean"]["id"].posterior for one in found.forecasts.values())
     for other in others:
         np.testing.assert_array_equal(other.eta, first.eta)
         np.testing.assert_array_equal(other.weight, first.weight)
@@ -76,9 +76,9 @@ def test_plans_that_cannot_be_compared_are_refused_in_words(past: xr.Dataset) ->
         compare_plans(past, PLANS, method="annealing")
 
 
-def test_siblings_with_other_positions_are_named(past: xr.Dataset) -> None:
+def test_reference_runs_with_other_positions_are_named(past: xr.Dataset) -> None:
     few = past.isel(position=slice(9))
-    assert lr_aware._strangers(past, [past, few]) == "1 of 2 siblings have other positions and are left out"
+    assert lr_aware._strangers(past, [past, few]) == "1 of 2 reference runs have other positions and are left out"
     assert lr_aware._strangers(past, [past]) == ""
 
 

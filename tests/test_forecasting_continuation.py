@@ -55,7 +55,7 @@ def test_a_planted_law_is_continued_under_every_schedule(kind):
     truth = float(surface.loss[0, -1].mean())
     assert abs(float(found.mean[0, -1]) - truth) < 0.05
     assert inside(found, truth)
-    assert found.status == {"id": "ok"}
+    assert found.status["id"].ok
 
 
 def test_siblings_tell_what_the_prefix_cannot():
@@ -63,7 +63,7 @@ def test_siblings_tell_what_the_prefix_cannot():
     surface = planted("wsd", seed=1)
     truth, past = float(surface.loss[0, -1].mean()), past_of(surface, 0.4)
     siblings = [planted("cosine", seed=2), planted("constant", seed=3)]
-    alone, pooled = (tsl.forecast(past, method="mean_annealing", siblings=s) for s in ((), siblings))
+    alone, pooled = (tsl.forecast(past, method="mean_annealing", reference_runs=s) for s in ((), siblings))
     widths = [float(f.quantiles[0, -1, -1] - f.quantiles[0, -1, 0]) for f in (alone, pooled)]
     assert inside(alone, truth)
     assert inside(pooled, truth)
@@ -123,7 +123,7 @@ def test_what_cannot_be_forecast_is_said_and_leaves_the_others_alone():
     both.loss[1, 3:] = np.nan
     found = tsl.forecast(past_of(both, 0.4), method="mean_annealing")
     assert found.mean.sel(split="bad").isnull().all()
-    assert "checkpoints past the warm-up are needed" in found.status["bad"]
+    assert "checkpoints past the warm-up are needed" in str(found.status["bad"])
     alone = tsl.forecast(past_of(surface, 0.4), method="mean_annealing")
     np.testing.assert_array_equal(found.quantiles.sel(split="id"), alone.quantiles.sel(split="id"))
 
@@ -144,8 +144,8 @@ def test_nine_of_ten_intervals_hold():
         for k in range(1, 41):
             serial[k] = 0.7 * serial[k - 1] + 0.7 * serial[k]
         y += 0.002 * serial
-        run = extrapolation.Run(tokens[seen], y[seen], rate)
-        draws = extrapolation.proceed(
+        run = extrapolation.RunCurve(tokens[seen], y[seen], rate)
+        draws = extrapolation.extrapolate(
             tsl.laws.AREA_ANNEALING, priors.of_loss(tsl.laws.AREA_ANNEALING), run, tokens[~seen]
         ).draws
         low, high = np.quantile(draws[:, -1], [0.05, 0.95])
@@ -185,7 +185,7 @@ def test_laws_are_stacked_by_what_they_would_have_forecast():
     """A planted law wins weight over one that is wrong; without trials all weigh the same; a mixture is wider."""
     surface = planted("wsd")
     found = tsl.forecast(past_of(surface, 0.9), method="mean_stack")
-    shares = found.fits["mean:id"].shares
+    shares = found.fits["mean"]["id"].shares
     assert sum(shares.values()) == pytest.approx(1)
     assert shares["area_annealing"] > 2 * shares["area_power"], "which knows nothing of the decay that was seen"
     np.testing.assert_allclose(weights(np.zeros((3, 0))), 1 / 3)
@@ -198,7 +198,7 @@ def test_a_fall_of_the_learning_rate_that_was_never_seen_is_said():
     early, late = (tsl.forecast(past_of(wsd, share), method="mean_annealing") for share in (0.4, 0.9))
     assert early.intervals["id"] == "model-based, the learning rate's fall not yet seen"
     assert late.intervals["id"] == "model-based"
-    beside = tsl.forecast(past_of(wsd, 0.4), method="mean_annealing", siblings=[cosine])
+    beside = tsl.forecast(past_of(wsd, 0.4), method="mean_annealing", reference_runs=[cosine])
     assert beside.intervals["id"] == "model-based"
     assert "seen" not in tsl.forecast(past_of(planted("constant"), 0.4), method="mean_annealing").intervals["id"]
 
@@ -206,7 +206,7 @@ def test_a_fall_of_the_learning_rate_that_was_never_seen_is_said():
 def test_what_was_learned_of_each_shape_is_told():
     """Of the exponent much; of how a fall of the rate acts nothing where there was none, and more where there was."""
     constant, wsd = (
-        tsl.forecast(past_of(planted(kind), 0.95), method="mean_annealing").fits["mean:id"].posterior.learned
+        tsl.forecast(past_of(planted(kind), 0.95), method="mean_annealing").fits["mean"]["id"].posterior.learned
         for kind in ("constant", "wsd")
     )
     assert constant[0] > 0.5

@@ -8,7 +8,7 @@ import xarray as xr
 from conftest import PLAN, TOTAL
 
 import tsl_jax as tsl
-from tsl_jax.forecasting import backtest
+from tsl_jax.forecasting import ForecastStatus, backtest
 from tsl_jax.forecasting.baselines import MEAN_COSINE, NEEDS_COSINE, Baseline
 from tsl_jax.forecasting.lr_history import LearningRate, of_run
 from tsl_jax.laws import Schedule
@@ -21,7 +21,7 @@ CHANGED = [
 
 def told(seen: list[Schedule | None]) -> Baseline:
     """A baseline that keeps the plans it is told, and forecasts nothing."""
-    return Baseline("told", "what it is told", lambda plan: seen.append(plan))
+    return Baseline("told", lambda plan: seen.append(plan))
 
 
 @pytest.mark.parametrize("given", [None, CHANGED])
@@ -41,7 +41,7 @@ def test_a_forecast_knows_the_plan_of_its_past_or_the_one_it_is_given(simulated:
     assert seen == [Schedule.from_plan(PLAN), Schedule.from_plan(CHANGED)]
     late = simulated.assign_attrs(schedule=CHANGED)
     for method in ("paper", MEAN_COSINE):
-        assert tsl.forecast(late, at=[2 * TOTAL], method=method).status["id"] == NEEDS_COSINE
+        assert tsl.forecast(late, at=[2 * TOTAL], method=method).status["id"] == ForecastStatus.of([NEEDS_COSINE])
 
 
 def test_a_burst_of_the_learning_rate_is_no_warm_up(simulated: xr.Dataset) -> None:

@@ -16,6 +16,7 @@ import xarray as xr
 
 from tsl_jax import laws
 from tsl_jax.fitting import fit
+from tsl_jax.forecasting import ForecastFlag
 from tsl_jax.reporting import report, tables
 from tsl_jax.reporting.forecast_figures import mean_loss
 from tsl_jax.reporting.inputs import sort
@@ -310,7 +311,7 @@ def test_the_terminal_tells_doubts_and_merges_equal_columns(
     capsys: pytest.CaptureFixture[str], run: xr.Dataset, by_position: Any, backtest: Any
 ) -> None:
     scores = backtest.scores.sort_index()  # a copy
-    scores.loc[("id", 0.4, "power"), "status"] = "upper_bound"
+    scores.loc[("id", 0.4, "power"), ["status", "flags"]] = "upper_bound", int(ForecastFlag.FIT_NOT_CONVERGED)
     part = run.isel(tokens=slice(None, -1))
     made = tables.summary(part, xr.Dataset({"plain": by_position.r2}), replace(backtest, scores=scores), {}, {})
     tables.show(made, part)

@@ -122,7 +122,7 @@ def rows(seed: int, population: str) -> list[dict]:
                 "schedule": kind,
                 "cutoff": cutoff,
                 "method": method,
-                "status": found.status["id"],
+                "status": str(found.status["id"]),
             }
             mean = truth.mean("position")
             row["error"] = float(found.mean[0, -1] - mean[0, -1])

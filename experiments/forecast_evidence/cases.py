@@ -28,16 +28,17 @@ import xarray as xr
 
 from experiments.forecast_evidence import controls
 from experiments.forecast_evidence.curves import DEVELOPMENT, Curve
-from tsl_jax.forecasting import baselines, extrapolation, lr_aware, lr_history, position_route
+from tsl_jax.forecasting import METHODS, baselines, extrapolation, lr_aware, lr_history
 
 CUTOFFS = (0.1, 0.2, 0.3, 0.4)
 THREE = ("cosine_24000", "constant_24000", "wsdcon_9")
 LADDER_CUTOFF, LONG, SAME_SIZE, AT_MOST = 0.2, (5, 10), 3, 8
 ENDS, OTHER_MODELS = (0.2, 0.5, 1.0), 6  # which of a model's cool-downs, as shares of their number
 COOLDOWN = "gemstones/cooldown"
-PAPER = position_route.METHODS
+PAPER = tuple(name for name, info in METHODS.items() if info.family == "position")
+LR_AWARE = tuple(info.implementation for info in METHODS.values() if info.family == "lr_aware")
 EARLIER = ("", "1")  # seeds, as they stand in the names of runs
-MEAN = tuple(one for one in lr_aware.ALL if one.through is lr_aware.of_mean)
+MEAN = tuple(one for one in LR_AWARE if one.through is lr_aware.of_mean)
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def _total(target: Curve) -> float:
 def _alone(curves: Sequence[Curve]) -> Iterator[Case]:
     for target in curves:
         by_position = target.surface.sizes["position"] > 1
-        known = (*lr_aware.ALL, *controls.ALL, *PAPER) if by_position else (*MEAN, lr_aware.MEAN_STACK)
+        known = (*LR_AWARE, *controls.ALL, *PAPER) if by_position else (*MEAN, lr_aware.MEAN_STACK)
         methods = (*known, *baselines.ALL)
         for cutoff in CUTOFFS if target.data != COOLDOWN else ():
             case = Case("alone", target, cutoff, cutoff * _total(target), methods)
@@ -95,7 +96,7 @@ def _enough(case: Case) -> bool:
     past, future = case.past, case.future
     if not past.sizes["tokens"] or future.sizes["tokens"] < 2:
         return False
-    plan = lr_history.carried(past)
+    plan = lr_history.schedule_of(past)
     runs = [lr_aware.mean_runs(past.sel(split=split), plan, ())[0] for split in past.split.values]
     return all(extrapolation.usable(run).sum() >= extrapolation.FEWEST for run in runs)
 

@@ -14,8 +14,8 @@ import numpy as np
 import xarray as xr
 
 from tsl_jax import laws
-from tsl_jax.forecasting import extrapolation, priors
-from tsl_jax.forecasting.lr_aware import Continuation, as_run, with_plans
+from tsl_jax.forecasting import ForecastMethod, extrapolation, priors
+from tsl_jax.forecasting.lr_aware import as_run, with_plans
 from tsl_jax.laws import Law
 
 RANK = 3
@@ -27,7 +27,7 @@ def each_position(law: Law, past: xr.Dataset, at: np.ndarray, plan: Any, sibling
     told, found = with_plans(past, plan, _alike(past, siblings)), {}
     for place, position in enumerate(past.position.values):
         own, *others = (as_run(one, one.loss.isel(position=place).values, plan) for one, plan in told)
-        found[f"position {position}"] = extrapolation.checked(law, priors.of_loss(law), own, at, others)
+        found[f"position {position}"] = extrapolation.calibrated(law, priors.of_loss(law), own, at, others)
     return np.stack([one.draws for one in found.values()], axis=-1), found
 
 
@@ -43,8 +43,8 @@ def components(law: Law, past: xr.Dataset, at: np.ndarray, plan: Any, siblings: 
     level, found = abs(float(scores[0][kept][-1, 0])), {}
     for k in range(len(direction)):
         own, *others = (as_run(one, score[:, k], plan) for (one, plan), score in zip(told, scores, strict=True))
-        belief = priors.of_loss(law) if k == 0 else priors.of_parameter(law, level)
-        found[f"component {k + 1}"] = extrapolation.checked(law, belief, own, at, others, seed=2 * k)
+        prior = priors.of_loss(law) if k == 0 else priors.of_parameter(law, level)
+        found[f"component {k + 1}"] = extrapolation.calibrated(law, prior, own, at, others, seed=2 * k)
     draws = np.stack([one.draws for one in found.values()], axis=-1) @ direction
     recent = np.flatnonzero(kept)[-max(kept.sum() // 3, 1) :]
     return draws + (loss[recent] - scores[0][recent] @ direction).mean(axis=0), found
@@ -54,10 +54,6 @@ def _alike(past: xr.Dataset, siblings: Sequence[xr.Dataset]) -> list[xr.Dataset]
     return [one for one in siblings if np.array_equal(one.position, past.position)]
 
 
-EACH_POSITION = Continuation(
-    "each_position", "annealing law of each position", laws.AREA_ANNEALING, each_position, True
-)
-COMPONENTS = Continuation(
-    "components", "annealing law of three principal components", laws.AREA_ANNEALING, components, True
-)
+EACH_POSITION = ForecastMethod("each_position", laws.AREA_ANNEALING, each_position, True)
+COMPONENTS = ForecastMethod("components", laws.AREA_ANNEALING, components, True)
 ALL = (EACH_POSITION, COMPONENTS)

@@ -11,9 +11,8 @@ import xarray as xr
 import tsl_jax as tsl
 from experiments.forecast_evidence import cases
 from experiments.forecast_evidence.cases import Case
-from tsl_jax.forecasting import covered, lr_history, winkler
+from tsl_jax.forecasting import ForecastMethod, covered, lr_history, winkler
 from tsl_jax.forecasting.baselines import mean_loss
-from tsl_jax.forecasting.lr_aware import Continuation
 from tsl_jax.forecasting.result import QUANTILES
 from tsl_jax.forecasting.scoring import GRID
 
@@ -47,25 +46,29 @@ def _made(case: Case, method: Any, at: np.ndarray) -> tuple[xr.DataArray, xr.Dat
     """Expected mean loss (split, tokens), draws of it where the method has them, and what it says of each split."""
     siblings = [one.surface for one in case.siblings]
     if case.past.sizes["tokens"]:
-        found = tsl.forecast(case.past, at, method=method, siblings=siblings)
+        found = tsl.forecast(case.past, at, method=method, reference_runs=siblings)
         said = {
-            split: {"status": text, "intervals": found.intervals.get(split)} for split, text in found.status.items()
+            split: {"status": str(status), "intervals": found.intervals.get(split)}
+            for split, status in found.status.items()
         }
         return found.mean, found.draws, said
     return _from_siblings(case, method, at)
 
 
 def _from_siblings(
-    case: Case, method: Continuation, at: np.ndarray
+    case: Case, method: ForecastMethod, at: np.ndarray
 ) -> tuple[xr.DataArray, xr.DataArray, dict[str, Any]]:
     """A run of which nothing is seen: `tsl.forecast` refuses it, the mixed model beneath does not."""
     target, (split,) = case.target.surface, case.target.surface.split.values.tolist()
-    plan, others = lr_history.carried(target), [one.surface.sel(split=split) for one in case.siblings]
+    plan, others = lr_history.schedule_of(target), [one.surface.sel(split=split) for one in case.siblings]
     values, told = method.through(method.law, case.past.sel(split=split), at.astype(float), plan, others)
     found = told["mean"]
     draws = xr.DataArray(values[:, None], {"split": [split], "tokens": at}, ("draw", "split", "tokens"))
-    status = "ok" if found.posterior.settled else "the sampler has not settled (mean)"
-    said = {"status": status, "intervals": f"checked on {n} siblings" if (n := len(found.checked)) else "model-based"}
+    status = "ok" if found.posterior.settled else "the sampler did not converge (mean)"
+    said = {
+        "status": status,
+        "intervals": f"calibrated on {n} reference runs" if (n := len(found.backtest_z)) else "model-based",
+    }
     return draws.median("draw"), draws, {split: said}
 
 

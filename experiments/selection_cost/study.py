@@ -80,7 +80,7 @@ def designs(seeds: Mapping[str, xr.Dataset]) -> xr.Dataset:
             loss = on_documents(one, chosen)
             parts.append(loss.assign_coords(split=[f"{split}@{seed}/{name}" for split in one.split.values]))
     whole = xr.Dataset({"loss": xr.concat(parts, "split", coords="minimal", compat="override")}, attrs=first.attrs)
-    return after_warmup(whole, lr_history.carried(first))
+    return after_warmup(whole, lr_history.schedule_of(first))
 
 
 def methods(surface: xr.Dataset) -> tuple[Any, ...]:

@@ -67,14 +67,14 @@ def stacked(seeds: Mapping[str, xr.Dataset]) -> xr.Dataset:
             raise ValueError(f"stacked: seed {seed} has other checkpoints or another schedule than the first")
         parts.append(one.loss.assign_coords(split=[f"{split}@{seed}" for split in one.split.values]))
     whole = xr.Dataset({"loss": xr.concat(parts, "split", coords="minimal", compat="override")}, attrs=first.attrs)
-    return after_warmup(whole, lr_history.carried(first))
+    return after_warmup(whole, lr_history.schedule_of(first))
 
 
 def covariates(law: Law, surface: xr.Dataset, tokens: np.ndarray) -> Any:
     """What a law reads at these tokens of a whole run: the tokens, or the areas of its learning rate."""
     if law.covariates == ("tokens",):
         return np.asarray(tokens, float)
-    rate = lr_history.of_run(surface, lr_history.carried(surface))
+    rate = lr_history.of_run(surface, lr_history.schedule_of(surface))
     told = rate.covariates(np.asarray(tokens, float), float(surface.tokens[-1]))
     return {name: told[name] for name in law.covariates}
 
@@ -84,7 +84,7 @@ def mean_curve(one: MeanLaw, surface: xr.Dataset, learned: xr.Dataset, every: in
 
     None where it does not apply. Checkpoints are left out by a weight of zero: programs are compiled for each length.
     """
-    law = one.law(lr_history.carried(surface))
+    law = one.law(lr_history.schedule_of(surface))
     if law is None:
         return None
     mean, x = mean_loss(learned), covariates(law, surface, learned.tokens.values)
@@ -95,7 +95,7 @@ def mean_curve(one: MeanLaw, surface: xr.Dataset, learned: xr.Dataset, every: in
 
 def applies(method: Any, surface: xr.Dataset) -> bool:
     """Whether a law by position can be what it is: the paper's needs a cosine schedule."""
-    plan = lr_history.carried(surface)
+    plan = lr_history.schedule_of(surface)
     return not isinstance(method, position_route.Paper) or (plan is not None and plan.kind == "cosine")
 
 
@@ -106,7 +106,7 @@ def position_surface(method: Any, learned: xr.Dataset, tokens: np.ndarray, solve
     """
     if not applies(method, learned):
         return None
-    own, plan = described_splits(learned), lr_history.carried(learned)
+    own, plan = described_splits(learned), lr_history.schedule_of(learned)
     if not own.sizes["split"]:
         where = {"split": learned.split.values, "tokens": tokens, "position": learned.position.values}
         return xr.DataArray(np.nan, where, ("split", "tokens", "position"))
@@ -129,7 +129,7 @@ def position_parameters(method: Any) -> int:
 
 def lm_of_mean(one: MeanLaw, surface: xr.Dataset, learned: xr.Dataset) -> dict[str, float]:
     """The lm columns of a law on the mean losses."""
-    law = one.law(lr_history.carried(surface))
+    law = one.law(lr_history.schedule_of(surface))
     if law is None:
         return dict.fromkeys(lm.COLUMNS, np.nan)
     return lm.beside(law, mean_loss(learned), over="tokens", x=covariates(law, surface, learned.tokens.values))
@@ -137,7 +137,7 @@ def lm_of_mean(one: MeanLaw, surface: xr.Dataset, learned: xr.Dataset) -> dict[s
 
 def lm_by_position(method: Any, learned: xr.Dataset) -> pd.DataFrame:
     """The lm columns, and the median R2, of the laws of a0, a1 and a2; index the parameter, rows `together` last."""
-    learned, plan = described_splits(learned), lr_history.carried(learned)
+    learned, plan = described_splits(learned), lr_history.schedule_of(learned)
     if not learned.sizes["split"]:
         return pd.DataFrame(np.nan, index=[*PARTS, "together"], columns=["r2", *lm.COLUMNS])
     fits = position_route.described(learned, plan, "temporal" if method == "temporal_joint" else method)

@@ -74,7 +74,7 @@ def by_run(kind: str, seeds: Mapping[str, xr.Dataset]) -> tuple[pd.DataFrame, pd
     """A row for each seed, split and law; and the surfaces' rows."""
     surface, learned = next(iter(seeds.values())), tl.stacked(seeds)
     half, at = learned.isel(tokens=slice(None, None, 2)), learned.tokens.values
-    plan, mean = lr_history.carried(surface), mean_loss(learned)
+    plan, mean = lr_history.schedule_of(surface), mean_loss(learned)
     rows, surfaces = [], []
     for one in tl.OF_MEAN:
         fits = tl.mean_curve(one, surface, learned), tl.mean_curve(one, surface, learned, every=2)

@@ -1,4 +1,4 @@
-"""The law wing's whole day on one surface: position fits, their noise ceiling, and a backtest of every forecast."""
+"""Fit, noise ceiling and backtest of one surface: what `tsl report` and `tsl demo` compute before the page is drawn."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import xarray as xr
 from tsl_jax import laws
 from tsl_jax.diagnostics import noise_ceiling
 from tsl_jax.fitting import Fit, fit
-from tsl_jax.forecasting import Backtest, Forecast, backtest, forecast
+from tsl_jax.forecasting import MAIN, Backtest, Forecast, backtest, forecast
 from tsl_jax.forecasting.backtesting import CUTOFFS
 from tsl_jax.forecasting.forecast_run import read_schedule
-from tsl_jax.forecasting.lr_aware import MAIN
 from tsl_jax.surface import position_covariance
 
 AHEAD = 24  # points from here to the end of the plan

@@ -71,10 +71,9 @@ def _records(table: Any) -> list[dict[str, Any]]:
     return json.loads(table.reset_index().to_json(orient="records"))
 
 
-def _methods(command: BacktestCommand) -> list:
+def _methods(command: BacktestCommand) -> list[str]:
     """The methods asked for, after all options that can be wrong have been looked at."""
-    from tsl_jax.forecasting import baselines
-    from tsl_jax.forecasting.forecast_run import METHODS
+    from tsl_jax.forecasting import METHODS
 
     if command.out.suffix != ".json":
         raise ValueError(f"backtest: --out is a .json file, found {command.out}")
@@ -83,8 +82,7 @@ def _methods(command: BacktestCommand) -> list:
     wrong = [cutoff for cutoff in command.cutoffs if not 0 < cutoff < 1]
     if wrong or not command.cutoffs:
         raise ValueError(f"backtest: --cutoffs are shares of the run between 0 and 1, found {wrong or 'none'}")
-    known = {**{name: name for name in METHODS}, **{one.name: one for one in baselines.ALL}}
-    strange = [name for name in command.methods if name not in known]
-    if strange:
-        raise ValueError(f"backtest: --methods are among {', '.join(known)}; found {', '.join(strange)}")
-    return [known[name] for name in command.methods or known]
+    unknown = [name for name in command.methods if name not in METHODS]
+    if unknown:
+        raise ValueError(f"backtest: --methods are among {', '.join(METHODS)}; found {', '.join(unknown)}")
+    return list(command.methods or METHODS)

@@ -132,16 +132,15 @@ def _forecast(
 ) -> dict[str, Any]:
     """Every method's forecast, shown; as JSON values."""
     from tsl_jax.commands.progress import bars
-    from tsl_jax.forecasting import baselines, forecast
-    from tsl_jax.forecasting.forecast_run import METHODS
+    from tsl_jax.forecasting import forecast, methods
     from tsl_jax.reporting import forecast_tables
 
-    methods, made = (*METHODS, *baselines.ALL), []
+    made = []
     with bars() as progress:
-        for done, method in enumerate(methods):
-            progress("forecast", done, len(methods))
+        for done, method in enumerate(methods.METHODS):
+            progress("forecast", done, len(methods.METHODS))
             made.append(forecast(past, at, schedule, method, siblings))
-        progress("forecast", len(methods), len(methods))
+        progress("forecast", len(methods.METHODS), len(methods.METHODS))
     forecast_tables.show_forecasts(made, past, where)
     return {"forecasts": forecast_tables.forecasts(made)}
 
@@ -151,6 +150,6 @@ def _compare(past: xr.Dataset, plans: dict[str, Schedule], siblings: Sequence[xr
     from tsl_jax.forecasting import compare_plans
     from tsl_jax.reporting import forecast_tables
 
-    found = compare_plans(past, plans, siblings=siblings)
+    found = compare_plans(past, plans, reference_runs=siblings)
     forecast_tables.show_plans(found)
     return {"plans": forecast_tables.plans(found)}

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from tsl_jax.forecasting import baselines
-from tsl_jax.forecasting.forecast_run import METHODS, forecast, read_schedule
+from tsl_jax.forecasting.baselines import Baseline
+from tsl_jax.forecasting.forecast_run import forecast, read_schedule
+from tsl_jax.forecasting.methods import METHODS
 from tsl_jax.forecasting.result import Forecast
 from tsl_jax.forecasting.scoring import score
 from tsl_jax.laws import Schedule
@@ -41,7 +42,7 @@ def backtest(
     surface: xr.Dataset,
     cutoffs: Sequence[float] = CUTOFFS,
     schedule: Any = None,
-    methods: Sequence[Any] = (*METHODS, *baselines.ALL),
+    methods: Sequence[Any] = tuple(METHODS),
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Backtest:
     """Forecast from each fraction of the planned tokens and score against what came.
@@ -84,10 +85,16 @@ def pasts(surface: xr.Dataset, cutoffs: Sequence[float] = CUTOFFS, schedule: Any
     return seen
 
 
+def _is_baseline(method: Any) -> bool:
+    return isinstance(method, Baseline) or (
+        isinstance(method, str) and method in METHODS and METHODS[method].is_baseline
+    )
+
+
 def _side_by_side(past: xr.Dataset, at: np.ndarray, plan: Schedule | None, methods: Sequence[Any]) -> list[Forecast]:
     """The forecasts of all methods. Compiling a law takes far longer than fitting it, and compilers run in parallel."""
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         # those of the mean first: the routes by position share laws, and would compile them twice
-        order = sorted(methods, key=lambda method: isinstance(method, str))
+        order = sorted(methods, key=lambda method: not _is_baseline(method))
         made = dict(zip(map(id, order), pool.map(lambda method: forecast(past, at, plan, method), order), strict=True))
     return [made[id(method)] for method in methods]

@@ -4,24 +4,25 @@ Two kinds. The usual ones: a power law with and without constant, a reciprocal, 
 controls, each temporal form of the position route fitted to the mean itself: only if the route by position beats these
 do positions help, and not just flexibility. (RECIPROCAL is both.)
 
-A checkpoint that lacks the loss of a position has no mean that compares with the others: it is left out, and said so.
+A checkpoint that lacks the loss of a position has no mean that compares with the others: it is left out, and the status
+says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from tsl_jax import laws
 from tsl_jax.fitting import Fit, Status, fit
+from tsl_jax.forecasting.result import ForecastFlag, ForecastStatus, Reason
 from tsl_jax.laws import Law, Schedule
 
-NEEDS_COSINE = "needs a cosine schedule"
-BELOW_ZERO = "falls below zero, which no loss does"
+NEEDS_COSINE: Reason = ForecastFlag.NOT_APPLICABLE, "needs a cosine schedule"
+BELOW_ZERO: Reason = ForecastFlag.BELOW_ZERO, "falls below zero, which no loss does"
 
 
 @dataclass(frozen=True)
@@ -29,33 +30,46 @@ class Baseline:
     """A way to forecast the mean loss over tokens.
 
     Attributes:
-        name: short name, as in tables. label: what to call it in a figure.
+        name: short name, as in tables.
         law: the law for a plan, or None where it does not apply; a baseline without law repeats the last value.
-        control: whether it is a temporal form of the position route, applied to the mean.
     """
 
     name: str
-    label: str
     law: Callable[[Schedule | None], Law | None] | None
-    control: bool = False
 
     def predict(
         self, mean: xr.DataArray, at: np.ndarray, plan: Schedule | None
-    ) -> tuple[xr.DataArray, dict[str, str], dict[str, Any]]:
+    ) -> tuple[xr.DataArray, dict[str, ForecastStatus], dict[str, Fit]]:
         """Forecast (split, tokens), status by split, and the fits, from mean (split, tokens), NaN where not known."""
         splits = mean.split.values.tolist()
+
+        def constant(values: np.ndarray | float) -> xr.DataArray:
+            filled = np.broadcast_to(values, (len(splits), len(at))).astype(float)
+            return xr.DataArray(filled, {"split": mean.split.values, "tokens": at}, ("split", "tokens"))
+
+        def statuses(*reasons: Reason) -> dict[str, ForecastStatus]:
+            return dict.fromkeys(splits, ForecastStatus.of(reasons))
+
         if mean.sizes["tokens"] == 0:
-            return _constant(mean, at, np.nan), dict.fromkeys(splits, "no checkpoint past the warm-up"), {}
+            return constant(np.nan), statuses((ForecastFlag.NO_FORECAST, "no checkpoint past the warm-up")), {}
+        incomplete = {split: incomplete_checkpoints(mean.sel(split=split)) for split in splits}
         if self.law is None:
-            said = {split: left_out(mean.sel(split=split)) or "ok" for split in splits}
-            return _constant(mean, at, _last(mean)), said, {}
+            last_known = (mean.notnull() * np.arange(mean.sizes["tokens"])).argmax("tokens")
+            return constant(mean.isel(tokens=last_known).values[:, None]), incomplete, {}
         law = self.law(plan)
         if law is None:
-            return _constant(mean, at, np.nan), dict.fromkeys(splits, NEEDS_COSINE), {}
+            return constant(np.nan), statuses(NEEDS_COSINE), {}
         # weights by split, as the route by position has them: both then share the compiled program of a law
-        found = fit(law, mean, over="tokens", weights=mean.notnull().astype(float))
-        predicted = found.predict(at)
-        return predicted, {split: _doubts(found, predicted, mean, split) for split in splits}, {"mean": found}
+        mean_fit = fit(law, mean, over="tokens", weights=mean.notnull().astype(float))
+        predicted = mean_fit.predict(at)
+        status = {}
+        for split in splits:
+            reasons: list[Reason] = [BELOW_ZERO] if bool((predicted.sel(split=split) < 0).any()) else []
+            of_fit = Status(int(mean_fit.status.sel(split=split)))
+            if of_fit != Status.CONVERGED:
+                reasons.append((ForecastFlag.FIT_NOT_CONVERGED, of_fit.short))
+            status[split] = ForecastStatus.of(reasons) | incomplete[split]
+        return predicted, status, {"mean": mean_fit}
 
 
 def mean_loss(surface: xr.Dataset) -> xr.DataArray:
@@ -63,41 +77,25 @@ def mean_loss(surface: xr.Dataset) -> xr.DataArray:
     return surface.loss.mean("position", skipna=False).transpose("split", "tokens")
 
 
-def left_out(mean: xr.DataArray) -> str:
-    """What to say of the checkpoints of mean (tokens,) that cannot be used; empty where all can."""
+def incomplete_checkpoints(
+    mean: xr.DataArray, flag: ForecastFlag = ForecastFlag.INCOMPLETE_PAST, where: str = ""
+) -> ForecastStatus:
+    """What to say of the checkpoints of mean (tokens,) that cannot be used; ok where all can."""
     missing = int(mean.isnull().sum())
-    return f"{missing} of {mean.size} checkpoints lack positions and are left out" if missing else ""
+    said = f"{where}{missing} of {mean.size} checkpoints lack positions and are left out"
+    return ForecastStatus(flag, (said,)) if missing else ForecastStatus()
 
 
-def _last(mean: xr.DataArray) -> np.ndarray:
-    """The last known value (split, 1); NaN where none is."""
-    place = (mean.notnull() * np.arange(mean.sizes["tokens"])).argmax("tokens")
-    return mean.isel(tokens=place).values[:, None]
-
-
-def _doubts(found: Fit, predicted: xr.DataArray, mean: xr.DataArray, split: str) -> str:
-    """ "ok", or what speaks against the forecast."""
-    status = Status(int(found.status.sel(split=split)))
-    below = BELOW_ZERO if bool((predicted.sel(split=split) < 0).any()) else ""
-    how = "" if status == Status.CONVERGED else status.short
-    return ", ".join(filter(None, (below, how, left_out(mean.sel(split=split))))) or "ok"
-
-
-def _constant(mean: xr.DataArray, at: np.ndarray, values: Any) -> xr.DataArray:
-    spread = np.broadcast_to(values, (mean.sizes["split"], len(at))).astype(float)
-    return xr.DataArray(spread, {"split": mean.split.values, "tokens": at}, ("split", "tokens"))
-
-
-def _cosine(plan: Schedule | None) -> Law | None:
+def _cosine_law(plan: Schedule | None) -> Law | None:
     return laws.piecewise_cosine(plan) if plan is not None and plan.kind == "cosine" else None
 
 
-POWER_LAW = Baseline("power", "power law with constant, on the mean", lambda plan: laws.POWER)
-POWER_PURE = Baseline("power_pure", "power law without constant, on the mean", lambda plan: laws.POWER_PURE)
-RECIPROCAL = Baseline("reciprocal", "reciprocal law on the mean", lambda plan: laws.RECIPROCAL, control=True)
-LOGARITHMIC = Baseline("logarithmic", "logarithm on the mean", lambda plan: laws.LOGARITHMIC)
-LAST = Baseline("last", "last value seen", None)
-MEAN_LOG = Baseline("mean_log", "temporal log law on the mean", lambda plan: laws.LOG, control=True)
-MEAN_COSINE = Baseline("mean_cosine", "temporal piecewise cosine on the mean", _cosine, control=True)
+POWER_LAW = Baseline("power", lambda plan: laws.POWER)
+POWER_PURE = Baseline("power_pure", lambda plan: laws.POWER_PURE)
+RECIPROCAL = Baseline("reciprocal", lambda plan: laws.RECIPROCAL)
+LOGARITHMIC = Baseline("logarithmic", lambda plan: laws.LOGARITHMIC)
+LAST = Baseline("last", None)
+MEAN_LOG = Baseline("mean_log", lambda plan: laws.LOG)
+MEAN_COSINE = Baseline("mean_cosine", _cosine_law)
 
 ALL = (POWER_LAW, POWER_PURE, RECIPROCAL, LOGARITHMIC, LAST, MEAN_LOG, MEAN_COSINE)

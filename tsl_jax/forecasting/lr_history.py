@@ -111,7 +111,7 @@ class LearningRate:
         return told
 
 
-def carried(surface: xr.Dataset) -> Schedule | None:
+def schedule_of(surface: xr.Dataset) -> Schedule | None:
     """The plan that a surface carries, if any.
 
     Raises:
@@ -129,7 +129,7 @@ def of_run(past: xr.Dataset, plan: Schedule | None) -> LearningRate:
     come share one past, to the bit. Without a plan the last rate goes on, and without a record it is constant.
     """
     now = float(past.tokens.values.max(initial=0))
-    own = carried(past) or plan
+    own = schedule_of(past) or plan
     tokens, lr, warmed = _until(past, own and own.known_at(now), now)
     ahead, planned = _beyond(plan, now) if plan is not None else (np.zeros(0), np.zeros(0))
     if not len(ahead):

@@ -40,7 +40,7 @@ HOTTEST = 20.0  # log of the highest temperature
 
 
 @dataclass(frozen=True)
-class Curves:
+class CurveBatch:
     """What is known: R curves of up to n points.
 
     Attributes:
@@ -60,7 +60,7 @@ class Curves:
 
 
 @dataclass(frozen=True)
-class Prior:
+class ModelPrior:
     """Independent normal priors.
 
     Attributes:
@@ -80,8 +80,8 @@ class Posterior:
     """Weighted draws of eta (S, d); effective: how many independent draws they are worth; settled: whether enough."""
 
     law: Law
-    curves: Curves
-    prior: Prior
+    curves: CurveBatch
+    prior: ModelPrior
     eta: np.ndarray
     weight: np.ndarray
     effective: float
@@ -123,7 +123,7 @@ class _Solved(NamedTuple):
     last: np.ndarray  # (R,) log clock there
 
 
-def sample(law: Law, curves: Curves, prior: Prior) -> Posterior:
+def sample(law: Law, curves: CurveBatch, prior: ModelPrior) -> Posterior:
     """The posterior of eta, by importance sampling from Student distributions fitted to tempered draws.
 
     Rounds at temperature 1 are kept, each with the weight of its effective draws, until they are worth ENOUGH.
@@ -197,7 +197,7 @@ def _noise(law: Law, eta: np.ndarray) -> np.ndarray:
     return np.exp(eta[:, 2 * len(law.shapes) :]).T
 
 
-def _solved(law: Law, curves: Curves, prior: Prior, eta: np.ndarray) -> _Solved:
+def _solved(law: Law, curves: CurveBatch, prior: ModelPrior, eta: np.ndarray) -> _Solved:
     ell, sigma, nu, tau = _noise(law, eta)
     basis = _columns(law, eta, curves.x, curves.size)
     y = np.broadcast_to(curves.y[None, ..., None], (*basis.shape[:3], 1))
@@ -242,7 +242,7 @@ def _solution(full: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return factor * size[:, :, None], np.linalg.solve(np.swapaxes(factor, 1, 2), half)[..., 0] / size
 
 
-def _whitened(columns: np.ndarray, curves: Curves, ell: np.ndarray, sigma: np.ndarray, nu: np.ndarray):
+def _whitened(columns: np.ndarray, curves: CurveBatch, ell: np.ndarray, sigma: np.ndarray, nu: np.ndarray):
     """The Kalman filter of z over the points, on all columns (S, R, n, c) at once: innovations over their sds."""
     draws, runs, points, _ = columns.shape
     white, log_size = np.zeros_like(columns), np.zeros((draws, runs))

@@ -20,10 +20,14 @@ import xarray as xr
 
 from tsl_jax.forecasting import lr_aware
 from tsl_jax.forecasting.forecast_run import forecast
+from tsl_jax.forecasting.methods import MAIN, METHODS
 from tsl_jax.forecasting.result import QUANTILES, Forecast
 from tsl_jax.laws import Schedule
 
-PAIRED = tuple(one.name for one in lr_aware.ALL if one.through is lr_aware.of_mean)  # others order draws anew
+# of the other methods the draws are ordered anew for each plan
+PAIRED = tuple(
+    name for name, info in METHODS.items() if getattr(info.implementation, "through", None) is lr_aware.of_mean
+)
 
 
 @dataclass(frozen=True)
@@ -40,13 +44,13 @@ class Comparison:
 
 
 def compare_plans(
-    past: xr.Dataset, plans: Mapping[str, Any], method: str = lr_aware.MAIN, siblings: Sequence[xr.Dataset] = ()
+    past: xr.Dataset, plans: Mapping[str, Any], method: str = MAIN, reference_runs: Sequence[xr.Dataset] = ()
 ) -> Comparison:
     """Forecast the end of each plan from one past, and the differences to the first plan.
 
     Args:
-        past, siblings: as for `forecast`. plans: name -> `Schedule` or mapping, each of the whole run; they hold from
-            the last checkpoint on. method: one of PAIRED.
+        past, reference_runs: as for `forecast`. plans: name -> `Schedule` or mapping, each of the whole run; they
+            hold from the last checkpoint on. method: one of PAIRED.
 
     Raises:
         ValueError: for fewer than two plans, one that ends before there is anything to forecast, or another method.
@@ -56,7 +60,7 @@ def compare_plans(
     if len(plans) < 2:
         raise ValueError(f"compare_plans: expected two plans or more, found {len(plans)}; forecast takes a single one")
     read = {name: _plan(past, name, one) for name, one in plans.items()}
-    made = {name: forecast(past, plan.total_tokens, plan, method, siblings) for name, plan in read.items()}
+    made = {name: forecast(past, plan.total_tokens, plan, method, reference_runs) for name, plan in read.items()}
     return Comparison(made, _differences(made))
 
 

@@ -29,15 +29,14 @@ from tsl_jax import laws
 from tsl_jax.fitting import Fit, Status, fit
 from tsl_jax.forecasting import joint_surface
 from tsl_jax.forecasting.baselines import BELOW_ZERO, NEEDS_COSINE
-from tsl_jax.forecasting.result import Forecast
+from tsl_jax.forecasting.result import Forecast, ForecastFlag, ForecastStatus, Reason
 from tsl_jax.laws import Law, Schedule
 
-METHODS = ("temporal", "temporal_joint", "paper")
 SEPARATE = {"a0": laws.LOG, "a1": laws.RECIPROCAL, "a2": laws.RECIPROCAL}
 # A position fit in one of these states says something about a0, a1 and a2; at a bound it does not.
 FEWEST = 4  # checkpoints: one more than a temporal law has parameters
 FEWEST_BEYOND = 3  # of them beyond N_sep, before the cosine piece is believed
-BEYOND_REASON = 10  # times the highest loss seen: no number is given
+IMPLAUSIBLE = 10  # times the highest observed loss: such a prediction is discarded
 LEAST_SINE = 0.1  # of gamma4 N_sep + gamma5, by which its amplitude divides
 
 
@@ -65,8 +64,8 @@ def by_position(
 ) -> Forecast:
     name, splits = method if isinstance(method, str) else method.name, learned.split.values.tolist()
     unable = _unable(learned, plan, method)
-    if unable:
-        return _nothing(name, cutoff, learned, at, dict.fromkeys(splits, unable))
+    if unable is not None:
+        return _nothing(name, cutoff, learned, at, dict.fromkeys(splits, ForecastStatus.of([unable])))
     position_fit = fit(laws.HYPERBOLIC, learned.loss, over="position")
     usable = position_fit.usable
     few = _too_few(usable)
@@ -75,42 +74,48 @@ def by_position(
         return _nothing(name, cutoff, learned, at, few)
     loss, usable = learned.loss.sel(split=able), usable.sel(split=able)
     fits: dict[str, Any] = {"position": position_fit, **_temporal_fits(SEPARATE, position_fit, usable)}
-    predicted, doubt, said = _continued(fits, loss, usable, at, name), None, {}
+    predicted, discrepancy, said = _continued(fits, loss, usable, at, name), None, {}
     if isinstance(method, Paper) and plan is not None:
         fits["a2_hyperbola"], fits["a2"] = fits["a2"], _cosine_of(method, plan, position_fit, usable)
         said, cosine = _unidentified(fits["a2"], usable, plan), _continued(fits, loss, usable, at, name)
-        doubt = _apart(cosine, predicted, loss.where(usable), said)
+        discrepancy = _apart(cosine, predicted, loss.where(usable), said)
         predicted = predicted.where(predicted.split.isin(list(said)), cosine)
     highest = float(loss.where(usable).max())
-    doubts = {split: _doubts(fits, predicted.sel(split=split), highest, split, said.get(split)) for split in able}
+    statuses = {split: _status(fits, predicted.sel(split=split), highest, split, said.get(split)) for split in able}
     predicted = _within_reason(predicted, highest).reindex(split=splits)
-    mean, status = predicted.mean("position", skipna=False), {split: {**few, **doubts}[split] for split in splits}
-    doubt = None if doubt is None else doubt.reindex(split=splits).fillna(0.0)
-    return Forecast(name, cutoff, mean, predicted, status, fits, doubt=doubt)
+    mean, status = predicted.mean("position", skipna=False), {split: {**few, **statuses}[split] for split in splits}
+    discrepancy = None if discrepancy is None else discrepancy.reindex(split=splits).fillna(0.0)
+    return Forecast(name, cutoff, mean, predicted, status, fits, model_discrepancy_sd=discrepancy)
 
 
 def _within_reason(predicted: xr.DataArray, highest: float) -> xr.DataArray:
     """NaN for splits whose fit has exploded, such as a1 close to a pole: that is no forecast."""
     reach = abs(predicted).max(("tokens", "position"))
-    return predicted.where(reach <= BEYOND_REASON * highest)
+    return predicted.where(reach <= IMPLAUSIBLE * highest)
 
 
-def _unable(learned: xr.Dataset, plan: Schedule | None, method: str | Paper) -> str:
-    """Why no split can be forecast; empty where one may."""
+def _unable(learned: xr.Dataset, plan: Schedule | None, method: str | Paper) -> Reason | None:
+    """Why no split can be forecast; None where one may."""
     if learned.sizes["position"] < FEWEST:  # such as a mean over positions
-        return f"a law over positions needs {FEWEST} of them, the surface has {learned.sizes['position']}"
+        said = f"a law over positions needs {FEWEST} of them, the surface has {learned.sizes['position']}"
+        return ForecastFlag.NO_FORECAST, said
     if isinstance(method, Paper) and (plan is None or plan.kind != "cosine"):
         return NEEDS_COSINE
     if learned.sizes["tokens"] < FEWEST:
-        return f"{learned.sizes['tokens']} checkpoints past the warm-up, {FEWEST} are needed"
-    return ""
+        said = f"{learned.sizes['tokens']} checkpoints past the warm-up, {FEWEST} are needed"
+        return ForecastFlag.NO_FORECAST, said
+    return None
 
 
-def _too_few(usable: xr.DataArray) -> dict[str, str]:
+def _too_few(usable: xr.DataArray) -> dict[str, ForecastStatus]:
     """The splits without enough usable position fits, with what to say of them."""
     count = usable.sum("tokens")
     found = {split: int(count.sel(split=split)) for split in usable.split.values.tolist()}
-    return {split: f"{n} usable position fits, {FEWEST} are needed" for split, n in found.items() if n < FEWEST}
+    return {
+        split: ForecastStatus(ForecastFlag.NO_FORECAST, (f"{n} usable position fits, {FEWEST} are needed",))
+        for split, n in found.items()
+        if n < FEWEST
+    }
 
 
 def _temporal_fits(
@@ -198,8 +203,8 @@ def described(
         ValueError: for `Paper` without a cosine schedule, or a split with fewer than FEWEST usable position fits.
     """
     unable = _unable(learned, plan, method)
-    if unable:
-        raise ValueError(f"temporal: {unable}")
+    if unable is not None:
+        raise ValueError(f"temporal: {unable[1]}")
     position_fit = fit(laws.HYPERBOLIC, learned.loss, over="position")
     usable = position_fit.usable
     for split, why in _too_few(usable).items():
@@ -245,28 +250,33 @@ def anchor(loss: xr.DataArray, a0: np.ndarray, log_a1: np.ndarray, a2: np.ndarra
     return rest.mean(0), rest.std(0)
 
 
-def _doubts(
+def _status(
     fits: Mapping[str, Any], predicted: xr.DataArray, highest: float, split: str, said: str | None = None
-) -> str:
-    """ "ok", or what is said of the cosine piece, and which temporal law is not well determined, and how."""
-    found = [said] if said else []
-    found += [] if bool(np.isfinite(predicted).all()) else ["is not finite"]
-    found += [BELOW_ZERO] if bool((predicted < 0).any()) else []
-    found += ["leaves all reason, no number is given"] if bool((abs(predicted) > BEYOND_REASON * highest).any()) else []
-    found += ["rises far above every loss seen"] if bool((predicted > 2 * highest).any()) else []
+) -> ForecastStatus:
+    """What is said of the cosine piece, and which temporal law is not well determined, and how."""
+    flag = ForecastFlag
+    reasons = [(flag.COSINE_NOT_IDENTIFIED, said)] if said else []
+    reasons += [] if bool(np.isfinite(predicted).all()) else [(flag.DISCARDED, "is not finite")]
+    reasons += [BELOW_ZERO] if bool((predicted < 0).any()) else []
+    if bool((abs(predicted) > IMPLAUSIBLE * highest).any()):
+        reasons.append((flag.DISCARDED, f"prediction exceeds {IMPLAUSIBLE}x the highest observed loss; discarded"))
+    if bool((predicted > 2 * highest).any()):
+        reasons.append((flag.ABOVE_OBSERVED, "prediction exceeds twice the highest observed loss"))
     for name in ("a0", "a1", "a2"):
         used = fits["a2_hyperbola"] if said and name == "a2" else fits[name]
         status = Status(int(used.status.sel(split=split)))
         if status != Status.CONVERGED:
-            found.append(f"{name} {status.short}")
+            reasons.append((flag.FIT_NOT_CONVERGED, f"{name} {status.short}"))
     if "joint" in fits and not bool(fits["joint"].settled.sel(split=split)):
-        found.append("joint fit not settled")
-    return ", ".join(found) or "ok"
+        reasons.append((flag.JOINT_NOT_CONVERGED, "the joint fit did not converge"))
+    return ForecastStatus.of(reasons)
 
 
-def _nothing(method: str, cutoff: float, learned: xr.Dataset, at: np.ndarray, why: dict[str, str]) -> Forecast:
+def _nothing(
+    method: str, cutoff: float, learned: xr.Dataset, at: np.ndarray, status: dict[str, ForecastStatus]
+) -> Forecast:
     splits = learned.split.values
     shape = (len(splits), len(at), learned.sizes["position"])
     coordinates = {"split": splits, "tokens": at, "position": learned.position.values}
     nan = xr.DataArray(np.full(shape, np.nan), coordinates, ("split", "tokens", "position"))
-    return Forecast(method, cutoff, nan.mean("position", skipna=False), nan, why)
+    return Forecast(method, cutoff, nan.mean("position", skipna=False), nan, status)

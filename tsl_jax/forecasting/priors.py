@@ -15,7 +15,7 @@ from tsl_jax.laws import Law
 
 
 @dataclass(frozen=True)
-class Belief:
+class Prior:
     """Prior of one law for one kind of curve.
 
     Attributes:
@@ -40,30 +40,30 @@ _LEVEL, _FALL, _ANNEALED = (0.8, 0.3), (0.2, 0.3), (0.06, 0.04)
 _NEVER = 1e-5
 
 _LOSS = {
-    laws.AREA_ANNEALING.name: Belief(
+    laws.AREA_ANNEALING.name: Prior(
         (_ALPHA, (log(300), 1.2)), (_LEVEL, _FALL, _ANNEALED), (0.1, 0.1, 0.02), (0.05, _NEVER)
     ),
-    laws.MULTI_POWER.name: Belief(
+    laws.MULTI_POWER.name: Prior(
         (_ALPHA, (log(300), 1.2), (0.0, 0.5), (log(0.5), 0.5)),
         (_LEVEL, _FALL, _ANNEALED),
         (0.1, 0.1, 0.02),
         (0.05, _NEVER, _NEVER, _NEVER),
     ),
-    laws.AREA_POWER.name: Belief((_ALPHA,), (_LEVEL, _FALL), (0.1, 0.1), (0.05,)),
-    laws.POWER.name: Belief((_ALPHA,), (_FALL, _LEVEL), (0.1, 0.1), (0.05,)),
-    laws.RECIPROCAL.name: Belief(((log(5), 1.5),), ((0.5, 1.0), (0.9, 0.3)), (0.1, 0.1), (0.05,)),
-    laws.LOG.name: Belief(((log(30), 2.0),), ((-0.2, 0.3), (1.0, 1.0)), (0.1, 0.1), (0.05,)),
+    laws.AREA_POWER.name: Prior((_ALPHA,), (_LEVEL, _FALL), (0.1, 0.1), (0.05,)),
+    laws.POWER.name: Prior((_ALPHA,), (_FALL, _LEVEL), (0.1, 0.1), (0.05,)),
+    laws.RECIPROCAL.name: Prior(((log(5), 1.5),), ((0.5, 1.0), (0.9, 0.3)), (0.1, 0.1), (0.05,)),
+    laws.LOG.name: Prior(((log(30), 2.0),), ((-0.2, 0.3), (1.0, 1.0)), (0.1, 0.1), (0.05,)),
 }
 
 
-def of_loss(law: Law) -> Belief:
-    """The belief about a loss."""
+def of_loss(law: Law) -> Prior:
+    """The prior about a loss."""
     return _LOSS[law.name]
 
 
-def of_parameter(law: Law, unit: float | None = None) -> Belief:
-    """The belief about a parameter of the position law, which need not fall: about its change since the cut-off."""
+def of_parameter(law: Law, unit: float | None = None) -> Prior:
+    """The prior about a parameter of the position law, which need not fall: about its change since the cut-off."""
     loss = of_loss(law)
     coefs = ((0.0, 1.0), (0.0, 1.0), (0.0, 0.1))[: len(loss.coefs)]
     drift = tuple(3 * one for one in loss.drift)
-    return Belief(loss.shapes, coefs, drift, loss.shape_drift, centred=True, unit=unit)
+    return Prior(loss.shapes, coefs, drift, loss.shape_drift, centred=True, unit=unit)

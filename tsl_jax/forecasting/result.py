@@ -1,14 +1,79 @@
-"""What a forecast gives back: the expected rest of a run, how sure it is, and what speaks against it."""
+"""What a forecast gives back: the predicted rest of a run, its intervals, and what speaks against it.
+
+A forecast never raises for one bad split: its numbers are NaN and its `ForecastStatus` says why, as data (flags to test
+for) and in words (details to read). The quantiles of draws, which several methods share, are taken here too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import IntFlag, auto
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
+from tsl_jax.surface import position_covariance
+
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # the ends of the 90 and the 50 % interval, and the median
+SHOWN = 3  # token counts that the printed form of a forecast names; of more, the first and the last
+
+
+class ForecastFlag(IntFlag):
+    """What speaks against a forecast; 0 where nothing does. With the first three its numbers are NaN."""
+
+    NO_FORECAST = auto()  # too few checkpoints, positions or fits, or a learning rate that cannot be read
+    NOT_APPLICABLE = auto()  # the method does not serve this learning-rate schedule
+    DISCARDED = auto()  # the prediction exceeds any plausible loss, or is not finite
+    BELOW_ZERO = auto()  # some predicted loss is negative
+    ABOVE_OBSERVED = auto()  # some predicted loss is twice the highest observed one or more
+    INCOMPLETE_PAST = auto()  # checkpoints that lack the loss of a position were left out of the fit
+    INCOMPLETE_FUTURE = auto()  # the same of the held-out checkpoints: in scores only
+    FIT_NOT_CONVERGED = auto()  # a law that the forecast rests on has another status than CONVERGED
+    COSINE_NOT_IDENTIFIED = auto()  # the hyperbola stands in for the cosine piece of the paper's law
+    JOINT_NOT_CONVERGED = auto()  # the joint fit of all parameters stopped at its iteration limit
+    SAMPLER_NOT_CONVERGED = auto()  # the posterior rests on too few effective draws
+    REFERENCE_RUNS_IGNORED = auto()  # some reference runs have other positions
+
+
+NOTHING = ForecastFlag(0)
+Reason = tuple[ForecastFlag, str]
+
+
+@dataclass(frozen=True)
+class ForecastStatus:
+    """Whether a forecast can be trusted: `flags` for programs, `details` (a sentence each) for people.
+
+    `str(status)` is "ok" or the sentences.
+    """
+
+    flags: ForecastFlag = NOTHING
+    details: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, reasons: Iterable[Reason]) -> ForecastStatus:
+        """From pairs of a flag and its sentence; ok without any."""
+        flags, details = NOTHING, []
+        for flag, detail in reasons:
+            flags |= flag
+            details.append(detail)
+        return cls(flags, tuple(details))
+
+    def __or__(self, other: ForecastStatus) -> ForecastStatus:
+        return ForecastStatus(self.flags | other.flags, self.details + other.details)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing speaks against the forecast."""
+        return self.flags == 0
+
+    def message(self) -> str:
+        """What is wrong or doubtful, in words; "ok" where nothing is."""
+        return ", ".join(self.details) or "ok"
+
+    def __str__(self) -> str:
+        return self.message()
 
 
 @dataclass(frozen=True)
@@ -16,44 +81,74 @@ class Forecast:
     """What is expected of the rest of a run.
 
     Attributes:
-        method: how it was made. cutoff: tokens of the last checkpoint that was seen.
+        method: its name, as in `METHODS`. cutoff: tokens of the last checkpoint that was seen.
         mean: DataArray (split, tokens), nats: the mean loss over positions; NaN where the method found no forecast.
         surface: DataArray (split, tokens, position), or None for methods that know the mean alone.
-        status: split -> "ok", or a sentence that says what is wrong or doubtful.
-        fits: what it rests on, by name; the temporal ones hold the splits that have a forecast.
+        status: split -> `ForecastStatus`.
+        fits: curve -> its fit in all splits. The curves: "mean" for laws of the mean loss; "position" (the hyperbolic
+            law at every checkpoint), "a0", "a1", "a2", "a2_hyperbola" and "joint" for laws by position. A fit is a
+            `Fit` or `JointFit` with dimension split (those that have a forecast), or, of methods that know the
+            learning rate, a mapping split -> `Extrapolation`.
         quantiles: DataArray (split, tokens, quantile) of the mean loss on these validation texts; None where the past
             is too short to know errors. surface_quantiles: the same by position. population_quantiles: of the mean
             loss on all texts of this kind, wider by the error of the validation set.
         draws: DataArray (draw, split, tokens) of the mean loss, from which the quantiles are read.
-        intervals: split -> what their width rests on: "model-based", "checked on n siblings", "rolling origins (n)",
-            or "none" and why.
-        doubt: DataArray (split, tokens, position), or None: how far off a method itself says that it may be.
+        intervals: split -> what their width rests on: "model-based", "calibrated on n reference runs",
+            "rolling origins (n)", or "none" and why.
+        model_discrepancy_sd: DataArray (split, tokens, position), or None: sd of the error that a method knows its
+            law to make, beyond what its errors from earlier origins show.
     """
 
     method: str
     cutoff: float
     mean: xr.DataArray
     surface: xr.DataArray | None
-    status: Mapping[str, str]
+    status: Mapping[str, ForecastStatus]
     fits: Mapping[str, Any] = field(default_factory=dict, repr=False)
     quantiles: xr.DataArray | None = None
     surface_quantiles: xr.DataArray | None = None
     population_quantiles: xr.DataArray | None = None
     draws: xr.DataArray | None = None
     intervals: Mapping[str, str] = field(default_factory=dict, repr=False)
-    doubt: xr.DataArray | None = None
+    model_discrepancy_sd: xr.DataArray | None = None
 
     def __repr__(self) -> str:
-        ends = ", ".join(f"{split} {self._end(split)}" for split in self.mean.split.values)
-        last = float(self.mean.tokens[-1])
-        doubts = [f"{split}: {text}" for split, text in self.status.items() if text != "ok"]
-        head = f"{self.method} from {self.cutoff:.4g} tokens · mean loss at {last:.4g} tokens: {ends} nats"
-        return " · ".join([head, *doubts])
+        """Every split at every token count asked for, in order; of more than SHOWN at the first and the last."""
+        tokens = np.sort(self.mean.tokens.values)
+        shown = tokens if len(tokens) <= SHOWN else tokens[[0, -1]]
+        ends = [f"at {at:.4g} tokens: {', '.join(self._value(s, at) for s in self.status)} nats" for at in shown]
+        head = f"{self.method} from {self.cutoff:.4g} tokens · mean loss {' · '.join(ends)}"
+        return " · ".join([head, *(f"{split}: {status}" for split, status in self.status.items() if not status.ok)])
 
-    def _end(self, split: str) -> str:
-        """The last value, with its 90 % interval where there is one."""
-        value = f"{float(self.mean.sel(split=split)[-1]):.3f}"
+    def _value(self, split: str, at: float) -> str:
+        """The mean loss, with its 90 % interval where there is one."""
+        where = {"split": split, "tokens": at}
+        value = f"{split} {float(self.mean.sel(where)):.3f}"
         if self.quantiles is None:
             return value
-        low, high = (float(self.quantiles.sel(split=split, quantile=q)[-1]) for q in (0.05, 0.95))
+        low, high = (float(self.quantiles.sel(where).sel(quantile=q)) for q in (0.05, 0.95))
         return f"{value} ({low:.3f} to {high:.3f})"
+
+
+def quantiles(draws: xr.DataArray) -> xr.DataArray:
+    """QUANTILES of draws (draw, ...), as the last dimension; NaN where a draw is."""
+    dims = [dim for dim in draws.dims if dim != "draw"]
+    return draws.quantile(QUANTILES, "draw", skipna=False).transpose(*dims, "quantile")
+
+
+def population_quantiles(past: xr.Dataset, draws: xr.DataArray) -> xr.DataArray | None:
+    """Quantiles of the mean loss on all texts of this kind, from draws (draw, split, tokens) of that on these texts.
+
+    The error from the choice of texts is normal and common to all tokens, with the variance
+
+        sem^2 = mean over positions i, j of cov_ij,
+
+    cov the covariance of the mean losses by position over documents, at the last checkpoint. None where the surface
+    holds no sums by document.
+    """
+    if "cluster_sum" not in past:
+        return None
+    covariance = position_covariance(past.isel(tokens=[-1])).isel(tokens=0)
+    sem = covariance.mean(("position", "position_")).clip(min=0).fillna(0) ** 0.5
+    normal = xr.DataArray(np.random.default_rng(9).standard_normal(draws.sizes["draw"]), dims=("draw",))
+    return quantiles(draws + normal * sem.sel(split=draws.split))

@@ -8,7 +8,7 @@ until the cut-off. With h = log(tokens / tokens at the origin), errors are taken
 each error over h being that of the last third of the checkpoints beyond its origin. T is Student's with one degree of
 freedom less than origins (they overlap), one number for all tokens of a draw; Z is normal, one number for each token.
 w^2 is the larger of two: the scatter of each checkpoint about the line between its neighbours, and the mean square of
-what the method is off at the last checkpoint that it has seen. d is what it doubts itself (`Forecast.doubt`), or 0.
+what the method is off at the last checkpoint that it has seen. d is `Forecast.model_discrepancy_sd`, or 0.
 The fit's own errors, which take residuals for independent, are not used; nor is anything beyond the cut-off.
 
 All origins are forecast at once, as further splits of one surface whose later checkpoints are NaN: no law is compiled
@@ -26,8 +26,7 @@ import xarray as xr
 from scipy.special import stdtrit
 
 from tsl_jax.forecasting.baselines import mean_loss
-from tsl_jax.forecasting.intervals import of_population, quantiles
-from tsl_jax.forecasting.result import QUANTILES, Forecast
+from tsl_jax.forecasting.result import QUANTILES, Forecast, population_quantiles, quantiles
 
 SHARES = (0.4, 0.5, 0.6, 0.7, 0.8)  # of the tokens seen, at which the past is cut
 FEW_SHARES = (0.5, 0.7)  # for a method whose every origin costs much
@@ -58,13 +57,18 @@ def with_intervals(
     mine = replace(mine, intervals=known)
     if not bool((width.origins > 0).any()):
         return mine
-    draws = _draws(mine.mean, None if mine.doubt is None else mine.doubt.mean("position"), mine.cutoff, width)
+    draws = _draws(
+        mine.mean,
+        None if mine.model_discrepancy_sd is None else mine.model_discrepancy_sd.mean("position"),
+        mine.cutoff,
+        width,
+    )
     by_position = None if made.surface is None else _Width.of(learned.loss, made.surface, places)
     return replace(
         mine,
         draws=draws,
         quantiles=quantiles(draws),
-        population_quantiles=of_population(past, draws),
+        population_quantiles=population_quantiles(past, draws),
         surface_quantiles=None if by_position is None else _at_positions(mine, by_position),
     )
 
@@ -104,7 +108,7 @@ def _own(made: Forecast, splits: Sequence[str], count: int) -> Forecast:
     """The forecast from the whole past at the last `count` tokens: without the origins, and without the past."""
     ahead = {
         name: None if (one := getattr(made, name)) is None else one.sel(split=splits).isel(tokens=slice(-count, None))
-        for name in ("mean", "surface", "doubt")
+        for name in ("mean", "surface", "model_discrepancy_sd")
     }
     fits = {name: _of_splits(one, splits) for name, one in made.fits.items()}
     return replace(made, **ahead, fits=fits, status={split: made.status[split] for split in splits})
@@ -141,10 +145,10 @@ class _Width:
         scatter, bias = _scatter(observed), (at_the_end**2).mean("origin").fillna(0)
         return cls((rates**2).mean("origin") ** 0.5, bias.where(bias > scatter, scatter), rates.notnull().sum("origin"))
 
-    def grown(self, tokens: xr.DataArray, cutoff: float, doubt: xr.DataArray | None) -> xr.DataArray:
+    def grown(self, tokens: xr.DataArray, cutoff: float, discrepancy: xr.DataArray | None) -> xr.DataArray:
         """sqrt((s h)^2 + d^2) at the tokens (token,)."""
         folds = np.log(tokens / cutoff).clip(min=0)
-        return ((self.rate * folds) ** 2 + (0 if doubt is None else doubt**2)) ** 0.5
+        return ((self.rate * folds) ** 2 + (0 if discrepancy is None else discrepancy**2)) ** 0.5
 
     @property
     def freedom(self) -> xr.DataArray:
@@ -170,12 +174,12 @@ def _scatter(observed: xr.DataArray) -> xr.DataArray:
     return ((here - line) ** 2 / (1 + share**2 + (1 - share) ** 2)).mean("tokens").fillna(0)
 
 
-def _draws(mean: xr.DataArray, doubt: xr.DataArray | None, cutoff: float, width: _Width) -> xr.DataArray:
+def _draws(mean: xr.DataArray, discrepancy: xr.DataArray | None, cutoff: float, width: _Width) -> xr.DataArray:
     """(draw, split, tokens). The second half mirrors the first, so that the median is the forecast."""
     half = 0.5 + (np.arange(DRAWS // 2) + 0.5) / DRAWS
     z = np.random.default_rng(11).standard_normal((DRAWS // 2, mean.sizes["split"], mean.sizes["tokens"]))
     t = stdtrit(width.freedom.values, half[:, None])[:, :, None]
-    grown = width.grown(mean.tokens, cutoff, doubt).transpose("split", "tokens")
+    grown = width.grown(mean.tokens, cutoff, discrepancy).transpose("split", "tokens")
     error = t * grown.values + z * width.white.values[:, None] ** 0.5
     draws = mean + xr.DataArray(np.concatenate([error, -error]), dims=("draw", "split", "tokens"))
     return draws.transpose("draw", "split", "tokens")
@@ -184,7 +188,7 @@ def _draws(mean: xr.DataArray, doubt: xr.DataArray | None, cutoff: float, width:
 def _at_positions(mine: Forecast, width: _Width) -> xr.DataArray:
     """(split, tokens, position, quantile), as if both kinds of error were Student's."""
     assert mine.surface is not None
-    grown = width.grown(mine.surface.tokens, mine.cutoff, mine.doubt)
+    grown = width.grown(mine.surface.tokens, mine.cutoff, mine.model_discrepancy_sd)
     q = xr.DataArray(np.array(QUANTILES), {"quantile": np.array(QUANTILES)}, "quantile")
     t = xr.apply_ufunc(stdtrit, width.freedom, q)
     found = mine.surface + t * (grown**2 + width.white) ** 0.5

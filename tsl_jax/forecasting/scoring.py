@@ -21,9 +21,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from tsl_jax.forecasting.baselines import Baseline, left_out, mean_loss
+from tsl_jax.forecasting.baselines import Baseline, incomplete_checkpoints, mean_loss
 from tsl_jax.forecasting.forecast_run import forecast
-from tsl_jax.forecasting.result import QUANTILES, Forecast
+from tsl_jax.forecasting.result import QUANTILES, Forecast, ForecastFlag
 
 GRID = 200  # points of the even token grid
 LEVEL = 0.9  # of the interval that a table tells of
@@ -62,7 +62,8 @@ def score(
     Returns:
         DataFrame indexed by (split, method): final (predicted, nats), observed, error, mse, r2, covered_50 and
         covered_90 (shares of the held-out checkpoints inside these intervals), interval_score (their mean `winkler` at
-        90 %, nats), status. The three about intervals are NaN for methods that give none.
+        90 %, nats), status (a sentence), flags (`ForecastFlag` as a number; 0: nothing speaks against the forecast).
+        The three about intervals are NaN for methods that give none.
 
     Raises:
         ValueError: if fewer than two checkpoints of the run lie beyond the cut-off, if a forecast does not span these,
@@ -100,12 +101,12 @@ def _check(one: Forecast, cutoff: float, at: np.ndarray) -> None:
 
 def _row(predicted: Forecast, observed: xr.DataArray, split: str) -> dict[str, Any]:
     whole = observed.sel(split=split)
-    truth, missing = whole.dropna("tokens"), left_out(whole)
-    said = [predicted.status[split], f"of those held out, {missing}" if missing else "ok"]
-    status = ", ".join(one for one in said if one != "ok") or "ok"
+    truth = whole.dropna("tokens")
+    incomplete = incomplete_checkpoints(whole, ForecastFlag.INCOMPLETE_FUTURE, "of those held out, ")
+    status = predicted.status[split] | incomplete
     judged = _judged(predicted.mean.sel(split=split).sortby("tokens"), truth)
     judged |= _intervals(predicted, truth, split)
-    return {"split": split, "method": predicted.method, **judged, "status": status}
+    return {"split": split, "method": predicted.method, **judged, "status": str(status), "flags": int(status.flags)}
 
 
 def _intervals(predicted: Forecast, truth: xr.DataArray, split: str) -> dict[str, float]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from tsl_jax.forecasting.methods import MAIN
 from tsl_jax.reporting.figures import Figure, View, dots, entry, hover, lines, panels, shade, span
 from tsl_jax.reporting.forecast_figures import (
     LEAST_ERROR,
@@ -21,7 +22,7 @@ from tsl_jax.reporting.forecast_figures import (
 )
 from tsl_jax.reporting.inputs import ForecastLike, Material, quantiles_of
 from tsl_jax.reporting.standing import last_loss
-from tsl_jax.reporting.words import BY_POSITION, CONTINUED, MAIN, label
+from tsl_jax.reporting.words import BY_POSITION, CONTINUED, label
 
 BANDS = ((90, 0.05, 0.95, "--faint", "--faint"), (50, 0.25, 0.75, "--firm", "--both"))  # as drawn, as seen
 RIVALS = 2  # baselines beside the main method

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from tsl_jax.forecasting.methods import MAIN
 from tsl_jax.reporting.figures import Figure, View, dots, entry, hover, lines, panels, round_ticks, shade, span
 from tsl_jax.reporting.inputs import ForecastLike, Material, quantiles_of
 from tsl_jax.reporting.standing import last_loss, percent
-from tsl_jax.reporting.words import BY_POSITION, MAIN, label, signed, winners
+from tsl_jax.reporting.words import BY_POSITION, label, signed, winners
 
 # method -> colour, dash; laws that know the learning rate are blue, the paper's route by position green.
 STYLES = {

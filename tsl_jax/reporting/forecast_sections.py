@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -127,7 +129,7 @@ def _statuses(material: Material) -> str:
         for cutoff, group in material.futures.items()
         for name, one in group.items()
         for split, why in one.status.items()
-        if why != "ok"
+        if not why.ok
     ]
     return folded("Doubts", table(("method", "seen", "split", "status"), rows)) if rows else ""
 
@@ -182,8 +184,8 @@ def _signed_table(scores: pd.DataFrame, split: str, named: bool, share: float | 
     return table(("method", *(percent(float(cutoff)) for cutoff in ranked.columns)), rows, caption, "scores")
 
 
-def _cell(row: pd.Series, best: bool) -> Html:
-    doubt = "†" if row.status != "ok" and np.isfinite(row.error) else ""
+def _cell(row: Any, best: bool) -> Html:
+    doubt = "†" if row["flags"] and np.isfinite(row.error) else ""
     number = text(signed(row.error)) + (f"<sup>{doubt}</sup>" if doubt else "")
     return Html(f"<strong>{number}</strong>" if best else number)
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from tsl_jax.forecasting.methods import MAIN
 from tsl_jax.reporting.inputs import quantiles_of
 from tsl_jax.reporting.tables import number, numbers, readable
-from tsl_jax.reporting.words import MAIN, count
+from tsl_jax.reporting.words import count
 
 LEVELS = {"50 %": (0.25, 0.75), "90 %": (0.05, 0.95)}
 
@@ -32,7 +33,8 @@ def forecasts(made: Sequence[Any]) -> list[dict[str, Any]]:
             "intervals": _by_quantile(quantiles_of(one), split),
             "population_intervals": _by_quantile(quantiles_of(one, "population_quantiles"), split),
             "intervals_rest_on": one.intervals.get(str(split)),
-            "status": one.status[str(split)],
+            "status": str(one.status[str(split)]),
+            "flags": int(one.status[str(split)].flags),
         }
         for split in (made[0].mean.split.values if made else ())
         for one in made
@@ -120,7 +122,7 @@ def sentence(one: Any, split: str, where: str) -> str:
         return f"{split}: no interval, as {readable(one.status[split])}"
     everywhere = _interval(quantiles_of(one, "population_quantiles"), split, "90 %")
     also = f" ({everywhere} on all such texts)" if everywhere else ""
-    doubt = "" if one.status[split] == "ok" else f"; doubtful: {readable(one.status[split])}"
+    doubt = "" if one.status[split].ok else f"; doubtful: {readable(one.status[split])}"
     return f"{split}: {float(one.mean.sel(split=split)[-1]):.3f} nats {where}, 90 %: {here} on these texts{also}{doubt}"
 
 
@@ -181,7 +183,7 @@ def _beside(row: Mapping[str, Any]) -> str:
 def apart(first: str, row: Mapping[str, Any]) -> str:
     """How a plan ends beside the first one, in words; row as in `plans`."""
     low, middle, high = (row["difference"][q] for q in ("0.05", "0.5", "0.95"))
-    doubt = "" if row["status"] == "ok" else f"; doubtful: {readable(row['status'])}"
+    doubt = f"; doubtful: {readable(row['status'])}" if row["flags"] else ""
     if middle is None:
         return f"{row['split']}: {row['plan']} cannot be compared{doubt}"
     verdict = "as far as the law is right" if low > 0 or high < 0 else "but which ends lower is not certain"

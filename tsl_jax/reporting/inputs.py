@@ -15,6 +15,7 @@ import pandas as pd
 import xarray as xr
 
 from tsl_jax.fitting import Fit
+from tsl_jax.forecasting import ForecastStatus
 from tsl_jax.laws import Schedule
 from tsl_jax.reporting.standing import percent, plan, unfinished
 from tsl_jax.surface import validate_surface
@@ -33,7 +34,7 @@ class ForecastLike(Protocol):
     @property
     def mean(self) -> xr.DataArray: ...
     @property
-    def status(self) -> Mapping[str, str]: ...
+    def status(self) -> Mapping[str, ForecastStatus]: ...
     @property
     def fits(self) -> Mapping[str, Any]: ...
 
@@ -249,10 +250,13 @@ def _finals(surface: xr.Dataset | None, futures: Mapping[str, Mapping[str, Forec
             both = [split for split in end.split.values if split in last.split.values and end.sizes["tokens"]]
             rows += [_final(one, cutoff, s, float(end.sel(split=s)[-1]), float(last.sel(split=s))) for s in both]
     index = ["split", "cutoff", "method"]
-    return pd.DataFrame(rows, columns=[*index, "final", "observed", "error", "mse", "r2", "status"]).set_index(index)
+    return pd.DataFrame(rows, columns=[*index, "final", "observed", "error", "mse", "r2", "status", "flags"]).set_index(
+        index
+    )
 
 
 def _final(one: ForecastLike, cutoff: str, split: str, final: float, observed: float) -> dict[str, Any]:
     fraction = float(cutoff.removesuffix("%")) / 100
     return {"split": split, "cutoff": fraction, "method": one.method, "final": final, "observed": observed,
-            "error": final - observed, "mse": np.nan, "r2": np.nan, "status": one.status.get(split, "ok")}  # fmt: skip
+            "error": final - observed, "mse": np.nan, "r2": np.nan, "status": str(one.status[split]),
+            "flags": int(one.status[split].flags)}  # fmt: skip

@@ -57,7 +57,12 @@ def _forecasts(backtest: Any, split: str) -> dict[str, Any]:
     for (cutoff, method), row in backtest.scores.loc[split].iterrows():
         known = {name: number(row[name]) for name in ("final", "mse", "r2", "covered_50", "covered_90") if name in row}
         ends = _ends(backtest.forecasts.get((cutoff, method)), split)
-        result.setdefault(f"{cutoff:g}", {})[method] = {**known, "intervals": ends, "status": row.status}
+        result.setdefault(f"{cutoff:g}", {})[method] = {
+            **known,
+            "intervals": ends,
+            "status": row.status,
+            "flags": int(row["flags"]),
+        }
     return result
 
 
@@ -131,7 +136,7 @@ def _errors(found: Mapping[str, Any], columns: Mapping[str, str], title: str, wh
 def _error(one: Mapping[str, Any], observed: float | None) -> str:
     if one["final"] is None or observed is None:
         return "-"
-    return f"{one['final'] - observed:+.3f}{'' if one['status'] == 'ok' else '†'}"
+    return f"{one['final'] - observed:+.3f}{'†' if one['flags'] else ''}"
 
 
 def _doubts(forecast: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -140,7 +145,7 @@ def _doubts(forecast: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for cutoff, methods in forecast.items():
         for method, one in methods.items():
             mark = "-" if one["final"] is None else "†"
-            if one["status"] != "ok":
+            if one["flags"]:
                 having.setdefault((mark, readable(one["status"])), {}).setdefault(method, []).append(cutoff)
     return [
         f"{mark} {status}: "

@@ -8,50 +8,18 @@ from html import escape
 
 import pandas as pd
 
+from tsl_jax.forecasting.methods import METHODS
 from tsl_jax.reporting.standing import how_far, last_loss, percent
 
-MAIN = "mean_annealing"  # the method whose intervals are shown first
-CONTINUED = (MAIN, "mean_multi_power", "mean_area_power", "annealing")  # those that know the learning rate
-BY_POSITION = ("annealing", "temporal", "temporal_joint", "paper")
-LABELS = {
-    "mean_annealing": "annealing law",
-    "mean_multi_power": "multi-power law",
-    "mean_area_power": "power law in area",
-    "annealing": "by position, annealing",
-    "temporal": "by position",
-    "temporal_joint": "by position, joint",
-    "paper": "paper’s law",
-    "power": "power law",
-    "power_pure": "pure power law",
-    "reciprocal": "reciprocal law",
-    "logarithmic": "logarithm",
-    "last": "last value",
-    "mean_log": "log law on mean",
-    "mean_cosine": "cosine law on mean",
-}
-IN_A_SENTENCE = {
-    "mean_annealing": "the annealing law on the mean loss",
-    "mean_multi_power": "the multi-power law on the mean loss",
-    "mean_area_power": "the power law in the learning rate’s area on the mean loss",
-    "annealing": "the law by position with annealing",
-    "temporal": "the law by position",
-    "temporal_joint": "the law by position, fitted jointly,",
-    "paper": "the paper’s law along the cosine",
-    "power": "the power law on the mean loss",
-    "power_pure": "the power law without constant on the mean loss",
-    "reciprocal": "the reciprocal law on the mean loss",
-    "logarithmic": "the logarithm on the mean loss",
-    "last": "simply repeating the last value",
-    "mean_log": "the temporal log law on the mean loss",
-    "mean_cosine": "the temporal cosine law on the mean loss",
-}
+CONTINUED = tuple(name for name, info in METHODS.items() if info.family == "lr_aware")
+BY_POSITION = tuple(name for name, info in METHODS.items() if info.by_position)
 SUPERSCRIPTS = str.maketrans("0123456789−", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 GREEK = dict(alpha="α", beta="β", gamma="γ", delta="δ", epsilon="ε", zeta="ζ", **{"lambda": "λ"})
 
 
 def label(method: str) -> str:
     """A method's name in legends and tables."""
-    return LABELS.get(method, method.replace("_", " "))
+    return METHODS[method].label if method in METHODS else method.replace("_", " ")
 
 
 def count(value: float) -> str:
@@ -124,7 +92,10 @@ def _told(scores: pd.DataFrame, split: str, cutoff: float, share: float | None) 
     """Who won and by how much; and how the other side fared."""
     end, article = last_loss(share), "a" if share is None else "the"
     row = winners(scores, split).loc[cutoff]
-    name, where = IN_A_SENTENCE.get(row.method, label(row.method)), f" on {split}" if split else ""
+    name, where = (
+        METHODS[row.method].phrase if row.method in METHODS else label(row.method),
+        f" on {split}" if split else "",
+    )
     if len(scores.xs((split, cutoff), level=("split", "cutoff")).error.dropna()) == 1:
         said = f"{name} forecast {article} {end}{where} of {nats(row.final)} nats; {nats(row.observed)} was observed"
         return f"{said}, an error of {signed(row.error)}.", ""

@@ -10,11 +10,12 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from tsl_jax.fitting import Fit
+from tsl_jax.forecasting.methods import MAIN
 from tsl_jax.reporting.inputs import BacktestLike, ForecastLike, quantiles_of
 from tsl_jax.reporting.plots.over_tokens import parameter_paths, prediction, r2_against_ceiling
 from tsl_jax.reporting.plots.surfaces import position_curves, residual_map
 from tsl_jax.reporting.standing import percent
-from tsl_jax.reporting.words import MAIN, label
+from tsl_jax.reporting.words import label
 
 METHODS = (MAIN, "paper", "power")  # forecasts that are drawn; without the paper's, which needs a cosine, its route
 
