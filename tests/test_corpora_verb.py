@@ -84,7 +84,7 @@ def test_an_interrupted_build_says_so(capsys: pytest.CaptureFixture, monkeypatch
     def stop(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tsl_jax.data.preparation._tokenizer", stop)
+    monkeypatch.setattr("tsl_jax.data.tokenizer.train", stop)
     assert corpora_verb("build", "tales=tales", "--out", "x") == 130
     assert "x was not made; the same command begins anew" in capsys.readouterr().err
     assert sorted(one.name for one in Path().iterdir() if one.name not in ("cache",)) == ["rhymes", "tales"]

@@ -166,7 +166,7 @@ def test_a_domain_that_copies_another_gets_a_sentence():
     stream = np.random.default_rng(0).integers(0, 250, 5000)
     held = {"a": [stream[-900:]], "b": [stream[3:1000], stream[2000:2900]]}
     with pytest.raises(ValueError, match="all 2 held-out documents of domain 'b' are near-copies of training text"):
-        preparation._shared([stream[:4000]], held, 64, lambda stage, done, total: None)
+        preparation._overlaps([stream[:4000]], held, 64, lambda stage, done, total: None)
 
 
 def test_repeats_within_a_part_leave_and_are_counted(tmp_path: Path):
@@ -202,7 +202,7 @@ def test_runs_choose_domains_and_shares_of_a_corpus_that_was_built(tmp_path: Pat
     assert whole.mixture.shares == (("a", 1 / 3), ("b", 1 / 3), ("c", 1 / 3))
     some = corpora.load(DataConfig(("c@1", "a@0"), corpus=str(out)))
     assert some.splits == {"id": ("c",), "ood": ("a",)}
-    assert some.vocabulary == corpora.vocabulary(DataConfig(corpus=str(out))) == 300
+    assert some.vocabulary == corpora.vocabulary_size(DataConfig(corpus=str(out))) == 300
     for name in "ca":
         np.testing.assert_array_equal(some.domains[name].train.tokens, whole.domains[name].train.tokens)
         assert some.record["checksums"][name] == whole.record["checksums"][name]

@@ -73,7 +73,7 @@ def test_too_few_documents_give_several_stretches_each_that_do_not_overlap():
     assert len(starts) == 6
     assert np.diff(starts).min() >= 29
     assert np.bincount(found.cluster[::5]).tolist() == [2, 2, 2]
-    with pytest.warns(UserWarning, match=r"only 3 of the 6 stretches asked for .* split 'id' \(2 documents\)"):
+    with pytest.warns(UserWarning, match=r"only 3 of the 6 excerpts asked for .* split 'id' \(2 documents\)"):
         tight = built([29, 58])
     assert tight.requested == 6
     assert tight.design["stretches"] == 3

@@ -26,10 +26,10 @@ def show_domains(packages: str) -> list[str]:
     for name, row in catalogue.TABLE.items():
         said = f"{row.what}; a document is {row.document}"
         print(f"{name:<12}{row.megabytes:>8.1f}{row.count:>11,}  {said}")
-        if catalogue.present(name, packages):
+        if catalogue.installed_files(name, packages):
             here.append(name)
         else:
-            print(f"{'':<33}missing: {catalogue.how_to(name, packages)}")
+            print(f"{'':<33}missing: {catalogue.how_to_install(name, packages)}")
     return here
 
 

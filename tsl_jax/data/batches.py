@@ -1,16 +1,16 @@
 """Training batches: sequences of all domains, mixed in fixed shares.
 
-A stream is packed: sequence s of context T is tokens s T ... s T + T of it, so that each token is a target once an
-epoch and documents follow one another with the end-of-text token between them. Each domain is shuffled anew every
-epoch (grain's MapDataset), and domains are interleaved by their weights. A sequence depends on the seed and its place
-in that order alone: training resumes from one integer.
+Sequence s of context T is tokens s T ... s T + T of a domain's stream, so that each token is a target once an epoch and
+documents follow one another with the end-of-text token between them. Each domain is shuffled anew every epoch (grain's
+MapDataset), and domains are interleaved by their weights. A sequence depends on the seed and its place in that order
+alone: training resumes from one integer.
 """
 
 from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,14 +51,22 @@ def sequences(
     Raises:
         ValueError: for a domain that is not in the corpus, or too small for one sequence.
     """
+    import grain
+
     orders = []
-    read: dict[str, int] = {}  # sequences of each domain before the mixture holds
+    used: dict[str, int] = {}  # sequences of each domain before the mixture holds
     for k, (first, mixture) in enumerate(mixtures):
-        orders.append((first, _mixed(corpus, mixture, context, seed, read)))
+        names = [name for name, weight in mixture.shares if weight > 0]
+        domains = []
+        for name in names:
+            domain_seed = (seed + zlib.crc32(name.encode())) % 2**32
+            order = grain.MapDataset.source(_source(corpus, name, context)).shuffle(seed=domain_seed).repeat()
+            domains.append(order[used[name] :] if name in used else order)
+        orders.append((first, grain.MapDataset.mix(domains, weights=[mixture[name] for name in names])))
         if k + 1 < len(mixtures):
             taken = mixtures[k + 1][0] - first
             # mixing keeps to the shares within a sequence or two: rounded up, none is read twice
-            read |= {name: read.get(name, 0) + math.ceil(w * taken) + 1 for name, w in mixture.shares if w > 0}
+            used |= {name: used.get(name, 0) + math.ceil(w * taken) + 1 for name, w in mixture.shares if w > 0}
 
     def take(first: int, n: int) -> np.ndarray:
         begin, order = next((begin, order) for begin, order in reversed(orders) if begin <= first)
@@ -67,28 +75,13 @@ def sequences(
     return take
 
 
-def _mixed(corpus: Corpus, mixture: Mixture, context: int, seed: int, read: Mapping[str, int]) -> Any:
-    """The order of the sequences of a mixture, without those of each domain that were read before."""
-    import grain
-
-    names = [name for name, weight in mixture.shares if weight > 0]
-    shuffled = [
-        grain.MapDataset.source(_stream(corpus, name, context))
-        .shuffle(seed=(seed + zlib.crc32(name.encode())) % 2**32)
-        .repeat()
-        for name in names
-    ]
-    rest = [one[read[name] :] if name in read else one for name, one in zip(names, shuffled, strict=True)]
-    return grain.MapDataset.mix(rest, weights=[mixture[name] for name in names])
-
-
-def _stream(corpus: Corpus, name: str, context: int) -> _Sequences:
+def _source(corpus: Corpus, name: str, context: int) -> _Sequences:
+    """The training sequences of a domain."""
     if name not in corpus.domains:
         raise ValueError(f"data: the mixture names {name!r}, the corpus has {', '.join(corpus.domains)}")
-    stream = _Sequences(corpus.domains[name].train.tokens, context)
-    if not len(stream):
-        found = (
-            f"the training part of domain {name!r} has {len(stream.tokens)} tokens, one sequence needs {context + 1}"
-        )
+    source = _Sequences(corpus.domains[name].train.tokens, context)
+    if not len(source):
+        size = len(source.tokens)
+        found = f"the training part of domain {name!r} has {size} tokens, one sequence needs {context + 1}"
         raise ValueError(f"data: {found}; give it more text, or lower the context")
-    return stream
+    return source

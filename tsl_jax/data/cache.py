@@ -1,7 +1,7 @@
 """Prepared corpora on disk, each a folder named by the hash of everything it was made from.
 
 A folder is made under a temporary name and renamed when it is whole. Its manifest has the checksum of every file; a
-folder that does not match is made anew. It lies in $TSL_JAX_CACHE, else $XDG_CACHE_HOME/tsl_jax, else
+folder that does not match is made anew. The cache is $TSL_JAX_CACHE, else $XDG_CACHE_HOME/tsl_jax, else
 ~/.cache/tsl_jax, and may be deleted at any time.
 """
 
@@ -23,7 +23,7 @@ _DAY = 86_400  # seconds after which an unfinished folder is taken for one that 
 
 
 def root() -> Path:
-    """Where prepared corpora lie."""
+    """The folder of the cache."""
     named = os.environ.get("TSL_JAX_CACHE")
     return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tsl_jax"
 
@@ -46,11 +46,11 @@ def key(settings: dict[str, Any], files: Iterable[tuple[str, Path]]) -> str:
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a prepared corpus, or None if it is not there or not whole."""
+    """The manifest of a prepared corpus, or None if it is missing or any file is damaged."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-        whole = all(_checksum(folder / name) == value for name, value in manifest["files"].items())
-        return manifest if whole else None
+        intact = all(_checksum(folder / name) == value for name, value in manifest["files"].items())
+        return manifest if intact else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -63,12 +63,24 @@ def make(folder: Path, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any
     """
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _clean(folder.parent)
+        for abandoned in folder.parent.glob(".unfinished-*"):  # by processes that were killed
+            with suppress(OSError):
+                if time.time() - abandoned.stat().st_mtime > _DAY:
+                    shutil.rmtree(abandoned, ignore_errors=True)
         temporary = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder.parent))
     try:
         manifest = write(temporary)
         with writing(folder):
-            return _finish(temporary, folder, manifest)
+            manifest = {**manifest, "files": {file.name: _checksum(file) for file in sorted(temporary.iterdir())}}
+            (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
+            if folder.exists() and read(folder) is None:  # damaged
+                shutil.rmtree(folder, ignore_errors=True)
+            try:
+                os.rename(temporary, folder)
+            except OSError:
+                if read(folder) is None:  # else another process has made it meanwhile
+                    raise
+            return manifest
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -83,31 +95,9 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        mend = "free some space, or name another folder (in TSL_JAX_CACHE, or as --out of tsl corpora build)"
+        remedy = "free some space, or name another folder (in TSL_JAX_CACHE, or as --out of tsl corpora build)"
         found = f"prepared text cannot be written to {folder.parent} ({error.strerror or error})"
-        raise OSError(f"data: {found}; {mend}") from error
-
-
-def _finish(temporary: Path, folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Add checksums and give the folder its name, which another process may have done meanwhile."""
-    manifest = {**manifest, "files": {file.name: _checksum(file) for file in sorted(temporary.iterdir())}}
-    (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
-    if folder.exists() and read(folder) is None:  # damaged
-        shutil.rmtree(folder, ignore_errors=True)
-    try:
-        os.rename(temporary, folder)
-    except OSError:
-        if read(folder) is None:
-            raise
-    return manifest
-
-
-def _clean(parent: Path) -> None:
-    """Delete what processes that were killed left behind."""
-    for path in parent.glob(".unfinished-*"):
-        with suppress(OSError):
-            if time.time() - path.stat().st_mtime > _DAY:
-                shutil.rmtree(path, ignore_errors=True)
+        raise OSError(f"data: {found}; {remedy}") from error
 
 
 def _checksum(file: Path) -> str:

@@ -1,13 +1,13 @@
-"""What the data room is told: which text, how it is split and tokenised, and on which windows losses are measured.
+"""The configuration of the text: which it is, how it is split and tokenised, and on which windows losses are measured.
 
-Standard library only. An entry of `text` is
+Standard library only, so that `tsl train --help` loads no numpy. An entry of `text` is
 
     [NAME=]WHERE[@WEIGHT]        code@0.7     books=~/books/**/*.txt@0.3     'tales/*.jsonl'     hf:NAME@train#body
 
 NAME is a domain ("text" if left out), WHERE a glob, a folder, an installed domain (its name alone, or
-`installed:NAME`; see domains.py) or a Hugging Face dataset (see hub.py), WEIGHT the domain's share of the training
-batches. Shares sum to one; where none is written all domains have the same. A domain of weight 0 is not trained on: it
-is the out-of-distribution split.
+`installed:NAME`; see installed/catalogue.py) or a Hugging Face dataset (see hub.py), WEIGHT the domain's share of the
+training batches. Shares sum to one; where none is written all domains have the same. A domain of weight 0 is not
+trained on: it is the out-of-distribution split.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """The evaluation windows of each split: stretches x offsets of them. Their seed is 0 and cannot be chosen."""
+    """The evaluation windows of each split: excerpts (options say stretches) x offsets. Their seed is always 0."""
 
     design: str = "overlapping"  # or "random": as many windows, anywhere
-    id_stretches: int = 64  # stretches of held-out text of the training domains
+    id_stretches: int = 64  # excerpts of held-out text of the training domains
     id_offsets: int = 64  # overlapping windows in each
     ood_stretches: int = 64  # the same of domains that are not trained on
     ood_offsets: int = 8
@@ -68,8 +68,7 @@ class DomainSource:
     @property
     def installed(self) -> tuple[str, ...]:
         """Names of installed domains."""
-        found = (where for where in self.where if where.startswith(catalogue.PREFIX))
-        return tuple(where.removeprefix(catalogue.PREFIX) for where in found)
+        return tuple(w.removeprefix(catalogue.PREFIX) for w in self.where if w.startswith(catalogue.PREFIX))
 
     @property
     def hub(self) -> tuple[str, ...]:
@@ -104,7 +103,7 @@ class Mixture:
 
 
 def validate_data_config(config: DataConfig) -> None:
-    """Everything that can be known to be wrong before any text is read.
+    """Refuse what is wrong whatever the text may be.
 
     Raises:
         ValueError: naming the entry, what was found, and what to give instead.
@@ -125,7 +124,7 @@ def validate_data_config(config: DataConfig) -> None:
 
 
 def validate_eval_config(config: EvalConfig) -> None:
-    """The same for the windows.
+    """Refuse windows that cannot be drawn from any text.
 
     Raises:
         ValueError: naming the entry, what was found, and what to give instead.
@@ -143,7 +142,24 @@ def domain_sources(config: DataConfig) -> tuple[DomainSource, ...]:
     Raises:
         ValueError: for an entry that cannot be read, or weights that are not shares.
     """
-    return _together([_parse(entry) for entry in config.text or DEFAULT_TEXT])
+    entries = []
+    for entry in config.text or DEFAULT_TEXT:
+        name, where, weight = _split_entry(entry)
+        if where.startswith(catalogue.OLD_PREFIX):
+            where = catalogue.PREFIX + where.removeprefix(catalogue.OLD_PREFIX)
+        if name is None and where in catalogue.TABLE:
+            if os.path.exists(where):
+                shadowed = f"{where!r} means the installed domain, not the file or folder of that name here"
+                warnings.warn(f"data: {shadowed}; write ./{where} for that", stacklevel=2)
+            where = catalogue.PREFIX + where
+        default = "text"
+        if where.startswith(catalogue.PREFIX):  # an installed domain gives its own name
+            default = where.removeprefix(catalogue.PREFIX)
+            if default not in catalogue.TABLE:
+                expected = ", ".join(catalogue.TABLE)
+                raise ValueError(f"data: there is no installed domain {default!r}; there are {expected}")
+        entries.append((name or default, where, weight))
+    return _merge_entries(entries)
 
 
 def select_domains(config: DataConfig, names: tuple[str, ...]) -> tuple[DomainSource, ...]:
@@ -152,27 +168,15 @@ def select_domains(config: DataConfig, names: tuple[str, ...]) -> tuple[DomainSo
     Raises:
         ValueError: for a name that is not one of `names`, or weights that are not shares.
     """
-    parsed = [_split(entry) for entry in config.text or names]
-    for name, place, _ in parsed:
-        if name or place not in names:
-            found = f"{name}={place}" if name else place
+    entries = [_split_entry(entry) for entry in config.text or names]
+    for name, domain, _ in entries:
+        if name or domain not in names:
+            found = f"{name}={domain}" if name else domain
             raise ValueError(f"data: {config.corpus} has no domain {found!r}; it has {', '.join(names)}")
-    return _together([(place, place, weight) for _, place, weight in parsed])
+    return _merge_entries([(domain, domain, weight) for _, domain, weight in entries])
 
 
-def _together(entries: list[tuple[str, str, float | None]]) -> tuple[DomainSource, ...]:
-    """Domains of entries (name, place, weight)."""
-    where: dict[str, list[str]] = {}
-    weights: dict[str, float] = {}
-    for name, place, weight in entries:
-        where.setdefault(name, []).append(place)
-        if weight is not None and weights.setdefault(name, weight) != weight:
-            raise ValueError(f"data: domain {name!r} has the weights {weights[name]} and {weight}; give it one")
-    shares = _shares(where, weights)
-    return tuple(DomainSource(name, tuple(places), shares[name]) for name, places in where.items())
-
-
-def _split(entry: str) -> tuple[str | None, str, float | None]:
+def _split_entry(entry: str) -> tuple[str | None, str, float | None]:
     """Name, place and weight as they are written."""
     match = _ENTRY.fullmatch(entry.strip())
     if not match:
@@ -186,40 +190,30 @@ def _split(entry: str) -> tuple[str | None, str, float | None]:
         raise ValueError(f"data: text entry {entry!r} ends in @{weight}, which is not a number") from None
 
 
-def _parse(entry: str) -> tuple[str, str, float | None]:
-    """Name, place and weight; an installed domain has its full name and gives its own to the domain."""
-    name, place, weight = _split(entry)
-    if place.startswith(catalogue.OLD_PREFIX):
-        place = catalogue.PREFIX + place.removeprefix(catalogue.OLD_PREFIX)
-    if name is None and place in catalogue.TABLE:
-        if os.path.exists(place):
-            taken = f"{place!r} means the installed domain, not the file or folder of that name here"
-            warnings.warn(f"data: {taken}; write ./{place} for that", stacklevel=2)
-        place = catalogue.PREFIX + place
-    if not place.startswith(catalogue.PREFIX):
-        return name or "text", place, weight
-    installed = place.removeprefix(catalogue.PREFIX)
-    if installed not in catalogue.TABLE:
-        raise ValueError(f"data: there is no installed domain {installed!r}; there are {', '.join(catalogue.TABLE)}")
-    return name or installed, place, weight
+def _merge_entries(entries: list[tuple[str, str, float | None]]) -> tuple[DomainSource, ...]:
+    """One domain for the entries (name, place, weight) of a name; equal weights where none is written."""
+    where: dict[str, list[str]] = {}
+    weights: dict[str, float] = {}
+    for name, place, weight in entries:
+        where.setdefault(name, []).append(place)
+        if weight is not None and weights.setdefault(name, weight) != weight:
+            raise ValueError(f"data: domain {name!r} has the weights {weights[name]} and {weight}; give it one")
+    if not weights:
+        weights = {name: 1 / len(where) for name in where}
+    else:
+        missing = next((name for name in where if name not in weights), None)
+        if missing is not None:
+            remark = mistyped_weight(where[missing][-1])
+            found = f"domain {missing!r} has no weight while others have one{remark}"
+            raise ValueError(f"data: {found}; write {missing}=...@WEIGHT")
+        validate_weights(weights)
+    return tuple(DomainSource(name, tuple(places), weights[name]) for name, places in where.items())
 
 
 def mistyped_weight(where: str) -> str:
     """A remark on a path that ends in @ and what may be meant for a weight; empty for others."""
     _, at, end = where.rpartition("@")
     return f"; {end!r} after the @ is not a number, so it is no weight" if at and not set(end) & set("/\\*?[") else ""
-
-
-def _shares(where: dict[str, list[str]], weights: dict[str, float]) -> dict[str, float]:
-    """The weight of each domain; equal ones where none is written."""
-    if not weights:
-        return {name: 1 / len(where) for name in where}
-    missing = next((name for name in where if name not in weights), None)
-    if missing is not None:
-        found = f"domain {missing!r} has no weight while others have one{mistyped_weight(where[missing][-1])}"
-        raise ValueError(f"data: {found}; write {missing}=...@WEIGHT")
-    validate_weights(weights)
-    return weights
 
 
 def validate_weights(weights: dict[str, float]) -> None:

@@ -6,8 +6,8 @@ and so do held-out documents that are near-copies of training text (of any domai
 on the weights); the tokenizer is trained on training text of the domains that are trained on; then everything is
 encoded. A stream is its documents one after the other, each closed by the end-of-text token.
 
-What is prepared lies in the cache, or with `build` in a folder of the user's, from which runs take the domains and the
-shares they want: the same tokens of each, whatever the mixture.
+What is prepared is kept in the cache, or with `build` in a folder of the user's, from which runs take the domains and
+the shares they want: the same tokens of each, whatever the mixture.
 """
 
 from __future__ import annotations
@@ -71,15 +71,18 @@ def load(config: DataConfig, progress: Progress = lambda stage, done, total: Non
         OSError: for files that are missing or unreadable, or a cache that cannot be written.
     """
     if config.corpus:
-        return _chosen(config)
-    found = find(config)
-    key = _key(config, found)
+        validate_data_config(config)
+        folder = Path(config.corpus).expanduser()
+        manifest = read_manifest(folder)
+        return _open(folder, manifest, select_domains(config, tuple(manifest["record"]["tokens"])))
+    domains = find(config)
+    key = _key(config, domains)
     folder = cache.root() / key
     manifest = cache.read(folder)
     if manifest is None:
-        manifest = cache.make(folder, lambda temporary: _prepare(temporary, config, found, key, progress))
+        manifest = cache.make(folder, lambda temporary: _prepare(temporary, config, domains, key, progress))
     _warn_of_few(manifest["record"])
-    return _open(folder, manifest, [source for source, _ in found])
+    return _open(folder, manifest, tuple(source for source, _ in domains))
 
 
 def build(config: DataConfig, out: Path, progress: Progress = lambda stage, done, total: None) -> dict[str, Any]:
@@ -90,28 +93,28 @@ def build(config: DataConfig, out: Path, progress: Progress = lambda stage, done
     Raises:
         ValueError, OSError: as `load`; FileExistsError for a folder that holds something else.
     """
-    found = find(config)
-    key = _key(config, found)
+    domains = find(config)
+    key = _key(config, domains)
     if out.exists():
         manifest = cache.read(out)
         if manifest is None or manifest["record"]["hash"] != key:
             raise FileExistsError(f"data: {out} is there and holds something else; remove it, or name another folder")
         return manifest
-    manifest = cache.make(out, lambda temporary: _prepare(temporary, config, found, key, progress))
+    manifest = cache.make(out, lambda temporary: _prepare(temporary, config, domains, key, progress))
     _warn_of_few(manifest["record"])
     return manifest
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder that `build` made.
+    """The manifest of a folder that `build` made; every file of it is verified.
 
     Raises:
         ValueError: if it is none, or is damaged.
     """
     manifest = cache.read(folder)
     if manifest is None:
-        mend = "check the path, or make it with tsl corpora build"
-        raise ValueError(f"data: {folder} holds no whole corpus (its {cache.MANIFEST} or a file it names); {mend}")
+        remedy = "check the path, or make it with tsl corpora build"
+        raise ValueError(f"data: {folder} holds no whole corpus (its {cache.MANIFEST} or a file it names); {remedy}")
     return manifest
 
 
@@ -131,76 +134,37 @@ def configured_domains(config: DataConfig) -> tuple[DomainSource, ...]:
     return select_domains(config, tuple(read_manifest(Path(config.corpus).expanduser())["record"]["tokens"]))
 
 
-def find(config: DataConfig) -> list[tuple[DomainSource, list[Path]]]:
+def find(config: DataConfig) -> preparation.DomainFiles:
     """The files of every domain, which are not opened yet; none of a corpus that was built.
 
     Raises:
         ValueError, OSError: for what `load` would find wrong before it reads any text.
     """
     validate_data_config(config)
+    sources = configured_domains(config)
     if config.corpus:
-        return [(source, []) for source in configured_domains(config)]
-    found = [(source, _find(config, source)) for source in configured_domains(config)]
-    _pretokenised(found)
+        return [(source, []) for source in sources]
+    for source in sources:
+        for name in source.installed:
+            catalogue.find(name, config.packages)
+        for entry in source.hub:
+            hub.validate_entry(entry)
+    domains = [(source, text_files.find(source.globs) if source.globs else []) for source in sources]
+    _is_pretokenised(domains)
     if config.tokenizer:
         _tokenizer_file(config)
-    return found
+    return domains
 
 
-def _find(config: DataConfig, source: DomainSource) -> list[Path]:
-    """The user's files of a domain; what else it is made of is there."""
-    for name in source.installed:
-        catalogue.find(name, config.packages)
-    for where in source.hub:
-        hub.validate_entry(where)
-    return text_files.find(source.globs) if source.globs else []
-
-
-def _prepare(
-    folder: Path, config: DataConfig, found: list[tuple[DomainSource, list[Path]]], key: str, progress: Progress
-) -> dict[str, Any]:
-    write = preparation.tokens if _pretokenised(found) else preparation.text
-    manifest = write(folder, config, found, progress)
-    return {**manifest, "record": {"hash": key, **manifest["record"]}}
-
-
-def _pretokenised(found: list[tuple[DomainSource, list[Path]]]) -> bool:
+def _is_pretokenised(domains: preparation.DomainFiles) -> bool:
     """Whether the corpus is token ids; text and ids cannot be told apart later, so they do not mix."""
-    text = [str(file) for _, files in found for file in files if file.suffix not in text_files.TOKEN_FILES]
-    text += [where for source, _ in found for where in (*source.installed, *source.hub)]
-    ids = [str(file) for _, files in found for file in files if file.suffix in text_files.TOKEN_FILES]
+    files = [file for _, files in domains for file in files]
+    text = [str(file) for file in files if file.suffix not in text_files.TOKEN_FILES]
+    text += [where for source, _ in domains for where in (*source.installed, *source.hub)]
+    ids = [str(file) for file in files if file.suffix in text_files.TOKEN_FILES]
     if text and ids:
         raise ValueError(f"data: {ids[0]} is pretokenised and {text[0]} is text; a corpus is one or the other")
     return bool(ids)
-
-
-def _key(config: DataConfig, found: list[tuple[DomainSource, list[Path]]]) -> str:
-    """The hash of everything that decides about the prepared corpus."""
-    return cache.key(_settings(config, found), _named_files(config, found))
-
-
-def _settings(config: DataConfig, found: list[tuple[DomainSource, list[Path]]]) -> dict[str, Any]:
-    """What, beside the bytes of the text, decides about the prepared corpus."""
-    places = ("text", "tokenizer", "corpus", "packages")
-    values = {name: value for name, value in asdict(config).items() if name not in places}
-    parts = [
-        # Of the weights only this decides: which domains the tokenizer is trained on.
-        [source.name, source.weight > 0, source.installed, [hub.fingerprint(where) for where in source.hub], len(files)]
-        for source, files in found
-    ]
-    versions = {"python": python_version(), "tokenizers": version("tokenizers")}
-    return {"format": FORMAT, "config": values, "domains": parts, "versions": versions}
-
-
-def _named_files(config: DataConfig, found: list[tuple[DomainSource, list[Path]]]) -> list[tuple[str, Path]]:
-    """Everything that is read; a user's files go by their suffix, so that a folder can be moved."""
-    named = [(file.suffix, file) for _, files in found for file in files]
-    installed = dict.fromkeys(name for source, _ in found for name in source.installed)
-    files = dict.fromkeys(file for name in installed for file in catalogue.find(name, config.packages))
-    named += [("/".join(file.parts[-3:]), file) for file in files]  # parts: the last ones name service and version
-    if config.tokenizer:
-        named.append(("tokenizer", _tokenizer_file(config)))
-    return named
 
 
 def _tokenizer_file(config: DataConfig) -> Path:
@@ -212,61 +176,72 @@ def _tokenizer_file(config: DataConfig) -> Path:
     return file
 
 
+def _key(config: DataConfig, domains: preparation.DomainFiles) -> str:
+    """The hash of all that decides about the prepared corpus: settings, versions, and the bytes that are read."""
+    places = ("text", "tokenizer", "corpus", "packages")  # what they name counts, not where it lies
+    settings = {
+        "format": FORMAT,
+        "config": {name: value for name, value in asdict(config).items() if name not in places},
+        "domains": [
+            # Of a weight only this decides: whether the tokenizer is trained on the domain.
+            [source.name, source.weight > 0, source.installed, [hub.fingerprint(w) for w in source.hub], len(files)]
+            for source, files in domains
+        ],
+        "versions": {"python": python_version(), "tokenizers": version("tokenizers")},
+    }
+    # a user's files go by their suffix, so that a folder can be moved; of the others the last parts name the version
+    files = [(file.suffix, file) for _, files in domains for file in files]
+    installed = dict.fromkeys(name for source, _ in domains for name in source.installed)
+    shared = dict.fromkeys(file for name in installed for file in catalogue.find(name, config.packages))
+    files += [("/".join(file.parts[-3:]), file) for file in shared]
+    if config.tokenizer:
+        files.append(("tokenizer", _tokenizer_file(config)))
+    return cache.key(settings, files)
+
+
+def _prepare(
+    folder: Path, config: DataConfig, domains: preparation.DomainFiles, key: str, progress: Progress
+) -> dict[str, Any]:
+    write = preparation.prepare_tokens if _is_pretokenised(domains) else preparation.prepare_text
+    manifest = write(folder, config, domains, progress)
+    return {**manifest, "record": {"hash": key, **manifest["record"]}}
+
+
 def _warn_of_few(record: dict[str, Any]) -> None:
     """Say which domains lost more than half of their held-out documents as near-copies."""
     for name, removed in record["near_copies_removed"].items():
         left = record["documents"][name]["heldout"]
         if removed > left:
             found = f"{removed} of the {left + removed} held-out documents of domain {name!r} are near-copies of"
-            mend = f"only {left} are left to measure on; give it text that repeats itself less, or raise data.heldout"
-            warnings.warn(f"data: {found} training text and were removed, {mend}", stacklevel=3)
+            remedy = f"only {left} are left to measure on; give it text that repeats itself less, or raise data.heldout"
+            warnings.warn(f"data: {found} training text and were removed, {remedy}", stacklevel=3)
 
 
-def _chosen(config: DataConfig) -> Corpus:
-    """The domains of a corpus that was built, with the shares of this configuration."""
-    folder = Path(config.corpus).expanduser()
-    found = find(config)
-    return _open(folder, read_manifest(folder), [source for source, _ in found])
-
-
-def _open(folder: Path, manifest: dict[str, Any], found: list[DomainSource]) -> Corpus:
-    """Map a prepared corpus; of all its domains those that are asked for."""
-    numbers = {name: number for number, name in enumerate(manifest["record"]["tokens"])}
-    opened = {
-        source.name: Domain(*(_part(folder, numbers[source.name], part) for part in preparation.PARTS))
-        for source in found
-    }
-    trained = tuple(source.name for source in found if source.weight > 0)
-    other = tuple(source.name for source in found if source.weight == 0)
-    mixture = Mixture(tuple((source.name, source.weight) for source in found if source.weight > 0))
-    file = folder / preparation.TOKENIZER
+def _open(folder: Path, manifest: dict[str, Any], sources: tuple[DomainSource, ...]) -> Corpus:
+    """Map a prepared corpus; of all its domains those that are asked for, with their weights and checksums."""
+    number = {name: number for number, name in enumerate(manifest["record"]["tokens"])}
+    domains, checksums = {}, {}
+    for source in sources:
+        parts, checksums[source.name] = {}, {}
+        for part in preparation.PARTS:
+            tokens, documents = (
+                preparation.file_name(number[source.name], part, kind) for kind in ("tokens", "documents")
+            )
+            parts[part] = Part(np.load(folder / tokens, mmap_mode="r"), np.load(folder / documents))
+            checksums[source.name][part] = manifest["files"][tokens]
+        domains[source.name] = Domain(**parts)
+    record = {"hash": manifest["record"]["hash"], "weights": {source.name: source.weight for source in sources}}
+    for entry, value in manifest["record"].items():
+        by_domain = isinstance(value, dict) and set(value) == set(number)
+        record[entry] = {source.name: value[source.name] for source in sources} if by_domain else value
+    trained = tuple(source.name for source in sources if source.weight > 0)
+    other = tuple(source.name for source in sources if source.weight == 0)
+    tokenizer_file = folder / preparation.TOKENIZER
     return Corpus(
-        domains=opened,
-        mixture=mixture,
+        domains=domains,
+        mixture=Mixture(tuple((source.name, source.weight) for source in sources if source.weight > 0)),
         splits={"id": trained} | ({"ood": other} if other else {}),
         vocabulary=manifest["vocabulary"],
-        tokenizer_file=file if file.exists() else None,
-        record=_record(manifest, numbers, found),
+        tokenizer_file=tokenizer_file if tokenizer_file.exists() else None,
+        record=json.loads(json.dumps({**record, "checksums": checksums})),  # a copy of its own
     )
-
-
-def _record(manifest: dict[str, Any], numbers: dict[str, int], found: list[DomainSource]) -> dict[str, Any]:
-    """The record of the domains that are asked for, with their weights and checksums."""
-    record: dict[str, Any] = {"hash": manifest["record"]["hash"]}
-    record["weights"] = {source.name: source.weight for source in found}
-    for entry, value in manifest["record"].items():
-        by_domain = isinstance(value, dict) and set(value) == set(numbers)
-        record[entry] = {source.name: value[source.name] for source in found} if by_domain else value
-    record["checksums"] = {
-        source.name: {
-            part: manifest["files"][preparation.file_name(numbers[source.name], part, "tokens")]
-            for part in preparation.PARTS
-        }
-        for source in found
-    }
-    return json.loads(json.dumps(record))
-
-
-def _part(folder: Path, number: int, part: str) -> Part:
-    tokens, documents = (folder / preparation.file_name(number, part, kind) for kind in ("tokens", "documents"))
-    return Part(np.load(tokens, mmap_mode="r"), np.load(documents))

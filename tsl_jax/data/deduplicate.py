@@ -1,13 +1,13 @@
-"""What documents have in common, counted in blocks of characters: near-copies are taken out.
+"""What documents have in common, counted in blocks of characters: near-copies are removed.
 
 Between held-out and training text:
 
 A held-out document is cut into blocks of 64 characters that do not overlap; a block is *shared* if the training text
 of any domain has it at any place. Characters are bytes of UTF-8 with every run of white space made one space:
 indentation alone makes no block common, and a copy with another indentation is found. Pretokenised text is compared
-in blocks of 16 tokens. A held-out document with more than `BOUND` of its blocks shared is a near-copy and leaves.
+in blocks of 16 tokens. A held-out document with more than `BOUND` of its blocks shared is a near-copy and is removed.
 
-Within one part of a domain a document leaves if more than `REPEATED` of it stands in those before it that stayed. Here
+Within one part of a domain a document is removed if more than `REPEATED` of it stands in those kept before it. Here
 one in 64 of the blocks at all places stands for a text, those with the smallest hashes (Manber 1994), so that copies
 are found at any place and little is remembered.
 
@@ -49,24 +49,25 @@ def shared_blocks(
         train: documents or pieces of streams, integers. heldout: documents. block: length of a block, a power of two.
     """
     places = [_hashes(document, block)[::block] for document in heldout]
-    counts = np.array([len(one) for one in places], np.int64)
+    counts = np.array([len(hashes) for hashes in places], np.int64)
     if not counts.sum():
         return counts, np.zeros_like(counts)
-    wanted, which = np.unique(np.concatenate(places), return_inverse=True)
-    found = np.zeros(len(wanted), bool)
+    heldout_hashes, which = np.unique(np.concatenate(places), return_inverse=True)
+    is_shared = np.zeros(len(heldout_hashes), bool)
+    # the first bits of a hash sort out nearly all blocks of the training text before the search
     table = np.zeros(1 << _BITS, bool)
-    table[wanted >> np.uint64(64 - _BITS)] = True
+    table[heldout_hashes >> np.uint64(64 - _BITS)] = True
     for piece in _pieces(train, block):
         hashes = _hashes(piece, block)
         candidates = hashes[table[hashes >> np.uint64(64 - _BITS)]]
-        at = np.searchsorted(wanted, candidates).clip(max=len(wanted) - 1)
-        found[at[wanted[at] == candidates]] = True
+        at = np.searchsorted(heldout_hashes, candidates).clip(max=len(heldout_hashes) - 1)
+        is_shared[at[heldout_hashes[at] == candidates]] = True
     document = np.repeat(np.arange(len(counts)), counts)
-    return counts, np.bincount(document, weights=found[which], minlength=len(counts)).astype(np.int64)
+    return counts, np.bincount(document, weights=is_shared[which], minlength=len(counts)).astype(np.int64)
 
 
 def near_copies(blocks: np.ndarray, shared: np.ndarray) -> np.ndarray:
-    """Which held-out documents leave, (document,) bool."""
+    """Which held-out documents are near-copies, (document,) bool."""
     return shared > BOUND * blocks
 
 
@@ -87,17 +88,17 @@ def repeats(samples: list[np.ndarray]) -> np.ndarray:
     Args:
         samples: of each document, in order.
     """
-    leave = np.zeros(len(samples), bool)
+    repeated = np.zeros(len(samples), bool)
     if not samples:
-        return leave
-    known, number = np.unique(np.concatenate(samples), return_inverse=True)
-    seen = np.zeros(len(known), bool)
-    ends = np.cumsum([len(one) for one in samples])
+        return repeated
+    distinct, number = np.unique(np.concatenate(samples), return_inverse=True)
+    seen = np.zeros(len(distinct), bool)
+    ends = np.cumsum([len(sample) for sample in samples])
     for document, own in enumerate(np.split(number, ends[:-1])):
-        leave[document] = seen[own].mean() > REPEATED
-        if not leave[document]:
+        repeated[document] = seen[own].mean() > REPEATED
+        if not repeated[document]:
             seen[own] = True
-    return leave
+    return repeated
 
 
 def rate(blocks: np.ndarray, shared: np.ndarray) -> float:

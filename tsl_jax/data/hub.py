@@ -18,7 +18,7 @@ PREFIX = "hf:"
 _FORM = re.compile(r"hf:(?P<name>[^:@#]+)(?::(?P<config>[^:@#]+))?(?:@(?P<split>[^:@#]+))?(?:#(?P<column>[^#]+))?")
 
 
-class Dataset(NamedTuple):
+class DatasetEntry(NamedTuple):
     """What an entry names."""
 
     name: str
@@ -27,7 +27,7 @@ class Dataset(NamedTuple):
     column: str | None
 
 
-def parse(where: str) -> Dataset:
+def parse(where: str) -> DatasetEntry:
     """The dataset of an entry.
 
     Raises:
@@ -36,11 +36,11 @@ def parse(where: str) -> Dataset:
     match = _FORM.fullmatch(where)
     if not match:
         raise ValueError(f"data: {where!r} is not of the form hf:NAME[:CONFIG][@SPLIT][#COLUMN]")
-    return Dataset(match["name"], match["config"], match["split"] or "train", match["column"])
+    return DatasetEntry(match["name"], match["config"], match["split"] or "train", match["column"])
 
 
 def validate_entry(where: str) -> None:
-    """The entry is one, and the package that reads it is there.
+    """Refuse an entry of another form, or where the package that reads it is missing.
 
     Raises:
         ValueError: saying what is missing.
@@ -54,9 +54,9 @@ def fingerprint(where: str) -> str:
     """What changes when the dataset does: the hash that `datasets` gives its files and their revision."""
     import datasets  # pyright: ignore[reportMissingImports]
 
-    wanted = parse(where)
-    with _in_words(where):
-        return f"{where} {datasets.load_dataset_builder(wanted.name, wanted.config).hash}"
+    entry = parse(where)
+    with _errors_as_sentences(where):
+        return f"{where} {datasets.load_dataset_builder(entry.name, entry.config).hash}"
 
 
 def texts(where: str, field: str) -> Iterator[str]:
@@ -67,30 +67,26 @@ def texts(where: str, field: str) -> Iterator[str]:
     """
     import datasets  # pyright: ignore[reportMissingImports]
 
-    wanted = parse(where)
-    column = wanted.column or field
-    with _in_words(where):
-        rows: Any = datasets.load_dataset(wanted.name, wanted.config, split=wanted.split, streaming=True)
+    entry = parse(where)
+    column = entry.column or field
+    with _errors_as_sentences(where):
+        rows: Any = datasets.load_dataset(entry.name, entry.config, split=entry.split, streaming=True)
         for row in rows:
-            yield from _text(row, column, where)
-
-
-def _text(row: dict[str, Any], column: str, where: str) -> list[str]:
-    value = row.get(column, 0)
-    if value is not None and not isinstance(value, str):
-        has = ", ".join(map(repr, row))
-        found = f"{where} has no text in the column {column!r}; it has {has}"
-        raise ValueError(f"data: {found}; name one as {where.partition('#')[0]}#COLUMN")
-    return [] if value is None else [value]
+            text = row.get(column, 0)  # None is an empty cell
+            if text is not None and not isinstance(text, str):
+                found = f"{where} has no text in the column {column!r}; it has {', '.join(map(repr, row))}"
+                raise ValueError(f"data: {found}; name one as {where.partition('#')[0]}#COLUMN")
+            if text is not None:
+                yield text
 
 
 @contextmanager
-def _in_words(where: str) -> Iterator[None]:
-    """What the package raises for a dataset that is not there is a sentence of ours."""
+def _errors_as_sentences(where: str) -> Iterator[None]:
+    """What the package raises for a dataset that is not there becomes one sentence that names the entry."""
     try:
         yield
     except (ValueError, OSError) as error:
         if str(error).startswith("data: "):
             raise
-        told = str(error).strip().partition("\n")[0]
-        raise ValueError(f"data: {where} cannot be read ({told}); check its name, configuration and split") from None
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"data: {where} cannot be read ({reason}); check its name, configuration and split") from None

@@ -32,19 +32,19 @@ def find(patterns: tuple[str, ...]) -> list[Path]:
     Raises:
         FileNotFoundError: if a pattern matches no file. ValueError: for a file whose kind is not read.
     """
-    found: set[Path] = set()
+    files: set[Path] = set()
     for pattern in patterns:
         expanded = os.path.expanduser(pattern)
         everything = os.path.join(glob.escape(expanded), "**", "*") if os.path.isdir(expanded) else expanded
         matches = [expanded] if os.path.isfile(expanded) else glob.glob(everything, recursive=True)
-        files = {Path(match) for match in matches if os.path.isfile(match)}
-        if not files:
-            mend = f"{mistyped_weight(pattern)}; check the path, and quote globs in the shell"
-            raise FileNotFoundError(f"data: {pattern!r} matches no file{mend}")
-        found |= files
-    for file in sorted(found):
+        matched = {Path(match) for match in matches if os.path.isfile(match)}
+        if not matched:
+            remedy = f"{mistyped_weight(pattern)}; check the path, and quote globs in the shell"
+            raise FileNotFoundError(f"data: {pattern!r} matches no file{remedy}")
+        files |= matched
+    for file in sorted(files):
         text_formats.validate_format(file)
-    return sorted(found)
+    return sorted(files)
 
 
 def documents(
@@ -61,38 +61,27 @@ def documents(
     if not first:
         found = f"the text of domain {name!r} is empty ({len(places)} files, first {places[0]})"
         raise ValueError(f"data: {found}; name other files")
-    yield from (Document(text, text) for text in chain(_cut_if_few(first), texts))
+    if len(first) < FEW:  # these are all: a domain of few documents is cut into blocks
+        size = max(1024, min(BLOCK, sum(map(len, first)) // (2 * FEW)))
+        first = [block for text in first for block in blocks(text, size) if block.strip()]
+    yield from (Document(text, text) for text in chain(first, texts))
 
 
 def _capped(name: str, places: Sequence[Path | str], field: str, end_of_text: str, max_bytes: int) -> Iterator[str]:
     """The texts that are not blank, until there are more than `max_bytes`."""
     size = 0
     for place in places:
-        for text in _texts(place, field, end_of_text):
+        texts = hub.texts(place, field) if isinstance(place, str) else text_formats.texts(place, field, end_of_text)
+        for text in texts:
+            if not text.strip():
+                continue
             before, size = size, size + len(text.encode("utf-8", "surrogatepass"))
             if size > max_bytes and before:
-                warnings.warn(_too_large(name, place, max_bytes), stacklevel=2)
+                found = f"domain {name!r} has more than {max_bytes} bytes of text; the rest of {place} and what follows"
+                remedy = "raise data.max_bytes, or pretokenise it into a .bin or .npy file"
+                warnings.warn(f"data: {found} is left out; {remedy}", stacklevel=2)
                 return
             yield text
-
-
-def _texts(place: Path | str, field: str, end_of_text: str) -> Iterator[str]:
-    whole = hub.texts(place, field) if isinstance(place, str) else text_formats.texts(place, field, end_of_text)
-    yield from (one for one in whole if one.strip())
-
-
-def _too_large(name: str, place: Path | str, max_bytes: int) -> str:
-    mend = "raise data.max_bytes, or pretokenise it into a .bin or .npy file"
-    found = f"domain {name!r} has more than {max_bytes} bytes of text; the rest of {place} and what follows is left out"
-    return f"data: {found}; {mend}"
-
-
-def _cut_if_few(texts: list[str]) -> list[str]:
-    """The same texts, or their blocks if they are fewer than 64."""
-    if len(texts) >= FEW:
-        return texts
-    size = max(1024, min(BLOCK, sum(map(len, texts)) // (2 * FEW)))
-    return [block for text in texts for block in blocks(text, size) if block.strip()]
 
 
 def blocks(text: str, size: int) -> Iterator[str]:

@@ -4,7 +4,7 @@
     .parquet           a text a row, in a column
     any other name     text, or several with the end-of-text token written between them
 
-All but .parquet may be packed: a.jsonl.gz, a.txt.zst. Lines and rows are read as they are needed.
+All but .parquet may be compressed: a.jsonl.gz, a.txt.zst. Lines and rows are read as they are needed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tsl_jax.data.compression import PACKED, opened
+from tsl_jax.data.compression import COMPRESSED, open_decompressed
 
 LINES = (".jsonl", ".ndjson")
 READ = ".txt and other text, .jsonl, .ndjson, these as .gz or .zst, .parquet, .npy and .bin"
@@ -24,15 +24,15 @@ NO_TEXT = frozenset(
 
 
 def validate_format(file: Path) -> None:
-    """A file whose name says that its text cannot be read here is refused before any is read.
+    """Refuse a file whose name says that its text cannot be read here, before any is read.
 
     Raises:
         ValueError: naming what is read.
     """
     suffix = _suffix(file)
-    if suffix in NO_TEXT or (suffix == ".parquet" and file.suffix in PACKED):
-        mend = "convert it to one of them, unpack it, or leave it out"
-        raise ValueError(f"data: {file} is a {file.suffix} file, which is not read; {READ} are; {mend}")
+    if suffix in NO_TEXT or (suffix == ".parquet" and file.suffix in COMPRESSED):
+        remedy = "convert it to one of them, unpack it, or leave it out"
+        raise ValueError(f"data: {file} is a {file.suffix} file, which is not read; {READ} are; {remedy}")
 
 
 def texts(file: Path, field: str, end_of_text: str) -> Iterator[str]:
@@ -43,30 +43,25 @@ def texts(file: Path, field: str, end_of_text: str) -> Iterator[str]:
         OSError: for one that cannot be read.
     """
     if _suffix(file) == ".parquet":
-        return _rows(file, field)
-    return _lines(file, field) if _suffix(file) in LINES else _whole(file, end_of_text)
+        yield from _rows(file, field)
+        return
+    with open_decompressed(file) as stream:
+        if _suffix(file) in LINES:
+            for number, raw in enumerate(stream, start=1):
+                line = _decode(raw, f"line {number} of {file}")
+                if line.strip():
+                    yield _field(line, field, f"line {number} of {file}")
+            return
+        raw = stream.read()
+    yield from _decode(raw, str(file)).split(end_of_text)
 
 
 def _suffix(file: Path) -> str:
-    """The suffix in front of what says how it is packed."""
-    return Path(file.stem).suffix.lower() if file.suffix in PACKED else file.suffix.lower()
+    """The suffix in front of the one that says how the file is compressed."""
+    return Path(file.stem).suffix.lower() if file.suffix in COMPRESSED else file.suffix.lower()
 
 
-def _whole(file: Path, end_of_text: str) -> Iterator[str]:
-    with opened(file) as stream:
-        raw = stream.read()
-    yield from _decoded(raw, str(file)).split(end_of_text)
-
-
-def _lines(file: Path, field: str) -> Iterator[str]:
-    with opened(file) as stream:
-        for number, raw in enumerate(stream, start=1):
-            line = _decoded(raw, f"line {number} of {file}")
-            if line.strip():
-                yield _field(line, field, f"line {number} of {file}")
-
-
-def _decoded(raw: bytes, where: str) -> str:
+def _decode(raw: bytes, where: str) -> str:
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -78,7 +73,7 @@ def _field(line: str, field: str, where: str) -> str:
     try:
         value: Any = json.loads(line)
     except ValueError as error:
-        raise ValueError(f"data: {where} is not JSON ({error}); mend or remove it") from None
+        raise ValueError(f"data: {where} is not JSON ({error}); correct or remove it") from None
     if isinstance(value, dict) and isinstance(value.get(field), str):
         return value[field]
     has = f"it has {', '.join(map(repr, value))}" if isinstance(value, dict) else f"it is a {type(value).__name__}"
@@ -92,19 +87,14 @@ def _rows(file: Path, column: str) -> Iterator[str]:
 
     try:
         with pq.ParquetFile(file) as table:
-            _need_column(table.schema_arrow, column, file)
+            schema = table.schema_arrow
+            if column not in schema.names:
+                has = ", ".join(map(repr, schema.names))
+                raise ValueError(f"data: {file} has no text in the column {column!r}; it has {has}; set data.field")
+            kind = schema.field(column).type
+            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+                raise ValueError(f"data: the column {column!r} of {file} holds {kind}, not text; set data.field")
             for batch in table.iter_batches(batch_size=1024, columns=[column]):
                 yield from (text for text in batch.column(0).to_pylist() if text is not None)
     except pa.ArrowInvalid as error:
         raise ValueError(f"data: {file} is not a whole .parquet file ({error}); fetch or write it again") from None
-
-
-def _need_column(schema: Any, column: str, file: Path) -> None:
-    import pyarrow as pa
-
-    if column not in schema.names:
-        has = ", ".join(map(repr, schema.names))
-        raise ValueError(f"data: {file} has no text in the column {column!r}; it has {has}; set data.field")
-    kind = schema.field(column).type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise ValueError(f"data: the column {column!r} of {file} holds {kind}, not text; set data.field")

@@ -14,33 +14,32 @@ BLOCK = 4096  # tokens
 
 
 def read(files: list[Path], token_type: str) -> list[np.ndarray]:
-    """The streams of the files, memory-mapped.
+    """The streams of the files that are not empty, memory-mapped.
 
     Raises:
         ValueError: for arrays that are not one-dimensional or not of uint16 or uint32. OSError: for unreadable files.
     """
-    return [stream for file in files if len(stream := _read(file, token_type))]
-
-
-def _read(file: Path, token_type: str) -> np.ndarray:
-    if file.suffix == ".npy":
-        try:
-            stream = np.load(file, mmap_mode="r", allow_pickle=False)
-        except ValueError as error:
-            raise ValueError(
-                f"data: {file} is not a NumPy array of token ids ({error}); write it with numpy.save"
-            ) from None
-        if stream.ndim != 1 or stream.dtype.name not in ("uint16", "uint32"):
-            found = f"{file} holds {stream.dtype.name} of shape {stream.shape}"
-            raise ValueError(f"data: {found}; token ids are a one-dimensional array of uint16 or uint32")
-        return stream
-    size = file.stat().st_size
+    streams = []
     width = np.dtype(token_type).itemsize
-    if size % width:
-        raise ValueError(
-            f"data: {file} has {size} bytes, not a multiple of {width} ({token_type}); set data.token_type"
-        )
-    return np.memmap(file, np.dtype(token_type), "r") if size else np.empty(0, token_type)
+    for file in files:
+        if file.suffix == ".npy":
+            try:
+                stream = np.load(file, mmap_mode="r", allow_pickle=False)
+            except ValueError as error:
+                found = f"{file} is not a NumPy array of token ids ({error})"
+                raise ValueError(f"data: {found}; write it with numpy.save") from None
+            if stream.ndim != 1 or stream.dtype.name not in ("uint16", "uint32"):
+                found = f"{file} holds {stream.dtype.name} of shape {stream.shape}"
+                raise ValueError(f"data: {found}; token ids are a one-dimensional array of uint16 or uint32")
+        else:
+            size = file.stat().st_size
+            if size % width:
+                found = f"{file} has {size} bytes, not a multiple of {width} ({token_type})"
+                raise ValueError(f"data: {found}; set data.token_type")
+            stream = np.memmap(file, np.dtype(token_type), "r") if size else np.empty(0, token_type)
+        if len(stream):
+            streams.append(stream)
+    return streams
 
 
 def join(streams: list[np.ndarray], name: str) -> np.ndarray:

@@ -41,8 +41,17 @@ def train(texts: dict[str, DocumentStore], size: int, end_of_text: str) -> tuple
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
+    even = SAMPLE // len(texts)
+    share = min(even, max(even // 4, min(store.bytes() for store in texts.values())))
     seen = dict.fromkeys(texts, 0)
-    tokenizer.train_from_iterator(_sample(texts, seen), trainer)
+
+    def sample() -> Iterator[str]:
+        for name, store in texts.items():
+            for text in store.sample(share):
+                seen[name] += len(text)
+                yield text
+
+    tokenizer.train_from_iterator(sample(), trainer)
     tokenizer.encode_special_tokens = True
     return tokenizer, seen
 
@@ -60,21 +69,21 @@ def load(file: Path, end_of_text: str) -> Any:
     except Exception as error:  # the library raises bare Exception
         raise ValueError(f"data: {file} is not a tokenizer.json ({error}); write it with Tokenizer.save") from None
     if tokenizer.token_to_id(end_of_text) is None:
-        special = [one.content for one in tokenizer.get_added_tokens_decoder().values()]
+        special = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
         found = f"{file} has no token {end_of_text!r}; its special tokens are {special}"
         raise ValueError(f"data: {found}; name the one between documents as data.end_of_text")
     tokenizer.encode_special_tokens = True
     return tokenizer
 
 
-def vocabulary(tokenizer: Any) -> int:
+def vocabulary_size(tokenizer: Any) -> int:
     """One more than the highest token id."""
     return 1 + max(tokenizer.get_vocab().values())
 
 
-def kind(tokenizer: Any) -> type:
+def token_dtype(tokenizer: Any) -> type:
     """The smallest integer type that holds every token id."""
-    return np.uint16 if vocabulary(tokenizer) <= 1 << 16 else np.uint32
+    return np.uint16 if vocabulary_size(tokenizer) <= 1 << 16 else np.uint32
 
 
 def encode(
@@ -83,30 +92,20 @@ def encode(
     """Write the texts as one stream of token ids, each closed by the end-of-text token.
 
     Args:
-        file: gets the ids as raw numbers of `kind`. progress: called with the texts done after each batch.
+        file: gets the ids as raw numbers of `token_dtype`. progress: called with the texts done after each batch.
 
     Returns:
         Where each text starts and, last, where the stream ends, (document + 1,) int64.
     """
-    number = kind(tokenizer)
+    dtype = token_dtype(tokenizer)
     end = tokenizer.token_to_id(end_of_text)
     ends = [0]
     for batch in _batches(texts):
-        for one in tokenizer.encode_batch_fast(batch, add_special_tokens=False):
-            file.write(np.array([*one.ids, end], number).tobytes())
-            ends.append(ends[-1] + len(one.ids) + 1)
+        for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False):
+            file.write(np.array([*encoding.ids, end], dtype).tobytes())
+            ends.append(ends[-1] + len(encoding.ids) + 1)
         progress(len(ends) - 1)
     return np.array(ends, np.int64)
-
-
-def _sample(texts: dict[str, DocumentStore], seen: dict[str, int]) -> Iterator[str]:
-    """Texts of all domains, an equal share of each; counts them in `seen`."""
-    even = SAMPLE // len(texts)
-    share = min(even, max(even // 4, min(store.bytes() for store in texts.values())))
-    for name, store in texts.items():
-        for text in store.sample(share):
-            seen[name] += len(text)
-            yield text
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:

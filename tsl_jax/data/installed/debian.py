@@ -16,39 +16,37 @@ _ENTRY = re.compile(r"\n\n(?=\S)")
 
 def files(packages: Path | None, *patterns: str) -> list[Path]:
     """What matches the patterns in a folder of unpacked packages (or one below it), or else in the system."""
-    roots = [packages, *sorted(one for one in packages.iterdir() if one.is_dir())] if packages else []
+    roots = [packages, *sorted(folder for folder in packages.iterdir() if folder.is_dir())] if packages else []
     for root in [*roots, SYSTEM]:
-        found = {file.resolve() for pattern in patterns for file in root.glob(pattern) if file.is_file()}
-        if found:
-            return sorted(found)
+        matches = {file.resolve() for pattern in patterns for file in root.glob(pattern) if file.is_file()}
+        if matches:
+            return sorted(matches)
     return []
 
 
-def dictionary(found: list[Path]) -> Iterator[Document]:
+def dictionary(files: list[Path]) -> Iterator[Document]:
     """The GCIDE of `dict-gcide`, entries in alphabetical order; a document a page of them."""
-    text = _read(found[0])
+    text = _read(files[0])
     start = text.find("\n\nA ") + 2  # in front of it stand the licence and the names of the sources
     yield from _pages(_ENTRY.split(text[max(0, start) :]))
 
 
-def wordnet(found: list[Path]) -> Iterator[Document]:
+def wordnet(files: list[Path]) -> Iterator[Document]:
     """The synsets of `wordnet-base`, grouped by topic as its files are; a document a page of `words: gloss`."""
-    for file in found:
-        lines = (line for line in _read(file).splitlines() if line[:1].isdigit())
-        yield from _pages([_synset(line) for line in lines])
+    for file in files:
+        entries = []
+        for line in _read(file).splitlines():
+            if line[:1].isdigit():  # offset, file, kind, number of words (hexadecimal), word and sense in turn, | gloss
+                data, _, gloss = line.partition("|")
+                fields = data.split()
+                words = fields[4 : 4 + 2 * int(fields[3], 16) : 2]
+                entries.append(f"{', '.join(word.replace('_', ' ') for word in words)}: {gloss.strip()}")
+        yield from _pages(entries)
 
 
-def _synset(line: str) -> str:
-    """Line: offset, file, kind, number of words (hexadecimal), word and sense in turn, pointers, | gloss."""
-    data, _, gloss = line.partition("|")
-    fields = data.split()
-    words = fields[4 : 4 + 2 * int(fields[3], 16) : 2]
-    return f"{', '.join(word.replace('_', ' ') for word in words)}: {gloss.strip()}"
-
-
-def whole(found: list[Path]) -> Iterator[Document]:
-    """A document a file, packed with gzip or not; it is named by its place in the documentation."""
-    for file in found:
+def whole(files: list[Path]) -> Iterator[Document]:
+    """A document a file, compressed with gzip or not; it is named by its place in the documentation."""
+    for file in files:
         text = _read(file)
         if text.strip():
             yield Document("/".join(file.parts[-3:]), text)

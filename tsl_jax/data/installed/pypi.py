@@ -24,8 +24,8 @@ _VERSE = re.compile(r"(\d{7,8}): (\d+)")
 
 def folder(package: str) -> Path | None:
     """Where a package is installed, or None."""
-    found = find_spec(package)
-    places = list(found.submodule_search_locations or []) if found else []
+    spec = find_spec(package)
+    places = list(spec.submodule_search_locations or []) if spec else []
     return Path(places[0]) if places else None
 
 
@@ -62,7 +62,7 @@ def cloud(files: list[Path]) -> Iterator[Document]:
     is_new = first_occurrences()
     for file in files:
         raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-        texts = (_plain(text) for text in _strings(json.loads(raw), "documentation"))
+        texts = (_html_to_text(text) for text in _strings(json.loads(raw), "documentation"))
         yield from _document(f"service {file.parent.parent.name}", filter(is_new, texts))
 
 
@@ -97,13 +97,13 @@ def _strings(value: Any, name: str) -> Iterator[str]:
             yield from _strings(inner, name)
 
 
-def _plain(text: str) -> str:
+def _html_to_text(text: str) -> str:
     """HTML as text: a line for every block, no tags."""
     lines = _TAG.sub("", _BLOCK_TAG.sub("\n", text)).splitlines()
     return html.unescape("\n".join(filter(None, (" ".join(line.split()) for line in lines))))
 
 
 def _document(key: str, texts: Iterator[str]) -> Iterator[Document]:
-    text = "\n\n".join(one.strip() for one in texts)
+    text = "\n\n".join(part.strip() for part in texts)
     if text:
         yield Document(key, text + "\n")

@@ -2,8 +2,8 @@
 
 Three domains are made of it. `code` is each file without docstrings and comments; `docs` is the docstrings of each
 file, and the topics of `pydoc`, a topic a document; `tests` is the library's own tests, where they are installed,
-treated as code. Left out of `code` and `docs` are tests, what is installed beside the library, tables that were
-generated (encodings, build configuration), and everywhere the few files that do not parse.
+treated as code. `code` and `docs` leave out tests, what is installed beside the library, and generated tables
+(encodings, build configuration); the few files that do not parse are left out everywhere.
 
 Docstrings are found with `ast`. Comments are found with a regular expression over string literals and `#` to the end
 of a line: what is not inside a literal is a comment; that finds what `tokenize` finds, eight times faster.
@@ -24,19 +24,8 @@ from typing import NamedTuple
 from tsl_jax.data.documents import Document
 
 LEFT_OUT = frozenset(
-    (
-        "__pycache__",
-        "dist-packages",
-        "encodings",
-        "ensurepip",
-        "idle_test",
-        "lib-dynload",
-        "pydoc_data",
-        "site-packages",
-        "test",
-        "tests",
-    )
-)
+    ("__pycache__", "dist-packages", "encodings", "ensurepip", "idle_test", "lib-dynload", "pydoc_data")
+) | frozenset(("site-packages", "test", "tests"))
 CODE, DOCS = "code", "docs"
 TOPICS = "pydoc_data/topics.py"
 
@@ -65,14 +54,14 @@ def folder() -> Path:
 
 def files(root: Path) -> list[str]:
     """Paths of the source files that are used, relative to `root` with forward slashes, sorted."""
-    found = []
+    paths = []
     for place, folders, names in os.walk(root):
         folders[:] = [name for name in folders if name not in LEFT_OUT and not name.startswith("config-")]
         here = Path(place).relative_to(root)
-        found += [(here / n).as_posix() for n in names if n.endswith(".py") and not n.startswith("_sysconfigdata")]
+        paths += [(here / n).as_posix() for n in names if n.endswith(".py") and not n.startswith("_sysconfigdata")]
     if (root / TOPICS).is_file():
-        found.append(TOPICS)
-    return sorted(found)
+        paths.append(TOPICS)
+    return sorted(paths)
 
 
 def test_files(root: Path) -> list[str]:
@@ -117,7 +106,7 @@ def _add(result: dict[str, list[Document]], name: str, source: bytes) -> None:
         return
     docstrings = _docstrings(tree, source)
     code = _strip(source, docstrings).decode("utf-8")
-    docs = "\n\n".join(filter(None, (inspect.cleandoc(one.text) for one in docstrings)))
+    docs = "\n\n".join(filter(None, (inspect.cleandoc(docstring.text) for docstring in docstrings)))
     result[CODE] += [Document(name, code)] if code.strip() else []
     result[DOCS] += [Document(name, docs + "\n")] if docs else []
 
@@ -127,7 +116,7 @@ def _docstrings(tree: ast.Module, source: bytes) -> list[_Docstring]:
     lines = [0]
     for line in source.splitlines(keepends=True):
         lines.append(lines[-1] + len(line))
-    found = []
+    docstrings = []
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
@@ -137,8 +126,8 @@ def _docstrings(tree: ast.Module, source: bytes) -> list[_Docstring]:
         if value is not None and value.end_lineno and value.end_col_offset is not None:
             start = lines[value.lineno - 1] + value.col_offset
             end = lines[value.end_lineno - 1] + value.end_col_offset
-            found.append(_Docstring(start, end, len(node.body) == 1, str(value.value)))  # pyright: ignore
-    return sorted(found)
+            docstrings.append(_Docstring(start, end, len(node.body) == 1, str(value.value)))  # pyright: ignore
+    return sorted(docstrings)
 
 
 def _docstring_of(node: ast.AST) -> ast.Constant | None:
@@ -153,9 +142,9 @@ def _strip(source: bytes, docstrings: list[_Docstring]) -> bytes:
     """A file without docstrings, comments and the empty lines they leave."""
     pieces = []
     end = 0
-    for one in docstrings:
-        pieces += [source[end : one.start], b"pass" if one.alone else b""]
-        end = one.end
+    for docstring in docstrings:
+        pieces += [source[end : docstring.start], b"pass" if docstring.alone else b""]
+        end = docstring.end
     text = b"".join([*pieces, source[end:]])
     text = _LITERAL_OR_COMMENT.sub(lambda match: b"" if match["comment"] else match[0], text)
     text = re.sub(rb"[ \t\r\f]+\n", b"\n", text)
