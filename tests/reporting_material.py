@@ -1,7 +1,7 @@
-"""Something to report on: a small made-up run, its fits, and forecasts with the attributes that a report looks for."""
+"""Something to report on: a small made-up run, its fits, and forecasts with errors that are chosen."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,31 +10,13 @@ import xarray as xr
 
 from tsl_jax import laws
 from tsl_jax.fitting import Fit, fit
-from tsl_jax.forecasting import MAIN, ForecastFlag, ForecastStatus
+from tsl_jax.forecasting import MAIN, Backtest, Forecast, ForecastFlag, ForecastStatus
 from tsl_jax.importers.arrays import from_losses
 
 TOTAL = 1_000_000
 PLAN = {"kind": "cosine", "peak": 5e-3, "warmup_tokens": 20_000, "total_tokens": TOTAL, "final_ratio": 0.1}
 METHODS = ("temporal", "temporal_joint", "power", "reciprocal", "last", "of_my_own")
 CUTOFFS = (0.1, 0.4)
-
-
-@dataclass(frozen=True)
-class FakeForecast:
-    method: str
-    cutoff: float
-    mean: xr.DataArray
-    status: Mapping[str, ForecastStatus]
-    fits: Mapping[str, Any] = field(default_factory=dict)
-    surface: None = None
-    quantiles: xr.DataArray | None = None
-    population_quantiles: xr.DataArray | None = None
-
-
-@dataclass(frozen=True)
-class FakeBacktest:
-    scores: pd.DataFrame
-    forecasts: Mapping[tuple[float, str], FakeForecast]
 
 
 def surface(splits: tuple[str, ...] = ("id", "ood"), **attrs: Any) -> xr.Dataset:
@@ -57,57 +39,54 @@ def temporal_fits(by_position: Fit) -> dict[str, Fit]:
     return {name: fit(laws.RECIPROCAL, past.sel(param=name, drop=True), over="tokens") for name in ("a0", "a1", "a2")}
 
 
-def forecast(run: xr.Dataset, cutoff: float, method: str, error: float, fits: Mapping[str, Any]) -> FakeForecast:
+def forecast(run: xr.Dataset, cutoff: float, method: str, error: float, fits: Mapping[str, Any]) -> Forecast:
     """The observed mean, off by an error that grows to its full size at the end."""
     ahead = run.loss.mean("position").sel(tokens=slice(cutoff * TOTAL + 1, None))
     growing = (ahead.tokens - cutoff * TOTAL) / (TOTAL * (1 - cutoff))
     splits = run.split.values.tolist()
-    return FakeForecast(method, cutoff * TOTAL, ahead + error * growing, dict.fromkeys(splits, ForecastStatus()), fits)
+    status = dict.fromkeys(splits, ForecastStatus())
+    return Forecast(method, cutoff * TOTAL, ahead + error * growing, None, status, fits)
 
 
-def backtest(run: xr.Dataset, fits: Mapping[str, Any], errors: Mapping[str, float] | None = None) -> FakeBacktest:
-    """Forecasts of every method from every cut-off; NaN errors are methods that found none."""
+def backtest(
+    run: xr.Dataset,
+    fits: Mapping[str, Any],
+    errors: Mapping[str, float] | None = None,
+    cutoffs: Sequence[float] = CUTOFFS,
+) -> Backtest:
+    """Forecasts of every method from every cut-off; NaN errors are methods that have no forecast."""
     errors = dict(zip(METHODS, (0.3, 0.02, -0.01, np.nan, 0.2, 40.0), strict=True)) if errors is None else errors
     made = {
         (cutoff, method): forecast(run, cutoff, method, error, fits if method == "temporal" else {})
-        for cutoff in CUTOFFS
+        for cutoff in cutoffs
         for method, error in errors.items()
     }
-    return FakeBacktest(_scores(run, made, errors), made)
+    return Backtest(_scores(run, made, errors), made)
 
 
-def banded(run: xr.Dataset, cutoff: float) -> FakeForecast:
-    """The main method: off by 0.05 at the end, with bands that open from the cut-off."""
-    one = forecast(run, cutoff, MAIN, 0.05, {})
+def with_interval(run: xr.Dataset, cutoff: float) -> Forecast:
+    """The main method: off by 0.05 at the end, with intervals that open from the cut-off."""
+    main = forecast(run, cutoff, MAIN, 0.05, {})
     width = xr.DataArray([-0.2, -0.03, 0.0, 0.03, 0.2], {"quantile": [0.05, 0.25, 0.5, 0.75, 0.95]}, ("quantile",))
-    opening = (one.mean.tokens - cutoff * TOTAL) / (TOTAL * (1 - cutoff))
-    return replace(one, quantiles=one.mean + width * opening)
+    opening = (main.mean.tokens - cutoff * TOTAL) / (TOTAL * (1 - cutoff))
+    return replace(main, quantiles=main.mean + width * opening)
 
 
-def with_bands(judged: FakeBacktest, run: xr.Dataset) -> FakeBacktest:
-    """The backtest with the main method in it: every later checkpoint in the wide band, none in the narrow one."""
-    made = {(cutoff, MAIN): banded(run, cutoff) for cutoff in CUTOFFS}
+def with_main_method(backtest: Backtest, run: xr.Dataset) -> Backtest:
+    """The backtest with the main method in it: each later checkpoint in its 90 % interval, none in that of 50 %."""
+    made = {(cutoff, MAIN): with_interval(run, cutoff) for cutoff in CUTOFFS}
     scores = _scores(run, made, {MAIN: 0.05}).assign(covered_50=0.0, covered_90=1.0)
-    return FakeBacktest(pd.concat([judged.scores, scores]), {**judged.forecasts, **made})
+    return Backtest(pd.concat([backtest.scores, scores]), {**backtest.forecasts, **made})
 
 
-def _scores(run: xr.Dataset, made: Mapping[tuple[float, str], FakeForecast], errors: Mapping[str, float]) -> Any:
+def _scores(run: xr.Dataset, made: Mapping[tuple[float, str], Forecast], errors: Mapping[str, float]) -> Any:
     rows = []
+    too_few = ForecastStatus(ForecastFlag.NO_FORECAST, ("3 usable position fits, 4 are needed",))
     for (cutoff, method), one in made.items():
         for split in run.split.values.tolist():
             final, observed = float(one.mean.sel(split=split)[-1]), float(run.loss.sel(split=split)[-1].mean())
-            too_few = ForecastStatus(ForecastFlag.NO_FORECAST, ("3 usable position fits, 4 are needed",))
             status = ForecastStatus() if np.isfinite(final) else too_few
             row = {"final": final, "observed": observed, "error": final - observed, "mse": errors[method] ** 2}
-            rows.append(
-                {
-                    "split": split,
-                    "cutoff": cutoff,
-                    "method": method,
-                    **row,
-                    "r2": 0.9,
-                    "status": str(status),
-                    "flags": int(status.flags),
-                }
-            )
+            row |= {"r2": 0.9, "status": str(status), "flags": int(status.flags)}
+            rows.append({"split": split, "cutoff": cutoff, "method": method, **row})
     return pd.DataFrame(rows).set_index(["split", "cutoff", "method"])

@@ -28,7 +28,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes = np.geomspace(1e5, 1e9, 8)
     kaplan = fit(laws.KAPLAN_N, (8.8e13 / sizes) ** 0.076 * (1 + 1e-3 * np.cos(sizes)), x=sizes)
     r2 = xr.Dataset({"plain": found.r2, "additive": found.r2, "ceiling": found.r2 * 0 + 0.99})
-    judged = material.with_bands(material.backtest(run, material.temporal_fits(found)), run)
+    judged = material.with_main_method(material.backtest(run, material.temporal_fits(found)), run)
     path = tmp_path_factory.mktemp("browser") / "report.html"
     return report(path, run, found, judged, kaplan, r2=r2, title="Loss dynamics of an averylongnameforarun" * 2)
 

@@ -1,7 +1,6 @@
 """The page as a file: what stands in it, what never does, and how it is written. No browser is needed."""
 
 import json
-import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -16,11 +15,9 @@ import xarray as xr
 
 from tsl_jax import laws
 from tsl_jax.fitting import fit
-from tsl_jax.forecasting import ForecastFlag
-from tsl_jax.reporting import report, tables
-from tsl_jax.reporting.forecast_figures import mean_loss
-from tsl_jax.reporting.inputs import sort
-from tsl_jax.reporting.standing import late_median, unfinished
+from tsl_jax.reporting import report
+from tsl_jax.reporting.forecast_figures import every_method
+from tsl_jax.reporting.material import sort
 
 HOSTILE = "</script><img src=x onerror=alert(1)><a href='http://evil.example/'>\"'&amp;"
 
@@ -116,7 +113,7 @@ def test_plotly_stands_in_the_page_once_and_not_at_all_without_figures(whole: Pa
 def test_every_view_is_valid_plotly_but_for_the_names_of_colours(
     tmp_path: Path, whole: Path, run: xr.Dataset, backtest: Any
 ) -> None:
-    bands = report(tmp_path / "bands.html", run, material.with_bands(backtest, run))
+    bands = report(tmp_path / "bands.html", run, material.with_main_method(backtest, run))
     for drawing in (*Page(whole).drawings, *Page(bands).drawings):
         assert ",".join(drawing["start"]) in drawing["views"]
         for view in drawing["views"].values():
@@ -131,14 +128,14 @@ def test_headline_names_the_winner_even_when_the_law_by_position_lost(whole: Pat
     text = Page(whole).text
     assert "From the first 40% of the run, the power law on the mean loss came closest to the final loss on id" in text
     assert "an error of −0.010." in text
-    assert "The law by position missed by +0.020 at best." in text
+    assert "The smallest error of the methods by position was +0.020." in text
 
 
 def test_headline_names_the_law_by_position_where_it_won(tmp_path: Path, run: xr.Dataset) -> None:
     judged = material.backtest(run, {}, {"temporal": 0.001, "power": 0.1, "last": 0.5})
     text = Page(report(tmp_path / "won.html", judged)).text
     assert "the law by position came closest" in text
-    assert "The laws that know the mean loss alone missed by +0.100 at best." in text
+    assert "The smallest error of the methods that use the mean loss alone was +0.100." in text
 
 
 def test_best_of_each_cutoff_is_bold_and_wild_or_missing_forecasts_break_nothing(whole: Path) -> None:
@@ -159,11 +156,11 @@ def test_loss_axis_follows_the_observed_loss_not_a_wild_forecast(whole: Path, ru
     assert high < float(mean.max()) + 1
 
 
-def test_bands_open_from_the_last_loss_seen_and_are_judged_by_what_came(
+def test_intervals_open_from_the_last_loss_seen_and_are_compared_with_what_was_observed(
     tmp_path: Path, run: xr.Dataset, backtest: Any
 ) -> None:
-    page = Page(report(tmp_path / "bands.html", run, material.with_bands(backtest, run)))
-    fan, calibration, every, curves, _ = page.drawings[1:6]
+    page = Page(report(tmp_path / "bands.html", run, material.with_main_method(backtest, run)))
+    fan, coverage, every, curves, _ = page.drawings[1:6]
     wide, narrow, median, observed, _ = fan["views"]["0,1"]["data"]
     here = run.loss.sel(split="id").mean("position")
     seen = here.sel(tokens=slice(None, 0.4 * material.TOTAL))
@@ -175,38 +172,34 @@ def test_bands_open_from_the_last_loss_seen_and_are_judged_by_what_came(
         assert (high[-1], low[-1]) == pytest.approx((median["y"][-1] + half, median["y"][-1] - half), abs=1e-4)
     assert len(observed["x"]) == run.sizes["tokens"]
     assert fan["start"] == every["start"] == ["0", "1"]
-    inside = [trace["y"] for trace in calibration["views"]["0"]["data"] if trace["mode"] == "markers"]
+    inside = [trace["y"] for trace in coverage["views"]["0"]["data"] if trace["mode"] == "markers"]
     assert inside == [[100.0, 100.0], [0.0, 0.0]]
     drawn = [entry["key"] for entry in curves["views"]["0"]["legend"]]
     assert drawn == ["mean_annealing", "temporal", "power", "last"]
     final = float(here[-1])
-    band = f"90%: {final - 0.15:.3f} to {final + 0.25:.3f}; {final:.3f} came, inside."
-    assert f"From 40% the annealing law expected {final + 0.05:.3f} nats on id, {band}" in page.text
+    interval = f"(90% interval {final - 0.15:.3f} to {final + 0.25:.3f}); observed: {final:.3f}, inside."
+    assert f"From 40% the annealing law forecast {final + 0.05:.3f} nats on id {interval}" in page.text
 
 
 def test_an_unfinished_run_is_told_where_it_will_end(tmp_path: Path, run: xr.Dataset, backtest: Any) -> None:
     part = run.isel(tokens=slice(None, -3))
     last = float(part.tokens[-1])
-    ahead = replace(material.banded(run, last / material.TOTAL), cutoff=last)
+    ahead = replace(material.with_interval(run, last / material.TOTAL), cutoff=last)
     page = Page(report(tmp_path / "ahead.html", part, ahead, title="A run"))
     assert ahead.quantiles is not None
     low, middle, high = (float(ahead.quantiles.sel(split="id", quantile=q)[-1]) for q in (0.05, 0.5, 0.95))
-    band = f"90%: {low:.3f} to {high:.3f}"
-    assert (
-        f"Expected at the end of the plan by the annealing law: {middle:.3f} nats on id, {band} on these" in page.text
-    )
-    assert f"expected at the end, id {middle:.3f} {band}" in page.text
+    told = f"{middle:.3f} nats on id (90% interval {low:.3f} to {high:.3f} on these texts)"
+    assert f"Forecast at the end of the plan by the annealing law: {told}" in page.text
+    assert f"forecast at the end, id {middle:.3f} 90%: {low:.3f} to {high:.3f}" in page.text
     assert page.sections == ["by-position", "forecast", "facts"]
     fan, every = (drawing["views"]["0,0"] for drawing in page.drawings[1:3])
-    assert [view["legend"][-1]["label"] for view in (fan, every)] == ["to come"] * 2
+    assert [view["legend"][-1]["label"] for view in (fan, every)] == ["not yet observed"] * 2
     bottom, top = every["layout"]["yaxis"]["range"]
     assert bottom < middle < top
-    legend = page.drawings[1]["views"]["0,0"]["legend"]
-    assert [entry["label"] for entry in legend][-1] == "to come"
-    assert "what is usual for such runs" in page.text
+    assert "a prior from other runs" in page.text
     other = Page(report(tmp_path / "other.html", part, replace(ahead, method="power")))
     assert "when it forecast later checkpoints of that part from earlier ones" in other.text
-    assert "what is usual for such runs" not in other.text
+    assert "a prior from other runs" not in other.text
 
 
 def test_text_from_data_is_escaped_everywhere(tmp_path: Path) -> None:
@@ -294,36 +287,45 @@ def test_cut_offs_that_see_the_same_checkpoints_are_named(tmp_path: Path, run: x
     assert told not in Page(report(tmp_path / "two.html", run, backtest)).text
 
 
-def test_the_later_half_is_one_half_for_page_and_terminal(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], run: xr.Dataset, by_position: Any
+def test_a_forecast_without_cut_off_is_drawn_and_not_judged_by_losses_that_it_saw(
+    tmp_path: Path, run: xr.Dataset, by_position: Any, backtest: Any
 ) -> None:
-    """By number of checkpoints, as they stand in the summary: by tokens, only the last three of these would count."""
-    rising = by_position.r2 * 0 + xr.DataArray(np.arange(run.sizes["tokens"]) / 100, dims="tokens")
-    r2 = xr.Dataset({"plain": rising})
-    later = np.arange(run.sizes["tokens"] // 2, run.sizes["tokens"]) / 100
-    assert f"{np.median(later):.3f} (plain)" in Page(report(tmp_path / "r2.html", by_position, run, r2=r2)).text
-    tables.show(tables.summary(run, r2, None, {}, {}), run)
-    assert f"R2 over positions {np.median(later):.3f}" in capsys.readouterr().out.replace("\n", " ")
-    assert math.isnan(late_median([0.5, None]))
+    saw_all = replace(backtest.forecasts[(0.4, "temporal")], cutoff=float(run.tokens[-1]))
+    page = Page(report(tmp_path / "now.html", run, by_position, saw_all))
+    assert page.sections == ["by-position", "parameters", "forecast", "quality", "facts"]
+    assert "The lines are the temporal laws fitted to all checkpoints so far" in page.text
+    assert "first now" not in page.text
 
 
-def test_the_terminal_tells_doubts_and_merges_equal_columns(
-    capsys: pytest.CaptureFixture[str], run: xr.Dataset, by_position: Any, backtest: Any
+def test_cut_offs_that_differ_little_have_names_that_differ(tmp_path: Path, run: xr.Dataset) -> None:
+    near = material.backtest(run, {}, {"power": 0.1, "last": 0.2}, cutoffs=(0.1, 0.4, 0.403))
+    path = report(tmp_path / "near.html", run, material.with_main_method(near, run))
+    source = path.read_text(encoding="utf-8")
+    for name in ("10.0%", "40.0%", "40.3%"):
+        assert f"<span>{name}</span>" in source, "a choice of the figures"
+        assert f'<th scope="col">{name}</th>' in source, "a column of the errors"
+        assert f"{name} seen" in source, "an entry of the legend"
+    assert len(Page(path).drawings[3]["views"]) == 6, "two splits, three cut-offs"
+
+
+def test_a_stack_of_laws_is_no_baseline_and_its_intervals_are_model_based(
+    tmp_path: Path, run: xr.Dataset, backtest: Any
 ) -> None:
-    scores = backtest.scores.sort_index()  # a copy
-    scores.loc[("id", 0.4, "power"), ["status", "flags"]] = "upper_bound", int(ForecastFlag.FIT_NOT_CONVERGED)
-    part = run.isel(tokens=slice(None, -1))
-    made = tables.summary(part, xr.Dataset({"plain": by_position.r2}), replace(backtest, scores=scores), {}, {})
-    tables.show(made, part)
-    said = capsys.readouterr().out
-    assert "unfinished: " in said
-    assert "last loss so far" in said
-    assert "final" not in said
-    assert "† upper bound: power (40%)" in said
-    assert "- 3 usable position fits, 4 are needed: reciprocal" in said
-    assert said.count("†") == 2, "one number, one line"
-    tables.show(made, run.isel(tokens=[0, -2, -1]))
-    assert "from 10% = 40%" in capsys.readouterr().out
+    errors = {"mean_stack": 0.001, "power": 0.1, "reciprocal": 0.2, "temporal": 0.3}
+    stacked = material.with_main_method(material.backtest(run, {}, errors), run)
+    drawings = Page(report(tmp_path / "stack.html", run, stacked)).drawings
+    by_share = [entry["key"] for entry in drawings[4]["views"]["0"]["legend"]]
+    assert by_share == ["mean_annealing", "temporal", "power", "reciprocal"]
+    alone = replace(material.with_interval(run, 0.4), method="mean_stack")
+    text = Page(report(tmp_path / "alone.html", run, alone)).text
+    assert "If the law holds, the loss on this validation set lies in the light interval" in text
+    assert "from earlier ones; they grow with the logarithm of tokens" not in text
+
+
+def test_facts_of_one_name_from_caller_and_surface_are_both_shown(tmp_path: Path) -> None:
+    page = Page(report(tmp_path / "facts.html", material.surface(seed=7), facts={"seed": "of the data: 3"}))
+    assert "seed of the data: 3 learning-rate schedule" in page.text
+    assert "seed 7" in page.text
 
 
 def test_r2_with_ceiling_is_drawn_and_told(tmp_path: Path, by_position: Any) -> None:
@@ -331,7 +333,7 @@ def test_r2_with_ceiling_is_drawn_and_told(tmp_path: Path, by_position: Any) -> 
     page = Page(report(tmp_path / "r2.html", by_position, r2=r2))
     assert "0.990 (ceiling)" in page.text
     shown = [entry["label"] for entry in page.drawings[-1]["views"]["0"]["legend"]]
-    assert shown == ["plain mean", "additive estimate", "ceiling set by noise"]
+    assert shown == ["plain mean", "additive estimate", "noise ceiling"]
 
 
 def test_facts_are_all_there_long_ones_folded(tmp_path: Path) -> None:
@@ -347,7 +349,7 @@ def test_a_plan_that_changed_is_drawn_with_its_jump_and_told(tmp_path: Path, run
     plans = [{**material.PLAN, "from_tokens": n, "kind": "constant", "peak": p} for n, p in ((0, 0.008), (half, 0.002))]
     surface = run.assign_attrs(schedule=plans)
     assert "kind constant" in Page(report(tmp_path / "facts.html", surface)).text
-    figure = mean_loss(sort([surface, backtest]))
+    figure = every_method(sort([surface, backtest]))
     assert figure is not None
     (rate,) = (one for one in next(iter(figure.views.values()))["data"] if one.get("yaxis") == "y2")
     jump = int(np.argmin(np.diff(rate["y"])))
@@ -372,13 +374,3 @@ def test_errors_say_what_was_found_and_what_to_give(tmp_path: Path, run: xr.Data
     with pytest.raises(ValueError, match="surface: expected a variable loss"):
         report(tmp_path / "page.html", xr.Dataset())
     assert not list(tmp_path.iterdir())
-
-
-def test_a_later_change_of_plan_does_not_count_before_it_begins(run: xr.Dataset) -> None:
-    total = int(run.tokens[-1])
-    plan = {"kind": "constant", "peak": 1e-3, "warmup_tokens": 0, "total_tokens": total}
-    changed = [{**plan, "from_tokens": 0}, {**plan, "from_tokens": int(0.8 * total), "total_tokens": 2 * total}]
-    whole = run.assign_attrs(schedule=changed)
-    assert unfinished(whole) == pytest.approx(0.5)
-    half = whole.sel(tokens=slice(None, total // 2))
-    assert unfinished(half) == pytest.approx(float(half.tokens[-1]) / total)

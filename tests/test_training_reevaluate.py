@@ -13,7 +13,7 @@ import xarray as xr
 from training_material import in_other_order, quiet, small_run, write_words
 
 from tsl_jax import surface
-from tsl_jax.reporting import tables
+from tsl_jax.reporting import json_values
 from tsl_jax.training import run_dir
 from tsl_jax.training.config import OptimizerConfig, TrainConfig
 from tsl_jax.training.loop import train
@@ -76,11 +76,11 @@ def test_the_summary_of_a_surface_alone_says_what_it_is(run: Path, tmp_path: Pat
     """There is no record beside it."""
     reevaluate(run, tmp_path / "out", progress=quiet)
     loaded = surface.load_surface(tmp_path / "out")
-    made = tables.summary(loaded, xr.Dataset(), None, {}, {})
+    made = json_values.summary(loaded, xr.Dataset(), None, {}, {})
     assert made["config_hash"] == run_dir.read_record(run)["config_hash"]
     assert made["corpus"]["tokens"] == run_dir.read_record(run)["corpus"]["tokens"]
     assert (
-        tables.summary(loaded, xr.Dataset(), None, {"config_hash": "of the record"}, {})["config_hash"]
+        json_values.summary(loaded, xr.Dataset(), None, {"config_hash": "of the record"}, {})["config_hash"]
         != (made["config_hash"])
     )
 

@@ -35,7 +35,7 @@ def run_backtest(command: BacktestCommand) -> None:
     from tsl_jax.commands.progress import bars
     from tsl_jax.forecasting import backtest
     from tsl_jax.forecasting.backtesting import pasts
-    from tsl_jax.reporting import forecast_tables
+    from tsl_jax.reporting import terminal_tables
     from tsl_jax.surface import load_surface
 
     methods, surfaces = _methods(command), [load_surface(path) for path in command.runs]
@@ -51,7 +51,7 @@ def run_backtest(command: BacktestCommand) -> None:
             scores, covered = _tables(command, surfaces, tested)
             told = {"scores": _records(scores), "coverage": _records(covered)}
             options.write(command.out, {**told, "made_by": options.stamp(command)})
-    forecast_tables.show_backtests(scores, covered)
+    terminal_tables.show_backtests(scores, covered)
     print(f"backtest: {command.out}")
 
 

@@ -39,7 +39,7 @@ def run_forecast(command: ForecastCommand) -> None:
     """Forecast by every method, or compare plans; print the table, write the result."""
     from tsl_jax.commands import options
     from tsl_jax.importers.schedule_files import read_plans
-    from tsl_jax.reporting import forecast_tables
+    from tsl_jax.reporting import terminal_tables
     from tsl_jax.surface import load_surface
 
     out = _out(command)
@@ -56,7 +56,7 @@ def run_forecast(command: ForecastCommand) -> None:
     else:
         at = _at(surface, past, schedule, command)
         if not at:
-            return forecast_tables.show_finished(past)
+            return terminal_tables.show_finished(past)
         result = _forecast(past, at, schedule, siblings, "at the end" if not command.at else f"at {at[-1]:,.0f} tokens")
     options.write(out, {**result, "made_by": options.stamp(command)})
     print(f"forecast: {out}")
@@ -133,7 +133,7 @@ def _forecast(
     """Every method's forecast, shown; as JSON values."""
     from tsl_jax.commands.progress import bars
     from tsl_jax.forecasting import forecast, methods
-    from tsl_jax.reporting import forecast_tables
+    from tsl_jax.reporting import json_values, terminal_tables
 
     made = []
     with bars() as progress:
@@ -141,15 +141,15 @@ def _forecast(
             progress("forecast", done, len(methods.METHODS))
             made.append(forecast(past, at, schedule, method, siblings))
         progress("forecast", len(methods.METHODS), len(methods.METHODS))
-    forecast_tables.show_forecasts(made, past, where)
-    return {"forecasts": forecast_tables.forecasts(made)}
+    terminal_tables.show_forecasts(made, past, where)
+    return {"forecasts": json_values.forecasts(made)}
 
 
 def _compare(past: xr.Dataset, plans: dict[str, Schedule], siblings: Sequence[xr.Dataset]) -> dict[str, Any]:
     """The end of each plan and the differences, shown; as JSON values."""
     from tsl_jax.forecasting import compare_plans
-    from tsl_jax.reporting import forecast_tables
+    from tsl_jax.reporting import json_values, terminal_tables
 
     found = compare_plans(past, plans, reference_runs=siblings)
-    forecast_tables.show_plans(found)
-    return {"plans": forecast_tables.plans(found)}
+    terminal_tables.show_plans(found)
+    return {"plans": json_values.plans(found)}

@@ -46,9 +46,9 @@ def run_report(command: ReportCommand) -> None:
 def show(summary: dict[str, Any], surface: Any, out: Path) -> None:
     """The short table, what is missing in it, and where the page is."""
     from tsl_jax.commands.analysis import missing
-    from tsl_jax.reporting import tables
+    from tsl_jax.reporting.terminal_tables import show_summary
 
-    tables.show(summary, surface)
+    show_summary(summary, surface)
     print("\n".join(filter(None, [missing(surface), f"report: {out / PAGE}"])))
 
 
@@ -63,7 +63,7 @@ def write(
     """Analyse a surface and write `summary.json` and `report.html` to `out`; the summary.
 
     Args:
-        source: folder of the run, for what the training wing recorded. stamp: see `options.stamp`.
+        source: folder of the run, for what was recorded during training. stamp: see `options.stamp`.
         figures: whether to draw `out`/figures for print as well.
     """
     import json
@@ -71,19 +71,22 @@ def write(
 
     from tsl_jax.atomic_write import write_atomically
     from tsl_jax.commands.analysis import analyse, missing
-    from tsl_jax.reporting import report, tables
+    from tsl_jax.reporting import json_values, report
 
     started = time.perf_counter()
     result = analyse(surface, progress)
     analysed = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
-    facts = _facts(source)
-    report(out / PAGE, surface, result.by_position, *_shown(result), r2=result.r2, facts=_told(facts, missing(surface)))
+    record = source / "record.json"  # absent for a surface that came from elsewhere
+    recorded = json.loads(record.read_text()) if record.exists() else {}
+    forecasts = [made for made in (result.backtest, result.ahead) if made is not None]
+    facts = _facts(recorded, missing(surface))
+    report(out / PAGE, surface, result.by_position, *forecasts, r2=result.r2, facts=facts)
     progress("report", 1, 1)
     if figures:
         _draw(out / FIGURES, result, progress)
-    seconds = {**facts.get("seconds", {}), "analyse": analysed - started, "report": time.perf_counter() - analysed}
-    summary = tables.summary(surface, result.r2, result.backtest, {**facts, "seconds": seconds}, stamp)
+    seconds = {**recorded.get("seconds", {}), "analyse": analysed - started, "report": time.perf_counter() - analysed}
+    summary = json_values.summary(surface, result.r2, result.backtest, {**recorded, "seconds": seconds}, stamp)
     text = json.dumps(summary, indent=1, allow_nan=False).encode()
     write_atomically(out / "summary.json", lambda file: file.write(text))
     return summary
@@ -99,30 +102,18 @@ def _draw(folder: Path, result: Analysis, progress: Callable[[str, int, int], No
         progress("figures", number, number)
 
 
-def _shown(result: Analysis) -> list[Any]:
-    return [one for one in (result.backtest, result.ahead) if one is not None]
-
-
-def _facts(source: Path) -> dict[str, Any]:
-    """What the training wing wrote of the run; empty for a surface that came from elsewhere."""
-    import json
-
-    file = source / "record.json"
-    return json.loads(file.read_text()) if file.exists() else {}
-
-
-def _told(facts: dict[str, Any], missing: str) -> dict[str, str]:
-    """The facts that stand on the page beside those that the surface carries."""
-    environment = facts.get("environment", {})
-    told = {
+def _facts(recorded: dict[str, Any], missing: str) -> dict[str, Any]:
+    """What was recorded during training, and which forecasts are missing: the surface does not carry it."""
+    environment = recorded.get("environment", {})
+    facts = {
         "forecasts": missing,
         "machine": environment.get("machine"),
         "cores": environment.get("cores"),
         "device": environment.get("device"),
         "allocator": environment.get("allocator"),
-        "training tokens per second": facts.get("tokens_per_second"),
-        "seconds by stage": facts.get("seconds"),
-        "FLOPs per token": facts.get("flops_per_token"),
-        "configuration": facts.get("config_hash"),
+        "training tokens per second": recorded.get("tokens_per_second"),
+        "seconds by stage": recorded.get("seconds"),
+        "FLOPs per token": recorded.get("flops_per_token"),
+        "configuration": recorded.get("config_hash"),
     }
-    return {name: str(value) for name, value in told.items() if value}
+    return {name: value for name, value in facts.items() if value}

@@ -1,4 +1,15 @@
-"""Draws and never fits: a page for people. Knows fits, and recognises forecasts by what they have."""
+"""A page for people of a run, its fits and its forecasts, and tables in the terminal. Draws and never fits.
+
+page: `report`, with the result in words and key figures at the top
+run_sections, forecast_sections: the sections of the page
+run_figures, forecast_figures, error_figures: what the page draws
+figures, markup: parts of figures (plotly) and of HTML
+material: surface, fits, forecasts and backtest, sorted for the page
+wording: numbers, shares of a run, formulas, names of methods
+json_values: summary.json, forecasts and plans as JSON
+terminal_tables: the same in the terminal
+plots: figures for print (matplotlib)
+"""
 
 from tsl_jax.reporting.page import report
 

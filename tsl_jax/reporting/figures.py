@@ -1,8 +1,8 @@
-"""Figures as plain plotly dictionaries, and how they are put together. Nothing here computes more than a tick.
+"""Figures of the page as plain plotly dictionaries, and the parts they are put together from: traces, axes, legends.
 
-Python says what is drawn, the page how it looks: colours are names of CSS variables ("--blue") or places on the page's
-sequential scale ("seq:0.3"), which the page's script replaces by those of the reader's theme. A figure has one view for
-each combination of its choices (split, cut-off, law); the script draws the chosen one, with a legend that toggles.
+Colours are names of CSS variables ("--blue") or places on the page's sequential scale ("seq:0.3"), which the page's
+script replaces by those of the reader's theme. A figure has one view for each combination of its choices (split,
+cut-off, law); the script draws the chosen one, with a legend that shows and hides.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tsl_jax.reporting.words import count
+from tsl_jax.reporting.wording import count
 
 View = dict[str, Any]
 PANEL_GAP = 58  # pixels between stacked panels: the title of the lower one stands there
@@ -25,7 +25,7 @@ class Figure:
     """A figure of the page.
 
     Attributes:
-        name: its id. alt: what a reader who cannot see it is told.
+        name: its id. alt: the description for readers who cannot see it.
         choices: label -> options, the first ones shown at the start (or those of `start`).
         views: the drawings, keyed by one option of each choice, in order.
         strip: whether the legend is a strip of colours in order, rather than separate entries.
@@ -77,7 +77,7 @@ def entry(key: str, label: str, colour: str, *, mark: str = "line", dash: str = 
 
 
 def hover(text: str) -> View:
-    """What a pointed-at value says; `text` in plotly's template language, escaped by the caller."""
+    """The text beside the pointer; `text` in plotly's template language, escaped by the caller."""
     return {"hovertemplate": f"{text}<extra></extra>"}
 
 
@@ -92,15 +92,11 @@ def panels(titles: Sequence[str], heights: Sequence[int], xaxis: View, yaxes: Se
     layout["annotations"], top = [], inner
     for k, (title, height, yaxis) in enumerate(zip(titles, heights, yaxes, strict=True)):
         layout[f"yaxis{suffix(k)}"] = {"domain": [max(top - height, 0) / inner, top / inner], **yaxis}
-        layout["annotations"].append(_title(title, top / inner))
+        place = {"xref": "paper", "x": 0, "xanchor": "left", "yref": "paper", "y": top / inner, "yanchor": "bottom"}
+        layout["annotations"].append({"text": title, "showarrow": False, "align": "left", "yshift": 5, **place})
         top -= height + PANEL_GAP
     layout["xaxis"] = {"anchor": f"y{suffix(len(heights) - 1)}", **xaxis}
     return layout
-
-
-def _title(text: str, height: float) -> View:
-    place = {"xref": "paper", "x": 0, "xanchor": "left", "yref": "paper", "y": height, "yanchor": "bottom", "yshift": 5}
-    return {"text": text, "showarrow": False, "align": "left", **place}
 
 
 def suffix(panel: int) -> str:
@@ -109,7 +105,7 @@ def suffix(panel: int) -> str:
 
 
 def shade(start: float, end: float, key: str = "held out") -> View:
-    """The part of the run that the forecast did not see, over the full height."""
+    """The part of the run after the cut-off, over the full height."""
     box = {"x0": start, "x1": end, "xref": "x", "y0": 0, "y1": 1, "yref": "paper"}
     return {"type": "rect", "fillcolor": "--shade", "line": {"width": 0}, "layer": "below", "name": key, **box}
 
@@ -127,9 +123,9 @@ def position_axis(low: float, high: float) -> View:
 
 
 def log_axis(title: str, low: float, high: float, ticks: np.ndarray) -> View:
-    """A logarithmic axis with labelled ticks where we want them."""
-    room = 0.02 * max(np.log10(high / low), 0.5)
-    span = [np.log10(low) - room, np.log10(high) + room]
+    """A logarithmic axis with labels at these ticks."""
+    margin = 0.02 * max(np.log10(high / low), 0.5)
+    span = [np.log10(low) - margin, np.log10(high) + margin]
     labels = {"tickvals": ticks.tolist(), "ticktext": [count(tick) for tick in ticks]}
     return {"type": "log", "range": span, "title": {"text": title}, "fixedrange": True, **labels}
 
@@ -146,14 +142,14 @@ def round_ticks(low: float, high: float, most: int = 6) -> np.ndarray:
 
 
 def span(*values: Any, margin: float = 0.08, least: float = 0.0) -> list[float] | None:
-    """A range that holds all finite values with some room; None (automatic) where there is none."""
-    flat = np.concatenate([np.asarray(one, float).ravel() for one in values]) if values else np.zeros(0)
+    """A range that holds all finite values with a margin (a share of it); None (automatic) where there is none."""
+    flat = np.concatenate([np.asarray(array, float).ravel() for array in values]) if values else np.zeros(0)
     flat = flat[np.isfinite(flat)]
     if not len(flat):
         return None
     low, high = float(flat.min()), float(flat.max())
-    room = margin * (high - low) or max(abs(high), 1.0) * 0.05
-    return [low - max(room, least), high + max(room, least)]
+    beyond = max(margin * (high - low) or max(abs(high), 1.0) * 0.05, least)
+    return [low - beyond, high + beyond]
 
 
 def even_in_log(tokens: np.ndarray, most: int) -> np.ndarray:

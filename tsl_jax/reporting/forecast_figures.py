@@ -1,4 +1,4 @@
-"""What was forecast and what came: the mean loss from each cut-off, and the errors of every method."""
+"""Figures of the mean loss from a cut-off on, forecast and observed: one method with intervals, then every method."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Mapping
 from html import escape
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from tsl_jax.forecasting.methods import MAIN
-from tsl_jax.reporting.figures import Figure, View, dots, entry, hover, lines, panels, round_ticks, shade, span
-from tsl_jax.reporting.inputs import ForecastLike, Material, quantiles_of
-from tsl_jax.reporting.standing import last_loss, percent
-from tsl_jax.reporting.words import BY_POSITION, label, signed, winners
+from tsl_jax.forecasting.result import Forecast
+from tsl_jax.reporting.figures import Figure, View, dots, entry, hover, lines, panels, shade, span
+from tsl_jax.reporting.material import Material, smallest_errors
+from tsl_jax.reporting.wording import label
 
-# method -> colour, dash; laws that know the learning rate are blue, the paper's route by position green.
+# method -> colour, dash; laws that know the learning rate are blue, the paper's laws by position green.
 STYLES = {
     "mean_annealing": ("--blue", "solid"),
     "mean_multi_power": ("--blue", "9px,5px"),
     "mean_area_power": ("--blue", "2px,4px"),
+    "mean_stack": ("--blue", "9px,4px,2px,4px"),
     "annealing": ("--green", "9px,5px"),
     "temporal": ("--green", "solid"),
     "temporal_joint": ("--purple", "solid"),
@@ -32,57 +32,119 @@ STYLES = {
     "mean_log": ("--amber", "2px,4px"),
     "mean_cosine": ("--purple", "2px,4px"),
 }
-OTHER = ("--muted", "9px,5px")
-STRONG = (MAIN, "temporal", "power")
-LEAST_ERROR = 1e-4  # nats: smaller ones are drawn here, as a logarithmic axis has no zero
+ALWAYS_SHOWN = (MAIN, "temporal", "power")  # where there are too many to begin with all of them
+# level, lower and upper quantile, colour as filled, colour as seen where the inner one lies on the outer one
+INTERVALS = ((90, 0.05, 0.95, "--faint", "--faint"), (50, 0.25, 0.75, "--firm", "--both"))
 
 
-def mean_loss(material: Material) -> Figure | None:
+def style(method: str) -> tuple[str, str]:
+    """Colour and dash of a method."""
+    return STYLES.get(method, ("--muted", "9px,5px"))
+
+
+def every_method(material: Material) -> Figure | None:
     """Observed and forecast mean loss from each cut-off, held-out part shaded, learning rate beneath."""
-    if not material.futures:
+    if not material.forecasts:
         return None
-    several = [cutoff for cutoff, group in material.futures.items() if len(group) > 1]
-    splits, cutoffs = material.splits, several or list(material.futures)
-    views = {(split, cutoff): _from_cutoff(material, split, cutoff) for split in splits for cutoff in cutoffs}
-    choices = {"split": list(splits), "forecast from": cutoffs}
+    # a figure of methods beside each other leaves out cut-offs with a single one, if there are others
+    several = [cutoff for cutoff, group in material.forecasts.items() if len(group) > 1]
+    names = {cutoff: material.cutoff_names[cutoff] for cutoff in several or material.forecasts}
+    splits = material.splits
+    views = {(split, name): _from_cutoff(material, split, at) for split in splits for at, name in names.items()}
+    choices = {"split": list(splits), "forecast from": list(names.values())}
     alt = "Mean loss against tokens seen: observed, and forecast from a cut-off by each method"
-    return Figure("forecast", alt, choices, views, start={"forecast from": cutoffs[-1]})
+    return Figure("forecast", alt, choices, views, start={"forecast from": choices["forecast from"][-1]})
 
 
-def _from_cutoff(material: Material, split: str, cutoff: str) -> View:
-    group = material.futures[cutoff]
-    made = {name: one for name, one in group.items() if split in one.mean.split.values and _some(one, split)}
+def _from_cutoff(material: Material, split: str, cutoff: float) -> View:
+    group = material.forecasts[cutoff]
+    means = {
+        name: one.mean.sel(split=split).sortby("tokens")
+        for name, one in group.items()
+        if split in one.mean.split.values and np.isfinite(one.mean.sel(split=split)).any()
+    }
     seen_until = max(one.cutoff for one in group.values())
     observed = None if material.mean is None else material.mean.sel(split=split)
-    data, legend = the_observed(observed)
-    shown = {*STRONG, *_winner(material.scores, split, cutoff)} if len(made) > 4 else set(made)
-    for name, one in made.items():
-        data.append(_future(name, one.mean.sel(split=split)))
-        legend.append(entry(name, label(name), data[-1]["line"]["color"], dash=style(name)[1], shown=name in shown))
+    data, legend = observed_losses(observed)
+    shown = set(means)
+    if len(means) > 4:
+        best = smallest_errors(material.scores, split).method if split in material.scores.index.unique("split") else {}
+        shown = {*ALWAYS_SHOWN, best.get(cutoff)}
+    for name, mean in means.items():
+        colour, dash = style(name)
+        told = hover(f"{escape(label(name))} at %{{x:,.0f}} tokens: %{{y:.3f}} nats")
+        width = 2.6 if name in ALWAYS_SHOWN else 2
+        data.append(lines(mean.tokens.values, mean.values, colour, key=name, dash=dash, width=width, **told))
+        legend.append(entry(name, label(name), colour, dash=dash, shown=name in shown))
     end = material.total or max(float(one.mean.tokens.max()) for one in group.values())
-    legend.append(entry("held out", "held out" if came(observed, seen_until) else "to come", "--shade", mark="area"))
-    frame = {"range": _frame(observed, made, split, seen_until), "nticks": 7}
-    rate = learning_rate(material, end)
-    layout = over_tokens(frame, rate, end)
-    layout["shapes"] = [shade(seen_until, end)]
-    return {"data": data + rate, "layout": layout, "legend": legend}
+    later = observed_after(observed, seen_until)
+    legend.append(entry("held out", "held out" if later else "not yet observed", "--shade", mark="area"))
+    # The axis holds what was observed later than half the cut-off, never a forecast far away from it; where nothing is
+    # observed beyond the cut-off, it holds the forecasts with intervals as well.
+    if observed is None:
+        limits = span(*means.values(), margin=0.15)
+    else:
+        late = observed.values[observed.tokens.values >= 0.5 * seen_until]
+        ahead = [] if later else [mean for name, mean in means.items() if group[name].quantiles is not None]
+        limits = span(late if len(late) else observed.values, *ahead, margin=0.2, least=0.02)
+    return _over_tokens(data, legend, limits, material, (seen_until, end))
 
 
-def came(observed: xr.DataArray | None, seen_until: float) -> bool:
-    """Whether anything was observed beyond a cut-off."""
-    return observed is not None and bool((observed.tokens > seen_until).any())
+def fan(material: Material) -> Figure | None:
+    """Median, 50 and 90% intervals from each cut-off, what was observed, and the learning rate beneath."""
+    views: dict[tuple[str, ...], View] = {}
+    for cutoff, group in material.forecasts.items():
+        for split in material.splits:
+            forecast = with_intervals(group, split)
+            if forecast is not None:
+                views[(split, material.cutoff_names[cutoff])] = _fan(material, split, forecast)
+    if not views:
+        return None
+    names = list(dict.fromkeys(name for _, name in views))
+    choices = {"split": list(material.splits), "forecast from": names}
+    alt = "Mean loss against tokens seen: observed, and forecast from a cut-off with its 50 and 90% intervals"
+    return Figure("fan", alt, choices, views, start={"forecast from": names[-1]})
 
 
-def _some(one: ForecastLike, split: str) -> bool:
-    return bool(np.isfinite(one.mean.sel(split=split).values).any())
+def with_intervals(group: Mapping[str, Forecast], split: str) -> Forecast | None:
+    """The forecast whose intervals are drawn: the main method's, else the first one that has any."""
+    for forecast in sorted(group.values(), key=lambda one: one.method != MAIN):
+        quantiles = forecast.quantiles
+        if quantiles is not None and split in quantiles.split.values and np.isfinite(quantiles.sel(split=split)).any():
+            return forecast
+    return None
 
 
-def _winner(scores: pd.DataFrame, split: str, cutoff: str) -> list[str]:
-    best = winners(scores, split)
-    return [str(row.method) for at, row in best.iterrows() if percent(float(str(at))) == cutoff]
+def _fan(material: Material, split: str, forecast: Forecast) -> View:
+    """Intervals that open from the last loss seen, as that one is known."""
+    observed = None if material.mean is None else material.mean.sel(split=split)
+    assert forecast.quantiles is not None  # see with_intervals
+    quantiles = forecast.quantiles.sel(split=split).sortby("tokens").dropna("tokens")
+    tokens, ends = quantiles.tokens.values, {float(q): quantiles.sel(quantile=q).values for q in quantiles["quantile"]}
+    seen = None if observed is None else observed.dropna("tokens").sel(tokens=slice(None, forecast.cutoff))
+    if seen is not None and seen.sizes["tokens"]:
+        tokens = np.append(seen.tokens.values[-1], tokens)
+        ends = {q: np.append(float(seen[-1]), values) for q, values in ends.items()}
+    data, legend = [], []
+    for level, low, high, fill, as_seen in INTERVALS:  # there along the upper end, and back along the lower one
+        x, y = np.concatenate([tokens, tokens[::-1]]), np.concatenate([ends[high], ends[low][::-1]])
+        filled = {"fill": "toself", "fillcolor": fill, "hoverinfo": "skip"}
+        data.append(lines(x, y, fill, key=f"{level}%", width=0, **filled))
+        legend.append(entry(f"{level}%", f"{level}% interval", as_seen, mark="area"))
+    told = hover("median at %{x:,.0f} tokens: %{y:.3f} nats<br>90%: %{text}")
+    data.append(lines(tokens, ends[0.5], "--blue", key="median", width=2.4, **told))
+    data[-1]["text"] = [f"{low:.3f} to {high:.3f}" for low, high in zip(ends[0.05], ends[0.95], strict=True)]
+    legend.insert(0, entry("median", f"median, {label(forecast.method)}", "--blue"))
+    points, of_points = observed_losses(observed)
+    end = material.total or float(tokens[-1])
+    held_out = "held out" if observed_after(observed, forecast.cutoff) else "not yet observed"
+    legend += [*of_points, entry("held out", held_out, "--shade", mark="area")]
+    late = np.zeros(0) if observed is None else observed.values[observed.tokens.values >= 0.5 * forecast.cutoff]
+    limits = span(late, ends[0.05], ends[0.95], margin=0.08, least=0.02)
+    return _over_tokens(data + points, legend, limits, material, (forecast.cutoff, end))
 
 
-def the_observed(observed: xr.DataArray | None) -> tuple[list[View], list[View]]:
+def observed_losses(observed: xr.DataArray | None) -> tuple[list[View], list[View]]:
     """The observed losses as dots, and their entry in the legend."""
     if observed is None:
         return [], []
@@ -91,110 +153,35 @@ def the_observed(observed: xr.DataArray | None) -> tuple[list[View], list[View]]
     return [points], [entry("observed", "observed", "--ink", mark="dot")]
 
 
-def style(name: str) -> tuple[str, str]:
-    """Colour and dash of a method."""
-    return STYLES.get(name, OTHER)
+def observed_after(observed: xr.DataArray | None, cutoff: float) -> bool:
+    """Whether anything was observed beyond a cut-off (tokens)."""
+    return observed is not None and bool((observed.tokens > cutoff).any())
 
 
-def _future(name: str, mean: xr.DataArray) -> View:
-    colour, dash = style(name)
-    told = hover(f"{escape(label(name))} at %{{x:,.0f}} tokens: %{{y:.3f}} nats")
-    mean = mean.sortby("tokens")
-    width = 2.6 if name in STRONG else 2
-    return lines(mean.tokens.values, mean.values, colour, key=name, dash=dash, width=width, **told)
-
-
-def _frame(
-    observed: xr.DataArray | None, made: Mapping[str, ForecastLike], split: str, seen_until: float
-) -> list[float] | None:
-    """The range of the loss axis: from what was observed, later than half the cut-off, never from a wild forecast.
-
-    Where nothing is observed beyond the cut-off, it holds the forecasts with intervals as well.
-    """
-    if observed is None:
-        return span(*(one.mean.sel(split=split).values for one in made.values()), margin=0.15)
-    late = observed.values[observed.tokens.values >= 0.5 * seen_until]
-    sober = [] if came(observed, seen_until) else [one for one in made.values() if quantiles_of(one) is not None]
-    ahead = [one.mean.sel(split=split).values for one in sober]
-    return span(late if len(late) else observed.values, *ahead, margin=0.2, least=0.02)
-
-
-def learning_rate(material: Material, end: float) -> list[View]:
-    """The plan, or the rates that were recorded; nothing where neither is known."""
-    if material.schedule is not None:
-        knots = material.schedule.knots(1e-3)
-        x = np.union1d(np.linspace(0, end, 160), knots[0])
-        y = np.interp(x, *knots)
-    elif material.surface is not None and "lr" in material.surface.coords:
-        x, y = material.surface.tokens.values, material.surface.lr.values
-    else:
-        return []
-    told = hover("learning rate %{y:.3g} at %{x:,.0f} tokens")
-    return [lines(x, y, "--muted", key="learning rate", width=1.8, yaxis="y2", **told)]
-
-
-def over_tokens(frame: View, rate: list[View], end: float) -> View:
-    """Mean loss over tokens, `frame` its axis, and the learning rate beneath."""
+def _over_tokens(
+    data: list[View], legend: list[View], limits: list[float] | None, material: Material, ahead: tuple[float, float]
+) -> View:
+    """Mean loss over tokens, the part `ahead` shaded; beneath it the learning rate, planned or recorded, if known."""
+    end = ahead[1]
     axis: View = {"title": {"text": "tokens seen"}, "range": [-0.01 * end, 1.015 * end], "nticks": 7}
     axis |= {"exponentformat": "B", "separatethousands": False}
-    title = "mean loss, nats per token"
-    if not rate:
-        return panels([title], [340], axis, [frame])
-    peak = max((value for value in rate[0]["y"] if value is not None), default=1.0) or 1.0
-    ticks = {"tickvals": [0, peak / 2, peak], "ticktext": ["0", f"{peak / 2:.3g}", f"{peak:.3g}"]}
-    below = {"range": [-0.08 * peak, 1.12 * peak], "fixedrange": True, **ticks}
-    return panels([title, "learning rate"], [320, 80], axis, [frame, below])
-
-
-# ------------------------------------------------------------------------------------------------------------- errors
-
-
-def errors(material: Material) -> Figure | None:
-    """Size of the error of the final loss, one row a method, one dot a cut-off."""
-    scores = material.scores
-    splits = [split for split in scores.index.unique("split") if len(winners(scores, split))]
-    if not splits:
-        return None
-    views = {(str(split),): _dots_of(scores.xs(split, level="split")) for split in splits}
-    alt = f"Size of the error of the forecast of the {last_loss(material.unfinished)}, by method and cut-off"
-    return Figure("errors", alt, {"split": [str(split) for split in splits]}, views, strip=True)
-
-
-def ranked(scores: pd.DataFrame) -> pd.DataFrame:
-    """Errors (method, cutoff) of one split, best at the largest cut-off first, methods without forecast last."""
-    table = scores.error.unstack("cutoff").sort_index(axis=1)
-    return table.loc[table.iloc[:, -1].abs().sort_values(kind="stable", na_position="last").index]
-
-
-def _dots_of(scores: pd.DataFrame) -> View:
-    table = ranked(scores).dropna(how="all")
-    rows = [_row_name(str(name)) for name in table.index][::-1]
-    rim = {"line": {"width": 1, "color": "--paper"}}
-    data, legend = [], []
-    for cutoff, place in zip(table.columns, np.linspace(0, 1, len(table.columns)), strict=True):
-        colour, name = f"seq:{place:.3f}", percent(float(cutoff))
-        error = table[cutoff].to_numpy(float)[::-1]
-        told = hover(f"from {name}: %{{text}} nats")
-        size = np.maximum(np.abs(error), LEAST_ERROR)
-        data.append(dots(size, np.arange(len(rows)), colour, key=colour, size=11, marker=rim, **told))
-        data[-1]["text"] = [signed(value) for value in error]
-        legend.append(entry(colour, f"{name} seen", colour, mark="block"))
-    low, high = np.nanmin(np.abs(table.to_numpy(float))), np.nanmax(np.abs(table.to_numpy(float)))
-    ticks = {"tickvals": list(range(len(rows))), "ticktext": rows, "range": [-0.6, len(rows) - 0.4]}
-    layout = panels([""], [34 * len(rows)], error_axis(low, high), [ticks | {"fixedrange": True}])
+    titles, heights, axes = ["mean loss, nats per token"], [340], [{"range": limits, "nticks": 7}]
+    rate: tuple[np.ndarray, np.ndarray] | None = None
+    if material.schedule is not None:
+        knots = material.schedule.knots(1e-3)
+        # the knots are among the tokens, so that corners and jumps of the schedule are drawn where they are
+        tokens = np.union1d(np.linspace(0, end, 160), knots[0])
+        rate = tokens, np.interp(tokens, *knots)
+    elif material.surface is not None and "lr" in material.surface.coords:
+        rate = material.surface.tokens.values, material.surface.lr.values
+    if rate is not None:
+        told = hover("learning rate %{y:.3g} at %{x:,.0f} tokens")
+        data = [*data, lines(*rate, "--muted", key="learning rate", width=1.8, yaxis="y2", **told)]
+        peak = max((value for value in data[-1]["y"] if value is not None), default=1.0) or 1.0
+        # three ticks of our own: plotly's would overlap in a panel this low
+        ticks = {"tickvals": [0, peak / 2, peak], "ticktext": ["0", f"{peak / 2:.3g}", f"{peak:.3g}"]}
+        below = {"range": [-0.08 * peak, 1.12 * peak], "fixedrange": True, **ticks}
+        titles, heights, axes = [*titles, "learning rate"], [320, 80], [*axes, below]
+    layout = panels(titles, heights, axis, axes)
+    layout["shapes"] = [shade(*ahead)]
     return {"data": data, "layout": layout, "legend": legend}
-
-
-def _row_name(method: str) -> str:
-    name = escape(label(method))
-    return f"<b>{name}</b>" if method in BY_POSITION else name
-
-
-def error_axis(low: float, high: float) -> View:
-    """Sizes of errors, logarithmic."""
-    low, high = max(low, LEAST_ERROR), max(high, LEAST_ERROR)
-    low, high = min(low * 0.7, high * 0.3), high * 1.4
-    ticks = round_ticks(low, high, most=4)  # side by side on a phone, beside the names of methods
-    labels = {"tickvals": ticks.tolist(), "ticktext": [f"{tick:.3g}" for tick in ticks], "fixedrange": True}
-    title = {"text": "size of the error, nats (log scale)"}
-    return {"type": "log", "range": [np.log10(low), np.log10(high)], "title": title, **labels}

@@ -43,20 +43,12 @@ def table(head: Sequence[Any], rows: Sequence[Sequence[Any]], caption: Any = "",
     top = "".join(f'<th scope="col">{text(cell)}</th>' for cell in head)
     title = f"<caption>{text(caption)}</caption>" if caption else ""
     head_row = f"<thead><tr>{top}</tr></thead>" if head else ""
-    body = "".join(_row(row) for row in rows)
+    body = ""
+    for name, *cells in rows:
+        body += f'<tr><th scope="row">{text(name)}</th>' + "".join(f"<td>{text(cell)}</td>" for cell in cells) + "</tr>"
     inner = f"<table{_class(kind)}>{title}{head_row}<tbody>{body}</tbody></table>"
-    return (
-        f'<div class="wide" tabindex="0" role="region" aria-label="{escape(_plain(caption) or "table")}">{inner}</div>'
-    )
-
-
-def _row(row: Sequence[Any]) -> str:
-    name, *cells = row
-    return f'<tr><th scope="row">{text(name)}</th>' + "".join(f"<td>{text(cell)}</td>" for cell in cells) + "</tr>"
-
-
-def _plain(value: Any) -> str:
-    return "" if isinstance(value, Html) else str(value)
+    described = escape(str(caption)) if caption and not isinstance(caption, Html) else "table"
+    return f'<div class="wide" tabindex="0" role="region" aria-label="{described}">{inner}</div>'
 
 
 def _class(kind: str) -> str:
@@ -64,29 +56,25 @@ def _class(kind: str) -> str:
 
 
 def figure(drawing: Figure, caption: Any) -> str:
-    """A figure: its choices, the drawing, its legend, what it says, and its data for the page's script."""
-    controls = "".join(
-        _choice(drawing, k, name) for k, name in enumerate(drawing.choices) if len(drawing.choices[name]) > 1
-    )
+    """A figure: its choices, the drawing, its legend, its caption, and its data for the page's script."""
+    choices = ""
+    for k, (name, options) in enumerate(drawing.choices.items()):
+        if len(options) > 1:
+            chosen = drawing.start.get(name, options[0])
+            buttons = "".join(
+                f'<label><input type="radio" name="{drawing.name}-{k}" value="{number}"'
+                f"{' checked' if option == chosen else ''}><span>{escape(option)}</span></label>"
+                for number, option in enumerate(options)
+            )
+            choices += f"<fieldset><legend>{escape(name)}</legend>{buttons}</fieldset>"
     size = next(iter(drawing.views.values()))["layout"]["height"]
     return (
-        f'<figure id="figure-{drawing.name}"><div class="choices">{controls}</div>'
+        f'<figure id="figure-{drawing.name}"><div class="choices">{choices}</div>'
         f'<div class="plot" role="img" aria-label="{escape(drawing.alt)}" style="min-height:{size}px"></div>'
         f'<div class="legend{" strip" if drawing.strip else ""}"></div>'
         f"<figcaption>{text(caption)}</figcaption>"
         f'<script type="application/json">{data(drawing.as_json())}</script></figure>'
     )
-
-
-def _choice(drawing: Figure, number: int, name: str) -> str:
-    options = drawing.choices[name]
-    chosen = drawing.start.get(name, options[0])
-    buttons = "".join(
-        f'<label><input type="radio" name="{drawing.name}-{number}" value="{k}"'
-        f"{' checked' if option == chosen else ''}><span>{escape(option)}</span></label>"
-        for k, option in enumerate(options)
-    )
-    return f"<fieldset><legend>{escape(name)}</legend>{buttons}</fieldset>"
 
 
 def data(value: Mapping[str, Any]) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import xarray as xr
 
 from tsl_jax.fitting import Fit, Status
+from tsl_jax.forecasting.result import Forecast
 from tsl_jax.reporting.figures import (
     Figure,
     View,
@@ -24,22 +23,28 @@ from tsl_jax.reporting.figures import (
     suffix,
     tokens_axis,
 )
-from tsl_jax.reporting.inputs import ForecastLike, Material, PositionFit
-from tsl_jax.reporting.standing import late_median
-from tsl_jax.reporting.words import count, mathematics
+from tsl_jax.reporting.material import Material, PositionFit, late_median
+from tsl_jax.reporting.wording import count, mathematics, readable
 
 CHECKPOINTS = 9  # colours that can still be told apart, and named in a phone's width
 POINTS = 96  # measured positions drawn of each checkpoint
-MEANING = {"a0": "gap from first positions to level", "a1": "how fast context closes it", "a2": "level at long context"}
-LEVELS = {"plain": ("plain mean", "--blue", "circle"), "additive": ("additive estimate", "--green", "square")}
+MEANING = {"a0": "gain from context, nats", "a1": "rate of the gain, per position", "a2": "loss at long context, nats"}
+STATES = {  # label, colour, symbol of the points, mark in the legend
+    "fitted": ("fitted, ± standard error", "--ink", "circle", "dot"),
+    "weak": ("weakly identified", "--ink", "circle-open", "ring"),
+    "unusable": ("not usable: at a bound, straight line or rising", "--red", "x-thin-open", "cross"),
+    "temporal": ("temporal law, fitted", "--blue", "", "line"),
+    "ahead": ("temporal law, forecast", "--blue", "", "line"),
+}
+MOST_CURVES = 400  # drawn of the parameters
+ESTIMATES = {"plain": ("plain mean", "--blue", "circle"), "additive": ("additive estimate", "--green", "square")}
 
 
 def by_position(material: Material) -> Figure | None:
     """L(i) of some checkpoints, measured and fitted, by split and law."""
+    if not material.by_position and (material.surface is None or material.surface.sizes["position"] < 2):
+        return None  # nothing by position: a mean over positions, say
     fits: dict[str, PositionFit | None] = dict(material.by_position) or {"": None}
-    one = material.surface is None or material.surface.sizes["position"] < 2  # a mean over positions, say
-    if one and not material.by_position:
-        return None
     views = {}
     for name, fit in fits.items():
         splits = material.splits if material.surface is not None else fit.splits if fit else ()
@@ -57,10 +62,17 @@ def _curves_of(surface: xr.Dataset | None, fit: PositionFit | None, split: str) 
     chosen = even_in_log(at, CHECKPOINTS)
     numbered = fit is not None and fit.tokens is None
     colours = [f"seq:{place:.3f}" for place in np.linspace(0, 1, len(chosen))]
-    position = _positions(surface, fit)
+    position = surface.position.values if surface is not None else np.asarray(fit.fit.x) if fit is not None else []
+    position = np.asarray(position, float)
     data: list[View] = []
     if surface is not None and not numbered:
-        data += _measured(surface.loss.sel(split=split), at[chosen], colours)
+        loss = surface.loss.sel(split=split).transpose("tokens", "position")
+        kept = even_in_log(position, POINTS)
+        for tokens, colour in zip(at[chosen].tolist(), colours, strict=True):
+            if tokens in loss.tokens:
+                told = hover(f"{count(tokens)} tokens, i = %{{x}}: %{{y:.3f}} nats")
+                y = loss.sel(tokens=tokens).values
+                data.append(dots(position[kept], y[kept], colour, key=colour, size=4.5, opacity=0.75, **told))
     fitted = fit is not None and split in fit.splits
     if fit is not None and fitted:
         fine = np.geomspace(position[0], position[-1], 80)
@@ -68,226 +80,167 @@ def _curves_of(surface: xr.Dataset | None, fit: PositionFit | None, split: str) 
         data += [lines(fine, y, c, key=c, **hover("fit %{y:.3f} nats")) for y, c in zip(curves, colours, strict=True)]
     names = [f"no. {number:.0f}" if numbered else count(number) for number in at[chosen]]
     legend = [entry(c, name, c, mark="block") for c, name in zip(colours, names, strict=True)]
-    layout = panels(["loss, nats per token"], [330], position_axis(position[0], position[-1]), [{"range": _of(data)}])
+    limits = span(*([value for value in trace["y"] if value is not None] for trace in data))
+    layout = panels(["loss, nats per token"], [330], position_axis(position[0], position[-1]), [{"range": limits}])
     if not fitted:
         data = [trace | {"mode": "lines+markers", "line": {"width": 1}} for trace in data]
     return {"data": data, "layout": layout, "legend": legend}
 
 
-def _of(data: Sequence[View]) -> list[float] | None:
-    return span(*([value for value in trace["y"] if value is not None] for trace in data))
-
-
-def _positions(surface: xr.Dataset | None, fit: PositionFit | None) -> np.ndarray:
-    found = surface.position.values if surface is not None else np.asarray(fit.fit.x) if fit is not None else None
-    assert found is not None  # one of them is there: see by_position
-    return found.astype(float)
-
-
-def _measured(loss: xr.DataArray, tokens: np.ndarray, colours: Sequence[str]) -> list[View]:
-    """The measured losses of the checkpoints, thinned evenly in log position."""
-    position = loss.position.values.astype(float)
-    kept = even_in_log(position, POINTS)
-    known = dict(
-        zip(loss.tokens.values.astype(float).tolist(), loss.transpose("tokens", "position").values, strict=True)
-    )
-    return [
-        dots(position[kept], known[one][kept], colour, key=colour, size=4.5, opacity=0.75,
-             **hover(f"{count(one)} tokens, i = %{{x}}: %{{y:.3f}} nats"))
-        for one, colour in zip(tokens.tolist(), colours, strict=True) if one in known
-    ]  # fmt: skip
-
-
-# ------------------------------------------------------------------------------------------- parameters over tokens
+# --------------------------------------------------------------------------------------------- parameters over tokens
 
 
 def parameters(material: Material) -> Figure | None:
     """Parameters of the position law over tokens with their errors, temporal laws, and the held-out part."""
-    known = {name: fit for name, fit in material.by_position.items() if len(fit.at) > 1}
-    if not known:
+    fits = {name: fit for name, fit in material.by_position.items() if len(fit.at) > 1}
+    if not fits:
         return None
-    shown = material.shown
-    views = {
-        (split, name): _over_tokens(fit, split, shown, material.total)
-        for name, fit in known.items()
-        for split in fit.splits
-    }
+    shown = material.shown[1] if material.shown else None
+    views = {(s, name): _over_tokens(fit, s, shown, material.total) for name, fit in fits.items() for s in fit.splits}
     alt = "Parameters of the position law against tokens seen, with standard errors and temporal laws"
     return Figure("parameters", alt, _choices(views, "split", "law"), views)
 
 
-def _over_tokens(fit: PositionFit, split: str, shown: ForecastLike | None, total: float | None) -> View:
+def _over_tokens(fit: PositionFit, split: str, shown: Forecast | None, total: float | None) -> View:
     k, names = fit.splits.index(split), fit.fit.law.params
-    at, kept = fit.at, _kept(fit)
-    laws = {name: _temporal(shown, name, split) for name in names}
-    end = max(total or 0, at[kept].max())
+    kept = np.flatnonzero(fit.at > 0)
+    if len(kept) > MOST_CURVES:
+        kept = kept[np.linspace(0, len(kept) - 1, MOST_CURVES).astype(int)]
+    at, end = fit.at[kept], max(total or 0, fit.at[kept].max())
     data: list[View] = []
     ranges = []
     for panel, name in enumerate(names):
         y, error = (fit.values(which, name)[k][kept] for which in ("params", "stderr"))
-        drawn, spread = _states(at[kept], y, error, fit.fit.status.values[k][kept])
-        curve, reach = _law(laws[name], shown, split, at[kept].min(), end)
-        traces, limits = _limited([*curve, *drawn], span(spread, reach, margin=0.15))
-        data += [trace | {"yaxis": f"y{suffix(panel)}"} for trace in traces]
+        points, usual = _points(at, y, error, fit.fit.status.values[k][kept])
+        law = None if shown is None else shown.fits.get(name)
+        curve, reach = [], np.zeros(0)
+        # splits without a forecast are absent from the fits of a method by position
+        if shown is not None and isinstance(law, Fit) and split in law.status.coords.get("split", ()):
+            curve, reach = _temporal_law(law, split, shown.cutoff, at.min(), end)
+        limits = span(usual, reach, margin=0.15)
+        data += [trace | {"yaxis": f"y{suffix(panel)}"} for trace in [*curve, *_inside(points, limits)]]
         ranges.append({"range": limits, "nticks": 5})
     titles = [f"<b>{mathematics(name)}</b>  {MEANING.get(name, '')}" for name in names]
-    axis = tokens_axis(at[kept].min(), end) if fit.tokens is not None else {"title": {"text": "curve"}}
+    axis = tokens_axis(at.min(), end) if fit.tokens is not None else {"title": {"text": "curve"}}
     layout = panels(titles, [170] * len(names), axis, ranges)
-    legend = _legend(data)
-    if any(laws.values()) and shown is not None:
+    drawn = {trace["legendgroup"] for trace in data}
+    legend = [
+        entry(key, name, colour, mark=mark, dash="dash" if key == "ahead" else "solid")
+        for key, (name, colour, _, mark) in STATES.items() if key in drawn
+    ]  # fmt: skip
+    if "temporal" in drawn and shown is not None:
         layout["shapes"] = [shade(shown.cutoff, end)]
-        legend.append(entry("held out", "held out", "--shade", mark="area"))
+        held_out = "held out" if at.max() > shown.cutoff else "not yet observed"
+        legend.append(entry("held out", held_out, "--shade", mark="area"))
     return {"data": data, "layout": layout, "legend": legend}
 
 
-def _kept(fit: PositionFit) -> np.ndarray:
-    """Curves that are drawn: all checkpoints past zero tokens; of very many, an even choice."""
-    usable = np.flatnonzero(fit.at > 0)
-    return usable if len(usable) <= 400 else usable[np.linspace(0, len(usable) - 1, 400).astype(int)]
-
-
-STATES = {
-    "fitted": ("fitted, ± standard error", "--ink", "circle", "dot"),
-    "weak": ("weakly identified", "--ink", "circle-open", "ring"),
-    "bound": ("at a bound, straight or rising", "--red", "x-thin-open", "cross"),
-    "temporal": ("temporal law, fitted", "--blue", "", "line"),
-    "ahead": ("the same, forecast", "--blue", "", "line"),
-}
-
-
-def marks(drawing: Figure) -> set[str]:
-    """What a figure's points tell: keys of its legends, and "beyond" where some stand at the edge of the frame."""
-    views = drawing.views.values()
-    shapes = [str(trace["marker"]["symbol"]) for view in views for trace in view["data"] if "marker" in trace]
-    beyond = {"beyond"} if any("triangle" in shape for shape in shapes) else set()
-    return beyond | {entry["key"] for view in views for entry in view["legend"]}
-
-
-def _states(x: np.ndarray, y: np.ndarray, error: np.ndarray, status: np.ndarray) -> tuple[list[View], np.ndarray]:
+def _points(x: np.ndarray, y: np.ndarray, error: np.ndarray, status: np.ndarray) -> tuple[list[View], np.ndarray]:
     """Points by how their fit ended; and the values that must be within the frame."""
     fine, weak = status == Status.CONVERGED, status == Status.WEAKLY_IDENTIFIED
     bars = np.where(np.isfinite(error), error, 0)
     data = []
-    for key, mask in (("fitted", fine), ("weak", weak), ("bound", ~fine & ~weak)):
+    for key, mask in (("fitted", fine), ("weak", weak), ("unusable", ~fine & ~weak)):
         if mask.any():
             _, colour, symbol, _ = STATES[key]
-            drawn = {} if key == "bound" else {"error_y": _bars(bars[mask])}
-            words = [Status(int(s)).short.replace("_", " ") for s in status[mask]]
+            error_y = {"type": "data", "array": numbers(bars[mask]), "width": 0, "thickness": 1}
+            drawn = {} if key == "unusable" else {"error_y": error_y}
+            words = [readable(Status(int(s)).short) for s in status[mask]]
             told = hover("%{x:,.0f} tokens: %{customdata:.4g}, %{text}")
             data.append(dots(x[mask], y[mask], colour, key=key, symbol=symbol, text=words, **drawn, **told))
-    # Bars count only where they are no longer than the values' own spread: one wild error would squash the panel.
+    # Bars count only where they are no longer than the range of the values: one huge error would squash the panel.
     usual = y[fine] if fine.any() else y[fine | weak]
     around = np.ptp(usual) if len(usual) else 0.0
     within = np.where(bars[fine] <= around, bars[fine], 0) if fine.any() else np.zeros(len(usual))
     return data, np.concatenate([usual - within, usual + within])
 
 
-def _bars(error: np.ndarray) -> View:
-    return {"type": "data", "array": numbers(error), "width": 0, "thickness": 1}
-
-
-def _temporal(shown: ForecastLike | None, name: str, split: str) -> Fit | None:
-    found = shown.fits.get(name) if shown is not None else None
-    return found if isinstance(found, Fit) and split in found.status.coords.get("split", ()) else None
-
-
-def _law(
-    law: Fit | None, shown: ForecastLike | None, split: str, start: float, end: float
-) -> tuple[list[View], np.ndarray]:
+def _temporal_law(law: Fit, split: str, cutoff: float, start: float, end: float) -> tuple[list[View], np.ndarray]:
     """The temporal law where it was fitted and, dashed, where it forecasts; and its values over the fitted part."""
-    if law is None or shown is None:
-        return [], np.zeros(0)
     first = max(start, float(np.min(np.asarray(law.x))))
-    x = np.unique(np.concatenate([np.geomspace(first, end, 90), [shown.cutoff]]))
+    x = np.unique(np.concatenate([np.geomspace(first, end, 90), [cutoff]]))
     y = law.predict(x).sel(split=split).values
-    seen = x <= shown.cutoff
+    seen, ahead = x <= cutoff, x >= cutoff
     past = lines(x[seen], y[seen], "--blue", key="temporal", width=2.2, hoverinfo="skip")
-    ahead = x >= shown.cutoff
     future = lines(x[ahead], y[ahead], "--blue", key="ahead", width=2.2, dash="7px,5px", hoverinfo="skip")
     return [past, future], y[seen]
 
 
-def _limited(data: list[View], limits: list[float] | None) -> tuple[list[View], list[float] | None]:
-    """Points outside the frame are moved to its edge, so that nothing that was measured goes unseen."""
+def _inside(data: list[View], limits: list[float] | None) -> list[View]:
+    """Points beyond the limits become triangles at the edge, without bars; pointed at, they show their true value."""
     if limits is None:
-        return data, None
-    low, high = limits
-    inset = 0.04 * (high - low)
+        return data
+    inset = 0.04 * (limits[1] - limits[0])
+    low, high = limits[0] + inset, limits[1] - inset
+    inside = []
     for trace in data:
         if trace["mode"] == "markers":
-            _move_inside(trace, low + inset, high - inset)
-    return data, limits
+            true = trace["y"]
+            beyond = [0 if y is None or low <= y <= high else (1 if y > high else -1) for y in true]
+            symbols = {0: trace["marker"]["symbol"], 1: "triangle-up-open", -1: "triangle-down-open"}
+            moved = [None if y is None else min(max(y, low), high) for y in true]
+            marker = trace["marker"] | {"symbol": [symbols[side] for side in beyond]}
+            trace = trace | {"customdata": true, "y": moved, "marker": marker}
+            if "error_y" in trace:
+                bars = [None if side else bar for side, bar in zip(beyond, trace["error_y"]["array"], strict=True)]
+                trace["error_y"] = trace["error_y"] | {"array": bars}
+        inside.append(trace)
+    return inside
 
 
-def _move_inside(trace: View, low: float, high: float) -> None:
-    """The points beyond these limits become triangles there, without bars; pointed at, they tell their true value."""
-    true, symbol = trace["y"], trace["marker"]["symbol"]
-    beyond = [0 if y is None or low <= y <= high else (1 if y > high else -1) for y in true]
-    arrows = {0: symbol, 1: "triangle-up-open", -1: "triangle-down-open"}
-    trace["customdata"] = true
-    trace["y"] = [None if y is None else min(max(y, low), high) for y in true]
-    trace["marker"] = trace["marker"] | {"symbol": [arrows[b] for b in beyond]}
-    if "error_y" in trace:
-        bars = [None if b else bar for b, bar in zip(beyond, trace["error_y"]["array"], strict=True)]
-        trace["error_y"] = trace["error_y"] | {"array": bars}
-
-
-def _legend(data: list[View]) -> list[View]:
-    keys = dict.fromkeys(trace["legendgroup"] for trace in data)
-    return [
-        entry(key, STATES[key][0], STATES[key][1], mark=STATES[key][3], dash="dash" if key == "ahead" else "solid")
-        for key in STATES
-        if key in keys
-    ]
+def marks(drawing: Figure) -> set[str]:
+    """What a figure's points show: keys of its legends, and "beyond" where some stand at the edge of the frame."""
+    views = drawing.views.values()
+    shapes = [str(trace["marker"]["symbol"]) for view in views for trace in view["data"] if "marker" in trace]
+    beyond = {"beyond"} if any("triangle" in shape for shape in shapes) else set()
+    return beyond | {entry["key"] for view in views for entry in view["legend"]}
 
 
 # ------------------------------------------------------------------------------------------------- quality of the fits
 
 
 def quality(r2: xr.Dataset | None, material: Material) -> Figure | None:
-    """R2 of the position law at each checkpoint: plain mean, additive estimate, and the ceiling that noise sets."""
-    levels = _levels(r2, material)
-    if not levels:
+    """R2 of the position law at each checkpoint: plain mean, additive estimate, and the noise ceiling."""
+    estimates = _estimates(r2, material)
+    if not estimates:
         return None
-    splits = [str(name) for name in next(iter(levels.values())).split.values]
-    views = {(split,): _r2_of(levels, split) for split in splits}
-    alt = "R squared of the position law at each checkpoint, with the ceiling that noise sets"
+    splits = [str(name) for name in next(iter(estimates.values())).split.values]
+    views: dict[tuple[str, ...], View] = {(split,): _r2_of(estimates, split) for split in splits}
+    alt = "R squared of the position law at each checkpoint, with the noise ceiling"
     return Figure("quality", alt, {"split": splits}, views)
 
 
-def _levels(r2: xr.Dataset | None, material: Material) -> dict[str, xr.DataArray]:
+def _estimates(r2: xr.Dataset | None, material: Material) -> dict[str, xr.DataArray]:
     if r2 is not None:
-        found = {name: r2[name] for name in ("plain", "additive", "ceiling") if name in r2}
-        return {
-            name: one for name, one in found.items() if {"split", "tokens"} <= set(one.dims) and one.notnull().any()
-        }
+        given = {name: r2[name] for name in ("plain", "additive", "ceiling") if name in r2}
+        return {name: y for name, y in given.items() if {"split", "tokens"} <= set(y.dims) and y.notnull().any()}
     fits = [fit for fit in material.by_position.values() if fit.tokens is not None and len(fit.at) > 1]
     return {"plain": fits[0].fit.r2.rename(curve="tokens")} if fits else {}
 
 
 def medians(r2: xr.Dataset | None, material: Material, split: str) -> dict[str, float]:
     """Median R2 over the later half of the checkpoints, by name."""
-    levels = _levels(r2, material).items()
-    return {name: late_median(one.sel(split=split).values) for name, one in levels if split in one.split.values}
+    estimates = _estimates(r2, material).items()
+    return {name: late_median(y.sel(split=split).values) for name, y in estimates if split in y.split.values}
 
 
-def _r2_of(levels: dict[str, xr.DataArray], split: str) -> View:
-    data, legend, kept = [], [], [np.ones(1)]
-    for name, one in levels.items():
-        one = one.sel(split=split, tokens=one.tokens > 0)
-        x, y = one.tokens.values.astype(float), one.values
-        kept.append(y[len(y) // 3 :])
+def _r2_of(estimates: dict[str, xr.DataArray], split: str) -> View:
+    data, legend, late = [], [], [np.ones(1)]
+    for name, r2 in estimates.items():
+        r2 = r2.sel(split=split, tokens=r2.tokens > 0)
+        x, y = r2.tokens.values.astype(float), r2.values
+        late.append(y[len(y) // 3 :])  # the first checkpoints are flat over positions: their R2 would set the axis
         told = f"%{{x:,.0f}} tokens: {name} "
         if name == "ceiling":
             data.append(lines(x, y, "--ink", key=name, dash="7px,5px", width=1.6, **hover(told + "%{y:.4f}")))
-            legend.append(entry(name, "ceiling set by noise", "--ink", dash="dash"))
+            legend.append(entry(name, "noise ceiling", "--ink", dash="dash"))
         else:
-            label, colour, symbol = LEVELS[name]
+            label, colour, symbol = ESTIMATES[name]
             data.append(dots(x, y, colour, key=name, symbol=symbol, **hover(told + "%{customdata:.4f}")))
             legend.append(entry(name, label, colour, mark="square" if symbol == "square" else "dot"))
-    tokens = next(iter(levels.values())).tokens.values
-    low, high = span(*kept) or [0.0, 1.0]
-    data, limits = _limited(data, [max(min(low, 0.9), -0.05), min(high, 1.03)])
+    tokens = next(iter(estimates.values())).tokens.values
+    low, high = span(*late) or [0.0, 1.0]
+    limits = [max(min(low, 0.9), -0.05), min(high, 1.03)]
     axis = tokens_axis(float(tokens[tokens > 0].min()), float(tokens.max()))
     layout = panels(["R<sup>2</sup> of the position law"], [230], axis, [{"range": limits}])
-    return {"data": data, "layout": layout, "legend": legend}
+    return {"data": _inside(data, limits), "layout": layout, "legend": legend}

@@ -1,17 +1,23 @@
 """Figures for print: arrays in, a matplotlib `Figure` out, written as PDF, SVG and PNG. Draws, never fits or forecasts.
 
-matplotlib is imported in this package alone, and without pyplot: no figure is kept behind, no setting is left changed.
+matplotlib is imported in this package alone, and without pyplot: no figure is kept open, no setting stays changed.
+
+run_plots: the figures of one run, from its surface, fits and backtest
+surfaces: loss by position, map of residuals
+over_tokens: lines with bands, parameters, forecasts, R2
+comparisons: rates and differences by position, differences in rows, errors by method
+axes: parts that figures share
+style: fonts, colours, dashes; `save`
 
 >>> from tsl_jax.reporting.plots import lines_with_bands, save
 >>> drawn = lines_with_bands({"a run": ([1, 2, 4], [3.0, 2.5, 2.2], None, None)}, "tokens", "loss (nats)", log="x")
 >>> save(drawn, Path("figures/loss"))  # doctest: +SKIP
 """
 
-from tsl_jax.reporting.plots.by_position import decline_rates, differences_by_position
-from tsl_jax.reporting.plots.comparisons import differences_overall, errors_by
-from tsl_jax.reporting.plots.files import save
-from tsl_jax.reporting.plots.of_run import figures_of
+from tsl_jax.reporting.plots.comparisons import decline_rates, differences_by_position, differences_overall, errors_by
 from tsl_jax.reporting.plots.over_tokens import lines_with_bands, parameter_paths, prediction, r2_against_ceiling
+from tsl_jax.reporting.plots.run_plots import figures_of
+from tsl_jax.reporting.plots.style import save
 from tsl_jax.reporting.plots.surfaces import position_curves, residual_map
 
 __all__ = [

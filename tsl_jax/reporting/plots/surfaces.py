@@ -1,4 +1,4 @@
-"""The loss surface on paper: loss by position at several checkpoints, and a map of what a law leaves."""
+"""The loss surface: loss by position at several checkpoints, and a map of the residuals of a law."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from tsl_jax.reporting.figures import even_in_log
-from tsl_jax.reporting.plots.frame import POSITION, TOKENS, legend_above, limits, log_axis, position_axis
+from tsl_jax.reporting.plots.axes import POSITION, TOKENS, legend_above, limits, log_axis, position_axis
 from tsl_jax.reporting.plots.style import DOT, INK, MARKERS, SINGLE, diverging, sequential, sheet, styled
-from tsl_jax.reporting.words import count
+from tsl_jax.reporting.wording import count
 
 POINTS = 28  # measured positions drawn of each checkpoint
 CELLS = 40  # of the map along positions
-HATCH = "//////"  # what is below zero, for readers in grey
+HATCH = "//////"  # for values below zero, which in grey look like those above
 
 
 @styled
@@ -37,22 +37,25 @@ def position_curves(surface: xr.Dataset, fit: Any, split: str, checkpoints: int 
     fine = np.geomspace(position[0], position[-1], 120)
     curves = None if fit is None else fit.predict(fine).sel(split=split).transpose("tokens", "position")
     colours = sequential(len(chosen))
-    for k, (one, shade) in enumerate(zip(loss.isel(tokens=chosen), colours, strict=True)):
-        panel.plot(position[kept], one.values[kept], MARKERS[k % len(MARKERS)], color=shade, markeredgewidth=0)
+    for k, (measured, shade) in enumerate(zip(loss.isel(tokens=chosen), colours, strict=True)):
+        panel.plot(position[kept], measured.values[kept], MARKERS[k % len(MARKERS)], color=shade, markeredgewidth=0)
         if curves is not None:
-            panel.plot(fine, curves.sel(tokens=one.tokens).values, color=shade, linewidth=0.9)
+            panel.plot(fine, curves.sel(tokens=measured.tokens).values, color=shade, linewidth=0.9)
     position_axis(panel, position)
     limits(panel, loss.values[chosen][:, kept])
     panel.set_ylabel("loss (nats/token)")
     style = {"linestyle": "" if fit is None else "-", "markersize": DOT + 0.6, "linewidth": 0.9}
     handles = [Line2D([], [], color=c, marker=MARKERS[k % len(MARKERS)], **style) for k, c in enumerate(colours)]
-    legend_above(figure, handles, [count(one) for one in loss.tokens.values[chosen]], title=TOKENS)
+    names = [count(tokens) for tokens in loss.tokens.values[chosen]]
+    if len(set(names)) < len(names):  # too close for three figures
+        names = [f"{tokens:,.0f}" for tokens in loss.tokens.values[chosen]]
+    legend_above(figure, dict(zip(names, handles, strict=True)), title=TOKENS)
     return figure
 
 
 @styled
 def residual_map(residual: xr.DataArray, unit: str = "nats") -> Figure:
-    """What a law leaves, observed minus fitted, over log position and log tokens; below zero it is hatched as well.
+    """Residuals of a law, observed minus fitted, over log position and log tokens; below zero hatched as well.
 
     Args:
         residual: (tokens, position). Neighbouring positions are averaged into at most 40 cells, even in log position.
@@ -78,6 +81,7 @@ def residual_map(residual: xr.DataArray, unit: str = "nats") -> Figure:
 
 def _cells(position: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Edges of the cells along positions, and means (tokens, cell)."""
+    # of cells even in log position, those narrower than one position fall together
     first = np.unique(np.round(np.geomspace(position[0], position[-1] + 1, CELLS + 1)))[:-1]
     starts = np.unique(np.searchsorted(position, first))
     sizes = np.diff([*starts, len(position)])
@@ -94,8 +98,9 @@ def _borders(tokens: np.ndarray) -> np.ndarray:
 
 
 def _levels(cells: np.ndarray) -> np.ndarray:
-    """Three round levels (1, 2, 5) on both sides of zero; the highest is left behind by 2 % of the cells or more."""
+    """Three round levels (1, 2, 5) on both sides of zero; 2 % of the cells or more lie beyond the highest."""
     most = float(np.nanquantile(np.abs(cells), 0.98)) if np.isfinite(cells).any() else 0.0
+    # rounds down, so that the outer levels are reached
     ladder = np.outer(10.0 ** np.arange(-12, 7), [1, 2, 5]).ravel()
     top = max(int(np.searchsorted(ladder, most, side="right")), 3)
     above = ladder[top - 3 : top]

@@ -16,7 +16,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from tsl_jax.reporting import plots as printed
+from tsl_jax.reporting import plots
 from tsl_jax.reporting.plots import style
 
 POSITION = np.arange(1, 33)
@@ -36,7 +36,7 @@ def run():
     surface = material.surface()
     fit = material.position_fit(surface)
     r2 = xr.Dataset({"plain": fit.r2, "ceiling": fit.r2 * 0 + 0.99})
-    judged = material.with_bands(material.backtest(surface, material.temporal_fits(fit)), surface)
+    judged = material.with_main_method(material.backtest(surface, material.temporal_fits(fit)), surface)
     return SimpleNamespace(surface=surface, fit=fit, r2=r2, backtest=judged)
 
 
@@ -73,20 +73,20 @@ def drawings(run) -> dict[str, Callable[[], Figure]]:
     }
     ceiling = np.full(len(tokens), 0.99)
     return {
-        "position_curves": lambda: printed.position_curves(run.surface, run.fit, "id"),
-        "parameter_paths": lambda: printed.parameter_paths({s: path(run.fit, s) for s in ("id", "ood")}, marks=[2e5]),
-        "prediction": lambda: printed.prediction(mean, forecasts, float(tokens[7])),
-        "decline_rates": lambda: printed.decline_rates(
+        "position_curves": lambda: plots.position_curves(run.surface, run.fit, "id"),
+        "parameter_paths": lambda: plots.parameter_paths({s: path(run.fit, s) for s in ("id", "ood")}, marks=[2e5]),
+        "prediction": lambda: plots.prediction(mean, forecasts, float(tokens[7])),
+        "decline_rates": lambda: plots.decline_rates(
             POSITION, {k: with_band(v + 0.5) for k, v in ARMS.items()}, margin=0.02
         ),
-        "differences_by_position": lambda: printed.differences_by_position(
+        "differences_by_position": lambda: plots.differences_by_position(
             POSITION, {k: with_band(v) for k, v in ARMS.items()}, {k: v + 0.001 * THREE for k, v in ARMS.items()}, 0.02
         ),
-        "differences_overall": lambda: printed.differences_overall(forest(), 0.02),
-        "residual_map": lambda: printed.residual_map((run.surface.loss - run.fit.predict()).sel(split="id")),
-        "errors_by": lambda: printed.errors_by(errors()),
-        "r2_against_ceiling": lambda: printed.r2_against_ceiling(tokens, run.r2.plain.sel(split="id").values, ceiling),
-        "lines_with_bands": lambda: printed.lines_with_bands(
+        "differences_overall": lambda: plots.differences_overall(forest(), 0.02),
+        "residual_map": lambda: plots.residual_map((run.surface.loss - run.fit.predict()).sel(split="id")),
+        "errors_by": lambda: plots.errors_by(errors()),
+        "r2_against_ceiling": lambda: plots.r2_against_ceiling(tokens, run.r2.plain.sel(split="id").values, ceiling),
+        "lines_with_bands": lambda: plots.lines_with_bands(
             {"one": (tokens, *with_band(later[0] + 1 / tokens)), "two": (tokens, 1e6 / tokens, None, None)},
             "tokens seen", "loss (nats)", log="xy",
         ),
@@ -176,7 +176,7 @@ def test_paths_leave_unusable_fits_out(run, figures):
 def test_paths_take_given_ends_of_a_band(run):
     params, stderr, usable = path(run.fit, "id")
     wide = {"id": (params, (params - 2 * stderr, params + 2 * stderr), usable)}
-    band = printed.parameter_paths(wide).axes[2].collections[0].get_paths()[0].vertices[:, 1]
+    band = plots.parameter_paths(wide).axes[2].collections[0].get_paths()[0].vertices[:, 1]
     upper = (params + 2 * stderr).sel(param="a2").values[usable.values]
     assert np.isclose(band[:, None], upper).any(axis=0).all()
 
@@ -185,7 +185,7 @@ def test_a_prediction_holds_its_curves_and_does_not_follow_a_wild_one(run, figur
     mean = run.surface.loss.mean("position").sel(split="id")
     tokens, later = mean.tokens.values, mean.values[8:]
     assert holds(figures["prediction"], later)
-    wild = printed.prediction(mean, {"wild": (tokens[8:], later * 100, None, None)}, float(tokens[7]))
+    wild = plots.prediction(mean, {"wild": (tokens[8:], later * 100, None, None)}, float(tokens[7]))
     assert wild.axes[0].get_ylim()[1] < 2 * mean.values.max()
 
 
@@ -201,7 +201,7 @@ def test_the_map_means_over_cells_and_hatches_what_is_below_zero():
     position, tokens = np.arange(1, 101), np.array([1e3, 1e4, 1e5])
     values = np.where(position < 50, 0.3, -0.3) * np.ones((3, 1))
     residual = xr.DataArray(values, {"tokens": tokens, "position": position}, ("tokens", "position"))
-    colours, hatched = printed.residual_map(residual).axes[0].collections
+    colours, hatched = plots.residual_map(residual).axes[0].collections
     assert set(np.round(np.unique(colours.get_array()), 6)) >= {0.3, -0.3}
     assert hatched.get_hatch()
     assert (hatched.get_array().compressed() < 0).all()
@@ -256,7 +256,7 @@ def test_files_are_the_same_bytes_whenever_they_are_written(run, tmp_path, monke
     for clock, folder in (("0", "first"), ("86400", "second")):
         monkeypatch.setenv("SOURCE_DATE_EPOCH", clock)  # where a date got in, the two would differ
         for name in chosen:
-            printed.save(drawings(run)[name](), tmp_path / folder / name)
+            plots.save(drawings(run)[name](), tmp_path / folder / name)
     first = sorted((tmp_path / "first").iterdir())
     assert len(first) == 3 * len(chosen)
     for file in first:
@@ -264,7 +264,7 @@ def test_files_are_the_same_bytes_whenever_they_are_written(run, tmp_path, monke
 
 
 def test_text_stays_text(figures, tmp_path):
-    pdf, svg, png = printed.save(figures["differences_overall"], tmp_path / "new" / "forest")
+    pdf, svg, png = plots.save(figures["differences_overall"], tmp_path / "new" / "forest")
     assert re.search(r"<text[^>]*>head down-weighted</text>", svg.read_text())
     assert b"/Type3" not in pdf.read_bytes()
     assert b"/TrueType" in pdf.read_bytes() or b"/CIDFontType2" in pdf.read_bytes()
@@ -275,19 +275,19 @@ def test_text_stays_text(figures, tmp_path):
 def test_drawing_leaves_no_setting_changed(tmp_path):
     names = [name for name in mpl.rcParams if name != "backend"]  # asking for it would choose one
     before = [mpl.rcParams[name] for name in names]
-    printed.save(printed.lines_with_bands({"a": ([1, 2], [1, 2], None, None)}, "x", "y"), tmp_path / "a")
+    plots.save(plots.lines_with_bands({"a": ([1, 2], [1, 2], None, None)}, "x", "y"), tmp_path / "a")
     assert [mpl.rcParams[name] for name in names] == before
 
 
 def test_a_users_settings_do_not_reach_a_figure():
     with mpl.rc_context({"font.size": 30, "lines.linewidth": 9}):
-        (line,) = printed.lines_with_bands({"a": ([1, 2], [1, 2], None, None)}, "x", "y").axes[0].get_lines()
+        (line,) = plots.lines_with_bands({"a": ([1, 2], [1, 2], None, None)}, "x", "y").axes[0].get_lines()
     assert line.get_linewidth() < 2
 
 
 def test_a_run_has_its_figures(run):
     one = run.surface.sel(split=["id"])
-    made = dict(printed.figures_of(one, run.fit, run.backtest, run.r2))
+    made = dict(plots.figures_of(one, run.fit, run.backtest, run.r2))
     assert list(made) == [
         "position-curves-id",
         "residual-id",
@@ -297,8 +297,18 @@ def test_a_run_has_its_figures(run):
         "prediction-40-id",
     ]
     labels = [text.get_text() for text in made["prediction-40-id"].legends[0].get_texts()]
-    assert set(labels) == {"observed", "seen", "90 % band", "annealing law", "by position", "power law"}
+    assert set(labels) == {"observed", "seen", "90 % interval", "annealing law", "by position", "power law"}
     assert "temporal law" in [text.get_text() for text in made["parameters"].legends[0].get_texts()]
+
+
+def test_cut_offs_that_differ_little_have_figures_of_their_own(run):
+    near = material.backtest(run.surface, {}, {"power": 0.1}, cutoffs=(0.4, 0.403))
+    made = [name for name, _ in plots.figures_of(run.surface.sel(split=["id"]), run.fit, near)]
+    assert made[-2:] == ["prediction-40.0-id", "prediction-40.3-id"]
+    rows = [("power law", cutoff, 0.1, 0.05, 0.2) for cutoff in (0.4, 0.403)]
+    table = pd.DataFrame(rows, columns=["method", "cutoff", "value", "low", "high"])
+    legend = [text.get_text() for text in plots.errors_by(table).legends[0].get_texts()]
+    assert legend == ["40.0% seen", "40.3% seen"]
 
 
 def test_matplotlib_is_loaded_for_these_figures_alone_and_pyplot_never():

@@ -1,8 +1,8 @@
-"""What figures have in common around their data: axes of tokens and positions, legends above, bands, limits."""
+"""Parts that printed figures share: axes of tokens and positions, limits, bands, legends above, titles of panels."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullForm
 
 from tsl_jax.reporting.figures import round_ticks, span
 from tsl_jax.reporting.plots.style import BAND
-from tsl_jax.reporting.words import count
+from tsl_jax.reporting.wording import count
 
 TOKENS = "tokens seen"
 CROWDED = 60  # points in a line, beyond which edges of bands and wide lines run into each other
@@ -35,16 +35,16 @@ def position_axis(panel: Axes, position: Any, label: str = POSITION) -> None:
     panel.set_xlabel(label)
 
 
-def plain(value: float) -> str:
-    """A tick: 0.02, 300, 10 to the 6, 3 times 10 to the 6."""
+def number(value: float) -> str:
+    """The label of a tick: 0.02, 300, 10 to the 6, 3 times 10 to the 6."""
     if 1e-3 <= abs(value) < 1e4:
         return f"{value:g}"
     digits, power = f"{value:.0e}".split("e")
     return f"${'' if digits == '1' else digits + chr(92) + 'times'}10^{{{int(power)}}}$"
 
 
-def log_axis(axis: Any, values: Any, name: Any = plain, margin: float = 1.15, most: int = 5) -> None:
-    """A logarithmic axis that holds all positive values, with few ticks at 1, 2, 5 or powers of ten."""
+def log_axis(axis: Any, values: Any, name: Any = number, margin: float = 1.15, most: int = 5) -> None:
+    """A logarithmic axis that holds all positive values, few ticks at 1, 2, 5 or powers of ten; name: of a tick."""
     flat = np.ravel(np.asarray(values, float))
     flat = flat[np.isfinite(flat) & (flat > 0)]
     low, high = (flat.min() / margin, flat.max() * margin) if len(flat) else (1.0, 10.0)
@@ -60,33 +60,38 @@ def log_axis(axis: Any, values: Any, name: Any = plain, margin: float = 1.15, mo
 
 
 def even_ticks() -> MaxNLocator:
-    """Few ticks on a linear axis, at numbers that people count in."""
+    """Few ticks on a linear axis, at multiples of 1, 2 or 5."""
     return MaxNLocator(5, steps=[1, 2, 5, 10])
 
 
 def limits(panel: Axes, *values: Any, margin: float = 0.06) -> None:
     """Let the vertical axis hold these values, and few ticks."""
-    found = span(*values, margin=margin)
-    if found is not None:
-        panel.set_ylim(*found)
+    ends = span(*values, margin=margin)
+    if ends is not None:
+        panel.set_ylim(*ends)
     panel.yaxis.set_major_locator(even_ticks())
 
 
 def band(panel: Axes, x: Any, low: Any, high: Any, colour: Any) -> Any:
-    """A translucent band, with thin edges where they are no thicket."""
+    """A translucent band, with thin edges where points are few."""
     width = 0.3 if np.size(x) <= CROWDED else 0
     return panel.fill_between(x, low, high, facecolor=(colour, BAND), edgecolor=colour, linewidth=width)
 
 
-def legend_above(figure: Figure, handles: Sequence[Any], labels: Sequence[str], title: str | None = None) -> None:
-    """A legend above all panels, in as many columns as the width has room for; never on the data."""
-    if not handles:
+def legend_above(figure: Figure, entries: Mapping[str, Any], title: str | None = None) -> None:
+    """A legend above all panels, in as many columns as the width allows; never on the data.
+
+    Args:
+        entries: label -> handle; those that are None are left out.
+    """
+    shown = [(handle, label) for label, handle in entries.items() if handle is not None]
+    if not shown:
         return
-    for rows in range(1, len(handles) + 1):
-        columns = -(-len(handles) // rows)
-        order = [k for first in range(columns) for k in range(first, len(handles), columns)]  # it fills columns first
-        entries = [handles[k] for k in order], [labels[k] for k in order]
-        legend = figure.legend(*entries, loc="outside upper center", ncols=columns, title=title)
+    for rows in range(1, len(shown) + 1):
+        columns = -(-len(shown) // rows)
+        order = [k for first in range(columns) for k in range(first, len(shown), columns)]  # it fills columns first
+        handles, labels = zip(*(shown[k] for k in order), strict=True)
+        legend = figure.legend(handles, labels, loc="outside upper center", ncols=columns, title=title)
         legend.get_title().set_fontsize(7)
         width = legend.get_window_extent().width / figure.dpi
         if width <= figure.get_figwidth() - 0.1 or columns == 1:
@@ -100,6 +105,6 @@ def panel_title(panel: Axes, text: str) -> None:
     title: Any = panel.set_title(text)
     figure: Any = panel.get_figure()
     grid: Any = panel.get_gridspec()
-    room = figure.get_figwidth() / max(grid.ncols, 1) - 0.45
-    while title.get_window_extent().width / figure.dpi > max(room, 0.5) and title.get_fontsize() > 5:
+    width = figure.get_figwidth() / max(grid.ncols, 1) - 0.45
+    while title.get_window_extent().width / figure.dpi > max(width, 0.5) and title.get_fontsize() > 5:
         title.set_fontsize(title.get_fontsize() - 0.5)

@@ -1,0 +1,75 @@
+"""The printed figures of one run, from its surface, fits and backtest; each is made when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from tsl_jax.fitting import Fit
+from tsl_jax.forecasting.backtesting import Backtest
+from tsl_jax.forecasting.methods import MAIN
+from tsl_jax.reporting.plots.over_tokens import parameter_paths, prediction, r2_against_ceiling
+from tsl_jax.reporting.plots.surfaces import position_curves, residual_map
+from tsl_jax.reporting.wording import label, percents
+
+DRAWN = (MAIN, "paper", "power")  # forecasts; where the paper's law has none, as it needs a cosine, "temporal"
+
+
+def figures_of(
+    surface: xr.Dataset, by_position: Fit, backtest: Backtest | None = None, r2: xr.Dataset | None = None
+) -> Iterator[tuple[str, Figure]]:
+    """Names and figures of a run: by split the position law, its residual and R2, and forecasts by cut-off.
+
+    Args:
+        surface: the run. by_position: the position law fitted at every checkpoint. backtest: forecasts of its end.
+        r2: variables `plain` and `ceiling` over (split, tokens).
+    """
+    for split in (str(name) for name in surface.split.values):
+        yield f"position-curves-{split}", position_curves(surface, by_position, split)
+        yield f"residual-{split}", residual_map((surface.loss - by_position.predict()).sel(split=split))
+        if r2 is not None and "ceiling" in r2:
+            r2_of = r2.sel(split=split)
+            yield f"r2-{split}", r2_against_ceiling(r2_of.tokens.values, r2_of.plain.values, r2_of.ceiling.values)
+    params, stderr, usable = by_position.params, by_position.stderr, by_position.usable
+    splits = params.split.values
+    paths = {str(s): (params.sel(split=s), stderr.sel(split=s), usable.sel(split=s)) for s in splits}
+    yield "parameters", parameter_paths(paths, laws=_temporal_laws(backtest))
+    if backtest is not None:
+        yield from _predictions(surface, backtest)
+
+
+def _temporal_laws(backtest: Backtest | None) -> dict[str, xr.DataArray] | None:
+    """The temporal laws from the largest cut-off, over the part they were fitted to and beyond."""
+    made = [key for key in (backtest.forecasts if backtest else ()) if key[1] == "temporal"]
+    if backtest is None or not made:
+        return None
+    forecast = backtest.forecasts[max(made)]
+    laws = {name: law for name, law in forecast.fits.items() if isinstance(law, Fit) and law.over == ("tokens",)}
+    if not laws:
+        return None
+    start = min(float(np.min(np.asarray(law.x))) for law in laws.values())
+    at = np.geomspace(start, float(forecast.mean.tokens.max()), 80)
+    curves = xr.concat([law.predict(at) for law in laws.values()], xr.Variable("param", list(laws)))
+    return {str(split): curves.sel(split=split) for split in curves.split.values}
+
+
+def _predictions(surface: xr.Dataset, backtest: Backtest) -> Iterator[tuple[str, Figure]]:
+    observed = surface.loss.mean("position")
+    for cutoff, seen in percents(cutoff for cutoff, _ in backtest.forecasts).items():
+        group = {name: forecast for (at, name), forecast in backtest.forecasts.items() if at == cutoff}
+        for split in (str(name) for name in surface.split.values):
+            made = {n: f for n, f in group.items() if np.isfinite(f.mean.sel(split=split).values).any()}
+            curves: dict[str, tuple[Any, Any, Any, Any]] = {}
+            for name in (name if name in made or name != "paper" else "temporal" for name in DRAWN):
+                if name in made:
+                    mean, quantiles, low, high = made[name].mean.sel(split=split), made[name].quantiles, None, None
+                    if quantiles is not None and name == MAIN:  # several bands on each other would hide all
+                        low, high = (quantiles.sel(split=split, quantile=end).values for end in (0.05, 0.95))
+                    curves[label(name)] = (mean.tokens.values, mean.values, low, high)
+            if curves:
+                drawn = prediction(observed.sel(split=split), curves, max(f.cutoff for f in made.values()))
+                yield f"prediction-{seen.rstrip('%')}-{split}", drawn

@@ -1,0 +1,97 @@
+"""How page, figures and terminal say things: numbers, shares of a run, formulas, and the names of methods."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from html import escape
+
+from tsl_jax.forecasting.methods import METHODS
+
+SUPERSCRIPTS = str.maketrans("0123456789−", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+GREEK = dict(alpha="α", beta="β", gamma="γ", delta="δ", epsilon="ε", zeta="ζ", **{"lambda": "λ"})
+
+
+def label(method: str) -> str:
+    """A method's name in legends and tables; a method of the caller's own is called as it calls itself."""
+    return METHODS[method].label if method in METHODS else method.replace("_", " ")
+
+
+def phrase(method: str) -> str:
+    """A method as the subject of a sentence."""
+    return METHODS[method].phrase if method in METHODS else label(method)
+
+
+def count(value: float) -> str:
+    """A number of tokens or parameters: 16.4k, 2.5M, 20B."""
+    for scale, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= 0.9995 * scale:
+            return f"{value / scale:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def nats(value: float) -> str:
+    """A loss."""
+    return f"{value:.3f}".replace("-", "−") if math.isfinite(value) else "–"
+
+
+def signed(value: float) -> str:
+    """An error with its sign, a true minus; three decimals, fewer for large ones."""
+    decimals = 3 if abs(value) < 1 else 2 if abs(value) < 10 else 1
+    return f"{value:+.{decimals}f}".replace("-", "−") if math.isfinite(value) else "–"
+
+
+def compact(value: float, figures: int = 4) -> str:
+    """Any number, very large and small ones as powers of ten."""
+    digits, _, power = f"{value:.{figures}g}".replace("-", "−").partition("e")
+    raised = f" × 10{power.lstrip('+').replace('−0', '−').lstrip('0').translate(SUPERSCRIPTS)}" if power else ""
+    return digits + raised if math.isfinite(value) else "–"
+
+
+def mathematics(text: str) -> str:
+    """Escaped markup of a formula or a parameter's name, with Greek letters, subscripts and superscripts."""
+    markup = re.sub(r"[A-Za-z]+", lambda word: GREEK.get(word[0], word[0]), escape(text, quote=False))
+    markup = re.sub(r"\^(-?[\wα-ω]+)", r"<sup>\1</sup>", re.sub(r"\^\(([^()]*)\)", r"<sup>\1</sup>", markup))
+    markup = markup.replace("-", "−")
+    markup = re.sub(r"(?<=[A-Za-zα-ω])(\d+)\b", r"<sub>\1</sub>", markup)
+    return re.sub(r"_(\w+)", r"<sub>\1</sub>", markup)
+
+
+def readable(status: object) -> str:
+    """A status in words, without the underscores of its name."""
+    return str(status).replace("_", " ")
+
+
+# ----------------------------------------------------------------------------------------------------- shares of a run
+
+
+def percent(share: float) -> str:
+    """A single share of the run. Several that stand side by side are named by `percents`."""
+    return f"{100 * share:.3g}%" if share < 0.095 else f"{100 * share:.0f}%"
+
+
+def percents(shares: Iterable[float]) -> dict[float, str]:
+    """Share -> its name, with as few decimals as tell them apart: 40% beside 10%, but 40.0% beside 40.3%."""
+    distinct = sorted(set(shares))
+    names = [percent(share) for share in distinct]
+    decimals = 0
+    while len(set(names)) < len(distinct) and decimals < 15:  # two doubles agree in no more decimals
+        decimals += 1
+        names = [f"{100 * share:.{decimals}f}%" for share in distinct]
+    return dict(zip(distinct, names, strict=True))
+
+
+def last_loss(share: float | None) -> str:
+    """What the loss of the last checkpoint is called; share: how much of the plan an unfinished run has reached."""
+    return "final loss" if share is None else "last loss so far"
+
+
+def whole(share: float | None) -> str:
+    """What cut-offs are shares of: of an unfinished run the whole is not there, but its plan is."""
+    return "run" if share is None else "plan"
+
+
+def how_far(share: float) -> str:
+    """An unfinished run in words."""
+    return f"unfinished: {percent(min(share, 0.99))} of the plan"
