@@ -13,7 +13,7 @@ import optax
 import pytest
 from flax import nnx
 
-from tsl_jax.models import build as rooms
+from tsl_jax.models import build as model_build
 from tsl_jax.models.build import ARCHITECTURES, abstract, unembedding
 from tsl_jax.models.config import SIZES, ModelConfig, resolve
 from tsl_jax.models.cost import flops_per_token, flops_per_token_6n, n_params, n_params_active, n_params_embedding
@@ -38,7 +38,7 @@ GOLDEN_TOLERANCE = 2e-4
 
 QUICK = {"xla_backend_optimization_level": 0}  # compiling is what takes the time here
 
-hidden_and_auxiliary = jax.jit(rooms.hidden_and_auxiliary, static_argnums=0, compiler_options=QUICK)
+hidden_and_auxiliary = jax.jit(model_build.hidden_and_auxiliary, static_argnums=0, compiler_options=QUICK)
 
 
 def hidden(graphdef: nnx.GraphDef, params: dict, x: np.ndarray) -> jax.Array:
@@ -61,7 +61,7 @@ def model(config: ModelConfig) -> tuple[nnx.GraphDef, dict]:
 def stepper(name: str, dropout: float = 0.0, seed: int = 0) -> tuple[StepFunction, TrainState]:
     """The training step of a tiny model, and its first state."""
     graphdef, _ = abstract(replace(TINY[name], dropout=dropout, layers="scan"))
-    _, params = rooms.build(TINY[name], 0)
+    _, params = model_build.build(TINY[name], 0)
     config = OptimizerConfig(peak_lr=3e-3, schedule="constant")
     optimizer = adamw(config, lr_plan(config, 100, 4 * T), 4 * T)
     state = initial_state(params, optimizer)
@@ -151,7 +151,7 @@ def test_the_balancing_loss_is_told_beside_the_cross_entropy() -> None:
 def test_dropout_acts_in_training_alone_and_is_a_function_of_seed_and_step(name: str) -> None:
     plain, params = model(TINY[name])
     (graphdef, _), x = abstract(replace(TINY[name], dropout=0.5)), tokens(2, 8)
-    programs = [jax.make_jaxpr(rooms.hidden, static_argnums=0)(graph, params, x) for graph in (graphdef, plain)]
+    programs = [jax.make_jaxpr(model_build.hidden, static_argnums=0)(graph, params, x) for graph in (graphdef, plain)]
     assert str(programs[0]) == str(programs[1]), "evaluation must be the same program"
     one, again, other = (hidden_and_auxiliary(graphdef, params, x, jax.random.key(i))[0] for i in (0, 0, 1))
     np.testing.assert_array_equal(one, again)
@@ -175,7 +175,7 @@ def test_ragged_experts_equal_dense_ones_in_value_and_gradient() -> None:
         graphdef, params = model(replace(TINY["moe"], experts=kind, n_layers=1))
 
         def objective(params: dict, graphdef: Any = graphdef) -> jax.Array:
-            h, auxiliary = rooms.hidden_and_auxiliary(graphdef, params, tokens(2, 16))
+            h, auxiliary = model_build.hidden_and_auxiliary(graphdef, params, tokens(2, 16))
             return jnp.sum(jnp.sin(h)) + auxiliary
 
         results.append(jax.jit(jax.value_and_grad(objective), compiler_options=QUICK)(params))
@@ -217,7 +217,7 @@ def test_training_flops_equal_the_products_in_the_gradient(name: str) -> None:
     (graphdef, params), x = abstract(config), tokens(2, T)
 
     def objective(params: dict) -> jax.Array:
-        return jnp.sum(jnp.sin(rooms.hidden(graphdef, params, x) @ unembedding(params).T))
+        return jnp.sum(jnp.sin(model_build.hidden(graphdef, params, x) @ unembedding(params).T))
 
     matrices, attention = products(jax.make_jaxpr(jax.grad(objective))(params).jaxpr)
     counted = (matrices + attention * (T + 1) / (2 * T)) / x.size
@@ -250,7 +250,7 @@ def products(jaxpr: Any) -> tuple[float, float]:
 def test_the_estimated_memory_of_a_step_is_near_what_is_allotted(name: str) -> None:
     """So small a model, scanned, needs up to 1.4 times the estimate; see `estimate` for larger ones."""
     allotted = stepper(name)[0].memory_analysis()  # pyright: ignore[reportFunctionMemberAccess]
-    config = rooms.for_platform(resolve(replace(TINY[name], context=T)))
+    config = model_build.for_platform(resolve(replace(TINY[name], context=T)))
     share = sum(memory(config, 4).values()) / (allotted.temp_size_in_bytes + allotted.argument_size_in_bytes)
     assert 0.65 < share < 1.2
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tsl_jax.models import build as rooms
+from tsl_jax.models import build as model_build
 from tsl_jax.models.attention import causal_attention
 from tsl_jax.models.config import ModelConfig
 from tsl_jax.models.layers import rotary_table, rotate
@@ -18,8 +18,8 @@ from tsl_jax.models.layers import rotary_table, rotate
 TINY = ModelConfig(preset="tiny", vocabulary=50, context=80)
 FLOAT32 = 1e-4  # float32 model: sums of a few hundred terms in another order
 
-build = functools.cache(rooms.build)
-hidden = jax.jit(rooms.hidden, static_argnums=0)
+build = functools.cache(model_build.build)
+hidden = jax.jit(model_build.hidden, static_argnums=0)
 attention = jax.jit(causal_attention, static_argnums=3)
 
 
@@ -89,8 +89,8 @@ def test_what_is_made_again_for_the_backward_pass_changes_no_gradient(layers: st
     params = perturbed(build(TINY, 0)[1])
     for remat in ("none", "dots", "full"):
         config = replace(TINY, layers=layers, remat=remat, n_heads=1)
-        graphdef, _ = rooms.abstract(config)
-        loss = jax.jit(jax.value_and_grad(lambda p, g=graphdef: jnp.mean(rooms.hidden(g, p, x) ** 3)))
+        graphdef, _ = model_build.abstract(config)
+        loss = jax.jit(jax.value_and_grad(lambda p, g=graphdef: jnp.mean(model_build.hidden(g, p, x) ** 3)))
         text = str(jax.make_jaxpr(loss)(params))
         assert ("checkpoint" in text or "remat" in text) == (remat != "none")
         found[remat] = loss(params)

@@ -1,4 +1,4 @@
-"""Causal attention with grouped key/value heads: by a fused kernel, or in blocks of queries, which is quick on a CPU.
+"""Causal attention with grouped key/value heads: by a fused kernel, or in blocks of queries, which is fast on a CPU.
 
 With p = softmax(q k' / sqrt(h)), past and present only, out = p v. Letters in names give shapes, as in `layers`; R =
 G t are the rows of one block: t positions, for each of the G query heads of a key/value head. In blocks the gradient is
@@ -15,13 +15,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-MASKED = -1e30
-BLOCKS = 4  # more save little and compile longer
-SHORTEST = 32  # positions of a block
+MASKED = -1e30  # score of a future position: its exponential is 0, and no row is inf - inf
+BLOCKS = 4  # of queries: more would save little and compile longer
+SHORTEST = 32  # positions of a block at least
 
 
-def causal_attention(q_BxTxHxh: jax.Array, k_BxTxKxh: jax.Array, v_BxTxKxh: jax.Array, kind: str) -> jax.Array:
+def causal_attention(
+    q_BxTxHxh: Float[Array, "batch position head width"],
+    k_BxTxKxh: Float[Array, "batch position kv_head width"],
+    v_BxTxKxh: Float[Array, "batch position kv_head width"],
+    kind: str,
+) -> Float[Array, "batch position head width"]:
     """softmax(q k' / sqrt(h), past and present only) v, of shape (B, T, H, h).
 
     Args:
@@ -48,12 +54,13 @@ def _in_blocks(q_BxKxGxTxh: jax.Array, k_BxKxTxh: jax.Array, v_BxKxTxh: jax.Arra
 
 
 def _forward(q_BxKxGxTxh: jax.Array, k_BxKxTxh: jax.Array, v_BxKxTxh: jax.Array) -> tuple[jax.Array, Any]:
-    out, kept = [], []
+    out, saved = [], []
     for rows in _blocks(q_BxKxGxTxh.shape[3]):
         q_BxKxRxh, S = _rows(q_BxKxGxTxh, rows), rows.stop
         score_BxKxRxS = jnp.einsum(
             "bkrh,bksh->bkrs", q_BxKxRxh, k_BxKxTxh[:, :, :S], preferred_element_type=jnp.float32
         )
+        # A block has its t positions once for each of the G query heads.
         place_R = rows.start + jnp.arange(q_BxKxRxh.shape[2]) % (S - rows.start)
         seen_RxS = jnp.arange(S)[None, :] <= place_R[:, None]
         score_BxKxRxS = jnp.where(seen_RxS[None, None], score_BxKxRxS, MASKED)
@@ -62,18 +69,19 @@ def _forward(q_BxKxGxTxh: jax.Array, k_BxKxTxh: jax.Array, v_BxKxTxh: jax.Array)
         e_BxKxRxS = e_BxKxRxS.astype(v_BxKxTxh.dtype)
         mixed_BxKxRxh = jnp.einsum("bkrs,bksh->bkrh", e_BxKxRxS, v_BxKxTxh[:, :, :S])
         out.append(_positions((mixed_BxKxRxh / z_BxKxRx1).astype(v_BxKxTxh.dtype), q_BxKxGxTxh.shape[2]))
-        kept.append((e_BxKxRxS, z_BxKxRx1))
+        saved.append((e_BxKxRxS, z_BxKxRx1))
     out_BxKxGxTxh = jnp.concatenate(out, axis=3)
-    return out_BxKxGxTxh, (q_BxKxGxTxh, k_BxKxTxh, v_BxKxTxh, out_BxKxGxTxh, kept)
+    return out_BxKxGxTxh, (q_BxKxGxTxh, k_BxKxTxh, v_BxKxTxh, out_BxKxGxTxh, saved)
 
 
 def _backward(residuals: Any, g_BxKxGxTxh: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    q_BxKxGxTxh, k_BxKxTxh, v_BxKxTxh, out_BxKxGxTxh, kept = residuals
+    q_BxKxGxTxh, k_BxKxTxh, v_BxKxTxh, out_BxKxGxTxh, saved = residuals
     dtype, (G, T) = v_BxKxTxh.dtype, q_BxKxGxTxh.shape[2:4]
     dq_BxKxGxTxh = jnp.zeros(q_BxKxGxTxh.shape, dtype)
     dk_BxKxTxh, dv_BxKxTxh = (jnp.zeros(k_BxKxTxh.shape, jnp.float32) for _ in range(2))
-    for rows, (e_BxKxRxS, z_BxKxRx1) in zip(_blocks(T), kept, strict=True):
+    for rows, (e_BxKxRxS, z_BxKxRx1) in zip(_blocks(T), saved, strict=True):
         S = rows.stop
+        # ds = e ((g / z) v' - sum(out g) / z), then dq = ds k, dk = ds' q, dv = e' (g / z)
         g_BxKxRxh = _rows(g_BxKxGxTxh, rows) / z_BxKxRx1
         along_BxKxRx1 = (_rows(out_BxKxGxTxh, rows) * g_BxKxRxh).sum(axis=-1, keepdims=True)
         g_BxKxRxh = g_BxKxRxh.astype(dtype)

@@ -1,6 +1,7 @@
-"""From a config to what the rest of the house works with: a graph definition and a plain pytree of parameters.
+"""From a config to a graph definition and a plain tree of parameters, and from these to hidden states.
 
-The model is split once; after that only pytrees travel, whose dispatch under `jax.jit` costs a quarter of `nnx.jit`.
+The model is split once; after that only pytrees are passed on, whose dispatch under `jax.jit` costs a quarter of
+`nnx.jit`'s.
 Parameters are nested dictionaries; every leaf under "blocks" has the layers as its first axis.
 """
 
@@ -12,24 +13,25 @@ from typing import Any
 import jax
 from flax import nnx
 from jax.sharding import Mesh
+from jaxtyping import Array, Float
 
 from tsl_jax.models.config import ModelConfig, resolve
 from tsl_jax.models.cost import n_params
-from tsl_jax.models.gpt_neox import GptNeox
-from tsl_jax.models.llama import Llama
-from tsl_jax.models.lstm import Lstm
-from tsl_jax.models.moe import MixtureOfExperts
+from tsl_jax.models.decoder import Architecture, Decoder, Hidden, Tokens
+from tsl_jax.models.gpt_neox import GPT_NEOX
+from tsl_jax.models.llama import LLAMA, UNIVERSAL
+from tsl_jax.models.lstm import LSTM
+from tsl_jax.models.moe import MOE
 from tsl_jax.models.sharding import shardings
-from tsl_jax.models.universal import Universal
 
 Params = dict[str, Any]
 LARGE = 1_000_000_000  # parameters from which on the activations of all layers no longer fit beside them
-ARCHITECTURES = {
-    "llama": Llama,
-    "gpt_neox": GptNeox,
-    "moe": MixtureOfExperts,
-    "lstm": Lstm,
-    "universal": Universal,
+ARCHITECTURES: dict[str, Architecture] = {
+    "llama": LLAMA,
+    "gpt_neox": GPT_NEOX,
+    "moe": MOE,
+    "lstm": LSTM,
+    "universal": UNIVERSAL,
 }
 
 
@@ -48,12 +50,12 @@ def build(config: ModelConfig, seed: int, mesh: Mesh | None = None) -> tuple[nnx
         ValueError: where the config is not a model (see `config.resolve`).
     """
     config = for_platform(resolve(config))
-    model = ARCHITECTURES[config.architecture]
+    architecture = ARCHITECTURES[config.architecture]
 
     def initial(key: jax.Array) -> Params:
-        return nnx.to_pure_dict(nnx.state(model(config, nnx.Rngs(key))))
+        return nnx.to_pure_dict(nnx.state(Decoder(config, architecture, nnx.Rngs(key))))
 
-    # It runs once: on CPU optimising it takes thrice as long as it ever saves.
+    # This program runs once: on CPU optimising it takes three times as long as it could save.
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
     graphdef, shapes = abstract(config)
     placed = None if mesh is None else shardings(shapes, mesh)
@@ -67,7 +69,7 @@ def abstract(config: ModelConfig) -> tuple[nnx.GraphDef, Params]:
         ValueError: where the config is not a model (see `config.resolve`).
     """
     config = for_platform(resolve(config))
-    model = nnx.eval_shape(lambda: ARCHITECTURES[config.architecture](config, nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: Decoder(config, ARCHITECTURES[config.architecture], nnx.Rngs(0)))
     return nnx.graphdef(model), nnx.to_pure_dict(nnx.state(model))
 
 
@@ -86,7 +88,7 @@ def for_platform(config: ModelConfig, platform: str = "") -> ModelConfig:
     return replace(config, layers=layers, attention=attention, experts=experts, remat=remat)
 
 
-def hidden(graphdef: nnx.GraphDef, params: Params, tokens_BxT: jax.Array) -> jax.Array:
+def hidden(graphdef: nnx.GraphDef, params: Params, tokens_BxT: Tokens) -> Hidden:
     """Hidden states (B, T, D) after the final norm, without dropout; position t sees tokens 0..t.
 
     Raises:
@@ -96,8 +98,8 @@ def hidden(graphdef: nnx.GraphDef, params: Params, tokens_BxT: jax.Array) -> jax
 
 
 def hidden_and_auxiliary(
-    graphdef: nnx.GraphDef, params: Params, tokens_BxT: jax.Array, key: jax.Array | None = None
-) -> tuple[jax.Array, jax.Array | None]:
+    graphdef: nnx.GraphDef, params: Params, tokens_BxT: Tokens, key: jax.Array | None = None
+) -> tuple[Hidden, Float[Array, ""] | None]:
     """What training needs: hidden states, and the loss that the architecture adds to the objective, if it has one.
 
     Args:
@@ -110,6 +112,6 @@ def hidden_and_auxiliary(
     return nnx.merge(graphdef, params)(tokens_BxT, key)
 
 
-def unembedding(params: Params) -> jax.Array:
+def unembedding(params: Params) -> Float[Array, "vocabulary d_model"]:
     """The matrix (V, D) whose product with a hidden state gives the logits."""
     return params["unembedding"] if "unembedding" in params else params["embedding"]

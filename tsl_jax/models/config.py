@@ -1,4 +1,4 @@
-"""What a model is told: its architecture, shape and dtypes. Standard library only.
+"""The configuration of a model: its architecture, shape and dtypes. Standard library only.
 
 A size that is 0 is filled in by `resolve`: from the preset (`presets`), from the run, or by the rule beside it. Sizes
 that an architecture does not have stay 0.
@@ -92,7 +92,7 @@ def resolve(config: ModelConfig, *, vocabulary: int = 0, context: int = 0) -> Mo
         "experts_per_token": experts_per_token,
     }
     sizes = {name: filled[name] for name in SIZES[architecture]}
-    return _checked(replace(config, architecture=architecture, **sizes))
+    return _validate(replace(config, architecture=architecture, **sizes))
 
 
 def _feed_forward(architecture: str, d_model: int, experts_per_token: int) -> int:
@@ -103,7 +103,8 @@ def _feed_forward(architecture: str, d_model: int, experts_per_token: int) -> in
     return -(-8 * d_model // (24 * max(share, 1))) * 8
 
 
-def _checked(config: ModelConfig) -> ModelConfig:
+def _validate(config: ModelConfig) -> ModelConfig:
+    """The config itself, where its numbers make a model."""
     sizes = SIZES[config.architecture]
     for name in _ALL_SIZES:
         value = getattr(config, name)
@@ -119,29 +120,20 @@ def _checked(config: ModelConfig) -> ModelConfig:
             raise ValueError(f"models: {name} is a share from 0 to {most}, found {getattr(config, name)}")
     if config.balance < 0:
         raise ValueError(f"models: balance must not be negative, found {config.balance}")
-    if "n_heads" in sizes:
-        _check_heads(config)
-    if "n_experts" in sizes:
-        _check_experts(config)
-    return config
-
-
-def _check_heads(config: ModelConfig) -> None:
-    if config.d_model % (2 * config.n_heads):
+    if "n_heads" in sizes and config.d_model % (2 * config.n_heads):
         found = f"d_model {config.d_model} and n_heads {config.n_heads}"
         raise ValueError(f"models: rotary heads need d_model / n_heads even, found {found}; change one of them")
-    if config.n_heads % config.n_kv_heads:
+    if "n_heads" in sizes and config.n_heads % config.n_kv_heads:
         found = f"{config.n_heads} and {config.n_kv_heads}"
         raise ValueError(f"models: n_kv_heads must divide n_heads, found {found}; change one of them")
-
-
-def _check_experts(config: ModelConfig) -> None:
-    chosen, n = config.experts_per_token, config.n_experts
+    chosen, n = config.experts_per_token, config.n_experts  # both 0 where there are no experts
     if chosen > n:
         raise ValueError(f"models: experts_per_token must be at most n_experts, found {chosen} of {n}; lower it")
     if chosen == 1 and n > 1:
+        # The softmax over one expert is 1 whatever its score, so that the router would get no gradient.
         found = f"found experts_per_token 1 of {n}, whose share is always 1; give 2"
         raise ValueError(f"models: the router learns by how a token's experts share, {found}")
+    return config
 
 
 def head_dim(config: ModelConfig) -> int:

@@ -14,8 +14,8 @@ from flax import nnx
 
 from tsl_jax.models.attention import causal_attention
 from tsl_jax.models.config import ModelConfig, head_dim, rotary_dim
-from tsl_jax.models.decoder import apply_blocks, dropout, dropout_keys, embed, need_context, stacked_blocks
-from tsl_jax.models.layers import Table, branch_std, matmul, matrix, rotary_table, rotate
+from tsl_jax.models.decoder import Architecture
+from tsl_jax.models.layers import Table, branch_std, dropout, matmul, matrix, rotate
 
 
 class LayerNorm(nnx.Module):
@@ -92,21 +92,4 @@ class Block(nnx.Module):
         return x_BxTxD + attended + dropout(self.mlp(self.mlp_norm(x_BxTxD)), self.dropout, key, 1)
 
 
-class GptNeox(nnx.Module):
-    """Tokens (B, T) to hidden states (B, T, D); see `llama.Llama`."""
-
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-        self.config = config
-        self.embedding = matrix(rngs, config.vocabulary, config.d_model)
-        self.blocks = stacked_blocks(Block, config, rngs, config.n_layers)
-        self.final_norm = LayerNorm(config.d_model, config.norm_eps)
-        if not config.tied:
-            self.unembedding = matrix(rngs, config.vocabulary, config.d_model)
-
-    def __call__(self, tokens_BxT: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, None]:
-        config, n = self.config, need_context(self.config, tokens_BxT)
-        table = rotary_table(n, rotary_dim(config), config.rope_base)
-        first, keys = dropout_keys(config, key)
-        x_BxTxD = dropout(embed(self.embedding[...], tokens_BxT, config), config.dropout, first)
-        x_BxTxD = apply_blocks(self.blocks, x_BxTxD, config, table, keys=keys)
-        return self.final_norm(x_BxTxD), None
+GPT_NEOX = Architecture(Block, norm=LayerNorm)

@@ -1,4 +1,4 @@
-"""Parts of a decoder: RMS norm, rotary positions, the projections of attention, SwiGLU.
+"""Parts of a decoder: RMS norm, rotary positions, the projections of attention, SwiGLU, dropout.
 
 Letters in names give shapes: B batch, T position, S earlier position, D model, H query heads, K key/value heads, G =
 H / K query heads to each of them, h head dimension, F feed-forward. Parameters are float32, activations of the
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Float
 
 from tsl_jax.models.attention import causal_attention
 from tsl_jax.models.config import ModelConfig, head_dim
@@ -23,15 +24,17 @@ Table = tuple[np.ndarray, np.ndarray]  # cos and sin of a rotation, each (positi
 def rotary_table(n: int, dim: int, base: float) -> Table:
     """cos and sin of i / base^(2 j / dim), each (n, dim / 2), float32.
 
-    Of numpy: constants of the program. XLA would merge the computation of a table into every loop that reads it, and
-    take sines anew for every number that is turned.
+    Made by numpy, as constants of the program: XLA would merge the computation of a table into every loop that reads
+    it, and take sines anew for every number that is rotated.
     """
     frequency_h = np.float32(base) ** (-np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim))
     angle_Txh = np.arange(n, dtype=np.float32)[:, None] * frequency_h[None, :]
     return np.cos(angle_Txh), np.sin(angle_Txh)
 
 
-def rotate(x_BxTxHxh: jax.Array, table: Table) -> jax.Array:
+def rotate(
+    x_BxTxHxh: Float[Array, "batch position head width"], table: Table
+) -> Float[Array, "batch position head width"]:
     """Turn pairs (j, j + h/2) by their position's angle, so that q.k depends on the distance of positions only."""
     cos, sin = (t[None, :, None, :].astype(x_BxTxHxh.dtype) for t in table)
     a, b = jnp.split(x_BxTxHxh, 2, axis=-1)
@@ -48,7 +51,9 @@ def branch_std(config: ModelConfig) -> float:
     return INIT_STD / (2 * config.n_layers) ** 0.5
 
 
-def matmul(x_BxTxD: jax.Array, matrix_DxF: nnx.Param[jax.Array]) -> jax.Array:
+def matmul(
+    x_BxTxD: Float[Array, "batch position d_in"], matrix_DxF: nnx.Param[jax.Array]
+) -> Float[Array, "batch position d_out"]:
     """The matrix product, in x's dtype.
 
     Of two axes, not three: otherwise XLA transposes the gradient of the product before it multiplies it with x, and
@@ -58,6 +63,19 @@ def matmul(x_BxTxD: jax.Array, matrix_DxF: nnx.Param[jax.Array]) -> jax.Array:
     return (x_BxTxD.reshape(B * T, D) @ matrix_DxF[...].astype(x_BxTxD.dtype)).reshape(B, T, -1)
 
 
+def dropout(
+    x: Float[Array, "batch position d_model"], rate: float, key: jax.Array | None, branch: int = 0
+) -> Float[Array, "batch position d_model"]:
+    """x with a share `rate` of its entries set to zero, the others scaled up to keep the mean; key None: x itself.
+
+    `branch` tells apart the uses of one key. Source: Srivastava et al. 2014, JMLR 15.
+    """
+    if key is None:
+        return x
+    keep = jax.random.bernoulli(jax.random.fold_in(key, branch), 1 - rate, x.shape)
+    return jnp.where(keep, x / (1 - rate), 0)
+
+
 class RMSNorm(nnx.Module):
     """x / sqrt(mean(x^2) + eps) * scale, in float32."""
 
@@ -65,8 +83,8 @@ class RMSNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones(d_model, jnp.float32))
         self.eps = eps
 
-    def __call__(self, x_BxTxD: jax.Array) -> jax.Array:
-        x = x_BxTxD.astype(jnp.float32)
+    def __call__(self, x_BxTxD: Float[Array, "batch position d_model"]) -> Float[Array, "batch position d_model"]:
+        x = x_BxTxD.astype(jnp.float32)  # in bfloat16 the mean of squares would lose digits
         x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
         return (x * self.scale[...][None, None, :]).astype(x_BxTxD.dtype)
 
@@ -87,6 +105,7 @@ class Attention(nnx.Module):
         q, k, v = jnp.split(matmul(x_BxTxD, self.qkv), [H * h, (H + K) * h], axis=-1)
         q = rotate(q.reshape(B, T, H, h), table)
         k = rotate(k.reshape(B, T, K, h), table)
+        # The values that a head mixes, side by side, are mapped back to the residual stream.
         mixed_BxTxHxh = causal_attention(q, k, v.reshape(B, T, K, h), self.kind)
         return matmul(mixed_BxTxHxh.reshape(B, T, H * h), self.out)
 

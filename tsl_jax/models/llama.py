@@ -1,13 +1,24 @@
-"""The LLaMA decoder (Touvron et al. 2023, arXiv 2302.13971): blocks x + attention(norm x), then x + swiglu(norm x)."""
+"""The LLaMA decoder (Touvron et al. 2023, arXiv 2302.13971), and the Universal Transformer, which repeats its block.
+
+A LLaMA block is x = x + attention(norm x), then x = x + swiglu(norm' x).
+
+The Universal Transformer (Dehghani et al. 2018, arXiv 1807.03819) applies one block n_layers times,
+
+    x_(t+1) = block(x_t + depth_t),   t = 0 .. n_layers - 1.
+
+The same parameters serve every layer; only the depth embedding tells them apart. Its block here is LLaMA's (pre-norm,
+rotary positions, SwiGLU), so that the two models differ in sharing alone; the paper's is post-norm with sinusoids for
+position and depth. There is no adaptive halting, as in Kaplan et al.'s comparison (arXiv 2001.08361, appendix D).
+"""
 
 from __future__ import annotations
 
 import jax
 from flax import nnx
 
-from tsl_jax.models.config import ModelConfig, head_dim
-from tsl_jax.models.decoder import apply_blocks, dropout, dropout_keys, embed, need_context, stacked_blocks
-from tsl_jax.models.layers import Attention, RMSNorm, SwiGLU, Table, matrix, rotary_table
+from tsl_jax.models.config import ModelConfig
+from tsl_jax.models.decoder import Architecture, BlocksResult, Decoder, scan_layers
+from tsl_jax.models.layers import Attention, RMSNorm, SwiGLU, Table, dropout
 
 
 class Block(nnx.Module):
@@ -26,24 +37,19 @@ class Block(nnx.Module):
         return x_BxTxD + dropout(self.mlp(self.mlp_norm(x_BxTxD)), self.dropout, key, 1)
 
 
-class Llama(nnx.Module):
-    """Tokens (B, T) to hidden states (B, T, D); the loss multiplies them with `unembedding` in chunks.
+def repeated_block(
+    model: Decoder, x_BxTxD: jax.Array, table: Table | None, layer_keys: jax.Array | None
+) -> BlocksResult:
+    """The one block, as often as there are rows in the depth embedding."""
+    graphdef, stacked = nnx.split(model.blocks)
+    block = nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[0], stacked))  # a stack of one
 
-    `config` is resolved: every size is given, `layers` and `attention` are a choice, not "auto".
-    """
+    def layer(x: jax.Array, depth_and_key: tuple[jax.Array, jax.Array | None]) -> jax.Array:
+        depth_D, key = depth_and_key
+        return block(x + depth_D.astype(x.dtype)[None, None, :], table, key)
 
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-        self.config = config
-        self.embedding = matrix(rngs, config.vocabulary, config.d_model)
-        self.blocks = stacked_blocks(Block, config, rngs, config.n_layers)
-        self.final_norm = RMSNorm(config.d_model, config.norm_eps)
-        if not config.tied:
-            self.unembedding = matrix(rngs, config.vocabulary, config.d_model)
+    return scan_layers(layer, x_BxTxD, (model.depth[...], layer_keys), model.config), None
 
-    def __call__(self, tokens_BxT: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, None]:
-        config, n = self.config, need_context(self.config, tokens_BxT)
-        table = rotary_table(n, head_dim(config), config.rope_base)
-        first, keys = dropout_keys(config, key)
-        x_BxTxD = dropout(embed(self.embedding[...], tokens_BxT, config), config.dropout, first)
-        x_BxTxD = apply_blocks(self.blocks, x_BxTxD, config, table, keys=keys)
-        return self.final_norm(x_BxTxD), None
+
+LLAMA = Architecture(Block)
+UNIVERSAL = Architecture(Block, blocks=repeated_block, shares_block=True)

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tsl_jax.models.config import ModelConfig
-from tsl_jax.models.decoder import apply_blocks, dropout, dropout_keys, embed, need_context, stacked_blocks
-from tsl_jax.models.layers import matmul, matrix
+from tsl_jax.models.decoder import Architecture
+from tsl_jax.models.layers import dropout, matmul, matrix
 
 State = tuple[jax.Array, jax.Array]  # h and c, each (B, D)
 
@@ -33,7 +33,7 @@ class Layer(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(4 * d, jnp.float32).at[d : 2 * d].set(1.0))
         self.dropout = config.dropout
 
-    def __call__(self, x_BxTxD: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x_BxTxD: jax.Array, table: None, key: jax.Array | None = None) -> jax.Array:
         dtype, (B, _, D) = x_BxTxD.dtype, x_BxTxD.shape
         recurrent_DxG = self.recurrent[...].astype(dtype)
         from_input = matmul(x_BxTxD, self.input) + self.bias[...].astype(dtype)[None, None, :]
@@ -51,20 +51,4 @@ class Layer(nnx.Module):
         return dropout(h_TxBxD.transpose(1, 0, 2), self.dropout, key)
 
 
-class Lstm(nnx.Module):
-    """Tokens (B, T) to hidden states (B, T, D); see `llama.Llama`."""
-
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-        self.config = config
-        self.embedding = matrix(rngs, config.vocabulary, config.d_model)
-        self.blocks = stacked_blocks(Layer, config, rngs, config.n_layers)
-        self.projection = matrix(rngs, config.d_model, config.d_model, std=config.d_model**-0.5)
-        if not config.tied:
-            self.unembedding = matrix(rngs, config.vocabulary, config.d_model)
-
-    def __call__(self, tokens_BxT: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, None]:
-        config, _ = self.config, need_context(self.config, tokens_BxT)
-        first, keys = dropout_keys(config, key)
-        x_BxTxD = embed(self.embedding[...], tokens_BxT, config) * config.d_model**0.5
-        x_BxTxD = apply_blocks(self.blocks, dropout(x_BxTxD, config.dropout, first), config, keys=keys)
-        return matmul(x_BxTxD, self.projection), None
+LSTM = Architecture(Layer, norm=None, scales_embedding=True)

@@ -22,9 +22,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tsl_jax.models.config import ModelConfig, head_dim
-from tsl_jax.models.decoder import apply_blocks, dropout, dropout_keys, embed, need_context, stacked_blocks
-from tsl_jax.models.layers import Attention, RMSNorm, Table, branch_std, matrix, rotary_table
+from tsl_jax.models.config import ModelConfig
+from tsl_jax.models.decoder import Architecture, BlocksResult, Decoder, apply_blocks
+from tsl_jax.models.layers import Attention, RMSNorm, Table, branch_std, dropout, matrix
 
 
 class Experts(nnx.Module):
@@ -92,22 +92,13 @@ class Block(nnx.Module):
         return x_BxTxD + dropout(mixed, self.dropout, key, 1), total + imbalance
 
 
-class MixtureOfExperts(nnx.Module):
-    """Tokens (B, T) to hidden states (B, T, D) and the balancing loss; see `llama.Llama`."""
+def balanced_blocks(
+    model: Decoder, x_BxTxD: jax.Array, table: Table | None, layer_keys: jax.Array | None
+) -> BlocksResult:
+    """All blocks, and `balance` times the mean over layers of their imbalance."""
+    config, start = model.config, (x_BxTxD, jnp.zeros((), jnp.float32))
+    x_BxTxD, total = apply_blocks(model.blocks, start, config, table, layer_keys)
+    return x_BxTxD, config.balance / config.n_layers * total
 
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-        self.config = config
-        self.embedding = matrix(rngs, config.vocabulary, config.d_model)
-        self.blocks = stacked_blocks(Block, config, rngs, config.n_layers)
-        self.final_norm = RMSNorm(config.d_model, config.norm_eps)
-        if not config.tied:
-            self.unembedding = matrix(rngs, config.vocabulary, config.d_model)
 
-    def __call__(self, tokens_BxT: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        config, n = self.config, need_context(self.config, tokens_BxT)
-        table = rotary_table(n, head_dim(config), config.rope_base)
-        first, keys = dropout_keys(config, key)
-        x_BxTxD = dropout(embed(self.embedding[...], tokens_BxT, config), config.dropout, first)
-        start = (x_BxTxD, jnp.zeros((), jnp.float32))
-        x_BxTxD, total = apply_blocks(self.blocks, start, config, table, keys=keys)
-        return self.final_norm(x_BxTxD), config.balance / config.n_layers * total
+MOE = Architecture(Block, blocks=balanced_blocks)
