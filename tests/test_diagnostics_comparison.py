@@ -68,7 +68,7 @@ def test_a_stationary_covariance_is_found_from_few_clusters_and_is_positive():
     found = []
     for seed in range(40):
         each = draws(truth, clusters, seed)
-        found.append(noise.stationary(np.cov(each, rowvar=False)))
+        found.append(noise.stationary_covariance(np.cov(each, rowvar=False)))
     assert np.linalg.eigvalsh(found[0]).min() > -1e-9
     mean = np.mean(found, axis=0)
     np.testing.assert_allclose(np.diag(mean), np.diag(truth), rtol=0.2)
@@ -77,9 +77,9 @@ def test_a_stationary_covariance_is_found_from_few_clusters_and_is_positive():
 
 def test_a_stationary_covariance_comes_back_as_it_is(tolerance):
     truth = windowed()
-    np.testing.assert_allclose(noise.stationary(truth), truth, atol=tolerance["algebra"])
+    np.testing.assert_allclose(noise.stationary_covariance(truth), truth, atol=tolerance["algebra"])
     with pytest.raises(ValueError, match="expected finite"):
-        noise.stationary(np.full((3, 3), np.nan))
+        noise.stationary_covariance(np.full((3, 3), np.nan))
 
 
 def test_bins_are_means_that_hold_every_point_once():
@@ -95,8 +95,8 @@ def test_bins_are_means_that_hold_every_point_once():
 def test_the_simulated_reference_is_calibrated_where_the_covariance_is_estimated_and_chi2_is_not():
     """Eight clusters: chi2 rejects a true law too often; held against the reference it does not."""
     sigma, clusters = windowed(), 8
-    reference = model_comparison.reference(HYPERBOLIC, TRUE, X, sigma, clusters, draws=120, seed=1)
-    fresh = model_comparison.reference(HYPERBOLIC, TRUE, X, sigma, clusters, draws=120, seed=2)
+    reference = model_comparison.reference_chi2(HYPERBOLIC, TRUE, X, sigma, clusters, draws=120, seed=1)
+    fresh = model_comparison.reference_chi2(HYPERBOLIC, TRUE, X, sigma, clusters, draws=120, seed=2)
     assert abs((fresh > np.quantile(reference, 0.95)).mean() - 0.05) < 0.06
     assert np.mean(fresh) > 7  # the degrees: heavier than chi2
     wrong = np.asarray(POSITION_LOG(X, c0=4.5, c1=0.4, c2=0.5))
@@ -132,3 +132,42 @@ def test_a_law_of_several_shapes_is_refused():
         model_comparison.gls_fit(KAPLAN_ND, TRUE, X, windowed())
     with pytest.raises(ValueError, match="no noise"):
         model_comparison.gls_fit(HYPERBOLIC, TRUE, X, np.zeros((64, 64)))
+
+
+@pytest.mark.parametrize("blocks", [-1, 0, 1, 2, 65])
+def test_blocks_that_make_no_sense_are_refused(blocks):
+    with pytest.raises(ValueError, match=rf"blocks must be from 3 .* to 64, .* found {blocks}"):
+        model_comparison.held_out(HYPERBOLIC, TRUE, X, blocks=blocks)
+
+
+def test_three_blocks_hold_out_the_middle_one_and_parts_must_leave_enough_points():
+    assert model_comparison.held_out(HYPERBOLIC, TRUE, X, blocks=3).shape == (1, 1, 64)
+    with pytest.raises(ValueError, match="without the 1 held-out points 2 are left for the 3 parameters"):
+        model_comparison.held_out(HYPERBOLIC, TRUE[:3], X[:3], blocks=3)
+    with pytest.raises(ValueError, match="without the 62 held-out points 2 are left"):
+        model_comparison.extrapolated(HYPERBOLIC, TRUE, X, share=2.5 / 64)
+    with pytest.raises(ValueError, match="share must lie between 0 and 1, found 1"):
+        model_comparison.extrapolated(HYPERBOLIC, TRUE, X, share=1)
+
+
+@pytest.mark.parametrize("function", [model_comparison.held_out, model_comparison.extrapolated])
+def test_curves_that_cannot_be_fitted_are_named(function):
+    with pytest.raises(ValueError, match="one shape"):
+        function(KAPLAN_ND, TRUE, X)
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        function(HYPERBOLIC, np.where(X == 5, np.nan, TRUE), X)
+    with pytest.raises(ValueError, match=r"found y \(1, 64\) and x \(63,\)"):
+        function(HYPERBOLIC, TRUE, X[1:])
+
+
+def test_no_likelihood_without_degrees_of_freedom_numbers_or_clusters():
+    with pytest.raises(ValueError, match="3 bins leave no degree of freedom to the 3 parameters"):
+        model_comparison.gls_fit(HYPERBOLIC, TRUE, X, windowed(), noise.log_bins(X, 3))
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        model_comparison.gls_fit(HYPERBOLIC, TRUE * np.nan, X, windowed())
+    with pytest.raises(ValueError, match=r"covariance \(63, 63\)"):
+        model_comparison.gls_fit(HYPERBOLIC, TRUE, X, windowed()[1:, 1:])
+    with pytest.raises(ValueError, match="two clusters or more, found 1"):
+        model_comparison.reference_chi2(HYPERBOLIC, TRUE, X, windowed(), clusters=1)
+    with pytest.raises(ValueError, match="one bin or more, found 0"):
+        noise.log_bins(X, 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,7 @@ import xarray as xr
 
 import tsl_jax as tsl
 from tsl_jax.curve_tables import fit_table, write_fit
-from tsl_jax.diagnostics import align_params, bootstrap, effective_context, effective_context_resampled
+from tsl_jax.diagnostics import align_params, bootstrap, effective_context, effective_context_resampled, noise_ceiling
 from tsl_jax.fitting import fit
 from tsl_jax.laws import HYPERBOLIC, KAPLAN_ND, POSITION_POWER
 
@@ -108,3 +110,80 @@ def test_i90_of_resampled_clusters_holds_the_truth_in_the_right_order():
 def test_i90_belongs_to_the_hyperbolic_law():
     with pytest.raises(ValueError, match="hyperbolic law, found a fit of position_power"):
         effective_context(fit(POSITION_POWER, curves(), over="position"))
+
+
+def test_i90_is_a_number_of_positions():
+    by_tokens = curves(count=40).isel(position=0)
+    with pytest.raises(ValueError, match="expected a fit over position, found one over tokens"):
+        effective_context(fit(HYPERBOLIC, by_tokens, over="tokens", x=by_tokens.tokens))
+
+
+def test_formulas_of_plain_least_squares_refuse_a_weighted_fit():
+    y, weights = curves(), xr.DataArray(np.linspace(1, 2, 64), dims="position")
+    weighted = fit(HYPERBOLIC, y, over="position", weights=weights)
+    covariance = xr.DataArray(1e-4 * np.eye(64)[None], dims=("tokens", "position", "position_"))
+    with pytest.raises(ValueError, match=r"noise_ceiling: .* unweighted .* found a weighted fit"):
+        noise_ceiling(weighted, y, covariance)
+    with pytest.raises(ValueError, match=r"effective_context: .* unweighted .* found a weighted fit"):
+        effective_context(weighted, covariance)
+    assert np.isfinite(effective_context(weighted).high).all()  # by the errors of the fit itself
+
+
+def test_nothing_is_said_of_noise_where_a_coefficient_is_at_its_limit():
+    """A fit that cannot follow the noise in all directions leaves more of it than the formula says."""
+    y = curves(noise=0.0)
+    covariance = xr.DataArray(1e-4 * np.eye(64)[None], dims=("tokens", "position", "position_"))
+    held = fit(HYPERBOLIC, y, over="position", coef_limits={"a2": (3.2, None)})
+    assert np.isnan(noise_ceiling(held, y, covariance)).all()
+    free = fit(HYPERBOLIC, y, over="position", coef_limits={"a2": (0, None)})
+    np.testing.assert_array_equal(
+        noise_ceiling(free, y, covariance), noise_ceiling(fit(HYPERBOLIC, y, over="position"), y, covariance)
+    )
+
+
+def test_the_order_of_dimensions_of_a_covariance_does_not_matter_and_other_shapes_are_named():
+    y = curves(count=2)
+    covariance = xr.DataArray(1e-4 * np.eye(64) * np.ones((2, 1, 1)), dims=("tokens", "position", "position_"))
+    found = fit(HYPERBOLIC, y, over="position")
+    turned = covariance.transpose("position", "position_", "tokens")
+    np.testing.assert_array_equal(noise_ceiling(found, y, turned), noise_ceiling(found, y, covariance))
+    with pytest.raises(ValueError, match=r"covariance of shape \(2, 64, 64\), found \(2, 63, 63\)"):
+        noise_ceiling(found, y, covariance[:, 1:, 1:])
+    with pytest.raises(ValueError, match=r"y has dimensions \('position',\)"):
+        noise_ceiling(found, y[0], covariance)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"level": 90}, "level must lie between 0 and 1, found 90"),
+        ({"clusters": 1, "covariance": True}, "two or more of a covariance, found 1"),
+        ({"clusters": 8}, "two or more of a covariance, found 8"),
+    ],
+)
+def test_a_level_or_clusters_that_make_no_sense_are_refused(wrong, sentence):
+    if "covariance" in wrong:
+        wrong = wrong | {"covariance": xr.DataArray(np.eye(64)[None], dims=("tokens", "p", "q"))}
+    with pytest.raises(ValueError, match=sentence):
+        effective_context(fitted(), **wrong)
+
+
+def test_a_bootstrap_of_counts_that_are_none_is_refused():
+    sums = np.ones((4, 64))
+    with pytest.raises(ValueError, match="expected counts from 0 up, and a finite sum"):
+        bootstrap(HYPERBOLIC, sums, -sums, np.arange(1.0, 65))
+    with pytest.raises(ValueError, match="expected counts from 0 up, and a finite sum"):
+        bootstrap(HYPERBOLIC, sums * np.nan, sums, np.arange(1.0, 65))
+    with pytest.raises(ValueError, match="one resample or more, found 0"):
+        bootstrap(HYPERBOLIC, sums, sums, np.arange(1.0, 65), resamples=0)
+
+
+def test_fits_that_only_share_a_name_are_not_joined():
+    """Another law of the same name, other dimensions, or a name for the new dimension that is taken."""
+    other = fit(dataclasses.replace(HYPERBOLIC, starts=5), curves(), over="position")
+    with pytest.raises(ValueError, match="a and b are fits of two laws called hyperbolic"):
+        align_params({"a": fitted(), "b": other})
+    with pytest.raises(ValueError, match="compare one axis"):
+        align_params({"a": fitted(), "b": fit(HYPERBOLIC, curves()[0], over="position")})
+    with pytest.raises(ValueError, match="have a dimension tokens already"):
+        align_params({"a": fitted()}, dim="tokens")

@@ -20,8 +20,8 @@ from tsl_jax.diagnostics import (
     gls_fit,
     held_out,
     noise_ceiling,
-    reference,
-    stationary,
+    reference_chi2,
+    stationary_covariance,
 )
 from tsl_jax.diagnostics.model_comparison import CoxTest
 from tsl_jax.fitting import Fit, fit
@@ -47,7 +47,9 @@ class Tested:
     def p(self, chi2: float, key: tuple[Any, ...], curve: np.ndarray, x: np.ndarray, sigma: np.ndarray) -> float:
         """Probability of so large a chi2 under a true law; key: text, range, split, clusters (last)."""
         if key not in self.known:
-            self.known[key] = reference(laws.HYPERBOLIC, curve, x, sigma, key[-1], draws=DRAWS, seed=len(self.known))
+            self.known[key] = reference_chi2(
+                laws.HYPERBOLIC, curve, x, sigma, key[-1], draws=DRAWS, seed=len(self.known)
+            )
         drawn = self.known[key]
         return float((1 + (drawn >= chi2).sum()) / (1 + len(drawn)))
 
@@ -66,7 +68,7 @@ def by_checkpoint(name: str, surface: xr.Dataset, found: Fit, text: str, tested:
     x = surface.position.values.astype(float)
     for split in map(str, surface.split.values):
         clusters = clusters_of(surface, split)
-        smooth = stationary(sigma.sel(split=split).values)
+        smooth = stationary_covariance(sigma.sel(split=split).values)
         used = _context(found, split, smooth, clusters)
         key = (text, len(x), split, clusters)
         order = range(surface.sizes["tokens"] - 1, -1, -1)  # the last first: its noise makes the reference
@@ -110,7 +112,7 @@ def duels(surface: xr.Dataset, split: str) -> Iterator[dict[str, Any]]:
     """
     x = surface.position.values.astype(float)
     last = surface.isel(tokens=-1).sel(split=split)
-    sigma = stationary(position_covariance(surface.isel(tokens=[-1])).sel(split=split).values[0])
+    sigma = stationary_covariance(position_covariance(surface.isel(tokens=[-1])).sel(split=split).values[0])
     for estimate, y in (("plain", last.loss.values), ("additive", last.loss_additive.values)):
         missed = {law.name: (_inside(law, y, x), _beyond(law, y, x)) for law in LAWS}
         for law in RIVALS:

@@ -1,13 +1,31 @@
-"""What a fit and its data can be asked: which law holds, how much context is used, errors by resampling, noise."""
+"""Questions to a fit and its data: which law holds, how much context is used, errors by resampling, and the noise.
+
+noise: covariance of a loss curve from few clusters, bins even in log position, the ceiling that noise sets to R2
+model_comparison: gls_fit, lack_of_fit, cox_test by likelihood; held_out and extrapolated by prediction
+context_length: effective_context, i90 = 9/a1 of the hyperbolic law
+bootstrapping: bootstrap over clusters (documents)
+parameter_table: align_params, parameters of several fits side by side, if they are comparable
+"""
 
 from tsl_jax.diagnostics.bootstrapping import Bootstrap, bootstrap
 from tsl_jax.diagnostics.context_length import effective_context, effective_context_resampled
-from tsl_jax.diagnostics.model_comparison import cox_test, extrapolated, gls_fit, held_out, lack_of_fit, reference
-from tsl_jax.diagnostics.noise import log_bins, noise_ceiling, stationary
+from tsl_jax.diagnostics.model_comparison import (
+    CoxTest,
+    GlsFit,
+    cox_test,
+    extrapolated,
+    gls_fit,
+    held_out,
+    lack_of_fit,
+    reference_chi2,
+)
+from tsl_jax.diagnostics.noise import log_bins, noise_ceiling, stationary_covariance
 from tsl_jax.diagnostics.parameter_table import align_params
 
 __all__ = [
     "Bootstrap",
+    "CoxTest",
+    "GlsFit",
     "align_params",
     "bootstrap",
     "cox_test",
@@ -19,6 +37,6 @@ __all__ = [
     "lack_of_fit",
     "log_bins",
     "noise_ceiling",
-    "reference",
-    "stationary",
+    "reference_chi2",
+    "stationary_covariance",
 ]

@@ -1,39 +1,40 @@
-"""The noise of a loss curve over positions, from few clusters: a stationary covariance, and bins that it can bear.
+"""The noise of a loss curve over positions, from few clusters: its covariance, bins for it, and the ceiling of R2.
 
-The covariance of a mean curve over n positions from C clusters (documents) has rank C - 1: no likelihood can be made
-of it. What is known of the noise fills the gap. Windows begin anywhere in a text, so that how hard a token is has
-nothing to do with the position at which it is met: the noise is *stationary*,
+The covariance of a mean curve over n positions from C clusters (documents) has rank C - 1: it has no inverse, so no
+likelihood can be made of it. What is known of the noise fills the gap. Windows begin anywhere in a text, so that how
+hard a token is has nothing to do with its position in a window: the noise is *stationary*,
 
     cov(e_i, e_j) = c(|i - j|),     c(h) = mean over i of S(i, i + h),
 
-with S the sample covariance. Averaging along diagonals makes hundreds of pairs of a few clusters, and keeps what
+with S the sample covariance. Averaging along diagonals uses hundreds of pairs of a few clusters, and keeps what
 matters: the common mode (a text that is easy throughout; laws with a constant do not see it), slow drifts, and the
-comb that overlapping windows leave (a token that was hard at position i was hard at i + 3 too). Negative eigenvalues
-of the Toeplitz matrix are set to zero, and it is scaled back to the variance it had.
+peaks at lags that overlapping windows make (a token that was hard at position i was hard at i + 3 too).
 
-Its small eigenvalues remain mere guesses: likelihoods are made of means over bins, even in log position (`log_bins`),
-at which laws over positions differ and the comb averages out. In simulations with the noise of 64 documents and 8
-clusters, 10 bins give tests of 5 % that reject 9 to 10 % of true laws; 17 bins, 14 to 17 %; every position is
-hopeless. Hence `compare.reference`, which simulates what is left.
+Its small eigenvalues remain poorly known: likelihoods are made of means over bins, even in log position (`log_bins`),
+at which laws over positions differ and the peaks average out. In simulations with the noise of 64 documents and 8
+clusters, 10 bins give tests of 5 % that reject 9 to 10 % of true laws; 17 bins, 14 to 17 %; a bin for every position
+rejects nearly all. Hence `model_comparison.reference_chi2`, which simulates chi2 under a true law.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jax import Array
+from jaxtyping import Array, Float
 
 from tsl_jax.fitting.covariance import jacobian
 from tsl_jax.fitting.result import Fit, as_covariates
 from tsl_jax.fitting.varpro import orthonormal
-from tsl_jax.laws import Covariates, Law
+from tsl_jax.laws import Covariates
 
 BINS = 10
 
 
-def stationary(covariance: np.ndarray) -> np.ndarray:
+def stationary_covariance(covariance: Float[np.ndarray, "*batch n n"]) -> Float[np.ndarray, "*batch n n"]:
     """The stationary covariance (..., point, point) nearest to a sample covariance of evenly spaced points.
 
     Args:
@@ -47,11 +48,14 @@ def stationary(covariance: np.ndarray) -> np.ndarray:
     """
     covariance = np.asarray(covariance, float)
     if covariance.ndim < 2 or covariance.shape[-1] != covariance.shape[-2] or not np.isfinite(covariance).all():
-        raise ValueError(f"noise: expected finite (..., point, point), found shape {covariance.shape}")
+        raise ValueError(f"stationary_covariance: expected finite (..., n, n), found shape {covariance.shape}")
     n = covariance.shape[-1]
     lag = np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
-    sums = [np.bincount(lag.ravel(), one.ravel()) for one in covariance.reshape(-1, n, n)]
+    # c(h): the mean of S(i, j) over all pairs with |i - j| = h, then spread along the diagonals again.
+    sums = [np.bincount(lag.ravel(), matrix.ravel()) for matrix in covariance.reshape(-1, n, n)]
     toeplitz = (np.stack(sums) / np.bincount(lag.ravel()))[:, lag].reshape(covariance.shape)
+    # A mean of covariances along diagonals need not be one: drop negative eigenvalues, then scale the others so that
+    # the trace, the total variance, stays as it was.
     values, vectors = np.linalg.eigh(toeplitz)
     kept = np.maximum(values, 0)
     total = kept.sum(-1, keepdims=True)
@@ -59,16 +63,22 @@ def stationary(covariance: np.ndarray) -> np.ndarray:
     return (vectors * kept[..., None, :]) @ np.swapaxes(vectors, -1, -2)
 
 
-def log_bins(x: np.ndarray, bins: int = BINS) -> np.ndarray:
+def log_bins(x: Float[np.ndarray, " point"], bins: int = BINS) -> Float[np.ndarray, "bin point"]:
     """Means over bins that are even in log x: (bin, point), rows sum to one; every bin holds a point.
 
     Args:
         x: (point,), positive and increasing. bins: at most; fewer where neighbouring edges hold no point.
+
+    Raises:
+        ValueError: for other x, or less than one bin.
     """
     x = np.asarray(x, float)
-    if x.ndim != 1 or len(x) < 2 or x[0] <= 0 or (np.diff(x) <= 0).any():
-        raise ValueError(f"noise: bins need positive increasing points, found {x[:4]}...")
+    if x.ndim != 1 or len(x) < 2 or not (x[0] > 0 and (np.diff(x) > 0).all() and np.isfinite(x[-1])):
+        raise ValueError(f"log_bins: expected positive increasing points (point,), found shape {x.shape}: {x[:4]}...")
+    if bins < 1:
+        raise ValueError(f"log_bins: expected one bin or more, found {bins}")
     edges = np.geomspace(x[0], x[-1] * (1 + 1e-9) + 1e-9, bins + 1)
+    # A point on an edge belongs to the bin above, whatever the rounding of the edge.
     place = np.clip(np.searchsorted(edges, x * (1 + 1e-12), side="right") - 1, 0, bins - 1)
     members = place == np.unique(place)[:, None]
     return members / members.sum(axis=1, keepdims=True)
@@ -77,26 +87,62 @@ def log_bins(x: np.ndarray, bins: int = BINS) -> np.ndarray:
 def noise_ceiling(fit: Fit, y: xr.DataArray, covariance: xr.DataArray) -> xr.DataArray:
     """The R2 that each fit would reach if its law were exactly true: 1 - tr((I - H) Sigma) / SST.
 
-    Sigma is the covariance of the data's noise, H the projection on the law's tangent space at the fit: noise that
-    the fit follows is not missed. The expectation of SSE under a true law is tr((I - H) Sigma), not tr(Sigma).
+    Sigma is the covariance of the data's noise, H the projection on the law's tangent space at the fit: noise that the
+    fit follows is no residual. The expectation of SSE under a true law is tr((I - H) Sigma), not tr(Sigma).
 
     Args:
         fit: a fit of y over one dimension, unweighted. y: the data it was made from.
         covariance: (..., point, point_) of y's noise, from clusters.
+
+    Returns:
+        (...) over the fit's other dimensions; NaN where y is constant, or a coefficient is at its limit (the fit then
+        cannot follow the noise in all directions of the tangent space).
+
+    Raises:
+        ValueError: for a weighted fit, whose R2 is another one, a fit over several dimensions, or shapes that do not
+            belong to it.
     """
+
+    def expected_sse(q: Array, x: Covariates, sigma: Array) -> Array:
+        basis, _ = orthonormal(jacobian(fit.law, q, x))  # H = Q Q', so tr(H Sigma) = sum of Q * (Sigma Q)
+        return jnp.trace(sigma) - jnp.sum(basis * (sigma @ basis))
+
+    expected = under_noise("noise_ceiling", fit, covariance, expected_sse)
     (over,) = fit.over
-    noise = covariance.transpose(*fit.status.dims, ...).values.reshape(-1, *covariance.shape[-2:])
-    solved = fit.raw_params.values.reshape(len(noise), -1)
+    if set(y.dims) != {over, *fit.status.dims}:
+        raise ValueError(f"noise_ceiling: y has dimensions {y.dims}, the fit {(*fit.status.dims, over)}; give its data")
+    sst = ((y - y.mean(over)) ** 2).sum(over).transpose(*fit.status.dims)
+    return 1 - expected / sst.where(sst > 0)
+
+
+def under_noise(
+    name: str, fit: Fit, covariance: xr.DataArray, quantity: Callable[[Array, Covariates, Array], Array]
+) -> xr.DataArray:
+    """quantity(q, x, Sigma) at every fit by plain least squares, with q = (log shapes, coefficients) and its Sigma.
+
+    NaN where a coefficient is at its limit, for which the formulas of plain least squares do not hold.
+
+    Raises:
+        ValueError: in the name of the caller, for a weighted fit, one over several dimensions, or a covariance of
+            another shape.
+    """
+    if fit.weights is not None:
+        raise ValueError(f"{name}: the formula is that of unweighted least squares, found a weighted fit; fit without")
+    if len(fit.over) != 1:
+        raise ValueError(f"{name}: expected a fit over one dimension, found {fit.over}")
+    dims, shapes = fit.status.dims, len(fit.law.shapes)
+    if not set(dims) <= set(covariance.dims) or covariance.ndim != len(dims) + 2:
+        raise ValueError(f"{name}: expected a covariance over {dims} and two more, found {covariance.dims}")
+    points = fit.predict().sizes[fit.over[0]] if len(fit.law.covariates) > 1 else np.size(fit.x)
+    sigma = covariance.transpose(*dims, ...).values
+    if sigma.shape != (*fit.status.shape, points, points):
+        raise ValueError(
+            f"{name}: expected a covariance of shape {(*fit.status.shape, points, points)}, found {sigma.shape}"
+        )
+    raw = fit.raw_params.values.reshape(-1, len(fit.law.raw_params))
     with jax.enable_x64(True):
         x = jax.tree.map(jnp.asarray, as_covariates(fit.x))
-        shapes = len(fit.law.shapes)
-        q = jnp.concatenate([jnp.log(jnp.asarray(solved[:, :shapes])), jnp.asarray(solved[:, shapes:])], axis=-1)
-        missed = np.asarray(jax.vmap(lambda q, s: _missed(fit.law, q, x, s))(q, jnp.asarray(noise)))
-    total = ((y - y.mean(over)) ** 2).sum(over).transpose(*fit.status.dims)
-    return 1 - fit.sse.copy(data=missed.reshape(fit.sse.shape)) / total.where(total > 0)
-
-
-def _missed(law: Law, q: Array, x: Covariates, noise: Array) -> Array:
-    """tr((I - H) Sigma)."""
-    frame, _ = orthonormal(jacobian(law, q, x))
-    return jnp.trace(noise) - jnp.sum(frame * (noise @ frame))
+        q = jnp.concatenate([jnp.log(jnp.asarray(raw[:, :shapes])), jnp.asarray(raw[:, shapes:])], axis=-1)
+        values = jax.vmap(lambda q, s: quantity(q, x, s))(q, jnp.asarray(sigma.reshape(-1, points, points)))
+    values = fit.sse.copy(data=np.asarray(values).reshape(fit.sse.shape))
+    return values.where((fit.active == 0).all("coef"))

@@ -28,36 +28,36 @@ def align_params(fits: Mapping[str, Fit], dim: str = "fit") -> xr.Dataset:
         another NaN and False; attribute `range`, in words.
 
     Raises:
-        ValueError: for fits of different laws, dimensions or ranges, naming two that differ; for none at all.
+        ValueError: for fits of different laws, dimensions or ranges, naming two that differ; for none at all, or a
+            `dim` that the fits have already.
     """
     if not fits:
         raise ValueError("align_params: expected one fit or more, found none")
-    (first, model), *rest = fits.items()
-    for name, fit in rest:
-        _alike(first, model, name, fit)
+    (first, model), *others = fits.items()
+    if dim in model.params.dims:
+        raise ValueError(f"align_params: the fits have a dimension {dim} already, {model.params.dims}; rename it")
+    for name, fit in others:
+        a, b = f"{first} is a fit of", f"{name} of"
+        if fit.law.name != model.law.name:
+            raise ValueError(f"align_params: {a} {model.law.name}, {b} {fit.law.name}; compare one law")
+        if fit.law != model.law:  # of the same name: its function, bounds or constants are others
+            raise ValueError(f"align_params: {first} and {name} are fits of two laws called {fit.law.name}")
+        if fit.over != model.over or set(fit.params.dims) != set(model.params.dims):
+            dims = f"{model.over} with {model.params.dims}, {name} over {fit.over} with {fit.params.dims}"
+            raise ValueError(f"align_params: {first} was fitted over {dims}; compare one axis")
+        low_high, expected = fit.range, model.range
+        if low_high.keys() != expected.keys() or not all(
+            np.allclose(low_high[key], expected[key], rtol=1e-9) for key in expected
+        ):
+            raise ValueError(
+                f"align_params: {first} was fitted over {model.range_in_words()}, {name} over {fit.range_in_words()}: "
+                "their parameters are not comparable; fit both over the same range"
+            )
     names: Any = pd.Index(list(fits), name=dim)
 
-    def joined(values: list[xr.DataArray], fill: object) -> xr.DataArray:
-        return xr.concat(values, names, join="outer", fill_value=fill, coords="minimal", compat="override")
+    def joined(attribute: str, fill: object) -> xr.DataArray:
+        arrays: list[xr.DataArray] = [getattr(fit, attribute) for fit in fits.values()]
+        return xr.concat(arrays, names, join="outer", fill_value=fill, coords="minimal", compat="override")
 
-    each = list(fits.values())
-    known = {name: joined([getattr(fit, name) for fit in each], np.nan) for name in ("params", "stderr", "r2")}
-    converged = joined([fit.converged for fit in each], False)
-    return xr.Dataset({**known, "converged": converged}, attrs={"range": model.range_in_words()})
-
-
-def _alike(first: str, model: Fit, name: str, fit: Fit) -> None:
-    if fit.law.name != model.law.name:
-        raise ValueError(
-            f"align_params: {first} is a fit of {model.law.name}, {name} of {fit.law.name}; compare one law"
-        )
-    if fit.over != model.over:
-        raise ValueError(
-            f"align_params: {first} was fitted over {model.over}, {name} over {fit.over}; compare one axis"
-        )
-    here, there = fit.range, model.range
-    if here.keys() != there.keys() or any(not np.allclose(here[key], there[key], rtol=1e-9) for key in here):
-        raise ValueError(
-            f"align_params: {first} was fitted over {model.range_in_words()}, {name} over {fit.range_in_words()}: "
-            "their parameters are not comparable; fit both over the same range"
-        )
+    columns = {name: joined(name, np.nan) for name in ("params", "stderr", "r2")}
+    return xr.Dataset({**columns, "converged": joined("converged", False)}, attrs={"range": model.range_in_words()})
