@@ -10,7 +10,7 @@ from training_material import write_words
 
 from tsl_jax import cli
 from tsl_jax.commands import reproduce
-from tsl_jax.commands.sweep import _time, listed, made
+from tsl_jax.commands.sweep import describe_runs, format_duration, make_runs
 from tsl_jax.sweeps import Pool, cost, process, read_sweep
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -64,7 +64,7 @@ def test_a_list_of_runs_whose_text_is_not_built_is_a_list_all_the_same(tmp_path,
         (["--side-by-side", "1000"], "ask for fewer"),
     ],
 )
-def test_options_that_cannot_work_are_told_before_the_first_run(tmp_path, capsys, arguments, message):
+def test_options_that_cannot_work_are_refused_before_the_first_run(tmp_path, capsys, arguments, message):
     assert tsl_command("sweep", write_sweep(tmp_path), "--out", tmp_path / "out", *arguments) == 2
     assert message in capsys.readouterr().err
 
@@ -73,8 +73,8 @@ def test_minutes_of_zero_are_no_limit_and_others_are(tmp_path, monkeypatch, caps
     deadlines = []
     monkeypatch.setattr(process, "train", lambda run, config, locked, late, bars: deadlines.append(late()) or False)
     runs, pool = read_sweep(write_sweep(tmp_path)), Pool(tmp_path / "kept", tmp_path / "runs")
-    assert made(pool, runs, 1, 0) == list(runs)
-    assert made(pool, runs, 1, 1e-9) == list(runs)
+    assert make_runs(pool, runs, 1, 0) == list(runs)
+    assert make_runs(pool, runs, 1, 1e-9) == list(runs)
     assert deadlines == [False, False]  # of the first call: the second began none
     assert f"{'long-' * 12}0: unfinished" in capsys.readouterr().out
 
@@ -83,10 +83,10 @@ def test_runs_of_unlike_dtypes_are_guessed_by_their_own_speed(tmp_path):
     file = write_sweep(tmp_path, "variants: {a: {}, b: {model.dtype: bfloat16}}\n")
     file.write_text(file.read_text().replace("{seed}", "{seed}-{variant}"))
     runs = read_sweep(file)
-    last = listed(Pool(tmp_path / "kept", tmp_path / "runs"), runs).splitlines()[-1]
+    last = describe_runs(Pool(tmp_path / "kept", tmp_path / "runs"), runs).splitlines()[-1]
     seconds = sum(cost.cost(one).seconds({"float32": 1e9, "bfloat16": 1e10}[one.model.dtype]) for one in runs.values())
-    assert last.startswith(_time(seconds))
-    assert [_time(60 * n) for n in (3, 600, 1e5)] == ["about 3 minutes", "about 10 hours", "about 69.4 days"]
+    assert last.startswith(format_duration(seconds))
+    assert [format_duration(60 * n) for n in (3, 600, 1e5)] == ["about 3 minutes", "about 10 hours", "about 69.4 days"]
 
 
 def test_reproduce_lists_the_experiments_with_their_questions(capsys):
@@ -97,7 +97,7 @@ def test_reproduce_lists_the_experiments_with_their_questions(capsys):
     assert all((EXPERIMENTS / name / "study.py").exists() for name in said)
 
 
-def test_a_name_that_is_no_experiment_is_told_which_there_are(capsys):
+def test_a_name_that_is_no_experiment_is_refused_with_those_there_are(capsys):
     assert tsl_command("reproduce", "learning-dynamics") == 2
     assert "expected one of learning_dynamics, " in capsys.readouterr().err
 
@@ -107,11 +107,12 @@ def test_reproduce_becomes_the_experiment(monkeypatch):
     became = []
     monkeypatch.setattr(os, "execve", lambda path, arguments, environment: became.append((arguments[1:], environment)))
     assert tsl_command("reproduce", "learning_dynamics", "--scale", "gpu", "--minutes", "0", "--cost") == 0
-    told = ["--scale", "gpu", "--side-by-side", "1", "--minutes", "0.0", "--cost"]
-    ((arguments, environment),) = became
-    assert arguments == ["-m", "experiments.learning_dynamics.study", *told]
+    assert tsl_command("reproduce", "learning_dynamics") == 0
+    (arguments, environment), (defaults, _) = became
+    options = ["--scale", "gpu", "--side-by-side", "1", "--minutes", "0.0", "--cost"]
+    assert arguments == ["-m", "experiments.learning_dynamics.study", *options]
+    assert defaults[2:] == ["--scale", "cpu", "--side-by-side", "1"]
     assert environment["PYTHONPATH"].split(os.pathsep)[0] == str(EXPERIMENTS.parent)
-    assert reproduce._told(reproduce.ReproduceCommand()) == ["--scale", "cpu", "--side-by-side", "1"]
 
 
 def test_an_installed_library_says_that_experiments_need_a_checkout(tmp_path, monkeypatch):

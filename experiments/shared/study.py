@@ -21,7 +21,7 @@ from typing import Any
 import xarray as xr
 
 from experiments.shared.findings import Findings, write
-from tsl_jax.commands.sweep import listed, made
+from tsl_jax.commands.sweep import describe_runs, make_runs
 from tsl_jax.surface import load_surface
 from tsl_jax.sweeps import Pool, read_sweep
 from tsl_jax.training.config import TrainConfig
@@ -98,12 +98,12 @@ class Study:
 
     def _run(self, options: argparse.Namespace, home: Path) -> None:
         runs, pool = self.runs(options.scale, home), Pool(home / "pool", Path("runs/pool"))
-        print(listed(pool, runs))
+        print(describe_runs(pool, runs))
         print(f"then an analysis of about {self.minutes:g} minutes (cpu scale)", flush=True)
         if options.cost:
             return
         minutes = MINUTES[options.scale] if options.minutes is None else options.minutes
-        left = made(pool, runs, options.side_by_side, minutes)
+        left = make_runs(pool, runs, options.side_by_side, minutes)
         if left:
             print(f"{len(left)} of {len(runs)} runs are unfinished; the same command goes on")
             return

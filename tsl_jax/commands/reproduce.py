@@ -30,30 +30,25 @@ class ReproduceCommand:
 
 
 def run_reproduce(command: ReproduceCommand) -> None:
-    """List the experiments, or hand over to one."""
+    """List the experiments with their questions, or become one."""
     folder = experiments()
-    known = {path.parent.name: path for path in sorted(folder.glob("*/study.py"))}
+    studies = {path.parent.name: path for path in sorted(folder.glob("*/study.py"))}
     if not command.name:
-        print("\n".join(f"  {name:<22}{question(path)}" for name, path in known.items()))
+        for name, path in studies.items():
+            question = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+            print(f"  {name:<22}{question}")
         return
-    if command.name not in known:
-        raise ValueError(f"reproduce: expected one of {', '.join(known)}, found {command.name!r}")
-    _become(folder, command.name, _told(command))
-
-
-def _told(command: ReproduceCommand) -> list[str]:
-    """The options that the experiment itself has."""
-    told = ["--scale", command.scale, "--side-by-side", str(command.side_by_side)]
-    told += [] if command.minutes is None else ["--minutes", str(command.minutes)]
-    return told + (["--cost"] if command.cost else [])
-
-
-def _become(folder: Path, name: str, told: list[str]) -> None:
-    """This process becomes the experiment's, so that Ctrl-C and kills reach that, and its exit code is ours."""
-    sys.stdout.flush()
+    if command.name not in studies:
+        raise ValueError(f"reproduce: expected one of {', '.join(studies)}, found {command.name!r}")
+    options = ["--scale", command.scale, "--side-by-side", str(command.side_by_side)]
+    options += [] if command.minutes is None else ["--minutes", str(command.minutes)]
+    options += ["--cost"] if command.cost else []
     paths = [str(folder.parent.resolve()), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    os.execve(sys.executable, [sys.executable, "-m", f"experiments.{name}.study", *told], environment)
+    sys.stdout.flush()
+    # This process becomes the experiment's, so that Ctrl-C and kills reach it, and its exit code is ours.
+    arguments = [sys.executable, "-m", f"experiments.{command.name}.study", *options]
+    os.execve(sys.executable, arguments, environment)
 
 
 def experiments() -> Path:
@@ -69,9 +64,3 @@ def experiments() -> Path:
     raise ValueError(
         "reproduce: experiments are part of a checkout, not of the installed package; clone the repository"
     )
-
-
-def question(path: Path) -> str:
-    """The first line of an experiment's head."""
-    lines = (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines()
-    return lines[0] if lines else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from tsl_jax.sweeps import Pool
     from tsl_jax.training.config import TrainConfig
@@ -46,18 +45,50 @@ def run_sweep(command: SweepCommand) -> None:
 
     runs = read_sweep(command.file)
     pool = Pool(command.out, command.out / "runs")
-    print(listed(pool, runs), flush=True)
+    print(describe_runs(pool, runs), flush=True)
     if command.list:
         return
-    left = made(pool, runs, command.side_by_side, command.minutes)
-    print(finals(pool, runs))
-    if left:
-        print(f"sweep: {len(left)} of {len(runs)} runs unfinished; the same command goes on")
+    unfinished = make_runs(pool, runs, command.side_by_side, command.minutes)
+    print(_final_losses(pool, runs))
+    if unfinished:
+        print(f"sweep: {len(unfinished)} of {len(runs)} runs unfinished; the same command goes on")
     else:
         print(f"sweep: all {len(runs)} runs are kept in {command.out}")
 
 
-def made(pool: Pool, runs: Mapping[str, TrainConfig], side_by_side: int, minutes: float) -> list[str]:
+def describe_runs(pool: Pool, runs: Mapping[str, TrainConfig]) -> str:
+    """A line a run; what those that are not kept cost from their beginning, and a guess of the time."""
+    from tsl_jax.sweeps.cost import Cost, cost, machine_rate
+
+    states = pool.states(runs)
+    width = max(map(len, states))
+    listing = "\n".join(f"{name:<{width}}  {state}" for name, state in states.items())
+    todo = [runs[name] for name, state in states.items() if state != "kept"]
+    if not todo:
+        return f"{listing}\nnothing to train: every run is kept"
+    try:
+        costs = [(config.model.dtype, cost(config)) for config in todo]
+    except (ValueError, OSError) as error:  # its text is not built yet
+        return f"{listing}\nto make: {len(todo)} runs; what they cost is not known yet: {error}"
+    total = sum((run_cost for _, run_cost in costs), Cost())
+    try:
+        rates = {dtype: machine_rate(dtype) for dtype in dict(costs)}
+    except OSError as error:
+        return f"{listing}\nto make: {total}; {error}"
+    duration = format_duration(sum(run_cost.seconds(rates[dtype]) for dtype, run_cost in costs))
+    guess = f"{duration} of this machine, one after another (a guess from its matrix products)"
+    return f"{listing}\nto make: {total}\n{guess}"
+
+
+def format_duration(seconds: float) -> str:
+    """about 3 minutes, about 10 hours, about 69.4 days."""
+    minutes = seconds / 60
+    if minutes < 120:
+        return f"about {minutes:.3g} minutes"
+    return f"about {minutes / 60:.3g} hours" if minutes < 72 * 60 else f"about {minutes / 1440:.3g} days"
+
+
+def make_runs(pool: Pool, runs: Mapping[str, TrainConfig], side_by_side: int, minutes: float) -> list[str]:
     """Make what is not kept; the names of the runs that are unfinished.
 
     Raises:
@@ -75,62 +106,24 @@ def made(pool: Pool, runs: Mapping[str, TrainConfig], side_by_side: int, minutes
     for data in {config.data: None for config in todo.values()}:
         corpora.find(data)
     deadline = time.time() + 60 * minutes if minutes else None
+
+    def report(name: str, done: bool) -> None:
+        state = "kept" if done else "unfinished: time is up, or another process has it in hand"
+        print(f"{name}: {state}", flush=True)
+
     several: Any = spread.side_by_side(side_by_side) if side_by_side > 1 and todo else nullcontext()
     with several as executor:
-        return spread.make_all(
-            pool, todo, executor, deadline, lambda name, done: print(_progress(name, done), flush=True)
-        )
+        return spread.make_all(pool, todo, executor, deadline, report)
 
 
-def _progress(name: str, done: bool) -> str:
-    return f"{name}: {'kept' if done else 'unfinished: time is up, or another process has it in hand'}"
-
-
-def listed(pool: Pool, runs: Mapping[str, TrainConfig]) -> str:
-    """A line a run, and what those that are not kept will cost together."""
-    states = pool.states(runs)
-    width = max(map(len, states))
-    lines = [f"{name:<{width}}  {state}" for name, state in states.items()]
-    todo = [runs[name] for name, state in states.items() if state != "kept"]
-    return "\n".join([*lines, _cost(todo) if todo else "nothing to train: every run is kept"])
-
-
-def _cost(todo: Sequence[TrainConfig]) -> str:
-    """What these runs take from their beginning, and a guess of the time."""
-    from tsl_jax.sweeps.cost import Cost, cost, machine_rate
-
-    try:
-        costs = [(config.model.dtype, cost(config)) for config in todo]
-    except (ValueError, OSError) as error:  # its text is not built yet
-        return f"to make: {len(todo)} runs; what they cost is not known yet: {error}"
-    total = sum((one for _, one in costs), Cost())
-    try:
-        rates = {dtype: machine_rate(dtype) for dtype in dict(costs)}
-    except OSError as error:
-        return f"to make: {total}; {error}"
-    seconds = sum(one.seconds(rates[dtype]) for dtype, one in costs)
-    return f"to make: {total}\n{_time(seconds)} of this machine, one after another (a guess from its matrix products)"
-
-
-def _time(seconds: float) -> str:
-    minutes = seconds / 60
-    amount, unit = next(
-        (minutes / each, unit)
-        for each, unit, most in ((1, "minutes", 120), (60, "hours", 72), (1440, "days", math.inf))
-        if minutes / each < most
-    )
-    return f"about {amount:.3g} {unit}"
-
-
-def finals(pool: Pool, runs: Mapping[str, TrainConfig]) -> str:
+def _final_losses(pool: Pool, runs: Mapping[str, TrainConfig]) -> str:
     """The final losses of the runs that are kept, as Markdown."""
-    kept = pool.found(runs)
-    splits = list(dict.fromkeys(split for found in kept.values() for split in found["final_loss"]))
-    head = ("run", "parameters", "tokens", *(f"final loss, {split}" for split in splits))
-    rows = [
-        (name, f"{found['n_params']:,}", f"{found['total_tokens']:,}",
-         *(f"{found['final_loss'][split]:.4f}" if split in found["final_loss"] else "" for split in splits))
-        for name, found in kept.items()
-    ]  # fmt: skip
-    cells = [head, tuple("---" for _ in head), *rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+    manifests = pool.found(runs)
+    splits = list(dict.fromkeys(split for manifest in manifests.values() for split in manifest["final_loss"]))
+    rows: list[tuple[str, ...]] = [("run", "parameters", "tokens", *(f"final loss, {split}" for split in splits))]
+    rows.append(("---",) * len(rows[0]))
+    for name, manifest in manifests.items():
+        losses = manifest["final_loss"]
+        cells = (f"{losses[split]:.4f}" if split in losses else "" for split in splits)
+        rows.append((name, f"{manifest['n_params']:,}", f"{manifest['total_tokens']:,}", *cells))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
