@@ -124,8 +124,11 @@ NAMED = {"head": PositionWeights.head(3), "middle": PositionWeights.middle(4, 6)
         (PositionWeights("heads"), "one of uniform, head, middle, tail, linear, .*; found 'heads'"),
         (PositionWeights.head(11), r"'head' with k 11 asks for positions 1\.\.11; the context has 1\.\.10: choose k"),
         (PositionWeights.middle(5, 4), r"'middle' with a 5 and b 4 asks for positions 5\.\.4"),
-        (PositionWeights.tail(10, factor=0.0), "some weight left"),
-        (PositionWeights.head(2, factor=-1.0), "factor of 0 or more"),
+        (PositionWeights.tail(10, factor=0.0), "tail:10@0 gave no weight to any position; some weight must be left"),
+        (
+            PositionWeights.head(2, factor=-1.0),
+            "head:2@-1 gave weight -1.0 at position 1; weights must be finite",
+        ),
     ],
 )
 def test_weights_that_cannot_be_are_refused(rule: PositionWeights, message: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from tsl_jax.training.checks import check
 from tsl_jax.training.config import TrainConfig, config_hash, from_dict, to_dict
 from tsl_jax.training.loop import train
 from tsl_jax.training.position_weights import adaptive, gradient_noise, sources, updates
-from tsl_jax.training.position_weights.weights import PositionWeights
+from tsl_jax.training.position_weights.weights import PositionWeights, mean_one
 
 STATIC = {
     "uniform": PositionWeights(),
@@ -39,7 +39,7 @@ def observed(loss: np.ndarray, noise: np.ndarray | None = None, weights: np.ndar
 
 
 @pytest.mark.parametrize("text", [*STATIC, *ADAPTIVE])
-def test_one_text_says_the_rule_in_files_and_on_the_command_line(text: str, tmp_path: Path) -> None:
+def test_one_text_names_the_rule_in_files_and_on_the_command_line(text: str, tmp_path: Path) -> None:
     told = STATIC.get(text, PositionWeights(text))
     assert PositionWeights.parse(text) == told
     assert str(told) == text
@@ -72,20 +72,32 @@ def test_a_mapping_with_entries_that_do_not_matter_to_the_rule_keeps_its_hash_th
         ("head:1-3", "expected head:K, as head:16@0.1"),
         ("middle:3", "expected middle:A-B"),
         ("tail:3@much", "'much' after @ is no number"),
-        ("tail:3@-1", "must be 0 or more"),
         ("none.npy", "cannot be read"),
         ("no_such_package.part:rule", "there is no module no_such_package.part; .*inverse_loss"),
         ("./none.py:rule", "cannot be read"),
     ],
 )
-def test_a_text_that_says_no_rule_is_refused(text: str, message: str) -> None:
+def test_a_text_that_names_no_rule_is_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PositionWeights.parse(text)
 
 
+@pytest.mark.parametrize("factor", ["-1", "nan", "inf"])
+@pytest.mark.parametrize("rule", ["head:3", "tail:3", "middle:3-5"])
+def test_a_factor_that_is_no_weight_is_refused_however_it_is_given(rule: str, factor: str) -> None:
+    """Of a text on the command line, and of a mapping in YAML."""
+    parsed = PositionWeights.parse(f"{rule}@{factor}")
+    mapped = from_dict(TrainConfig, {"position_weights": asdict(parsed)}).position_weights
+    for weights in (parsed, mapped):
+        with pytest.raises(
+            ValueError, match=f"position weights {rule}@{factor}.* gave weight .*; weights must be finite"
+        ):
+            weights.check(64)
+
+
 def test_rules_named_by_the_module_they_used_to_be_in_are_found() -> None:
     rule = PositionWeights.parse("tsl_jax.weighting:inverse_loss")
-    assert sources.load(rule.kind, rule.source) is position_weight_rules.inverse_loss
+    assert sources.load_rule(rule.kind, rule.source) is position_weight_rules.inverse_loss
     rule.check(64)
 
 
@@ -138,7 +150,7 @@ def test_a_rule_that_cannot_work_is_refused_before_the_run(body: str, message: s
 def test_answers_are_held_within_limits_at_mean_one() -> None:
     rng = np.random.default_rng(0)
     for raw in (rng.lognormal(0, 3, 128), np.eye(128)[0], np.r_[np.zeros(100), np.ones(28)], 1e300 * np.ones(5)):
-        weights, _ = adaptive.answer(lambda _, raw=raw: raw, "x", observed(np.ones(len(raw))))
+        weights, _ = adaptive.apply_rule(lambda _, raw=raw: raw, "x", observed(np.ones(len(raw))))
         assert weights.min() >= 0.2
         assert weights.max() <= 5
         assert weights.mean() == pytest.approx(1, abs=1e-12)
@@ -155,7 +167,7 @@ def test_the_excess_is_the_part_of_a_planted_law_that_falls() -> None:
 def test_a_fit_that_is_not_usable_keeps_the_weights_and_says_so() -> None:
     before = np.linspace(0.5, 1.5, 64)
     flat = observed(np.full(64, 3.0), weights=before)
-    weights, said = adaptive.answer(position_weight_rules.learnable_excess, "x", flat)
+    weights, said = adaptive.apply_rule(position_weight_rules.learnable_excess, "x", flat)
     assert weights is before or np.array_equal(weights, before)
     assert said.startswith("weights kept: flat")
 
@@ -290,5 +302,5 @@ def test_a_rule_of_ones_own_weighs_a_run_and_cannot_change_under_it(config: Trai
     rule.write_text(OWN_RULE)
     train(run_dir.read_config(out), out, resume=True)
     line = updates.read_lines(out)[-1]
-    np.testing.assert_allclose(line["weights"], adaptive.normalised(np.array(line["loss"]) ** -2.0, "", 16))
+    np.testing.assert_allclose(line["weights"], mean_one(np.array(line["loss"]) ** -2.0, "", 16))
     assert line["noise"] is None

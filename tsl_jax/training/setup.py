@@ -37,7 +37,7 @@ from tsl_jax.training.config import (
 from tsl_jax.training.optimizer import run_lr_plan, run_optimizer
 from tsl_jax.training.position_weights import gradient_noise, sources
 from tsl_jax.training.position_weights.adaptive import wants_noise
-from tsl_jax.training.position_weights.updates import Weighting
+from tsl_jax.training.position_weights.updates import AdaptiveWeights
 from tsl_jax.training.step import StepFunction, TrainState, initial_state, make_step
 
 Progress = Callable[[str, int, int], None]
@@ -76,7 +76,7 @@ class Run:
     steps: dict[tuple[int, ...], StepFunction]  # by what a call takes: (sequences,), or (steps, sequences)
     per_call: int  # steps of a call, where so many are left
     forward: evaluation.Forward
-    weighting: Weighting | None  # None: weights are constants of the steps
+    weighting: AdaptiveWeights | None  # None: weights are constants of the steps
     checkpoints: Checkpoints
     clock: Clock
     progress: Progress
@@ -143,7 +143,7 @@ def prepare(config: TrainConfig, path: Path, progress: Progress, observe: Observ
         run_dir.truncate_metrics(path, int(state.step))
         weighting = None
         if config.position_weights.adaptive:
-            weighting = Weighting(config, path, batch_of, forward, noise, devices)
+            weighting = AdaptiveWeights(config, path, batch_of, forward, noise, devices)
             weighting.resume(int(state.step))
     facts |= provenance.history(known, facts["environment"], int(state.step))
     holes.warn(path, holes.missing(config, path, int(state.step)))
@@ -285,6 +285,6 @@ def _compiled(
                 steps[shape] = step.lower(state, batch(*shape), *more).compile()
         forward = evaluation.make_forward(graphdef).lower(params, batch(config.evaluation_batch)).compile()
         noise = None
-        if told.adaptive and wants_noise(sources.load(told.kind, told.source)):
+        if told.adaptive and wants_noise(sources.load_rule(told.kind, told.source)):
             noise = gradient_noise.compiled_noise(graphdef, params, config, devices)
     return steps, forward, noise, state

@@ -1,4 +1,4 @@
-"""Looks at a model in mid-run on the batches that come next: loss by position, and gradient noise by position.
+"""What adaptive rules are given, measured on the batches that come next: loss and gradient noise by position.
 
     loss_i  = mean over sequences of the loss at position i
     noise_i = n_k tr Sigma_k    for i in band k of n_k positions, interpolated linearly in log i of log noise
@@ -33,13 +33,13 @@ from tsl_jax.training.config import TrainConfig
 from tsl_jax.training.evaluation import Forward, window_losses
 from tsl_jax.training.objective import weighted_loss
 
-SEQUENCES = 64  # of a look at the losses
-BANDS, MICROBATCHES, ROWS = 8, 8, 2  # of a look at the noise, at most 8 bands, each by 8 gradients of 2 sequences
+SEQUENCES = 64  # that the losses are measured on
+BANDS, MICROBATCHES, ROWS = 8, 8, 2  # the noise: at most 8 bands of positions, in each 8 gradients of 2 sequences
 
 Noise = Callable[..., jax.Array]
 
 
-def coming(batch_of: Callable[[int], np.ndarray], step: int, sequences: int) -> np.ndarray:
+def next_sequences(batch_of: Callable[[int], np.ndarray], step: int, sequences: int) -> np.ndarray:
     """The first sequences that are trained on after `step` steps, (sequences, context + 1) int32."""
     rows = [batch_of(step)]
     while sum(map(len, rows)) < sequences:
@@ -47,7 +47,7 @@ def coming(batch_of: Callable[[int], np.ndarray], step: int, sequences: int) -> 
     return np.concatenate(rows)[:sequences]
 
 
-def losses(forward: Forward, params: Params, tokens: np.ndarray, batch: int) -> np.ndarray:
+def mean_losses(forward: Forward, params: Params, tokens: np.ndarray, batch: int) -> np.ndarray:
     """Mean loss at every position in nats, (position,) float64."""
     return window_losses(forward, params, tokens, batch).astype(np.float64).mean(axis=0)
 
@@ -59,7 +59,7 @@ def bands(context: int) -> list[tuple[int, int]]:
 
 
 def copies(devices: Mesh | None) -> int:
-    """How often a sequence stands in its microbatch: so often that devices share it evenly, its mean being the same."""
+    """How often a sequence is repeated in its microbatch, so that devices share it evenly; its mean stays the same."""
     parts = 1 if devices is None else devices.shape["data"] * devices.shape["fsdp"]
     return parts // math.gcd(parts, ROWS)
 
@@ -96,15 +96,15 @@ def compiled_noise(graphdef: nnx.GraphDef, params: Params, config: TrainConfig, 
 def noise_by_position(noise: Noise, params: Params, tokens: np.ndarray, devices: Mesh | None) -> np.ndarray:
     """noise_i of every position, (position,) float64, from M b sequences (M b, context + 1)."""
     T = tokens.shape[1] - 1
-    found = bands(T)
+    edges = bands(T)  # first and last position of each
     rows = np.repeat(tokens.reshape(MICROBATCHES, ROWS, T + 1), copies(devices), axis=1)
     batch = mesh.put(rows, devices)
     traces = []
-    for first, last in found:
+    for first, last in edges:
         weight = np.zeros(T, np.float32)
-        weight[first - 1 : last] = T / (last - first + 1)
+        weight[first - 1 : last] = T / (last - first + 1)  # mean one, so that the loss is the mean of the band
         traces.append(ROWS * float(noise(params, batch, mesh.put_everywhere(weight, devices))))
-    width = np.array([last - first + 1 for first, last in found])
-    centre = np.array([np.log(first * last) / 2 for first, last in found])
-    known = np.log(np.maximum(width * np.array(traces), np.finfo(np.float32).tiny))
-    return np.exp(np.interp(np.log(np.arange(1, T + 1)), centre, known))
+    width = np.array([last - first + 1 for first, last in edges])
+    centre = np.array([np.log(first * last) / 2 for first, last in edges])
+    log_noise = np.log(np.maximum(width * np.array(traces), np.finfo(np.float32).tiny))  # a trace can be 0 or less
+    return np.exp(np.interp(np.log(np.arange(1, T + 1)), centre, log_noise))

@@ -1,7 +1,7 @@
 """Where weights over positions come from that are not a formula: a file with one a position, or a function, the rule.
 
-Functions are named as text and found when a run begins, so that training need not know who offers rules. A run's
-identity has the hash of the file, or of the function's own source file (what that imports is not followed).
+A function is named by a text and imported when a run begins, so that training need not import the modules of rules. A
+run's identity has the hash of the file, or of the function's own source file (what that imports is not followed).
 """
 
 from __future__ import annotations
@@ -14,10 +14,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import numpy as np
+from typing import Any
 
 # Adaptive rules of the library, by name.
 RULES = {
@@ -27,7 +24,7 @@ RULES = {
 }
 RENAMED = {"tsl_jax.weighting": "tsl_jax.position_weight_rules"}  # modules that configurations of older runs name
 FILES = (".npy", ".csv", ".json")
-DIGITS = 16
+DIGITS = 16  # of a hash
 _FUNCTION = re.compile(r"(.*\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*")
 
 
@@ -38,13 +35,24 @@ def kind(source: str) -> str:
     return "rule" if _FUNCTION.fullmatch(source) else ""
 
 
-def digest(kind: str, source: str) -> str:
-    """The hash of the file, or of the source file of the function.
+def sha256(kind: str, source: str) -> str:
+    """The hash of the file, or of the source file of the function; a module is looked up, not run.
 
     Raises:
         ValueError: where it cannot be found or read.
     """
-    path = Path(source) if kind == "file" else _source_file(source)
+    module = "" if kind == "file" else _module(source)
+    if kind == "file" or module.endswith(".py"):
+        path = Path(module or source)
+    else:
+        try:
+            spec = importlib.util.find_spec(module)
+        except (ImportError, ValueError):
+            spec = None
+        if spec is None or not spec.origin or not spec.has_location:
+            fix = f"install it, name a file as ./file.py:function, or take one of {', '.join(RULES)}"
+            raise ValueError(f"training: position weights {source}: there is no module {module}; {fix}")
+        path = Path(spec.origin)
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:DIGITS]
     except OSError as error:
@@ -52,46 +60,45 @@ def digest(kind: str, source: str) -> str:
 
 
 def verify(kind: str, source: str, expected: str) -> None:
-    """Nothing, where the content is still the one that the run was told.
+    """Nothing, where the content is still the one that the run began with.
 
     Raises:
         ValueError: where it is not.
     """
-    found = digest(kind, source)
+    found = sha256(kind, source)
     if found != expected:
-        was = f"hash {found}, the run was told {expected}" if expected else "the run was told no hash of it"
-        mend = "restore it, or begin another run" if expected else f"write position_weights: {source}"
-        raise ValueError(f"training: position weights {source} are not those of this run ({was}); {mend}")
+        was = f"hash {found}, the run began with {expected}" if expected else "the run has no hash of it"
+        fix = "restore it, or begin another run" if expected else f"write position_weights: {source}"
+        raise ValueError(f"training: position weights {source} are not those of this run ({was}); {fix}")
 
 
-def load(kind: str, source: str) -> Callable[[Any], Any]:
+def load_rule(kind: str, source: str) -> Callable[[Any], Any]:
     """The function of an adaptive rule: one of the library by its name, or the one that `source` names.
 
     Raises:
         ValueError: where there is no such function.
     """
-    place, _, name = RULES.get(kind, source).rpartition(":")
-    place = RENAMED.get(place, place)
+    source = RULES.get(kind, source)
+    name, module_name = source.rpartition(":")[2], _module(source)
+    import_it = _import_file if module_name.endswith(".py") else importlib.import_module
     try:
-        module = _module_of_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+        module = import_it(module_name)
     except Exception as error:
         found = f"{type(error).__name__}: {error}"
-        raise ValueError(f"training: position weights {source}: {place} cannot be imported ({found})") from error
+        raise ValueError(f"training: position weights {source}: {module_name} cannot be imported ({found})") from error
     rule = getattr(module, name, None)
     if not callable(rule):
-        raise ValueError(f"training: position weights {source}: {place} has no function {name!r}")
+        raise ValueError(f"training: position weights {source}: {module_name} has no function {name!r}")
     return rule
 
 
-def read(source: str, context: int) -> np.ndarray:
-    """One weight a position from a file, float64, mean one. CSV: numbers, in a row or a column, without a header.
+def read_file(source: str) -> Any:
+    """What a file holds, meant to be one weight a position; CSV: numbers in a row or a column, without a header.
 
     Raises:
-        ValueError: where it does not give them.
+        ValueError: where it cannot be read.
     """
     import numpy as np
-
-    from tsl_jax.training.position_weights import adaptive
 
     readers: dict[str, Callable[[Path], Any]] = {
         ".npy": lambda path: np.load(path, allow_pickle=False),
@@ -99,30 +106,19 @@ def read(source: str, context: int) -> np.ndarray:
         ".json": lambda path: json.loads(path.read_text()),
     }
     try:
-        raw = readers[Path(source).suffix](Path(source))
+        return readers[Path(source).suffix](Path(source))
     except (OSError, ValueError) as error:
         raise ValueError(f"training: position weights {source} cannot be read: {error}") from None
-    return adaptive.normalised(raw, f"position weights {source}", context)
 
 
-def _source_file(source: str) -> Path:
-    place = source.rpartition(":")[0]
-    place = RENAMED.get(place, place)
-    if place.endswith(".py"):
-        return Path(place)
-    try:
-        spec = importlib.util.find_spec(place)
-    except (ImportError, ValueError):
-        spec = None
-    if spec is None or not spec.origin or not spec.has_location:
-        known = ", ".join(RULES)
-        mend = f"install it, name a file as ./file.py:function, or take one of {known}"
-        raise ValueError(f"training: position weights {source}: there is no module {place}; {mend}")
-    return Path(spec.origin)
+def _module(source: str) -> str:
+    """The module, or .py file, of "module:function", under its name of today."""
+    module = source.rpartition(":")[0]
+    return RENAMED.get(module, module)
 
 
-def _module_of_file(path: Path) -> Any:
-    name = f"position_weights_{path.stem}"
+def _import_file(path: str) -> Any:
+    name = f"position_weights_{Path(path).stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no Python file")

@@ -4,7 +4,7 @@
 
 Down-weighting the head, the middle or the tail is the ablation of Temporal Scaling Law (arXiv 2404.17785); there none
 of them beats the plain mean. A factor above one stresses the positions instead. Adaptive rules follow the run, see
-`adaptive`. One text says which, on the command line and in YAML:
+`adaptive`. A text names them, on the command line and in YAML:
 
     uniform   linear   head:16@0.1   tail:32@4   middle:33-64@0.1
     inverse_loss   learnable_excess   gradient_noise
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 KINDS = ("uniform", "head", "middle", "tail", "linear")
-FIELDS = ("kind", "k", "a", "b", "factor")  # what a static rule is told
-_PLACES = re.compile(r"(?P<kind>head|tail|middle):(?P<first>\d+)(-(?P<last>\d+))?(@(?P<factor>[^@]+))?")
+FIELDS = ("kind", "k", "a", "b", "factor")  # of a formula
+_FORMULA = re.compile(r"(?P<kind>head|tail|middle):(?P<first>\d+)(-(?P<last>\d+))?(@(?P<factor>[^@]+))?")
 
 
 @dataclass(frozen=True)
@@ -69,19 +69,29 @@ class PositionWeights:
 
     @staticmethod
     def parse(text: str) -> PositionWeights:
-        """The rule that a text says, see the top of this file; a file, or a function's source, is read for its hash.
+        """The rule that a text names, see the top of this file; a file, or a function's source, is read for its hash.
 
         Raises:
-            ValueError: for a text that says none, a file that cannot be read, or a module that is not there.
+            ValueError: for a text that names none, a file that cannot be read, or a module that is not there.
         """
         if text in ("uniform", "linear", *sources.RULES):
             return PositionWeights(text)
-        if places := _PLACES.fullmatch(text):
-            return _placed(text, **places.groupdict())
-        source, _, digest = text.partition("#")
+        if match := _FORMULA.fullmatch(text):
+            kind, first, last, factor = match.group("kind", "first", "last", "factor")
+            try:
+                by = 0.1 if factor is None else float(factor)
+            except ValueError:
+                raise ValueError(f"training: position weights {text!r}: {factor!r} after @ is no number") from None
+            if (kind == "middle") != (last is not None):
+                form = {"middle": "middle:A-B, as middle:33-64@0.1"}.get(kind, f"{kind}:K, as {kind}:16@0.1")
+                raise ValueError(f"training: position weights {text!r}: expected {form}")
+            if kind == "middle":
+                return PositionWeights.middle(int(first), int(last), by)
+            return PositionWeights(kind, k=int(first), factor=by)
+        source, _, sha256 = text.partition("#")
         kind = sources.kind(source)
         if kind:
-            return PositionWeights(kind, source=source, sha256=digest or sources.digest(kind, source))
+            return PositionWeights(kind, source=source, sha256=sha256 or sources.sha256(kind, source))
         known = f"uniform, linear, head:K@FACTOR, tail:K@FACTOR, middle:A-B@FACTOR, {', '.join(sources.RULES)}"
         others = "a .npy, .csv or .json file, module:function or ./file.py:function"
         raise ValueError(f"training: position weights {text!r} are unknown; they are one of {known}, {others}")
@@ -90,10 +100,10 @@ class PositionWeights:
         """The text that `parse` reads."""
         if self.source:
             return f"{self.source}#{self.sha256}" if self.sha256 else self.source
-        places = {"head": self.k, "tail": self.k, "middle": f"{self.a}-{self.b}"}
-        if self.kind not in places:
+        positions = {"head": self.k, "tail": self.k, "middle": f"{self.a}-{self.b}"}
+        if self.kind not in positions:
             return self.kind
-        return f"{self.kind}:{places[self.kind]}@{repr(self.factor).removesuffix('.0')}"
+        return f"{self.kind}:{positions[self.kind]}@{repr(self.factor).removesuffix('.0')}"
 
     @property
     def adaptive(self) -> bool:
@@ -101,12 +111,12 @@ class PositionWeights:
         return self.kind == "rule" or self.kind in sources.RULES
 
     def written(self) -> Any:
-        """The text for a file; a mapping, where entries that do not matter to the rule have been set too."""
+        """The text for a file; a mapping, where entries that the rule does not read have been set too."""
         try:
-            told = PositionWeights.parse(str(self)) == self
+            is_text = PositionWeights.parse(str(self)) == self
         except ValueError:
-            told = False
-        return str(self) if told else asdict(self)
+            is_text = False
+        return str(self) if is_text else asdict(self)
 
     def identity(self) -> dict[str, Any]:
         """What enters the hash of a run: of files and functions the content, not the place."""
@@ -117,7 +127,7 @@ class PositionWeights:
         return {"kind": self.kind} if self.adaptive else {name: getattr(self, name) for name in FIELDS}
 
     def check(self, context: int) -> None:
-        """Nothing, where a run can be weighted so; a rule of one's own is tried on an observation that is made up.
+        """Nothing, where a run can have these weights; a function is tried on a made-up observation.
 
         Raises:
             ValueError: naming what is wrong.
@@ -127,61 +137,64 @@ class PositionWeights:
         if self.kind == "rule":
             from tsl_jax.training.position_weights import adaptive
 
-            adaptive.try_out(sources.load(self.kind, self.source), str(self.source), context)
+            adaptive.try_rule(sources.load_rule(self.kind, self.source), self.source, context)
         self.values(context)
 
     def values(self, context: int) -> np.ndarray:
         """The weights of positions 1..context, float64, mean one; of an adaptive rule those before its first update.
 
         Raises:
-            ValueError: for an unknown kind, positions outside 1..context, a factor that leaves no weight, or a file
-                that does not give one weight a position.
+            ValueError: for an unknown kind, positions outside 1..context, a file that cannot be read, and what
+                `validated` refuses.
         """
         import numpy as np
 
         if self.adaptive:
             return np.ones(context)
         if self.kind == "file":
-            return sources.read(self.source, context)
-        position = np.arange(1, context + 1)
-        if self.kind == "linear":
-            raw = position.astype(np.float64)
-        else:
-            raw = np.where(self._chosen(position), self.factor, 1.0)
-        if self.factor < 0 or raw.sum() <= 0:
-            found = f"factor {self.factor} for {self.kind!r} in a context of {context}"
-            raise ValueError(
-                f"training: position weights need a factor of 0 or more and some weight left, found {found}"
-            )
-        return raw / raw.mean()
-
-    def _chosen(self, position: np.ndarray) -> np.ndarray:
-        """Which positions the factor applies to."""
-        n = len(position)
-        ends = {"uniform": (1, 0), "head": (1, self.k), "middle": (self.a, self.b), "tail": (n - self.k + 1, n)}
-        if self.kind not in ends:
+            return mean_one(sources.read_file(self.source), f"position weights {self.source}", context)
+        if self.kind not in KINDS:
             known = ", ".join((*KINDS, *sources.RULES))
             raise ValueError(f"training: position weights are one of {known}; found {self.kind!r}")
-        first, last = ends[self.kind]
-        if self.kind != "uniform" and not 1 <= first <= last <= n:
+        n, position = context, np.arange(1, context + 1)
+        ranges = {"head": (1, self.k), "middle": (self.a, self.b), "tail": (n - self.k + 1, n)}
+        first, last = ranges.get(self.kind, (1, 0))  # uniform and linear: the factor applies to none
+        if self.kind in ranges and not 1 <= first <= last <= n:
             given = f"a {self.a} and b {self.b}" if self.kind == "middle" else f"k {self.k}"
             found = f"position weights {self.kind!r} with {given} asks for positions {first}..{last}"
-            mend = "choose 1 <= a <= b <= context" if self.kind == "middle" else "choose k from 1 to the context"
-            raise ValueError(f"training: {found}; the context has 1..{n}: {mend}")
-        return (position >= first) & (position <= last)
+            fix = "choose 1 <= a <= b <= context" if self.kind == "middle" else "choose k from 1 to the context"
+            raise ValueError(f"training: {found}; the context has 1..{n}: {fix}")
+        chosen = (first <= position) & (position <= last)
+        raw = position if self.kind == "linear" else np.where(chosen, self.factor, 1.0)
+        raw = validated(raw, f"position weights {self}", context)
+        return raw / raw.mean()
 
 
-def _placed(text: str, kind: str, first: str, last: str | None, factor: str | None) -> PositionWeights:
-    """A head, a tail or a middle, as a text says it."""
+def validated(weights: Any, origin: str, context: int) -> np.ndarray:
+    """The weights as float64, whether a formula, a file or a rule gave them: here they are refused, and nowhere else.
+
+    Raises:
+        ValueError: naming the origin of what is not one finite weight of 0 or more a position, with some weight left.
+    """
+    import numpy as np
+
     try:
-        by = 0.1 if factor is None else float(factor)
-    except ValueError:
-        raise ValueError(f"training: position weights {text!r}: {factor!r} after @ is no number") from None
-    if not 0 <= by < float("inf"):
-        raise ValueError(f"training: position weights {text!r}: the factor must be 0 or more, and finite")
-    if (kind == "middle") != (last is not None):
-        form = {"middle": "middle:A-B, as middle:33-64@0.1"}.get(kind, f"{kind}:K, as {kind}:16@0.1")
-        raise ValueError(f"training: position weights {text!r}: expected {form}")
-    if last is not None:
-        return PositionWeights.middle(int(first), int(last), by)
-    return PositionWeights(kind, k=int(first), factor=by)
+        w = np.asarray(weights, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"training: {origin} gave {type(weights).__name__}, expected {context} numbers") from None
+    if w.shape != (context,):
+        raise ValueError(f"training: {origin} gave shape {w.shape}, expected ({context},): one weight a position")
+    wrong = np.flatnonzero(~np.isfinite(w) | (w < 0))
+    if len(wrong):
+        found = f"weight {w[wrong[0]]} at position {wrong[0] + 1}"
+        raise ValueError(f"training: {origin} gave {found}; weights must be finite, and 0 or more")
+    if not w.any():
+        raise ValueError(f"training: {origin} gave no weight to any position; some weight must be left")
+    return w
+
+
+def mean_one(weights: Any, origin: str, context: int) -> np.ndarray:
+    """Weights that `validated` accepts, (position,) float64, brought to mean one."""
+    w = validated(weights, origin, context)
+    w = w / w.max()  # the sum of large ones could overflow
+    return w / w.mean()
