@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from tsl_jax.fitting.fit_law import fit
-from tsl_jax.fitting.status import USABLE, Status
+from tsl_jax.fitting.status import Status
 from tsl_jax.laws import HYPERBOLIC
 from tsl_jax.training.position_weights.adaptive import Observed, uses_noise
 
@@ -29,11 +29,11 @@ def learnable_excess(observed: Observed) -> tuple[np.ndarray, str]:
     The law is the dynamic hyperbolic one of Temporal Scaling Law (arXiv 2404.17785). Where its fit is neither converged
     nor weakly identified (whose curve is known, if not its parameters), the weights stay as they are.
     """
-    found = fit(HYPERBOLIC, observed.loss, x=observed.position)
-    status = Status(int(found.status))
-    if status not in USABLE:
+    hyperbola = fit(HYPERBOLIC, observed.loss, x=observed.position)
+    status = Status(int(hyperbola.status))
+    if not hyperbola.usable:
         return observed.weights, f"weights kept: {status.short}, {status.message()}"
-    a0, a1, a2 = (float(found.params.sel(param=name)) for name in ("a0", "a1", "a2"))
+    a0, a1, a2 = (float(hyperbola.params.sel(param=name)) for name in ("a0", "a1", "a2"))
     return a0 / (1 + a1 * observed.position), f"{status.short}: a0 {a0:.4g}, a1 {a1:.4g}, a2 {a2:.4g}"
 
 
@@ -41,7 +41,9 @@ def learnable_excess(observed: Observed) -> tuple[np.ndarray, str]:
 def gradient_noise(observed: Observed) -> np.ndarray:
     """w_i ∝ 1 / tr Sigma_i: if all positions estimate one gradient, this sum of theirs has the least variance.
 
-    That is the weighting of Gauss and Markov; the square root would make the noise of all alike, and the sum noisier.
+    Those are the weights of the Gauss-Markov theorem; 1 / sqrt(tr Sigma_i) would make the noise of all positions alike,
+    and the sum noisier.
     """
-    assert observed.noise is not None  # `uses_noise`
+    if observed.noise is None:
+        raise ValueError("training: rule gradient_noise needs observed.noise, which runs measure for it; found None")
     return 1 / observed.noise
