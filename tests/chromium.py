@@ -112,14 +112,14 @@ def needed() -> None:
 @contextmanager
 def browser(profile: Path) -> Iterator[Browser]:
     """A browser with its own profile, ended afterwards."""
-    found = binary()
-    assert found is not None
+    path = binary()
+    assert path is not None
     commands_read, commands_write = os.pipe()
     answers_read, answers_write = os.pipe()
 
     # --remote-debugging-pipe reads 3 and writes 4; the shell puts our pipes there (a preexec_fn would fork under jax).
     places = f"3</proc/self/fd/{commands_read} 4>/proc/self/fd/{answers_write}"
-    command = ["sh", "-c", f'exec "$@" {places}', "sh", found, *QUIET, f"--user-data-dir={profile}"]
+    command = ["sh", "-c", f'exec "$@" {places}', "sh", path, *QUIET, f"--user-data-dir={profile}"]
     process = subprocess.Popen(
         [*command, "--remote-debugging-pipe"],
         pass_fds=(commands_read, answers_write),

@@ -24,20 +24,20 @@ PHONE, DESKTOP = 360, 1280
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = material.surface(run="a run", corpus={"hash": "9bd1" * 40}, document_boundary="Windows never cross. " * 12)
-    found = material.position_fit(run)
+    by_position = material.position_fit(run)
     sizes = np.geomspace(1e5, 1e9, 8)
     kaplan = fit(laws.KAPLAN_N, (8.8e13 / sizes) ** 0.076 * (1 + 1e-3 * np.cos(sizes)), x=sizes)
-    r2 = xr.Dataset({"plain": found.r2, "additive": found.r2, "ceiling": found.r2 * 0 + 0.99})
-    judged = material.with_main_method(material.backtest(run, material.temporal_fits(found)), run)
+    r2 = xr.Dataset({"plain": by_position.r2, "additive": by_position.r2, "ceiling": by_position.r2 * 0 + 0.99})
+    judged = material.with_main_method(material.backtest(run, material.temporal_fits(by_position)), run)
     path = tmp_path_factory.mktemp("browser") / "report.html"
-    return report(path, run, found, judged, kaplan, r2=r2, title="Loss dynamics of an averylongnameforarun" * 2)
+    return report(path, run, by_position, judged, kaplan, r2=r2, title="Loss dynamics of an averylongnameforarun" * 2)
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Browser]:
     chromium.needed()
-    with chromium.browser(tmp_path_factory.mktemp("profile")) as one:
-        yield one
+    with chromium.browser(tmp_path_factory.mktemp("profile")) as running:
+        yield running
 
 
 @pytest.mark.parametrize("width", [PHONE, DESKTOP])

@@ -15,6 +15,7 @@ import xarray as xr
 
 from tsl_jax import laws
 from tsl_jax.fitting import fit
+from tsl_jax.forecasting import ForecastFlag, ForecastStatus
 from tsl_jax.reporting import report
 from tsl_jax.reporting.forecast_figures import every_method
 from tsl_jax.reporting.material import sort
@@ -138,7 +139,7 @@ def test_headline_names_the_law_by_position_where_it_won(tmp_path: Path, run: xr
     assert "The smallest error of the methods that use the mean loss alone was +0.100." in text
 
 
-def test_best_of_each_cutoff_is_bold_and_wild_or_missing_forecasts_break_nothing(whole: Path) -> None:
+def test_best_of_each_cutoff_is_bold_and_absurd_or_missing_forecasts_break_nothing(whole: Path) -> None:
     source = whole.read_text(encoding="utf-8")
     rows = re.findall(r'<tr><th scope="row">(?:<b>)?([^<]*)(?:</b>)?</th>(.*?)</tr>', source)
     signed = dict(reversed(rows))
@@ -147,7 +148,7 @@ def test_best_of_each_cutoff_is_bold_and_wild_or_missing_forecasts_break_nothing
     assert signed["reciprocal law"].count("<td>–</td>") == len(material.CUTOFFS)
 
 
-def test_loss_axis_follows_the_observed_loss_not_a_wild_forecast(whole: Path, run: xr.Dataset) -> None:
+def test_loss_axis_follows_the_observed_loss_not_an_absurd_forecast(whole: Path, run: xr.Dataset) -> None:
     drawing = Page(whole).drawings[2]
     assert any(trace["legendgroup"] == "of_my_own" for trace in drawing["views"]["0,1"]["data"])
     low, high = drawing["views"]["0,1"]["layout"]["yaxis"]["range"]
@@ -181,7 +182,9 @@ def test_intervals_open_from_the_last_loss_seen_and_are_compared_with_what_was_o
     assert f"From 40% the annealing law forecast {final + 0.05:.3f} nats on id {interval}" in page.text
 
 
-def test_an_unfinished_run_is_told_where_it_will_end(tmp_path: Path, run: xr.Dataset, backtest: Any) -> None:
+def test_the_end_of_an_unfinished_run_is_forecast_with_its_interval(
+    tmp_path: Path, run: xr.Dataset, backtest: Any
+) -> None:
     part = run.isel(tokens=slice(None, -3))
     last = float(part.tokens[-1])
     ahead = replace(material.with_interval(run, last / material.TOTAL), cutoff=last)
@@ -200,6 +203,18 @@ def test_an_unfinished_run_is_told_where_it_will_end(tmp_path: Path, run: xr.Dat
     other = Page(report(tmp_path / "other.html", part, replace(ahead, method="power")))
     assert "when it forecast later checkpoints of that part from earlier ones" in other.text
     assert "a prior from other runs" not in other.text
+
+
+def test_a_warning_about_a_forecast_that_no_score_judges_is_shown(
+    tmp_path: Path, run: xr.Dataset, backtest: Any
+) -> None:
+    status = ForecastStatus(ForecastFlag.SAMPLER_NOT_CONVERGED, ("the sampler did not converge",))
+    ahead = material.with_interval(run, 1.0)
+    ahead = replace(ahead, mean=ahead.mean.reindex(tokens=[2 * material.TOTAL]), cutoff=float(run.tokens[-1]))
+    ahead = replace(ahead, quantiles=None, status={"id": status, "ood": ForecastStatus()})
+    source = report(tmp_path / "warned.html", run, backtest, ahead).read_text(encoding="utf-8")
+    (warnings,) = re.findall(r"<summary>Warnings</summary>(.*?)</details>", source, re.S)
+    assert re.findall("<td>(.*?)</td>", warnings) == ["now", "id", "the sampler did not converge"]
 
 
 def test_text_from_data_is_escaped_everywhere(tmp_path: Path) -> None:
@@ -263,7 +278,7 @@ def test_surface_without_schedule_or_with_nan_or_one_checkpoint(tmp_path: Path, 
     assert report(tmp_path / "one.html", bare.isel(tokens=[3])).exists()
 
 
-def test_an_unfinished_run_is_called_so_wherever_its_last_loss_is_told(
+def test_an_unfinished_run_is_called_so_wherever_its_last_loss_is_named(
     tmp_path: Path, run: xr.Dataset, by_position: Any, whole: Path
 ) -> None:
     part = run.isel(tokens=slice(None, -1))
@@ -328,7 +343,7 @@ def test_facts_of_one_name_from_caller_and_surface_are_both_shown(tmp_path: Path
     assert "seed 7" in page.text
 
 
-def test_r2_with_ceiling_is_drawn_and_told(tmp_path: Path, by_position: Any) -> None:
+def test_r2_with_ceiling_is_drawn_and_stated(tmp_path: Path, by_position: Any) -> None:
     r2 = xr.Dataset({"plain": by_position.r2, "additive": by_position.r2, "ceiling": by_position.r2 * 0 + 0.99})
     page = Page(report(tmp_path / "r2.html", by_position, r2=r2))
     assert "0.990 (ceiling)" in page.text
@@ -344,7 +359,9 @@ def test_facts_are_all_there_long_ones_folded(tmp_path: Path) -> None:
     assert "<details><summary>package0" in page.read_text(encoding="utf-8")
 
 
-def test_a_plan_that_changed_is_drawn_with_its_jump_and_told(tmp_path: Path, run: xr.Dataset, backtest: Any) -> None:
+def test_a_plan_that_changed_is_drawn_with_its_jump_and_named_in_the_facts(
+    tmp_path: Path, run: xr.Dataset, backtest: Any
+) -> None:
     half = material.TOTAL // 2
     plans = [{**material.PLAN, "from_tokens": n, "kind": "constant", "peak": p} for n, p in ((0, 0.008), (half, 0.002))]
     surface = run.assign_attrs(schedule=plans)

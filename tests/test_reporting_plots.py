@@ -181,12 +181,12 @@ def test_paths_take_given_ends_of_a_band(run):
     assert np.isclose(band[:, None], upper).any(axis=0).all()
 
 
-def test_a_prediction_holds_its_curves_and_does_not_follow_a_wild_one(run, figures):
+def test_a_prediction_holds_its_curves_and_does_not_follow_an_absurd_one(run, figures):
     mean = run.surface.loss.mean("position").sel(split="id")
     tokens, later = mean.tokens.values, mean.values[8:]
     assert holds(figures["prediction"], later)
-    wild = plots.prediction(mean, {"wild": (tokens[8:], later * 100, None, None)}, float(tokens[7]))
-    assert wild.axes[0].get_ylim()[1] < 2 * mean.values.max()
+    absurd = plots.prediction(mean, {"absurd": (tokens[8:], later * 100, None, None)}, float(tokens[7]))
+    assert absurd.axes[0].get_ylim()[1] < 2 * mean.values.max()
 
 
 def test_differences_hold_means_seeds_and_margin(figures):
@@ -209,9 +209,9 @@ def test_the_map_means_over_cells_and_hatches_what_is_below_zero():
 
 
 def test_errors_without_a_value_are_named(figures):
-    said = [one.get_text() for one in words(figures["errors_by"])]
-    assert "none at all" in said
-    assert "none" in said
+    shown = [one.get_text() for one in words(figures["errors_by"])]
+    assert "none at all" in shown
+    assert "none" in shown
 
 
 def linear(colour: str) -> np.ndarray:

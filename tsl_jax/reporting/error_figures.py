@@ -52,9 +52,9 @@ def _rows_of_methods(material: Material, scores: pd.DataFrame) -> View:
         colour, name = f"seq:{place:.3f}", material.cutoff_names[cutoff]
         error = table[cutoff].to_numpy(float)[::-1]
         size = np.maximum(np.abs(error), LEAST_ERROR)
-        told = hover(f"from {name}: %{{text}} nats")
+        on_hover = hover(f"from {name}: %{{text}} nats")
         # the legend is a strip: its entries are keyed by their colour
-        data.append(dots(size, np.arange(len(rows)), colour, key=colour, size=11, marker=rim, **told))
+        data.append(dots(size, np.arange(len(rows)), colour, key=colour, size=11, marker=rim, **on_hover))
         data[-1]["text"] = [signed(value) for value in error]
         legend.append(entry(colour, f"{name} seen", colour, mark="block"))
     low, high = np.nanmin(np.abs(table.to_numpy(float))), np.nanmax(np.abs(table.to_numpy(float)))
@@ -100,10 +100,10 @@ def _lines_of_methods(material: Material, table: pd.DataFrame) -> View:
     for name, row in table.iterrows():
         (colour, dash), width = style(str(name)), 2.4 if name == MAIN else 1.8
         size = np.maximum(row.to_numpy(float), LEAST_ERROR)
-        told = hover(f"{escape(label(str(name)))} from %{{x:.3g}}%: error %{{y:.3f}} nats")
+        on_hover = hover(f"{escape(label(str(name)))} from %{{x:.3g}}%: error %{{y:.3f}} nats")
         seen = 100 * table.columns.to_numpy(float)
         data.append(lines(seen, size, colour, key=str(name), dash=dash, width=width, hoverinfo="skip"))
-        data.append(dots(seen, size, colour, key=str(name), size=8, **told))
+        data.append(dots(seen, size, colour, key=str(name), size=8, **on_hover))
         legend.append(entry(str(name), label(str(name)), colour, dash=dash))
     axis = _error_axis(float(np.nanmin(table.to_numpy(float))), float(np.nanmax(table.to_numpy(float))))
     x = _share_axis(material, table.columns.to_numpy(float))
@@ -147,8 +147,8 @@ def _coverage(material: Material, scores: pd.DataFrame) -> View:
         key, inside = f"{level}%", 100 * scores[f"covered_{level}"].to_numpy(float)
         data.append(lines(ends, [level, level], colour, key=key, dash="4px,4px", width=1.2, hoverinfo="skip"))
         data.append(lines(seen, inside, colour, key=key, width=1.5, hoverinfo="skip"))
-        told = hover(f"from %{{x:.3g}}%: %{{y:.0f}}% of later checkpoints inside the {level}% interval")
-        data.append(dots(seen, inside, colour, key=key, symbol=symbol, size=9, **told))
+        on_hover = hover(f"from %{{x:.3g}}%: %{{y:.0f}}% of later checkpoints inside the {level}% interval")
+        data.append(dots(seen, inside, colour, key=key, symbol=symbol, size=9, **on_hover))
         legend.append(entry(key, f"inside the {level}% interval (dashed: {level}%)", colour))
     ticks = [0, 50, 90, 100]
     axis = {"range": [-6, 106], "tickvals": ticks, "ticktext": [f"{tick}%" for tick in ticks], "fixedrange": True}

@@ -59,11 +59,11 @@ def every_method(material: Material) -> Figure | None:
 def _from_cutoff(material: Material, split: str, cutoff: float) -> View:
     group = material.forecasts[cutoff]
     means = {
-        name: one.mean.sel(split=split).sortby("tokens")
-        for name, one in group.items()
-        if split in one.mean.split.values and np.isfinite(one.mean.sel(split=split)).any()
+        name: forecast.mean.sel(split=split).sortby("tokens")
+        for name, forecast in group.items()
+        if split in forecast.mean.split.values and np.isfinite(forecast.mean.sel(split=split)).any()
     }
-    seen_until = max(one.cutoff for one in group.values())
+    seen_until = max(forecast.cutoff for forecast in group.values())
     observed = None if material.mean is None else material.mean.sel(split=split)
     data, legend = observed_losses(observed)
     shown = set(means)
@@ -72,11 +72,11 @@ def _from_cutoff(material: Material, split: str, cutoff: float) -> View:
         shown = {*ALWAYS_SHOWN, best.get(cutoff)}
     for name, mean in means.items():
         colour, dash = style(name)
-        told = hover(f"{escape(label(name))} at %{{x:,.0f}} tokens: %{{y:.3f}} nats")
+        on_hover = hover(f"{escape(label(name))} at %{{x:,.0f}} tokens: %{{y:.3f}} nats")
         width = 2.6 if name in ALWAYS_SHOWN else 2
-        data.append(lines(mean.tokens.values, mean.values, colour, key=name, dash=dash, width=width, **told))
+        data.append(lines(mean.tokens.values, mean.values, colour, key=name, dash=dash, width=width, **on_hover))
         legend.append(entry(name, label(name), colour, dash=dash, shown=name in shown))
-    end = material.total or max(float(one.mean.tokens.max()) for one in group.values())
+    end = material.total or max(float(forecast.mean.tokens.max()) for forecast in group.values())
     later = observed_after(observed, seen_until)
     legend.append(entry("held out", "held out" if later else "not yet observed", "--shade", mark="area"))
     # The axis holds what was observed later than half the cut-off, never a forecast far away from it; where nothing is
@@ -108,7 +108,7 @@ def fan(material: Material) -> Figure | None:
 
 def with_intervals(group: Mapping[str, Forecast], split: str) -> Forecast | None:
     """The forecast whose intervals are drawn: the main method's, else the first one that has any."""
-    for forecast in sorted(group.values(), key=lambda one: one.method != MAIN):
+    for forecast in sorted(group.values(), key=lambda forecast: forecast.method != MAIN):
         quantiles = forecast.quantiles
         if quantiles is not None and split in quantiles.split.values and np.isfinite(quantiles.sel(split=split)).any():
             return forecast
@@ -131,8 +131,8 @@ def _fan(material: Material, split: str, forecast: Forecast) -> View:
         filled = {"fill": "toself", "fillcolor": fill, "hoverinfo": "skip"}
         data.append(lines(x, y, fill, key=f"{level}%", width=0, **filled))
         legend.append(entry(f"{level}%", f"{level}% interval", as_seen, mark="area"))
-    told = hover("median at %{x:,.0f} tokens: %{y:.3f} nats<br>90%: %{text}")
-    data.append(lines(tokens, ends[0.5], "--blue", key="median", width=2.4, **told))
+    on_hover = hover("median at %{x:,.0f} tokens: %{y:.3f} nats<br>90%: %{text}")
+    data.append(lines(tokens, ends[0.5], "--blue", key="median", width=2.4, **on_hover))
     data[-1]["text"] = [f"{low:.3f} to {high:.3f}" for low, high in zip(ends[0.05], ends[0.95], strict=True)]
     legend.insert(0, entry("median", f"median, {label(forecast.method)}", "--blue"))
     points, of_points = observed_losses(observed)
@@ -148,8 +148,8 @@ def observed_losses(observed: xr.DataArray | None) -> tuple[list[View], list[Vie
     """The observed losses as dots, and their entry in the legend."""
     if observed is None:
         return [], []
-    told = hover("observed at %{x:,.0f} tokens: %{y:.3f} nats")
-    points = dots(observed.tokens.values, observed.values, "--ink", key="observed", size=6.5, **told)
+    on_hover = hover("observed at %{x:,.0f} tokens: %{y:.3f} nats")
+    points = dots(observed.tokens.values, observed.values, "--ink", key="observed", size=6.5, **on_hover)
     return [points], [entry("observed", "observed", "--ink", mark="dot")]
 
 
@@ -175,8 +175,8 @@ def _over_tokens(
     elif material.surface is not None and "lr" in material.surface.coords:
         rate = material.surface.tokens.values, material.surface.lr.values
     if rate is not None:
-        told = hover("learning rate %{y:.3g} at %{x:,.0f} tokens")
-        data = [*data, lines(*rate, "--muted", key="learning rate", width=1.8, yaxis="y2", **told)]
+        on_hover = hover("learning rate %{y:.3g} at %{x:,.0f} tokens")
+        data = [*data, lines(*rate, "--muted", key="learning rate", width=1.8, yaxis="y2", **on_hover)]
         peak = max((value for value in data[-1]["y"] if value is not None), default=1.0) or 1.0
         # three ticks of our own: plotly's would overlap in a panel this low
         ticks = {"tickvals": [0, peak / 2, peak], "ticktext": ["0", f"{peak / 2:.3g}", f"{peak:.3g}"]}

@@ -94,27 +94,27 @@ def forecast(material: Material) -> str:
     coverage = error_figures.coverage(material)
     if coverage is not None:
         parts += ["<h3>Coverage of the intervals</h3>", figure(coverage, COVERAGE)]
-    told = (
+    caption = (
         "Each method saw only what lies before the shaded part, and the learning-rate plan as known then (below). "
         "Methods by position forecast the law’s parameters and average the loss over positions. All others extrapolate "
         "the mean loss itself. Names in the legend show and hide a method."
     )
     if material.mean is None:
-        told = "The mean loss that each method forecasts beyond its cut-off (shaded)."
+        caption = "The mean loss that each method forecasts beyond its cut-off (shaded)."
     if material.unfinished is not None:
-        told += f" The run is {how_far(material.unfinished)}, where the observed losses end."
+        caption += f" The run is {how_far(material.unfinished)}, where the observed losses end."
     without = _without_forecast(material)
-    told += f" No forecast could be made: {without}." if without else ""
-    parts += ["<h3>All methods</h3>" if parts else "", figure(drawing, told)]
-    if not len(material.scores):  # whose tables have the statuses too
-        rows = [
-            (label(name), material.cutoff_names[cutoff], split, readable(status))
-            for cutoff, group in material.forecasts.items()
-            for name, one in group.items()
-            for split, status in one.status.items()
-            if not status.ok
-        ]
-        parts.append(folded("Warnings", table(("method", "seen", "split", "status"), rows)) if rows else "")
+    caption += f" No forecast could be made: {without}." if without else ""
+    parts += ["<h3>All methods</h3>" if parts else "", figure(drawing, caption)]
+    judged = set(material.scores.reset_index("split").index)  # (cutoff, method): the tables of scores have their status
+    rows = [
+        (label(name), material.cutoff_names[cutoff], split, readable(status))
+        for cutoff, group in material.forecasts.items()
+        for name, forecast in group.items()
+        for split, status in forecast.status.items()
+        if not status.ok and (cutoff, name) not in judged
+    ]
+    parts.append(folded("Warnings", table(("method", "seen", "split", "status"), rows)) if rows else "")
     return section("forecast", "The forecast", *parts)
 
 
@@ -122,8 +122,8 @@ def _without_forecast(material: Material) -> str:
     """Methods without any finite forecast; those that have none from the same cut-offs together."""
     cutoffs: dict[str, list[str]] = {}
     for cutoff, group in material.forecasts.items():
-        for name, one in group.items():
-            if not np.isfinite(one.mean.values).any():
+        for name, forecast in group.items():
+            if not np.isfinite(forecast.mean.values).any():
                 cutoffs.setdefault(name, []).append(material.cutoff_names[cutoff])
     methods: dict[str, list[str]] = {}
     for name, names in cutoffs.items():
@@ -136,19 +136,19 @@ def errors(material: Material) -> str:
     drawing, share = error_figures.errors(material), material.unfinished
     if drawing is None:
         return ""
-    told = (
+    caption = (
         f"Absolute error of each method’s forecast of the {last_loss(share)}; further left is better. One row a "
         f"method, one dot a cut-off, coloured by the share of the {whole(share)} seen."
     )
     if share is not None:
-        told += f" The run is {how_far(share)}: forecasts are judged by its last checkpoint so far."
+        caption += f" The run is {how_far(share)}: forecasts are judged by its last checkpoint so far."
     # cut-offs between the same two checkpoints see the same past, in runs with few checkpoints
     same: dict[float, list[str]] = {}
     for cutoff, group in material.forecasts.items():
-        same.setdefault(max(one.cutoff for one in group.values()), []).append(material.cutoff_names[cutoff])
+        same.setdefault(max(forecast.cutoff for forecast in group.values()), []).append(material.cutoff_names[cutoff])
     for names in same.values():
         if len(names) > 1:
-            told += f" From {' and '.join(names)} the same checkpoints are seen: the forecasts are equal."
+            caption += f" From {' and '.join(names)} the same checkpoints are seen: the forecasts are equal."
     splits = [str(split) for split in material.scores.index.unique("split")]
     tables = "".join(_error_table(material, split, f" on {split}" if len(splits) > 1 else "") for split in splits)
     full = "".join(_full_tables(material, split) for split in splits)
@@ -156,7 +156,7 @@ def errors(material: Material) -> str:
     details = folded("All scores: forecast, error, R², MSE, status", full)
     by_share = error_figures.by_share(material)
     first = "" if by_share is None else figure(by_share, BY_SHARE) + "<h3>All methods</h3>"
-    return section("errors", "Errors by cut-off", first, figure(drawing, told), tables, note, details)
+    return section("errors", "Errors by cut-off", first, figure(drawing, caption), tables, note, details)
 
 
 def _error_table(material: Material, split: str, where: str) -> str:

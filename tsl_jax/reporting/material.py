@@ -91,7 +91,7 @@ class Material:
         # scores may judge cut-offs whose forecasts were not given; columns and buttons must agree in their names
         names = percents([*self.forecasts, *self.scores.index.unique("cutoff")])
         last = np.nan if self.surface is None or not self.surface.sizes["tokens"] else float(self.surface.tokens[-1])
-        now = [cutoff for cutoff, group in self.forecasts.items() if any(one.cutoff == last for one in group.values())]
+        now = [cutoff for cutoff, group in self.forecasts.items() if any(f.cutoff == last for f in group.values())]
         return {**names, **dict.fromkeys(now, NOW)}
 
     @property
@@ -126,7 +126,7 @@ def sort(results: Iterable[Any]) -> Material:
     surface, backtest = (kinds[name][0] if kinds[name] else None for name in ("surface", "backtest"))
     attrs = {} if surface is None else surface.attrs
     schedule = planned(attrs)
-    ends = [float(one.mean.tokens.max()) for one in kinds["forecast"]]
+    ends = [float(forecast.mean.tokens.max()) for forecast in kinds["forecast"]]
     ends += [] if surface is None else surface.tokens.values[-1:].tolist()
     total = max(ends, default=None) if schedule is None else float(schedule.total_tokens)
     forecasts = _by_cutoff(backtest, kinds["forecast"], total)

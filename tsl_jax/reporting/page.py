@@ -140,9 +140,9 @@ def headline(material: Material) -> list[str]:
         return [first.strip()] if first else []
     largest = max(float(table.index[-1]) for table in best.values())
     rows = {split: table.loc[largest] for split, table in best.items() if largest in table.index}
-    told = [_best_method(scores, split, row, share) for split, row in rows.items()]
-    lead = f"{first}From the first {material.cutoff_names[largest]} of the {whole(share)}, {told[0][0]}"
-    rest = [told[0][1], *(f"{sentence[:1].upper()}{sentence[1:]} {more}" for sentence, more in told[1:])]
+    results = [_best_method(scores, split, row, share) for split, row in rows.items()]
+    lead = f"{first}From the first {material.cutoff_names[largest]} of the {whole(share)}, {results[0][0]}"
+    rest = [results[0][1], *(f"{sentence[:1].upper()}{sentence[1:]} {more}" for sentence, more in results[1:])]
     split, earlier = next(iter(best.items()))
     parts = [
         f"{material.cutoff_names[cutoff]}: {label(method)} ({signed(error)})"

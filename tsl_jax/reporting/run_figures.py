@@ -26,7 +26,7 @@ from tsl_jax.reporting.figures import (
 from tsl_jax.reporting.material import Material, PositionFit, late_median
 from tsl_jax.reporting.wording import count, mathematics, readable
 
-CHECKPOINTS = 9  # colours that can still be told apart, and named in a phone's width
+CHECKPOINTS = 9  # colours that can still be on_hover apart, and named in a phone's width
 POINTS = 96  # measured positions drawn of each checkpoint
 MEANING = {"a0": "gain from context, nats", "a1": "rate of the gain, per position", "a2": "loss at long context, nats"}
 STATES = {  # label, colour, symbol of the points, mark in the legend
@@ -70,9 +70,9 @@ def _curves_of(surface: xr.Dataset | None, fit: PositionFit | None, split: str) 
         kept = even_in_log(position, POINTS)
         for tokens, colour in zip(at[chosen].tolist(), colours, strict=True):
             if tokens in loss.tokens:
-                told = hover(f"{count(tokens)} tokens, i = %{{x}}: %{{y:.3f}} nats")
+                on_hover = hover(f"{count(tokens)} tokens, i = %{{x}}: %{{y:.3f}} nats")
                 y = loss.sel(tokens=tokens).values
-                data.append(dots(position[kept], y[kept], colour, key=colour, size=4.5, opacity=0.75, **told))
+                data.append(dots(position[kept], y[kept], colour, key=colour, size=4.5, opacity=0.75, **on_hover))
     fitted = fit is not None and split in fit.splits
     if fit is not None and fitted:
         fine = np.geomspace(position[0], position[-1], 80)
@@ -146,8 +146,8 @@ def _points(x: np.ndarray, y: np.ndarray, error: np.ndarray, status: np.ndarray)
             error_y = {"type": "data", "array": numbers(bars[mask]), "width": 0, "thickness": 1}
             drawn = {} if key == "unusable" else {"error_y": error_y}
             words = [readable(Status(int(s)).short) for s in status[mask]]
-            told = hover("%{x:,.0f} tokens: %{customdata:.4g}, %{text}")
-            data.append(dots(x[mask], y[mask], colour, key=key, symbol=symbol, text=words, **drawn, **told))
+            on_hover = hover("%{x:,.0f} tokens: %{customdata:.4g}, %{text}")
+            data.append(dots(x[mask], y[mask], colour, key=key, symbol=symbol, text=words, **drawn, **on_hover))
     # Bars count only where they are no longer than the range of the values: one huge error would squash the panel.
     usual = y[fine] if fine.any() else y[fine | weak]
     around = np.ptp(usual) if len(usual) else 0.0
@@ -230,13 +230,13 @@ def _r2_of(estimates: dict[str, xr.DataArray], split: str) -> View:
         r2 = r2.sel(split=split, tokens=r2.tokens > 0)
         x, y = r2.tokens.values.astype(float), r2.values
         late.append(y[len(y) // 3 :])  # the first checkpoints are flat over positions: their R2 would set the axis
-        told = f"%{{x:,.0f}} tokens: {name} "
+        on_hover = f"%{{x:,.0f}} tokens: {name} "
         if name == "ceiling":
-            data.append(lines(x, y, "--ink", key=name, dash="7px,5px", width=1.6, **hover(told + "%{y:.4f}")))
+            data.append(lines(x, y, "--ink", key=name, dash="7px,5px", width=1.6, **hover(on_hover + "%{y:.4f}")))
             legend.append(entry(name, "noise ceiling", "--ink", dash="dash"))
         else:
             label, colour, symbol = ESTIMATES[name]
-            data.append(dots(x, y, colour, key=name, symbol=symbol, **hover(told + "%{customdata:.4f}")))
+            data.append(dots(x, y, colour, key=name, symbol=symbol, **hover(on_hover + "%{customdata:.4f}")))
             legend.append(entry(name, label, colour, mark="square" if symbol == "square" else "dot"))
     tokens = next(iter(estimates.values())).tokens.values
     low, high = span(*late) or [0.0, 1.0]

@@ -51,18 +51,18 @@ def by_position(material: Material) -> str:
     if drawing is None:
         return ""
     colours = "curve, by its number." if _numbered(material) else "checkpoint, named by its tokens seen."
-    told = [
+    caption = [
         f"The loss at position <i>i</i>, a token with <i>i</i> tokens of context. Each colour is one {colours} Where a "
         "curve decreases, context helps."
     ]
     if material.surface is not None:
-        told.append("Points are measured losses, means over the evaluation windows.")
+        caption.append("Points are measured losses, means over the evaluation windows.")
     for name, fit in material.by_position.items():
         good, weak = (int((fit.fit.status == s).sum()) for s in (Status.CONVERGED, Status.WEAKLY_IDENTIFIED))
         also = f", {weak} more with weakly identified parameters" if weak else ""
-        told.append(f"Lines, {text(name)}: the fitted law {_formula(fit.fit)}; {good} of {fit.fit.status.size} fits ")
-        told[-1] += f"converged{also}."
-    return section("by-position", "Loss by position", figure(drawing, Html(" ".join(told))))
+        law, size = _formula(fit.fit), fit.fit.status.size
+        caption.append(f"Lines, {text(name)}: the fitted law {law}; {good} of {size} fits converged{also}.")
+    return section("by-position", "Loss by position", figure(drawing, Html(" ".join(caption))))
 
 
 def _numbered(material: Material) -> bool:
@@ -80,24 +80,26 @@ def parameters(material: Material) -> str:
     if drawing is None:
         return ""
     curve = "curve" if _numbered(material) else "checkpoint"
-    told = f"Parameters of the position law fitted to each {curve}, with standard errors."
+    caption = f"Parameters of the position law fitted to each {curve}, with standard errors."
     marks = run_figures.marks(drawing)
-    told += " Red marks are fits that do not identify the parameters; forecasts leave them out." * ("unusable" in marks)
-    told += " Triangles stand for values beyond the axis." * ("beyond" in marks)
+    if "unusable" in marks:
+        caption += " Red marks are fits that do not identify the parameters; forecasts leave them out."
+    if "beyond" in marks:
+        caption += " Triangles stand for values beyond the axis."
     tables, (cutoff, shown) = "", material.shown or (0.0, None)
     fits = {} if shown is None else shown.fits
     laws = {name: fit for name, fit in fits.items() if isinstance(fit, Fit) and fit.over == ("tokens",)}
     if laws:
         name = material.cutoff_names[cutoff]
         past = "all checkpoints so far" if name == NOW else f"the first {name} of the {whole(material.unfinished)}"
-        told += (
+        caption += (
             f" The lines are the temporal laws fitted to {past} (solid) and extrapolated (dashed) through the shaded "
             "part: where points leave the dashed line, the forecast is wrong."
         )
         inner = "".join(_parameter_table(fit, Html(f"{mathematics(name)}(N)")) for name, fit in laws.items())
         tables = folded("Parameters of the temporal laws", inner)
     title = "The law’s parameters" + ("" if _numbered(material) else " during training")
-    return section("parameters", title, figure(drawing, told), tables)
+    return section("parameters", title, figure(drawing, caption), tables)
 
 
 def quality(material: Material, r2: xr.Dataset | None) -> str:
@@ -105,15 +107,15 @@ def quality(material: Material, r2: xr.Dataset | None) -> str:
     drawing = run_figures.quality(r2, material)
     if drawing is None:
         return ""
-    told = "The share of the variance over positions that the law explains (R²), by checkpoint."
+    caption = "The share of the variance over positions that the law explains (R²), by checkpoint."
     if r2 is not None and "ceiling" in r2:
-        told += " The noise ceiling is the R² that a true law would reach on average, as the measured losses are noisy."
+        caption += " The noise ceiling is the R² that a true law would reach on average under the noise of the losses."
     if r2 is not None and "additive" in r2:
-        told += " The additive estimate removes the effect of which text stands at each position."
+        caption += " The additive estimate removes the effect of which text stands at each position."
     for split in drawing.choices["split"]:
         parts = [f"{nats(value)} ({name})" for name, value in run_figures.medians(r2, material, split).items()]
-        told += f" Median of the later half{f', {split}' if split else ''}: {', '.join(parts)}."
-    return section("quality", "How well the law fits", figure(drawing, told))
+        caption += f" Median of the later half{f', {split}' if split else ''}: {', '.join(parts)}."
+    return section("quality", "How well the law fits", figure(drawing, caption))
 
 
 # ----------------------------------------------------------------------------------------------------------- other fits
@@ -125,9 +127,9 @@ def other_fits(material: Material) -> str:
     for name, fit in material.others.items():
         drawing = _fitted_curves(name, fit)
         over = text(", ".join(fit.over))
-        told = Html(f"The fitted law over {over}, within the range of the data. Source: {text(fit.law.source)}.")
-        parts += [f"<h3>{text(name)}: {_formula(fit)}</h3>", figure(drawing, told) if drawing else paragraph(told)]
-        parts.append(_parameter_table(fit, "Parameters"))
+        caption = Html(f"The fitted law over {over}, within the range of the data. Source: {text(fit.law.source)}.")
+        parts.append(f"<h3>{text(name)}: {_formula(fit)}</h3>")
+        parts += [figure(drawing, caption) if drawing else paragraph(caption), _parameter_table(fit, "Parameters")]
     title = "Other fits" if len(material.others) > 1 else "Fitted law"
     return section("other-fits", title, *parts) if parts else ""
 
