@@ -4,10 +4,12 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from conftest import PLAN
 from test_cli import tsl_command
 
@@ -125,6 +127,7 @@ def test_a_cell_that_makes_no_sense_is_named(what, tmp_path):
 ASKED = {
     "both clocks": ({"tokens_per_step": 2}, "tokens_per_step beside a column of tokens, tokens; leave tokens_per_step"),
     "no step": ({"tokens_per_step": 2, "tokens": None, "step": None}, "tokens_per_step needs a column of steps, found"),
+    "half a batch": ({"tokens_per_step": 1.5, "tokens": None}, r"must be a whole number from 1, found 1\.5"),
     "no batch": ({"tokens_per_step": 0, "tokens": None}, "must be a whole number from 1, found 0"),
     "runs": ({"run": "size", "schedule": {"3M": PLAN}}, "schedule names the run 3M, expected one of 1M, 2M"),
     "plan": ({"schedule": {"kind": "cosine"}}, "schedule cannot be read .* a plan has kind, peak"),
@@ -165,6 +168,65 @@ def test_a_file_that_is_no_table_is_named(tmp_path):
     (tmp_path / "runs.csv").write_bytes(b"loss\n\xff\n")
     with pytest.raises(ValueError, match="is not UTF-8 text"):
         tsl.read_table(tmp_path / "runs.csv")
+
+
+REPEATED = {
+    "runs.csv": "tokens,loss,loss,note,note\n1,2,3,x,y\n",
+    "runs.jsonl": '{"tokens": 1, "loss": 2, "loss": 3}\n',
+}
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_one_of_several_columns_of_a_name_is_never_chosen_in_silence(name, tmp_path):
+    (tmp_path / name).write_text(REPEATED[name])
+    with pytest.raises(ValueError, match=rf"{name} has several columns loss; rename or remove all but one"):
+        tsl.read_table(tmp_path / name)
+    assert tsl.read_table(tmp_path / name, loss="tokens")["runs"].sizes["tokens"] == 1  # a name that is not read
+
+
+@pytest.mark.parametrize("cell", ["1_0", True])
+def test_a_cell_that_only_python_takes_for_a_number_is_none(cell, tmp_path):
+    rows = [{"tokens": 1, "loss": 2.0}, {"tokens": 2, "loss": cell}]
+    (tmp_path / "runs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match=f"row 2: loss is '{cell}', expected a number"):
+        tsl.read_table(tmp_path / "runs.jsonl")
+
+
+def test_a_plan_may_be_any_mapping_or_a_schedule_and_runs_may_be_numbers(tmp_path):
+    file = written(tmp_path, table(size=[1] * 3 + [2] * 3, rerun=None))
+    asked = {"loss": "web", "run": "size"}
+    plain = tsl.read_table(file, **asked, schedule=PLAN)
+    for schedule in (MappingProxyType(PLAN), tsl.Schedule.from_plan(PLAN), {1: PLAN, 2: MappingProxyType(PLAN)}):
+        found = tsl.read_table(file, **asked, schedule=schedule)
+        for run, surface in found.items():
+            assert tsl.Schedule.from_plan(surface.schedule) == tsl.Schedule.from_plan(PLAN)
+            assert tsl.load_surface(tsl.save_surface(surface, tmp_path / "s")).loss.identical(plain[run].loss)
+    with pytest.raises(ValueError, match="schedule names a run twice"):
+        tsl.read_table(file, **asked, schedule={1: PLAN, "1": PLAN})
+
+
+def test_a_labelled_array_is_read_by_its_names_and_a_masked_one_by_its_mask():
+    loss = np.array([[4.0, 3.0], [2.0, 1.0]])
+    labelled = xr.DataArray(loss, dims=("tokens", "position"))
+    for given in (labelled, labelled.transpose("position", "tokens")):
+        assert tsl.from_losses(given, tokens=[1, 2]).loss.values.tolist() == [loss.tolist()]
+    with pytest.raises(ValueError, match=r"DataArray over \('tokens', 'position'\), found \('step', 'position'\)"):
+        tsl.from_losses(labelled.rename(tokens="step"), tokens=[1, 2])
+    masked = np.ma.masked_array(loss, [[False, True], [False, False]])
+    with pytest.raises(ValueError, match="1 of 4 losses is NaN, the first at split id, tokens 1, position 2"):
+        tsl.from_losses(masked, tokens=[1, 2])
+    assert np.isnan(tsl.from_losses(masked, tokens=[1, 2], allow_missing=True).loss[0, 0, 1])
+
+
+def test_other_units_complex_losses_and_two_splits_of_one_name_are_refused():
+    loss = np.ones((2, 1, 1))
+    with pytest.raises(ValueError, match="losses are in nats/token, found units 'bits/token'; multiply bits"):
+        tsl.from_losses(loss[0], tokens=[1], units="bits/token")
+    with pytest.raises(ValueError, match="loss must be numbers"):
+        tsl.from_losses(loss[0] * 1j, tokens=[1])
+    with pytest.raises(ValueError, match=r"two splits have one name, found \['id', 'id'\]"):
+        tsl.from_losses(loss, tokens=[1], split=["id", "id"])
+    assert tsl.from_losses(loss[0], tokens=["100"]).tokens.values.tolist() == [100]
 
 
 COLUMNS = ("--loss", "web", "code", "--run", "size", "rerun")

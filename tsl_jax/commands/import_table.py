@@ -52,12 +52,19 @@ class ImportCommand:
 def run_import(command: ImportCommand) -> None:
     """Read, write what is not there yet, and say one line a run."""
     from tsl_jax.importers.table import read_table
-    from tsl_jax.surface import save_surface
+    from tsl_jax.surface import load_surface, save_surface
 
     options = {name: value for name, value in vars(command).items() if name not in ("table", "out", "schedule")}
     surfaces = read_table(command.table, **options, schedule=_schedule(command.schedule))
     files = _files(command.out, list(surfaces))
-    new = [name for name, surface in surfaces.items() if not _there(files[name], surface)]
+    new = []
+    for name, surface in surfaces.items():
+        if not files[name].exists():
+            new.append(name)
+        elif not load_surface(files[name]).identical(surface):
+            raise ValueError(
+                f"import: {files[name]} holds another surface, and is left as it is; remove it, or name another --out"
+            )
     for name in new:
         save_surface(surfaces[name], files[name])
     for name, surface in surfaces.items():
@@ -71,12 +78,10 @@ def _schedule(file: Path | None) -> Any:
         return None
     from tsl_jax.importers import schedule_files
 
-    found = schedule_files.load(file)
-    if isinstance(found, dict) and found and all(isinstance(one, dict | list) for one in found.values()):
-        return {
-            str(name): schedule_files.schedule_of(plan, f"{file}, {name}").to_plan() for name, plan in found.items()
-        }
-    return schedule_files.schedule_of(found, str(file)).to_plan()
+    plans = schedule_files.load(file)
+    if isinstance(plans, dict) and plans and all(isinstance(plan, dict | list) for plan in plans.values()):
+        return {name: schedule_files.schedule_of(plan, f"{file}, {name}") for name, plan in plans.items()}
+    return schedule_files.schedule_of(plans, str(file))
 
 
 def _files(out: Path, names: list[str]) -> dict[str, Path]:
@@ -89,23 +94,6 @@ def _files(out: Path, names: list[str]) -> dict[str, Path]:
     if len(set(files.values())) < len(files):
         raise ValueError("import: two runs have the same name but for signs no file can have; name others with --run")
     return files
-
-
-def _there(file: Path, surface: xr.Dataset) -> bool:
-    """Whether the file is there with the same content.
-
-    Raises:
-        ValueError: if it is there with another.
-    """
-    from tsl_jax.surface import load_surface
-
-    if not file.exists():
-        return False
-    if not load_surface(file).identical(surface):
-        raise ValueError(
-            f"import: {file} holds another surface, and is left as it is; remove it, or name another --out"
-        )
-    return True
 
 
 def _line(surface: xr.Dataset) -> str:

@@ -9,6 +9,8 @@ import xarray as xr
 
 from tsl_jax.surface import DIMENSIONS, validate_surface
 
+UNITS = "nats/token"
+
 
 def from_losses(
     loss: Any, *, tokens: Any, position: Any = None, split: Any = None, allow_missing: bool = False, **attrs: Any
@@ -16,7 +18,8 @@ def from_losses(
     """A surface from losses measured elsewhere.
 
     Args:
-        loss: nats per token, shape (tokens, position) or (split, tokens, position).
+        loss: nats per token, shape (tokens, position) or (split, tokens, position); a DataArray of these dimensions
+            may have them in any order. Masked losses are missing ones.
         tokens: training tokens seen at each checkpoint, increasing.
         position: context length of each loss, from 1; default 1..n.
         split: names of the splits; default ("id",).
@@ -24,9 +27,16 @@ def from_losses(
         attrs: anything to keep with it, such as `run` or `schedule`.
 
     Raises:
-        ValueError: for labels or losses that are no numbers, negative losses, NaN without `allow_missing`, infinite
-            losses, or where the result breaks the schema (see `surface.validate_surface`).
+        ValueError: for labels or losses that are no numbers, other units, negative losses, NaN without `allow_missing`,
+            infinite losses, or where the result breaks the schema (see `surface.validate_surface`).
     """
+    if attrs.get("units", UNITS) != UNITS:
+        raise ValueError(f"surface: losses are in {UNITS}, found units {attrs['units']!r}; multiply bits by log 2")
+    if isinstance(loss, xr.DataArray):
+        dims = DIMENSIONS[-loss.ndim :]
+        if set(loss.dims) != set(dims):
+            raise ValueError(f"surface: expected a DataArray over {dims}, found {loss.dims}; rename, or give .values")
+        loss = loss.transpose(*dims).values
     values = _numbers("loss", loss)
     values = values[None] if values.ndim == 2 else values
     if values.ndim != 3:
@@ -39,42 +49,44 @@ def from_losses(
     for (name, labels), size in zip(coordinates.items(), values.shape, strict=True):
         if len(labels) != size:
             raise ValueError(f"surface: {name} has {len(labels)} labels, but loss has {size} along that dimension")
-    surface = validate_surface(
-        xr.Dataset({"loss": (DIMENSIONS, values)}, coordinates, {"units": "nats/token", **attrs})
-    )
-    _need_losses(surface.loss, allow_missing)
+    if len(set(coordinates["split"])) < len(coordinates["split"]):
+        raise ValueError(f"surface: two splits have one name, found {coordinates['split']}; name each of them")
+    surface = validate_surface(xr.Dataset({"loss": (DIMENSIONS, values)}, coordinates, {"units": UNITS, **attrs}))
+    # Losses are cross-entropies: numbers from 0 up.
+    sign = "a loss is a cross-entropy in nats per token, positive: are these log-probabilities?"
+    _refuse("negative", surface.loss < 0, sign)
+    _refuse("infinite", xr.apply_ufunc(np.isinf, surface.loss), "leave these checkpoints or positions out")
+    if not allow_missing:
+        fix = "leave these checkpoints or positions out, or give allow_missing=True"
+        _refuse("NaN", surface.loss.isnull(), fix)
     return surface
 
 
 def _numbers(name: str, values: Any) -> np.ndarray:
+    """The values in float64, those that are masked NaN."""
     try:
+        if isinstance(values, np.ma.MaskedArray):
+            return np.ma.filled(values.astype(np.float64), np.nan)
+        if np.iscomplexobj(values):
+            raise TypeError
         return np.asarray(values, np.float64)
     except (TypeError, ValueError):
         raise ValueError(f"surface: {name} must be numbers, found {str(values)[:60]!r}") from None
 
 
 def _labels(name: str, values: Any) -> np.ndarray:
-    """The labels with the type they came in."""
+    """The labels with the type they came in, if it is one of numbers."""
     numbers = _numbers(name, values)
     if numbers.ndim != 1:
         raise ValueError(f"surface: {name} must be a list, one number a label, found shape {numbers.shape}")
-    return np.asarray(values)
+    return np.asarray(values) if np.asarray(values).dtype.kind in "iuf" else numbers
 
 
-def _need_losses(loss: xr.DataArray, allow_missing: bool) -> None:
-    """Losses are cross-entropies: numbers from 0 up."""
-    sign = "a loss is a cross-entropy in nats per token, positive: are these log-probabilities?"
-    _refuse("negative", loss < 0, sign)
-    _refuse("infinite", xr.apply_ufunc(np.isinf, loss), "leave these checkpoints or positions out")
-    if not allow_missing:
-        _refuse("NaN", loss.isnull(), "leave these checkpoints or positions out, or give allow_missing=True")
-
-
-def _refuse(what: str, found: xr.DataArray, mend: str) -> None:
-    """An error with how many there are and where the first one stands, if there is any."""
-    count = int(found.sum())
+def _refuse(what: str, bad: xr.DataArray, fix: str) -> None:
+    """An error with how many losses are bad and where the first one stands, if there is any."""
+    count = int(bad.sum())
     if count:
-        first = found.isel({name: int(at[0]) for name, at in zip(found.dims, np.nonzero(found.values), strict=True)})
+        first = bad.isel({name: int(at[0]) for name, at in zip(bad.dims, np.nonzero(bad.values), strict=True)})
         place = ", ".join(f"{name} {first[name].item()}" for name in DIMENSIONS)
-        many = f"{count} of {found.size} losses {'is' if count == 1 else 'are'} {what}, the first at {place}"
-        raise ValueError(f"surface: {many}; {mend}")
+        many = f"{count} of {bad.size} losses {'is' if count == 1 else 'are'} {what}, the first at {place}"
+        raise ValueError(f"surface: {many}; {fix}")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 MISSING = frozenset(("", "na", "n/a", "nan", "none", "null"))  # words, in lower case
 
@@ -22,10 +23,11 @@ def read_columns(path: Path, wanted: Collection[str]) -> tuple[list[str], Column
     """The names of all columns, and the cells of those wanted that are there.
 
     Raises:
-        ValueError: for another kind of file, one that is damaged, or rows that do not fit the header.
+        ValueError: for another kind of file, one that is damaged, rows that do not fit the header, or a wanted name
+            that several columns have.
         OSError: for one that cannot be read.
     """
-    readers = {".csv": _csv, ".jsonl": _jsonl, ".ndjson": _jsonl, ".parquet": _parquet}
+    readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".ndjson": _read_jsonl, ".parquet": _read_parquet}
     if path.suffix.lower() not in readers:
         raise ValueError(
             f"table: expected a .csv, .jsonl or .parquet file, found {path.name}; export it as one of them"
@@ -44,58 +46,73 @@ def missing(cell: Any) -> bool:
     return cell is None or cell != cell or (isinstance(cell, str) and cell.strip().lower() in MISSING)
 
 
-def numbers(cells: Sequence[Any], refuse: Callable[[int, str], Any]) -> np.ndarray:
-    """The cells as float64 (row,), NaN where they are missing; refuse(k, word) is called for the first that is none."""
+def numbers(cells: Sequence[Any], refuse: Callable[[int, str], Any]) -> Float[np.ndarray, " row"]:
+    """The cells as float64 (row,), NaN where they are missing; refuse(k, word) is called for the first that is none.
+
+    True, false and digits with an underscore are no numbers, though Python reads them as such.
+    """
     values = np.empty(len(cells))
     for k, cell in enumerate(cells):
         try:
+            if isinstance(cell, bool) or (isinstance(cell, str) and "_" in cell):
+                raise ValueError
             values[k] = np.nan if missing(cell) else float(cell)
         except (TypeError, ValueError):
             refuse(k, str(cell)[:40])
     return values
 
 
-def _csv(path: Path, wanted: Collection[str]) -> tuple[list[str], Columns]:
+def _refuse_repeated(path: Path, names: Sequence[str], wanted: Collection[str]) -> None:
+    """One of several columns of a name must not be chosen in silence; others than those wanted do not matter."""
+    for name in wanted:
+        if list(names).count(name) > 1:
+            raise ValueError(f"table: {path.name} has several columns {name}; rename or remove all but one")
+
+
+def _read_csv(path: Path, wanted: Collection[str]) -> tuple[list[str], Columns]:
     with open(path, newline="", encoding="utf-8-sig") as file:
         try:
             names, *rows = [row for row in csv.reader(file) if row] or [[]]
         except csv.Error as error:
             raise ValueError(f"table: {path.name} is not a .csv file ({error}); export it again") from None
+    _refuse_repeated(path, names, wanted)
     for number, row in enumerate(rows, start=1):
         if len(row) != len(names):
             found = f"row {number} of {path.name} has {len(row)} cells, the header {len(names)}"
-            raise ValueError(f"table: {found}; quote commas within cells, or mend the row")
+            raise ValueError(f"table: {found}; quote commas within cells, or fix the row")
     return names, {name: [row[names.index(name)] for row in rows] for name in wanted if name in names}
 
 
-def _jsonl(path: Path, wanted: Collection[str]) -> tuple[list[str], Columns]:
+def _read_jsonl(path: Path, wanted: Collection[str]) -> tuple[list[str], Columns]:
     rows: list[dict[str, Any]] = []
     with open(path, encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
-            if line.strip():
-                rows.append(_object(line, f"line {number} of {path.name}"))
+            if not line.strip():
+                continue
+            where = f"line {number} of {path.name}"
+            try:
+                # As pairs: of two entries with one name a dict would keep the last in silence.
+                pairs = json.loads(line, object_pairs_hook=list)
+            except ValueError as error:
+                raise ValueError(f"table: {where} is not JSON ({error}); fix or remove it") from None
+            if not line.lstrip().startswith("{"):
+                found = f"found {line[:40]!r}; write a row as " + '{"step": 1, "loss": 2.5}'
+                raise ValueError(f"table: {where} is no object, {found}")
+            _refuse_repeated(path, [name for name, _ in pairs], wanted)
+            rows.append(dict(pairs))
     names = list(dict.fromkeys(name for row in rows for name in row))
     return names, {name: [row.get(name) for row in rows] for name in wanted if name in names}
 
 
-def _object(line: str, where: str) -> dict[str, Any]:
-    try:
-        found = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"table: {where} is not JSON ({error}); mend or remove it") from None
-    if not isinstance(found, dict):
-        raise ValueError(f'table: {where} is no object, found {line[:40]!r}; write a row as {{"step": 1, "loss": 2.5}}')
-    return found
-
-
-def _parquet(path: Path, wanted: Collection[str]) -> tuple[list[str], Columns]:
+def _read_parquet(path: Path, wanted: Collection[str]) -> tuple[list[str], Columns]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            found = file.read(columns=[name for name in wanted if name in names])
-            return names, {name: found.column(name).to_pylist() for name in found.column_names}
+            _refuse_repeated(path, names, wanted)
+            table = file.read(columns=[name for name in wanted if name in names])
+            return names, {name: table.column(name).to_pylist() for name in table.column_names}
     except pa.ArrowInvalid as error:
         raise ValueError(f"table: {path.name} is not a whole .parquet file ({error}); write it again") from None

@@ -1,4 +1,4 @@
-"""Learning-rate plans in files: what a run was told, or what it might be told, in YAML or JSON.
+"""Learning-rate plans in files, in YAML or JSON: what a run followed, or one that it might follow.
 
 - {from_tokens: 0, kind: constant, peak: 3e-4, warmup_tokens: 1e8, total_tokens: 1e10}
 - {from_tokens: 8e9, kind: cosine, peak: 3e-4, total_tokens: 1e10, final_ratio: 0.1}
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tsl_jax.laws import Schedule
+    from tsl_jax.schedules import Schedule
 
 _SCIENTIFIC = re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+")
 
@@ -22,7 +22,7 @@ def read_plans(path: str | Path) -> Schedule:
     """The learning-rate plan of a file: one plan, or a list of plans, each from its `from_tokens` on.
 
     Args:
-        path: a .json file, or YAML; a plan's entries are those that `laws.Schedule.from_plan` reads, and no others.
+        path: a .json file, or YAML; a plan's entries are those that `Schedule.from_plan` reads, and no others.
 
     Raises:
         ValueError: naming the file and its first mistake. OSError: if the file cannot be read.
@@ -34,18 +34,40 @@ def load(path: str | Path) -> Any:
     """The values of a .json or YAML file, with numbers such as 3e-4 that YAML takes for text.
 
     Raises:
-        ValueError: for a file that is neither. OSError: if it cannot be read.
+        ValueError: for a file that is neither, or names an entry twice. OSError: if it cannot be read.
     """
     import yaml
 
     path = Path(path)
+    kind = "JSON" if path.suffix == ".json" else "YAML"
     try:
         text = path.read_text(encoding="utf-8")
-        return _numbers(json.loads(text) if path.suffix == ".json" else yaml.safe_load(text))
+        if kind == "JSON":
+            return _numbers(json.loads(text, object_pairs_hook=_without_repeats))
+        _refuse_repeats(yaml.compose(text, yaml.SafeLoader))
+        return _numbers(yaml.safe_load(text))
     except (ValueError, yaml.YAMLError) as error:
-        kind = "JSON" if path.suffix == ".json" else "YAML"
         found = " ".join(str(error).split())  # YAML's are of several lines
         raise ValueError(f"{path}: not {kind} ({found}); write the plan as in surface.json, under schedule") from None
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The entries of a JSON object; of two with one name a dict would keep the last in silence, as YAML does."""
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name} is given twice")
+    return dict(pairs)
+
+
+def _refuse_repeats(node: Any) -> None:
+    """The same of a tree of YAML nodes: their values are pairs of nodes, nodes, or text."""
+    if node is None or isinstance(node.value, str):
+        return
+    pairs = [pair for pair in node.value if isinstance(pair, tuple)]
+    _without_repeats([(name.value, None) for name, _ in pairs if isinstance(name.value, str)])
+    for child in [value for _, value in pairs] or node.value:
+        _refuse_repeats(child)
 
 
 def schedule_of(values: Any, where: str) -> Schedule:
@@ -57,11 +79,10 @@ def schedule_of(values: Any, where: str) -> Schedule:
     Raises:
         ValueError: for an entry that no plan has, and for all that `Schedule.from_plan` refuses.
     """
-    from tsl_jax.laws import Schedule  # late: it brings jax
-    from tsl_jax.schedules import PLAN_KEYS
+    from tsl_jax.schedules import PLAN_KEYS, Schedule  # late: it brings jax
 
-    entries = values if isinstance(values, list) else [values]
-    unknown = [key for one in entries if isinstance(one, Mapping) for key in one if key not in PLAN_KEYS]
+    plans = values if isinstance(values, list) else [values]
+    unknown = [key for plan in plans if isinstance(plan, Mapping) for key in plan if key not in PLAN_KEYS]
     if unknown:
         raise ValueError(f"{where}: a plan has no {unknown[0]!r}; it has {', '.join(PLAN_KEYS)}")
     try:
@@ -73,7 +94,7 @@ def schedule_of(values: Any, where: str) -> Schedule:
 def _numbers(value: Any) -> Any:
     """The value with text that is a number with a power of ten as that number."""
     if isinstance(value, dict):
-        return {key: _numbers(one) for key, one in value.items()}
+        return {key: _numbers(entry) for key, entry in value.items()}
     if isinstance(value, list):
-        return [_numbers(one) for one in value]
+        return [_numbers(entry) for entry in value]
     return float(value) if isinstance(value, str) and _SCIENTIFIC.fullmatch(value) else value

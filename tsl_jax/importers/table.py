@@ -7,17 +7,20 @@ know the mean over positions alone: such a surface has the one position 1, and s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from tsl_jax.importers.arrays import from_losses
 from tsl_jax.importers.columns import missing, numbers, read_columns
-from tsl_jax.importers.runs import Table, surface_of
 
 MEAN = "mean over positions"
+WHOLE = ("tokens", "step", "n_params", "position")  # columns that count
+PLAN_ENTRIES = "a plan has kind, peak, warmup_tokens, total_tokens, and perhaps final_ratio and decay_start_tokens"
 
 
 def read_table(
@@ -45,8 +48,8 @@ def read_table(
         n_params: column with the parameters of the run's model, without embeddings.
         position: column of positions, from 1; every checkpoint of a run then has the same.
         tokens_per_step: where only steps are known, tokens = step * tokens_per_step; 1 makes steps the clock.
-        schedule: the learning-rate plan (a mapping, or a list where it changed), as `laws.Schedule.from_plan` reads
-            it, or a mapping of runs to plans.
+        schedule: the learning-rate plan (a mapping, or a list where it changed), as `Schedule.from_plan` reads it, a
+            `Schedule`, or a mapping of runs to one of these.
         warmup_tokens: length of a warm-up that was over before the first row.
         allow_missing: drop rows without any loss, and let others lack some. With positions none is dropped.
 
@@ -62,28 +65,61 @@ def read_table(
             without the header. OSError: if the file cannot be read.
     """
     path = Path(path)
-    named = {"tokens": tokens, "step": step, "lr": lr, "n_params": n_params, "position": position}
-    losses, keys = ([one] if isinstance(one, str) else list(one) for one in (loss, run))
-    table, runs = _read(path, named, losses, keys, tokens_per_step)
+    roles = {"tokens": tokens, "step": step, "lr": lr, "n_params": n_params, "position": position}
+    losses, keys = ([names] if isinstance(names, str) else list(names) for names in (loss, run))
+    table, runs = _read(path, roles, losses, keys, tokens_per_step)
     attrs: dict[str, Any] = {} if tokens_per_step is None else {"batch_tokens": tokens_per_step}
     attrs |= {} if position is not None else {"loss_is": MEAN}
     attrs["source"] = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     surfaces = {name: surface_of(table, name, rows, allow_missing, attrs) for name, rows in runs.items()}
     plans = _plans(schedule, list(runs))
-    return {name: _with_plan(one, plans.get(name), warmup_tokens) for name, one in surfaces.items()}
+    for name, surface in surfaces.items():
+        first, last = int(surface.tokens[0]), int(surface.tokens[-1])
+        if name in plans:
+            plan, end = plans[name]
+            if end < last:
+                found = f"run {name} has seen {last} tokens, its schedule ends at {end}"
+                raise ValueError(f"table: {found}; give each run its own plan, as in run: plan")
+            surface.attrs["schedule"] = plan
+        if warmup_tokens is not None:
+            if not 0 <= warmup_tokens <= first:
+                found = f"run {name} begins at {first} tokens, within a warm-up of {warmup_tokens}"
+                raise ValueError(f"table: {found}; a warm-up that rows are part of belongs into schedule")
+            surface.attrs["warmup_tokens"] = warmup_tokens
+    return surfaces
+
+
+@dataclass(frozen=True)
+class Table:
+    """The numbers of a file.
+
+    Attributes:
+        file: its name. columns: role -> (row,): tokens, and step, lr, n_params, position where known.
+        loss: (row, split). splits: their names.
+    """
+
+    file: str
+    columns: Mapping[str, np.ndarray]
+    loss: np.ndarray
+    splits: list[str]
 
 
 def _read(
-    path: Path, named: Mapping[str, str | None], losses: list[str], keys: list[str], tokens_per_step: int | None
+    path: Path, roles: Mapping[str, str | None], losses: list[str], keys: list[str], tokens_per_step: int | None
 ) -> tuple[Table, dict[str, np.ndarray]]:
-    """The numbers of the table, with tokens however they are known, and run -> rows."""
-    named = {role: name for role, name in named.items() if name is not None}
+    """The numbers of the table, with tokens from a column or from steps, and run -> rows."""
+    named = {role: name for role, name in roles.items() if name is not None}
     names, cells = read_columns(path, list(dict.fromkeys([*losses, *named.values(), *keys])))
     keys = [] if keys == ["run"] and "run" not in cells else keys
+    found = f"found {', '.join(names)}"
+    # Columns named as their role may be absent, but for losses and positions.
     expected = [*losses, *keys, *(name for role, name in named.items() if name != role or role == "position")]
-    _need_columns(path, [name for name in expected if name not in cells], names)
-    known = {role: name for role, name in named.items() if name in cells}
-    _need_tokens(path, known, tokens_per_step, names)
+    absent = ", ".join(name for name in expected if name not in cells)
+    if absent:
+        fix = "name those that are there, as in loss= (--loss)"
+        raise ValueError(f"table: {path.name}: expected {absent} among the columns, {found}; {fix}")
+    named = {role: name for role, name in named.items() if name in cells}
+    _check_tokens(path, named, tokens_per_step, found)
     runs = _runs(path, [cells[key] for key in keys], len(cells[losses[0]]))
 
     def read(name: str) -> np.ndarray:
@@ -93,34 +129,27 @@ def _read(
 
         return numbers(cells[name], refuse)
 
-    columns = {role: read(name) for role, name in known.items()}
+    columns = {role: read(name) for role, name in named.items()}
     if tokens_per_step is not None:
         columns["tokens"] = columns["step"] * tokens_per_step
     return Table(path.name, columns, np.stack([read(name) for name in losses], axis=1), losses), runs
 
 
-def _need_columns(path: Path, absent: Sequence[str], names: Sequence[str]) -> None:
-    if absent:
-        expected = f"expected {', '.join(absent)} among the columns, found {', '.join(names)}"
-        raise ValueError(f"table: {path.name}: {expected}; name those that are there, as in loss= (--loss)")
-
-
-def _need_tokens(path: Path, known: Mapping[str, str], tokens_per_step: int | None, names: Sequence[str]) -> None:
+def _check_tokens(path: Path, named: Mapping[str, str], tokens_per_step: int | None, found: str) -> None:
     """Tokens come from a column or from steps, never from both."""
-    found = f"found {', '.join(names)}"
     if tokens_per_step is None:
-        if "tokens" not in known:
-            mend = (
+        if "tokens" not in named:
+            fix = (
                 "name it with tokens= (--tokens), or give tokens_per_step= (--tokens-per-step; 1: steps are the clock)"
             )
-            raise ValueError(f"table: {path.name}: expected a column of tokens, {found}; {mend}")
+            raise ValueError(f"table: {path.name}: expected a column of tokens, {found}; {fix}")
         return
-    if tokens_per_step < 1:
+    if tokens_per_step < 1 or tokens_per_step % 1:
         raise ValueError(f"table: tokens_per_step must be a whole number from 1, found {tokens_per_step}")
-    if "tokens" in known:
-        mend = "leave tokens_per_step out, or pass the column over with tokens=None (--tokens None)"
-        raise ValueError(f"table: {path.name}: tokens_per_step beside a column of tokens, {known['tokens']}; {mend}")
-    if "step" not in known:
+    if "tokens" in named:
+        fix = "leave tokens_per_step out, or pass the column over with tokens=None (--tokens None)"
+        raise ValueError(f"table: {path.name}: tokens_per_step beside a column of tokens, {named['tokens']}; {fix}")
+    if "step" not in named:
         raise ValueError(f"table: {path.name}: tokens_per_step needs a column of steps, {found}; name it with step=")
 
 
@@ -128,60 +157,144 @@ def _runs(path: Path, keys: list[list[Any]], count: int) -> dict[str, np.ndarray
     """Name of the run -> its rows. Cells that are empty take no part in a name."""
     if not keys:
         return {path.stem: np.arange(count)}
-    rows: dict[tuple[str, ...], list[int]] = {}
-    for k, parts in enumerate(zip(*keys, strict=True)):
-        rows.setdefault(tuple("" if missing(part) else str(part).strip() for part in parts), []).append(k)
+    by_cells: dict[tuple[str, ...], list[int]] = {}
+    for k, cells in enumerate(zip(*keys, strict=True)):
+        by_cells.setdefault(tuple("" if missing(cell) else str(cell).strip() for cell in cells), []).append(k)
     runs: dict[str, np.ndarray] = {}
-    for parts, found in rows.items():
-        name = "-".join(filter(None, parts))
+    for cells, rows in by_cells.items():
+        name = "-".join(filter(None, cells))
         if not name or name in runs:
             what = f"a second run is called {name}" if name else "the run has no name"
-            raise ValueError(f"table: {path.name}, row {found[0] + 1}: {what}; name other columns with run= (--run)")
-        runs[name] = np.array(found)
+            raise ValueError(f"table: {path.name}, row {rows[0] + 1}: {what}; name other columns with run= (--run)")
+        runs[name] = np.array(rows)
     return runs
 
 
-def _plans(schedule: Any, runs: list[str]) -> dict[str, Any]:
-    """Run -> plan, of the runs that have one."""
+def _plans(schedule: Any, runs: list[str]) -> dict[str, tuple[Any, int]]:
+    """Run -> its plan as JSON has it, and where that ends, of the runs that have one."""
+    from tsl_jax.schedules import Schedule  # late: it brings jax
+
     if schedule is None:
         return {}
-    plan = Mapping | list | tuple
-    if not isinstance(schedule, Mapping) or not all(isinstance(one, plan) for one in schedule.values()):
-        return {run: _own(schedule) for run in runs}
-    unknown = [name for name in schedule if name not in runs]
-    if unknown:
-        raise ValueError(f"table: schedule names the run {unknown[0]}, expected one of {', '.join(runs[:20])}")
-    return {name: _own(plan) for name, plan in schedule.items()}
+    by_run: dict[str, Any] = dict.fromkeys(runs, schedule)
+    plan_types = Mapping | list | tuple | Schedule
+    if isinstance(schedule, Mapping) and all(isinstance(plan, plan_types) for plan in schedule.values()):
+        by_run = {str(name): plan for name, plan in schedule.items()}
+        unknown = [name for name in by_run if name not in runs]
+        if unknown or len(by_run) < len(schedule):
+            which = f"the run {unknown[0]}, expected one of {', '.join(runs[:20])}" if unknown else "a run twice"
+            raise ValueError(f"table: schedule names {which}")
+    plans: dict[str, tuple[Any, int]] = {}
+    for name, plan in by_run.items():
+        own: Any = plan.to_plan() if isinstance(plan, Schedule) else plan
+        try:
+            end = Schedule.from_plan(own).total_tokens
+        except ValueError as error:
+            raise ValueError(f"table: the schedule cannot be read ({error}); {PLAN_ENTRIES}") from None
+        plans[name] = (dict(own) if isinstance(own, Mapping) else list(map(dict, own))), end
+    return plans
 
 
-def _own(plan: Any) -> Any:
-    """A copy of a plan, or of a list of them."""
-    return dict(plan) if isinstance(plan, Mapping) else list(plan)
+@dataclass(frozen=True)
+class RunRows:
+    """A run of a table: its name and its rows, numbered from 0."""
+
+    table: Table
+    name: str
+    rows: np.ndarray
+
+    def values(self, role: str) -> np.ndarray:
+        """A column, (row,)."""
+        return self.table.columns[role][self.rows]
+
+    @property
+    def position(self) -> np.ndarray:
+        """The position of each row, 1 where the table has none."""
+        return self.values("position") if "position" in self.table.columns else np.ones(len(self.rows))
+
+    def refuse(self, bad: np.ndarray, found: Callable[[int], str], fix: str) -> None:
+        """An error about the first of the rows that are bad, if any is; found(k) says what stands there."""
+        if bad.any():
+            k = int(np.flatnonzero(bad)[0])
+            where = f"{self.table.file}, run {self.name}, row {self.rows[k] + 1}"
+            more = f" ({int(bad.sum())} such rows)" if bad.sum() > 1 else ""
+            raise ValueError(f"table: {where}: {found(k)}{more}; {fix}")
+
+    def shared(self, role: str, groups: int) -> np.ndarray:
+        """The value that the rows of each of so many groups of equal size agree on, (group,)."""
+        values = self.values(role)
+        first = values[:: len(values) // groups]
+        expected = np.repeat(first, len(values) // groups)
+        what = "a run has one" if groups == 1 else "a checkpoint has one"
+        self.refuse(
+            values != expected,
+            lambda k: f"{role} is {values[k]:.10g}, in a row before {expected[k]:.10g}",
+            f"{what}: fix the row, or name the columns that tell runs apart with run= (--run)",
+        )
+        return first.astype(np.int64) if role in WHOLE else first
 
 
-def _with_plan(surface: xr.Dataset, plan: Any, warmup_tokens: int | None) -> xr.Dataset:
-    """The surface with its plan and warm-up, once they are known to fit its tokens."""
-    run, first, last = surface.attrs["run"], int(surface.tokens[0]), int(surface.tokens[-1])
-    if plan is not None:
-        end = _end(plan)
-        if end < last:
-            found = f"run {run} has seen {last} tokens, its schedule ends at {end}"
-            raise ValueError(f"table: {found}; give each run its own plan, as in run: plan")
-        surface = surface.assign_attrs(schedule=plan)
-    if warmup_tokens is not None:
-        if not 0 <= warmup_tokens <= first:
-            found = f"run {run} begins at {first} tokens, within a warm-up of {warmup_tokens}"
-            raise ValueError(f"table: {found}; a warm-up that rows are part of belongs into schedule")
-        surface = surface.assign_attrs(warmup_tokens=warmup_tokens)
-    return surface
+def surface_of(table: Table, name: str, rows: np.ndarray, allow_missing: bool, attrs: Mapping[str, Any]) -> xr.Dataset:
+    """The surface (split, tokens, position) of the rows of a run, with step and lr as coordinates.
+
+    Raises:
+        ValueError: for cells that make no sense, a checkpoint that comes twice, or one that lacks a position.
+    """
+    if allow_missing and "position" not in table.columns:
+        rows = rows[~np.isnan(table.loss[rows]).all(axis=1)]
+        if not len(rows):
+            raise ValueError(f"table: {table.file}: run {name} has no loss at all; leave its rows out")
+    run = RunRows(table, name, rows)
+    for role in table.columns:
+        _check_column(run, role)
+    for split, losses in zip(table.splits, table.loss[rows].T, strict=True):
+
+        def found(k: int, split: str = split, losses: np.ndarray = losses) -> str:
+            return f"{split} is {losses[k]:g}, expected a loss"
+
+        run.refuse((losses < 0) | np.isinf(losses), found, "a loss is a cross-entropy in nats per token, from 0 up")
+        if not allow_missing:
+            run.refuse(np.isnan(losses), found, "leave the row out, or give allow_missing=True (--allow-missing)")
+    run = RunRows(table, name, rows[np.lexsort((run.position, run.values("tokens")))])
+    tokens, position = np.unique(run.values("tokens")), np.unique(run.position)
+    _check_grid(run, len(tokens), len(position))
+    loss = table.loss[run.rows].reshape(len(tokens), len(position), -1).transpose(2, 0, 1)
+    coordinates = {role: ("tokens", run.shared(role, len(tokens))) for role in ("step", "lr") if role in table.columns}
+    if "n_params" in table.columns:
+        attrs = {"n_params": int(run.shared("n_params", 1)[0]), **attrs}
+    labels = {"tokens": tokens.astype(np.int64), "position": position.astype(np.int64), "split": table.splits}
+    return from_losses(loss, **labels, allow_missing=allow_missing, run=name, **attrs).assign_coords(coordinates)
 
 
-def _end(plan: Any) -> int:
-    """Tokens at the end of a plan, once it is known that it can be read."""
-    from tsl_jax.laws import Schedule  # late: it brings jax
+def _check_column(run: RunRows, role: str) -> None:
+    """Every number but the losses is there, finite, not negative, and whole where it counts something."""
+    values, least = run.values(role), int(role == "position")
+    without = f", or leave the column out with {role}=None (--{role.replace('_', '-')} None)"
+    run.refuse(
+        ~(np.isfinite(values) & (values >= least)),
+        lambda k: f"{role} is {values[k]:g}, expected a number from {least}",
+        "fix the row" + (without if role in ("lr", "n_params") else ""),
+    )
+    if role in WHOLE:
+        run.refuse(
+            values % 1 != 0,
+            lambda k: f"{role} is {values[k]:.10g}, expected a whole number",
+            "multiply the column if it counts thousands, millions or billions",
+        )
 
-    has = "a plan has kind, peak, warmup_tokens, total_tokens, and perhaps final_ratio and decay_start_tokens"
-    try:
-        return Schedule.from_plan(plan).total_tokens
-    except ValueError as error:
-        raise ValueError(f"table: the schedule cannot be read ({error}); {has}") from None
+
+def _check_grid(run: RunRows, checkpoints: int, positions: int) -> None:
+    """No checkpoint comes twice, and each has every position. The rows are sorted."""
+    tokens, position = run.values("tokens"), run.position
+    twice = np.concatenate([[False], (np.diff(tokens) == 0) & (np.diff(position) == 0)])
+
+    def found(k: int) -> str:
+        where = f"position {position[k]:g} of " if positions > 1 else ""
+        return f"{where}tokens {tokens[k]:.0f} stands in row {run.rows[k - 1] + 1} too"
+
+    run.refuse(twice, found, "keep one of them, or name the columns that tell runs apart with run= (--run)")
+    if len(run.rows) < checkpoints * positions:
+        at, count = np.unique(tokens, return_counts=True)
+        few = f"tokens {at[count.argmin()]:.0f} has {count.min()} positions, the run {positions}"
+        fix = "add the rows: with positions, every checkpoint has the same"
+        raise ValueError(f"table: {run.table.file}, run {run.name}: {few}; {fix}")
