@@ -11,7 +11,7 @@ import xarray as xr
 from tsl_jax import laws
 from tsl_jax.fitting import Fit, fit
 from tsl_jax.forecasting import MAIN, Backtest, Forecast, ForecastFlag, ForecastStatus
-from tsl_jax.importers.arrays import from_losses
+from tsl_jax.importers import from_losses
 
 TOTAL = 1_000_000
 PLAN = {"kind": "cosine", "peak": 5e-3, "warmup_tokens": 20_000, "total_tokens": TOTAL, "final_ratio": 0.1}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import tsl_jax as tsl
-from tsl_jax.importers.schedule_files import read_plans
+from tsl_jax.importers import read_plans
 from tsl_jax.laws import Schedule
 
 CHANGED = """

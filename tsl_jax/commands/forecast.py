@@ -38,7 +38,7 @@ class ForecastCommand:
 def run_forecast(command: ForecastCommand) -> None:
     """Forecast by every method, or compare plans; print the table, write the result."""
     from tsl_jax.commands import options
-    from tsl_jax.importers.schedule_files import read_plans
+    from tsl_jax.importers import read_plans
     from tsl_jax.reporting import terminal_tables
     from tsl_jax.surface import load_surface
 

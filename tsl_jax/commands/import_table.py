@@ -51,7 +51,7 @@ class ImportCommand:
 
 def run_import(command: ImportCommand) -> None:
     """Read, write what is not there yet, and say one line a run."""
-    from tsl_jax.importers.table import read_table
+    from tsl_jax.importers import read_table
     from tsl_jax.surface import load_surface, save_surface
 
     options = {name: value for name, value in vars(command).items() if name not in ("table", "out", "schedule")}
