@@ -351,6 +351,13 @@ def test_r2_with_ceiling_is_drawn_and_stated(tmp_path: Path, by_position: Any) -
     assert shown == ["plain mean", "additive estimate", "noise ceiling"]
 
 
+def test_an_r2_near_one_is_a_point_and_not_beyond_the_axis(tmp_path: Path, by_position: Any) -> None:
+    r2 = xr.Dataset({"plain": by_position.r2 * 0 + 0.9995})
+    (points,) = Page(report(tmp_path / "r2.html", by_position, r2=r2)).drawings[-1]["views"]["0"]["data"]
+    assert set(points["marker"]["symbol"]) == {"circle"}
+    assert points["y"] == points["customdata"]
+
+
 def test_facts_are_all_there_long_ones_folded(tmp_path: Path) -> None:
     facts = {"git_commit": "c0ffee" * 7, "versions": {f"package{k}": "1.0" for k in range(20)}, "n_params": 791680}
     page = report(tmp_path / "facts.html", material.surface(**facts), facts={"hardware": "2 cores"})

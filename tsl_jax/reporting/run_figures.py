@@ -240,7 +240,8 @@ def _r2_of(estimates: dict[str, xr.DataArray], split: str) -> View:
             legend.append(entry(name, label, colour, mark="square" if symbol == "square" else "dot"))
     tokens = next(iter(estimates.values())).tokens.values
     low, high = span(*late) or [0.0, 1.0]
-    limits = [max(min(low, 0.9), -0.05), min(high, 1.03)]
+    low, high = max(min(low, 0.9), -0.05), min(high, 1.03)
+    limits = [low, high + 0.05 * (high - low)]  # more than the inset of `_inside`: an R2 of 1 is not beyond the axis
     axis = tokens_axis(float(tokens[tokens > 0].min()), float(tokens.max()))
     layout = panels(["R<sup>2</sup> of the position law"], [230], axis, [{"range": limits}])
     return {"data": _inside(data, limits), "layout": layout, "legend": legend}
