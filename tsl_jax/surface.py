@@ -46,7 +46,7 @@ STORED = {
 # ---------------------------------------------------------------------------------------------------- in memory
 
 
-def validate_surface(surface: xr.Dataset) -> xr.Dataset:
+def validate_surface(surface: object) -> xr.Dataset:
     """The surface itself, once it is known to follow the schema.
 
     Raises:

@@ -107,7 +107,7 @@ def _design(forms: tuple[Law, Law, Law], theta: Array, tokens: Array, position: 
     )
     # a hyperbola has a pole where a1 is negative, and is over before the first position where it is huge
     a1 = jnp.clip(basis1 @ coef1, 0, laws.HYPERBOLIC.bounds(position)[0, 1])
-    falling = 1 / (1 + a1[:, None] * position)
+    falling = 1 / (1 + a1[:, None] * position[None])
     constant = jnp.ones_like(falling)
     return jnp.concatenate([falling[..., None] * basis0[:, None], constant[..., None] * basis2[:, None]], axis=-1)
 

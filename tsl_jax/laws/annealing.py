@@ -45,14 +45,14 @@ def _momentum(shape: Array, x: Covariates) -> Array:
     warming = jnp.cumprod(decrease <= 0).astype(bool)  # until the rate falls for the first time
     decrease = jnp.concatenate([jnp.zeros(1, lr.dtype), jnp.where(warming, 0, decrease)])
     # S2(t) = sum_{k <= t} decrease_k (1 - lambda^(t - k + 1)) / (1 - lambda): the sum of m in closed form
-    age = jnp.maximum(at[:, None] - jnp.arange(len(lr)) + 1, 0)
+    age = jnp.maximum(at[:, None] - jnp.arange(len(lr))[None] + 1, 0).astype(shape.dtype)
     s2 = -jnp.expm1(age * jnp.log1p(-forgetting)) / forgetting @ decrease
     return jnp.stack([jnp.ones(at.shape, lr.dtype), jnp.cumsum(lr)[at] ** -alpha, -s2], axis=-1)
 
 
 def _annealed(x: Mapping[str, Array | np.ndarray], rate: Array, beta: Array | float, gamma: Array | float) -> Array:
     """sum_k d_k (1 - (1 + rate (S - S_k) eta_k^-gamma)^-beta) over the decreases before S, (point,)."""
-    since = jnp.maximum(jnp.asarray(x["area"])[:, None] - x["at_area"], 0) * x["to_rate"] ** -gamma
+    since = jnp.maximum(jnp.asarray(x["area"])[:, None] - jnp.asarray(x["at_area"])[None], 0) * x["to_rate"] ** -gamma
     left = 1 / (1 + rate * since) if isinstance(beta, float) and beta == 1 else (1 + rate * since) ** -beta
     return (1 - left) @ jnp.asarray(x["decrease"])
 
