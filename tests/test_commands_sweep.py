@@ -11,15 +11,15 @@ from training_material import write_words
 from tsl_jax import cli
 from tsl_jax.commands import reproduce
 from tsl_jax.commands.sweep import describe_runs, format_duration, make_runs
-from tsl_jax.sweeps import Pool, cost, process, read_sweep
+from tsl_jax.sweeps import Pool, distribute, read_sweep, sweep
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_trained(monkeypatch) -> None:
-    monkeypatch.setattr(process, "train", None)
-    monkeypatch.setattr(cost, "machine_rate", lambda dtype: {"float32": 1e9, "bfloat16": 1e10}[dtype])
+    monkeypatch.setattr(distribute, "train", None)
+    monkeypatch.setattr(sweep, "machine_rate", lambda dtype: {"float32": 1e9, "bfloat16": 1e10}[dtype])
 
 
 def tsl_command(*arguments: object) -> int:
@@ -71,7 +71,7 @@ def test_options_that_cannot_work_are_refused_before_the_first_run(tmp_path, cap
 
 def test_minutes_of_zero_are_no_limit_and_others_are(tmp_path, monkeypatch, capsys):
     deadlines = []
-    monkeypatch.setattr(process, "train", lambda run, config, locked, late, bars: deadlines.append(late()) or False)
+    monkeypatch.setattr(distribute, "train", lambda run, config, locked, late, bars: deadlines.append(late()) or False)
     runs, pool = read_sweep(write_sweep(tmp_path)), Pool(tmp_path / "kept", tmp_path / "runs")
     assert make_runs(pool, runs, 1, 0) == list(runs)
     assert make_runs(pool, runs, 1, 1e-9) == list(runs)
@@ -84,7 +84,7 @@ def test_runs_of_unlike_dtypes_are_guessed_by_their_own_speed(tmp_path):
     file.write_text(file.read_text().replace("{seed}", "{seed}-{variant}"))
     runs = read_sweep(file)
     last = describe_runs(Pool(tmp_path / "kept", tmp_path / "runs"), runs).splitlines()[-1]
-    seconds = sum(cost.cost(one).seconds({"float32": 1e9, "bfloat16": 1e10}[one.model.dtype]) for one in runs.values())
+    seconds = sum(sweep.cost(one).seconds({"float32": 1e9, "bfloat16": 1e10}[one.model.dtype]) for one in runs.values())
     assert last.startswith(format_duration(seconds))
     assert [format_duration(60 * n) for n in (3, 600, 1e5)] == ["about 3 minutes", "about 10 hours", "about 69.4 days"]
 

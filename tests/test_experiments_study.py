@@ -17,9 +17,10 @@ import tsl_jax as tsl
 from experiments.shared import Claim, Findings, Runs, Study
 from experiments.shared import solver_comparison as lm
 from experiments.shared.findings import markdown
-from tsl_jax.sweeps import process
+from tsl_jax.sweeps import distribute
+from tsl_jax.sweeps.archive import read_manifests
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+BASE = Path(__file__).parents[1] / "experiments" / "kept_runs" / "base.parquet"
 
 
 def analyse(runs: Runs) -> Findings:
@@ -43,15 +44,13 @@ STUDY = Study(name="made_up", title="Do they end?", decided="2026-11-26", analys
 @pytest.fixture
 def home(tmp_path, monkeypatch) -> Path:
     """Two kept runs under other names than the plan's, and a plan of a third that is not kept."""
-    monkeypatch.setattr(process, "train", None)
+    monkeypatch.setattr(distribute, "train", None)
     monkeypatch.chdir(tmp_path)
     plans = tmp_path / "made_up" / "plans"
     plans.mkdir(parents=True)
-    (tmp_path / "pool").mkdir()
-    for name in ("small-cosine", "small-cosine@1"):
-        for kind in ("npz", "json"):
-            shutil.copy(EXPERIMENTS / "pool" / f"{name}.{kind}", tmp_path / "pool" / f"{name}.{kind}")
-    config = json.loads((tmp_path / "pool" / "small-cosine.json").read_text())["config"]
+    (tmp_path / "kept_runs").mkdir()
+    shutil.copy(BASE, tmp_path / "kept_runs")
+    config = read_manifests(BASE)["small-cosine"]["config"]
     plan = {"name": "a-{seed}", "base": config, "grid": {"seed": [0, 1]}}
     (plans / "cpu.yaml").write_text(yaml.safe_dump(plan))
     (plans / "gpu.yaml").write_text(yaml.safe_dump(plan | {"grid": {"seed": [1, 7]}}))
@@ -68,7 +67,7 @@ def test_a_study_of_kept_runs_trains_nothing_and_writes_its_results(home, capsys
     assert told["claims"][0]["ours"] == "2 of 2"
     assert told["figures"] == {"drawn": "What is drawn."}
     assert (told["study"], told["scale"], told["command"]) == ("made_up", "cpu", "tsl reproduce made_up --scale cpu")
-    kept = json.loads((home / "pool" / "small-cosine@1.json").read_text())["final_loss"]["id"]
+    kept = read_manifests(BASE)["small-cosine@1"]["final_loss"]["id"]
     assert json.loads((folder / "ends.json").read_text())[1]["loss"] == pytest.approx(kept, abs=1e-9)
     said = capsys.readouterr().out
     assert "nothing to train: every run is kept" in said

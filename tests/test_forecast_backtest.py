@@ -16,6 +16,7 @@ from experiments.forecast_evidence import backtest as program
 from experiments.forecast_evidence import cases, controls, curves, rows
 from tsl_jax.forecasting import baselines, lr_aware
 from tsl_jax.forecasting.calibration import clustered_mean
+from tsl_jax.training.config import TrainConfig, to_dict
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
@@ -57,8 +58,9 @@ def write_curves(folder: Path, unlocked: bool) -> Path:
 def write_pool(folder: Path, simulated, unlocked: bool) -> Path:
     folder.mkdir()
     runs = {"one-s1": 1, "one-s50": 50, "one-s100": 100, "small-wsd": 0, "small-cosine@1": 1, "small-wsd@2": 2}
-    for name, seed in {**runs, "small-wsd@100": 100}.items():
-        (folder / f"{name}.json").write_text(json.dumps({"seed": seed}))
+    for k, (name, seed) in enumerate({**runs, "small-wsd@100": 100}.items()):
+        config = to_dict(TrainConfig(seed=seed, tokens=10_000 + k))
+        (folder / f"{name}.json").write_text(json.dumps({"seed": seed, "config": config}))
         if unlocked or seed < 5:
             few = simulated.isel(position=slice(0, 64, 8)).assign_attrs(n_params=1000)
             tsl.save_surface(few, folder / f"{name}.npz")

@@ -17,13 +17,14 @@ import xarray as xr
 import yaml
 from training_material import small_run, write_words
 
-from tsl_jax.sweeps import Pool, process, read_sweep, spread
-from tsl_jax.sweeps.cost import cost
+from tsl_jax.sweeps import Pool, distribute, read_archive, read_sweep, write_archive
+from tsl_jax.sweeps.archive import read_manifests
+from tsl_jax.sweeps.sweep import cost
 from tsl_jax.training import run_dir
 from tsl_jax.training.config import TrainConfig, config_hash, from_dict, to_dict
 
 REPOSITORY = Path(__file__).parents[1]
-KEPT = REPOSITORY / "experiments" / "pool"
+KEPT = REPOSITORY / "experiments" / "kept_runs"
 PLANS = sorted(path for path in (REPOSITORY / "experiments").glob("*/**/*.yaml") if path.stem in "cpu gpu paper")
 
 
@@ -111,7 +112,7 @@ def test_all_plans_of_experiments_can_be_read_and_a_name_is_one_run():
 
 
 def test_every_kept_run_is_found_by_its_own_configuration():
-    manifests = {path.stem: json.loads(path.read_text()) for path in KEPT.glob("*.json")}
+    manifests = {name: manifest for file in KEPT.glob("*.parquet") for name, manifest in read_manifests(file).items()}
     runs = {f"other-{name}": from_dict(TrainConfig, one["config"]) for name, one in manifests.items()}
     assert len(runs) > 40
     found = Pool(KEPT, Path("nowhere")).found(runs)
@@ -125,6 +126,47 @@ def test_plans_of_kept_runs_find_them_under_the_names_of_before():
     assert found.keys() == runs.keys()
     assert found["small-cosine@0"]["name"] == "small-cosine"
     assert found["small-wsd@3"]["name"] == "small-wsd@3"
+
+
+@pytest.mark.parametrize("file", sorted(KEPT.glob("*.parquet")), ids=lambda file: file.stem)
+def test_final_losses_of_an_archive_are_those_of_the_manifests_that_the_runs_wrote(file):
+    manifests = read_manifests(file)
+    some = list(manifests)[:: max(1, len(manifests) // 10)]
+    for name, surface in read_archive(file, some).items():
+        final = surface.loss.isel(tokens=-1).mean("position")
+        assert {split: float(final.sel(split=split)) for split in final.split.values} == manifests[name]["final_loss"]
+
+
+def test_an_archive_keeps_every_bit_of_the_losses_and_the_clusters_that_were_asked_for(tmp_path):
+    source, file = KEPT / "position_law.parquet", tmp_path / "many.parquet"
+    surface, manifest = read_archive(source, ["small-64-cosine"])["small-64-cosine"], read_manifests(source)
+    runs = {"whole": (surface, manifest["small-64-cosine"]), "begun": (surface.isel(tokens=slice(3)), {"seed": 1})}
+    for last, additive in ((slice(None), True), (slice(-1, None), False), (None, False)):
+        write_archive(file, runs, last, additive)
+        assert read_manifests(file) == {name: manifest for name, (_, manifest) in runs.items()}
+        for name, read in read_archive(file).items():
+            written = runs[name][0]
+            kept = ["loss", "loss_sum", "count"] + ["loss_additive"] * additive
+            xr.testing.assert_identical(read[kept], written[kept])
+            assert set(read) - set(kept) == ({"cluster_sum", "cluster_count"} if last else set())
+            if last:
+                sums = written.cluster_sum.where(written.tokens.isin(written.tokens[last]))
+                xr.testing.assert_equal(read.cluster_sum, sums)
+
+
+def test_runs_of_an_archive_are_found_and_what_is_no_archive_says_so(tmp_path):
+    source, file = KEPT / "position_law.parquet", tmp_path / "many.parquet"
+    name, manifest = next(iter(read_manifests(source).items()))
+    write_archive(file, {"other": (read_archive(source, [name])[name], manifest)})
+    config, pool = from_dict(TrainConfig, manifest["config"]), Pool(tmp_path, tmp_path / "runs")
+    assert pool.states({"a": config, "b": replace(config, seed=1)}) == {"a": "kept", "b": "to do"}
+    with pytest.raises(ValueError, match=r"many\.parquet has a run other with another configuration"):
+        pool.validate_name("other", replace(config, seed=1))
+    with pytest.raises(ValueError, match="has no run 'x'; it has other"):
+        read_archive(file, ["x"])
+    file.write_text("text")
+    with pytest.raises(ValueError, match="no archive of runs, or damaged"):
+        read_archive(file)
 
 
 def write_kept(pool: Pool, name: str, config: TrainConfig) -> None:
@@ -143,14 +185,14 @@ def test_a_surface_without_manifest_or_the_reverse_is_not_kept(tmp_path):
     (pool.kept / "list.json").write_text("[1]")
     assert pool.find(config) is None
     with pytest.raises(FileNotFoundError, match="make it with tsl sweep"):
-        pool.load(config)
+        pool.load({"a": config})
     (pool.kept / "c.json").write_text("{")
     with pytest.raises(ValueError, match=r"c\.json is damaged"):
         pool.manifests()
 
 
 def test_a_name_that_another_configuration_has_is_refused_before_training(tmp_path, monkeypatch):
-    monkeypatch.setattr(process, "train", None)
+    monkeypatch.setattr(distribute, "train", None)
     pool, config = Pool(tmp_path / "kept", tmp_path / "runs"), TrainConfig()
     write_kept(pool, "a", config)
     with pytest.raises(ValueError, match="another name in the sweep file"):
@@ -180,7 +222,7 @@ def made(tmp_path_factory) -> Made:
     config = small_run(write_words(home / "text"), steps=400)
     both = Made(config, *(Pool(home / kind / "kept", home / kind / "runs", clusters=2) for kind in ("whole", "broken")))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(process, "POLL", 0.01)
+        patch.setattr(distribute, "POLL", 0.01)
         assert both.whole.make("whole", config)
         run = both.broken.runs / "run"
 
@@ -202,7 +244,7 @@ def under_way(run: Path) -> bool:
 
 def test_a_run_stopped_by_a_deadline_ends_as_one_made_at_once(made):
     assert made.seen == [False, "begun"]
-    whole, broken = made.whole.load(made.config), made.broken.load(made.config)
+    whole, broken = (pool.load({"run": made.config})["run"] for pool in (made.whole, made.broken))
     assert whole.sizes["tokens"] == 6
     assert whole.sizes["cluster"] == 2
     xr.testing.assert_equal(whole.drop_attrs(), broken.drop_attrs())
@@ -215,17 +257,17 @@ def test_a_run_stopped_by_a_deadline_ends_as_one_made_at_once(made):
 
 
 def test_what_is_kept_is_not_made_again_under_any_name(made, monkeypatch):
-    monkeypatch.setattr(process, "train", None)
+    monkeypatch.setattr(distribute, "train", None)
     assert made.whole.make("whole", made.config)
     assert made.whole.make("other", made.config)
-    assert spread.make_all(made.whole, {"other": made.config}) == []
+    assert distribute.make_all(made.whole, {"other": made.config}) == []
 
 
 def test_no_run_begins_after_the_deadline_nor_beside_itself(made, monkeypatch):
-    monkeypatch.setattr(process, "train", None)
+    monkeypatch.setattr(distribute, "train", None)
     other = replace(made.config, seed=1)
     assert not made.whole.make("new", other, deadline=time.time() - 1)
-    with process.lock(made.whole.runs / "new") as locked, process.lock(made.whole.runs / "new") as second:
+    with distribute.lock(made.whole.runs / "new") as locked, distribute.lock(made.whole.runs / "new") as second:
         assert locked is not None
         assert second is None
         assert not made.whole.make("new", other)
@@ -257,17 +299,17 @@ def started(monkeypatch, program: str) -> None:
     def start(run, config, locked, bars):
         return subprocess.Popen([sys.executable, "-c", program], process_group=0, pass_fds=(locked,))
 
-    monkeypatch.setattr(process, "_started", start)
+    monkeypatch.setattr(distribute, "_start", start)
 
 
 def test_a_run_that_does_not_stop_in_time_is_killed_and_can_go_on(tmp_path, monkeypatch):
     ready = tmp_path / "ready"
     ignores = f"import signal, time; signal.signal(2, signal.SIG_IGN); open({str(ready)!r}, 'w'); time.sleep(100)"
     started(monkeypatch, ignores)
-    monkeypatch.setattr(process, "PATIENCE", 0.1)
-    with process.lock(tmp_path / "run") as locked:
+    monkeypatch.setattr(distribute, "PATIENCE", 0.1)
+    with distribute.lock(tmp_path / "run") as locked:
         assert locked is not None
-        assert not process.train(tmp_path / "run", TrainConfig(), locked, ready.exists, bars=False)
+        assert not distribute.train(tmp_path / "run", TrainConfig(), locked, ready.exists, bars=False)
 
 
 def test_ctrl_c_is_passed_on_once_and_waits_for_the_checkpoint(tmp_path, monkeypatch):
@@ -290,29 +332,29 @@ time.sleep(100)
             raise KeyboardInterrupt
         return False
 
-    with process.lock(tmp_path / "run") as locked, pytest.raises(KeyboardInterrupt):
-        process.train(tmp_path / "run", TrainConfig(), locked or 0, press, bars=False)
+    with distribute.lock(tmp_path / "run") as locked, pytest.raises(KeyboardInterrupt):
+        distribute.train(tmp_path / "run", TrainConfig(), locked or 0, press, bars=False)
     assert told.read_text().splitlines() == ["told", "checkpoint"]
 
 
 @pytest.mark.parametrize(("number", "said"), [(signal.SIGKILL, "memory"), (signal.SIGSEGV, "signal 11")])
 def test_a_run_that_the_system_ends_is_a_failure_not_a_stop(tmp_path, monkeypatch, number, said):
     started(monkeypatch, f"import os; os.kill(os.getpid(), {int(number)})")
-    with process.lock(tmp_path / "run") as locked, pytest.raises(ValueError, match=said):
-        process.train(tmp_path / "run", TrainConfig(), locked or 0, lambda: False, bars=False)
+    with distribute.lock(tmp_path / "run") as locked, pytest.raises(ValueError, match=said):
+        distribute.train(tmp_path / "run", TrainConfig(), locked or 0, lambda: False, bars=False)
 
 
 def test_a_run_whose_sweep_was_killed_holds_its_lock_until_it_ends(tmp_path):
-    with process.lock(tmp_path / "run") as locked:
+    with distribute.lock(tmp_path / "run") as locked:
         assert locked is not None
         orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"], pass_fds=(locked,))
     try:
-        with process.lock(tmp_path / "run") as second:
+        with distribute.lock(tmp_path / "run") as second:
             assert second is None
     finally:
         orphan.kill()
         orphan.wait()
-    with process.lock(tmp_path / "run") as third:
+    with distribute.lock(tmp_path / "run") as third:
         assert third is not None
 
 
@@ -345,9 +387,9 @@ def test_a_run_that_fails_keeps_no_other_from_being_made(workers):
         return name != "run-4"
 
     pool, seen = Simulated(act), {}
-    executor = spread.ThreadPoolExecutor(workers) if workers else None
+    executor = distribute.ThreadPoolExecutor(workers) if workers else None
     with pytest.raises(ValueError, match=r"not finite\nsweep: 1 of 6 runs failed"):
-        spread.make_all(pool, RUNS, executor, watch=seen.__setitem__)
+        distribute.make_all(pool, RUNS, executor, watch=seen.__setitem__)
     assert sorted(pool.begun) == list(RUNS)
     assert seen == {name: name != "run-4" for name in RUNS if name != "run-1"}
 
@@ -365,37 +407,37 @@ def test_after_an_interrupt_runs_side_by_side_stop_and_no_other_begins(number):
         return False
 
     pool = Simulated(act)
-    with spread.ThreadPoolExecutor(2) as executor, pytest.raises(KeyboardInterrupt):
-        spread.make_all(pool, RUNS, executor)
+    with distribute.ThreadPoolExecutor(2) as executor, pytest.raises(KeyboardInterrupt):
+        distribute.make_all(pool, RUNS, executor)
     assert sorted(pool.begun) == sorted(stopped) == ["run-0", "run-1"]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_unfinished_runs_are_named_in_order():
     pool = Simulated(lambda name, stop: name in ("run-0", "run-3"))
-    with spread.ThreadPoolExecutor(3) as executor:
-        assert spread.make_all(pool, RUNS, executor) == ["run-1", "run-2", "run-4", "run-5"]
+    with distribute.ThreadPoolExecutor(3) as executor:
+        assert distribute.make_all(pool, RUNS, executor) == ["run-1", "run-2", "run-4", "run-5"]
 
 
 def test_each_of_several_runs_has_cores_of_its_own(monkeypatch):
     given = []
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 4, 5, 8}, raising=False)
     monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: given.append(tuple(cores)), raising=False)
-    with spread.side_by_side(2) as executor:
+    with distribute.side_by_side(2) as executor:
         barrier = threading.Barrier(2)
         list(executor.map(lambda _: barrier.wait(10), range(2)))
     assert sorted(given) == [(3, 4), (5, 8)]
     for wrong in (0, 5):
         with pytest.raises(ValueError, match="need a core each, there are 4"):
-            spread.side_by_side(wrong)
+            distribute.side_by_side(wrong)
 
 
 def test_where_cores_cannot_be_chosen_runs_go_side_by_side_all_the_same(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.delattr(os, "sched_setaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    with spread.side_by_side(2) as executor:
-        assert spread.make_all(Simulated(lambda name, stop: True), RUNS, executor) == []
+    with distribute.side_by_side(2) as executor:
+        assert distribute.make_all(Simulated(lambda name, stop: True), RUNS, executor) == []
 
 
 def test_a_plan_is_the_configuration_that_the_process_reads(tmp_path, monkeypatch):
@@ -403,7 +445,7 @@ def test_a_plan_is_the_configuration_that_the_process_reads(tmp_path, monkeypatc
     told = {}
     monkeypatch.setattr(subprocess, "Popen", lambda command, **rest: told.update(command=command, **rest))
     config = from_dict(TrainConfig, {"position_weights": "head:16@4", "data": {"text": ["code@1", "docs@0"]}})
-    process._started(tmp_path / "a.b@1", config, 3, bars=False)
+    distribute._start(tmp_path / "a.b@1", config, 3, bars=False)
     written = Path(told["command"][told["command"].index("--config") + 1])
     assert from_dict(TrainConfig, yaml.safe_load(written.read_text())) == config
     assert "--resume" not in told["command"]

@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None, home: Path = HOME) -> None:
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--curves", type=Path, help="folder of the public curves; else TSL_JAX_CURVES")
-    parser.add_argument("--pool", type=Path, default=HOME / "pool", help="folder of the run pool")
+    parser.add_argument("--pool", type=Path, default=HOME / "kept_runs", help="folder of the run pool")
     parser.add_argument("--only", choices=PROTOCOLS, action="append", help="one protocol; may be given several times")
     parser.add_argument("--data", help="only data sets whose name begins so")
     parser.add_argument("--fresh", action="store_true", help="forget the rows there are (development only)")

@@ -18,6 +18,8 @@ import numpy as np
 import xarray as xr
 
 import tsl_jax as tsl
+from tsl_jax.sweeps import Pool
+from tsl_jax.training.config import TrainConfig, from_dict
 
 DEVELOPMENT, LOCKED = "development", "locked_test_set"
 PARTS = (DEVELOPMENT, LOCKED)
@@ -145,11 +147,14 @@ def cooled(constant: xr.Dataset, ends: xr.Dataset, end: int) -> xr.Dataset:
 
 def _pool(part: str, pool: Path) -> Iterator[Curve]:
     """Finished runs of the pool; the seed in a run's manifest says to which part it belongs."""
-    for path in sorted(pool.glob("*.json")):
-        seed, surface = json.loads(path.read_text())["seed"], path.with_name(f"{path.stem}.npz")
-        mine = seed in DEVELOPMENT_SEEDS if part == DEVELOPMENT else seed >= FIRST_LOCKED_SEED
-        if mine and surface.exists():
-            yield Curve(part, "pool", path.stem, tsl.load_surface(surface))
+    kept = Pool(pool, Path("runs/pool"))
+    configs = {
+        manifest["name"]: from_dict(TrainConfig, manifest["config"])
+        for manifest in kept.manifests().values()
+        if (manifest["seed"] in DEVELOPMENT_SEEDS if part == DEVELOPMENT else manifest["seed"] >= FIRST_LOCKED_SEED)
+    }
+    for name, surface in sorted(kept.load(configs).items()):
+        yield Curve(part, "pool", name, surface)
 
 
 def plan_of(surface: xr.Dataset, warmup: float) -> dict[str, Any]:

@@ -22,7 +22,6 @@ import xarray as xr
 
 from experiments.shared.findings import Findings, write
 from tsl_jax.commands.sweep import describe_runs, make_runs
-from tsl_jax.surface import load_surface
 from tsl_jax.sweeps import Pool, read_sweep
 from tsl_jax.training.config import TrainConfig
 
@@ -97,7 +96,7 @@ class Study:
         return read_sweep(plans / f"{scale}.yaml")
 
     def _run(self, options: argparse.Namespace, home: Path) -> None:
-        runs, pool = self.runs(options.scale, home), Pool(home / "pool", Path("runs/pool"))
+        runs, pool = self.runs(options.scale, home), Pool(home / "kept_runs", Path("runs/pool"))
         print(describe_runs(pool, runs))
         print(f"then an analysis of about {self.minutes:g} minutes (cpu scale)", flush=True)
         if options.cost:
@@ -108,7 +107,7 @@ class Study:
             print(f"{len(left)} of {len(runs)} runs are unfinished; the same command goes on")
             return
         start = time.perf_counter()
-        findings = self.analyse(load(pool, runs, options.scale))
+        findings = self.analyse(load_runs(pool, runs, options.scale))
         folder = home / self.name / "results" / options.scale
         facts = {"study": self.name, "title": self.title, "decided": self.decided, "scale": options.scale}
         write(findings, folder, facts, time.perf_counter() - start)
@@ -116,7 +115,7 @@ class Study:
         print(f"results: {folder}")
 
 
-def load(pool: Pool, runs: Mapping[str, TrainConfig], scale: str) -> Runs:
+def load_runs(pool: Pool, runs: Mapping[str, TrainConfig], scale: str) -> Runs:
     """The kept runs of a sweep, under the names it gives them."""
     manifests = pool.found(runs)
-    return Runs({name: load_surface(manifest["file"]) for name, manifest in manifests.items()}, manifests, scale)
+    return Runs(pool.load(runs), manifests, scale)

@@ -58,7 +58,7 @@ def run_sweep(command: SweepCommand) -> None:
 
 def describe_runs(pool: Pool, runs: Mapping[str, TrainConfig]) -> str:
     """A line a run; what those that are not kept cost from their beginning, and a guess of the time."""
-    from tsl_jax.sweeps.cost import Cost, cost, machine_rate
+    from tsl_jax.sweeps import sweep
 
     states = pool.states(runs)
     width = max(map(len, states))
@@ -67,12 +67,12 @@ def describe_runs(pool: Pool, runs: Mapping[str, TrainConfig]) -> str:
     if not todo:
         return f"{listing}\nnothing to train: every run is kept"
     try:
-        costs = [(config.model.dtype, cost(config)) for config in todo]
+        costs = [(config.model.dtype, sweep.cost(config)) for config in todo]
     except (ValueError, OSError) as error:  # its text is not built yet
         return f"{listing}\nto make: {len(todo)} runs; what they cost is not known yet: {error}"
-    total = sum((run_cost for _, run_cost in costs), Cost())
+    total = sum((run_cost for _, run_cost in costs), sweep.Cost())
     try:
-        rates = {dtype: machine_rate(dtype) for dtype in dict(costs)}
+        rates = {dtype: sweep.machine_rate(dtype) for dtype in dict(costs)}
     except OSError as error:
         return f"{listing}\nto make: {total}; {error}"
     duration = format_duration(sum(run_cost.seconds(rates[dtype]) for dtype, run_cost in costs))
@@ -95,14 +95,14 @@ def make_runs(pool: Pool, runs: Mapping[str, TrainConfig], side_by_side: int, mi
         ValueError, OSError: for text or names that cannot work, before the first run; for runs that failed, after all.
     """
     from tsl_jax.data import corpora
-    from tsl_jax.sweeps import spread
+    from tsl_jax.sweeps import distribute
 
     if side_by_side < 1 or not minutes >= 0:
         found = f"{side_by_side}, {minutes}"
         raise ValueError(f"sweep: --side-by-side is 1 or more and --minutes not negative, found {found}")
     todo = {name: runs[name] for name, state in pool.states(runs).items() if state != "kept"}
     for name, config in todo.items():
-        pool.check(name, config)
+        pool.validate_name(name, config)
     for data in {config.data: None for config in todo.values()}:
         corpora.find(data)
     deadline = time.time() + 60 * minutes if minutes else None
@@ -111,9 +111,9 @@ def make_runs(pool: Pool, runs: Mapping[str, TrainConfig], side_by_side: int, mi
         state = "kept" if done else "unfinished: time is up, or another process has it in hand"
         print(f"{name}: {state}", flush=True)
 
-    several: Any = spread.side_by_side(side_by_side) if side_by_side > 1 and todo else nullcontext()
+    several: Any = distribute.side_by_side(side_by_side) if side_by_side > 1 and todo else nullcontext()
     with several as executor:
-        return spread.make_all(pool, todo, executor, deadline, report)
+        return distribute.make_all(pool, todo, executor, deadline, report)
 
 
 def _final_losses(pool: Pool, runs: Mapping[str, TrainConfig]) -> str:

@@ -1,8 +1,9 @@
 """The run pool: runs that are made once, found by their resolved configuration, and kept as small surfaces.
 
-KEPT/NAME.npz     the surface, packed with a few clusters of documents a split (losses exact, under 1 MB)
-KEPT/NAME.json    how it was made: resolved configuration and its hash, seed, commit, hardware, versions, seconds
-RUNS/NAME         the run itself, checkpoints and all; not needed once it is kept
+KEPT/NAME.npz         the surface, packed with a few clusters of documents a split (losses exact, under 1 MB)
+KEPT/NAME.json        how it was made: resolved configuration, seed, commit, hardware, versions, seconds
+KEPT/MANY.parquet     many of such pairs in one file (`archive`)
+RUNS/NAME             the run itself, checkpoints and all; not needed once it is kept
 
 A run is a process of its own, `tsl train` as a user calls it: it owns its devices and its allocator, and no crash or
 kill of one takes another with it. Whatever ends it, the next call goes on from its last checkpoint.
@@ -14,6 +15,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ import xarray as xr
 
 from tsl_jax.atomic_write import write_atomically
 from tsl_jax.surface import load_surface, pack
-from tsl_jax.sweeps import process
+from tsl_jax.sweeps import distribute
+from tsl_jax.sweeps.archive import read_archive, read_manifests
 from tsl_jax.training import run_dir
 from tsl_jax.training.config import TrainConfig, config_hash, from_dict, to_dict
 
@@ -37,7 +40,7 @@ class Pool:
     """Runs that are kept, and those under way.
 
     Attributes:
-        kept: folder of packed surfaces with their manifests. runs: folder of whole runs.
+        kept: folder of packed surfaces with their manifests, and of archives. runs: folder of whole runs.
         clusters: of documents that a packed surface keeps.
     """
 
@@ -46,13 +49,18 @@ class Pool:
     clusters: int = CLUSTERS
 
     def manifests(self) -> dict[str, dict[str, Any]]:
-        """Configuration hash -> manifest of every run that is kept, with "name" and "file" of its surface."""
-        found = {}
+        """Configuration hash -> manifest of every run that is kept, with its "name" and the "file" of its surface.
+
+        The configuration is hashed now: a hash that was written down is of the version that wrote it.
+        """
+        manifests = {}
+        for file in sorted(self.kept.glob("*.parquet")):
+            manifests |= _archived(file, file.stat().st_mtime_ns)
         for path in sorted(self.kept.glob("*.json")):
-            manifest, surface = _manifest(path), path.with_name(f"{path.stem}.npz")
+            manifest, surface = _read_manifest(path), path.with_name(f"{path.stem}.npz")
             if surface.exists() and "config" in manifest:
-                found[_hash(manifest)] = {**manifest, "name": path.stem, "file": surface}
-        return found
+                manifests[_hash(manifest)] = {**manifest, "name": path.stem, "file": surface}
+        return manifests
 
     def find(self, config: TrainConfig) -> dict[str, Any] | None:
         """The manifest of the run with this configuration, whatever its name; None where none is kept."""
@@ -60,20 +68,27 @@ class Pool:
 
     def found(self, runs: Mapping[str, TrainConfig]) -> dict[str, dict[str, Any]]:
         """Name here -> manifest, of those of the runs that are kept."""
-        kept = self.manifests()
-        hashes = {name: config_hash(config) for name, config in runs.items()}
+        kept, hashes = self.manifests(), {name: config_hash(config) for name, config in runs.items()}
         return {name: kept[key] for name, key in hashes.items() if key in kept}
 
-    def load(self, config: TrainConfig) -> xr.Dataset:
-        """The surface of the run with this configuration.
+    def load(self, runs: Mapping[str, TrainConfig]) -> dict[str, xr.Dataset]:
+        """Name here -> surface of the runs.
 
         Raises:
-            FileNotFoundError: where it is not kept.
+            FileNotFoundError: where one is not kept.
         """
-        found = self.find(config)
-        if found is None:
-            raise FileNotFoundError(f"pool: no run {config_hash(config)} in {self.kept}; make it with tsl sweep")
-        return load_surface(found["file"])
+        found = self.found(runs)
+        if missing := [name for name in runs if name not in found]:
+            raise FileNotFoundError(f"pool: {self.kept} has no run {missing[0]}; make it with tsl sweep")
+        archives: dict[Path, list[str]] = {}
+        for manifest in found.values():
+            if manifest["file"].suffix == ".parquet":
+                archives.setdefault(manifest["file"], []).append(manifest["name"])
+        archived = {file: read_archive(file, names) for file, names in archives.items()}
+        return {
+            name: archived[file][manifest["name"]] if (file := manifest["file"]) in archived else load_surface(file)
+            for name, manifest in found.items()
+        }
 
     def states(self, runs: Mapping[str, TrainConfig]) -> dict[str, str]:
         """ "kept", "begun" or "to do", by name."""
@@ -81,21 +96,22 @@ class Pool:
         begun = {name for name in runs if (self.runs / name / run_dir.CONFIG).exists()}
         return {name: "kept" if name in kept else "begun" if name in begun else "to do" for name in runs}
 
-    def check(self, name: str, config: TrainConfig) -> None:
+    def validate_name(self, name: str, config: TrainConfig) -> None:
         """Nothing, where a run of this configuration may have this name.
 
         Raises:
             ValueError: where another one has it, kept or begun.
         """
-        manifest = self.kept / f"{name}.json"
-        if manifest.exists() and _hash(_manifest(manifest)) != config_hash(config):
-            mend = "give the new one another name in the sweep file"
-            raise ValueError(f"sweep: {manifest} is of a run {name} with another configuration; {mend}")
+        own = config_hash(config)
+        for key, manifest in self.manifests().items():
+            if manifest["name"] == name and key != own:
+                fix = "give the new one another name in the sweep file"
+                raise ValueError(f"sweep: {manifest['file']} has a run {name} with another configuration; {fix}")
         try:
             run_dir.is_complete(self.runs / name, config, resume=True)
         except ValueError as error:
-            mend = f"give the run another name in the sweep file, or remove {self.runs / name}"
-            raise ValueError(f"sweep: run {name}: {error}. In a sweep: {mend}") from None
+            fix = f"give the run another name in the sweep file, or remove {self.runs / name}"
+            raise ValueError(f"sweep: run {name}: {error}. In a sweep: {fix}") from None
 
     def make(
         self,
@@ -121,11 +137,11 @@ class Pool:
             return True
         if late():
             return False
-        with process.lock(self.runs / name) as locked:
+        with distribute.lock(self.runs / name) as locked:
             if locked is None:
                 return False
-            self.check(name, config)
-            if not process.train(self.runs / name, config, locked, late, bars=stop is None):
+            self.validate_name(name, config)
+            if not distribute.train(self.runs / name, config, locked, late, bars=stop is None):
                 return False
             self.keep(name)
         return True
@@ -140,7 +156,7 @@ class Pool:
         record, config = run_dir.read_record(run), run_dir.read_config(run)
         if not record.get("complete"):
             raise ValueError(f"pool: {run} is not complete; {run_dir.how_to_resume(run)}")
-        self.check(name, config)
+        self.validate_name(name, config)
         self.kept.mkdir(parents=True, exist_ok=True)
         surface = load_surface(pack(run, self.kept / f"{name}.npz", clusters=self.clusters))
         final = surface.loss.isel(tokens=-1).mean("position")
@@ -154,15 +170,20 @@ class Pool:
         write_atomically(self.kept / f"{name}.json", lambda file: file.write(text))
 
 
+@lru_cache(maxsize=16)
+def _archived(file: Path, changed: int) -> dict[str, dict[str, Any]]:
+    """Configuration hash -> manifest of the runs of an archive, read once until it has changed."""
+    return {_hash(one): {**one, "name": name, "file": file} for name, one in read_manifests(file).items()}
+
+
 def _hash(manifest: Mapping[str, Any]) -> str:
-    """Of the configuration, now: a hash that was written down may be of a version with fewer entries."""
-    return config_hash(from_dict(TrainConfig, manifest["config"])) if "config" in manifest else ""
+    return config_hash(from_dict(TrainConfig, manifest["config"]))
 
 
-def _manifest(path: Path) -> dict[str, Any]:
+def _read_manifest(path: Path) -> dict[str, Any]:
     """What a JSON file says; empty where it is no manifest."""
     try:
-        found = json.loads(path.read_text())
+        manifest = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"pool: {path} is damaged ({error}); restore it, or remove it and its surface") from None
-    return found if isinstance(found, dict) else {}
+    return manifest if isinstance(manifest, dict) else {}

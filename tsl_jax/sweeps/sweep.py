@@ -1,9 +1,9 @@
-"""A sweep file: which runs there are, as differences from a base. Every combination becomes a run with a name.
+"""A sweep file: which runs there are, as differences from a base; and what runs cost before they begin.
 
     name: small-{optimizer.schedule}@{seed}     of each run; {ENTRY} is its value of a grid entry, {variant} its variant
     base: small.yaml                            a configuration of `tsl train`, beside this file; or a mapping
     set: {tokens: 3e6}                          entries that replace those of the base
-    grid:                                       every combination of these
+    grid:                                       every combination of these is a run
       optimizer.schedule: [cosine, wsd]
       seed: [0, 1, 2]
     variants:                                   each of these once for every combination
@@ -16,19 +16,25 @@ A file is one such mapping or a list of them. Entries are written as on the comm
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from tsl_jax.data.corpora import configured_domains, vocabulary_size
+from tsl_jax.models.config import resolve
+from tsl_jax.models.cost import flops_per_token
 from tsl_jax.training.checks import check
 from tsl_jax.training.config import TrainConfig, config_hash, from_dict
 
 ENTRIES = ("name", "base", "set", "grid", "variants")
 LONGEST = 200  # characters of a name: a file's may have 255, and ours add to it
-_PLACE = re.compile(r"\{([A-Za-z0-9_.]+)\}")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]*")
+UTILISATION = 0.35  # of the machine's matrix products, assumed: small models reach .3 to .55 on a CPU
+START_UP = 8.0  # seconds of a run: imports, text, compiling with a warm cache
 
 
 def read_sweep(file: Path | str) -> dict[str, TrainConfig]:
@@ -38,35 +44,29 @@ def read_sweep(file: Path | str) -> dict[str, TrainConfig]:
         ValueError: for what is not YAML, an unknown entry, a name that two runs have or that cannot be a file's, two
             names of one run, or a configuration that cannot work. OSError: for a file that cannot be read.
     """
-    file = Path(file)
-    found = _yaml(file)
+    file, content = Path(file), _yaml(Path(file))
     runs: dict[str, TrainConfig] = {}
-    for part in found if isinstance(found, list) else [found]:
-        for name, values in _expanded(part, file):
-            _check_name(name, runs, file)
-            runs[name] = _config(values, f"{file}: run {name}")
+    hashes: dict[str, str] = {}
+    for part in content if isinstance(content, list) else [content]:
+        for name, values in _runs(part, file):
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.@+-]*", name) or len(name) > LONGEST:
+                expected = f"up to {LONGEST} of A-Z a-z 0-9 _ . @ + -, a letter or digit first"
+                raise ValueError(f"sweep: {file}: the name {name!r} cannot name a file; expected {expected}")
+            if name.casefold() in map(str.casefold, runs):  # also where files' names have no case
+                raise ValueError(
+                    f"sweep: {file}: the name {name!r} is there twice; put what differs into it, as {{seed}}"
+                )
+            try:
+                runs[name] = from_dict(TrainConfig, values)
+                check(runs[name])
+            except ValueError as error:
+                raise ValueError(f"sweep: {file}: run {name}: {error}") from None
+            first = hashes.setdefault(config_hash(runs[name]), name)
+            if first != name:
+                raise ValueError(f"sweep: {file}: {first} and {name} are the same run; leave one out")
     if not runs:
         raise ValueError(f"sweep: {file} names no run; see tsl sweep --help")
-    _check_different(runs, file)
     return runs
-
-
-def _check_name(name: str, others: Iterable[str], file: Path) -> None:
-    """It can be a file's, and is no other run's, also where files' names have no case."""
-    if not _NAME.fullmatch(name) or len(name) > LONGEST:
-        expected = f"up to {LONGEST} of A-Z a-z 0-9 _ . @ + -, a letter or digit first"
-        raise ValueError(f"sweep: {file}: the name {name!r} cannot name a file; expected {expected}")
-    if name.casefold() in {other.casefold() for other in others}:
-        raise ValueError(f"sweep: {file}: the name {name!r} is there twice; put what differs into it, as {{seed}}")
-
-
-def _check_different(runs: Mapping[str, TrainConfig], file: Path) -> None:
-    """No two names are one run."""
-    names: dict[str, str] = {}
-    for name, config in runs.items():
-        first = names.setdefault(config_hash(config), name)
-        if first != name:
-            raise ValueError(f"sweep: {file}: {first} and {name} are the same run; leave one out")
 
 
 def _yaml(file: Path) -> Any:
@@ -78,50 +78,36 @@ def _yaml(file: Path) -> Any:
         raise ValueError(f"sweep: {file} is not YAML ({error})") from None
 
 
-def _expanded(part: Any, file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _runs(part: Any, file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and nested entries of every run of one mapping."""
     if not isinstance(part, dict) or not isinstance(part.get("name"), str):
         raise ValueError(f"sweep: {file}: expected a mapping with a name, such as run-{{seed}}, found {part!r}")
-    strange = [entry for entry in part if entry not in ENTRIES]
-    if strange:
-        raise ValueError(f"sweep: {file}: {strange[0]!r} is not an entry; expected some of {', '.join(ENTRIES)}")
+    if unknown := [entry for entry in part if entry not in ENTRIES]:
+        raise ValueError(f"sweep: {file}: {unknown[0]!r} is not an entry; expected some of {', '.join(ENTRIES)}")
+
+    def mapping(value: Any, what: str) -> dict[str, Any]:
+        if not isinstance(value or {}, dict):
+            raise ValueError(f"sweep: {file}: {what} must be a mapping of entries to values, found {value!r}")
+        return {str(name): inner for name, inner in (value or {}).items()}
+
     base = part.get("base")
-    base = _mapping(_yaml(file.parent / base) if isinstance(base, str) else base, "base", file)
-    always, variants = (_mapping(part.get(entry), entry, file) for entry in ("set", "variants"))
-    grid = {
-        entry: values if isinstance(values, list) else [values]
-        for entry, values in _mapping(part.get("grid"), "grid", file).items()
-    }
+    base = mapping(_yaml(file.parent / base) if isinstance(base, str) else base, "base")
+    always, grid, variants = (mapping(part.get(entry), entry) for entry in ("set", "grid", "variants"))
     for variant, own in (variants or {"": {}}).items():
-        own = _mapping(own, f"variant {variant}", file)
-        twice = sorted(own.keys() & grid.keys())
-        if twice:
+        own = mapping(own, f"variant {variant}")
+        if twice := sorted(own.keys() & grid.keys()):
             raise ValueError(f"sweep: {file}: {twice[0]} is in the grid and in variant {variant}; leave one out")
-        for chosen in product(*grid.values()):
+        for chosen in product(*(values if isinstance(values, list) else [values] for values in grid.values())):
             point = dict(zip(grid, chosen, strict=True))
-            values = _with(base, {**always, **own, **point}, file)
-            yield _named(part["name"], {**point, "variant": variant}, file), values
+            places = {**point, "variant": variant}
+            for place in re.findall(r"\{([A-Za-z0-9_.]+)\}", part["name"]):
+                if place not in places:
+                    raise ValueError(f"sweep: {file}: name has {{{place}}}; it may have {', '.join(places)}")
+            name = re.sub(r"\{([A-Za-z0-9_.]+)\}", lambda place, places=places: str(places[place[1]]), part["name"])
+            yield name, _replaced(base, {**always, **own, **point}, file)
 
 
-def _mapping(value: Any, what: str, file: Path) -> dict[str, Any]:
-    """A mapping of names; an entry that is empty is one of none."""
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise ValueError(f"sweep: {file}: {what} must be a mapping of entries to values, found {value!r}")
-    return {str(name): inner for name, inner in value.items()}
-
-
-def _named(template: str, point: Mapping[str, Any], file: Path) -> str:
-    def value(place: re.Match[str]) -> str:
-        if place[1] not in point:
-            raise ValueError(f"sweep: {file}: name has {place[0]}; it may have {', '.join(point)}")
-        return str(point[place[1]])
-
-    return _PLACE.sub(value, template)
-
-
-def _with(base: Mapping[str, Any], entries: Mapping[str, Any], file: Path) -> dict[str, Any]:
+def _replaced(base: Mapping[str, Any], entries: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """The base with entries in their places; a dot leads into a mapping."""
     values = deepcopy(dict(base))
     for entry, value in entries.items():
@@ -135,10 +121,57 @@ def _with(base: Mapping[str, Any], entries: Mapping[str, Any], file: Path) -> di
     return values
 
 
-def _config(values: dict[str, Any], where: str) -> TrainConfig:
-    try:
-        config = from_dict(TrainConfig, values)
-        check(config)
-    except ValueError as error:
-        raise ValueError(f"sweep: {where}: {error}") from None
-    return config
+@dataclass(frozen=True)
+class Cost:
+    """Of one run or many.
+
+    Attributes:
+        runs: how many. tokens: trained on. evaluated: tokens scored on the evaluation windows.
+        training, evaluation: FLOPs.
+    """
+
+    runs: int = 0
+    tokens: int = 0
+    evaluated: int = 0
+    training: float = 0.0
+    evaluation: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+
+    def seconds(self, rate: float) -> float:
+        """A guess, where matrix products reach `rate` FLOPs a second (`machine_rate`)."""
+        return (self.training + self.evaluation) / (UTILISATION * rate) + START_UP * self.runs
+
+    def __str__(self) -> str:
+        trained = f"{self.tokens:.3g} tokens in {self.training:.2g} FLOPs"
+        return f"{self.runs} runs: {trained} of training, {self.evaluated:.3g} in {self.evaluation:.2g} of evaluation"
+
+
+def cost(config: TrainConfig) -> Cost:
+    """Of one run; a forward pass is a third of a training step. Text that is all trained on is evaluated on one split.
+
+    Raises:
+        ValueError: where its vocabulary is that of a corpus which is not built yet.
+    """
+    vocabulary = config.model.vocabulary or vocabulary_size(config.data)
+    flops = flops_per_token(resolve(config.model, vocabulary=vocabulary, context=config.context), config.context)
+    evaluation = config.evaluation
+    windows = evaluation.id_stretches * evaluation.id_offsets
+    if any(domain.weight == 0 for domain in configured_domains(config.data)):
+        windows += evaluation.ood_stretches * evaluation.ood_offsets
+    evaluated = config.evaluations * windows * config.context
+    return Cost(1, config.tokens, evaluated, float(flops) * config.tokens, flops / 3 * evaluated)
+
+
+def machine_rate(dtype: str) -> float:
+    """`training.memory.matrix_rate` by a process of its own: a device that it took would be missing to the runs.
+
+    Raises:
+        OSError: where it cannot be measured.
+    """
+    program = f"from tsl_jax.training.memory import matrix_rate; print(matrix_rate({dtype!r}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    if done.returncode:
+        raise OSError(f"the speed of this machine could not be measured: {done.stderr.strip().splitlines()[-1:]}")
+    return float(done.stdout.split()[-1])

@@ -1,26 +1,41 @@
-"""The runs of a sweep, one after another or side by side: one task a run, whatever carries the tasks out.
+"""The runs of a sweep, one after another or side by side: one task a run, and each run a process, `tsl train`.
 
 `make_all` hands `Pool.make` to a `concurrent.futures` executor. With none the runs go one after another; `side_by_side`
 gives each of several its own cores of this machine; and any executor whose workers see the same folders does, such as
 `curve_tables.RayExecutor`, which is the way to many machines: one run a task, never one inside the other.
+
+The process of a run is of a group of its own, so that a terminal's Ctrl-C reaches only the sweep, which passes it on:
+interrupted once, a run writes a checkpoint and ends, interrupted twice it ends without one. It inherits the lock of its
+run: should the sweep be killed, the run goes on alone, and until it ends no other sweep begins it a second time.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import queue
 import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed, wait
 from contextlib import closing, contextmanager
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from tsl_jax.sweeps.pool import Pool
-from tsl_jax.training.config import TrainConfig
+from tsl_jax.training import run_dir
+from tsl_jax.training.config import TrainConfig, to_dict
 
-Watch = Callable[[str, bool], Any]
+if TYPE_CHECKING:
+    from tsl_jax.sweeps.pool import Pool
+
+INTERRUPTED = (130, -signal.SIGINT)  # `tsl` after Ctrl-C; the second while it still loads
+POLL = 0.2  # seconds between looks at a run under way
+PATIENCE = 600  # seconds that a run may take to write its checkpoint once it is asked to stop
+
 Outcome = tuple[str, Callable[[], bool]]  # a name, and what gives or raises how it ended
 
 
@@ -29,7 +44,7 @@ def make_all(
     runs: Mapping[str, TrainConfig],
     executor: Executor | None = None,
     deadline: float | None = None,
-    watch: Watch = lambda name, done: None,
+    watch: Callable[[str, bool], Any] = lambda name, done: None,
 ) -> list[str]:
     """Make the runs that are not kept yet; the names of those that are unfinished, in order.
 
@@ -111,10 +126,93 @@ def side_by_side(runs: int) -> ThreadPoolExecutor:
     for k in range(runs):
         shares.put(cores[k * len(cores) // runs : (k + 1) * len(cores) // runs])
 
-    def settle() -> None:
+    def take_cores() -> None:
         """A thread's cores are those of the processes it starts (Linux; elsewhere the system spreads them)."""
         mine = shares.get()
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, mine)
 
-    return ThreadPoolExecutor(runs, initializer=settle)
+    return ThreadPoolExecutor(runs, initializer=take_cores)
+
+
+# ---------------------------------------------------------------------------------------------- one run, as a process
+
+
+@contextmanager
+def lock(run: Path) -> Iterator[int | None]:
+    """The lock of a run, a file descriptor; None while another process has it."""
+    run.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(_beside(run, "lock"), os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            taken = True
+        except BlockingIOError:
+            taken = False
+        yield handle if taken else None
+    finally:
+        os.close(handle)
+
+
+def train(run: Path, config: TrainConfig, locked: int, stop: Callable[[], bool], *, bars: bool) -> bool:
+    """Whether the run is complete; False where it was asked to stop.
+
+    Args:
+        run: its folder. locked: its lock. stop: asked again and again whether to stop it. bars: it may draw them.
+
+    Raises:
+        ValueError: where it failed; its own message stands on stderr. KeyboardInterrupt: after Ctrl-C, here or there.
+    """
+    process = _start(run, config, locked, bars)
+    try:
+        while process.poll() is None and not stop():
+            time.sleep(POLL)
+    except KeyboardInterrupt:
+        _interrupt(process)
+        raise
+    stopped = process.returncode is None
+    code = _interrupt(process) if stopped else process.returncode
+    if stopped and code in (*INTERRUPTED, -signal.SIGKILL):
+        return False
+    if code in INTERRUPTED:
+        raise KeyboardInterrupt
+    if code == -signal.SIGKILL:
+        why = "was killed, as a system does whose memory is full; the same command goes on"
+    elif code < 0:
+        why = f"was ended by signal {-code}; the same command goes on"
+    else:
+        why = f"ended with exit code {code}; its message stands above"
+    if code:
+        raise ValueError(f"sweep: run {run.name} {why}")
+    return True
+
+
+def _start(run: Path, config: TrainConfig, locked: int, bars: bool) -> subprocess.Popen[bytes]:
+    """`tsl train`, from a file beside the run's folder."""
+    import yaml
+
+    file = _beside(run, "yaml")
+    file.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+    resume = ["--resume"] if (run / run_dir.CONFIG).exists() else []
+    command = [sys.executable, "-m", "tsl_jax.cli", "train", "--config", str(file), "--out", str(run), *resume]
+    environment = dict(os.environ) if bars else {**os.environ, "TERM": "dumb"}  # no bars over those of another run
+    return subprocess.Popen(command, process_group=0, pass_fds=(locked,), env=environment)
+
+
+def _beside(run: Path, kind: str) -> Path:
+    """A file of ours beside a run; no run's name begins with a dot."""
+    return run.with_name(f".{run.name}.{kind}")
+
+
+def _interrupt(process: subprocess.Popen[bytes]) -> int:
+    """The exit code of a run that is asked to stop; one that does not is killed, and loses what no checkpoint has."""
+    process.send_signal(signal.SIGINT)
+    try:
+        return process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+    except BaseException:  # a second Ctrl-C
+        process.kill()
+        process.wait()
+        raise

@@ -1,0 +1,63 @@
+"""Put runs that studies have made into the archives of kept_runs/: NAME.npz and NAME.json become a row of a table.
+
+    python -m experiments.archive_runs
+
+`tsl reproduce` keeps each new run as two files in kept_runs/, where all studies find it. This command moves them to the
+archive of their kind, with what the analyses read: losses to the last bit, sums by cluster and the additive estimate
+where a study needs them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from tsl_jax.surface import load_surface
+from tsl_jax.sweeps import read_archive, write_archive
+from tsl_jax.sweeps.archive import read_manifests
+
+KEPT = Path(__file__).parent / "kept_runs"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An archive: which runs it holds, by their names, and of which checkpoints it keeps the sums by cluster."""
+
+    archive: str
+    names: str
+    clusters: slice | None
+    additive: bool
+
+
+KINDS = (
+    Kind("position_weighting", r"(more-)?weights-", slice(-1, None), False),  # final losses on halves of the documents
+    Kind("mid_run_changes", r"change-", None, False),
+    Kind("position_law", r"(tiny|small-(neox|moe|lstm|64|256))-", slice(None), True),
+    Kind("base-locked-seeds", r".*@1\d\d$", slice(None), False),  # apart, so that no losses of the locked set are read
+    Kind("base", r"", slice(None), True),
+)
+
+
+def main(folder: Path = KEPT) -> None:
+    manifests = sorted(path for path in folder.glob("*.json") if path.with_suffix(".npz").exists())
+    kinds = {path: next(kind for kind in KINDS if re.match(kind.names, path.stem)) for path in manifests}
+    for kind in KINDS:
+        file, new = folder / f"{kind.archive}.parquet", [path for path in manifests if kinds[path] == kind]
+        if not new:
+            continue
+        runs = {}
+        if file.exists():
+            made = read_manifests(file)
+            runs = {name: (surface, made[name]) for name, surface in read_archive(file).items()}
+        runs |= {path.stem: (load_surface(path.with_suffix(".npz")), json.loads(path.read_text())) for path in new}
+        write_archive(file, runs, kind.clusters, kind.additive)
+        for path in new:
+            path.unlink()
+            path.with_suffix(".npz").unlink()
+        print(f"{file}: {len(runs)} runs, {len(new)} of them new, {file.stat().st_size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()
