@@ -17,14 +17,14 @@ FLOAT32 = 1e-5  # relative: float32 sums of at most B T terms in another order
 
 
 @pytest.fixture(name="problem")
-def _problem() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _problem() -> tuple[jax.Array, jax.Array, jax.Array]:
     rng = np.random.default_rng(0)
-    h, w = (rng.normal(size=shape).astype(np.float32) for shape in ((B, T, D), (V, D)))
-    return h, w, rng.integers(0, V, (B, T)).astype(np.int32)
+    h, w = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((B, T, D), (V, D)))
+    return h, w, jnp.asarray(rng.integers(0, V, (B, T)), jnp.int32)
 
 
-def naive(h: jax.Array, w: jax.Array, y: np.ndarray, weights: np.ndarray) -> jax.Array:
-    losses = optax.softmax_cross_entropy_with_integer_labels(h @ w.T, jnp.asarray(y))
+def naive(h: jax.Array, w: jax.Array, y: jax.Array, weights: np.ndarray) -> jax.Array:
+    losses = optax.softmax_cross_entropy_with_integer_labels(h @ w.T, y)
     return jnp.mean(losses * jnp.asarray(weights, jnp.float32)[None, :])
 
 
@@ -75,7 +75,7 @@ def test_huge_logits_overflow_nothing(problem: tuple) -> None:
 
 def test_bfloat16_hidden_states_give_a_float32_loss_close_to_the_exact_one(problem: tuple) -> None:
     h, w, y = problem
-    low = weighted_loss(jnp.asarray(h, jnp.bfloat16), jnp.asarray(w), y, jnp.ones(T, jnp.float32))
+    low = weighted_loss(h.astype(jnp.bfloat16), w, y, jnp.ones(T, jnp.float32))
     assert low.dtype == jnp.float32
     assert float(low) == pytest.approx(float(naive(h, w, y, np.ones(T))), rel=0.02)
 
@@ -96,8 +96,8 @@ def test_gradient_of_the_unembedding_by_rows_is_the_same(
     problem: tuple, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     h, w, y = problem
-    monkeypatch.setattr(objective, "PRODUCT", 0)
-    monkeypatch.setattr(objective, "ROWS", rows)
+    monkeypatch.setattr(objective, "WHOLE_DW", 0)
+    monkeypatch.setattr(objective, "DW_ROWS", rows)
     gradient = jax.jit(jax.grad(lambda w: weighted_loss(h, w, y, jnp.ones(T), chunk=10)))(w)
     np.testing.assert_allclose(gradient, jax.grad(naive, argnums=1)(h, w, y, np.ones(T)), rtol=FLOAT32, atol=1e-7)
 
@@ -132,6 +132,6 @@ NAMED = {"head": PositionWeights.head(3), "middle": PositionWeights.middle(4, 6)
     ],
 )
 def test_weights_that_cannot_be_are_refused(rule: PositionWeights, message: str) -> None:
-    with pytest.raises(ValueError, match=message) as told:
+    with pytest.raises(ValueError, match=message) as error:
         rule.values(10)
-    assert "PositionWeights(" not in str(told.value)
+    assert "PositionWeights(" not in str(error.value)

@@ -14,19 +14,26 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from tsl_jax.models.sharding import BATCH, batch_parts, constrain, gathered
 
-# On CPU a chunk of logits fits the cache where V allows, and everything beside h, W and their gradients 128 MB.
-LOGITS = 1 << 22  # entries of a chunk of logits: larger chunks are no faster
-FEWEST = 256  # tokens of a chunk all the same: fewer make slow matrix products
-MOST = 25 << 20  # entries of a chunk of logits, however large V
-PRODUCT = 1 << 20  # entries of dW up to which all of it is added to at once
-ROWS = 192  # rows of a larger dW that are added to at a time; a power of two would be slower by a fifth
-LOGITS_ACCELERATOR = 1 << 28  # entries of a chunk on an accelerator, which wants few and large products
+# On CPU a chunk of logits fits the cache where V allows, and all arrays but h, W and their gradients take 128 MB.
+CHUNK_LOGITS = 1 << 22  # entries of a chunk of logits: larger chunks are no faster
+CHUNK_TOKENS = 256  # at least in a chunk, even if V is large: fewer make slow matrix products
+MOST_LOGITS = 25 << 20  # entries of a chunk of logits, however large V is
+WHOLE_DW = 1 << 20  # entries of dW up to which all of it is added to at once
+DW_ROWS = 192  # rows of a larger dW that are added to at a time; a power of two would be slower by a fifth
+ACCELERATOR_LOGITS = 1 << 28  # entries of a chunk on an accelerator, where few and large products are fast
+
+Hidden = Float[Array, "batch position d_model"]
+Unembedding = Float[Array, "vocabulary d_model"]
+Targets = Int[Array, "batch position"]
 
 
-def token_losses(h_BxTxD: jax.Array, w_VxD: jax.Array, target_BxT: jax.Array, chunk: int = 0) -> jax.Array:
+def token_losses(
+    h_BxTxD: Hidden, w_VxD: Unembedding, target_BxT: Targets, chunk: int = 0
+) -> Float[Array, "batch position"]:
     """Cross-entropy of every token in nats, (B, T) float32. For evaluation: its gradient would keep the logits."""
     h, y, _ = _chunked(h_BxTxD, target_BxT, None, chunk or chunk_tokens(len(w_VxD)))
     w_VxD = gathered(w_VxD.astype(h.dtype))
@@ -37,8 +44,12 @@ def token_losses(h_BxTxD: jax.Array, w_VxD: jax.Array, target_BxT: jax.Array, ch
 
 
 def weighted_loss(
-    h_BxTxD: jax.Array, w_VxD: jax.Array, target_BxT: jax.Array, weight_T: jax.Array, chunk: int = 0
-) -> jax.Array:
+    h_BxTxD: Hidden,
+    w_VxD: Unembedding,
+    target_BxT: Targets,
+    weight_T: Float[Array, " position"],
+    chunk: int = 0,
+) -> Float[Array, ""]:
     """The position-weighted mean cross-entropy in nats, a float32 scalar, differentiable in h and W.
 
     Args:
@@ -67,6 +78,7 @@ def _forward(
     def one_chunk(dw_VxD: jax.Array, part: tuple[jax.Array, ...]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         h_MxD, y_M, share_M = part
         loss_M, e_MxV, total_M = _losses(h_MxD, w, y_M)
+        # g = share (softmax - onehot), the gradient with respect to the logits; then dW += g' h and dh = g W
         hit_MxV = jnp.arange(w.shape[0], dtype=y_M.dtype)[None, :] == y_M[:, None]
         g_MxV = e_MxV * (share_M / total_M)[:, None] - jnp.where(hit_MxV, share_M[:, None], 0.0)
         g_MxV = g_MxV.astype(h_MxD.dtype)
@@ -78,26 +90,28 @@ def _forward(
 
 
 def _add_product(dw_VxD: jax.Array, g_MxV: jax.Array, h_MxD: jax.Array) -> jax.Array:
-    """dW + g' h, which XLA's CPU product of this form is slow at (by two thirds) and needs as much memory as dW for.
+    """dW + g' h.
 
-    So on CPU a small dW gets the transpose of h' g, and a larger one is added to by rows.
+    On CPU, XLA's product of this form is slower by two thirds and takes as much memory as dW. There a small dW gets the
+    transpose of h' g, and a larger one is added to by rows.
     """
 
     def product(a: jax.Array, b: jax.Array) -> jax.Array:
         return jax.lax.dot_general(a, b, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
 
     def add_rows(dw_VxD: jax.Array, start: Any, count: int) -> jax.Array:
-        some_RxD = jax.lax.dynamic_slice_in_dim(dw_VxD, start, count)
-        some_RxD += product(jax.lax.dynamic_slice_in_dim(g_MxV, start, count, axis=1), h_MxD)
-        return jax.lax.dynamic_update_slice_in_dim(dw_VxD, some_RxD, start, axis=0)
+        rows_RxD = jax.lax.dynamic_slice_in_dim(dw_VxD, start, count)
+        rows_RxD += product(jax.lax.dynamic_slice_in_dim(g_MxV, start, count, axis=1), h_MxD)
+        return jax.lax.dynamic_update_slice_in_dim(dw_VxD, rows_RxD, start, axis=0)
 
     if jax.default_backend() != "cpu":
         return dw_VxD + product(g_MxV, h_MxD)
-    if dw_VxD.size <= PRODUCT:
-        return dw_VxD + jax.lax.optimization_barrier(product(h_MxD, g_MxV)).T  # without it XLA turns the product back
-    blocks, left = divmod(dw_VxD.shape[0], ROWS)
-    dw_VxD = jax.lax.fori_loop(0, blocks, lambda i, dw_VxD: add_rows(dw_VxD, i * ROWS, ROWS), dw_VxD)
-    return add_rows(dw_VxD, blocks * ROWS, left) if left else dw_VxD
+    if dw_VxD.size <= WHOLE_DW:
+        # Without the barrier XLA would turn the product into the slow one.
+        return dw_VxD + jax.lax.optimization_barrier(product(h_MxD, g_MxV)).T
+    blocks, left = divmod(dw_VxD.shape[0], DW_ROWS)
+    dw_VxD = jax.lax.fori_loop(0, blocks, lambda i, dw_VxD: add_rows(dw_VxD, i * DW_ROWS, DW_ROWS), dw_VxD)
+    return add_rows(dw_VxD, blocks * DW_ROWS, left) if left else dw_VxD
 
 
 def _backward(residuals: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array, None, None]:
@@ -125,8 +139,8 @@ def _losses(h_MxD: jax.Array, w_VxD: jax.Array, y_M: jax.Array) -> tuple[jax.Arr
 def chunk_tokens(vocabulary: int, platform: str = "") -> int:
     """Tokens of a chunk on a platform, "" being this one."""
     if (platform or jax.default_backend()) != "cpu":
-        return max(1, LOGITS_ACCELERATOR // vocabulary)
-    return min(max(FEWEST, LOGITS // vocabulary), max(1, MOST // vocabulary))
+        return max(1, ACCELERATOR_LOGITS // vocabulary)
+    return min(max(CHUNK_TOKENS, CHUNK_LOGITS // vocabulary), max(1, MOST_LOGITS // vocabulary))
 
 
 def _chunked(
