@@ -15,7 +15,7 @@ from tsl_jax.training import memory
 QUESTION = ("--vocabulary", "2048", "--context", "64")
 
 
-def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert cli.run_verb("models", list(arguments), debug=True) == 0
     return capsys.readouterr().out
 
@@ -24,7 +24,7 @@ def test_the_table_has_every_preset_and_needs_no_benchmark(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "matrix_rate", None)
-    lines = said(capsys, *QUESTION, "--no-time").splitlines()
+    lines = printed(capsys, *QUESTION, "--no-time").splitlines()
     rows = {cells[0]: cells for cells in ([c.strip() for c in line.strip("|").split("|")] for line in lines[2:])}
     assert set(PRESETS) <= set(rows)
     assert len({len(line) for line in lines[: 2 + len(PRESETS)]}) == 1, "columns must stand below each other"
@@ -38,18 +38,18 @@ def test_time_is_tokens_times_flops_by_the_rate(
     monkeypatch.setattr(memory, "matrix_rate", lambda dtype: 1e12)
     model = resolve(ModelConfig(preset="1m", vocabulary=2048, context=64))
     hours = 2e9 * flops_per_token(model) / 0.5e12 / 3600
-    text = said(capsys, "1m", *QUESTION, "--tokens", "2e9", "--utilisation", "0.5")
+    text = printed(capsys, "1m", *QUESTION, "--tokens", "2e9", "--utilisation", "0.5")
     assert f"{hours:.2g} h for 2,000,000,000 tokens" in text
     assert "0.5 of the 1,000 GFLOP/s" in text
     assert f"{16 * (989_568 + 2048 * 128) / 1e6:.3g} MB" in text
-    assert f"{20 * 989_568:,} tokens" in said(capsys, "1m", *QUESTION)
-    elsewhere = said(capsys, "1m", *QUESTION, "--tokens", "2e9", "--utilisation", "0.5", "--rate", "1e12")
+    assert f"{20 * 989_568:,} tokens" in printed(capsys, "1m", *QUESTION)
+    elsewhere = printed(capsys, "1m", *QUESTION, "--tokens", "2e9", "--utilisation", "0.5", "--rate", "1e12")
     assert f"{hours:.2g} h for" in elsewhere
-    assert "told by --rate" in elsewhere
+    assert "given by --rate" in elsewhere
 
 
-def test_any_shape_of_kaplans_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    text = said(capsys, "kaplan-3x96", *QUESTION, "--no-time")
+def test_any_shape_of_kaplans_is_a_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, "kaplan-3x96", *QUESTION, "--no-time")
     assert "kaplan-3x96: gpt_neox, vocabulary 2,048, context 64, d_model 96, n_layers 3" in text
     assert "\ntime " not in text
 
@@ -58,7 +58,7 @@ def test_a_gpu_keeps_no_attention_scores_and_runs_only_the_experts_it_needs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     asked = ("9.8m-moe", *QUESTION, "--dtype", "bfloat16", "--no-time", "--platform")
-    kept = [said(capsys, *asked, platform).split("activations ")[1].split(",")[0] for platform in ("cpu", "gpu")]
+    kept = [printed(capsys, *asked, platform).split("activations ")[1].split(",")[0] for platform in ("cpu", "gpu")]
     tokens, width = 8 * 64 * 8 * 2, 15 * 320
     assert kept[0] == f"{tokens * (width + 6 * 432 * 8 + 5 * 40) / 1e6:.3g} MB"
     assert kept[1] == f"{tokens * (width + 6 * 432 * 2) / 1e6:.3g} MB"

@@ -1,4 +1,4 @@
-"""`tsl models`: which model, how long, how much."""
+"""`tsl models`: parameters, memory and training time of the presets."""
 
 from __future__ import annotations
 
@@ -41,14 +41,27 @@ class ModelsCommand:
     """Measuring the rate takes a second or two; --no-time leaves times out."""
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """What is estimated for one model."""
+
+    model: ModelConfig
+    memory: dict[str, int]  # bytes of a step, by part
+    tokens: int  # to train on
+    seconds: float  # of training on them; 0: no time was asked for
+
+
 def run_models(command: ModelsCommand) -> None:
     """Print the table, or one preset in detail.
 
     Raises:
         ValueError: for an unknown preset, or numbers that cannot be.
     """
+    from tsl_jax.models.build import for_platform
+    from tsl_jax.models.config import ModelConfig, resolve
+    from tsl_jax.models.cost import n_params, n_params_active
     from tsl_jax.models.presets import PRESETS
-    from tsl_jax.training.memory import matrix_rate
+    from tsl_jax.training.memory import flops_computed, matrix_rate, memory
 
     if command.batch_size < 1 or command.tokens < 0:
         found = f"batch_size {command.batch_size}, tokens {command.tokens}"
@@ -57,51 +70,30 @@ def run_models(command: ModelsCommand) -> None:
         raise ValueError(f"models: --rate is a number of FLOPs a second, such as 1e14, found {command.rate}")
     if not 0 < command.utilisation <= 1:
         raise ValueError(f"models: utilisation is a share between 0 and 1, found {command.utilisation}")
-    models = [_model(name, command) for name in ([command.preset] if command.preset else PRESETS)]
-    if command.time and not command.rate and command.platform != "here":
-        raise ValueError(f"models: --platform {command.platform} needs its --rate, in FLOPs a second, or --no-time")
+    platform = "" if command.platform == "here" else command.platform
+    names = [command.preset] if command.preset else list(PRESETS)
+    configs = [ModelConfig(preset=name, dtype=command.dtype) for name in names]
+    sizes = {"vocabulary": command.vocabulary, "context": command.context}
+    models = [for_platform(resolve(config, **sizes), platform) for config in configs]
+    if command.time and not command.rate and platform:
+        raise ValueError(f"models: --platform {platform} needs its --rate, in FLOPs a second, or --no-time")
     rate = (command.rate or matrix_rate(command.dtype)) if command.time else 0.0
-    if command.preset:
-        print(_detail(models[0], command, rate))
-    else:
-        header = (*HEADER, "tokens", "time") if rate else HEADER
-        print(_table([header, *(_row(model, command, rate) for model in models)]))
+
+    estimates = []
+    for model in models:
+        tokens = command.tokens or TOKENS_PER_PARAMETER * min(n_params(model), n_params_active(model))
+        seconds = tokens * flops_computed(model) / (rate * command.utilisation) if rate else 0.0
+        estimates.append(Estimate(model, memory(model, command.batch_size, platform), tokens, seconds))
+    print(_detail(estimates[0]) if command.preset else _table(estimates))
     print(_assumptions(command, rate))
 
 
-def _model(preset: str, command: ModelsCommand) -> ModelConfig:
-    from tsl_jax.models.build import for_platform
-    from tsl_jax.models.config import ModelConfig, resolve
-
-    asked = ModelConfig(preset=preset, dtype=command.dtype)
-    platform = "" if command.platform == "here" else command.platform
-    return for_platform(resolve(asked, vocabulary=command.vocabulary, context=command.context), platform)
-
-
-def _memory(model: ModelConfig, command: ModelsCommand) -> dict[str, int]:
-    from tsl_jax.training.memory import memory
-
-    return memory(model, command.batch_size, "" if command.platform == "here" else command.platform)
-
-
-def _row(model: ModelConfig, command: ModelsCommand, rate: float) -> tuple[str, ...]:
-    from tsl_jax.models.cost import flops_per_token, n_params, n_params_embedding
-
-    shape = f"{model.n_layers} x {model.d_model}"
-    sizes = [_short(n) for n in (n_params(model), n_params(model) + n_params_embedding(model))]
-    cost = f"{flops_per_token(model):.2e}", _bytes(sum(_memory(model, command).values()))
-    row = (model.preset, model.architecture, shape, *sizes, *cost)
-    tokens = _tokens(model, command)
-    return (*row, _short(tokens), _duration(_seconds(model, tokens, command, rate))) if rate else row
-
-
-def _detail(model: ModelConfig, command: ModelsCommand, rate: float) -> str:
+def _detail(estimate: Estimate) -> str:
     from tsl_jax.models import cost
     from tsl_jax.models.config import SIZES
 
+    model, parts = estimate.model, estimate.memory
     sizes = [f"{name} {getattr(model, name):,}" for name in SIZES[model.architecture]]
-    parts = _memory(model, command)
-    tokens = _tokens(model, command)
     lines = [
         f"{model.preset}: {model.architecture}, {', '.join(sizes)}",
         f"parameters without embeddings  {cost.n_params(model):,}; a token meets {cost.n_params_active(model):,}",
@@ -110,9 +102,30 @@ def _detail(model: ModelConfig, command: ModelsCommand, rate: float) -> str:
         f"memory of a step               {_bytes(sum(parts.values()))}: "
         + ", ".join(f"{name} {_bytes(value)}" for name, value in parts.items()),
     ]
-    if rate:
-        took = _duration(_seconds(model, tokens, command, rate))
-        lines.append(f"time                           {took} for {tokens:,} tokens")
+    if estimate.seconds:
+        lines.append(f"time                           {_duration(estimate.seconds)} for {estimate.tokens:,} tokens")
+    return "\n".join(lines)
+
+
+def _table(estimates: list[Estimate]) -> str:
+    """A row a model under the header, as Markdown that reads well in a terminal too."""
+    from tsl_jax.models.cost import flops_per_token, n_params, n_params_embedding
+
+    timed = bool(estimates[0].seconds)
+    rows: list[tuple[str, ...]] = [(*HEADER, "tokens", "time") if timed else HEADER]
+    for estimate in estimates:
+        model, n = estimate.model, n_params(estimate.model)
+        shape, cost = f"{model.n_layers} x {model.d_model}", f"{flops_per_token(model):.2e}"
+        sizes = _short(n), _short(n + n_params_embedding(model))
+        row = (model.preset, model.architecture, shape, *sizes, cost, _bytes(sum(estimate.memory.values())))
+        rows.append((*row, _short(estimate.tokens), _duration(estimate.seconds)) if timed else row)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    # Texts stand to the left; numbers, from the third column on, to the right.
+    rule = tuple("-" * (width - 1) + ":" if i > 1 else "-" * width for i, width in enumerate(widths))
+    lines = []
+    for row in (rows[0], rule, *rows[1:]):
+        cells = (cell.rjust(w) if i > 1 else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -124,37 +137,14 @@ def _assumptions(command: ModelsCommand, rate: float) -> str:
         "AdamW's two moments) and all activations. Within 5 % on CPU in float32 from demo to 9.8m; else a guide.",
     ]
     if rate:
-        known = "told by --rate" if command.rate else f"that {command.dtype} matrix products reach here now"
+        source = "given by --rate" if command.rate else f"that {command.dtype} matrix products reach here now"
         lines += [
-            f"Time: tokens x FLOPs a token at {command.utilisation:g} of the {rate / 1e9:,.0f} GFLOP/s {known}.",
+            f"Time: tokens x FLOPs a token at {command.utilisation:g} of the {rate / 1e9:,.0f} GFLOP/s {source}.",
             "The share is assumed, not measured: be ready for twice the time, and for more where products are small,",
             "as below 5m on CPU, below 100m on a GPU, and in lstm, whose positions wait for each other.",
             "Compiling and evaluating come on top. On CPU all experts run, needed or not, and are timed so.",
         ]
     return "\n".join(["", *lines])
-
-
-def _tokens(model: ModelConfig, command: ModelsCommand) -> int:
-    from tsl_jax.models.cost import n_params, n_params_active
-
-    return command.tokens or TOKENS_PER_PARAMETER * min(n_params(model), n_params_active(model))
-
-
-def _seconds(model: ModelConfig, tokens: int, command: ModelsCommand, rate: float) -> float:
-    from tsl_jax.training.memory import flops_computed
-
-    return tokens * flops_computed(model) / (rate * command.utilisation)
-
-
-def _table(rows: list[tuple[str, ...]]) -> str:
-    """Rows under their header, as Markdown that reads well in a terminal too."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rule = tuple("-" * (width - 1) + ":" if i > 1 else "-" * width for i, width in enumerate(widths))
-    lines = []
-    for row in (rows[0], rule, *rows[1:]):
-        cells = (cell.rjust(w) if i > 1 else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def _short(count: float) -> str:
