@@ -28,30 +28,40 @@ GROUP = 8  # products in one call, unless there are few curves
 ALIGNED = 64  # bytes: XLA reads such memory where it lies
 
 
-def run(plan: PreparedFit, y: np.ndarray, weights: np.ndarray | None) -> CurveFits:
-    """Fit y (curve, point), whose points may be fewer than the plan's (which then have weight zero): numpy arrays.
+def run(prepared: PreparedFit, y: np.ndarray, weights: np.ndarray | None) -> CurveFits:
+    """Fit y (curve, point), whose points may be fewer than those prepared (which then have weight zero).
 
     Args:
-        weights: (curve, point), or None for those of the plan.
+        weights: (curve, point), or None for those of `prepared`.
     """
-    group, rows = _shape(plan, len(y), weights is not None)
+    # Curves in a product depend on what is prepared alone, so that results do not depend on the batch.
+    if prepared.solver != "compressed" or weights is not None:
+        rows = ROWS_GENERAL
+    else:
+        most = ROWS if jax.default_backend() == "cpu" else ROWS_ELSEWHERE
+        rows = max(8, most * ENTRIES // max(len(prepared.weights), ENTRIES))
+    group = 1 if len(y) <= GROUP * rows // 2 else GROUP
     size = group * rows
     starts = range(0, len(y), size)
     devices = jax.local_devices()
     workers = min(_most_workers(), len(starts))
     idle: SimpleQueue[_Worker] = SimpleQueue()
     for k in range(workers):
-        idle.put(_Worker(plan, (group, rows), weights is not None, devices[k % len(devices)]))
+        idle.put(_Worker(prepared, (group, rows), weights is not None, devices[k % len(devices)]))
     out: list[np.ndarray] = []
-    making = Lock()
+    allocating = Lock()
+    x64 = jnp.asarray(0.0).dtype == np.float64
 
-    def one(start: int) -> None:
+    def solve_block(start: int) -> None:
         worker = idle.get()
         try:
-            block = worker.solve(y[start : start + size], None if weights is None else weights[start : start + size])
+            with jax.enable_x64(x64):  # jax's precision mode belongs to a thread
+                block = worker.solve(
+                    y[start : start + size], None if weights is None else weights[start : start + size]
+                )
         finally:
             idle.put(worker)
-        with making:
+        with allocating:
             if not out:
                 out.extend(np.empty((len(y), *part.shape[1:]), part.dtype) for part in block)
         stop = min(start + size, len(y))
@@ -59,17 +69,17 @@ def run(plan: PreparedFit, y: np.ndarray, weights: np.ndarray | None) -> CurveFi
             whole[start:stop] = part[: stop - start]
 
     rest = starts
-    program = (jax.tree.structure(plan), group, rows, len(plan.weights), str(plan.log_bounds.dtype), weights is None)
+    log_bounds = prepared.log_bounds
+    program = (jax.tree.structure(prepared), group, rows, len(prepared.weights), str(log_bounds.dtype), weights is None)
     if workers == 1 or program not in _compiled:
-        one(starts[0])  # alone, so that it is compiled once
+        solve_block(starts[0])  # alone, so that it is compiled once
         _compiled.add(program)
         rest = starts[1:]
     if workers == 1:
         for start in rest:
-            one(start)
+            solve_block(start)
     else:
-        x64 = jnp.asarray(0.0).dtype == np.float64
-        list(_pool().map(lambda start: _in_mode(x64, one, start), rest))
+        list(_pool().map(solve_block, rest))
     return CurveFits(*out)
 
 
@@ -88,51 +98,31 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_most_workers(), thread_name_prefix="tsl_jax")
 
 
-def _in_mode(x64: bool, call: Any, argument: Any) -> None:
-    """jax's precision mode belongs to a thread."""
-    with jax.enable_x64(x64):
-        call(argument)
-
-
-def _shape(plan: PreparedFit, curves: int, own: bool) -> tuple[int, int]:
-    """Products in a call, and curves in each; the latter depend on the plan alone, so that results do not."""
-    if plan.solver != "compressed" or own:
-        rows = ROWS_GENERAL
-    else:
-        most = ROWS if jax.default_backend() == "cpu" else ROWS_ELSEWHERE
-        rows = max(8, most * ENTRIES // max(len(plan.weights), ENTRIES))
-    return (1 if curves <= GROUP * rows // 2 else GROUP), rows
-
-
 class _Worker:
     """A buffer of a fixed shape, and the device that reads it."""
 
-    def __init__(self, plan: PreparedFit, shape: tuple[int, int], own: bool, device: Any):
-        points = len(plan.weights)
+    def __init__(self, prepared: PreparedFit, shape: tuple[int, int], own: bool, device: Any):
+        points = len(prepared.weights)
         self.device = device
-        self.plan = plan if device == jax.local_devices()[0] else jax.device_put(plan, device)
-        kind = np.asarray(plan.log_bounds).dtype
+        self.prepared = prepared if device == jax.local_devices()[0] else jax.device_put(prepared, device)
+        dtype = np.asarray(prepared.log_bounds).dtype
         self.shape = (*shape, points)
-        self.y = _aligned((shape[0] * shape[1], points), kind)
-        self.own = _aligned(self.y.shape, kind) if own else None
+        self.y = _aligned((shape[0] * shape[1], points), dtype)
+        self.own = _aligned(self.y.shape, dtype) if own else None
 
     def solve(self, y: np.ndarray, weights: np.ndarray | None) -> list[np.ndarray]:
         block = y
-        if not _readable(y, self.y):
+        # XLA can read rows where they lie if they are laid out as its buffer is, as in most memory-mapped files.
+        alike = y.shape == self.y.shape and y.dtype == self.y.dtype and y.flags.c_contiguous
+        if not (alike and y.ctypes.data % ALIGNED == 0):
             _fill(self.y, y)
             block = self.y
-        arguments = [self.plan, jax.device_put(block.reshape(self.shape), self.device)]
+        arguments = [self.prepared, jax.device_put(block.reshape(self.shape), self.device)]
         if weights is not None and self.own is not None:
             _fill(self.own, weights)
             arguments.append(jax.device_put(self.own.reshape(self.shape), self.device))
-        found = _program()(*arguments)
-        return [np.asarray(a).reshape(len(self.y), *a.shape[2:]) for a in found]
-
-
-def _readable(values: np.ndarray, buffer: np.ndarray) -> bool:
-    """Whether XLA can read the rows where they lie, as it can in most memory-mapped files."""
-    alike = values.shape == buffer.shape and values.dtype == buffer.dtype and values.flags.c_contiguous
-    return alike and values.ctypes.data % ALIGNED == 0
+        fits = _program()(*arguments)
+        return [np.asarray(a).reshape(len(self.y), *a.shape[2:]) for a in fits]
 
 
 def _fill(buffer: Any, values: np.ndarray) -> None:
@@ -144,21 +134,22 @@ def _fill(buffer: Any, values: np.ndarray) -> None:
 
 
 def _aligned(shape: tuple[int, int], dtype: Any) -> np.ndarray:
+    """Zeros whose first byte lies at a multiple of ALIGNED."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     raw = np.zeros(size + ALIGNED, np.uint8)
     start = -raw.ctypes.data % ALIGNED
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
-def _whole(plan: PreparedFit, y: jax.Array, weights: jax.Array | None = None) -> CurveFits:
+def _solve_group(prepared: PreparedFit, y: jax.Array, weights: jax.Array | None = None) -> CurveFits:
     """Every product of a group in turn: y (product, curve, point)."""
     if weights is not None:
-        return jax.lax.map(lambda pair: solve_curves(plan, *pair), (y, weights))
-    return jax.lax.map(lambda rows: solve_curves(plan, rows), y)
+        return jax.lax.map(lambda pair: solve_curves(prepared, *pair), (y, weights))
+    return jax.lax.map(lambda rows: solve_curves(prepared, rows), y)
 
 
 @lru_cache(maxsize=1)
 def _program() -> Any:
-    """`_whole`, compiled for one core on CPU: workers share the cores, and operations this small would only wait."""
+    """`_solve_group`, compiled for one core on CPU: workers share the cores, and operations this small would wait."""
     alone = {"xla_cpu_multi_thread_eigen": False} if jax.default_backend() == "cpu" else None
-    return jax.jit(_whole, compiler_options=alone)
+    return jax.jit(_solve_group, compiler_options=alone)

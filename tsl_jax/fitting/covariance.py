@@ -9,6 +9,7 @@ Weights are relative: multiplying all of them by a constant changes nothing, unl
 inverse variances.
 """
 
+from collections.abc import Mapping
 from functools import partial
 
 import jax
@@ -37,6 +38,7 @@ def to_params(law: Law, q: Array) -> Array:
 
 def unscaled_cov(law: Law, q: Array, x: Covariates, root_weight: Array) -> Array:
     """(J^T J)^-1 of the weighted curve in q, (p, p); infinite or NaN where the data do not identify a parameter."""
+    # J = Q R gives (J^T J)^-1 = R^-1 R^-T without squaring the condition of J.
     columns = root_weight[:, None] * jacobian(law, q, x)
     size = jnp.sqrt(jnp.sum(columns**2, axis=0))  # columns of very different size: scale first
     _, r = orthonormal(columns / size)
@@ -81,10 +83,13 @@ def profile_interval(law: Law, y: np.ndarray, x: Covariates, weights: np.ndarray
     y = np.atleast_2d(np.asarray(y, float))
     share = np.ones(y.shape[1]) if weights is None else np.asarray(weights, float)
     free = (np.broadcast_to(share, y.shape) > 0).sum(axis=1) - len(law.raw_params)
-    some = np.maximum(free, 1)
-    factor = np.where(free > 0, 1 + f_distribution.ppf(level, 1, some) / some, np.inf)
+    # SSE(theta) <= SSE_min (1 + F/(n - p)): without a free point every shape is within.
+    at_least_one = np.maximum(free, 1)
+    factor = np.where(free > 0, 1 + f_distribution.ppf(level, 1, at_least_one) / at_least_one, np.inf)
     with jax.enable_x64(True):
-        points = jax.tree.map(jnp.asarray, x)
+        points = jax.tree.map(jnp.asarray, dict(x) if isinstance(x, Mapping) else x)
+        origin = law.origin(points)
+        points = points - origin if origin else points
         root = jnp.sqrt(jnp.asarray(share))
         ends = _profile(law, jnp.log(law.bounds(points)), points, root, root * jnp.where(share > 0, y, 0), factor)
     return np.exp(np.asarray(ends[0])), np.exp(np.asarray(ends[1]))
@@ -93,9 +98,9 @@ def profile_interval(law: Law, y: np.ndarray, x: Covariates, weights: np.ndarray
 @partial(jax.jit, static_argnums=0)
 def _profile(law: Law, bounds: Array, x: Covariates, root: Array, targets: Array, factor: Array) -> tuple[Array, Array]:
     """Ends (curve,) of all log shapes whose SSE is at most `factor` times the least."""
-    found = solve(law, bounds, x, root, targets)
+    solution = solve(law, bounds, x, root, targets)
     rounding = (64 * jnp.finfo(targets.dtype).eps) ** 2
-    best, limit = found.log_shape[:, 0], found.sse * factor + rounding * jnp.sum(targets**2, axis=-1)
+    best, limit = solution.log_shape[:, 0], solution.sse * factor + rounding * jnp.sum(targets**2, axis=-1)
     lowest, highest = bounds[0]
     grid = jnp.linspace(lowest, highest, PROFILE)
     inside = grid_sse(law, grid, x, root, without_constants(law, bounds, x, root, targets)) <= limit[:, None]
@@ -104,7 +109,7 @@ def _profile(law: Law, bounds: Array, x: Covariates, root: Array, targets: Array
         """Where SSE meets the limit, from `inner` within to the next grid point; infinite where it does not."""
 
         def within(t: Array) -> Array:
-            return ~(projected_sse(law, t[None], x, root, target) > limit)  # NaN tells nothing
+            return ~(projected_sse(law, t[None], x, root, target) > limit)  # NaN excludes nothing
 
         def halve(_: Array, pair: tuple[Array, Array]) -> tuple[Array, Array]:
             middle = (pair[0] + pair[1]) / 2
@@ -114,9 +119,9 @@ def _profile(law: Law, bounds: Array, x: Covariates, root: Array, targets: Array
         met = jax.lax.fori_loop(0, BISECTIONS, halve, (inner, jnp.clip(inner + step, lowest, highest)))[0]
         return jnp.where(within(end), jnp.sign(step) * jnp.inf, met)
 
-    every = jax.vmap(crossing, (0, None, None, 0, None if root.ndim == 1 else 0, 0))
+    crossings = jax.vmap(crossing, (0, None, None, 0, None if root.ndim == 1 else 0, 0))
     # The least SSE may lie between two grid points that are both outside.
     low = jnp.minimum(best, jnp.min(jnp.where(inside, grid, jnp.inf), axis=1))
     high = jnp.maximum(best, jnp.max(jnp.where(inside, grid, -jnp.inf), axis=1))
     step = grid[1] - grid[0]
-    return every(low, -step, lowest, limit, root, targets), every(high, step, highest, limit, root, targets)
+    return crossings(low, -step, lowest, limit, root, targets), crossings(high, step, highest, limit, root, targets)

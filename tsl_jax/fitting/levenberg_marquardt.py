@@ -1,6 +1,7 @@
 """The general solver: jaxopt's Levenberg-Marquardt, for a residual of one's own and for laws.
 
-One step solves (J^T J + mu I) d = -J^T r by a QR factorisation of J stacked on sqrt(mu) I, in variables of size one.
+One step solves (J^T J + mu I) d = -J^T r by a QR factorisation of J stacked on sqrt(mu) I, in variables of size one:
+mu = 0 is Gauss-Newton's step, a large mu a short one down the gradient.
 `least_squares` minimises |r(b)|^2 from one start: parameters in units of their own size, several first values of mu,
 units renewed in rounds, then Gauss-Newton steps that are judged by the relative offset (Bates & Watts 1981) instead
 of by a sum of squares that rounding hides. It is certified on the nonlinear problems of the NIST Statistical
@@ -105,15 +106,25 @@ def search(residual: Residual, start: Array, scale: Array, damping: Array | floa
 
     def begin(b: Array, unit: Array, size: Array, rounds_over: Array) -> _State:
         u, no = b / unit, jnp.asarray(False)
-        return _State(u, unit, size, _unseen(_solver(residual, unit, size), u), jnp.asarray(0), rounds_over, no, ~no)
+        # A state before any evaluation: its first update stays at u, and measures there. It replaces jaxopt's
+        # `init_state`, whose residual and Jacobian would be compiled a second time.
+        shapes = jax.eval_shape(_solver(residual, unit, size).init_state, u)
+        inner, one = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes), jnp.ones((), u.dtype)
+        inner = inner._replace(value=jnp.finfo(u.dtype).max * one, damping_factor=one, increase_factor=2 * one)
+        return _State(u, unit, size, inner, jnp.asarray(0), rounds_over, no, ~no)
 
     def step(now: _State) -> _State:
         u, inner = _solver(residual, now.unit, now.size).update(now.u, now.inner)
-        broken = ~jnp.isfinite(inner.damping_factor) | ~jnp.all(jnp.isfinite(u))
+        broken = ~jnp.isfinite(inner.damping_factor) | ~jnp.all(jnp.isfinite(u))  # stay where all was well
         u, value = jnp.where(broken, now.u, u), jnp.where(broken, now.inner.value, inner.value)
         curvature, first = jnp.diagonal(inner.jtj), now.step == 0
         mu = jnp.where(first, damping * jnp.max(curvature), inner.damping_factor)
-        stopped = ~first & (broken | _at_rest(u, inner, curvature))
+        # At rest: the step is lost in rounding, or r is at right angles to every column of J: |J_k' r| << |J_k| |r|.
+        eps = jnp.finfo(u.dtype).eps
+        still = jnp.linalg.norm(inner.delta) <= 1e4 * eps * jnp.linalg.norm(u)
+        angle = jnp.abs(inner.gradient) <= 1e3 * eps * jnp.sqrt(curvature * 2 * inner.value)
+        stopped = ~first & (broken | still | jnp.all(angle))
+        # In units of the round's first residual: 2 value = |r|^2/|r_0|^2, so less than one is progress.
         over, fell = stopped | (now.step >= steps), 2 * value < 1 - 1e-9
         going = ~over | ((fell | ~stopped) & (now.rounds + 1 < rounds))
         b = now.unit * u
@@ -130,27 +141,10 @@ def search(residual: Residual, start: Array, scale: Array, damping: Array | floa
 
 
 def _solver(residual: Residual, unit: Array, size: Array) -> LevenbergMarquardt:
+    """jaxopt's solver of |r(unit u)|^2/size^2 in u."""
     return LevenbergMarquardt(
         _guarded(lambda u: residual(unit * u) / size), solver="qr", materialize_jac=True, implicit_diff=False
     )
-
-
-def _at_rest(u: Array, state: Any, curvature: Array) -> Array:
-    """Whether the step is lost in rounding, or the residual at right angles to every column of the Jacobian."""
-    eps = jnp.finfo(u.dtype).eps
-    step = jnp.linalg.norm(state.delta) <= 1e4 * eps * jnp.linalg.norm(u)
-    angle = jnp.abs(state.gradient) <= 1e3 * eps * jnp.sqrt(curvature * 2 * state.value)
-    return step | jnp.all(angle)
-
-
-def _unseen(solver: LevenbergMarquardt, u: Array) -> Any:
-    """A state before any evaluation: its first update stays at u, and measures there.
-
-    It replaces jaxopt's `init_state`, whose residual and Jacobian would be compiled a second time.
-    """
-    state = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(solver.init_state, u))
-    one = jnp.ones((), u.dtype)
-    return state._replace(value=jnp.finfo(u.dtype).max * one, damping_factor=one, increase_factor=2 * one)
 
 
 def _guarded(residual: Residual) -> Residual:
@@ -182,18 +176,19 @@ def _polished(residual: Residual, start: Array, agree: Array) -> LeastSquares:
     count = len(start)
 
     def look(_: Array, kept: tuple[Array, ...]) -> tuple[Array, ...]:
+        """Try the kept b less its step; keep it if the offset shrinks, else quarter the step."""
         b = kept[0] - kept[1]
         rest, jacobian = residual(b), jax.jacfwd(residual)(b)
         size = jnp.sqrt(jnp.sum(jacobian**2, axis=0))  # columns of very different size: scale first
         q, r = jnp.linalg.qr(jacobian / size)
-        along = q.T @ rest
+        along = q.T @ rest  # the step is R^-1 Q^T r
         inverse = jax.scipy.linalg.solve_triangular(r, jnp.eye(count, dtype=b.dtype)) / size[:, None]
         sse = jnp.sum(rest**2)
         offset = jnp.sqrt(jnp.sum(along**2) / jnp.where(sse > 0, sse, 1))
         better = (sse <= kept[2] * (1 + 1e-8)) & (offset < kept[3])
-        found = (b, inverse @ along, sse, offset, inverse)
-        stay = (kept[0], kept[1] / 4, *kept[2:])
-        return tuple(jnp.where(better, new, old) for new, old in zip(found, stay, strict=True))
+        moved = (b, inverse @ along, sse, offset, inverse)
+        stayed = (kept[0], kept[1] / 4, *kept[2:])
+        return tuple(jnp.where(better, new, old) for new, old in zip(moved, stayed, strict=True))
 
     infinite = jnp.asarray(jnp.inf, start.dtype)
     nowhere = (start, jnp.zeros_like(start), infinite, infinite, jnp.full((count, count), jnp.nan, start.dtype))
@@ -206,9 +201,12 @@ def _polished(residual: Residual, start: Array, agree: Array) -> LeastSquares:
 
 
 def quasi_random(count: int, dimensions: int) -> Array:
-    """Points (count, dimensions) that fill the unit cube evenly: multiples of inverse powers of the R_d constant."""
+    """Points (count, dimensions) that fill the unit cube evenly, Roberts' R sequence.
+
+    Point k is 1/2 + k (g^-1, g^-2, ...) modulo one, with g the root of g^(d+1) = g + 1: for d = 1 the golden ratio.
+    """
     ratio = 2.0
-    for _ in range(60):  # the root of g^(d+1) = g + 1
+    for _ in range(60):  # a fixed-point iteration
         ratio = (1 + ratio) ** (1 / (dimensions + 1))
     steps = ratio ** -jnp.arange(1.0, dimensions + 1)
     return (0.5 + jnp.arange(1, count + 1)[:, None] * steps) % 1.0
@@ -221,14 +219,15 @@ def solve(law: Law, log_bounds: Array, x: Covariates, root_weight: Array, target
     unit = jnp.ones(len(law.shapes), targets.dtype)  # an angle: the box is pi wide
     tiny = jnp.finfo(targets.dtype).tiny
 
-    def one(root: Array, target: Array) -> Solution:
+    def solve_curve(root: Array, target: Array) -> Solution:
         scale = jnp.sqrt(jnp.maximum(jnp.sum(target**2), tiny))
 
         def residual(u: Array) -> Array:
             return project(law, middle + half * jnp.sin(u), x, root, target)[0] / scale
 
-        height = jax.vmap(lambda u: jnp.sum(residual(u) ** 2))(probes)
-        order = jnp.argsort(jnp.where(jnp.isfinite(height), height, jnp.inf))
+        # SSE at many points of the box, coefficients projected out; the best become starts.
+        sse = jax.vmap(lambda u: jnp.sum(residual(u) ** 2))(probes)
+        order = jnp.argsort(jnp.where(jnp.isfinite(sse), sse, jnp.inf))
         starts = probes[order[: law.starts]]
         ends = jax.vmap(lambda u: search(residual, u, unit, DAMPINGS[0], MAXITER, rounds=1))(starts)
         keep, agree = best_of(ends.sse, jnp.ones((), targets.dtype))
@@ -237,4 +236,4 @@ def solve(law: Law, log_bounds: Array, x: Covariates, root_weight: Array, target
         return Solution(log_shape, coef, rest @ rest, ends.stopped[keep], agree.astype(jnp.int8))
 
     share = None if root_weight.ndim == 1 else 0
-    return jax.vmap(one, (share, 0))(root_weight, targets)
+    return jax.vmap(solve_curve, (share, 0))(root_weight, targets)

@@ -1,16 +1,16 @@
 """Compressed variable projection: laws with one shape, curves that share their grid and weights, by the million.
 
 The columns Phi(theta) of a separable law, theta = log shape, sweep a numerically low-rank family of curves: K = 10 to
-30 orthonormal vectors hold all of it to working accuracy. `prepare` derives them once, on the host in float64, so that
-the fit of a curve y needs a single product with the data, z = Q' (sqrt(w) y). With u(theta) what the varying columns
-add to the fixed ones, made orthonormal,
+30 orthonormal vectors hold all of it to working accuracy. `lowrank_basis.prepare` derives them once, on the host in
+float64, so that the fit of a curve y needs a single product with the data, z = Q' (sqrt(w) y). With u(theta) what the
+varying columns add to the fixed ones, made orthonormal,
 
     SSE(theta) = |sqrt(w) y|^2 - |z_fixed|^2 - |u(theta)' z|^2
 
 is searched globally over the nodes of a uniform grid, then by safeguarded Newton steps on a local polynomial between
 the nodes, at a cost that does not depend on the number of points. What coefficients and errors need are such
-polynomials too; SSE comes from a pass over the residuals of the law itself. Frame and polynomials are checked against
-the law between the nodes (`family.py`). With E R0 the fixed columns, V = E C + U R the varying ones, and their
+polynomials too; SSE comes from a pass over the residuals of the law itself. Basis and polynomials are checked against
+the law between the nodes (`lowrank_basis.py`). With E R0 the fixed columns, V = E C + U R the varying ones, and their
 derivative dV/d theta R^-1 = [E U] X + W T for orthonormal [E U W], the solution and its covariance (over SSE/(n - p))
 are, with f = U'z,
 
@@ -37,12 +37,12 @@ from tsl_jax.laws import Law
 STEPS = 4  # Newton steps from the best node, which is near
 
 
-class Projected(NamedTuple):
+class Solution(NamedTuple):
     """Fits; the curve is the last axis of everything."""
 
     log_shape: Array  # (curve,)
     coef: Array  # (coef, curve) in the law's order
-    spread: Array  # (1 + coef, 1 + coef, curve): covariance of (log shape, coefs) over SSE/(n - p)
+    unscaled_cov: Array  # (1 + coef, 1 + coef, curve): covariance of (log shape, coefs) over SSE/(n - p)
     sse: Array  # (curve,)
     sst: Array  # (curve,) about the weighted mean
     mean: Array  # (curve,) weighted
@@ -50,26 +50,26 @@ class Projected(NamedTuple):
     finite: Array  # (curve,) bool: the data are
 
 
-def solve(law: Law, tables: Tables, y: Array) -> Projected:
+def solve(law: Law, tables: Tables, y: Array) -> Solution:
     """Fit every curve of y (curve, point); pure, and jit-able with `law` static."""
     layout = tables.layout
     n_fixed, count = len(layout.fixed), len(layout.fixed) + layout.vectors
     if layout.masked:
         y = jnp.where(tables.weights > 0, y, 0)
     # Without the barriers XLA fuses product and transposition into one five times slower than both.
-    z = jax.lax.optimization_barrier(jnp.dot(y, tables.frame, precision="highest"))
+    z = jax.lax.optimization_barrier(jnp.dot(y, tables.basis, precision="highest"))
     z = jax.lax.optimization_barrier(z.T)
-    log_shape, ahead, scalars = _search(tables, z[n_fixed:count])
-    coef, spread = _coefficients(tables, ahead, scalars, z[:n_fixed])
+    log_shape, f, scalars = _search(tables, z[n_fixed:count])
+    coef, unscaled_cov = _coefficients(tables, f, scalars, z[:n_fixed])
     mean = tables.mean @ z
     sse = _sse(law, tables, log_shape, coef, y)
     # Residual, fixed columns and u are orthogonal: SST needs no pass of its own. Where the fixed columns are the
     # constant alone, the two last terms are equal and would only round.
-    sst = sse + jnp.sum(ahead**2, axis=0)
+    sst = sse + jnp.sum(f**2, axis=0)
     if not layout.constant:
         sst = sst + jnp.sum(z[:n_fixed] ** 2, axis=0) - jnp.sum(tables.weights) * mean**2
-    line = jnp.sum(z[count:] ** 2, axis=0) >= jnp.sum(ahead**2, axis=0) * (1 - 8 * jnp.finfo(y.dtype).eps)
-    return Projected(log_shape, coef, spread, sse, sst, mean, line, jnp.isfinite(sst))
+    line = jnp.sum(z[count:] ** 2, axis=0) >= jnp.sum(f**2, axis=0) * (1 - 8 * jnp.finfo(y.dtype).eps)
+    return Solution(log_shape, coef, unscaled_cov, sse, sst, mean, line, jnp.isfinite(sst))
 
 
 def _search(tables: Tables, z: Array) -> tuple[Array, Array, Array]:
@@ -78,36 +78,40 @@ def _search(tables: Tables, z: Array) -> tuple[Array, Array, Array]:
     n_varying, K, G, M = len(layout.varying), layout.vectors, layout.nodes, layout.degree
     edge = M // 2
     curve = jnp.arange(z.shape[1])
-    atoms = tables.atoms.reshape(n_varying * G, K)
-    gain = jnp.dot(atoms, z, precision="highest").reshape(n_varying, G, -1)
-    height = jnp.sum(gain**2, axis=0)[edge : G - edge]
+    node_basis = tables.node_basis.reshape(n_varying * G, K)
+    # |u' z|^2 at every node inside the range is what the varying columns explain there: the largest wins.
+    projections = jnp.dot(node_basis, z, precision="highest").reshape(n_varying, G, -1)
+    explained = jnp.sum(projections**2, axis=0)[edge : G - edge]
     node = jnp.arange(edge, G - edge, dtype=jnp.int32)[:, None]
-    best = jnp.min(jnp.where(height == jnp.max(height, axis=0), node, G - edge - 1), axis=0)  # a vectorised argmax
-    at_best = gain[:, best, curve]
+    # A vectorised argmax: the first node that reaches the maximum.
+    best = jnp.min(jnp.where(explained == jnp.max(explained, axis=0), node, G - edge - 1), axis=0)
+    at_best = projections[:, best, curve]
     entries = jax.lax.optimization_barrier(tables.by_node[best].T)  # (entries, curve)
     u_best = entries[: n_varying * K].reshape(n_varying, K, -1)
     polynomials = entries[n_varying * K :].reshape(M, -1, z.shape[1])
-    # What the best atoms leave: differences between shapes are not swamped by what all of them explain.
+    # u(s)' z = u(s)' (z - u_b u_b' z) + (u(s)' u_b) (u_b' z): what the best node leaves, and its overlap, each as a
+    # polynomial in s, so that differences between shapes are not swamped by what all of them explain.
     rest = jax.lax.optimization_barrier(z - jnp.sum(u_best * at_best[:, None], axis=0))
-    again = jnp.dot(atoms, rest, precision="highest").reshape(n_varying, G, -1)
+    again = jnp.dot(node_basis, rest, precision="highest").reshape(n_varying, G, -1)
     values = jnp.stack([again[:, best + j - (M - 1) // 2, curve] for j in range(M)])  # (M, V, curve)
     overlap = polynomials[:, : n_varying**2].reshape(M, n_varying, n_varying, -1)
-    q = jnp.einsum("ij,jvc->ivc", tables.local, values, precision="highest")
+    q = jnp.einsum("ij,jvc->ivc", tables.interpolation, values, precision="highest")
     q = q + jnp.sum(overlap * at_best[None, None], axis=2)
     low = jnp.where(best == edge, 0, -1).astype(dtype)
     high = jnp.where(best == G - edge - 1, 0, 1).astype(dtype)
     s = jnp.zeros_like(low)
     for _ in range(STEPS):
+        # Newton on |f|^2/2: gradient f.f', hessian f'.f' + f.f''; where it is not concave, half a node uphill.
         f, d, dd = _taylor(q, s)
-        slope, bend = jnp.sum(f * d, axis=0), jnp.sum(d * d + f * dd, axis=0)
-        step = jnp.where(bend < 0, -slope / jnp.where(bend < 0, bend, -1), jnp.sign(slope) / 2)
+        gradient, hessian = jnp.sum(f * d, axis=0), jnp.sum(d * d + f * dd, axis=0)
+        step = jnp.where(hessian < 0, -gradient / jnp.where(hessian < 0, hessian, -1), jnp.sign(gradient) / 2)
         s = jnp.clip(s + step, low, high)
-    log_shape = tables.range[0] + tables.range[1] * (best.astype(dtype) + s)
+    log_shape = tables.grid[0] + tables.grid[1] * (best.astype(dtype) + s)
     return log_shape, _taylor(q, s)[0], _horner(polynomials[:, n_varying**2 :], s)
 
 
 def _taylor(q: Array, s: Array) -> tuple[Array, Array, Array]:
-    """Value, slope and bend at s (curve,) of polynomials q (M, V, curve), each (V, curve)."""
+    """Value, first and second derivative at s (curve,) of polynomials q (M, V, curve), each (V, curve)."""
     f, d, dd = q[-1], jnp.zeros_like(q[0]), jnp.zeros_like(q[0])
     for k in range(q.shape[0] - 2, -1, -1):
         dd, d, f = dd * s + d, d * s + f, f * s + q[k]
@@ -115,6 +119,7 @@ def _taylor(q: Array, s: Array) -> tuple[Array, Array, Array]:
 
 
 def _horner(q: Array, s: Array) -> Array:
+    """The value alone."""
     f = q[-1]
     for k in range(q.shape[0] - 2, -1, -1):
         f = f * s + q[k]
@@ -126,23 +131,29 @@ def _coefficients(tables: Tables, f: Array, scalars: Array, z_fixed: Array) -> t
     layout = tables.layout
     F, V, m = len(layout.fixed), len(layout.varying), layout.columns
     sizes = (V, V * V, F * V, m * V)
-    log_norm, inverse, level, reached, bend = jnp.split(scalars, np.cumsum(sizes))
+    log_norm, inverse, level, reached, t = jnp.split(scalars, np.cumsum(sizes))
     inverse = inverse.reshape(V, V, -1) * jnp.exp(-log_norm)[:, None]
-    level, reached, bend = (a.reshape(-1, V, a.shape[-1]) for a in (level, reached, bend))
+    level, reached, t = (a.reshape(-1, V, a.shape[-1]) for a in (level, reached, t))
     diagonal = np.eye(V, dtype=bool)[..., None]
-    bend = jnp.where(diagonal, jnp.exp(jnp.where(diagonal, bend, 0)), bend)
+    t = jnp.where(diagonal, jnp.exp(jnp.where(diagonal, t, 0)), t)
 
     def times(matrix: Array, vector: Array) -> Array:
         return jnp.sum(matrix * vector[None], axis=1)
 
-    coef = jnp.concatenate([jnp.dot(tables.start, z_fixed, precision="highest") - times(level, f), times(inverse, f)])
-    var = 1 / jnp.sum(times(bend, f) ** 2, axis=0)
+    # Letters as in the module's text: `level` is L, `inverse` R^-1, `reached` X, `t` T.
+    coef = jnp.concatenate(
+        [jnp.dot(tables.inverse_r0, z_fixed, precision="highest") - times(level, f), times(inverse, f)]
+    )
+    var = 1 / jnp.sum(times(t, f) ** 2, axis=0)
     fixed, own = jnp.split(times(reached, f), [F])
-    b = jnp.concatenate([jnp.dot(tables.start, fixed, precision="highest") - times(level, own), times(inverse, own)])
+    b = jnp.concatenate(
+        [jnp.dot(tables.inverse_r0, fixed, precision="highest") - times(level, own), times(inverse, own)]
+    )
     # Rows of the inverse of the triangle [R0 C; 0 R]: H is this matrix times its transpose.
-    zero, start = jnp.zeros((V, F, f.shape[1]), f.dtype), jnp.broadcast_to(tables.start[..., None], (F, F, f.shape[1]))
+    zero = jnp.zeros((V, F, f.shape[1]), f.dtype)
+    inverse_r0 = jnp.broadcast_to(tables.inverse_r0[..., None], (F, F, f.shape[1]))
     triangle = jnp.concatenate(
-        [jnp.concatenate([start, -level], axis=1), jnp.concatenate([zero, inverse], axis=1)], axis=0
+        [jnp.concatenate([inverse_r0, -level], axis=1), jnp.concatenate([zero, inverse], axis=1)], axis=0
     )
     cov = jnp.sum(triangle[:, None] * triangle[None], axis=2) + b[:, None] * b[None] * var
     order = np.argsort(np.array(layout.fixed + layout.varying))

@@ -5,8 +5,10 @@ Nothing in a batch raises: a bad curve gets a status and leaves its neighbours u
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from html import escape
 from typing import Any
 
 import jax
@@ -14,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from tsl_jax.fitting.status import USABLE, Status
+from tsl_jax.fitting.status import USABLE, Status, design_message, judge_design
 from tsl_jax.laws import Covariates, Law
 
 
@@ -26,11 +28,12 @@ class Fit:
         law: the law. params, stderr: DataArrays (..., param) in published order, with standard errors.
         covariance: DataArray (..., param, param_).
         status: DataArray (...) of int8 `Status` values. sse, r2: DataArrays (...), weighted.
-        raw_params: DataArray (..., raw_param): shapes and coefficients as the solver has them.
+        raw_params: DataArray (..., raw_param): shapes and coefficients as the solver has them, which `predict` reads.
         log_shape_stderr: DataArray (..., shape), standard errors of the logarithms of the shapes.
         n_agreeing_starts: DataArray (...) of int8: starts that ended at the best SSE; -1 for global searches.
         active: DataArray (..., coef) of int8: -1 or 1 where a coefficient is at its lower or upper limit, else 0.
         over: the dimensions that were fitted; x: where, as the law's covariates; range: from where to where.
+        x_name: what x is, where it is one covariate.
         weights: DataArray (point,), or (..., point) where curves have their own; None where all of them are equal.
     """
 
@@ -47,22 +50,18 @@ class Fit:
     active: xr.DataArray
     over: tuple[str, ...]
     x: Any
+    x_name: str
     weights: xr.DataArray | None
 
     @property
     def range(self) -> dict[str, tuple[float, float]]:
         """Covariate -> least and largest value that was fitted; parameters are not comparable across ranges."""
-        given = as_covariates(self.x)
-        by_name = given if isinstance(given, dict) else {self._covariate(): given}
+        by_name = self.x if isinstance(self.x, Mapping) else {self.x_name: self.x}
         return {name: (float(np.min(values)), float(np.max(values))) for name, values in by_name.items()}
 
     def range_in_words(self) -> str:
         """Such as "position 1..128"."""
         return ", ".join(f"{name} {low:g}..{high:g}" for name, (low, high) in self.range.items())
-
-    def _covariate(self) -> str:
-        """The name of a single covariate: the law's own, else that of the dimension."""
-        return self.law.covariates[0] if self.law.covariates != ("x",) else self.over[0]
 
     @property
     def converged(self) -> xr.DataArray:
@@ -75,32 +74,118 @@ class Fit:
         return self.status.isin([int(status) for status in USABLE])
 
     def message(self) -> xr.DataArray:
-        """The status of each curve in words."""
-        return xr.apply_ufunc(np.vectorize(lambda value: Status(value).message(), otypes=[str]), self.status)
+        """The status of each curve in words; of covariates that do not vary, by their names."""
+        values = self.status.values.ravel()
+        designs = self._designs()
+        sentences = [
+            design_message(self.law, design) if design and design[0] == value else Status(value).message()
+            for value, design in zip(values, designs, strict=True)
+        ]
+        return self.status.copy(data=np.array(sentences, str).reshape(self.status.shape))
 
     def predict(self, x: Any = None) -> xr.DataArray:
         """The fitted curves at x, default the fitted points; new dimension(s): those fitted over.
 
+        NaN where nothing is known of a curve: at other values of a covariate that did not vary.
+
         Args:
             x: (point,) values, a DataArray, or a mapping of covariates for laws with several.
         """
-        x = self.x if x is None else x
+        points = as_covariates(self.x if x is None else x)
         values = np.asarray(self.raw_params.values, float).reshape(-1, len(self.law.raw_params))
-        points = as_covariates(x)
-        curves = evaluate(self.law, values, x)
+        curves = np.array(evaluate(self.law, values, points))
+        if x is not None:
+            for k, design in enumerate(self._designs()):
+                for name in design[1] if design else ():
+                    fitted, asked = np.log(self.x[name]), np.log(points[name])
+                    if design[0] == Status.COVARIATE_CONSTANT:
+                        beyond = abs(asked - fitted.mean()) > 0.02
+                    else:  # the line of the first covariate and this one
+                        slope, level = np.polyfit(np.log(self.x[design[1][0]]), fitted, 1)
+                        beyond = abs(asked - level - slope * np.log(points[design[1][0]])) > 0.05
+                    curves[k] = np.where(beyond, np.nan, curves[k])
         outer = self.raw_params.dims[:-1]
         name = self.over[0] if len(self.over) == 1 else "point"
         coordinates = {key: c for key, c in self.raw_params.coords.items() if set(c.dims) <= set(outer)}
-        if not isinstance(points, dict):
-            coordinates[name] = (name, points)
+        if not isinstance(points, Mapping):
+            coordinates[self.x_name if len(self.over) == 1 else name] = (name, points)
         shape = (*self.raw_params.shape[:-1], curves.shape[-1])
-        return xr.DataArray(np.asarray(curves).reshape(shape), coordinates, (*outer, name))
+        return xr.DataArray(curves.reshape(shape), coordinates, (*outer, name))
 
     def raise_if_failed(self) -> Fit:
         """The fit itself if every curve converged; else ValueError with the count of each status and its sentence."""
         if bool(self.converged.all()):
             return self
-        raise ValueError(f"fit: {self._counts()}. " + "; ".join(_worst(self.status.values)))
+        values, sentences = self.status.values.ravel(), self.message().values.ravel()
+        bad = dict.fromkeys(
+            f"{Status(value).short}: {sentence}"
+            for value, sentence in sorted(zip(values, sentences, strict=True))
+            if value != Status.CONVERGED
+        )
+        raise ValueError(f"fit: {self._counts()}. " + "; ".join(bad))
+
+    def report(self) -> str:
+        """The fit as text: of one curve its parameters with errors and correlations, of many the range of each.
+
+        Example:
+            >>> import numpy as np, tsl_jax as tsl
+            >>> i = np.arange(1.0, 33.0)
+            >>> noise = 0.01 * np.random.default_rng(0).standard_normal(32)
+            >>> print(tsl.fit(tsl.laws.HYPERBOLIC, 1.5 / (1 + 0.2 * i) + 3 + noise, x=i).report())
+            hyperbolic: a0/(1 + a1 i) + a2
+            over position 1..32, 32 points, equal weights
+            converged: interior optimum, shape identified
+            SSE 0.001993, R2 0.9991
+            parameter       value      stderr
+            a0              1.508      0.0104  (0.7%)
+            a1             0.2013      0.0056  (2.8%)
+            a2              2.998     0.00632  (0.2%)
+            correlations over 0.1: a0 a1 0.60, a0 a2 0.22, a1 a2 0.89
+        """
+        points = int(np.prod(self.predict().shape[-1:]))
+        weighted = "equal weights" if self.weights is None else "weighted"
+        head = [f"{self.law.name}: {self.law.formula}", f"over {self.range_in_words()}, {points} points, {weighted}"]
+        if self.status.size == 1:
+            values, errors = self.params.values.ravel(), self.stderr.values.ravel()
+            status, sentence = Status(int(self.status.values.item())), self.message().values.item()
+            head.append(f"{status.short}: {sentence}")
+            head.append(f"SSE {self.sse.item():.4g}, R2 {self.r2.item():.4f}")
+            head.append(f"{'parameter':<12}{'value':>9}{'stderr':>12}")
+            for name, value, error in zip(self.law.params, values, errors, strict=True):
+                share = f"  ({abs(error / value):.1%})" if value and np.isfinite(error) else ""
+                head.append(f"{name:<12}{value:>9.4g}{error:>12.3g}{share}")
+            covariance = self.covariance.values.reshape(len(values), -1)
+            pairs = [
+                f"{name} {other} {covariance[j, k] / (errors[j] * errors[k]):.2f}"
+                for j, name in enumerate(self.law.params)
+                for k, other in enumerate(self.law.params[j + 1 :], j + 1)
+                if abs(covariance[j, k]) > 0.1 * errors[j] * errors[k]
+            ]
+            return "\n".join([*head, f"correlations over 0.1: {', '.join(pairs)}"] if pairs else head)
+        head.append(self._counts())
+        usable = self.usable.values.ravel()
+        head.append(f"{'usable curves':<14}{'least':>10}{'median':>10}{'greatest':>10}")
+        rows = {name: self.params.sel(param=name).values.ravel() for name in self.law.params}
+        for name, values in {**rows, "R2": self.r2.values.ravel()}.items():
+            known = values[usable & np.isfinite(values)]
+            numbers = (np.min(known), np.median(known), np.max(known)) if known.size else (np.nan,) * 3
+            head.append(f"{name:<14}" + "".join(f"{number:>10.4g}" for number in numbers))
+        return "\n".join(head)
+
+    def _repr_html_(self) -> str:
+        """The report as a small table, for notebooks."""
+        lines = [escape(line) for line in self.report().splitlines()]
+        return f"<b>{lines[0]}</b><pre>" + "\n".join(lines[1:]) + "</pre>"
+
+    def _designs(self) -> list[Any]:
+        """For each curve what is wrong with its covariates, or None."""
+        if not self.law.covariate_params:
+            return [None] * self.status.size
+        points = len(self.x[self.law.covariate_params[0][0]])
+        weights = np.ones(points) if self.weights is None else self.weights.values
+        own = self.weights is not None and self.weights.ndim > 1
+        designs = judge_design(self.law, self.x, weights.reshape(-1, points) if own else weights)
+        return designs if own else designs * self.status.size
 
     def _counts(self) -> str:
         values, counts = np.unique(self.status.values, return_counts=True)
@@ -116,24 +201,19 @@ class Fit:
 
 
 def as_covariates(x: Any) -> Any:
-    """Arrays of floats from arrays, DataArrays, or a mapping of them."""
-    if isinstance(x, dict):
+    """Arrays of floats from arrays, DataArrays, or a dict of them from any mapping."""
+    if isinstance(x, Mapping):
         return {name: np.asarray(value, float) for name, value in x.items()}
     return np.asarray(x, float)
 
 
-def evaluate(law: Law, solved: np.ndarray, x: Any) -> np.ndarray:
-    """The curves (curve, point) of solved values (curve, solved) at x, in float64."""
+def evaluate(law: Law, raw: np.ndarray, x: Any) -> np.ndarray:
+    """The curves (curve, point) of raw parameters (curve, raw_param) at x, in float64."""
     with jax.enable_x64(True):
-        return np.asarray(_evaluate(law, jnp.asarray(solved, float), jax.tree.map(jnp.asarray, as_covariates(x))))
+        return np.asarray(_evaluate(law, jnp.asarray(raw, float), jax.tree.map(jnp.asarray, as_covariates(x))))
 
 
 @partial(jax.jit, static_argnums=0)
-def _evaluate(law: Law, values: jax.Array, x: Covariates) -> jax.Array:
+def _evaluate(law: Law, raw: jax.Array, x: Covariates) -> jax.Array:
     shapes = len(law.shapes)
-    return jax.vmap(lambda v: law.evaluate(v[:shapes], v[shapes:], x))(values)
-
-
-def _worst(status: np.ndarray) -> list[str]:
-    found = sorted(set(np.unique(status)) - {Status.CONVERGED})
-    return [f"{Status(value).short}: {Status(value).message()}" for value in found]
+    return jax.vmap(lambda values: law.evaluate(values[:shapes], values[shapes:], x))(raw)

@@ -1,4 +1,4 @@
-"""Losses that outliers do not rule: Huber on values, squares and Huber on logarithms.
+"""Robust losses (Huber, squares and Huber on logarithms) by iterated reweighting.
 
     huber      sum_i w_i rho(y_i - f_i)
     log        sum_i w_i (log y_i - log f_i)^2
@@ -65,30 +65,41 @@ def fit(
     curves = CurveFits(*(np.array(part) for part in solve(y, own)))
     kind = curves.raw_params.dtype.name
     curve = _loggable(predict(curves), y) if on_logs else predict(curves)
-    left = _residuals(y, curve, on_logs)
+    residual = _residuals(y, curve, on_logs)
     rounding = ACCURATE[kind] * (np.ones_like(y) if on_logs else np.abs(y))
-    edge = _edge(left, observed, delta, rounding) if loss.endswith("huber") else np.full((len(y), 1), np.inf)
+    # `edge` is where rho turns linear: delta, or 1.345 robust deviations of each curve's residuals.
+    if not loss.endswith("huber"):
+        edge = np.full((len(y), 1), np.inf)
+    elif delta is not None:
+        edge = np.full((len(y), 1), float(delta))
+    else:
+        size = np.where(observed & np.isfinite(residual), np.maximum(np.abs(residual), rounding), np.nan)
+        size[np.isnan(size).all(axis=1)] = 0  # nanmedian would warn
+        edge = np.maximum(EFFICIENT * np.nanmedian(size, axis=1, keepdims=True), np.finfo(float).tiny)
+    # The part of the objective that may be the solver's rounding: a change below it is none.
     noise = np.sum(np.where(observed, weights * _rho(rounding, edge), 0), axis=1)
-    height = np.full(len(y), np.inf)
+    objective = np.full(len(y), np.inf)
     moving = np.full(len(y), True)
     for _ in range(STEPS):
-        now = np.sum(np.where(observed, weights * _rho(left, edge), 0), axis=1)
-        moving &= np.abs(height - now) > CONVERGED_CHANGE[kind] * now + noise
+        now = np.sum(np.where(observed, weights * _rho(residual, edge), 0), axis=1)
+        moving &= np.abs(objective - now) > CONVERGED_CHANGE[kind] * now + noise
         if not moving.any():
             break
-        height = now
+        objective = now
         # A curve that has converged stays as it is, however long its neighbours take.
         if on_logs:
-            share = np.minimum(1, edge / np.maximum(np.abs(left), np.finfo(float).tiny))
-            target = np.where(observed, curve * (1 + left), y)
+            # h = psi(r)/r <= 1; the working response f (1 + r) with weights w h/f^2.
+            share = np.minimum(1, edge / np.maximum(np.abs(residual), np.finfo(float).tiny))
+            target = np.where(observed, curve * (1 + residual), y)
             step = solve(target[moving], np.where(observed, weights * share / curve**2, 0)[moving])
         else:
-            target = np.where(observed, curve + np.clip(left, -edge, edge), y)
+            # Least squares on f + clip(y - f, -delta, delta) majorises rho: the objective cannot rise.
+            target = np.where(observed, curve + np.clip(residual, -edge, edge), y)
             step = solve(target[moving], None if own is None else own[moving])
         for whole, part in zip(curves, step, strict=True):
             whole[moving] = part
         curve = _loggable(predict(curves), y) if on_logs else predict(curves)
-        left = _residuals(y, curve, on_logs)
+        residual = _residuals(y, curve, on_logs)
     curve = predict(curves)
     if on_logs:
         moving |= (observed & (curve <= 0)).any(axis=1)
@@ -103,18 +114,10 @@ def _residuals(y: np.ndarray, curve: np.ndarray, on_logs: bool) -> np.ndarray:
     return np.log(y) - np.log(curve) if on_logs else y - curve
 
 
-def _rho(left: np.ndarray, edge: np.ndarray) -> np.ndarray:
-    size = np.abs(left)
-    return np.where(size <= edge, left**2 / 2, edge * size - np.where(np.isinf(edge), 0, edge) ** 2 / 2)
-
-
-def _edge(left: np.ndarray, observed: np.ndarray, delta: float | None, rounding: np.ndarray) -> np.ndarray:
-    if delta is not None:
-        return np.full((len(left), 1), float(delta))
-    size = np.where(observed & np.isfinite(left), np.maximum(np.abs(left), rounding), np.nan)
-    size[np.isnan(size).all(axis=1)] = 0  # nanmedian would warn
-    typical = np.nanmedian(size, axis=1, keepdims=True)
-    return np.maximum(EFFICIENT * typical, np.finfo(float).tiny)
+def _rho(residual: np.ndarray, edge: np.ndarray) -> np.ndarray:
+    """Huber's loss: r^2/2 up to the edge, edge |r| - edge^2/2 beyond."""
+    size = np.abs(residual)
+    return np.where(size <= edge, residual**2 / 2, edge * size - np.where(np.isinf(edge), 0, edge) ** 2 / 2)
 
 
 def _finished(
@@ -126,31 +129,32 @@ def _finished(
     on_logs: bool,
     moving: np.ndarray,
 ) -> CurveFits:
-    """SSE and SST of the data themselves, errors of the loss, and a status for what did not settle."""
+    """SSE and SST of the data themselves, errors of the loss, and a status for what did not converge."""
     observed = weights > 0
-    left = _residuals(y, curve, on_logs)
-    pull = np.where(observed, weights * np.clip(left, -edge, edge) ** 2, 0).sum(axis=1)
+    residual = _residuals(y, curve, on_logs)
+    # Huber (1981, 7.6): sum w psi^2/(n - p)/(mean psi')^2 takes the place of SSE/(n - p).
+    psi_squared = np.where(observed, weights * np.clip(residual, -edge, edge) ** 2, 0).sum(axis=1)
     number = np.maximum(observed.sum(axis=1), 1)
-    inside = np.where(observed, np.abs(left) <= edge, 0).sum(axis=1) / number
-    share = np.minimum(1, edge / np.maximum(np.abs(left), np.finfo(float).tiny))
+    inside = np.where(observed, np.abs(residual) <= edge, 0).sum(axis=1) / number
+    share = np.minimum(1, edge / np.maximum(np.abs(residual), np.finfo(float).tiny))
     # On logarithms the last step's weights hold psi(r)/r, whose mean its errors miss.
     missed = np.where(observed, share, 0).sum(axis=1) / number if on_logs else 1.0
     data = np.where(observed, y, 0)
     mean = (weights * data).sum(1, keepdims=True) / weights.sum(1, keepdims=True)
     # The last step's problem has the sum of squares `curves.sse`; its errors are rescaled to those of the loss.
-    ratio = np.where(curves.sse == 0, 1, pull / inside**2 * missed / curves.sse)
+    ratio = np.where(curves.sse == 0, 1, psi_squared / inside**2 * missed / curves.sse)
     log_error = curves.log_error * np.sqrt(ratio)[:, None]
     sse = np.where(observed, weights * (y - curve) ** 2, 0).sum(axis=1)
     sst = np.where(observed, weights * (data - mean) ** 2, 0).sum(axis=1)
-    keep = np.isin(curves.status, UNSOLVED)
-    known = np.where((log_error <= WEAK).all(axis=1), Status.CONVERGED, Status.WEAKLY_IDENTIFIED)
+    unsolved = np.isin(curves.status, UNSOLVED)
+    by_error = np.where((log_error <= WEAK).all(axis=1), Status.CONVERGED, Status.WEAKLY_IDENTIFIED)
     interior = np.isin(curves.status, USABLE)
-    status = np.where(interior, known, curves.status)
-    status = np.where(moving & ~keep & np.isfinite(sse), Status.MAX_ITERATIONS, status)
+    status = np.where(interior, by_error, curves.status)
+    status = np.where(moving & ~unsolved & np.isfinite(sse), Status.MAX_ITERATIONS, status)
     return curves._replace(
         covariance=curves.covariance * ratio[:, None, None],
         log_error=log_error,
-        sse=np.where(keep, np.nan, sse),
-        sst=np.where(keep, np.nan, sst),
+        sse=np.where(unsolved, np.nan, sse),
+        sst=np.where(unsolved, np.nan, sst),
         status=status.astype(np.int8),
     )

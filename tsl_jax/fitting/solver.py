@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float
 
 from tsl_jax.fitting import lowrank_basis, lowrank_search, varpro
 from tsl_jax.fitting.covariance import params_with_covariance, to_params, unscaled_cov
@@ -33,7 +34,7 @@ class CurveFits(NamedTuple):
     """What is known of each curve after a fit, jax or numpy arrays that all have the curve first."""
 
     params: Any  # (curve, param) in published order
-    raw_params: Any  # (curve, solved) shapes, then coefficients
+    raw_params: Any  # (curve, raw_param) shapes, then coefficients
     covariance: Any  # (curve, param, param)
     log_error: Any  # (curve, shape) standard errors of the log shapes
     sse: Any  # (curve,)
@@ -76,136 +77,141 @@ def prepare(
         law, method: as in `fit`. x: covariates, concrete arrays.
         weights: (point,), shared by all curves; None: curves bring their own, and nothing is derived for shared ones.
         points: of a curve; default those of x.
-        dtype: "float64" needs jax's x64 mode wherever the plan is used.
+        dtype: "float64" needs jax's x64 mode wherever the result is used.
         absolute_sigma: weights are 1/variance of y, so that errors do not come from SSE.
 
     Raises:
         ValueError: if the law cannot be fitted on x, or by this method.
     """
-    solver = _solver(law, method)
+    if method not in METHODS:
+        raise ValueError(f"fit: method must be one of {METHODS}, found {method!r}")
+    one_shape = law.basis is not None and len(law.shapes) <= 1
+    if method == "varpro" and not one_shape:
+        raise ValueError(
+            f"fit: method='varpro' needs a separable law with one shape, {law.name} is not; use method='lm'"
+        )
+    solver = method if method != "auto" and law.shapes else ("varpro" if one_shape else "lm")
+    x = dict(x) if isinstance(x, Mapping) else x  # jax reads no other mapping as a tree
     with jax.enable_x64(True):
-        bounds = _log_bounds(law, x)
-    shared = np.ones(points or _points(law, x)) if weights is None else np.asarray(weights, float)
+        bounds, finite = _log_bounds(law, jax.tree.map(jnp.asarray, x))
+        bounds = np.asarray(bounds)
+    if not np.all(np.isfinite(bounds)):
+        raise ValueError(f"fit: law {law.name} finds no range for its shapes at x = {x}; x must be positive")
+    if not bool(finite):
+        raise ValueError(f"fit: law {law.name} is not finite at every x; leave out points such as x = 0")
+    shared = np.ones(points or curve_points(law, x)) if weights is None else np.asarray(weights, float)
     tables = None
     if solver == "varpro" and law.shapes and weights is not None:
+        # Curves that share x and weights share all of the search but one product with the data.
         tables = lowrank_basis.prepare(law, x, shared, bounds, dtype)
     array = partial(jnp.asarray, dtype=dtype)
     solver = "compressed" if tables is not None else solver
     return PreparedFit(law, solver, absolute_sigma, array(bounds), jax.tree.map(array, x), array(shared), tables)
 
 
-def _solver(law: Law, method: str) -> str:
-    if method not in METHODS:
-        raise ValueError(f"fit: method must be one of {METHODS}, found {method!r}")
-    simple = law.basis is not None and len(law.shapes) <= 1
-    if method == "varpro" and not simple:
-        raise ValueError(
-            f"fit: method='varpro' needs a separable law with one shape, {law.name} is not; use method='lm'"
-        )
-    return method if method != "auto" and law.shapes else ("varpro" if simple else "lm")
-
-
-def _points(law: Law, x: Covariates) -> int:
-    """Of the law's curve: a covariate may be longer (a history)."""
+def curve_points(law: Law, x: Covariates) -> int:
+    """How many points the law's curve has at x: a covariate may be longer (a history)."""
     return jax.eval_shape(law.evaluate, jnp.ones(len(law.shapes)), jnp.ones(len(law.coefs)), x).shape[0]
 
 
-def _log_bounds(law: Law, x: Covariates) -> np.ndarray:
-    """Log range of each shape (shape, 2), once the law is known to be finite on the data."""
-    bounds, finite = _range(law, jax.tree.map(jnp.asarray, x))
-    if not np.all(np.isfinite(bounds)):
-        raise ValueError(f"fit: law {law.name} finds no range for its shapes at x = {x}; x must be positive")
-    if not bool(finite):
-        raise ValueError(f"fit: law {law.name} is not finite at every x; leave out points such as x = 0")
-    return np.asarray(bounds)
-
-
 @partial(jax.jit, static_argnums=0)
-def _range(law: Law, x: Covariates) -> tuple[Array, Array]:
-    """Log range of the shapes, and whether the law is finite in the middle of it."""
+def _log_bounds(law: Law, x: Covariates) -> tuple[Array, Array]:
+    """Log range of each shape (shape, 2), and whether the law is finite in the middle of it."""
     bounds = jnp.log(law.bounds(x))
     middle = law.evaluate(jnp.exp(bounds.mean(axis=1)), jnp.ones(len(law.coefs)), x)
     return bounds, jnp.all(jnp.isfinite(middle))
 
 
-def solve_curves(plan: PreparedFit, y: Array, weights: Array | None = None) -> CurveFits:
+def solve_curves(
+    prepared: PreparedFit, y: Float[Array, "curve point"], weights: Float[Array, "curve point"] | None = None
+) -> CurveFits:
     """Fit every curve of y (curve, point); pure.
 
     Args:
-        weights: (curve, point), for plans made without weights; default those of the plan.
+        prepared: what `prepare` made. weights: (curve, point) where it was made without weights; default those it has.
     """
-    return _solve(plan, y, plan.weights if weights is None else weights)
+    return _solve(prepared, y, prepared.weights if weights is None else weights)
 
 
 @jax.custom_jvp
-def _solve(plan: PreparedFit, y: Array, weights: Array) -> CurveFits:
-    if plan.solver == "compressed" and weights.ndim == 1:
-        return _compressed(plan, y)
-    return _general(plan, y, weights)
+def _solve(prepared: PreparedFit, y: Array, weights: Array) -> CurveFits:
+    if prepared.solver == "compressed" and weights.ndim == 1:
+        return _compressed(prepared, y)
+    return _general(prepared, y, weights)
 
 
-def _compressed(plan: PreparedFit, y: Array) -> CurveFits:
-    law = plan.law
-    found = lowrank_search.solve(law, plan.tables, y)
-    count = jnp.sum(plan.weights > 0)
-    scale = jnp.ones_like(found.sse) if plan.absolute_sigma else found.sse / (count - len(law.raw_params))
-    log_error = jnp.sqrt(found.spread[0, 0] * scale)[None]
+def _compressed(prepared: PreparedFit, y: Array) -> CurveFits:
+    """All curves through the tables of the law: one product with the data, then a search that knows no points."""
+    law = prepared.law
+    solution = lowrank_search.solve(law, prepared.tables, y)
+    count = jnp.sum(prepared.weights > 0)
+    # s^2 = SSE/(n - p) estimates the variance of y; with absolute weights it is one.
+    scale = jnp.ones_like(solution.sse) if prepared.absolute_sigma else solution.sse / (count - len(law.raw_params))
+    log_error = jnp.sqrt(solution.unscaled_cov[0, 0] * scale)[None]
     status = judge(
         law,
-        plan.log_bounds,
-        log_shape=found.log_shape[None],
-        coef=found.coef,
+        prepared.log_bounds,
+        log_shape=solution.log_shape[None],
+        coef=solution.coef,
         log_error=log_error,
         count=count,
-        size=found.sst + jnp.sum(plan.weights) * found.mean**2,
-        sst=found.sst,
-        line=found.line,
-        finite=found.finite,
-        converged=found.finite,
+        size=solution.sst + jnp.sum(prepared.weights) * solution.mean**2,
+        sst=solution.sst,
+        line=solution.line,
+        finite=solution.finite,
+        converged=solution.finite,  # a global search has no other way to fail
     )
-    q = jnp.concatenate([found.log_shape[None], found.coef])
-    params, covariance = params_with_covariance(law, q, found.spread * scale)
-    solved = jnp.concatenate([jnp.exp(q[:1]), q[1:]])
-    agreeing = jnp.full(status.shape, -1, jnp.int8)
-    return _known(params, solved, covariance, log_error, found.sse, found.sst, status, agreeing)
+    q = jnp.concatenate([solution.log_shape[None], solution.coef])
+    params, covariance = params_with_covariance(law, q, solution.unscaled_cov * scale)
+    raw = jnp.concatenate([jnp.exp(q[:1]), q[1:]])
+    no_starts = jnp.full(status.shape, -1, jnp.int8)
+    return _curve_first(params, raw, covariance, log_error, solution.sse, solution.sst, status, no_starts)
 
 
-def _general(plan: PreparedFit, y: Array, weights: Array) -> CurveFits:
-    law, x = plan.law, plan.x
+def _general(prepared: PreparedFit, y: Array, weights: Array) -> CurveFits:
+    """Curve by curve: variable projection for one shape, Levenberg-Marquardt for more."""
+    law, x = prepared.law, prepared.x
     observed = weights > 0
     finite = jnp.all(~observed | jnp.isfinite(y), axis=-1)
     y = jnp.where(observed & finite[:, None], y, 0)
     root = jnp.sqrt(weights)
-    found = _search(plan.solver)(law, plan.log_bounds, x, root, root * y)
-    q = jnp.concatenate([found.log_shape, found.coef], axis=-1)
+    if prepared.solver == "lm":
+        from tsl_jax.fitting.levenberg_marquardt import solve  # late: only this file imports jaxopt
+    else:
+        from tsl_jax.fitting.varpro import solve
+    solution = solve(law, prepared.log_bounds, x, root, root * y)
+    q = jnp.concatenate([solution.log_shape, solution.coef], axis=-1)
     share = None if root.ndim == 1 else 0
     count = jnp.sum(jnp.broadcast_to(weights, y.shape) > 0, axis=-1)
+    # s^2 = SSE/(n - p), unknown where no point is free.
     free = (count - len(law.raw_params)).astype(y.dtype)
-    scale = jnp.ones_like(found.sse) if plan.absolute_sigma else found.sse / jnp.where(free > 0, free, jnp.nan)
-    spread = jax.vmap(partial(unscaled_cov, law), (0, None, share), -1)(q, x, root)
-    log_error = jnp.sqrt(jnp.diagonal(spread[: len(law.shapes), : len(law.shapes)]).T * scale)
+    scale = (
+        jnp.ones_like(solution.sse) if prepared.absolute_sigma else solution.sse / jnp.where(free > 0, free, jnp.nan)
+    )
+    unscaled = jax.vmap(partial(unscaled_cov, law), (0, None, share), -1)(q, x, root)
+    log_error = jnp.sqrt(jnp.diagonal(unscaled[: len(law.shapes), : len(law.shapes)]).T * scale)
     total = jnp.sum(jnp.broadcast_to(weights, y.shape), -1, keepdims=True)
     mean = jnp.sum(weights * y, -1, keepdims=True) / total
     sst = jnp.sum(weights * (y - mean) ** 2, axis=-1)
     status = judge(
         law,
-        plan.log_bounds,
-        log_shape=found.log_shape.T,
-        coef=found.coef.T,
+        prepared.log_bounds,
+        log_shape=solution.log_shape.T,
+        coef=solution.coef.T,
         log_error=log_error,
         count=count,
         size=sst + (total * mean**2)[:, 0],
         sst=sst,
-        line=_line_is_as_good(x, y, weights, found.sse),
+        line=_line_is_as_good(x, y, weights, solution.sse),
         finite=finite,
-        converged=found.converged,
+        converged=solution.converged,
     )
-    params, covariance = params_with_covariance(law, q.T, spread * scale)
-    solved = jnp.concatenate([jnp.exp(found.log_shape), found.coef], axis=-1).T
-    return _known(params, solved, covariance, log_error, found.sse, sst, status, found.n_agreeing_starts)
+    params, covariance = params_with_covariance(law, q.T, unscaled * scale)
+    raw = jnp.concatenate([jnp.exp(solution.log_shape), solution.coef], axis=-1).T
+    return _curve_first(params, raw, covariance, log_error, solution.sse, sst, status, solution.n_agreeing_starts)
 
 
-def _known(
+def _curve_first(
     params: Array,
     raw_params: Array,
     covariance: Array,
@@ -215,22 +221,14 @@ def _known(
     status: Array,
     n_agreeing_starts: Array,
 ) -> CurveFits:
-    """The curve first, and NaN for what an unusable curve has."""
-    unusable = (status == UNSOLVED[0]) | (status == UNSOLVED[1])
+    """The curve first, and NaN for the numbers of a curve that could not be solved."""
+    unsolved = (status == UNSOLVED[0]) | (status == UNSOLVED[1])
 
     def first(a: Array) -> Array:
-        return jnp.moveaxis(jnp.where(unusable, jnp.nan, a), -1, 0)
+        return jnp.moveaxis(jnp.where(unsolved, jnp.nan, a), -1, 0)
 
     parts = (first(params), first(raw_params), first(covariance), first(log_error), first(sse), first(sst))
     return CurveFits(*parts, status, n_agreeing_starts)
-
-
-def _search(solver: str) -> Any:
-    if solver in ("varpro", "compressed"):
-        return varpro.solve
-    from tsl_jax.fitting import levenberg_marquardt  # late: only this file imports jaxopt
-
-    return levenberg_marquardt.solve
 
 
 def _line_is_as_good(x: Covariates, y: Array, weights: Array, sse: Array) -> Array:
@@ -252,45 +250,49 @@ def _line_is_as_good(x: Covariates, y: Array, weights: Array, sse: Array) -> Arr
 
 
 @_solve.defjvp
-def _implicit(
+def _implicit_derivative(
     primals: tuple[PreparedFit, Array, Array], tangents: tuple[Any, Array, Any]
 ) -> tuple[CurveFits, CurveFits]:
-    plan, y, weights = primals
-    found, moved = _solve(plan, y, weights), tangents[1]
-    law, n_shapes = plan.law, len(plan.law.shapes)
-    y, moved = (jnp.where(weights > 0, a, 0) for a in (y, moved))
+    """dq = -H^-1 G dy at the optimum, with H = d2 SSE/dq2 and G = d2 SSE/dq dy, over the free part of q.
+
+    It follows from differentiating d SSE/dq (q(y), y) = 0 along y. The solver's own steps are not differentiated.
+    """
+    prepared, y, weights = primals
+    fits, dy = _solve(prepared, y, weights), tangents[1]
+    law, n_shapes = prepared.law, len(prepared.law.shapes)
+    y, dy = (jnp.where(weights > 0, a, 0) for a in (y, dy))
     weights = jnp.broadcast_to(weights, y.shape)
-    q = jnp.concatenate([jnp.log(found.raw_params[:, :n_shapes]), found.raw_params[:, n_shapes:]], axis=-1)
+    q = jnp.concatenate([jnp.log(fits.raw_params[:, :n_shapes]), fits.raw_params[:, n_shapes:]], axis=-1)
 
     def half_sse(q: Array, y: Array, w: Array) -> Array:
-        return jnp.sum(w * (y - law.evaluate(jnp.exp(q[:n_shapes]), q[n_shapes:], plan.x)) ** 2) / 2
+        return jnp.sum(w * (y - law.evaluate(jnp.exp(q[:n_shapes]), q[n_shapes:], prepared.x)) ** 2) / 2
 
-    def one(q: Array, y: Array, w: Array, dy: Array) -> tuple[Array, Array]:
-        bend = jax.hessian(half_sse)(q, y, w)
-        _, pull = jax.jvp(lambda y: jax.grad(half_sse)(q, y, w), (y,), (dy,))
-        width = plan.log_bounds[:, 1] - plan.log_bounds[:, 0]
-        inside = jnp.abs(q[:n_shapes] - plan.log_bounds.mean(axis=1)) < (0.5 - EDGE) * width
+    def derivative(q: Array, y: Array, w: Array, dy: Array) -> tuple[Array, Array]:
+        hessian = jax.hessian(half_sse)(q, y, w)
+        _, gradient = jax.jvp(lambda y: jax.grad(half_sse)(q, y, w), (y,), (dy,))  # G dy
+        # A shape at its bound does not move: its row and column become those of the identity.
+        width = prepared.log_bounds[:, 1] - prepared.log_bounds[:, 0]
+        inside = jnp.abs(q[:n_shapes] - prepared.log_bounds.mean(axis=1)) < (0.5 - EDGE) * width
         free = jnp.concatenate([inside, jnp.ones(len(law.coefs), bool)])
-        size = jnp.sqrt(jnp.where(free, jnp.abs(jnp.diagonal(bend)), 1))
-        scaled = jnp.where(free[:, None] & free, bend / (size[:, None] * size), jnp.eye(len(q), dtype=q.dtype))
-        dq = -jnp.linalg.solve(scaled, jnp.where(free, pull / size, 0)) / size
+        # In units in which the diagonal of H is one: coefficients may be orders of magnitude apart.
+        size = jnp.sqrt(jnp.where(free, jnp.abs(jnp.diagonal(hessian)), 1))
+        scaled = jnp.where(free[:, None] & free, hessian / (size[:, None] * size), jnp.eye(len(q), dtype=q.dtype))
+        dq = -jnp.linalg.solve(scaled, jnp.where(free, gradient / size, 0)) / size
         _, dp = jax.jvp(partial(to_params, law), (q,), (dq,))
         return dq, dp
 
-    dq, dp = jax.vmap(one)(q, y, weights, moved)
-    curve = jax.vmap(lambda q: law.evaluate(jnp.exp(q[:n_shapes]), q[n_shapes:], plan.x))(q)
+    dq, dp = jax.vmap(derivative)(q, y, weights, dy)
+    curve = jax.vmap(lambda q: law.evaluate(jnp.exp(q[:n_shapes]), q[n_shapes:], prepared.x))(q)
     mean = jnp.sum(weights * y, -1, keepdims=True) / jnp.sum(weights, -1, keepdims=True)
-    dsolved = jnp.concatenate([dq[:, :n_shapes] * found.raw_params[:, :n_shapes], dq[:, n_shapes:]], axis=-1)
-    still = jax.tree.map(_no_tangent, found)
-    return found, still._replace(
-        params=dp,
-        raw_params=dsolved,
-        sse=2 * jnp.sum(weights * (y - curve) * moved, axis=-1),
-        sst=2 * jnp.sum(weights * (y - mean) * moved, axis=-1),
+    # d shape = shape d log shape. By the envelope theorem dq does not change SSE: d SSE = 2 sum w (y - f) dy.
+    draw = jnp.concatenate([dq[:, :n_shapes] * fits.raw_params[:, :n_shapes], dq[:, n_shapes:]], axis=-1)
+    constant = jax.tree.map(
+        lambda a: jnp.zeros_like(a) if jnp.issubdtype(a.dtype, jnp.floating) else np.zeros(a.shape, jax.dtypes.float0),
+        fits,
     )
-
-
-def _no_tangent(a: Array) -> Any:
-    if jnp.issubdtype(a.dtype, jnp.floating):
-        return jnp.zeros_like(a)
-    return np.zeros(a.shape, jax.dtypes.float0)
+    return fits, constant._replace(
+        params=dp,
+        raw_params=draw,
+        sse=2 * jnp.sum(weights * (y - curve) * dy, axis=-1),
+        sst=2 * jnp.sum(weights * (y - mean) * dy, axis=-1),
+    )

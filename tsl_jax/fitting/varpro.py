@@ -80,14 +80,16 @@ def grid_sse(law: Law, grid: Array, x: Covariates, root_weight: Array, targets: 
     basis = law.basis
     assert basis is not None
 
-    def frames(root: Array) -> Array:
+    def bases(root: Array) -> Array:
+        """Orthonormal columns (grid, point, coef) at every grid point."""
         return jax.vmap(lambda t: orthonormal(root[:, None] * basis(jnp.exp(t)[None], x))[0])(grid)
 
+    # SSE = |t|^2 - |Q' t|^2, for all curves and all grid points in one product.
     total = jnp.sum(targets**2, axis=-1, keepdims=True)
     if root_weight.ndim == 1:
-        along = jnp.einsum("cp,gpk->cgk", targets, frames(root_weight), precision="highest")
+        along = jnp.einsum("cp,gpk->cgk", targets, bases(root_weight), precision="highest")
     else:
-        along = jax.vmap(lambda r, t: jnp.einsum("p,gpk->gk", t, frames(r), precision="highest"))(root_weight, targets)
+        along = jax.vmap(lambda r, t: jnp.einsum("p,gpk->gk", t, bases(r), precision="highest"))(root_weight, targets)
     return total - jnp.sum(along**2, axis=-1)
 
 
@@ -102,11 +104,12 @@ def refine(law: Law, low: Array, high: Array, x: Covariates, root_weight: Array,
 
     def slope(t: Array) -> Array:
         rest, coef = project(law, t[None], x, root_weight, target)
-        _, moved = jax.jvp(lambda s: basis(jnp.exp(s)[None], x), (t,), (jnp.ones_like(t),))
-        return -2 * rest @ (root_weight * (moved @ coef))
+        _, dphi = jax.jvp(lambda s: basis(jnp.exp(s)[None], x), (t,), (jnp.ones_like(t),))
+        return -2 * rest @ (root_weight * (dphi @ coef))
 
     def step(k: Array, state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         a, at_a, b, at_b = state
+        # The secant's zero, if it is between the ends; every fourth step halves, so that the bracket cannot stall.
         crossing = b - at_b * (b - a) / jnp.where(at_b == at_a, 1, at_b - at_a)
         inside = (crossing - a) * (crossing - b) < 0
         c = jnp.where(inside & (k % 4 != 3), crossing, (a + b) / 2)
@@ -139,8 +142,7 @@ def solve(law: Law, log_bounds: Array, x: Covariates, root_weight: Array, target
     """Fit a separable law with one shape, or none (plain linear least squares), to every curve.
 
     Args:
-        law: separable, at most one shape. log_bounds: (1, 2) range of the log shape. x: covariates, point-wise
-        (point,).
+        law: separable, at most one shape. log_bounds: (1, 2) range of the log shape. x: covariates, a value a point.
         root_weight: sqrt of the weights, (point,) shared or (curve, point). targets: sqrt(w) y, (curve, point).
     """
     share = None if root_weight.ndim == 1 else 0
@@ -148,19 +150,20 @@ def solve(law: Law, log_bounds: Array, x: Covariates, root_weight: Array, target
         shapeless = jnp.zeros(0, targets.dtype)
         residual, coef = jax.vmap(lambda r, t: project(law, shapeless, x, r, t), (share, 0))(root_weight, targets)
         sse = jnp.sum(residual**2, axis=-1)
-        none = jnp.full(sse.shape, -1, jnp.int8)
-        return Solution(jnp.zeros((len(targets), 0), targets.dtype), coef, sse, jnp.isfinite(sse), none)
-    flat = without_constants(law, log_bounds, x, root_weight, targets)
+        no_starts = jnp.full(sse.shape, -1, jnp.int8)
+        return Solution(jnp.zeros((len(targets), 0), targets.dtype), coef, sse, jnp.isfinite(sse), no_starts)
+    residual_targets = without_constants(law, log_bounds, x, root_weight, targets)
     grid = jnp.linspace(log_bounds[0, 0], log_bounds[0, 1], GRID)
-    best = jnp.argmin(grid_sse(law, grid, x, root_weight, flat), axis=-1)
+    best = jnp.argmin(grid_sse(law, grid, x, root_weight, residual_targets), axis=-1)
+    # The minimum lies between the neighbours of the best grid point.
     low, high = grid[jnp.maximum(best - 1, 0)], grid[jnp.minimum(best + 1, GRID - 1)]
 
-    def one(low: Array, high: Array, at_grid: Array, root: Array, target: Array) -> tuple[Array, Array, Array]:
+    def solve_curve(low: Array, high: Array, at_grid: Array, root: Array, target: Array) -> tuple[Array, Array, Array]:
         candidates = jnp.stack([refine(law, low, high, x, root, target), at_grid])
         residuals, coefs = jax.vmap(lambda t: project(law, t[None], x, root, target))(candidates)
         sse = jnp.sum(residuals**2, axis=-1)
         keep = jnp.argmin(sse)  # the grid point itself wins where the slope was flat or not finite
         return candidates[keep][None], coefs[keep], sse[keep]
 
-    log_shape, coef, sse = jax.vmap(one, (0, 0, 0, share, 0))(low, high, grid[best], root_weight, targets)
+    log_shape, coef, sse = jax.vmap(solve_curve, (0, 0, 0, share, 0))(low, high, grid[best], root_weight, targets)
     return Solution(log_shape, coef, sse, jnp.isfinite(sse), jnp.full(sse.shape, -1, jnp.int8))

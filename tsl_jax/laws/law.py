@@ -44,8 +44,8 @@ class Law:
         decreasing_coefs: coefficients that are positive when the curve falls as the law says it should.
         params_from_raw, raw_from_params: between {raw name: value} and {published name: value}, where the published
             constants differ from shapes and coefs.
-        shift: (raw values of a curve, x0) -> those of the same curve moved by x0, f(x - x0), for laws that are the
-            same law after a shift of x.
+        shift: (shape, x0) -> factors (n_coefs,) by which the coefficients of f(x) become those of f(x - x0), for laws
+            that are the same after a shift of x; their params are their shapes and coefs.
         covariate_params: (covariate, the raw parameters that it alone determines), for laws whose covariates must vary,
             each by itself; data in which they do not get a status.
         starts: how many starts the general solver spreads over the box of shapes.
@@ -64,7 +64,7 @@ class Law:
     decreasing_coefs: tuple[str, ...] = ()
     params_from_raw: Callable[[Values], Values] | None = None
     raw_from_params: Callable[[Values], Values] | None = None
-    shift: Callable[[Values, float], Values] | None = None
+    shift: Callable[[Array, float], Array] | None = None
     covariate_params: tuple[tuple[str, tuple[str, ...]], ...] = ()
     starts: int = 4
 
@@ -113,6 +113,13 @@ class Law:
             jnp.asarray([jnp.asarray(raw[name], float) for name in names], float) for names in (self.shapes, self.coefs)
         )
         return self.evaluate(shape, coef, x)
+
+    def origin(self, x: Any) -> float:
+        """Where a fit measures x from: zero, or, for laws with `shift`, the least x if it is far from zero."""
+        if self.shift is None:
+            return 0.0
+        least, greatest = float(np.min(x)), float(np.max(x))
+        return least if least < 0 or least > greatest - least else 0.0
 
     def to_params(self, raw: Float[Array, " raw_param"]) -> Float[Array, " param"]:
         """The parameters (param,) in published order, from shapes and coefficients (raw_param,)."""

@@ -48,7 +48,7 @@ POSITION_EXPONENTIAL = Law(
     covariates=("position",),
     decreasing_coefs=("c1",),
     # c1 exp(-c2 (i - i0)) = (c1 exp(c2 i0)) exp(-c2 i)
-    shift=lambda v, x0: {**v, "c1": v["c1"] * jnp.exp(v["c2"] * x0)},
+    shift=lambda shape, x0: jnp.stack([jnp.exp(shape[0] * x0), jnp.ones_like(shape[0])]),
     source="a control: a scale of context instead of none",
 )
 

@@ -253,7 +253,7 @@ def test_requests_that_make_no_sense_are_refused_in_words(simulated):
         tsl.fit(laws.POWER, np.ones(4), x=[0.0, 1.0, 2.0, 3.0])
     with pytest.raises(ValueError, match="nothing to fit"):
         tsl.fit(laws.HYPERBOLIC, np.zeros((0, 4)), x=[1, 2, 3, 4])
-    with pytest.raises(ValueError, match="kaplan_nd needs 'n_params'"):
+    with pytest.raises(ValueError, match="kaplan_nd reads 'n_params', found the coordinates"):
         tsl.fit(laws.KAPLAN_ND, loss, over=("tokens", "position"))
 
 
@@ -268,3 +268,39 @@ def test_the_noise_ceiling_is_the_r2_of_a_law_that_is_true():
     ceiling = noise_ceiling(found, labelled, noise)
     missed = (1 - found.r2).mean() / (1 - ceiling).mean()
     assert abs(float(missed) - 1) < 0.05
+
+
+def test_a_covariate_is_known_by_its_name():
+    """Tokens are no parameters, nor positions: a law reads its own covariate, or x= says what stands for it."""
+    tokens = np.geomspace(1e6, 1e9, 12)
+    loss = xr.DataArray(60 * tokens**-0.3 + 2, {"tokens": tokens}, ("tokens",), name="loss")
+    for law, name in ((laws.KAPLAN_N, "n_params"), (laws.HYPERBOLIC, "position")):
+        with pytest.raises(ValueError, match=f"reads '{name}', found the coordinates .'tokens',. .* give x="):
+            tsl.fit(law, loss, over="tokens")
+        assert tsl.fit(law, loss, over="tokens", x=tokens).status.shape == ()
+    generic = laws.Law(**{**vars(laws.POWER), "covariates": ("x",)})
+    fit = tsl.fit(generic, loss, over="tokens").raise_if_failed()
+    assert list(fit.range) == ["tokens"]
+
+
+def test_weights_and_covariates_follow_the_dimensions_of_the_data_and_not_their_order():
+    """A bare array of y's shape has y's order, whichever dimension is fitted; DataArrays have names."""
+    rng = np.random.default_rng(0)
+    y, weights = noisy(5), rng.uniform(0.5, 2, (5, 128))
+    table = xr.DataArray(y, {"position": POSITION}, ("run", "position"))
+    expected = tsl.fit(laws.HYPERBOLIC, table, over="position", weights=weights)
+    turned = tsl.fit(laws.HYPERBOLIC, table.T, over="position", weights=weights.T)
+    np.testing.assert_array_equal(expected.params, turned.params)
+    with pytest.raises(ValueError, match="weights have shape"):
+        tsl.fit(laws.HYPERBOLIC, table, over="position", weights=weights.T)
+    n_params, tokens = np.geomspace(1e7, 1e10, 6), np.geomspace(1e9, 1e12, 5)
+    loss = 1.7 + 400 * n_params[:, None] ** -0.34 + 410 * tokens**-0.28
+    grid = xr.DataArray(loss, {"n_params": n_params, "tokens": tokens}, ("n_params", "tokens"))
+    x = {name: grid[name].broadcast_like(grid).transpose("tokens", "n_params") for name in grid.dims}
+    fit = tsl.fit(laws.CHINCHILLA, grid, over=("n_params", "tokens"), x=x).raise_if_failed()
+    np.testing.assert_allclose(fit.params, [1.7, 400, 410, 0.34, 0.28], rtol=1e-4)
+
+
+def test_covariates_of_another_length_are_refused():
+    with pytest.raises(ValueError, match="for the 9 points of y, found the lengths"):
+        tsl.fit(laws.CHINCHILLA, np.linspace(4, 3, 9), x={"n_params": np.geomspace(1e7, 1e9, 9), "tokens": np.ones(4)})
