@@ -10,7 +10,7 @@ import xarray as xr
 
 from tsl_jax import laws
 from tsl_jax.fitting import fit
-from tsl_jax.reporting.material import NOW, late_median, sort, unfinished
+from tsl_jax.reporting.material import late_median, sort, unfinished
 from tsl_jax.reporting.wording import percents
 
 
@@ -32,7 +32,7 @@ def test_forecasts_are_grouped_by_numbers_and_a_cut_off_is_named_when_it_is_draw
     ahead = replace(from_40, cutoff=last)
     sorted_ = sort([run, from_40, replace(from_40, method="last"), ahead])
     assert list(sorted_.forecasts) == [0.4, 1.0]
-    assert sorted_.cutoff_names == {0.4: "40%", 1.0: NOW}
+    assert sorted_.cutoff_names == {0.4: "40%", 1.0: "now"}
     assert list(sorted_.forecasts[0.4]) == ["power", "last"]
     assert sorted_.scores.index.get_level_values("cutoff").unique().tolist() == [0.4]
 

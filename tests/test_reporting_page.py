@@ -193,13 +193,16 @@ def test_the_end_of_an_unfinished_run_is_forecast_with_its_interval(
     low, middle, high = (float(ahead.quantiles.sel(split="id", quantile=q)[-1]) for q in (0.05, 0.5, 0.95))
     told = f"{middle:.3f} nats on id (90% interval {low:.3f} to {high:.3f} on these texts)"
     assert f"Forecast at the end of the plan by the annealing law: {told}" in page.text
-    assert f"forecast at the end, id {middle:.3f} 90%: {low:.3f} to {high:.3f}" in page.text
+    assert f"forecast at the end of the plan, id {middle:.3f} 90%: {low:.3f} to {high:.3f}" in page.text
     assert page.sections == ["by-position", "forecast", "facts"]
     fan, every = (drawing["views"]["0,0"] for drawing in page.drawings[1:3])
     assert [view["legend"][-1]["label"] for view in (fan, every)] == ["not yet observed"] * 2
     bottom, top = every["layout"]["yaxis"]["range"]
     assert bottom < middle < top
     assert "a prior from other runs" in page.text
+    without_plan = Page(report(tmp_path / "no-plan.html", part.assign_attrs(schedule={}), ahead)).text
+    assert f"Forecast at 1M tokens by the annealing law: {told}" in without_plan
+    assert "end of the plan" not in without_plan
     other = Page(report(tmp_path / "other.html", part, replace(ahead, method="power")))
     assert "when it forecast later checkpoints of that part from earlier ones" in other.text
     assert "a prior from other runs" not in other.text

@@ -59,10 +59,10 @@ def interval_sentences(material: Material) -> str:
             made = f"From {material.cutoff_names[cutoff]} the {label(forecast.method)} forecast {predicted})"
             sentences.append(f"{made}; observed: {nats(last)}, {verdict}.")
         else:
-            end = "at the end of the plan" if at == material.total else f"at {count(at)} tokens"
             everywhere = interval_at_end(forecast.population_quantiles, split)
             also = f"; {nats(everywhere[0])} to {nats(everywhere[2])} on all such texts" if everywhere else ""
-            sentences.append(f"Forecast {end} by the {label(forecast.method)}: {predicted} on these texts{also}).")
+            made = f"Forecast at {end_of(forecast, material)} by the {label(forecast.method)}"
+            sentences.append(f"{made}: {predicted} on these texts{also}).")
     return " ".join(sentences)
 
 
@@ -70,6 +70,12 @@ def latest(material: Material, split: str) -> tuple[float, Forecast] | None:
     """The largest cut-off with intervals, and the forecast they are of."""
     made = [(cutoff, forecast_figures.with_intervals(group, split)) for cutoff, group in material.forecasts.items()]
     return next(((cutoff, forecast) for cutoff, forecast in reversed(made) if forecast is not None), None)
+
+
+def end_of(forecast: Forecast, material: Material) -> str:
+    """The last tokens that were asked for, in words; only where a plan is known they may be its end."""
+    at = float(forecast.mean.tokens.max())
+    return "the end of the plan" if material.schedule and at == material.total else f"{count(at)} tokens"
 
 
 def interval_at_end(quantiles: xr.DataArray | None, split: str) -> tuple[float, float, float] | None:

@@ -23,8 +23,6 @@ from tsl_jax.reporting.wording import percents
 from tsl_jax.schedules import Schedule
 from tsl_jax.surface import validate_surface
 
-NOW = "now"  # the name of the last checkpoint as a cut-off
-
 
 @dataclass(frozen=True)
 class PositionFit:
@@ -85,14 +83,21 @@ class Material:
         """Share of the plan that an unfinished run has reached."""
         return unfinished(self.surface)
 
+    @property
+    def now(self) -> float | None:
+        """The cut-off of forecasts from the last checkpoint there is."""
+        last = np.nan if self.surface is None or not self.surface.sizes["tokens"] else float(self.surface.tokens[-1])
+        for cutoff, group in self.forecasts.items():
+            if any(forecast.cutoff == last for forecast in group.values()):
+                return cutoff
+        return None
+
     @cached_property
     def cutoff_names(self) -> dict[float, str]:
-        """Cut-off -> its name, all different: "40%", or "now" for forecasts from the last checkpoint there is."""
+        """Cut-off -> its name, all different: "40%", or "now" for `now`. Names are drawn, and never compared."""
         # scores may judge cut-offs whose forecasts were not given; columns and buttons must agree in their names
         names = percents([*self.forecasts, *self.scores.index.unique("cutoff")])
-        last = np.nan if self.surface is None or not self.surface.sizes["tokens"] else float(self.surface.tokens[-1])
-        now = [cutoff for cutoff, group in self.forecasts.items() if any(f.cutoff == last for f in group.values())]
-        return {**names, **dict.fromkeys(now, NOW)}
+        return names if self.now is None else {**names, self.now: "now"}
 
     @property
     def shown(self) -> tuple[float, Forecast] | None:

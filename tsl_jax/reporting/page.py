@@ -21,7 +21,7 @@ from tsl_jax.atomic_write import write_atomically
 from tsl_jax.reporting import forecast_sections, run_figures, run_sections
 from tsl_jax.reporting.error_figures import is_by_position
 from tsl_jax.reporting.markup import paragraph, text
-from tsl_jax.reporting.material import NOW, Material, smallest_errors, sort, splits_with_errors
+from tsl_jax.reporting.material import Material, smallest_errors, sort, splits_with_errors
 from tsl_jax.reporting.wording import count, how_far, label, last_loss, nats, phrase, signed, whole
 
 
@@ -109,11 +109,11 @@ def _key_figures(material: Material, r2: xr.Dataset | None) -> Iterator[tuple[st
             where = f", {split}" if len(splits) > 1 else ""
             yield f"{last_loss(material.unfinished)}{where}", nats(float(mean.sel(split=split)[-1])), "nats/token"
             cutoff, forecast = forecast_sections.latest(material, split) or (0.0, None)
-            if forecast is not None and material.cutoff_names[cutoff] == NOW:
+            if forecast is not None and cutoff == material.now:
                 ends = forecast_sections.interval_at_end(forecast.quantiles, split)
                 if ends is not None:
                     interval = f"90%: {nats(ends[0])} to {nats(ends[2])}"
-                    yield f"forecast at the end{where}", nats(ends[1]), interval
+                    yield f"forecast at {forecast_sections.end_of(forecast, material)}{where}", nats(ends[1]), interval
         share = material.unfinished
         unit = f"{mean.sizes['tokens']} checkpoints" if share is None else how_far(share)
         yield "tokens seen", count(float(mean.tokens[-1])), unit

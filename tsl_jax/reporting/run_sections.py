@@ -16,7 +16,7 @@ from tsl_jax.fitting import Fit, Status
 from tsl_jax.reporting import run_figures
 from tsl_jax.reporting.figures import Figure, hover, lines, log_axis, panels, round_ticks
 from tsl_jax.reporting.markup import Html, figure, folded, paragraph, section, table, text
-from tsl_jax.reporting.material import NOW, Material
+from tsl_jax.reporting.material import Material
 from tsl_jax.reporting.wording import compact, mathematics, nats, readable, whole
 
 MOST_ROWS = 60  # of a table of parameters; more belong into a file
@@ -90,8 +90,8 @@ def parameters(material: Material) -> str:
     fits = {} if shown is None else shown.fits
     laws = {name: fit for name, fit in fits.items() if isinstance(fit, Fit) and fit.over == ("tokens",)}
     if laws:
-        name = material.cutoff_names[cutoff]
-        past = "all checkpoints so far" if name == NOW else f"the first {name} of the {whole(material.unfinished)}"
+        share = f"the first {material.cutoff_names[cutoff]} of the {whole(material.unfinished)}"
+        past = "all checkpoints so far" if cutoff == material.now else share
         caption += (
             f" The lines are the temporal laws fitted to {past} (solid) and extrapolated (dashed) through the shaded "
             "part: where points leave the dashed line, the forecast is wrong."
