@@ -151,6 +151,9 @@ def test_each_curve_is_judged_by_the_points_it_has():
     np.testing.assert_allclose(fit.params[0], [1.7, 400, 410.7, 0.34, 0.28], rtol=1e-4)
     np.testing.assert_allclose(fit.params[1].sel(param=["A", "alpha"]), [400, 0.34], rtol=1e-3)
     assert "tokens does not vary" in fit.message().values[1]
+    beyond = fit.predict(x).values
+    assert np.isfinite(beyond[0]).all()
+    np.testing.assert_array_equal(np.isfinite(beyond[1]), tokens == tokens.min())
 
 
 def test_an_exponential_is_the_same_law_after_a_shift_of_x():

@@ -1,4 +1,14 @@
-"""How any law meets any data: `fit`, its result, and what it can say about errors. Knows nothing of surfaces."""
+"""How any law meets any data: `fit`, its result, and what it can say about errors. Knows nothing of surfaces.
+
+fit_law: the verb `fit`, from labelled arrays to a labelled result.
+result: `Fit`: parameters, errors, reports, predictions.
+status: how the fit of a curve ended, and whether its covariates can tell the law's terms apart.
+solver: the pure function beneath, with its implicit derivative. batching: any number of curves in blocks.
+varpro: variable projection for laws with one shape. levenberg_marquardt: for all others, and for any residual.
+lowrank_basis, lowrank_search: variable projection for curves by the million, in a compressed space.
+covariance: standard errors and profile intervals.
+bounds: coefficients within limits or fixed, covariates that do not vary. robust: losses that bear outliers.
+"""
 
 from tsl_jax.fitting.covariance import profile_interval
 from tsl_jax.fitting.fit_law import fit

@@ -29,6 +29,7 @@ from tsl_jax.fitting.status import UNSOLVED, USABLE, Design, Status, judge_desig
 from tsl_jax.laws import Covariates, Law
 
 Limits = Mapping[str, tuple[float | None, float | None]]
+Ranges = Mapping[str, tuple[float, float]]  # the same, checked
 Solver = Callable[[Law, np.ndarray, np.ndarray], CurveFits]  # law, data, which curves -> fits of these
 SLACK = 8  # roundings of a limit other than zero, in the dtype of the fits, that still count as within it
 
@@ -57,12 +58,7 @@ def check_limits(law: Law, limits: Limits) -> dict[str, tuple[float, float]]:
 
 
 def fit_reduced(
-    law: Law,
-    limits: Mapping[str, tuple[float, float]],
-    x: Covariates,
-    y: np.ndarray,
-    weights: np.ndarray,
-    solve: Solver,
+    law: Law, limits: Ranges, x: Covariates, y: np.ndarray, weights: np.ndarray, solve: Solver
 ) -> CurveFits:
     """Fit every curve of y (curve, point) with the coefficients of `limits` within theirs, on covariates as they are.
 
@@ -77,16 +73,13 @@ def fit_reduced(
     designs = designs if weights.ndim == 2 else designs * len(y)
     parts: CurveFits | None = None
     for design in dict.fromkeys(designs):
-        rows = np.array([k for k, own in enumerate(designs) if own == design])
+        rows = np.array([row for row, other in enumerate(designs) if other == design])
 
-        def solve_rows(law: Law, y: np.ndarray, k: np.ndarray, rows: np.ndarray = rows) -> CurveFits:
-            return solve(law, y, rows[k])
+        def solve_rows(law: Law, limits: Ranges, rows: np.ndarray = rows) -> CurveFits:
+            own = weights[rows] if weights.ndim == 2 else weights
+            return _fit_limited(law, limits, x, y[rows], own, lambda law, y, k: solve(law, y, rows[k]))
 
-        own = weights[rows] if weights.ndim == 2 else weights
-        if design is None:
-            fits = _fit_limited(law, limits, x, y[rows], own, solve_rows)
-        else:
-            fits = _fit_design(law, limits, x, y[rows], own, design, solve_rows)
+        fits = _fit_design(design, law, limits, solve_rows) if design else solve_rows(law, limits)
         if len(rows) == len(y):
             return fits
         parts = parts or CurveFits(*(np.zeros((len(y), *part.shape[1:]), part.dtype) for part in fits))
@@ -96,7 +89,7 @@ def fit_reduced(
     return parts
 
 
-def active(law: Law, limits: Mapping[str, tuple[float, float]], curves: CurveFits) -> np.ndarray:
+def active(law: Law, limits: Ranges, curves: CurveFits) -> np.ndarray:
     """(curve, coef) int8: -1 at the lower limit or fixed, 1 at the upper, 0 free."""
     state = np.zeros((len(curves.sse), len(law.coefs)), np.int8)
     for k, name in enumerate(law.coefs):
@@ -107,22 +100,14 @@ def active(law: Law, limits: Mapping[str, tuple[float, float]], curves: CurveFit
 
 
 def _fit_limited(
-    law: Law,
-    limits: Mapping[str, tuple[float, float]],
-    x: Covariates,
-    y: np.ndarray,
-    weights: np.ndarray,
-    solve: Solver,
+    law: Law, limits: Ranges, x: Covariates, y: np.ndarray, weights: np.ndarray, solve: Solver
 ) -> CurveFits:
     """The best feasible fit of each curve, over all sets of coefficients that may be at a limit."""
-    fixed = {name: low for name, (low, high) in limits.items() if low == high}
-    # Fixed ones are in every set; the set of no others is the unconstrained fit, and mostly the answer.
-    choices = [[None, *(end for end in limits[name] if np.isfinite(end))] for name in limits if name not in fixed]
-    open_ = [name for name in limits if name not in fixed]
-    sets = [
-        fixed | {name: value for name, value in zip(open_, chosen, strict=True) if value is not None}
-        for chosen in product(*choices)
+    # Fixed ones are in every set; the first set, of no others, is the unconstrained fit, and mostly the answer.
+    choices = [
+        [low] if low == high else [None, *(v for v in (low, high) if np.isfinite(v))] for low, high in limits.values()
     ]
+    sets = [{n: v for n, v in zip(limits, chosen, strict=True) if v is not None} for chosen in product(*choices)]
 
     def solve_at(at: dict[str, float], rows: np.ndarray) -> CurveFits:
         if not at:
@@ -135,7 +120,7 @@ def _fit_limited(
 
     everything = np.arange(len(y))
     best = solve_at(sets[0], everything)
-    if fixed:  # y - offset has another mean
+    if sets[0]:  # coefficients are fixed, and y - offset has another mean
         with np.errstate(invalid="ignore"):
             seen = np.where(weights > 0, y, 0)
             mean = np.sum(weights * seen, axis=1, keepdims=True) / np.sum(weights, axis=-1, keepdims=True)
@@ -157,15 +142,7 @@ def _fit_limited(
     return parts
 
 
-def _fit_design(
-    law: Law,
-    limits: Mapping[str, tuple[float, float]],
-    x: Covariates,
-    y: np.ndarray,
-    weights: np.ndarray,
-    design: Design,
-    solve: Solver,
-) -> CurveFits:
+def _fit_design(design: Design, law: Law, limits: Ranges, solve: Callable[[Law, Ranges], CurveFits]) -> CurveFits:
     """Fits of curves whose covariates do not vary or move together: what is known, the rest NaN, and a status."""
     status, names = design
     dropped = names if status == Status.COVARIATE_CONSTANT else names[1:]  # along a line one stands for all
@@ -173,9 +150,9 @@ def _fit_design(
     if lost:
         reduced = _reduced(law, lost)
         own_limits = {name: pair for name, pair in limits.items() if name in reduced.coefs}
-        fits = _whole(law, dict.fromkeys(lost, 0.0), _fit_limited(reduced, own_limits, x, y, weights, solve))
+        fits = _whole(law, dict.fromkeys(lost, 0.0), solve(reduced, own_limits))
     else:  # a law whose parameters belong to no single covariate
-        fits = _fit_limited(law, limits, x, y, weights, solve)
+        fits = solve(law, limits)
     known = [own for name, params in law.covariate_params if name not in names for own in params]
     unknown = np.array([name not in known for name in law.params])
     hidden = np.array([name not in known for name in law.shapes])
@@ -189,7 +166,7 @@ def _fit_design(
     )
 
 
-def _feasible(law: Law, limits: Mapping[str, tuple[float, float]], curves: CurveFits) -> np.ndarray:
+def _feasible(law: Law, limits: Ranges, curves: CurveFits) -> np.ndarray:
     good = np.ones(len(curves.sse), bool)
     for name, (low, high) in limits.items():
         value = curves.raw_params[:, law.raw_params.index(name)]

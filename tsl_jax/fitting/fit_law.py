@@ -262,7 +262,7 @@ def _bare(law: Law, y: Any, over: Any, x: Any) -> xr.DataArray:
     if values.ndim == 0 or values.dtype.kind not in "fiu":
         raise ValueError(f"fit: y must be an array of real numbers, found {values.dtype} of shape {values.shape}")
     outer = [f"curve_{k}" for k in range(values.ndim - 1)] if values.ndim > 2 else ["curve"] * (values.ndim - 1)
-    return xr.DataArray(values, dims=(*outer, "point" if len(law.covariates) > 1 else law.covariates[0]))
+    return xr.DataArray(values, dims=(*outer, law.covariates[0] if len(law.covariates) == 1 else "point"))
 
 
 def _covariates(law: Law, array: xr.DataArray, dims: tuple[str, ...]) -> Any:

@@ -16,8 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from tsl_jax.fitting.status import USABLE, Status, design_message, judge_design
+from tsl_jax.fitting.status import USABLE, Design, Status, design_message, judge_design
 from tsl_jax.laws import Covariates, Law
+
+OFF = 0.05  # in the logarithm of a covariate: farther from where it was, nothing is known of the curve
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,9 @@ class Fit:
     def message(self) -> xr.DataArray:
         """The status of each curve in words; of covariates that do not vary, by their names."""
         values = self.status.values.ravel()
-        designs = self._designs()
         sentences = [
             design_message(self.law, design) if design and design[0] == value else Status(value).message()
-            for value, design in zip(values, designs, strict=True)
+            for value, (design, _) in zip(values, self._designs(), strict=True)
         ]
         return self.status.copy(data=np.array(sentences, str).reshape(self.status.shape))
 
@@ -95,15 +96,15 @@ class Fit:
         values = np.asarray(self.raw_params.values, float).reshape(-1, len(self.law.raw_params))
         curves = np.array(evaluate(self.law, values, points))
         if x is not None:
-            for k, design in enumerate(self._designs()):
-                for name in design[1] if design else ():
-                    fitted, asked = np.log(self.x[name]), np.log(points[name])
-                    if design[0] == Status.COVARIATE_CONSTANT:
-                        beyond = abs(asked - fitted.mean()) > 0.02
-                    else:  # the line of the first covariate and this one
-                        slope, level = np.polyfit(np.log(self.x[design[1][0]]), fitted, 1)
-                        beyond = abs(asked - level - slope * np.log(points[design[1][0]])) > 0.05
-                    curves[k] = np.where(beyond, np.nan, curves[k])
+            for k, (design, seen) in enumerate(self._designs()[: len(curves)]):
+                status, names = design or (None, ())
+                for name in names:
+                    # Off the value that a covariate had, or off the line of the first covariate and this one.
+                    slope, level, first = 0.0, np.log(self.x[name][seen]).mean(), names[0]
+                    if status == Status.COVARIATES_COLLINEAR:
+                        slope, level = np.polyfit(np.log(self.x[first][seen]), np.log(self.x[name][seen]), 1)
+                    off = np.abs(np.log(points[name]) - level - slope * np.log(points[first])) > OFF
+                    curves[k] = np.where(off, np.nan, curves[k])
         outer = self.raw_params.dims[:-1]
         name = self.over[0] if len(self.over) == 1 else "point"
         coordinates = {key: c for key, c in self.raw_params.coords.items() if set(c.dims) <= set(outer)}
@@ -142,7 +143,7 @@ class Fit:
             a2              2.998     0.00632  (0.2%)
             correlations over 0.1: a0 a1 0.60, a0 a2 0.22, a1 a2 0.89
         """
-        points = int(np.prod(self.predict().shape[-1:]))
+        points = self.predict().shape[-1]
         weighted = "equal weights" if self.weights is None else "weighted"
         head = [f"{self.law.name}: {self.law.formula}", f"over {self.range_in_words()}, {points} points, {weighted}"]
         if self.status.size == 1:
@@ -177,15 +178,15 @@ class Fit:
         lines = [escape(line) for line in self.report().splitlines()]
         return f"<b>{lines[0]}</b><pre>" + "\n".join(lines[1:]) + "</pre>"
 
-    def _designs(self) -> list[Any]:
-        """For each curve what is wrong with its covariates, or None."""
+    def _designs(self) -> list[tuple[Design | None, Any]]:
+        """For each curve what is wrong with its covariates, or None; and the points (point,) that it was fitted to."""
+        curves = self.status.size
         if not self.law.covariate_params:
-            return [None] * self.status.size
+            return [(None, None)] * curves
         points = len(self.x[self.law.covariate_params[0][0]])
-        weights = np.ones(points) if self.weights is None else self.weights.values
-        own = self.weights is not None and self.weights.ndim > 1
-        designs = judge_design(self.law, self.x, weights.reshape(-1, points) if own else weights)
-        return designs if own else designs * self.status.size
+        weights = np.ones((1, points)) if self.weights is None else self.weights.values.reshape(-1, points)
+        judged = list(zip(judge_design(self.law, self.x, weights), weights > 0, strict=True))
+        return judged if len(judged) == curves else judged * curves
 
     def _counts(self) -> str:
         values, counts = np.unique(self.status.values, return_counts=True)

@@ -103,34 +103,7 @@ def fit(
     curve = predict(curves)
     if on_logs:
         moving |= (observed & (curve <= 0)).any(axis=1)
-    return _finished(curves, y, weights, curve, edge, on_logs, moving)
-
-
-def _loggable(curve: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.where(curve <= 0, BARELY_POSITIVE * y, curve)
-
-
-def _residuals(y: np.ndarray, curve: np.ndarray, on_logs: bool) -> np.ndarray:
-    return np.log(y) - np.log(curve) if on_logs else y - curve
-
-
-def _rho(residual: np.ndarray, edge: np.ndarray) -> np.ndarray:
-    """Huber's loss: r^2/2 up to the edge, edge |r| - edge^2/2 beyond."""
-    size = np.abs(residual)
-    return np.where(size <= edge, residual**2 / 2, edge * size - np.where(np.isinf(edge), 0, edge) ** 2 / 2)
-
-
-def _finished(
-    curves: CurveFits,
-    y: np.ndarray,
-    weights: np.ndarray,
-    curve: np.ndarray,
-    edge: np.ndarray,
-    on_logs: bool,
-    moving: np.ndarray,
-) -> CurveFits:
-    """SSE and SST of the data themselves, errors of the loss, and a status for what did not converge."""
-    observed = weights > 0
+    # SSE and SST are those of the data, errors those of the loss, with a status for what did not converge.
     residual = _residuals(y, curve, on_logs)
     # Huber (1981, 7.6): sum w psi^2/(n - p)/(mean psi')^2 takes the place of SSE/(n - p).
     psi_squared = np.where(observed, weights * np.clip(residual, -edge, edge) ** 2, 0).sum(axis=1)
@@ -158,3 +131,17 @@ def _finished(
         sst=np.where(unsolved, np.nan, sst),
         status=status.astype(np.int8),
     )
+
+
+def _loggable(curve: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.where(curve <= 0, BARELY_POSITIVE * y, curve)
+
+
+def _residuals(y: np.ndarray, curve: np.ndarray, on_logs: bool) -> np.ndarray:
+    return np.log(y) - np.log(curve) if on_logs else y - curve
+
+
+def _rho(residual: np.ndarray, edge: np.ndarray) -> np.ndarray:
+    """Huber's loss: r^2/2 up to the edge, edge |r| - edge^2/2 beyond."""
+    size = np.abs(residual)
+    return np.where(size <= edge, residual**2 / 2, edge * size - np.where(np.isinf(edge), 0, edge) ** 2 / 2)

@@ -165,7 +165,8 @@ def _compressed(prepared: PreparedFit, y: Array) -> CurveFits:
     params, covariance = params_with_covariance(law, q, solution.unscaled_cov * scale)
     raw = jnp.concatenate([jnp.exp(q[:1]), q[1:]])
     no_starts = jnp.full(status.shape, -1, jnp.int8)
-    return _curve_first(params, raw, covariance, log_error, solution.sse, solution.sst, status, no_starts)
+    fits = CurveFits(params, raw, covariance, log_error, solution.sse, solution.sst, status, no_starts)
+    return _curve_first(fits)
 
 
 def _general(prepared: PreparedFit, y: Array, weights: Array) -> CurveFits:
@@ -208,27 +209,15 @@ def _general(prepared: PreparedFit, y: Array, weights: Array) -> CurveFits:
     )
     params, covariance = params_with_covariance(law, q.T, unscaled * scale)
     raw = jnp.concatenate([jnp.exp(solution.log_shape), solution.coef], axis=-1).T
-    return _curve_first(params, raw, covariance, log_error, solution.sse, sst, status, solution.n_agreeing_starts)
+    fits = CurveFits(params, raw, covariance, log_error, solution.sse, sst, status, solution.n_agreeing_starts)
+    return _curve_first(fits)
 
 
-def _curve_first(
-    params: Array,
-    raw_params: Array,
-    covariance: Array,
-    log_error: Array,
-    sse: Array,
-    sst: Array,
-    status: Array,
-    n_agreeing_starts: Array,
-) -> CurveFits:
-    """The curve first, and NaN for the numbers of a curve that could not be solved."""
-    unsolved = (status == UNSOLVED[0]) | (status == UNSOLVED[1])
-
-    def first(a: Array) -> Array:
-        return jnp.moveaxis(jnp.where(unsolved, jnp.nan, a), -1, 0)
-
-    parts = (first(params), first(raw_params), first(covariance), first(log_error), first(sse), first(sst))
-    return CurveFits(*parts, status, n_agreeing_starts)
+def _curve_first(fits: CurveFits) -> CurveFits:
+    """The curve first, where it was last, and NaN for the numbers of a curve that could not be solved."""
+    unsolved = (fits.status == UNSOLVED[0]) | (fits.status == UNSOLVED[1])
+    names = ("params", "raw_params", "covariance", "log_error", "sse", "sst")
+    return fits._replace(**{n: jnp.moveaxis(jnp.where(unsolved, jnp.nan, getattr(fits, n)), -1, 0) for n in names})
 
 
 def _line_is_as_good(x: Covariates, y: Array, weights: Array, sse: Array) -> Array:

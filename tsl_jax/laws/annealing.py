@@ -5,9 +5,9 @@ MOMENTUM_ANNEALING (Tissue et al., arXiv 2408.11029) sums the rates eta_k of the
     L(t) = L0 + A S1(t)^-alpha - C S2(t),   S1 = sum_{k<=t} eta_k,
     S2 = sum_{i<=t} m_i,   m_i = lambda m_{i-1} + (eta_{i-1} - eta_i).
 
-Decreases count from the end of the warm-up. Its rise is no negative annealing: the authors' code holds the peak rate in
-its place, so that m is zero when the peak is reached. (Their S1 counts the warm-up at the peak rate too; here S1 is the
-area itself, as in the laws below.) A later rise, a re-warm-up, counts as a negative decrease.
+Decreases count from the end of the warm-up, whose rise is no negative annealing: the authors' code is said to hold the
+peak rate in its place. (So does its S1; here S1 is the area itself, as below.) A later rise counts as a negative
+decrease.
 
 The other three (Luo et al., A Multi-Power Law for Loss Curve Prediction, arXiv 2503.12811) read the covariates of
 `forecasting/lr_history.py`: S the area under the learning rate over its peak, warm-up included, d_k its decreases, S_k

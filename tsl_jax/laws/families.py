@@ -1,7 +1,6 @@
 """One-shape families of curves that several laws share, each with the range of its shape.
 
-A family's basis maps (shape (1,), x (point,)) to columns (point, coef); the last column of most is the constant. The
-range of a shape is what data at x can tell apart: beyond it the curve is a straight line, or over after one point.
+A family's basis maps (shape (1,), x (point,)) to columns (point, coef); the last column of most is the constant.
 """
 
 import jax.numpy as jnp
@@ -45,10 +44,7 @@ def exponential(shape: Shape, x: Covariates) -> Columns:
 
 
 def rate(x: Covariates) -> Range:
-    """Range (1, 2) of a shape a that enters as 1 + a x: from a straight line over all points to its limit at the first.
-
-    It follows from the values of x, since 1 + a x has its origin at x = 0.
-    """
+    """Range (1, 2) of a shape a in 1 + a x: from a straight line over all points to its limit at the first."""
     x = jnp.asarray(x)
     smallest = jnp.min(jnp.where(x > 0, x, jnp.max(x)))
     return jnp.stack([1e-3 / jnp.max(x), 1e3 / smallest])[None]
