@@ -20,7 +20,9 @@ def test_whatever_changes_the_function_changes_the_hash() -> None:
     changes = [{"architecture": name} for name in ("gpt_neox", "moe", "lstm", "universal")]
     changes += [{"dropout": 0.1}, {"architecture": "moe", "n_experts": 4}, {"architecture": "moe", "balance": 0.1}]
     changes += [{}, {"architecture": "gpt_neox", "rotary_share": 0.5}, {"context": 81}]
-    models = [resolve(ModelConfig(**{"preset": "tiny", "vocabulary": 50, "context": 80} | one)) for one in changes]
+    models = [
+        resolve(ModelConfig(**{"preset": "tiny", "vocabulary": 50, "context": 80} | change)) for change in changes
+    ]
     hashes = [model_hash(asdict(model)) for model in models]
     assert len(set(hashes)) == len(models)
     assert model_hash(asdict(resolve(replace(models[1], experts="ragged")))) == hashes[1]

@@ -45,8 +45,8 @@ def test_attention_and_its_gradient_equal_the_naive_ones(n: int) -> None:
 
     expected, pullback = jax.vjp(naive, q, k, v)
     for kind in ("chunks", "fused"):
-        found, pull = jax.vjp(lambda q, k, v, kind=kind: attention(q, k, v, kind), q, k, v)
-        np.testing.assert_allclose(found, expected, atol=FLOAT32)
+        out, pull = jax.vjp(lambda q, k, v, kind=kind: attention(q, k, v, kind), q, k, v)
+        np.testing.assert_allclose(out, expected, atol=FLOAT32)
         for got, want in zip(pull(g), pullback(g), strict=True):
             np.testing.assert_allclose(got, want, atol=FLOAT32)
 
@@ -85,7 +85,7 @@ def test_a_context_longer_than_the_models_is_refused() -> None:
 
 @pytest.mark.parametrize("layers", ["scan", "unroll"])
 def test_what_is_made_again_for_the_backward_pass_changes_no_gradient(layers: str) -> None:
-    x, found = tokens(2, 9), {}
+    x, results = tokens(2, 9), {}
     params = perturbed(build(TINY, 0)[1])
     for remat in ("none", "dots", "full"):
         config = replace(TINY, layers=layers, remat=remat, n_heads=1)
@@ -93,7 +93,7 @@ def test_what_is_made_again_for_the_backward_pass_changes_no_gradient(layers: st
         loss = jax.jit(jax.value_and_grad(lambda p, g=graphdef: jnp.mean(model_build.hidden(g, p, x) ** 3)))
         text = str(jax.make_jaxpr(loss)(params))
         assert ("checkpoint" in text or "remat" in text) == (remat != "none")
-        found[remat] = loss(params)
+        results[remat] = loss(params)
     for remat in ("dots", "full"):
-        np.testing.assert_allclose(found[remat][0], found["none"][0], rtol=1e-6)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found[remat][1], found["none"][1])
+        np.testing.assert_allclose(results[remat][0], results["none"][0], rtol=1e-6)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), results[remat][1], results["none"][1])

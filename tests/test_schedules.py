@@ -101,11 +101,11 @@ def test_the_last_plan_that_has_begun_holds() -> None:
 
 def test_a_change_after_the_cut_off_is_not_known() -> None:
     schedule = Schedule.from_plan(CHANGED)
-    known = [schedule.known_at(tokens) for tokens in (0, 19_999.5, 20_000, 29_999, 10**6)]
-    assert known == [Schedule.from_plan(plans) for plans in (FIRST, FIRST, CHANGED[:2], CHANGED[:2], CHANGED)]
+    cut = [schedule.known_at(tokens) for tokens in (0, 19_999.5, 20_000, 29_999, 10**6)]
+    assert cut == [Schedule.from_plan(plans) for plans in (FIRST, FIRST, CHANGED[:2], CHANGED[:2], CHANGED)]
     other = Schedule.from_plan([*CHANGED[:2], {"from_tokens": 30_000, **TABLE}])
-    assert known[3] == other.known_at(29_999)
-    assert known[3].total_tokens == TOTAL
+    assert cut[3] == other.known_at(29_999)
+    assert cut[3].total_tokens == TOTAL
     assert Schedule.from_plan(COSINE).known_at(0) == Schedule.from_plan(COSINE)
 
 

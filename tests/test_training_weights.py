@@ -1,4 +1,4 @@
-"""Weights over positions: one text says them, plugged-in ones are tried first, adaptive ones survive a stop."""
+"""Weights over positions: one text names them, functions are tried first, adaptive ones survive a stop."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ def observed(loss: np.ndarray, noise: np.ndarray | None = None, weights: np.ndar
 
 @pytest.mark.parametrize("text", [*STATIC, *ADAPTIVE])
 def test_one_text_names_the_rule_in_files_and_on_the_command_line(text: str, tmp_path: Path) -> None:
-    told = STATIC.get(text, PositionWeights(text))
-    assert PositionWeights.parse(text) == told
-    assert str(told) == text
+    rule = STATIC.get(text, PositionWeights(text))
+    assert PositionWeights.parse(text) == rule
+    assert str(rule) == text
     config = from_dict(TrainConfig, {"position_weights": text})
-    assert config.position_weights == told
+    assert config.position_weights == rule
     assert to_dict(config)["position_weights"] == text
     command = options.parse(TrainCommand, "train", ["--out", str(tmp_path), "--position-weights", text])
-    assert command.train.position_weights == told
+    assert command.train.position_weights == rule
 
 
 @pytest.mark.parametrize("text", STATIC)
 def test_mapping_and_text_of_a_static_rule_are_one_run(text: str) -> None:
     rule = STATIC[text]
     mapping = {"kind": rule.kind, "k": rule.k, "a": rule.a, "b": rule.b, "factor": rule.factor}
-    told = [from_dict(TrainConfig, {"context": 128, "position_weights": one}) for one in (text, mapping)]
-    assert told[0] == told[1]
-    assert config_hash(told[0]) == config_hash(told[1])
+    configs = [from_dict(TrainConfig, {"context": 128, "position_weights": value}) for value in (text, mapping)]
+    assert configs[0] == configs[1]
+    assert config_hash(configs[0]) == config_hash(configs[1])
 
 
 def test_a_mapping_with_entries_that_do_not_matter_to_the_rule_keeps_its_hash_through_a_file() -> None:
@@ -159,17 +159,19 @@ def test_answers_are_held_within_limits_at_mean_one() -> None:
 
 def test_the_excess_is_the_part_of_a_planted_law_that_falls() -> None:
     i = np.arange(1, 65)
-    weights, said = position_weight_rules.learnable_excess(observed(np.asarray(HYPERBOLIC(i, a0=3.0, a1=0.2, a2=2.0))))
+    weights, sentence = position_weight_rules.learnable_excess(
+        observed(np.asarray(HYPERBOLIC(i, a0=3.0, a1=0.2, a2=2.0)))
+    )
     np.testing.assert_allclose(weights, 3.0 / (1 + 0.2 * i), rtol=1e-5)
-    assert said.startswith("converged: a0 3, a1 0.2, a2 2")
+    assert sentence.startswith("converged: a0 3, a1 0.2, a2 2")
 
 
 def test_a_fit_that_is_not_usable_keeps_the_weights_and_says_so() -> None:
     before = np.linspace(0.5, 1.5, 64)
     flat = observed(np.full(64, 3.0), weights=before)
-    weights, said = adaptive.apply_rule(position_weight_rules.learnable_excess, "x", flat)
+    weights, sentence = adaptive.apply_rule(position_weight_rules.learnable_excess, "x", flat)
     assert weights is before or np.array_equal(weights, before)
-    assert said.startswith("weights kept: flat")
+    assert sentence.startswith("weights kept: flat")
 
 
 def test_losses_and_noise_weigh_inversely() -> None:
@@ -180,13 +182,13 @@ def test_losses_and_noise_weigh_inversely() -> None:
 
 @pytest.mark.parametrize("context", [1, 2, 16, 64, 128, 1000])
 def test_bands_cover_every_position_once(context: int) -> None:
-    found = gradient_noise.bands(context)
-    assert [i for first, last in found for i in range(first, last + 1)] == list(range(1, context + 1))
-    assert len(found) <= 8
+    bands = gradient_noise.bands(context)
+    assert [i for first, last in bands for i in range(first, last + 1)] == list(range(1, context + 1))
+    assert len(bands) <= 8
 
 
 def test_noise_is_the_trace_of_the_covariance_of_the_bands_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against gradients that are taken one by one, of a small model."""
+    """Against gradients of single microbatches, of a small model."""
     import jax
 
     from tsl_jax.models.build import build, hidden, unembedding

@@ -36,7 +36,7 @@ def plain_blocks(model: Decoder, x_BxTxD: jax.Array, table: Table | None, layer_
 
 @dataclass(frozen=True)
 class Architecture:
-    """What tells one architecture from the others.
+    """Where an architecture differs from the others.
 
     Attributes:
         block: makes a layer, which is called as x = layer(x, rotary table, key of its dropout or None).

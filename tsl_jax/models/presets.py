@@ -41,7 +41,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 _KAPLAN = re.compile(r"kaplan-([1-9]\d*)x([1-9]\d*)")
-_HEAD = 64  # smallest width of a head in Kaplan's shapes; a narrower model has one head
+_HEAD = 64  # least width of a head in Kaplan's shapes; a narrower model has one head
 
 
 def shape(name: str) -> dict[str, Any]:
@@ -52,10 +52,10 @@ def shape(name: str) -> dict[str, Any]:
     """
     if name in PRESETS:
         return PRESETS[name]
-    found = _KAPLAN.fullmatch(name)
-    if not found:
+    match = _KAPLAN.fullmatch(name)
+    if not match:
         known = f"{', '.join(PRESETS)}, or kaplan-LxD for L layers of width D"
         raise ValueError(f"models: preset {name!r} is unknown; choose one of {known}")
-    n_layers, d_model = map(int, found.groups())
+    n_layers, d_model = map(int, match.groups())
     heads = (n for n in range(d_model // _HEAD, 1, -1) if d_model % (2 * n) == 0)
     return {"architecture": "gpt_neox", "d_model": d_model, "n_layers": n_layers, "n_heads": next(heads, 1)}
