@@ -1,4 +1,8 @@
-"""Files that are there whole or not at all, after a kill or a power failure too: a temporary name, synced, renamed."""
+"""Files that are whole or absent, after a kill or a power failure too: a temporary name, synced, renamed.
+
+The order is that of POSIX: the bytes are on disk (fsync of the file) before the name points to them (rename, which
+replaces in one step), and the name is on disk (fsync of the folder) before the call returns.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,22 @@ from pathlib import Path
 from typing import IO, Any
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Replace a file by what `write` puts into the open one it gets: the old or the new is there, whatever happens."""
+def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], Any]) -> None:
+    """Replace a file: the old or the new is there, whatever happens.
+
+    Args:
+        content: text (written as UTF-8), bytes, or a function that writes into the open file it gets.
+
+    Raises:
+        OSError: if it cannot be written; the old file is untouched and nothing else is left behind.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            write(file)
+            if callable(content):
+                content(file)
+            else:
+                file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         move_atomically(temporary, path)

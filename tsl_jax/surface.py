@@ -126,7 +126,7 @@ def create(folder: str | Path, *, clusters: Mapping[str, int], context: int, att
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / HEADER, lambda file: file.write(json.dumps(header, indent=1).encode()))
+    write_atomically(folder / HEADER, json.dumps(header, indent=1))
 
 
 def append(

@@ -165,8 +165,8 @@ def main() -> None:
     for k, (seed, name) in enumerate(track(todo, "runs")):
         made += rows(seed, name)
         if k % SAVED_EVERY == 0 or k == len(todo) - 1:
-            text = pd.DataFrame(made).to_csv(index=False, float_format="%.6g").encode()
-            write_atomically(wanted.out, lambda file, text=text: file.write(text))
+            text = pd.DataFrame(made).to_csv(index=False, float_format="%.6g")
+            write_atomically(wanted.out, text)
     found = pd.DataFrame(made)
     found = found[found.seed.isin(seeds) & found.population.isin(wanted.population)]
     print(table(found))

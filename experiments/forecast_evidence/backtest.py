@@ -113,8 +113,8 @@ def _evidence(
     path.parent.mkdir(parents=True, exist_ok=True)
     for case, method in track(todo, "forecasts"):
         made += [row | facts for row in rows(case, method)]
-        text = pd.DataFrame(made).to_csv(index=False, float_format="%.8g").encode()
-        write_atomically(path, lambda file, text=text: file.write(text))
+        text = pd.DataFrame(made).to_csv(index=False, float_format="%.8g")
+        write_atomically(path, text)
     mine = pd.DataFrame(list(filter(of_this_opening, made)))
     if mine.empty:
         raise ValueError("no run is there to forecast; name a folder of curves with --curves")

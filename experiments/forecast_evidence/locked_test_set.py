@@ -65,11 +65,11 @@ def close(home: Path, opening: dict[str, Any], command: str, text: str) -> None:
     facts = f"* Command: `{command}` at commit {opening['commit']}. Hardware: {opening['hardware']}."
     entry = f"\n## {title}\n\n{facts}\n\n{text}\n"
     written = head + entry + mark + rest if mark else head.rstrip("\n") + "\n" + entry
-    write_atomically(log, lambda file: file.write(written.encode()))
+    write_atomically(log, written)
     _write(home, [*openings(home)[:-1], {**opening, "finished": True}])
 
 
 def _write(home: Path, counted: list[dict[str, Any]]) -> None:
     text = json.dumps({"openings": counted}, indent=1) + "\n"
     (home / OPENINGS).parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(home / OPENINGS, lambda file: file.write(text.encode()))
+    write_atomically(home / OPENINGS, text)

@@ -40,7 +40,7 @@ def cached(
     told = {
         name: json.loads(one.to_json(orient="split", index=False, double_precision=15)) for name, one in made.items()
     }
-    write_atomically(path, lambda file: file.write(json.dumps(told).encode()))
+    write_atomically(path, json.dumps(told))
     return made
 
 

@@ -116,4 +116,4 @@ def _made(seconds: float) -> dict[str, Any]:
 
 
 def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_atomically(path, text)

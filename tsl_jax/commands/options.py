@@ -147,8 +147,8 @@ def write(out: Path, result: dict[str, Any]) -> None:
     from tsl_jax.atomic_write import write_atomically
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=1).encode()
-    write_atomically(out, lambda file: file.write(text))
+    text = json.dumps(result, indent=1)
+    write_atomically(out, text)
 
 
 def home(run: Path) -> Path:

@@ -87,8 +87,8 @@ def write(
         _draw(out / FIGURES, result, progress)
     seconds = {**recorded.get("seconds", {}), "analyse": analysed - started, "report": time.perf_counter() - analysed}
     summary = json_values.summary(surface, result.r2, result.backtest, {**recorded, "seconds": seconds}, stamp)
-    text = json.dumps(summary, indent=1, allow_nan=False).encode()
-    write_atomically(out / "summary.json", lambda file: file.write(text))
+    text = json.dumps(summary, indent=1, allow_nan=False)
+    write_atomically(out / "summary.json", text)
     return summary
 
 

@@ -164,8 +164,8 @@ class ShardStore:
         if not path.exists():
             if any(self.folder.glob("*.arrow")):
                 raise ValueError(f"fit: {self.folder} has shards but no {MANIFEST}; remove it, or give another --out")
-            text = json.dumps({"request": request, "hash": digest}, indent=1).encode()
-            write_atomically(path, lambda file: file.write(text))
+            text = json.dumps({"request": request, "hash": digest}, indent=1)
+            write_atomically(path, text)
             return
         try:
             manifest = json.loads(path.read_text())

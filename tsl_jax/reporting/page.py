@@ -54,7 +54,7 @@ def report(
     page = render(material, title or (f"Loss dynamics of {run}" if run else "Loss dynamics"), facts, r2)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: file.write(page.encode()))
+    write_atomically(path, page)
     return path
 
 

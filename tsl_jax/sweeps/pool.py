@@ -166,8 +166,8 @@ class Pool:
             "checkpoints": surface.sizes["tokens"],
             "final_loss": {str(split): float(final.sel(split=split)) for split in final.split.values},
         }
-        text = json.dumps(manifest, indent=1).encode() + b"\n"
-        write_atomically(self.kept / f"{name}.json", lambda file: file.write(text))
+        text = json.dumps(manifest, indent=1) + "\n"
+        write_atomically(self.kept / f"{name}.json", text)
 
 
 @lru_cache(maxsize=16)

@@ -102,8 +102,8 @@ def write_config(run: Path, config: TrainConfig) -> None:
     """Keep the configuration, with its hash as a comment."""
     import yaml
 
-    text = f"# configuration {config_hash(config)}\n{yaml.safe_dump(to_dict(config), sort_keys=False)}".encode()
-    write_atomically(run / CONFIG, lambda file: file.write(text))
+    text = f"# configuration {config_hash(config)}\n{yaml.safe_dump(to_dict(config), sort_keys=False)}"
+    write_atomically(run / CONFIG, text)
 
 
 def read_record(run: Path) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def read_record(run: Path) -> dict[str, Any]:
 def write_record(run: Path, record: Mapping[str, Any]) -> None:
     """Replace the record."""
     text = json.dumps(record, indent=1) + "\n"
-    write_atomically(run / RECORD, lambda file: file.write(text.encode()))
+    write_atomically(run / RECORD, text)
 
 
 def truncate_metrics(run: Path, step: int) -> None:

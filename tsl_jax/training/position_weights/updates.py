@@ -82,8 +82,8 @@ class AdaptiveWeights:
             found = f"updates at steps {[line['step'] for line in lines]}, expected {expected}"
             raise ValueError(f"training: {self.path / WEIGHTS} has {found}; restore it from a copy, or train anew")
         if (self.path / WEIGHTS).exists():
-            text = "".join(json.dumps(line) + "\n" for line in lines).encode()
-            write_atomically(self.path / WEIGHTS, lambda file: file.write(text))
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            write_atomically(self.path / WEIGHTS, text)
         self._set_lines(lines)
 
     def update(self, params: Params, step: int) -> None:
