@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,24 +36,7 @@ CHUNK_ROWS = 1 << 18  # of Parquet decoded at once
 BACK_BYTES = 1 << 16  # read before a place in a CSV to learn which curve stands there
 
 
-class LongTable(Protocol):
-    """What a kind of file adds: its rows between two places, and the last name before a place."""
-
-    @property
-    def path(self) -> Path: ...
-
-    @property
-    def start(self) -> int: ...
-
-    @property
-    def end(self) -> int: ...
-
-    def rows(self, first: int, end: int) -> Iterator[Chunk]: ...
-
-    def name_before(self, place: int) -> pa.Scalar: ...
-
-
-def chunks(table: LongTable, shard: Shard) -> Iterator[Chunk]:
+def chunks(table: LongParquet | LongCsv, shard: Shard) -> Iterator[Chunk]:
     """The rows of the curves that begin in the shard; a row without a name goes with the one before it."""
     rows = table.rows(shard.first, shard.end)
     if shard.first > table.start:

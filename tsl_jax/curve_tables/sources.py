@@ -13,33 +13,14 @@ import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from tsl_jax.curve_tables.long_table import open_csv, open_parquet
+from tsl_jax.curve_tables.long_table import LongCsv, LongParquet, open_csv, open_parquet
 from tsl_jax.curve_tables.shards import SHARD_BYTES, Shard, file_identity, size_in_words
 
 SHARD_CURVES = 1 << 17  # of a matrix with short curves: their results take more room than they do
-
-
-class Source(Protocol):
-    """What `fit_table` asks of a file of curves."""
-
-    @property
-    def path(self) -> Path: ...
-
-    def shards(self, shard_bytes: int) -> list[Shard]:
-        """The whole file, in order."""
-        ...
-
-    def describe(self) -> str:
-        """Its size in one line, before any work."""
-        ...
-
-    def identity(self) -> dict[str, Any]:
-        """What tells this file from a changed one."""
-        ...
 
 
 def open_source(path: Path, x: Path | None = None) -> Source:
@@ -126,6 +107,9 @@ class Matrix:
                         raise OSError(f"fit: {self.path} became shorter while it was read")
                     unread = unread[count:]
                 yield np.frombuffer(part, values.dtype).reshape(-1, self.shape[1])
+
+
+Source = Matrix | LongParquet | LongCsv
 
 
 def _open_matrix(path: Path, x: Path | None) -> Matrix:

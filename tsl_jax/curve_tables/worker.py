@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from tsl_jax import laws
-from tsl_jax.curve_tables import curve_blocks, long_table
+from tsl_jax.curve_tables import curve_blocks
+from tsl_jax.curve_tables.long_table import LongCsv, LongParquet, chunks
 from tsl_jax.curve_tables.shards import MalformedRow, Shard, ShardResult
 from tsl_jax.curve_tables.sources import Matrix, Source
 from tsl_jax.fitting.fit_law import errors_and_r2, fit_rows
@@ -56,11 +57,11 @@ class ShardTask:
             for shard in shards:
                 yield self._fit_long(law, self.source, shard)
 
-    def _fit_long(self, law: Law, source: Any, shard: Shard) -> ShardResult:
+    def _fit_long(self, law: Law, source: LongParquet | LongCsv, shard: Shard) -> ShardResult:
         tables: list[pa.Table] = []
         malformed: list[MalformedRow] = []
         count = rows = 0
-        for block in _read_ahead(curve_blocks.blocks(long_table.chunks(source, shard))):
+        for block in _read_ahead(curve_blocks.blocks(chunks(source, shard))):
             rows = block.row + len(block.rows)
             values, refused = self._fit_block(law, block)
             table = fit_columns(law, block.names, values, self.dtype)

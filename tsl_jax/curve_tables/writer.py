@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, cast
 
 import numpy as np
 import pandas.util
@@ -52,7 +52,8 @@ class TableBuilder:
         self._store, self._out, self._source, self._metadata = store, out, source, metadata
         self._table, self._places = store.folder / ".table.tmp", store.folder / ".errors.tmp"
         self._held: list[pa.Table] = []
-        self._writer: TableWriter | None = None
+        self._file: IO[bytes] | None = None
+        self._writer: Any = None  # of pyarrow, for CSV or Parquet
         self._next = 0
 
     def add_finished(self) -> None:
@@ -72,8 +73,11 @@ class TableBuilder:
     def finish(self) -> None:
         """Put the table into its place; then the shards are no longer needed."""
         self._flush()
-        assert self._writer is not None  # there is at least one shard
+        assert self._file is not None  # there is at least one shard
         self._writer.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
         if self.tally.malformed_rows:
             sync(self._places)
             move_atomically(self._places, self.errors)
@@ -115,49 +119,23 @@ class TableBuilder:
         k = table.schema.get_field_index("status")
         table = table.set_column(k, "status", names.take(table["status"].combine_chunks()))
         self._held = []
-        if self._writer is None:
-            self._writer = TableWriter(self._table, self._out.suffix, table.schema, self._metadata)
-        self._writer.write(table)
+        if self._file is None:
+            self._file = open(self._table, "wb")  # noqa: SIM115  (closed in `finish`)
+            if self._out.suffix == ".csv":
+                self._file.write((",".join(table.schema.names) + "\n").encode())
+                options = pyarrow.csv.WriteOptions(include_header=False, quoting_style="needed")
+                self._writer = pyarrow.csv.CSVWriter(self._file, table.schema, write_options=options)
+            else:
+                schema, dictionaries = table.schema.with_metadata(self._metadata), ["status"]
+                self._writer = pyarrow.parquet.ParquetWriter(  # digits of floats neither compress nor repeat
+                    self._file, schema, compression="none", use_dictionary=cast(Any, dictionaries)
+                )
+        self._writer.write_table(table)
 
 
 def errors_file(out: Path) -> Path:
     """Where the malformed rows of a table are listed."""
     return out.with_name(f"{out.name}.errors.csv")
-
-
-class ArrowWriter(Protocol):
-    """What the writers of pyarrow have in common."""
-
-    def write_table(self, table: pa.Table) -> Any: ...
-    def close(self) -> Any: ...
-
-
-class TableWriter:
-    """A Parquet or CSV file, synced when closed."""
-
-    def __init__(self, path: Path, suffix: str, schema: pa.Schema, metadata: dict[str, str]) -> None:
-        self._file = open(path, "wb")  # noqa: SIM115  (closed in `close`)
-        self._rows: ArrowWriter
-        if suffix == ".csv":
-            self._file.write((",".join(schema.names) + "\n").encode())
-            options = pyarrow.csv.WriteOptions(include_header=False, quoting_style="needed")
-            self._rows = pyarrow.csv.CSVWriter(self._file, schema, write_options=options)
-        else:
-            dictionaries: Any = ["status"]  # digits of floats neither compress nor repeat
-            self._rows = pyarrow.parquet.ParquetWriter(
-                self._file, schema.with_metadata(metadata), compression="none", use_dictionary=dictionaries
-            )
-
-    def write(self, table: pa.Table) -> None:
-        """Add rows."""
-        self._rows.write_table(table)
-
-    def close(self) -> None:
-        """End the file; on return it survives a power failure."""
-        self._rows.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
 
 
 def repeated_names(store: ShardStore, count: int) -> pa.Array | None:
