@@ -53,10 +53,11 @@ def effective_context(
     from scipy.stats import norm, t  # late: a second to import
 
     _check_context_fit(fit)
-    if not 0 < level < 1:
+    if not 0 < level < 1:  # 90 would give NaN
         raise ValueError(f"effective_context: level must lie between 0 and 1, found {level}")
     if clusters is not None and (covariance is None or clusters < 2):
         raise ValueError(f"effective_context: clusters are the two or more of a covariance, found {clusters}")
+    # At a bound of the shape a1 says where the search ended, not what the data say.
     log_a1 = np.log(fit.params.sel(param="a1", drop=True).where(fit.usable))
     error = fit.log_shape_stderr.sel(shape="a1", drop=True)
     if covariance is not None:
@@ -72,6 +73,7 @@ def effective_context(
         error = np.sqrt(under_noise("effective_context", fit, covariance, variance))
     tail = (1 + level) / 2
     width = error * float(norm.ppf(tail) if clusters is None else t.ppf(tail, clusters - 1))
+    # 1/(1 + a1 i) = 1 - CLOSED at i = CLOSED/(1 - CLOSED)/a1.
     middle = np.log(CLOSED / (1 - CLOSED)) - log_a1
     ends = {"i90": np.exp(middle), "low": np.exp(middle - width), "high": np.exp(middle + width)}
     return xr.Dataset(ends, attrs={"range": fit.range_in_words()})

@@ -78,25 +78,20 @@ def gls_fit(law: Law, y: Any, x: Any, covariance: Any, bins: np.ndarray | None =
     curves, x = _check_curves(law, y, x)
     covariance = np.asarray(covariance, float)
     bins = log_bins(x) if bins is None else np.asarray(bins, float)
-    points = len(x)
-    if len(curves) != 1 or covariance.shape != (points, points) or bins.ndim != 2 or bins.shape[1] != points:
-        raise ValueError(
-            f"gls_fit: expected one y of {points} points, covariance ({points}, {points}) and bins (bin, {points}), "
-            f"found y {np.shape(y)}, covariance {covariance.shape}, bins {bins.shape}"
-        )
-    degrees = len(bins) - len(law.raw_params)
+    shapes, n = (len(curves), covariance.shape, bins.shape[1:]), len(x)
+    if shapes != (1, (n, n), (n,)):
+        found = f"{len(curves)} curves, covariance {covariance.shape}, bins {bins.shape}"
+        raise ValueError(f"gls_fit: expected one y ({n},), covariance ({n}, {n}) and bins (bin, {n}), found {found}")
+    degrees = len(bins) - len(law.raw_params)  # of freedom: each parameter takes the noise of one bin away
     if degrees < 1:
-        raise ValueError(
-            f"gls_fit: {len(bins)} bins leave no degree of freedom to the {len(law.raw_params)} parameters of "
-            f"{law.name}; give more points or bins"
-        )
+        need = f"the {len(law.raw_params)} parameters of {law.name}"
+        raise ValueError(f"gls_fit: {len(bins)} bins leave no degree of freedom to {need}; give more points or bins")
     try:
         # With the Cholesky factor S = L L', W = L^-1 makes the noise of W B y white with variance one.
         whiten = np.linalg.inv(np.linalg.cholesky(bins @ covariance @ bins.T)) @ bins
     except np.linalg.LinAlgError:
-        raise ValueError(
-            "gls_fit: some mean over a bin has no noise; take fewer bins, or stationary_covariance"
-        ) from None
+        fix = "take fewer bins, or stationary_covariance"
+        raise ValueError(f"gls_fit: some mean over a bin has no noise; {fix}") from None
     chi2, raw_params = _search(law, curves[0], x, whiten)
     return GlsFit(chi2, degrees, raw_params, evaluate(law, raw_params[None], x)[0])
 
@@ -122,13 +117,13 @@ def _search(law: Law, y: np.ndarray, x: np.ndarray, a: np.ndarray) -> tuple[floa
     wider than the grid.
     """
     target = a @ y
-    with jax.enable_x64(True):
+    with jax.enable_x64(True):  # whatever the settings of the caller: chi2 are differences of large numbers
         grid, bases = _grid(law, x.tobytes())
         best, step = grid[int(np.argmin(_projected_sse(a, bases, target)))], grid[1] - grid[0]
         fine = np.linspace(max(grid[0], best - step), min(grid[-1], best + step), GRID)
         bases = np.asarray(_bases(law, jnp.asarray(fine), jnp.asarray(x)))
     sse = _projected_sse(a, bases, target)
-    k = int(np.argmin(sse))
+    k = int(np.argmin(sse))  # one k for both: the coefficients belong to the best shape
     coefs = np.linalg.lstsq(a @ bases[:, k], target)[0]
     return float(sse[k]), np.concatenate([np.exp(fine[k : k + 1]), coefs])
 
@@ -166,7 +161,7 @@ def _grid(law: Law, x: bytes) -> tuple[np.ndarray, np.ndarray]:
 @partial(jax.jit, static_argnums=0)
 def _bases(law: Law, log_shape: Array, x: Array) -> Array:
     basis = law.basis
-    assert basis is not None
+    assert basis is not None  # by `_check_curves`
     return jax.vmap(lambda s: basis(jnp.exp(s)[None], x), out_axes=1)(log_shape)
 
 
@@ -242,10 +237,8 @@ def held_out(law: Law, y: Any, x: Any, blocks: int = 12) -> Float[np.ndarray, "c
     """
     y, x = _check_curves(law, y, x)
     if not 3 <= blocks <= len(x):
-        raise ValueError(
-            f"held_out: blocks must be from 3 (the first and the last stay in) to {len(x)}, the number of points, "
-            f"found {blocks}"
-        )
+        allowed = f"from 3 (the first and the last stay in) to {len(x)}, the number of points"
+        raise ValueError(f"held_out: blocks must be {allowed}, found {blocks}")
     inner = (log_bins(x, blocks) > 0)[1:-1]
     if not len(inner):
         raise ValueError(f"held_out: the {len(x)} points fall into fewer than three of {blocks} blocks; give more")
@@ -266,11 +259,10 @@ def extrapolated(law: Law, y: Any, x: Any, share: float = 0.5) -> Float[np.ndarr
 
 def _prediction_errors(law: Law, y: np.ndarray, x: np.ndarray, out: np.ndarray) -> np.ndarray:
     """y minus the law of the other points, at points that are out; the range of the shape is that of all points."""
-    if (~out).sum() < len(law.raw_params):
-        raise ValueError(
-            f"model_comparison: without the {out.sum()} held-out points {(~out).sum()} are left for the "
-            f"{len(law.raw_params)} parameters of {law.name}; hold out fewer"
-        )
+    kept, needed = int((~out).sum()), len(law.raw_params)
+    if kept < needed:
+        found = f"without the {out.sum()} held-out points {kept} are left for the {needed} parameters of {law.name}"
+        raise ValueError(f"model_comparison: {found}; hold out fewer")
     # Rows of the identity select the fitted points.
     raw_params = np.stack([_search(law, curve, x, np.eye(len(x))[~out])[1] for curve in y])
     return np.where(out, y - evaluate(law, raw_params, x), np.nan)

@@ -18,7 +18,7 @@ rejects nearly all. Hence `model_comparison.reference_chi2`, which simulates chi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -95,12 +95,10 @@ def noise_ceiling(fit: Fit, y: xr.DataArray, covariance: xr.DataArray) -> xr.Dat
         covariance: (..., point, point_) of y's noise, from clusters.
 
     Returns:
-        (...) over the fit's other dimensions; NaN where y is constant, or a coefficient is at its limit (the fit then
-        cannot follow the noise in all directions of the tangent space).
+        (...) over the fit's other dimensions; NaN where y is constant, or a coefficient is at its limit.
 
     Raises:
-        ValueError: for a weighted fit, whose R2 is another one, a fit over several dimensions, or shapes that do not
-            belong to it.
+        ValueError: for a weighted fit, a fit over several dimensions, or shapes that do not belong to it.
     """
 
     def expected_sse(q: Array, x: Covariates, sigma: Array) -> Array:
@@ -111,6 +109,7 @@ def noise_ceiling(fit: Fit, y: xr.DataArray, covariance: xr.DataArray) -> xr.Dat
     (over,) = fit.over
     if set(y.dims) != {over, *fit.status.dims}:
         raise ValueError(f"noise_ceiling: y has dimensions {y.dims}, the fit {(*fit.status.dims, over)}; give its data")
+    # Of the data with their noise, as in the R2 of the fit.
     sst = ((y - y.mean(over)) ** 2).sum(over).transpose(*fit.status.dims)
     return 1 - expected / sst.where(sst > 0)
 
@@ -120,29 +119,22 @@ def under_noise(
 ) -> xr.DataArray:
     """quantity(q, x, Sigma) at every fit by plain least squares, with q = (log shapes, coefficients) and its Sigma.
 
-    NaN where a coefficient is at its limit, for which the formulas of plain least squares do not hold.
-
-    Raises:
-        ValueError: in the name of the caller, for a weighted fit, one over several dimensions, or a covariance of
-            another shape.
+    NaN where a coefficient is at its limit. Raises ValueError in the name of the caller, for a weighted fit, one over
+    several dimensions, or a covariance of another shape.
     """
     if fit.weights is not None:
         raise ValueError(f"{name}: the formula is that of unweighted least squares, found a weighted fit; fit without")
     if len(fit.over) != 1:
         raise ValueError(f"{name}: expected a fit over one dimension, found {fit.over}")
-    dims, shapes = fit.status.dims, len(fit.law.shapes)
-    if not set(dims) <= set(covariance.dims) or covariance.ndim != len(dims) + 2:
-        raise ValueError(f"{name}: expected a covariance over {dims} and two more, found {covariance.dims}")
-    points = fit.predict().sizes[fit.over[0]] if len(fit.law.covariates) > 1 else np.size(fit.x)
-    sigma = covariance.transpose(*dims, ...).values
-    if sigma.shape != (*fit.status.shape, points, points):
-        raise ValueError(
-            f"{name}: expected a covariance of shape {(*fit.status.shape, points, points)}, found {sigma.shape}"
-        )
-    raw = fit.raw_params.values.reshape(-1, len(fit.law.raw_params))
+    points = fit.predict().sizes[fit.over[0]] if isinstance(fit.x, Mapping) else np.size(fit.x)
+    expected = (*fit.status.shape, points, points)
+    sigma = covariance.transpose(*fit.status.dims, ...).values
+    if sigma.shape != expected:
+        raise ValueError(f"{name}: expected a covariance of shape {expected}, found {sigma.shape}")
+    raw, shapes = fit.raw_params.values.reshape(-1, len(fit.law.raw_params)), len(fit.law.shapes)
     with jax.enable_x64(True):
         x = jax.tree.map(jnp.asarray, as_covariates(fit.x))
         q = jnp.concatenate([jnp.log(jnp.asarray(raw[:, :shapes])), jnp.asarray(raw[:, shapes:])], axis=-1)
         values = jax.vmap(lambda q, s: quantity(q, x, s))(q, jnp.asarray(sigma.reshape(-1, points, points)))
-    values = fit.sse.copy(data=np.asarray(values).reshape(fit.sse.shape))
-    return values.where((fit.active == 0).all("coef"))
+    # At its limit a coefficient does not move with the noise: the tangent space is a smaller one.
+    return fit.sse.copy(data=np.asarray(values).reshape(fit.sse.shape)).where((fit.active == 0).all("coef"))

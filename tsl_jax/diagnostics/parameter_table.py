@@ -37,25 +37,23 @@ def align_params(fits: Mapping[str, Fit], dim: str = "fit") -> xr.Dataset:
     if dim in model.params.dims:
         raise ValueError(f"align_params: the fits have a dimension {dim} already, {model.params.dims}; rename it")
     for name, fit in others:
-        a, b = f"{first} is a fit of", f"{name} of"
         if fit.law.name != model.law.name:
-            raise ValueError(f"align_params: {a} {model.law.name}, {b} {fit.law.name}; compare one law")
+            laws = f"{first} is a fit of {model.law.name}, {name} of {fit.law.name}"
+            raise ValueError(f"align_params: {laws}; compare one law")
         if fit.law != model.law:  # of the same name: its function, bounds or constants are others
             raise ValueError(f"align_params: {first} and {name} are fits of two laws called {fit.law.name}")
         if fit.over != model.over or set(fit.params.dims) != set(model.params.dims):
             dims = f"{model.over} with {model.params.dims}, {name} over {fit.over} with {fit.params.dims}"
             raise ValueError(f"align_params: {first} was fitted over {dims}; compare one axis")
-        low_high, expected = fit.range, model.range
-        if low_high.keys() != expected.keys() or not all(
-            np.allclose(low_high[key], expected[key], rtol=1e-9) for key in expected
-        ):
-            raise ValueError(
-                f"align_params: {first} was fitted over {model.range_in_words()}, {name} over {fit.range_in_words()}: "
-                "their parameters are not comparable; fit both over the same range"
-            )
-    names: Any = pd.Index(list(fits), name=dim)
+        ends, expected = fit.range, model.range  # laws of one name have the same covariates
+        if not all(np.allclose(ends[key], expected[key], rtol=1e-9) for key in expected):
+            ranges = f"{model.range_in_words()}, {name} over {fit.range_in_words()}"
+            fix = "their parameters are not comparable; fit both over the same range"
+            raise ValueError(f"align_params: {first} was fitted over {ranges}: {fix}")
+    names: Any = pd.Index(list(fits), name=dim)  # the coordinate of the new dimension
 
     def joined(attribute: str, fill: object) -> xr.DataArray:
+        # An outer join: fits may lack checkpoints of each other.
         arrays: list[xr.DataArray] = [getattr(fit, attribute) for fit in fits.values()]
         return xr.concat(arrays, names, join="outer", fill_value=fill, coords="minimal", compat="override")
 

@@ -33,7 +33,7 @@ def from_losses(
     if attrs.get("units", UNITS) != UNITS:
         raise ValueError(f"surface: losses are in {UNITS}, found units {attrs['units']!r}; multiply bits by log 2")
     if isinstance(loss, xr.DataArray):
-        dims = DIMENSIONS[-loss.ndim :]
+        dims = DIMENSIONS[-loss.ndim :]  # without split where there is one
         if set(loss.dims) != set(dims):
             raise ValueError(f"surface: expected a DataArray over {dims}, found {loss.dims}; rename, or give .values")
         loss = loss.transpose(*dims).values
@@ -66,8 +66,9 @@ def _numbers(name: str, values: Any) -> np.ndarray:
     """The values in float64, those that are masked NaN."""
     try:
         if isinstance(values, np.ma.MaskedArray):
+            # np.asarray would show what stands under the mask.
             return np.ma.filled(values.astype(np.float64), np.nan)
-        if np.iscomplexobj(values):
+        if np.iscomplexobj(values):  # else numpy drops the imaginary part
             raise TypeError
         return np.asarray(values, np.float64)
     except (TypeError, ValueError):

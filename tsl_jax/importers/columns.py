@@ -72,7 +72,7 @@ def _refuse_repeated(path: Path, names: Sequence[str], wanted: Collection[str]) 
 def _read_csv(path: Path, wanted: Collection[str]) -> tuple[list[str], Columns]:
     with open(path, newline="", encoding="utf-8-sig") as file:
         try:
-            names, *rows = [row for row in csv.reader(file) if row] or [[]]
+            names, *rows = [row for row in csv.reader(file) if row] or [[]]  # blank lines are skipped
         except csv.Error as error:
             raise ValueError(f"table: {path.name} is not a .csv file ({error}); export it again") from None
     _refuse_repeated(path, names, wanted)
@@ -96,11 +96,11 @@ def _read_jsonl(path: Path, wanted: Collection[str]) -> tuple[list[str], Columns
             except ValueError as error:
                 raise ValueError(f"table: {where} is not JSON ({error}); fix or remove it") from None
             if not line.lstrip().startswith("{"):
-                found = f"found {line[:40]!r}; write a row as " + '{"step": 1, "loss": 2.5}'
-                raise ValueError(f"table: {where} is no object, {found}")
+                fix = 'write a row as {"step": 1, "loss": 2.5}'
+                raise ValueError(f"table: {where} is no object, found {line[:40]!r}; {fix}")
             _refuse_repeated(path, [name for name, _ in pairs], wanted)
             rows.append(dict(pairs))
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = list(dict.fromkeys(name for row in rows for name in row))  # rows may have different entries
     return names, {name: [row.get(name) for row in rows] for name in wanted if name in names}
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tsl_jax.schedules import Schedule
 
+# YAML 1.1 wants 3.0e-4; without the point it reads text.
 _SCIENTIFIC = re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+")
 
 
@@ -44,7 +45,7 @@ def load(path: str | Path) -> Any:
         text = path.read_text(encoding="utf-8")
         if kind == "JSON":
             return _numbers(json.loads(text, object_pairs_hook=_without_repeats))
-        _refuse_repeats(yaml.compose(text, yaml.SafeLoader))
+        _refuse_repeats(yaml.compose(text, yaml.SafeLoader))  # the tree still has what loading drops
         return _numbers(yaml.safe_load(text))
     except (ValueError, yaml.YAMLError) as error:
         found = " ".join(str(error).split())  # YAML's are of several lines

@@ -69,15 +69,16 @@ def read_table(
     losses, keys = ([names] if isinstance(names, str) else list(names) for names in (loss, run))
     table, runs = _read(path, roles, losses, keys, tokens_per_step)
     attrs: dict[str, Any] = {} if tokens_per_step is None else {"batch_tokens": tokens_per_step}
-    attrs |= {} if position is not None else {"loss_is": MEAN}
+    attrs |= {} if position is not None else {"loss_is": MEAN}  # so that no page calls it a loss at position 1
     attrs["source"] = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    # All runs are read before any plan is looked at: a bad cell is the more likely mistake.
     surfaces = {name: surface_of(table, name, rows, allow_missing, attrs) for name, rows in runs.items()}
     plans = _plans(schedule, list(runs))
     for name, surface in surfaces.items():
         first, last = int(surface.tokens[0]), int(surface.tokens[-1])
         if name in plans:
             plan, end = plans[name]
-            if end < last:
+            if end < last:  # the plan of another run, or in other units
                 found = f"run {name} has seen {last} tokens, its schedule ends at {end}"
                 raise ValueError(f"table: {found}; give each run its own plan, as in run: plan")
             surface.attrs["schedule"] = plan
@@ -110,7 +111,7 @@ def _read(
     """The numbers of the table, with tokens from a column or from steps, and run -> rows."""
     named = {role: name for role, name in roles.items() if name is not None}
     names, cells = read_columns(path, list(dict.fromkeys([*losses, *named.values(), *keys])))
-    keys = [] if keys == ["run"] and "run" not in cells else keys
+    keys = [] if keys == ["run"] and "run" not in cells else keys  # the default need not be there
     found = f"found {', '.join(names)}"
     # Columns named as their role may be absent, but for losses and positions.
     expected = [*losses, *keys, *(name for role, name in named.items() if name != role or role == "position")]
@@ -131,7 +132,7 @@ def _read(
 
     columns = {role: read(name) for role, name in named.items()}
     if tokens_per_step is not None:
-        columns["tokens"] = columns["step"] * tokens_per_step
+        columns["tokens"] = columns["step"] * tokens_per_step  # exact in float64 up to 9e15
     return Table(path.name, columns, np.stack([read(name) for name in losses], axis=1), losses), runs
 
 
@@ -139,10 +140,9 @@ def _check_tokens(path: Path, named: Mapping[str, str], tokens_per_step: int | N
     """Tokens come from a column or from steps, never from both."""
     if tokens_per_step is None:
         if "tokens" not in named:
-            fix = (
-                "name it with tokens= (--tokens), or give tokens_per_step= (--tokens-per-step; 1: steps are the clock)"
-            )
-            raise ValueError(f"table: {path.name}: expected a column of tokens, {found}; {fix}")
+            fix = "or give tokens_per_step= (--tokens-per-step; 1: steps are the clock)"
+            found = f"{found}; name it with tokens= (--tokens), {fix}"
+            raise ValueError(f"table: {path.name}: expected a column of tokens, {found}")
         return
     if tokens_per_step < 1 or tokens_per_step % 1:
         raise ValueError(f"table: tokens_per_step must be a whole number from 1, found {tokens_per_step}")
@@ -163,7 +163,7 @@ def _runs(path: Path, keys: list[list[Any]], count: int) -> dict[str, np.ndarray
     runs: dict[str, np.ndarray] = {}
     for cells, rows in by_cells.items():
         name = "-".join(filter(None, cells))
-        if not name or name in runs:
+        if not name or name in runs:  # (a, b-c) and (a-b, c) are two runs of one name
             what = f"a second run is called {name}" if name else "the run has no name"
             raise ValueError(f"table: {path.name}, row {rows[0] + 1}: {what}; name other columns with run= (--run)")
         runs[name] = np.array(rows)
@@ -176,7 +176,7 @@ def _plans(schedule: Any, runs: list[str]) -> dict[str, tuple[Any, int]]:
 
     if schedule is None:
         return {}
-    by_run: dict[str, Any] = dict.fromkeys(runs, schedule)
+    by_run: dict[str, Any] = dict.fromkeys(runs, schedule)  # one plan for all, unless it maps runs to plans
     plan_types = Mapping | list | tuple | Schedule
     if isinstance(schedule, Mapping) and all(isinstance(plan, plan_types) for plan in schedule.values()):
         by_run = {str(name): plan for name, plan in schedule.items()}
@@ -186,7 +186,7 @@ def _plans(schedule: Any, runs: list[str]) -> dict[str, tuple[Any, int]]:
             raise ValueError(f"table: schedule names {which}")
     plans: dict[str, tuple[Any, int]] = {}
     for name, plan in by_run.items():
-        own: Any = plan.to_plan() if isinstance(plan, Schedule) else plan
+        own: Any = plan.to_plan() if isinstance(plan, Schedule) else plan  # a surface keeps JSON values
         try:
             end = Schedule.from_plan(own).total_tokens
         except ValueError as error:
@@ -241,7 +241,7 @@ def surface_of(table: Table, name: str, rows: np.ndarray, allow_missing: bool, a
         ValueError: for cells that make no sense, a checkpoint that comes twice, or one that lacks a position.
     """
     if allow_missing and "position" not in table.columns:
-        rows = rows[~np.isnan(table.loss[rows]).all(axis=1)]
+        rows = rows[~np.isnan(table.loss[rows]).all(axis=1)]  # training logs have rows between evaluations
         if not len(rows):
             raise ValueError(f"table: {table.file}: run {name} has no loss at all; leave its rows out")
     run = RunRows(table, name, rows)
@@ -255,6 +255,7 @@ def surface_of(table: Table, name: str, rows: np.ndarray, allow_missing: bool, a
         run.refuse((losses < 0) | np.isinf(losses), found, "a loss is a cross-entropy in nats per token, from 0 up")
         if not allow_missing:
             run.refuse(np.isnan(losses), found, "leave the row out, or give allow_missing=True (--allow-missing)")
+    # By tokens, then position: rows become a grid by a reshape, once it is known to be full.
     run = RunRows(table, name, rows[np.lexsort((run.position, run.values("tokens")))])
     tokens, position = np.unique(run.values("tokens")), np.unique(run.position)
     _check_grid(run, len(tokens), len(position))
@@ -293,7 +294,7 @@ def _check_grid(run: RunRows, checkpoints: int, positions: int) -> None:
         return f"{where}tokens {tokens[k]:.0f} stands in row {run.rows[k - 1] + 1} too"
 
     run.refuse(twice, found, "keep one of them, or name the columns that tell runs apart with run= (--run)")
-    if len(run.rows) < checkpoints * positions:
+    if len(run.rows) < checkpoints * positions:  # none comes twice, so some are missing
         at, count = np.unique(tokens, return_counts=True)
         few = f"tokens {at[count.argmin()]:.0f} has {count.min()} positions, the run {positions}"
         fix = "add the rows: with positions, every checkpoint has the same"
