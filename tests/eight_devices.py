@@ -22,12 +22,13 @@ from tsl_jax.models import sharding
 from tsl_jax.models.build import ARCHITECTURES, abstract
 from tsl_jax.models.config import ModelConfig
 from tsl_jax.training import checkpoint, mesh
-from tsl_jax.training.config import MeshConfig, TrainConfig, total_steps
+from tsl_jax.training.config import MeshConfig, TrainConfig
 from tsl_jax.training.loop import train
 from tsl_jax.training.position_weights import updates
 from tsl_jax.training.position_weights.weights import PositionWeights
 from tsl_jax.training.reevaluation import reevaluate
 from tsl_jax.training.step import TrainState, initial_state, make_step
+from tsl_jax.training.timeline import resolve_timeline
 
 MESHES = {"1,1,1": MeshConfig(1), "8,1,1": MeshConfig(), "2,4,1": MeshConfig(2, 4), "2,2,2": MeshConfig(0, 2, 2)}
 STEPS, BATCH, T, V = 3, 16, 12, 64
@@ -45,7 +46,7 @@ def model(architecture: str) -> ModelConfig:
 def stepped(architecture: str, devices: MeshConfig, accumulate: int = 1) -> tuple[list[float], TrainState]:
     """The losses of some steps, and the state after them; from parameters that need no program of their own."""
     config = TrainConfig(model(architecture), mesh=devices, batch_size=BATCH, context=T, accumulate=accumulate)
-    rng, on, optimizer = np.random.default_rng(0), mesh.make(config), optax.sgd(2.0, momentum=0.9)
+    rng, on, optimizer = np.random.default_rng(0), mesh.make(devices), optax.sgd(2.0, momentum=0.9)
     batch = rng.integers(0, V, (BATCH, T + 1)).astype(np.int32)
     graphdef, shapes = abstract(config.model)
     params = jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(leaf.dtype), shapes)
@@ -76,7 +77,7 @@ def moved(folder: Path, saved: TrainState, like: TrainState) -> bool:
 def run_of(config: TrainConfig, out: Path) -> dict[str, Any]:
     """The losses of its steps and of its last evaluation."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert len(lines) == total_steps(config)
+    assert len(lines) == resolve_timeline(config).steps
     final = surface.load_surface(out).loss.isel(tokens=-1).values
     return {"steps": [line["loss"] for line in lines], "final": final.tolist()}
 

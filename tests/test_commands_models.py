@@ -10,7 +10,7 @@ from tsl_jax import cli
 from tsl_jax.models.config import ModelConfig, resolve
 from tsl_jax.models.cost import flops_per_token
 from tsl_jax.models.presets import PRESETS
-from tsl_jax.training import memory
+from tsl_jax.training import resources
 
 QUESTION = ("--vocabulary", "2048", "--context", "64")
 
@@ -23,7 +23,7 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_the_table_has_every_preset_and_needs_no_benchmark(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "matrix_rate", None)
+    monkeypatch.setattr(resources, "matrix_rate", None)
     lines = printed(capsys, *QUESTION, "--no-time").splitlines()
     rows = {cells[0]: cells for cells in ([c.strip() for c in line.strip("|").split("|")] for line in lines[2:])}
     assert set(PRESETS) <= set(rows)
@@ -35,7 +35,7 @@ def test_the_table_has_every_preset_and_needs_no_benchmark(
 def test_time_is_tokens_times_flops_by_the_rate(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "matrix_rate", lambda dtype: 1e12)
+    monkeypatch.setattr(resources, "matrix_rate", lambda dtype: 1e12)
     model = resolve(ModelConfig(preset="1m", vocabulary=2048, context=64))
     hours = 2e9 * flops_per_token(model) / 0.5e12 / 3600
     text = printed(capsys, "1m", *QUESTION, "--tokens", "2e9", "--utilisation", "0.5")
@@ -69,14 +69,14 @@ def test_a_gpu_keeps_no_attention_scores_and_runs_only_the_experts_it_needs(
 def test_dense_experts_are_timed_as_they_run() -> None:
     asked = resolve(ModelConfig(preset="9.8m-moe", vocabulary=2048, context=64))
     dense, ragged = (replace(asked, experts=kind) for kind in ("dense", "ragged"))
-    assert memory.flops_computed(ragged) == flops_per_token(asked)
+    assert resources.flops_computed(ragged) == flops_per_token(asked)
     all_used = replace(dense, experts_per_token=dense.n_experts)
-    assert memory.flops_computed(dense) == flops_per_token(all_used)
-    assert memory.memory(dense, 8)["activations"] > 2 * memory.memory(ragged, 8)["activations"]
+    assert resources.flops_computed(dense) == flops_per_token(all_used)
+    assert resources.memory(dense, 8)["activations"] > 2 * resources.memory(ragged, 8)["activations"]
 
 
 def test_the_rate_of_this_machine_is_a_number() -> None:
-    assert 1e6 < memory.matrix_rate("float32", size=64) < 1e18
+    assert 1e6 < resources.matrix_rate("float32", size=64) < 1e18
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,7 @@ from experiments.mid_run_changes import study as program
 from experiments.shared import Runs
 from experiments.shared.surface_measures import final_errors
 from tsl_jax.sweeps import read_sweep
-from tsl_jax.training.config import tokens_at, total_steps
-from tsl_jax.training.holes import planned
+from tsl_jax.training.timeline import resolve_timeline
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
@@ -110,7 +109,9 @@ def test_arms_that_are_no_pairs_are_refused(runs):
 @pytest.mark.parametrize("scale", ["cpu", "gpu", "paper"])
 def test_every_arm_of_a_plan_is_measured_at_the_tokens_of_its_twin(scale):
     configs = read_sweep(EXPERIMENTS / "mid_run_changes" / "plans" / f"{scale}.yaml")
-    tokens = {name: [tokens_at(one, step) for step in planned(one)] for name, one in configs.items()}
+    timelines = {name: resolve_timeline(config) for name, config in configs.items()}
+    tokens = {name: [line.tokens_at(step) for step in line.evaluations] for name, line in timelines.items()}
     assert len({tuple(one) for one in tokens.values()}) == 1
     config, ends = next(iter(configs.values())), next(iter(tokens.values()))
-    assert ends[-1] == config.tokens == total_steps(config) * config.batch_size * config.context
+    steps = next(iter(timelines.values())).steps
+    assert ends[-1] == config.tokens == steps * config.batch_size * config.context

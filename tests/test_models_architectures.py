@@ -18,8 +18,8 @@ from tsl_jax.models.build import ARCHITECTURES, abstract, unembedding
 from tsl_jax.models.config import SIZES, ModelConfig, resolve
 from tsl_jax.models.cost import flops_per_token, flops_per_token_6n, n_params, n_params_active, n_params_embedding
 from tsl_jax.training.config import OptimizerConfig
-from tsl_jax.training.memory import memory
 from tsl_jax.training.optimizer import adamw, lr_plan
+from tsl_jax.training.resources import memory
 from tsl_jax.training.step import StepFunction, TrainState, initial_state, make_step
 
 TINY = {

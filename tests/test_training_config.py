@@ -11,7 +11,7 @@ import pytest
 from tsl_jax.data.config import DataConfig
 from tsl_jax.laws import Schedule
 from tsl_jax.models.config import ModelConfig
-from tsl_jax.training.checks import check
+from tsl_jax.training.checks import validate_config
 from tsl_jax.training.config import (
     MeshConfig,
     OptimizerConfig,
@@ -19,10 +19,10 @@ from tsl_jax.training.config import (
     config_hash,
     from_dict,
     to_dict,
-    total_steps,
 )
 from tsl_jax.training.optimizer import lr_plan
 from tsl_jax.training.position_weights.weights import PositionWeights
+from tsl_jax.training.timeline import resolve_timeline
 
 
 def test_a_configuration_survives_the_way_through_a_file() -> None:
@@ -128,7 +128,7 @@ def test_a_file_with_a_wrong_entry_is_refused(values: dict, message: str) -> Non
 )
 def test_what_cannot_work_is_refused_before_any_text_is_read(config: TrainConfig, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        check(config)
+        validate_config(config)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant", "wsd", "restarts"])
@@ -140,14 +140,15 @@ def test_the_laws_read_every_plan_that_passes(schedule: str, warmup: float, deca
         optimizer = OptimizerConfig(schedule=schedule, warmup=warmup, decay=decay)
         config = TrainConfig(tokens=512 * steps, optimizer=optimizer)
         try:
-            check(config)
+            validate_config(config)
         except ValueError:
             continue
         assert Schedule.from_plan(lr_plan(optimizer, steps, 512)).kind == schedule
 
 
 def test_whole_batches_are_trained() -> None:
-    assert total_steps(replace(TrainConfig(), batch_size=16, tokens=1024 * 7 + 1023)) == 7
+    timeline = resolve_timeline(replace(TrainConfig(), batch_size=16, tokens=1024 * 7 + 1023))
+    assert (timeline.steps, timeline.total_tokens) == (7, 1024 * 7)
 
 
 def test_the_configuration_loads_no_jax() -> None:

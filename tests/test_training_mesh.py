@@ -19,7 +19,7 @@ from training_material import write_words
 from tsl_jax.models.build import ARCHITECTURES, abstract
 from tsl_jax.models.sharding import RULES, specification
 from tsl_jax.training import mesh
-from tsl_jax.training.checks import check
+from tsl_jax.training.checks import check_shares, validate_config
 from tsl_jax.training.config import MeshConfig, TrainConfig
 
 FLOAT32 = 1e-5  # losses of some steps, summed over devices in another order
@@ -98,8 +98,8 @@ def test_what_has_no_rule_or_does_not_divide_stays_whole() -> None:
 
 
 def test_one_device_is_no_mesh() -> None:
-    assert mesh.make(TrainConfig()) is None
-    assert mesh.make(TrainConfig(mesh=MeshConfig(1, 1, 1))) is None
+    assert mesh.make(MeshConfig()) is None
+    assert mesh.make(MeshConfig(1, 1, 1)) is None
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_one_device_is_no_mesh() -> None:
     [((0, 1, 1), 8, (8, 1, 1)), ((0, 2, 2), 8, (2, 2, 2)), ((0, 8, 1), 8, (1, 8, 1)), ((2, 2, 1), 8, (2, 2, 1))],
 )
 def test_zero_takes_all_remaining_devices(asked: tuple, devices: int, found: tuple) -> None:
-    assert mesh.shape(TrainConfig(mesh=MeshConfig(*asked)), devices) == found
+    assert mesh.shape(MeshConfig(*asked), devices) == found
 
 
 @pytest.mark.parametrize(
@@ -116,12 +116,16 @@ def test_zero_takes_all_remaining_devices(asked: tuple, devices: int, found: tup
         ((4, 2, 2), 8, "data 4, fsdp 2, tensor 2 on 8 devices needs 16; lower one of them"),
         ((0, 2, 8), 8, "data 0, fsdp 2, tensor 8 on 8 devices needs 16"),
         ((0, 3, 1), 8, "leaves some without work; let fsdp x tensor divide them, or give data"),
-        ((0, 1, 1), 3, "share evenly, found 8 sequences at a time over data x fsdp = 3 devices"),
     ],
 )
 def test_a_mesh_that_does_not_fit_the_devices_is_refused(asked: tuple, devices: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        mesh.shape(TrainConfig(mesh=MeshConfig(*asked)), devices)
+        mesh.shape(MeshConfig(*asked), devices)
+
+
+def test_batches_that_the_devices_cannot_share_evenly_are_refused() -> None:
+    with pytest.raises(ValueError, match="share evenly, found 8 sequences at a time over data x fsdp = 3 devices"):
+        check_shares([9, 8], 1, 3)
 
 
 @pytest.mark.parametrize(
@@ -138,4 +142,4 @@ def test_a_mesh_that_does_not_fit_the_devices_is_refused(asked: tuple, devices: 
 )
 def test_what_cannot_be_shared_is_refused_without_a_look_at_the_devices(entries: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        check(replace(TrainConfig(), **entries))
+        validate_config(replace(TrainConfig(), **entries))

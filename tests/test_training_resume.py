@@ -15,9 +15,10 @@ from training_material import at, in_other_order, interrupt_me, small_run, write
 from tsl_jax import surface
 from tsl_jax.data import corpora, preparation
 from tsl_jax.models.config import ModelConfig
-from tsl_jax.training import holes, provenance, run_dir, setup
+from tsl_jax.training import provenance, run_dir, setup
 from tsl_jax.training.config import TrainConfig
 from tsl_jax.training.loop import train
+from tsl_jax.training.timeline import resolve_timeline
 
 
 @pytest.fixture(name="text", scope="module")
@@ -89,7 +90,7 @@ def test_a_run_whose_model_resolves_otherwise_now_is_refused(config: TrainConfig
 
 
 def test_a_lost_checkpoint_of_a_run_that_continues_is_named(config: TrainConfig, out: Path) -> None:
-    planned = [step * 64 for step in holes.planned(config)]
+    planned = [step * 64 for step in resolve_timeline(config).evaluations]
     surface.checkpoints(out / "surface")[planned[0]].unlink()
     said = rf"has no checkpoint at {planned[0]} tokens, and it cannot be measured again; restore a copy, or do without"
     with pytest.warns(UserWarning, match=said):
@@ -121,10 +122,10 @@ def test_a_lost_checkpoint_of_a_complete_run_is_named(config: TrainConfig, whole
 def test_an_evaluation_that_the_run_makes_when_it_goes_on_is_not_lost(
     config: TrainConfig, whole: Path, tmp_path: Path
 ) -> None:
-    out, step = tmp_path / "run", holes.planned(config)[1]
+    out, step = tmp_path / "run", resolve_timeline(config).evaluations[1]
     with pytest.raises(KeyboardInterrupt):
         train(config, out, progress=at("train", step, interrupt_me))
-    assert list(surface.checkpoints(out / "surface")) == [holes.planned(config)[0] * 64]
+    assert list(surface.checkpoints(out / "surface")) == [resolve_timeline(config).evaluations[0] * 64]
     assert run_dir.read_record(out)["missing_checkpoints"] == []
     train(config, out, resume=True)
     assert surface.load_surface(out).loss.identical(surface.load_surface(whole).loss)
@@ -173,7 +174,7 @@ def test_the_record_keeps_every_environment_a_run_was_made_in(
     config: TrainConfig, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = run_dir.read_record(out)["environment"]
-    stops = [step for step in holes.planned(config) if step > 16]
+    stops = [step for step in resolve_timeline(config).evaluations if step > 16]
     second = set_environment(monkeypatch, cores=98)
     with pytest.warns(UserWarning, match="cores: .* now 98"), pytest.raises(KeyboardInterrupt):
         train(config, out, resume=True, progress=at("train", stops[0], interrupt_me))

@@ -7,6 +7,7 @@ import threading
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -16,12 +17,13 @@ from training_material import at, interrupt_me, small_run, write_words
 
 from tsl_jax.models.build import build
 from tsl_jax.models.config import ModelConfig
-from tsl_jax.training import calls, throughput
+from tsl_jax.training import resources
 from tsl_jax.training.config import OptimizerConfig, TrainConfig
-from tsl_jax.training.loop import train
+from tsl_jax.training.loop import made_ahead, train
 from tsl_jax.training.optimizer import adamw, lr_plan
-from tsl_jax.training.prefetch import ahead
+from tsl_jax.training.setup import steps_per_call
 from tsl_jax.training.step import TrainState, initial_state, make_step
+from tsl_jax.training.timeline import FLUSH, resolve_timeline
 
 K, B, T, V = 4, 6, 8, 40
 FLOAT32 = 1e-6  # losses near 4, and parameters, whose sums are taken in another order
@@ -34,11 +36,11 @@ def trained(per_call: int, accumulate: int) -> tuple[TrainState, dict[str, np.nd
     graphdef, params = build(ModelConfig(preset="tiny", d_model=16, n_layers=1, vocabulary=V, context=T), 0)
     step = make_step(graphdef, optimizer, np.linspace(0.5, 1.5, T), per_call, accumulate)
     batches = np.random.default_rng(0).integers(0, V, (K, B, T + 1)).astype(np.int32)
-    state, found = initial_state(params, optimizer), []
+    state, calls = initial_state(params, optimizer), []
     for i in range(0, K, per_call):
         state, metrics = step(state, batches[i] if per_call == 1 else batches[i : i + per_call])
-        found.append(jax.tree.map(np.ravel, metrics))
-    return state, {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+        calls.append(jax.tree.map(np.ravel, metrics))
+    return state, {name: np.concatenate([call[name] for call in calls]) for name in calls[0]}
 
 
 @pytest.fixture(name="plain", scope="module")
@@ -58,27 +60,27 @@ def test_microbatches_and_steps_of_one_call_give_the_same_run(plain: tuple, per_
 
 
 def test_calls_go_from_stop_to_stop_and_cover_every_step_once() -> None:
-    evaluations = [1, 2, 7, 90, 300]
+    plain = resolve_timeline(TrainConfig(tokens=300 * 512))
+    timeline = replace(plain, evaluations=(1, 2, 7, 90, 300))
     for per_call in (1, 4, 5, 16):
-        found = list(calls.all_calls(0, evaluations, per_call))
-        assert [b for a, b in found for b in range(a + 1, b + 1)] == list(range(1, 301))
-        assert {b - a for a, b in found} == {1, per_call}
-        assert set(evaluations) <= {b for _, b in found}
-        stop = calls.next_stop(7, evaluations, per_call)
-        assert stop == min(90, 7 + max(calls.FLUSH, 4 * per_call))
-        later = list(calls.all_calls(stop, evaluations, per_call))
-        assert later == [call for call in found if call[0] >= stop], "a continued run makes the same calls"
+        calls = list(timeline.calls(0, per_call))
+        assert [step for first, last in calls for step in range(first + 1, last + 1)] == list(range(1, 301))
+        assert {last - first for first, last in calls} == {1, per_call}
+        assert set(timeline.evaluations) <= {last for _, last in calls}
+        stop = timeline.next_stop(7, per_call)
+        assert stop == min(90, 7 + max(FLUSH, 4 * per_call))
+        later = list(timeline.calls(stop, per_call))
+        assert later == [call for call in calls if call[0] >= stop], "a continued run makes the same calls"
 
 
 def test_small_models_make_several_steps_a_call_on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = TrainConfig(batch_size=8, context=64)
-    assert calls.steps_per_call(config, 10**6, 1) == 1
-    assert calls.steps_per_call(replace(config, steps_per_call=3), 10**6, 1) == 3
+    assert steps_per_call(0, 512e6) == 1
+    assert steps_per_call(3, 512e6) == 3
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert calls.steps_per_call(config, 10**6, 1) == 16
-    assert calls.steps_per_call(config, 10**12 // (4 * 512), 1) == 4
-    assert calls.steps_per_call(config, 10**12 // (4 * 512), 2) == 8
-    assert calls.steps_per_call(config, 10**12, 1) == 1
+    assert steps_per_call(0, 512e6) == 16
+    assert steps_per_call(0, 1e12 / 4) == 4
+    assert steps_per_call(0, 1e12 / 8) == 8
+    assert steps_per_call(0, 512e12) == 1
 
 
 def metrics(out: Path) -> list[dict[str, Any]]:
@@ -113,25 +115,27 @@ def test_things_made_ahead_come_in_order_and_no_further_than_asked() -> None:
         made.append(key)
         return key * key
 
-    with closing(ahead(make, range(100), depth=2)) as things:
+    with closing(made_ahead(make, range(100), depth=2)) as things:
         assert [next(things) for _ in range(5)] == [0, 1, 4, 9, 16]
     assert made[:5] == [0, 1, 2, 3, 4]
     assert len(made) <= 7
-    assert list(ahead(make, range(3))) == [0, 1, 4]
-    assert not [one for one in threading.enumerate() if one.name.startswith("prefetch")]
+    assert list(made_ahead(make, range(3))) == [0, 1, 4]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
 
 def test_an_error_in_making_comes_out_in_its_place() -> None:
-    with closing(ahead(lambda key: 1 // (2 - key), range(9))) as things:
+    with closing(made_ahead(lambda key: 1 // (2 - key), range(9))) as things:
         assert [next(things), next(things)] == [0, 1]
         with pytest.raises(ZeroDivisionError):
             next(things)
 
 
-def test_utilisation_is_told_only_of_devices_whose_peak_is_known() -> None:
-    assert throughput.peak("cpu") is None
-    assert throughput.peak("NVIDIA H200") == throughput.peak("NVIDIA H100 80GB HBM3") == 989e12
-    assert throughput.peak("NVIDIA A100-SXM4-80GB") == 312e12
-    assert throughput.peak("NVIDIA H100 PCIe") is throughput.peak("NVIDIA H200 NVL") is None
-    assert throughput.rates(1000, 2.0, 10**9, None) == {"tokens_per_second": 500.0}
-    assert throughput.rates(1000, 2.0, 10**9, 1e12)["utilisation"] == 0.5
+def test_utilisation_is_given_only_for_devices_whose_peak_is_known() -> None:
+    def peak(*kinds: str) -> float | None:
+        return resources.peak_flops(SimpleNamespace(device_kind=kind) for kind in kinds)
+
+    assert peak("NVIDIA H200") == peak("NVIDIA H100 80GB HBM3") == 989e12
+    assert peak("NVIDIA A100-SXM4-80GB", "NVIDIA A100-PCIE-40GB") == 2 * 312e12
+    assert peak("cpu") is peak("NVIDIA H100 PCIe") is peak("NVIDIA H200 NVL") is peak("NVIDIA H200", "cpu") is None
+    assert resources.rates(1000, 2.0, 10**9, None) == {"tokens_per_second": 500.0}
+    assert resources.rates(1000, 2.0, 10**9, 1e12)["utilisation"] == 0.5

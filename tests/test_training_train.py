@@ -24,11 +24,12 @@ from tsl_jax.data.config import DataConfig
 from tsl_jax.models.build import build
 from tsl_jax.models.config import ModelConfig, resolve
 from tsl_jax.training import checkpoint, run_dir, setup
-from tsl_jax.training.config import OptimizerConfig, TrainConfig, batch_tokens, to_dict
+from tsl_jax.training.config import OptimizerConfig, TrainConfig, to_dict
 from tsl_jax.training.loop import train
-from tsl_jax.training.optimizer import adamw, lr_plan
+from tsl_jax.training.optimizer import run_optimizer
 from tsl_jax.training.provenance import model_hash
 from tsl_jax.training.step import TrainState, initial_state
+from tsl_jax.training.timeline import resolve_timeline
 
 
 @pytest.fixture(name="config", scope="module")
@@ -48,8 +49,7 @@ def final_state(config: TrainConfig, out: Path) -> TrainState:
     """Parameters and optimizer state of a run's newest checkpoint."""
     model = run_dir.read_record(out)["model"]
     _, params = build(resolve(ModelConfig(**model)), 0)
-    planned = lr_plan(config.optimizer, STEPS, batch_tokens(config))
-    state = initial_state(params, adamw(config.optimizer, planned, batch_tokens(config)))
+    state = initial_state(params, run_optimizer(config.optimizer, resolve_timeline(config)))
     checkpoints = checkpoint.Checkpoints(out / run_dir.CHECKPOINTS, keep=2, model_hash=model_hash(model))
     restored = checkpoints.restore(state)
     checkpoints.close()

@@ -16,11 +16,12 @@ from tsl_jax.commands import options
 from tsl_jax.commands.train import TrainCommand
 from tsl_jax.laws import HYPERBOLIC
 from tsl_jax.training import run_dir
-from tsl_jax.training.checks import check
+from tsl_jax.training.checks import validate_config
 from tsl_jax.training.config import TrainConfig, config_hash, from_dict, to_dict
 from tsl_jax.training.loop import train
 from tsl_jax.training.position_weights import adaptive, gradient_noise, sources, updates
 from tsl_jax.training.position_weights.weights import PositionWeights, mean_one
+from tsl_jax.training.timeline import resolve_timeline
 
 STATIC = {
     "uniform": PositionWeights(),
@@ -109,13 +110,13 @@ def test_files_give_one_weight_a_position(tmp_path: Path) -> None:
     hashes = set()
     for name in ("w.npy", "w.csv", "w.json"):
         config = from_dict(TrainConfig, {"position_weights": str(tmp_path / name)})
-        check(config)
+        validate_config(config)
         np.testing.assert_allclose(config.position_weights.values(64), raw / raw.mean())
         assert from_dict(TrainConfig, to_dict(config)) == config
         hashes.add(config_hash(config))
     assert len(hashes) == 3
     with pytest.raises(ValueError, match=r"gave shape \(64,\), expected \(32,\)"):
-        check(replace(config, context=32))
+        validate_config(replace(config, context=32))
 
 
 def test_a_file_belongs_to_the_run_by_its_content_not_its_place(tmp_path: Path) -> None:
@@ -125,7 +126,7 @@ def test_a_file_belongs_to_the_run_by_its_content_not_its_place(tmp_path: Path) 
     assert config_hash(a) == config_hash(b)
     np.save(tmp_path / "a.npy", np.arange(64.0))
     with pytest.raises(ValueError, match="are not those of this run"):
-        check(a)
+        validate_config(a)
     assert config_hash(from_dict(TrainConfig, {"position_weights": str(tmp_path / "a.npy")})) != config_hash(a)
 
 
@@ -144,7 +145,7 @@ def test_a_rule_that_cannot_work_is_refused_before_the_run(body: str, message: s
     (tmp_path / "own.py").write_text(f"def rule(observed):\n    {body}\n")
     config = from_dict(TrainConfig, {"position_weights": f"{tmp_path}/own.py:rule"})
     with pytest.raises(ValueError, match=message):
-        check(config)
+        validate_config(config)
 
 
 def test_answers_are_held_within_limits_at_mean_one() -> None:
@@ -224,9 +225,9 @@ def _whole(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def test_updates_begin_after_the_warm_up_and_go_on_evenly(config: TrainConfig) -> None:
-    assert sorted(updates.update_steps(config)) == [1, 11, 21, 31]
-    assert not updates.update_steps(replace(config, position_weights=PositionWeights()))
-    assert max(updates.update_steps(replace(config, weight_updates=400))) == 39
+    assert resolve_timeline(config).weight_updates == (1, 11, 21, 31)
+    assert not resolve_timeline(replace(config, position_weights=PositionWeights())).weight_updates
+    assert max(resolve_timeline(replace(config, weight_updates=400)).weight_updates) == 39
 
 
 @pytest.mark.parametrize("step", [11, 16])

@@ -21,11 +21,12 @@ from tsl_jax.data import corpora, windows
 from tsl_jax.data.config import EvalConfig
 from tsl_jax.models.build import build
 from tsl_jax.models.config import ModelConfig
-from tsl_jax.training import evaluation, provenance, run_dir, text_identity
+from tsl_jax.training import evaluation, provenance, run_dir
 from tsl_jax.training.checkpoint import Checkpoints
 from tsl_jax.training.config import from_dict
 from tsl_jax.training.optimizer import run_optimizer
 from tsl_jax.training.step import initial_state
+from tsl_jax.training.timeline import resolve_timeline
 
 DESIGNS = ((48, 4), (64, 4), (64, 3), (64, 2), (64, 1))  # windows in a stretch, and their stride
 DENSE = EvalConfig(id_stretches=128, id_offsets=284, stride=1)  # holds every window of the designs
@@ -39,14 +40,14 @@ def dense_losses(run: Path) -> np.ndarray:
     config, known = run_dir.read_config(run), run_dir.read_record(run)
     model = from_dict(ModelConfig, known["model"])
     graphdef, params = build(model, config.seed)
-    like = initial_state(params, run_optimizer(config))
+    like = initial_state(params, run_optimizer(config.optimizer, resolve_timeline(config)))
     checkpoints = Checkpoints(
         run / run_dir.CHECKPOINTS, keep=config.keep, model_hash=provenance.model_hash(known["model"])
     )
     state = checkpoints.read(checkpoints.steps()[-1], like)
     checkpoints.close()
     corpus = corpora.load(config.data, lambda *_: None)
-    text_identity.check(run, known["corpus"], corpus)
+    provenance.check_text(run, known["corpus"], corpus)
     forward = evaluation.make_forward(graphdef)
     found = []
     for seed in SEEDS:

@@ -61,7 +61,7 @@ def run_models(command: ModelsCommand) -> None:
     from tsl_jax.models.config import ModelConfig, resolve
     from tsl_jax.models.cost import n_params, n_params_active
     from tsl_jax.models.presets import PRESETS
-    from tsl_jax.training.memory import flops_computed, matrix_rate, memory
+    from tsl_jax.training.resources import flops_computed, matrix_rate, memory
 
     if command.batch_size < 1 or command.tokens < 0:
         found = f"batch_size {command.batch_size}, tokens {command.tokens}"

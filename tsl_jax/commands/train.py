@@ -35,12 +35,12 @@ def run_train(command: TrainCommand) -> None:
     """Train, and say where the result is."""
     from tsl_jax.commands.progress import bars
     from tsl_jax.training import run_dir
-    from tsl_jax.training.loop import checked, train
+    from tsl_jax.training.loop import already_complete, train
 
     config, out = resolved(command), command.out
     if command.resume and not (out / run_dir.CONFIG).exists():
         raise ValueError(f"train: {out} holds no run to continue; check --out, or begin one without --resume")
-    if not checked(config, out, resume=command.resume):
+    if not already_complete(config, out, resume=command.resume):
         print(cost(config))
         try:
             with _tensorboard(command) as write, bars() as progress:
@@ -99,9 +99,9 @@ def run_demo(command: DemoCommand) -> None:
     from tsl_jax.commands import options, report
     from tsl_jax.commands.progress import bars
     from tsl_jax.surface import load_surface
-    from tsl_jax.training.loop import checked, train
+    from tsl_jax.training.loop import already_complete, train
 
-    if not checked(command.train, command.out, resume=True):
+    if not already_complete(command.train, command.out, resume=True):
         print(cost(command.train))
     try:
         with bars() as progress:
@@ -137,7 +137,7 @@ def run_evaluate(command: EvaluateCommand) -> None:
 
     try:
         with bars() as progress:
-            given = {"text": command.text, "evaluation": command.windows, "devices": command.mesh}
+            given = {"text": command.text, "windows_config": command.windows, "devices": command.mesh}
             reevaluate(command.run, command.out, **given, progress=progress)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on") from None

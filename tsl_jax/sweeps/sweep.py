@@ -28,7 +28,7 @@ from typing import Any
 from tsl_jax.data.corpora import configured_domains, vocabulary_size
 from tsl_jax.models.config import resolve
 from tsl_jax.models.cost import flops_per_token
-from tsl_jax.training.checks import check
+from tsl_jax.training.checks import validate_config
 from tsl_jax.training.config import TrainConfig, config_hash, from_dict
 
 ENTRIES = ("name", "base", "set", "grid", "variants")
@@ -58,7 +58,7 @@ def read_sweep(file: Path | str) -> dict[str, TrainConfig]:
                 )
             try:
                 runs[name] = from_dict(TrainConfig, values)
-                check(runs[name])
+                validate_config(runs[name])
             except ValueError as error:
                 raise ValueError(f"sweep: {file}: run {name}: {error}") from None
             first = hashes.setdefault(config_hash(runs[name]), name)
@@ -170,7 +170,7 @@ def machine_rate(dtype: str) -> float:
     Raises:
         OSError: where it cannot be measured.
     """
-    program = f"from tsl_jax.training.memory import matrix_rate; print(matrix_rate({dtype!r}))"
+    program = f"from tsl_jax.training.resources import matrix_rate; print(matrix_rate({dtype!r}))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     if done.returncode:
         raise OSError(f"the speed of this machine could not be measured: {done.stderr.strip().splitlines()[-1:]}")

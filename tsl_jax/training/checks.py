@@ -1,100 +1,98 @@
-"""What can be known to be wrong with a run's configuration before any text is read. Standard library only."""
+"""What can be known to be wrong with a run's configuration before any text is read, or any device looked at."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterable
 
-from tsl_jax.data import config as data_config
+from tsl_jax.data.config import domain_sources, validate_data_config, validate_eval_config
 from tsl_jax.models import config as model_config
-from tsl_jax.training.config import OptimizerConfig, TrainConfig, batch_tokens, phases, planned_steps, run_stretches
+from tsl_jax.training.config import OptimizerConfig, TrainConfig, warmup_and_decay_steps
+from tsl_jax.training.timeline import RunTimeline, resolve_timeline
 
 SCHEDULES = ("cosine", "constant", "wsd", "restarts")
 DECAY_FORMS = ("linear", "exponential", "sqrt")
+AT_LEAST_ONE = (
+    "tokens", "context", "batch_size", "accumulate", "weight_updates", "evaluations", "evaluation_batch", "keep",
+)  # fmt: skip
 
 
-def check(config: TrainConfig) -> None:
-    """Everything that can be known to be wrong before any text is read.
+def validate_config(config: TrainConfig) -> None:
+    """Nothing, where a run can be made of the configuration as far as one can tell by now.
 
     Raises:
         ValueError: naming the entry, what was found, and what to give instead.
     """
-    for name in (
-        "tokens",
-        "context",
-        "batch_size",
-        "accumulate",
-        "weight_updates",
-        "evaluations",
-        "evaluation_batch",
-        "keep",
-    ):
+    for name in AT_LEAST_ONE:
         if getattr(config, name) < 1:
             raise ValueError(f"training: {name} must be at least 1, found {getattr(config, name)}")
-    _check_mesh(config)
-    if config.model.context and config.context > config.model.context:
-        found = f"context {config.context}, while the model's longest is {config.model.context}"
-        raise ValueError(f"training: {found}; lower --context or raise --model.context")
-    if planned_steps(config) < 2:
-        found = f"{config.tokens} tokens are less than two batches of {batch_tokens(config)}"
-        raise ValueError(f"training: {found}; raise tokens, or lower batch_size or context")
-    data_config.validate_data_config(config.data)
-    data_config.validate_eval_config(config.evaluation)
-    model_config.resolve(config.model, vocabulary=config.data.vocabulary, context=config.context)
-    _check_optimizer(config.optimizer)
-    _check_phases(config.optimizer, planned_steps(config))
-    _check_changes(config)
-    config.position_weights.check(config.context)
-
-
-def _check_changes(config: TrainConfig) -> None:
-    """Changes come after the warm-up, and their batches and domains are ones that the run can have."""
-    known = () if config.data.corpus else tuple(source.name for source in data_config.domain_sources(config.data))
-    warmup = phases(config.optimizer, planned_steps(config))[0]
-    for one in run_stretches(config)[1:] if config.changes else ():
-        if one.step < max(warmup, 1):
-            found = (
-                f"after {one.step} steps, {one.tokens / config.tokens:.3g} of the run, while the warm-up takes {warmup}"
-            )
-            raise ValueError(f"training: a change begins {found}; put it later, or lower optimizer.warmup")
-        batch_shares(replace(config, batch_size=one.batch_size), max(config.mesh.data, 1) * config.mesh.fsdp)
-        for name, _ in one.mixture:
-            if known and name not in known:
-                raise ValueError(
-                    f"training: a change mixes in {name!r}, the domains of this run are {', '.join(known)}"
-                )
-
-
-def _check_mesh(config: TrainConfig) -> None:
-    """What needs no look at the devices."""
     for name, least in (("data", 0), ("fsdp", 1), ("tensor", 1)):
         if getattr(config.mesh, name) < least:
             raise ValueError(f"training: mesh.{name} must be at least {least}, found {getattr(config.mesh, name)}")
     if config.steps_per_call < 0:
         raise ValueError(f"training: steps_per_call must not be negative, found {config.steps_per_call}")
-    batch_shares(config, max(config.mesh.data, 1) * config.mesh.fsdp)
+    parts = max(config.mesh.data, 1) * config.mesh.fsdp
+    check_shares([config.batch_size], config.accumulate, parts)
+    check_evaluation_shares(config.evaluation_batch, parts)
+    if config.model.context and config.context > config.model.context:
+        found = f"context {config.context}, while the model's longest is {config.model.context}"
+        raise ValueError(f"training: {found}; lower --context or raise --model.context")
+    batch_tokens = config.batch_size * config.context
+    steps = config.tokens // batch_tokens
+    if steps < 2:
+        found = f"{config.tokens} tokens are less than two batches of {batch_tokens}"
+        raise ValueError(f"training: {found}; raise tokens, or lower batch_size or context")
+    validate_data_config(config.data)
+    validate_eval_config(config.evaluation)
+    model_config.resolve(config.model, vocabulary=config.data.vocabulary, context=config.context)
+    _check_optimizer(config.optimizer, steps)
+    timeline = resolve_timeline(config)
+    check_shares(timeline.batch_sizes, config.accumulate, parts)
+    # the domains of a corpus that is built are known once it is opened
+    _check_interventions(timeline, () if config.data.corpus else tuple(s.name for s in domain_sources(config.data)))
+    config.position_weights.check(config.context)
 
 
-def batch_shares(config: TrainConfig, parts: int) -> None:
-    """Nothing, where batches can be shared by that many parts of the mesh.
+def _check_interventions(timeline: RunTimeline, domains: tuple[str, ...]) -> None:
+    """They come after the warm-up, and mix domains of the run (of any, where `domains` is empty)."""
+    for segment in timeline.segments[1:]:
+        if segment.step < max(timeline.warmup, 1):
+            share = segment.tokens / timeline.base_plan["total_tokens"]
+            found = f"after {segment.step} steps, {share:.3g} of the run, while the warm-up takes {timeline.warmup}"
+            raise ValueError(f"training: a change begins {found}; put it later, or lower optimizer.warmup")
+        for name, _ in segment.mixture:
+            if domains and name not in domains:
+                raise ValueError(
+                    f"training: a change mixes in {name!r}, the domains of this run are {', '.join(domains)}"
+                )
+
+
+def check_shares(batch_sizes: Iterable[int], accumulate: int, parts: int) -> None:
+    """Nothing, where microbatches of each size can be shared evenly by so many parts of the mesh.
 
     Raises:
         ValueError: where they cannot.
     """
-    if config.batch_size % config.accumulate:
-        found = f"batch_size {config.batch_size} and accumulate {config.accumulate}"
-        raise ValueError(f"training: accumulate must divide batch_size, found {found}; change one of them")
-    if config.batch_size // config.accumulate % parts:
-        found = f"{config.batch_size // config.accumulate} sequences at a time over data x fsdp = {parts} devices"
-        raise ValueError(f"training: batch_size / accumulate must share evenly, found {found}; change one of them")
-    if config.evaluation_batch % parts:
-        found = f"{config.evaluation_batch} windows over data x fsdp = {parts} devices"
+    for size in batch_sizes:
+        if size % accumulate:
+            found = f"batch_size {size} and accumulate {accumulate}"
+            raise ValueError(f"training: accumulate must divide batch_size, found {found}; change one of them")
+        if size // accumulate % parts:
+            found = f"{size // accumulate} sequences at a time over data x fsdp = {parts} devices"
+            raise ValueError(f"training: batch_size / accumulate must share evenly, found {found}; change one of them")
+
+
+def check_evaluation_shares(evaluation_batch: int, parts: int) -> None:
+    """The same for the windows that are scored at a time."""
+    if evaluation_batch % parts:
+        found = f"{evaluation_batch} windows over data x fsdp = {parts} devices"
         raise ValueError(f"training: evaluation_batch must share evenly, found {found}; change one of them")
 
 
-def _check_optimizer(config: OptimizerConfig) -> None:
-    for name, known in (("schedule", SCHEDULES), ("decay_form", DECAY_FORMS)):
-        if getattr(config, name) not in known:
-            raise ValueError(f"training: {name} must be one of {', '.join(known)}, found {getattr(config, name)!r}")
+def _check_optimizer(config: OptimizerConfig, total_steps: int) -> None:
+    """Its numbers, and whole steps as the laws want them: some after the warm-up, in wsd's decay, in a cycle."""
+    for name, choices in (("schedule", SCHEDULES), ("decay_form", DECAY_FORMS)):
+        if getattr(config, name) not in choices:
+            raise ValueError(f"training: {name} must be one of {', '.join(choices)}, found {getattr(config, name)!r}")
     if config.cycles < 1:
         raise ValueError(f"training: cycles must be at least 1, found {config.cycles}")
     if not 0 < config.peak_lr < float("inf"):
@@ -111,10 +109,7 @@ def _check_optimizer(config: OptimizerConfig) -> None:
         if getattr(config, name) < 0:
             raise ValueError(f"training: {name} must not be negative, found {getattr(config, name)}")
 
-
-def _check_phases(config: OptimizerConfig, total_steps: int) -> None:
-    """Whole steps, as the laws that read the schedule want them: some after the warm-up, in wsd's decay, a cycle."""
-    warmup, decay = phases(config, total_steps)
+    warmup, decay = warmup_and_decay_steps(config, total_steps)
     if warmup >= total_steps:
         found = f"warmup {config.warmup} leaves no step of {total_steps} at the full learning rate"
         raise ValueError(f"training: {found}; lower it")

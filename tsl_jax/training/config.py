@@ -1,7 +1,8 @@
-"""What a training run is told. Standard library only, so that a command line can show it without loading jax.
+"""The configuration of a training run. Standard library only, so that a command line can show it without loading jax.
 
-`TrainConfig` only nests the configurations of the rooms; each room receives its own part. A resolved configuration
-has a hash, which names the run: two runs with one hash have the same losses on the same machine and versions.
+`TrainConfig` only nests the configurations of the packages; each receives its own part, and what happens when is
+resolved once (`timeline.RunTimeline`). A configuration has a hash, which names the run: two runs with one hash have the
+same losses on the same machine and versions.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from tsl_jax.data.config import DataConfig, EvalConfig
 from tsl_jax.models.config import ModelConfig
-from tsl_jax.training.interventions import Stretch, step_near, steps_of, stretches, tokens_after
 from tsl_jax.training.position_weights.weights import PositionWeights
 
 T = TypeVar("T")
@@ -78,37 +78,7 @@ class TrainConfig:
     seed: int = 0  # of the initial parameters and of the order of the data
 
 
-def batch_tokens(config: TrainConfig) -> int:
-    """Training tokens in one step, as the run begins."""
-    return config.batch_size * config.context
-
-
-def planned_steps(config: TrainConfig) -> int:
-    """Optimizer steps of the run if nothing changes in it: the learning rate is planned in these."""
-    return config.tokens // batch_tokens(config)
-
-
-def run_stretches(config: TrainConfig) -> tuple[Stretch, ...]:
-    """The stretches of steps between changes."""
-    return stretches(config.changes, config.tokens, config.context, config.batch_size)
-
-
-def total_steps(config: TrainConfig) -> int:
-    """Optimizer steps of the run."""
-    return steps_of(run_stretches(config), config.tokens, config.context)
-
-
-def tokens_at(config: TrainConfig, step: int) -> int:
-    """Tokens seen after so many steps."""
-    return tokens_after(run_stretches(config), step, config.context)
-
-
-def step_at(config: TrainConfig, tokens: int) -> int:
-    """The number of steps after which the tokens seen are nearest to these."""
-    return step_near(run_stretches(config), tokens, config.context)
-
-
-def phases(config: OptimizerConfig, total_steps: int) -> tuple[int, int]:
+def warmup_and_decay_steps(config: OptimizerConfig, total_steps: int) -> tuple[int, int]:
     """Whole steps of the warm-up and, for wsd, of the decay."""
     decay = round(config.decay * total_steps) if config.schedule == "wsd" else 0
     return round(config.warmup * total_steps), decay

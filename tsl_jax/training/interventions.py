@@ -1,4 +1,4 @@
-"""Changes in mid-run: how a run is told of them, and the stretches of steps between them. Standard library only.
+"""Interventions: what changes in the middle of a run, and the segments of steps between. Standard library only.
 
 An entry of `changes` is
 
@@ -20,63 +20,63 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
-from itertools import groupby
 from typing import Any
 
 from tsl_jax.data.config import validate_weights
 
 KINDS = ("lr", "batch", "mixture", "skip")
-_ENTRY = re.compile(r"(?P<at>\d*\.?\d+):(?P<what>[a-z]+)=(?P<value>.+)", re.DOTALL)
+_ENTRY = re.compile(r"(?P<at>\d*\.?\d+):(?P<kind>[a-z]+)=(?P<value>.+)", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Steps in which nothing changes."""
+class Segment:
+    """Steps between two interventions, in which nothing changes."""
 
     step: int  # optimizer steps done when it begins
     tokens: int  # tokens seen by then
     sequence: int  # place of its first sequence in the order of the data
     batch_size: int
-    lr: float = 1.0  # times the planned learning rate
+    lr_factor: float = 1.0  # times the planned learning rate
     mixture: tuple[tuple[str, float], ...] = ()  # domain and weight; empty: as the run began
 
 
-@dataclass(frozen=True)
-class _Change:
-    at: Fraction
-    what: str
-    value: Any
+def run_segments(entries: Sequence[str], tokens: int, context: int, batch_size: int) -> tuple[Segment, ...]:
+    """The segments of a run of so many tokens, in order; one where nothing changes.
 
-
-def stretches(entries: Sequence[str], tokens: int, context: int, batch_size: int) -> tuple[Stretch, ...]:
-    """The stretches of a run of so many tokens, in order; one where nothing changes.
+    Args:
+        entries: `TrainConfig.changes`. tokens: of the run. context, batch_size: of a step as the run begins.
 
     Raises:
-        ValueError: for an entry that cannot be read, two that say the same of one place, or a stretch without a step.
+        ValueError: for an entry that cannot be read, two that say the same of one place, or a segment without a step.
     """
-    found = [Stretch(0, 0, 0, batch_size)]
-    changes = sorted((_read(entry) for entry in entries), key=lambda one: one.at)
-    for at, together in groupby(changes, key=lambda one: one.at):
-        told = _once(at, list(together))
-        last = found[-1]
+    changes: dict[Fraction, dict[str, Any]] = {}  # share of the run -> kind -> value
+    for entry in entries:
+        at, kind, value = _parse(entry)
+        if kind in changes.setdefault(at, {}):
+            raise ValueError(f"training: changes say the same thing twice at {float(at):g}; leave one of them out")
+        changes[at][kind] = value
+    segments = [Segment(0, 0, 0, batch_size)]
+    for at in sorted(changes):
+        last, change = segments[-1], changes[at]
         steps = (int(at * tokens) - last.tokens) // (last.batch_size * context)
         _need_step(steps, f"before the change at {float(at):g}")
-        size = told.get("batch", last.batch_size)
-        new = replace(
-            last,
-            step=last.step + steps,
-            tokens=last.tokens + steps * last.batch_size * context,
-            sequence=last.sequence + steps * last.batch_size + told.get("skip", 0) * size,
-            batch_size=size,
-            lr=told.get("lr", last.lr),
-            mixture=told.get("mixture", last.mixture),
+        size = change.get("batch", last.batch_size)
+        segments.append(
+            Segment(
+                step=last.step + steps,
+                tokens=last.tokens + steps * last.batch_size * context,
+                sequence=last.sequence + steps * last.batch_size + change.get("skip", 0) * size,
+                batch_size=size,
+                lr_factor=change.get("lr", last.lr_factor),
+                mixture=change.get("mixture", last.mixture),
+            )
         )
-        found.append(new)
+    last = segments[-1]
     if entries:
-        _need_step(steps_of(found, tokens, context) - found[-1].step, "after the last change")
-    return tuple(found)
+        _need_step((tokens - last.tokens) // (last.batch_size * context), "after the last change")
+    return tuple(segments)
 
 
 def _need_step(steps: int, where: str) -> None:
@@ -84,75 +84,46 @@ def _need_step(steps: int, where: str) -> None:
         raise ValueError(f"training: there is no whole step {where}; move it, or take smaller batches or more tokens")
 
 
-def steps_of(found: Sequence[Stretch], tokens: int, context: int) -> int:
-    """Whole steps of the run."""
-    last = found[-1]
-    return last.step + (tokens - last.tokens) // (last.batch_size * context)
-
-
-def at_step(found: Sequence[Stretch], step: int) -> Stretch:
-    """The stretch in which the step after `step` steps is made."""
-    return next(one for one in reversed(found) if one.step <= step)
-
-
-def tokens_after(found: Sequence[Stretch], step: int, context: int) -> int:
-    """Tokens seen after so many steps."""
-    one = at_step(found, max(step - 1, 0))
-    return one.tokens + (step - one.step) * one.batch_size * context
-
-
-def step_near(found: Sequence[Stretch], tokens: int, context: int) -> int:
-    """The number of steps after which the tokens seen are nearest to these."""
-    one = next(one for one in reversed(found) if one.tokens <= tokens)
-    return one.step + round((tokens - one.tokens) / (one.batch_size * context))
-
-
-def _read(entry: Any) -> _Change:
+def _parse(entry: Any) -> tuple[Fraction, str, Any]:
+    """Share of the run, kind and value of an entry."""
     if not isinstance(entry, str):
         raise ValueError(f"training: changes are texts AT:WHAT=VALUE (in YAML within quotes), found {entry!r}")
     match = _ENTRY.fullmatch(entry.strip())
-    if not match or match["what"] not in KINDS:
+    if not match or match["kind"] not in KINDS:
         kinds = ", ".join(f".5:{kind}=..." for kind in KINDS)
         raise ValueError(f"training: changes are of the form AT:WHAT=VALUE ({kinds}), found {entry!r}")
     at = Fraction(match["at"])
     if not 0 < at < 1:
         raise ValueError(f"training: the change {entry!r} is at {match['at']}, expected a share between 0 and 1")
     try:
-        return _Change(at, match["what"], _value(match["what"], match["value"]))
+        parse_value = _parse_mixture if match["kind"] == "mixture" else _parse_number
+        return at, match["kind"], parse_value(match["kind"], match["value"])
     except ValueError as error:
         raise ValueError(f"training: the change {entry!r}: {str(error).removeprefix('data: ')}") from None
 
 
-def _value(what: str, text: str) -> Any:
-    if what == "mixture":
-        return _mixture(text)
+def _parse_number(kind: str, text: str) -> float | int:
     try:
-        value = float(text) if what == "lr" else int(text)
+        value = float(text) if kind == "lr" else int(text)
     except ValueError:
-        kind, more = "number" if what == "lr" else "whole number", "; separate entries by spaces" if "," in text else ""
-        raise ValueError(f"{what} needs a {kind}, found {text!r}{more}") from None
+        expected = "number" if kind == "lr" else "whole number"
+        advice = "; separate entries by spaces" if "," in text else ""
+        raise ValueError(f"{kind} needs a {expected}, found {text!r}{advice}") from None
     if not 0 < value < float("inf"):
-        raise ValueError(f"{what} must be positive, found {text}")
+        raise ValueError(f"{kind} must be positive, found {text}")
     return value
 
 
-def _mixture(text: str) -> tuple[tuple[str, float], ...]:
-    shares: dict[str, float] = {}
+def _parse_mixture(kind: str, text: str) -> tuple[tuple[str, float], ...]:
+    weights: dict[str, float] = {}
     for part in text.split(","):
         name, _, weight = part.strip().partition("@")
         try:
             number = float(weight)
         except ValueError:
-            raise ValueError(f"mixture needs DOMAIN@WEIGHT,..., found {part!r}") from None
-        if name in shares:
-            raise ValueError(f"mixture names {name!r} twice")
-        shares[name] = number
-    validate_weights(shares)
-    return tuple(shares.items())
-
-
-def _once(at: Fraction, together: list[_Change]) -> dict[str, Any]:
-    told = {one.what: one.value for one in together}
-    if len(told) < len(together):
-        raise ValueError(f"training: changes say the same thing twice at {float(at):g}; leave one of them out")
-    return told
+            raise ValueError(f"{kind} needs DOMAIN@WEIGHT,..., found {part!r}") from None
+        if name in weights:
+            raise ValueError(f"{kind} names {name!r} twice")
+        weights[name] = number
+    validate_weights(weights)
+    return tuple(weights.items())

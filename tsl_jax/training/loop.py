@@ -7,24 +7,33 @@ step, the evaluation windows are fixed, and surface files that are there already
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from tsl_jax import surface
 from tsl_jax.data import corpora
-from tsl_jax.training import evaluation, holes, interrupt, mesh, run_dir
-from tsl_jax.training.calls import all_calls, calls, next_stop
-from tsl_jax.training.checks import check
-from tsl_jax.training.config import TrainConfig, tokens_at, total_steps
-from tsl_jax.training.prefetch import ahead
-from tsl_jax.training.setup import Observe, Progress, Run, prepare
+from tsl_jax.training import evaluation, mesh, run_dir
+from tsl_jax.training.checks import check_evaluation_shares, check_shares, validate_config
+from tsl_jax.training.config import TrainConfig
+from tsl_jax.training.resources import rates
+from tsl_jax.training.setup import Observe, Progress, TrainingRun, prepare
 from tsl_jax.training.step import TrainState
+from tsl_jax.training.timeline import calls_between, resolve_timeline
+
+K = TypeVar("K")
+V = TypeVar("V")
+DEPTH = 2  # batches made ahead: one more than is being waited for
+ADVICE = "Lower peak_lr, or raise warmup or clip"
 
 
 def train(
@@ -53,165 +62,194 @@ def train(
         KeyboardInterrupt: after Ctrl-C, once the last whole step is in a checkpoint.
     """
     out = Path(out)
-    if checked(config, out, resume=resume):
-        holes.tell(config, out)
+    complete = already_complete(config, out, resume=resume)
+    timeline = resolve_timeline(config)
+    if complete:
+        run_dir.record_missing(out, timeline)
         return out
-    new = run_dir.make(out)
+    created = run_dir.make(out)
     try:
-        run, state = prepare(config, out, progress or (lambda *_: None), observe or (lambda _: None))
+        run, state = prepare(config, timeline, out, progress or (lambda *_: None), observe or (lambda _: None))
     except BaseException:
-        if new and not any(out.iterdir()):
+        if created and not any(out.iterdir()):
             out.rmdir()
         raise
     try:
-        with interrupt.deferred() as stopped:
-            _loop(run, state, stopped)
+        with interrupt_deferred() as interrupted:
+            _train(run, state, interrupted)
     except OSError as error:
         found = str(error).removeprefix("training: ")
-        mend = f"what was written before is whole; make room and {run_dir.how_to_resume(out)}"
-        raise OSError(f"training: {out} stopped: {found}; {mend}") from error
+        advice = f"what was written before is whole; make room and {run_dir.how_to_resume(out)}"
+        raise OSError(f"training: {out} stopped: {found}; {advice}") from error
     finally:
         run.checkpoints.close()
     return out
 
 
-def checked(config: TrainConfig, out: Path, *, resume: bool) -> bool:
-    """Whether the run in `out` is complete already. Nothing is written.
+def already_complete(config: TrainConfig, out: Path, *, resume: bool) -> bool:
+    """Whether the run in `out` is complete. Nothing is written.
 
     Raises:
         ValueError, OSError: for all that can be known to be wrong with configuration, folder and text before any work.
     """
-    check(config)
+    validate_config(config)
     if run_dir.is_complete(out, config, resume=resume):
         return True
-    mesh.shape(config, len(jax.local_devices()))
+    data, fsdp, _ = mesh.shape(config.mesh, len(jax.local_devices()))
+    check_shares(resolve_timeline(config).batch_sizes, config.accumulate, data * fsdp)
+    check_evaluation_shares(config.evaluation_batch, data * fsdp)
     corpora.find(config.data)
     return False
 
 
-def _loop(run: Run, state: TrainState, stopped: Callable[[], bool]) -> None:
-    total, step = total_steps(run.config), int(state.step)
-    last = max(run.evaluations)
-    with closing(ahead(run.batches, all_calls(step, run.stops, run.per_call))) as batches:
+def _train(run: TrainingRun, state: TrainState, interrupted: Callable[[], bool]) -> None:
+    """From the state to the end of the run, from stop to stop."""
+    timeline, step = run.timeline, int(state.step)
+    with closing(made_ahead(run.batches, timeline.calls(step, run.per_call))) as batches:
         while True:
-            if step in run.evaluations:
-                _measure(run, state, step, stopped)
-                _save(run, state, step, complete=step == last)
-            if step == total:
+            if step in timeline.evaluations:
+                _evaluate(run, state, step, interrupted)
+                _save(run, state, step, complete=step == timeline.steps)
+            if step == timeline.steps:
                 return
-            if run.weighting and step in run.weighting.steps:
+            if run.weighting and step in timeline.weight_updates:
                 with run.clock("evaluate"):
                     run.weighting.update(state.params, step)
-            state, step = _advance(run, state, step, next_stop(step, run.stops, run.per_call), batches)
-            run.progress("train", step, total)
-            if stopped():
+            stop = timeline.next_stop(step, run.per_call)
+            state = _advance(run, state, step, stop, batches)
+            step = stop
+            run.progress("train", step, timeline.steps)
+            if interrupted():
                 _save(run, state, step, complete=False)
                 raise KeyboardInterrupt
 
 
-def _advance(
-    run: Run, state: TrainState, first: int, last: int, batches: Iterator[jax.Array]
-) -> tuple[TrainState, int]:
-    """Steps first + 1 .. last; their losses are looked at together, so that the device need not wait for each."""
-    pending, before = [], run.clock.seconds["train"]
+def _advance(run: TrainingRun, state: TrainState, first: int, last: int, batches: Iterator[jax.Array]) -> TrainState:
+    """Steps first + 1 .. last, and their lines in metrics.jsonl."""
+    timeline, calls, seconds_before = run.timeline, [], run.clock.seconds["train"]
+    weights = () if run.weighting is None else (run.weighting.now,)
     with run.clock("train"):
-        for _ in calls(first, last, run.per_call):
+        for _ in calls_between(first, last, run.per_call):
             batch = next(batches)
-            state, metrics = run.steps[batch.shape[:-1]](state, batch, *run.weights)
-            pending.append(metrics)
-        pending = jax.device_get(pending)
-    rates = run.rates(first, last, run.clock.seconds["train"] - before)
-    lines = [_line(run, first + i, values) | rates for i, values in enumerate(_by_step(pending), start=1)]
-    good = [line for line in lines if math.isfinite(line["loss"]) and math.isfinite(line["grad_norm"])]
-    if len(good) < len(lines):
-        raise ValueError(_not_finite(run, next(line for line in lines if line not in good)))
-    run_dir.append_metrics(run.path, lines)
-    for line in lines:
+            state, metrics = run.step_functions[batch.shape[:-1]](state, batch, *weights)
+            calls.append(metrics)
+        calls = jax.device_get(calls)  # once for all of them: the device need not wait for the host after each
+    seconds = run.clock.seconds["train"] - seconds_before
+    speed = rates(
+        timeline.tokens_at(last) - timeline.tokens_at(first), seconds, run.record["flops_per_token"], run.peak_flops
+    )
+    # a call of one step gives scalars, a call of several arrays (steps,)
+    values = {name: np.concatenate([np.ravel(metrics[name]) for metrics in calls]) for name in calls[0]}
+    lines = []
+    for i, step in enumerate(range(first + 1, last + 1)):
+        numbers = {name: float(value[i]) for name, value in values.items()}
+        line = {"step": step, "tokens": timeline.tokens_at(step), "loss": numbers.pop("loss")}
+        line |= {"lr": timeline.learning_rate(step), "grad_norm": numbers.pop("grad_norm")}
+        lines.append(line | numbers | speed)
+    finite = np.isfinite(values["loss"]) & np.isfinite(values["grad_norm"])
+    n_good = len(lines) if finite.all() else int(np.argmin(finite))
+    run_dir.append_metrics(run.path, lines[:n_good])  # also before an error: they show how the run came to it
+    for line in lines[:n_good]:
         run.observe(line)
-    return state, last
+    if n_good < len(lines):
+        bad, kept = lines[n_good], run.checkpoints.steps()
+        newest = f"the checkpoint of step {kept[-1]} in {run.checkpoints.folder} is good" if kept else ""
+        found = f"loss {bad['loss']}, gradient norm {bad['grad_norm']} at step {bad['step']} ({bad['tokens']} tokens)"
+        raise ValueError(f"training: {found}, learning rate {bad['lr']:.3g}; {newest or 'no checkpoint yet'}. {ADVICE}")
+    return state
 
 
-def _by_step(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The metrics of each step, from those of calls of one step (scalars) or of several (an array)."""
-    values = {name: np.concatenate([np.ravel(call[name]) for call in metrics]) for name in metrics[0]}
-    return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
-
-
-def _line(run: Run, step: int, metrics: dict[str, Any]) -> dict[str, Any]:
-    tokens = tokens_at(run.config, step)
-    lr = float(run.schedule.rate(tokens, np))
-    loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
-    line = {"step": step, "tokens": tokens, "loss": loss, "lr": lr, "grad_norm": norm}
-    return line | {name: float(value) for name, value in metrics.items() if name not in line}
-
-
-def _not_finite(run: Run, line: dict[str, Any]) -> str:
-    kept = run.checkpoints.steps()
-    where = f"the checkpoint of step {kept[-1]} in {run.checkpoints.folder} is good" if kept else "no checkpoint yet"
-    found = f"loss {line['loss']}, gradient norm {line['grad_norm']} at step {line['step']} ({line['tokens']} tokens)"
-    return f"training: {found}, learning rate {line['lr']:.3g}; {where}. Lower peak_lr, or raise warmup or clip"
-
-
-def _measure(run: Run, state: TrainState, step: int, stopped: Callable[[], bool]) -> None:
-    """Append this checkpoint to the surface, unless it is there."""
-    tokens = tokens_at(run.config, step)
-    if tokens in surface.checkpoints(run.path / run_dir.SURFACE):
+def _evaluate(run: TrainingRun, state: TrainState, step: int, interrupted: Callable[[], bool]) -> None:
+    """Append this checkpoint to the surface, unless it is there; Ctrl-C gives it up, to be made again later."""
+    tokens, folder = run.timeline.tokens_at(step), run.path / run_dir.SURFACE
+    if tokens in surface.checkpoints(folder):
         return
+    facts: dict[str, float] = {"step": step}
     with run.clock("evaluate"):
         splits = {}
-        for split, windows in run.sets.items():
-            losses = _scored(run, state, step, split, windows, stopped)
+        for split, windows in run.evaluation_sets.items():
+
+            def watch(done: int, total: int, split: str = split) -> None:
+                run.progress(f"evaluate {split}", done, total)
+                if interrupted():
+                    _save(run, state, step, complete=False)
+                    raise KeyboardInterrupt
+
+            losses = evaluation.window_losses(run.forward, state.params, windows.tokens, run.evaluation_batch, watch)
+            if not np.isfinite(losses).all():
+                window, position = np.argwhere(~np.isfinite(losses))[0]
+                where = f"at step {step}, split {split}, window {window}, position {position + 1}"
+                found = f"loss {losses[window, position]} {where}"
+                raise ValueError(f"training: {found}; the checkpoints before are good. {ADVICE}")
             splits[split] = evaluation.reduce(losses, windows)
-        lr = float(run.schedule.rate(tokens, np))
-        surface.append(run.path / run_dir.SURFACE, tokens=tokens, step=step, lr=lr, splits=splits)
-    run.observe({"step": step, **_by_thirds(splits)})
+            # a step has the mean of its positions only, an evaluation their thirds too
+            loss = splits[split]["loss_sum"] / splits[split]["count"]
+            facts[f"{split}/loss"] = float(loss.mean())
+            thirds = zip(("head", "middle", "tail"), np.array_split(loss, 3), strict=True)
+            facts |= {f"{split}/{name}": float(part.mean()) for name, part in thirds if len(part)}
+        surface.append(folder, tokens=tokens, step=step, lr=run.timeline.learning_rate(step), splits=splits)
+    run.observe(facts)
 
 
-def _by_thirds(splits: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, float]:
-    """The mean loss of each split, of all positions and of each third: an evaluation has them, a step only its sum."""
-    said = {}
-    for split, arrays in splits.items():
-        loss = arrays["loss_sum"] / arrays["count"]
-        said[f"{split}/loss"] = float(loss.mean())
-        thirds = zip(("head", "middle", "tail"), np.array_split(loss, 3), strict=True)
-        said |= {f"{split}/{name}": float(part.mean()) for name, part in thirds if len(part)}
-    return said
-
-
-def _scored(
-    run: Run,
-    state: TrainState,
-    step: int,
-    split: str,
-    windows: evaluation.EvaluationSet,
-    stopped: Callable[[], bool],
-) -> np.ndarray:
-    """Losses of one split; Ctrl-C gives this evaluation up, and the run makes it again when it continues."""
-
-    def watch(done: int, total: int) -> None:
-        run.progress(f"evaluate {split}", done, total)
-        if stopped():
-            _save(run, state, step, complete=False)
-            raise KeyboardInterrupt
-
-    losses = evaluation.window_losses(run.forward, state.params, windows.tokens, run.config.evaluation_batch, watch)
-    if not np.isfinite(losses).all():
-        window, position = np.argwhere(~np.isfinite(losses))[0]
-        found = (
-            f"loss {losses[window, position]} at step {step}, split {split}, window {window}, position {position + 1}"
-        )
-        raise ValueError(f"training: {found}; the checkpoints before are good. Lower peak_lr, or raise warmup or clip")
-    return losses
-
-
-def _save(run: Run, state: TrainState, step: int, *, complete: bool) -> None:
+def _save(run: TrainingRun, state: TrainState, step: int, *, complete: bool) -> None:
     """The checkpoint, and after it the record with the times until now."""
     with run.clock("checkpoint"):
         run_dir.sync_metrics(run.path)
         run.checkpoints.save(state)
-    seconds = {stage: round(value, 3) for stage, value in run.clock.seconds.items()}
-    speed = tokens_at(run.config, step) / max(run.clock.seconds["train"], 1e-9)
-    facts = {"step": step, "complete": complete, "seconds": seconds, "tokens_per_second": round(speed, 1)}
-    lost = {holes.MISSING: holes.missing(run.config, run.path, step)}
-    probes = {"probes": {"weights": run.weighting.summary()}} if run.weighting else {}
-    run_dir.write_record(run.path, {**run.record, **facts, **lost, **probes})
+    speed = run.timeline.tokens_at(step) / max(run.clock.seconds["train"], 1e-9)
+    facts = {
+        "step": step,
+        "complete": complete,
+        "seconds": {stage: round(seconds, 3) for stage, seconds in run.clock.seconds.items()},
+        "tokens_per_second": round(speed, 1),
+        run_dir.MISSING: run_dir.missing_checkpoints(run.path, run.timeline, step),
+    }
+    if run.weighting:
+        facts["probes"] = {"weights": run.weighting.summary()}
+    run_dir.write_record(run.path, {**run.record, **facts})
+
+
+def made_ahead(make: Callable[[K], V], keys: Iterable[K], depth: int = DEPTH) -> Generator[V, None, None]:
+    """make(key) for every key in order, made by one thread while the caller works.
+
+    Close it (`contextlib.closing`) to end the thread before the last key.
+
+    Raises:
+        Exception: what `make` raises, where its value would have come.
+    """
+    rest = iter(keys)
+    pending: deque[Future[V]] = deque()
+    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
+        try:
+            while True:
+                pending.extend(pool.submit(make, key) for key in islice(rest, depth - len(pending)))
+                if not pending:
+                    return
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+@contextmanager
+def interrupt_deferred() -> Iterator[Callable[[], bool]]:
+    """Gives a function that says whether Ctrl-C was pressed; a second one interrupts at once.
+
+    A step consumes the state it is given, so an exception between its call and the assignment of its result would lose
+    both: the loop asks between steps. Outside the main thread no signal comes, and the answer is always no.
+    """
+    pressed: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)

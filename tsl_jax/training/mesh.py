@@ -7,37 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tsl_jax.models.sharding import AXES, BATCH
-from tsl_jax.training.checks import batch_shares
-from tsl_jax.training.config import TrainConfig, run_stretches
+from tsl_jax.training.config import MeshConfig
 
 
-def shape(config: TrainConfig, devices: int) -> tuple[int, int, int]:
+def shape(config: MeshConfig, devices: int) -> tuple[int, int, int]:
     """Devices along (data, fsdp, tensor).
 
     Raises:
-        ValueError: for more devices than there are, or batches that they cannot share evenly.
+        ValueError: for more devices than there are, or for some that would have no work.
     """
-    asked = config.mesh
-    inner = asked.fsdp * asked.tensor
-    data = asked.data or max(1, devices // inner)
-    found = f"mesh data {asked.data}, fsdp {asked.fsdp}, tensor {asked.tensor} on {devices} devices"
+    inner = config.fsdp * config.tensor
+    data = config.data or max(1, devices // inner)
+    found = f"mesh data {config.data}, fsdp {config.fsdp}, tensor {config.tensor} on {devices} devices"
     if data * inner > devices:
         raise ValueError(f"training: {found} needs {data * inner}; lower one of them, or give it more devices")
-    if not asked.data and devices % inner:
+    if not config.data and devices % inner:
         raise ValueError(f"training: {found} leaves some without work; let fsdp x tensor divide them, or give data")
-    for size in sorted({one.batch_size for one in run_stretches(config)}):
-        batch_shares(replace(config, batch_size=size), data * asked.fsdp)
-    return data, asked.fsdp, asked.tensor
+    return data, config.fsdp, config.tensor
 
 
-def make(config: TrainConfig) -> Mesh | None:
+def make(config: MeshConfig) -> Mesh | None:
     """The mesh over the devices of this process, or None where it has one device only.
 
     Raises:

@@ -8,19 +8,22 @@ same curve, times a factor.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from tsl_jax.schedules import Schedule
-from tsl_jax.training.config import OptimizerConfig, TrainConfig, batch_tokens, phases, planned_steps, run_stretches
+from tsl_jax.training.config import OptimizerConfig, warmup_and_decay_steps
+
+if TYPE_CHECKING:
+    from tsl_jax.training.timeline import RunTimeline
 
 
 def lr_plan(config: OptimizerConfig, total_steps: int, batch_tokens: int) -> dict[str, Any]:
     """The learning-rate plan of a run in which nothing changes, in tokens, at whole steps."""
-    warmup_steps, decay_steps = phases(config, total_steps)
+    warmup_steps, decay_steps = warmup_and_decay_steps(config, total_steps)
     plan: dict[str, Any] = {
         "kind": config.schedule,
         "peak": config.peak_lr,
@@ -37,26 +40,13 @@ def lr_plan(config: OptimizerConfig, total_steps: int, batch_tokens: int) -> dic
     return plan
 
 
-def run_lr_plan(config: TrainConfig) -> dict[str, Any] | list[dict[str, Any]]:
-    """The plan of a run; where its learning rate changes, a list of plans, each known from its own beginning."""
-    first = lr_plan(config.optimizer, planned_steps(config), batch_tokens(config))
-    plans, lr = [{"from_tokens": 0, **first}], 1.0
-    for stretch in run_stretches(config):
-        if stretch.lr != lr:
-            # The checkpoint at the change itself still has the rate, and the plan, of before.
-            plans.append({**first, "from_tokens": stretch.tokens + 1, "peak": stretch.lr * first["peak"]})
-            lr = stretch.lr
-    return plans if len(plans) > 1 else first
-
-
-def run_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """The optimizer of a run, its changes included."""
-    plan = lr_plan(config.optimizer, planned_steps(config), batch_tokens(config))
+def run_optimizer(config: OptimizerConfig, timeline: RunTimeline) -> optax.GradientTransformation:
+    """The optimizer of a run, its interventions included."""
     changes = [
-        (stretch.step, stretch.tokens, stretch.batch_size * config.context, stretch.lr)
-        for stretch in run_stretches(config)[1:]
+        (segment.step, segment.tokens, segment.batch_size * timeline.context, segment.lr_factor)
+        for segment in timeline.segments[1:]
     ]
-    return adamw(config.optimizer, plan, batch_tokens(config), changes)
+    return adamw(config, timeline.base_plan, timeline.batch_tokens, changes)
 
 
 def adamw(

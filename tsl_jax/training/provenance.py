@@ -1,4 +1,9 @@
-"""What a run was made with: versions, processor, flags, commit. Bits agree between runs only where these agree."""
+"""What a run was made with: versions, processor, flags, commit, and text. Bits agree between runs only where these do.
+
+Text is the same where documents are, and the token ids for them. Versions of Python and of the tokenizer library do not
+count, nor does the hash in the cache, which holds them: where another version makes the same tokens the run goes on,
+and `differences` names it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,13 @@ import subprocess
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from tsl_jax.training import run_dir
+
+if TYPE_CHECKING:
+    from tsl_jax.data.corpora import Corpus
+    from tsl_jax.models.config import ModelConfig
 
 PACKAGES = ("tsl_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
 FLAGS = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION", "LIBTPU_INIT_ARGS")
@@ -18,17 +29,19 @@ FLAGS = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRE
 DECISIVE = ("versions", "cores", "machine", "device", "devices", "mesh", "flags")
 # Entries of a model that leave its function as it is: a name for its sizes, and how it is executed.
 NOT_THE_FUNCTION = ("preset", "layers", "attention", "experts", "remat")
+TEXT_COUNTS = ("bytes", "documents", "tokens")
+TEXT_VERSIONS = ("python", "tokenizers")
 
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that have a part in the numbers."""
-    found = {"python": platform.python_version()}
+    result = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            result[name] = metadata.version(name)
         except metadata.PackageNotFoundError:  # run from a source tree that is not installed
-            found[name] = "not installed"
-    return found
+            result[name] = "not installed"
+    return result
 
 
 def environment() -> dict[str, Any]:
@@ -55,13 +68,13 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def history(known: Mapping[str, Any], now: Mapping[str, Any], step: int) -> dict[str, Any]:
+def history(record: Mapping[str, Any], now: Mapping[str, Any], step: int) -> dict[str, Any]:
     """The environment a run was begun in, and those it went on in, each with the step from which on.
 
     Args:
-        known: the record so far, or nothing. now: this process. step: the last one before it.
+        record: so far, or nothing. now: environment of this process. step: the last one before it.
     """
-    first, later = known.get("environment", now), known.get("later_environments", [])
+    first, later = record.get("environment", now), record.get("later_environments", [])
     last = later[-1]["environment"] if later else first
     if now != last:
         later = [*later, {"after_step": step, "environment": now}]
@@ -92,6 +105,56 @@ def model_hash(model: Mapping[str, Any]) -> str:
     """
     facts = {name: value for name, value in model.items() if name not in NOT_THE_FUNCTION}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def check_text(run: Path, recorded: Mapping[str, Any], corpus: Corpus) -> None:
+    """Nothing, where the text is that of the run.
+
+    Args:
+        run: its folder. recorded: "corpus" of its record. corpus: the text as it is now.
+
+    Raises:
+        ValueError: naming what differs.
+    """
+    # a record from before there were checksums has only the hash of everything the text was prepared from
+    compared = (*TEXT_COUNTS, "checksums" if "checksums" in recorded else "hash")
+    differ = [name for name in compared if recorded.get(name) != corpus.record[name]]
+    if differ:
+        then_now = [(name, recorded.get(name), corpus.record[name]) for name in TEXT_VERSIONS]
+        versions = [f"prepared with {name} {then}, now {now}" for name, then, now in then_now if then != now]
+        _refuse_text(run, "; ".join([f"{', '.join(differ)} differ", *versions]))
+
+
+def check_tokenizer(run: Path, corpus: Corpus, end_of_text: str) -> None:
+    """Nothing, where the corpus has the tokenizer that the run keeps, or there is none to compare.
+
+    Raises:
+        ValueError: where they differ, or one is damaged.
+    """
+    from tsl_jax.data import tokenizer
+
+    kept, now = run / run_dir.TOKENIZER, corpus.tokenizer_file
+    if now is None or not kept.exists() or kept.read_bytes() == now.read_bytes():
+        return
+    # two versions of the library may write one tokenizer in two ways
+    if tokenizer.load(kept, end_of_text).to_str() != tokenizer.load(now, end_of_text).to_str():
+        _refuse_text(run, f"its tokenizer is not that of {kept}")
+
+
+def _refuse_text(run: Path, reason: str) -> None:
+    found = f"the text has changed since {run} was begun ({reason})"
+    raise ValueError(f"training: {found}; restore it, or train anew in a new folder")
+
+
+def check_vocabulary(corpus: Corpus, model: ModelConfig) -> None:
+    """Nothing, where the model knows every token.
+
+    Raises:
+        ValueError: for a model with a smaller vocabulary.
+    """
+    if model.vocabulary < corpus.vocabulary:
+        found = f"the corpus has {corpus.vocabulary} tokens, the model {model.vocabulary}"
+        raise ValueError(f"training: {found}; raise model.vocabulary, or leave it 0")
 
 
 def _git(root: Path, *arguments: str) -> str | None:

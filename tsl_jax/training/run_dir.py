@@ -14,16 +14,22 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from tsl_jax import surface
 from tsl_jax.atomic_write import write_atomically
 from tsl_jax.training.config import EXECUTION_FIELDS, TrainConfig, config_hash, from_dict, to_dict
 
+if TYPE_CHECKING:
+    from tsl_jax.training.timeline import RunTimeline
+
 CONFIG, RECORD, METRICS, TOKENIZER = "config.yaml", "record.json", "metrics.jsonl", "tokenizer.json"
 SURFACE, CHECKPOINTS = "surface", "checkpoints"
+MISSING = "missing_checkpoints"  # entry of the record: tokens of evaluations that the surface lacks
 
 
 def is_complete(run: Path, config: TrainConfig, *, resume: bool) -> bool:
@@ -33,9 +39,13 @@ def is_complete(run: Path, config: TrainConfig, *, resume: bool) -> bool:
         ValueError: if the folder holds another run, or an unfinished one while `resume` is false.
     """
     if (run / CONFIG).exists():
-        known = read_config(run)
-        if config_hash(known) != config_hash(config):
-            found = f"{run} holds a run with another configuration ({_differences(config, known)})"
+        stored = read_config(run)
+        if config_hash(stored) != config_hash(config):
+            both = (_flat(to_dict(replace(c, **dict.fromkeys(EXECUTION_FIELDS, 1)))) for c in (config, stored))
+            given, there = both
+            differ = [name for name in given if given[name] != there.get(name)]
+            differences = ", ".join(f"{name} {given[name]!r}, there {there.get(name)!r}" for name in differ)
+            found = f"{run} holds a run with another configuration ({differences})"
             raise ValueError(f"training: {found}; leave these options out to continue it, or use a new folder")
         if read_record(run).get("complete"):
             return True
@@ -64,14 +74,6 @@ def make(run: Path) -> bool:
     if not os.access(run, os.W_OK):
         raise OSError(f"training: {run} is not writable; choose another folder")
     return new
-
-
-def _differences(config: TrainConfig, known: TrainConfig) -> str:
-    """The entries that differ, with both values."""
-    asked, there = (_flat(to_dict(replace(one, **dict.fromkeys(EXECUTION_FIELDS, 1)))) for one in (config, known))
-    return ", ".join(
-        f"{name} {asked[name]!r}, there {there.get(name)!r}" for name in asked if asked[name] != there.get(name)
-    )
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
@@ -126,14 +128,44 @@ def truncate_metrics(run: Path, step: int) -> None:
     """Forget the lines after `step`, and a last line that a kill cut short: those steps are made again."""
     path = run / METRICS
     if path.exists():
-        lines = path.read_text().splitlines()[:step]  # one line a step, from step 1
-        write_atomically(path, lambda file: file.writelines(f"{line}\n".encode() for line in lines))
+        text = path.read_text()
+        lines = text[: text.rfind("\n") + 1].splitlines()
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        write_atomically(path, lambda file: file.writelines(f"{line}\n".encode() for line in kept))
 
 
 def append_metrics(run: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Add a line for each step."""
     with open(run / METRICS, "a") as file:
         file.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+def missing_checkpoints(run: Path, timeline: RunTimeline, before: int) -> list[int]:
+    """Tokens of the evaluations that were to be made before step `before` and have no file in the surface.
+
+    They are not measured again, as the parameters of their steps are gone: a warning and the record name them, so that
+    no gap goes unseen.
+    """
+    measured = surface.checkpoints(run / SURFACE)
+    tokens = (timeline.tokens_at(step) for step in timeline.evaluations if step < before)
+    return [t for t in tokens if t not in measured]
+
+
+def warn_of_missing(run: Path, missing: list[int]) -> None:
+    """Say which checkpoints of the surface are missing, if any."""
+    if missing:
+        found = f"the surface of {run} has no checkpoint at {', '.join(map(str, missing))} tokens"
+        warnings.warn(
+            f"training: {found}, and it cannot be measured again; restore a copy, or do without", stacklevel=3
+        )
+
+
+def record_missing(run: Path, timeline: RunTimeline) -> None:
+    """Warn of what a complete run lacks, and keep it in the record."""
+    missing, record = missing_checkpoints(run, timeline, timeline.steps + 1), read_record(run)
+    if missing != record.get(MISSING, []):
+        write_record(run, {**record, MISSING: missing})
+    warn_of_missing(run, missing)
 
 
 def sync_metrics(run: Path) -> None:

@@ -21,34 +21,30 @@ from tsl_jax.data.config import Mixture
 from tsl_jax.models.build import build
 from tsl_jax.models.config import ModelConfig, resolve
 from tsl_jax.models.cost import flops_per_token, n_params, n_params_embedding
-from tsl_jax.schedules import Schedule
-from tsl_jax.training import evaluation, holes, interventions, mesh, provenance, run_dir, text_identity, throughput
-from tsl_jax.training.calls import steps_per_call
+from tsl_jax.training import evaluation, mesh, provenance, resources, run_dir
 from tsl_jax.training.checkpoint import Checkpoints
-from tsl_jax.training.config import (
-    TrainConfig,
-    batch_tokens,
-    config_hash,
-    from_dict,
-    run_stretches,
-    tokens_at,
-    total_steps,
-)
-from tsl_jax.training.optimizer import run_lr_plan, run_optimizer
+from tsl_jax.training.config import TrainConfig, config_hash, from_dict
+from tsl_jax.training.optimizer import run_optimizer
 from tsl_jax.training.position_weights import gradient_noise, sources
 from tsl_jax.training.position_weights.adaptive import wants_noise
 from tsl_jax.training.position_weights.updates import AdaptiveWeights
 from tsl_jax.training.step import StepFunction, TrainState, initial_state, make_step
+from tsl_jax.training.timeline import FLUSH, RunTimeline
 
 Progress = Callable[[str, int, int], None]
 Observe = Callable[[Mapping[str, Any]], None]
 STAGES = ("prepare", "compile", "train", "evaluate", "checkpoint")
+WORK = 1e12  # FLOPs of one device in a call, at least: some ms on a GPU, against the .3 to 1 ms of a call on the host
+# What the header of a surface has of the record of its run.
+HEADER_FACTS = (
+    "run", "config_hash", "model", "n_params", "n_params_embedding", "batch_tokens", "seed", "corpus", "changes",
+)  # fmt: skip
 
 
 class Clock:
     """Seconds spent in each stage, over all processes that worked on the run."""
 
-    def __init__(self, seconds: dict[str, float]):
+    def __init__(self, seconds: Mapping[str, float]):
         """Go on from the seconds of earlier processes."""
         self.seconds = {stage: float(seconds.get(stage, 0.0)) for stage in STAGES}
 
@@ -63,132 +59,133 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """Everything that does not change from step to step."""
 
-    config: TrainConfig
     path: Path
-    schedule: Schedule  # of the learning rate
-    evaluations: frozenset[int]  # steps
-    batch_of: Callable[[int], np.ndarray]
-    sets: dict[str, evaluation.EvaluationSet]  # by split
-    mesh: Mesh | None  # None: one device
-    steps: dict[tuple[int, ...], StepFunction]  # by what a call takes: (sequences,), or (steps, sequences)
+    timeline: RunTimeline
+    batches: Callable[[tuple[int, int]], jax.Array]  # what a call takes, by the steps done before it and after it
+    step_functions: dict[tuple[int, ...], StepFunction]  # by what they take: (sequences,), or (steps, sequences)
     per_call: int  # steps of a call, where so many are left
     forward: evaluation.Forward
-    weighting: AdaptiveWeights | None  # None: weights are constants of the steps
+    evaluation_sets: dict[str, evaluation.EvaluationSet]  # by split
+    evaluation_batch: int
+    weighting: AdaptiveWeights | None  # None: position weights are constants of the steps
+    peak_flops: float | None  # FLOP/s of all devices, where known
     checkpoints: Checkpoints
     clock: Clock
     progress: Progress
     observe: Observe
     record: dict[str, Any]  # record.json, all but the times
 
-    @property
-    def stops(self) -> frozenset[int]:
-        """Steps after which the host has work to do."""
-        changed = frozenset(one.step for one in run_stretches(self.config)[1:])
-        return self.evaluations | changed | (frozenset() if self.weighting is None else self.weighting.steps)
 
-    @property
-    def weights(self) -> tuple[jax.Array, ...]:
-        """What a step takes beside state and batch."""
-        return () if self.weighting is None else (self.weighting.now,)
-
-    def batches(self, steps: tuple[int, int]) -> jax.Array:
-        """What a call takes that goes from one number of steps done to another, on its devices."""
-        first, last = steps
-        batch = self.batch_of(first) if last == first + 1 else np.stack([self.batch_of(s) for s in range(first, last)])
-        return mesh.put(batch, self.mesh)
-
-    def rates(self, first: int, last: int, seconds: float) -> dict[str, float]:
-        """See `throughput.rates`."""
-        devices = jax.devices()[:1] if self.mesh is None else self.mesh.devices.flat
-        peaks = [throughput.peak(device.device_kind) for device in devices]
-        peak = None if None in peaks else sum(filter(None, peaks))
-        tokens = tokens_at(self.config, last) - tokens_at(self.config, first)
-        return throughput.rates(tokens, seconds, self.record["flops_per_token"], peak)
-
-
-def prepare(config: TrainConfig, path: Path, progress: Progress, observe: Observe) -> tuple[Run, TrainState]:
+def prepare(
+    config: TrainConfig, timeline: RunTimeline, path: Path, progress: Progress, observe: Observe
+) -> tuple[TrainingRun, TrainState]:
     """The run and the state it goes on from: the newest checkpoint in `path`, or the beginning.
 
     Raises:
         ValueError: for text, a model or a checkpoint that does not fit the configuration. OSError: unreadable text.
     """
-    known = run_dir.read_record(path)
-    clock = Clock(known.get("seconds", {}))
+    earlier = run_dir.read_record(path)
+    clock = Clock(earlier.get("seconds", {}))
     with clock("prepare"):
         corpus = corpora.load(config.data, progress)
         model = resolve(config.model, vocabulary=corpus.vocabulary, context=config.context)
-        text_identity.check_vocabulary(corpus, model)
-        sets_of_windows = windows.for_splits(corpus, config.context, config.evaluation)
-        batch_of = _batches(config, corpus)
-        lr_plan = run_lr_plan(config)
-        devices = mesh.make(config)
-        facts = _facts(config, model, corpus, path, known, devices)
-        facts["stretches"] = {
-            split: {"asked": one.requested, "found": one.design["stretches"]} for split, one in sets_of_windows.items()
+        provenance.check_vocabulary(corpus, model)
+        sets = windows.for_splits(corpus, config.context, config.evaluation)
+        batch_at = _batch_at(timeline, corpus, config.seed)
+        devices = mesh.make(config.mesh)
+        record = _record(config, timeline, model, corpus, path, earlier, devices)
+        record["stretches"] = {
+            split: {"asked": part.requested, "found": part.design["stretches"]} for split, part in sets.items()
         }
-        _begin(config, model, path, corpus, facts, known, sets_of_windows, lr_plan)
-        sets = {split: evaluation.prepare(one) for split, one in sets_of_windows.items()}
+        if earlier:
+            _check_continued(path, model, corpus, earlier, record["environment"])
+        run_dir.write_config(path, config)
+        history = provenance.history(earlier, record["environment"], earlier.get("step", 0))
+        run_dir.write_record(path, {**record, "seconds": earlier.get("seconds", {}), **history})
+        if corpus.tokenizer_file:
+            shutil.copyfile(corpus.tokenizer_file, path / run_dir.TOKENIZER)
+        begin_surface(path / run_dir.SURFACE, record, timeline, sets)
+        evaluation_sets = {split: evaluation.prepare(part) for split, part in sets.items()}
     with clock("compile"):
         progress("compile", 0, 1)
-        per_call = steps_per_call(config, facts["flops_per_token"], 1 if devices is None else devices.size)
-        steps, forward, noise, state = _compiled(config, model, devices, per_call)
+        n_devices = 1 if devices is None else devices.size
+        per_call = steps_per_call(config.steps_per_call, record["flops_per_token"] * timeline.batch_tokens / n_devices)
+        step_functions, forward, noise, state = _compile(config, timeline, model, devices, per_call)
         progress("compile", 1, 1)
     with clock("checkpoint"):
-        model_hash = provenance.model_hash(facts["model"])
+        model_hash = provenance.model_hash(record["model"])
         checkpoints = Checkpoints(path / run_dir.CHECKPOINTS, keep=config.keep, model_hash=model_hash)
         state = checkpoints.restore(state) or state
-        run_dir.truncate_metrics(path, int(state.step))
+        done = int(state.step)
+        run_dir.truncate_metrics(path, done)
         weighting = None
         if config.position_weights.adaptive:
-            weighting = AdaptiveWeights(config, path, batch_of, forward, noise, devices)
-            weighting.resume(int(state.step))
-    facts |= provenance.history(known, facts["environment"], int(state.step))
-    holes.warn(path, holes.missing(config, path, int(state.step)))
-    return Run(
-        config=config,
+            weighting = AdaptiveWeights(
+                config.position_weights, timeline, path, config.evaluation_batch, batch_at, forward, noise, devices
+            )
+            weighting.resume(done)
+    run_dir.warn_of_missing(path, run_dir.missing_checkpoints(path, timeline, done))
+
+    def batches_of(call: tuple[int, int]) -> jax.Array:
+        first, last = call
+        batch = batch_at(first) if last == first + 1 else np.stack([batch_at(step) for step in range(first, last)])
+        return mesh.put(batch, devices)
+
+    return TrainingRun(
         path=path,
-        schedule=Schedule.from_plan(lr_plan),
-        evaluations=frozenset(holes.planned(config)),
-        batch_of=batch_of,
-        sets=sets,
-        mesh=devices,
-        steps=steps,
+        timeline=timeline,
+        batches=batches_of,
+        step_functions=step_functions,
         per_call=per_call,
         forward=forward,
+        evaluation_sets=evaluation_sets,
+        evaluation_batch=config.evaluation_batch,
         weighting=weighting,
+        peak_flops=resources.peak_flops(jax.devices()[:1] if devices is None else devices.devices.flat),
         checkpoints=checkpoints,
         clock=clock,
         progress=progress,
         observe=observe,
-        record=facts,
+        record=record | provenance.history(earlier, record["environment"], done),
     ), state
 
 
-def _batches(config: TrainConfig, corpus: corpora.Corpus) -> Callable[[int], np.ndarray]:
-    """The batch of a step, by the steps done before it."""
-    found = run_stretches(config)
+def steps_per_call(configured: int, flops_per_step: float) -> int:
+    """The configured number, or by platform: 1 on CPU; elsewhere so many that a call is `WORK`, 16 at most.
+
+    Args:
+        configured: `TrainConfig.steps_per_call`. flops_per_step: of one device.
+    """
+    if configured or jax.default_backend() == "cpu":
+        return configured or 1
+    return max(1, min(FLUSH, round(WORK / flops_per_step)))
+
+
+def _batch_at(timeline: RunTimeline, corpus: corpora.Corpus, seed: int) -> Callable[[int], np.ndarray]:
+    """The batch of a step, by the steps done before it: a pure function of that and the seed."""
     mixtures = [(0, corpus.mixture)]
-    for one in found:
-        mixture = Mixture(one.mixture) if one.mixture else corpus.mixture
-        mixtures += [(one.sequence, mixture)] if mixture != mixtures[-1][1] else []
-    sequences = batches.sequences(corpus, mixtures, config.context, config.seed)
+    for segment in timeline.segments:
+        mixture = Mixture(segment.mixture) if segment.mixture else corpus.mixture
+        if mixture != mixtures[-1][1]:
+            mixtures.append((segment.sequence, mixture))
+    sequences = batches.sequences(corpus, mixtures, timeline.context, seed)
 
-    def batch_of(step: int) -> np.ndarray:
-        one = interventions.at_step(found, step)
-        return sequences(one.sequence + (step - one.step) * one.batch_size, one.batch_size)
+    def batch_at(step: int) -> np.ndarray:
+        return sequences(timeline.first_sequence(step), timeline.segment_at(step).batch_size)
 
-    return batch_of
+    return batch_at
 
 
-def _facts(
+def _record(
     config: TrainConfig,
+    timeline: RunTimeline,
     model: ModelConfig,
     corpus: corpora.Corpus,
     path: Path,
-    known: dict[str, Any],
+    earlier: Mapping[str, Any],
     devices: Mesh | None,
 ) -> dict[str, Any]:
     """What record.json says of the run, all but times.
@@ -196,95 +193,79 @@ def _facts(
     A run that was moved keeps its name; one that an earlier version began keeps its hash and the entries of its model.
     """
     return {
-        "run": known.get("run", path.name),
-        "config_hash": known.get("config_hash", config_hash(config)),
-        "model": known.get("model", asdict(model)),
+        "run": earlier.get("run", path.name),
+        "config_hash": earlier.get("config_hash", config_hash(config)),
+        "model": earlier.get("model", asdict(model)),
         "n_params": n_params(model),
         "n_params_embedding": n_params_embedding(model),
         "flops_per_token": flops_per_token(model, config.context),
-        "batch_tokens": batch_tokens(config),
-        "total_tokens": tokens_at(config, total_steps(config)),
+        "batch_tokens": timeline.batch_tokens,
+        "total_tokens": timeline.total_tokens,
         "seed": config.seed,
-        "corpus": corpus.record | known.get("corpus", {}),  # as it was prepared when the run was begun
+        "corpus": corpus.record | earlier.get("corpus", {}),  # as it was prepared when the run was begun
         "environment": provenance.environment() | ({} if devices is None else {"mesh": dict(devices.shape)}),
         "complete": False,
     } | ({"changes": list(config.changes)} if config.changes else {})
 
 
-def _begin(
-    config: TrainConfig,
-    model: ModelConfig,
-    path: Path,
-    corpus: corpora.Corpus,
-    facts: dict[str, Any],
-    known: dict[str, Any],
-    sets: dict[str, windows.Windows],
-    lr_plan: dict[str, Any] | list[dict[str, Any]],
+def _check_continued(
+    path: Path, model: ModelConfig, corpus: corpora.Corpus, earlier: Mapping[str, Any], now: Mapping[str, Any]
 ) -> None:
-    """Write what the folder says from the start; warn where a continued run meets other conditions."""
-    if known:
-        for sentence in provenance.differences(known["environment"], facts["environment"]):
-            warnings.warn(
-                f"training: {path} was begun under other conditions, bits may differ: {sentence}", stacklevel=3
-            )
-        text_identity.check(path, known["corpus"], corpus)
-        begun_with = resolve(from_dict(ModelConfig, known["model"]))
-        if begun_with != model:
-            raise ValueError(f"training: {path} was begun with {begun_with}, found {model}; train anew in a new folder")
-    run_dir.write_config(path, config)
-    earlier = {
-        "seconds": known.get("seconds", {}),
-        **provenance.history(known, facts["environment"], known.get("step", 0)),
-    }
-    run_dir.write_record(path, {**facts, **earlier})
-    if corpus.tokenizer_file:
-        shutil.copyfile(corpus.tokenizer_file, path / run_dir.TOKENIZER)
-    shared = (
-        "run",
-        "config_hash",
-        "model",
-        "n_params",
-        "n_params_embedding",
-        "batch_tokens",
-        "seed",
-        "corpus",
-        "changes",
-    )
-    attrs = {name: facts[name] for name in shared if name in facts} | {
-        "schedule": lr_plan,
-        "windows": {split: one.design for split, one in sets.items()},
-        "document_boundary": next(iter(sets.values())).design["document_boundary"],
-        "versions": facts["environment"]["versions"],
-        "git_commit": facts["environment"]["git_commit"],
-    }
-    clusters = {split: one.n_clusters for split, one in sets.items()}
-    surface.create(path / run_dir.SURFACE, clusters=clusters, context=config.context, attrs=attrs)
+    """Refuse another text or model than the run was begun with; warn where bits may differ."""
+    for sentence in provenance.differences(earlier["environment"], now):
+        warnings.warn(f"training: {path} was begun under other conditions, bits may differ: {sentence}", stacklevel=3)
+    provenance.check_text(path, earlier["corpus"], corpus)
+    begun_with = resolve(from_dict(ModelConfig, earlier["model"]))
+    if begun_with != model:
+        raise ValueError(f"training: {path} was begun with {begun_with}, found {model}; train anew in a new folder")
 
 
-def _compiled(
-    config: TrainConfig, model: ModelConfig, devices: Mesh | None, per_call: int
+def begin_surface(
+    folder: Path, record: Mapping[str, Any], timeline: RunTimeline, sets: Mapping[str, windows.Windows]
+) -> None:
+    """Write the header of a surface: facts of the run, and the windows that it is measured on.
+
+    Args:
+        record: of the run, with the "corpus" that the windows are of and the "environment" that measures them.
+        sets: windows by split.
+
+    Raises:
+        ValueError: where `folder` holds the surface of another run.
+    """
+    attrs = {name: record[name] for name in HEADER_FACTS if name in record} | {
+        "schedule": timeline.lr_plan,
+        "windows": {split: part.design for split, part in sets.items()},
+        "document_boundary": windows.DOCUMENT_BOUNDARY,
+        "versions": record["environment"]["versions"],
+        "git_commit": record["environment"]["git_commit"],
+    }
+    clusters = {split: part.n_clusters for split, part in sets.items()}
+    surface.create(folder, clusters=clusters, context=timeline.context, attrs=attrs)
+
+
+def _compile(
+    config: TrainConfig, timeline: RunTimeline, model: ModelConfig, devices: Mesh | None, per_call: int
 ) -> tuple[dict[tuple[int, ...], StepFunction], evaluation.Forward, gradient_noise.Noise | None, TrainState]:
     """The programs of the run, compiled ahead so that their time is known, and the first state."""
-    optimizer = run_optimizer(config)
-    told, T = config.position_weights, config.context
-    weights = None if told.adaptive else told.values(T)
-    more = [jax.ShapeDtypeStruct((T,), np.float32, sharding=mesh.everywhere(devices))] if told.adaptive else []
+    optimizer, rule, T = run_optimizer(config.optimizer, timeline), config.position_weights, config.context
+    weights = None if rule.adaptive else rule.values(T)
+    more = [jax.ShapeDtypeStruct((T,), np.float32, sharding=mesh.everywhere(devices))] if rule.adaptive else []
 
     def batch(*shape: int) -> jax.ShapeDtypeStruct:
         placed = mesh.batch_sharding(devices, stacked=len(shape) > 1)
-        return jax.ShapeDtypeStruct((*shape, config.context + 1), np.int32, sharding=placed)
+        return jax.ShapeDtypeStruct((*shape, T + 1), np.int32, sharding=placed)
 
     with mesh.traced_on(devices):
         graphdef, params = build(model, config.seed, devices)
         state = initial_state(params, optimizer, devices)
-        steps = {}
+        step_functions = {}
         for n in sorted({1, per_call}):
             step = make_step(graphdef, optimizer, weights, n, config.accumulate, config.seed)
-            for size in sorted({one.batch_size for one in run_stretches(config)}):
+            for size in timeline.batch_sizes:
                 shape = (size,) if n == 1 else (n, size)
-                steps[shape] = step.lower(state, batch(*shape), *more).compile()
+                step_functions[shape] = step.lower(state, batch(*shape), *more).compile()
         forward = evaluation.make_forward(graphdef).lower(params, batch(config.evaluation_batch)).compile()
         noise = None
-        if told.adaptive and wants_noise(sources.load_rule(told.kind, told.source)):
-            noise = gradient_noise.compiled_noise(graphdef, params, config, devices)
-    return steps, forward, noise, state
+        if rule.adaptive and wants_noise(sources.load_rule(rule.kind, rule.source)):
+            noise = gradient_noise.compiled_noise(graphdef, params, T, devices)
+    return step_functions, forward, noise, state

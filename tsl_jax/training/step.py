@@ -1,4 +1,11 @@
-"""Training steps, one or several a call: a pure function of the state and batches, compiled once, the state donated."""
+"""Training steps, one or several a call: a pure function of the state and batches, compiled once, the state donated.
+
+A batch that does not fit at once is taken in several microbatches, one after the other:
+
+    gradient = 1/A sum_a gradient of microbatch a,   the same up to rounding, as the loss is a mean over sequences
+
+What a model adds to the loss may be no such mean (the balance of experts): it is then that of microbatches.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +21,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tsl_jax.models.build import Params, hidden_and_auxiliary, unembedding
-from tsl_jax.models.sharding import constrain_tree, shardings
-from tsl_jax.training.accumulate import accumulated
+from tsl_jax.models.sharding import BATCH, constrain, constrain_tree, shardings
 from tsl_jax.training.objective import weighted_loss
 
 DROPOUT = 0x64726F70  # sets its random numbers apart from those of the initial parameters
@@ -30,6 +36,7 @@ class TrainState(NamedTuple):
 
 
 Metrics = dict[str, jax.Array]
+Means = Callable[[Any, jax.Array, jax.Array], Any]  # of parameters, batch (B, N) and key
 StepFunction = Callable[..., tuple[TrainState, Metrics]]
 
 
@@ -40,6 +47,33 @@ def initial_state(params: Params, optimizer: optax.GradientTransformation, mesh:
     placed = shardings(jax.eval_shape(optimizer.init, params), mesh)
     step = jax.device_put(jnp.zeros((), jnp.int32), NamedSharding(mesh, PartitionSpec()))
     return TrainState(params, jax.jit(optimizer.init, out_shardings=placed)(params), step)
+
+
+def accumulated(means: Means, microbatches: int) -> Means:
+    """The same function, by a scan over microbatches; itself where there is one.
+
+    Args:
+        means: gives a tree of means over sequences, such as gradients and losses.
+        microbatches: A, divides B. Microbatch a is rows a, a + A, ...: on a mesh each device keeps its own rows. Each
+            has a key of its own.
+    """
+    if microbatches == 1:
+        return means
+
+    def split(params: Any, batch_BxN: jax.Array, key: jax.Array) -> Any:
+        B, N = batch_BxN.shape
+        batch_AxMxN = batch_BxN.reshape(B // microbatches, microbatches, N).swapaxes(0, 1)
+        parts = (constrain(batch_AxMxN, None, BATCH, None), jax.random.split(key, microbatches))
+
+        def add(total: Any, part: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, constrain_tree(means(params, *part))), None
+
+        shapes = jax.eval_shape(means, params, batch_AxMxN[0], key)
+        zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        total, _ = jax.lax.scan(add, constrain_tree(zero), parts)
+        return jax.tree.map(lambda leaf: leaf / microbatches, total)
+
+    return split
 
 
 def make_step(
@@ -64,7 +98,7 @@ def make_step(
         weights: of positions, mean one; constants of the program. None: they change as the run goes, and the function
             takes them as a third argument, (T,) float32, the same in all steps of a call.
         steps_per_call: steps that one call makes, so that a device need not wait for the host between small steps.
-        accumulate: microbatches that a batch is taken in, see `accumulate`.
+        accumulate: microbatches that a batch is taken in, see `accumulated`.
         seed: of dropout, whose masks are a function of seed and step.
     """
     constant_T = None if weights is None else np.asarray(weights, np.float32)

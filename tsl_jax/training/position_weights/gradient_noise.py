@@ -29,7 +29,6 @@ from jax.sharding import Mesh
 
 from tsl_jax.models.build import Params, hidden, unembedding
 from tsl_jax.training import mesh
-from tsl_jax.training.config import TrainConfig
 from tsl_jax.training.evaluation import Forward, window_losses
 from tsl_jax.training.objective import weighted_loss
 
@@ -85,11 +84,11 @@ def make_noise(graphdef: nnx.GraphDef) -> Any:
     return jax.jit(noise)
 
 
-def compiled_noise(graphdef: nnx.GraphDef, params: Params, config: TrainConfig, devices: Mesh | None) -> Noise:
+def compiled_noise(graphdef: nnx.GraphDef, params: Params, context: int, devices: Mesh | None) -> Noise:
     """`make_noise`, compiled for the shapes of a run; call it where the mesh is set."""
     placed = mesh.batch_sharding(devices, stacked=True)
-    batch = jax.ShapeDtypeStruct((MICROBATCHES, ROWS * copies(devices), config.context + 1), np.int32, sharding=placed)
-    weight = jax.ShapeDtypeStruct((config.context,), np.float32, sharding=mesh.everywhere(devices))
+    batch = jax.ShapeDtypeStruct((MICROBATCHES, ROWS * copies(devices), context + 1), np.int32, sharding=placed)
+    weight = jax.ShapeDtypeStruct((context,), np.float32, sharding=mesh.everywhere(devices))
     return make_noise(graphdef).lower(params, batch, weight).compile()
 
 

@@ -27,22 +27,14 @@ from jax.sharding import Mesh
 from tsl_jax.atomic_write import write_atomically
 from tsl_jax.models.build import Params
 from tsl_jax.training import mesh, run_dir
-from tsl_jax.training.config import TrainConfig, phases, planned_steps, tokens_at, total_steps
 from tsl_jax.training.evaluation import Forward
 from tsl_jax.training.position_weights import adaptive, gradient_noise, sources
+from tsl_jax.training.position_weights.weights import PositionWeights
+from tsl_jax.training.timeline import RunTimeline
 
 WEIGHTS = "weights.jsonl"
 KEEP = 0.5  # of the measures before: about three count, and their mean age is one interval between updates
 POSITIONS = 16  # of the weights in the record
-
-
-def update_steps(config: TrainConfig) -> frozenset[int]:
-    """Steps after which the weights are updated: none for rules that do not follow the run."""
-    if not config.position_weights.adaptive:
-        return frozenset()
-    total, n = total_steps(config), config.weight_updates
-    first = max(1, phases(config.optimizer, planned_steps(config))[0])
-    return frozenset(step for step in (first + round(i * total / n) for i in range(n)) if step < total)
 
 
 class AdaptiveWeights:
@@ -50,8 +42,10 @@ class AdaptiveWeights:
 
     def __init__(
         self,
-        config: TrainConfig,
+        weights: PositionWeights,
+        timeline: RunTimeline,
         path: Path,
+        evaluation_batch: int,
         batch_of: Callable[[int], np.ndarray],
         forward: Forward,
         noise: gradient_noise.Noise | None,
@@ -60,12 +54,12 @@ class AdaptiveWeights:
         """The weights before the first update.
 
         Args:
-            config, path: of the run. batch_of: the batch of a step. forward: the compiled losses of windows.
-            noise: the compiled gradient noise where the rule asks for it, otherwise None. devices: of the run.
+            weights: of an adaptive kind. timeline, path, devices: of the run. batch_of: the batch of a step.
+            forward: the compiled losses of `evaluation_batch` windows.
+            noise: the compiled gradient noise where the rule asks for it, otherwise None.
         """
-        self.config, self.path, self.steps = config, path, update_steps(config)
+        self.weights, self.timeline, self.path, self._evaluation_batch = weights, timeline, path, evaluation_batch
         self._batch_of, self._forward, self._noise, self._devices = batch_of, forward, noise, devices
-        weights = config.position_weights
         self._rule, self._name = sources.load_rule(weights.kind, weights.source), weights.source or weights.kind
         self._noise_sequences = gradient_noise.MICROBATCHES * gradient_noise.ROWS if noise else 0
         self._set_lines([])
@@ -77,7 +71,7 @@ class AdaptiveWeights:
             ValueError: where an update before it is missing.
         """
         lines = [line for line in read_lines(self.path) if line["step"] < step]
-        expected = sorted(update for update in self.steps if update < step)
+        expected = [update for update in self.timeline.weight_updates if update < step]
         if [line["step"] for line in lines] != expected:
             found = f"updates at steps {[line['step'] for line in lines]}, expected {expected}"
             raise ValueError(f"training: {self.path / WEIGHTS} has {found}; restore it from a copy, or train anew")
@@ -92,12 +86,12 @@ class AdaptiveWeights:
         Raises:
             ValueError: for losses that are not finite, or a rule that fails. OSError: where it cannot be written.
         """
-        config, last = self.config, self._lines[-1] if self._lines else {"loss": None, "noise": None}
+        last = self._lines[-1] if self._lines else {"loss": None, "noise": None}
         sequences = max(gradient_noise.SEQUENCES, self._noise_sequences)
         windows = gradient_noise.next_sequences(self._batch_of, step, sequences)
         measured = {
             "loss": gradient_noise.mean_losses(
-                self._forward, params, windows[: gradient_noise.SEQUENCES], config.evaluation_batch
+                self._forward, params, windows[: gradient_noise.SEQUENCES], self._evaluation_batch
             )
         }
         if self._noise:
@@ -113,8 +107,8 @@ class AdaptiveWeights:
                 measured[name] = KEEP * np.array(last[name]) + (1 - KEEP) * values
 
         loss, noise = measured["loss"], measured.get("noise")
-        tokens, total = (tokens_at(config, n) for n in (step, total_steps(config)))
-        observed = adaptive.Observed(np.arange(1, config.context + 1), loss, tokens, total, noise, self._weights)
+        tokens, positions = self.timeline.tokens_at(step), np.arange(1, self.timeline.context + 1)
+        observed = adaptive.Observed(positions, loss, tokens, self.timeline.total_tokens, noise, self._weights)
         weights, sentence = adaptive.apply_rule(self._rule, self._name, observed)
         line = {"step": step, "tokens": tokens, "weights": weights.tolist(), "loss": loss.tolist()}
         line |= {"noise": None if noise is None else noise.tolist(), "said": sentence}
@@ -127,10 +121,10 @@ class AdaptiveWeights:
 
     def summary(self) -> dict[str, Any]:
         """For the record: the weights of some positions at each update, and the tokens that were measured on."""
-        n, context = len(self._lines), self.config.context
+        n, context = len(self._lines), self.timeline.context
         positions = np.unique(np.round(np.geomspace(1, context, POSITIONS)).astype(int))
         return {
-            "rule": str(self.config.position_weights),
+            "rule": str(self.weights),
             "tokens": [line["tokens"] for line in self._lines],
             "position": positions.tolist(),
             "weights": [[round(line["weights"][i - 1], 5) for i in positions] for line in self._lines],
@@ -142,7 +136,7 @@ class AdaptiveWeights:
     def _set_lines(self, lines: list[dict[str, Any]]) -> None:
         """Take the weights of the last update, also on the devices, where the step takes them."""
         self._lines = lines
-        self._weights = np.array(lines[-1]["weights"]) if lines else np.ones(self.config.context)
+        self._weights = np.array(lines[-1]["weights"]) if lines else np.ones(self.timeline.context)
         self.now: jax.Array = mesh.put_everywhere(self._weights.astype(np.float32), self._devices)
 
 

@@ -1,4 +1,4 @@
-"""What a training step needs here, before anything is built: memory by formula, and the machine's matrix rate.
+"""What training needs and what devices give: memory of a step by formula, rates of matrix products, and their use.
 
 With n parameters (embeddings included), B sequences of T tokens, L layers, b bytes of the activations' dtype:
 
@@ -14,17 +14,26 @@ cuDNN's kernel for bfloat16. The numbers in w are read off what XLA allots on CP
 that for presets from demo to 9.8m with a vocabulary of 4,096 to 32,000. Where layers are recomputed
 (`ModelConfig.remat`, by itself off CPU from 1e9 parameters) it is an upper bound. XLA computes bfloat16 in float32 on
 CPU, where activations take up to twice as much.
+
+    utilisation = FLOPs a token x tokens/s / (devices x peak),   FLOPs of the model alone, without what is made again
+
+Source of the measure: Chowdhery et al. 2022 (PaLM, arXiv 2204.02311), appendix B. Peaks are those of dense bfloat16
+products in the makers' data sheets; of other devices the utilisation is not known.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
+from typing import Any
 
 from tsl_jax.models.config import ModelConfig
 from tsl_jax.models.cost import flops_per_token, n_params, n_params_embedding
 from tsl_jax.training.objective import chunk_tokens
 
 BYTES = {"float32": 4, "bfloat16": 2}
+# The beginning of a device's name -> FLOP/s. Cards for a PCIe slot are slower under nearly the same name.
+PEAKS = {"NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H200": 989e12, "NVIDIA A100": 312e12}
 
 
 def memory(config: ModelConfig, batch_size: int, platform: str = "") -> dict[str, int]:
@@ -88,3 +97,22 @@ def matrix_rate(dtype: str, size: int = 0) -> float:
         product(x, x).block_until_ready()
         seconds.append(time.perf_counter() - start)
     return 2 * n**3 / min(seconds)
+
+
+def peak_flops(devices: Iterable[Any]) -> float | None:
+    """FLOP/s of these devices of jax together, or None where one of them is not known."""
+    total = 0.0
+    for device in devices:
+        kind = device.device_kind
+        peak = next((value for name, value in PEAKS.items() if kind.startswith(name) and "NVL" not in kind), None)
+        if peak is None:
+            return None
+        total += peak
+    return total
+
+
+def rates(tokens: int, seconds: float, flops_per_token: int, peak: float | None) -> dict[str, float]:
+    """How fast some steps were: tokens_per_second, and utilisation where the peak of all devices is known."""
+    per_second = tokens / max(seconds, 1e-9)
+    speed = {"tokens_per_second": round(per_second, 1)}
+    return speed if peak is None else speed | {"utilisation": round(flops_per_token * per_second / peak, 4)}
