@@ -188,15 +188,25 @@ def poisoned(after: int) -> Any:
 def test_a_loss_that_is_not_a_number_stops_the_run_and_says_where(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "run"
+    out, observed = tmp_path / "run", []
     monkeypatch.setattr(setup, "make_step", poisoned(after=20))
     with pytest.raises(
         ValueError, match=r"loss nan.* at step 21 \(1344 tokens\).*checkpoint of step \d+ in .* is good"
     ):
-        train(config, out)
+        train(config, out, observe=lambda facts: observed.append(facts["step"]) if "lr" in facts else None)
     state = final_state(config, out)
-    assert 0 < int(state.step) <= 20
+    assert 0 < int(state.step) < 20
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+    assert [line["step"] for line in metrics(out)] == observed == list(range(1, 21)), "the steps before it are kept"
+
+
+def test_lines_of_metrics_are_cut_by_their_step_also_where_earlier_ones_are_lost(tmp_path: Path) -> None:
+    """A file that was removed begins again at the step of the checkpoint."""
+    lines = [json.dumps({"step": step, "loss": 4.0}) for step in range(8, 15)]
+    (tmp_path / run_dir.METRICS).write_text("\n".join(lines) + '\n{"step": 15, "lo')
+    run_dir.truncate_metrics(tmp_path, 10)
+    kept = (tmp_path / run_dir.METRICS).read_text().splitlines()
+    assert [json.loads(line)["step"] for line in kept] == [8, 9, 10]
 
 
 def test_parameters_that_explode_stop_the_run_before_they_are_saved(config: TrainConfig, tmp_path: Path) -> None:
