@@ -165,7 +165,7 @@ def cost(config: TrainConfig) -> Cost:
 
 
 def machine_rate(dtype: str) -> float:
-    """`training.memory.matrix_rate` by a process of its own: a device that it took would be missing to the runs.
+    """`training.resources.matrix_rate` by a process of its own: a device that it took would be missing to the runs.
 
     Raises:
         OSError: where it cannot be measured.
