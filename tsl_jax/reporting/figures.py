@@ -51,6 +51,7 @@ class Figure:
 
 def numbers(values: Any) -> list[float | None]:
     """Six figures of each value; None where it is not finite, which leaves a gap."""
+    # more figures than a screen can show would double the size of the page
     flat = np.asarray(values, float).ravel().tolist()
     return [float(f"{value:.6g}") if np.isfinite(value) else None for value in flat]
 
@@ -92,6 +93,7 @@ def panels(titles: Sequence[str], heights: Sequence[int], xaxis: View, yaxes: Se
     layout["annotations"], top = [], inner
     for k, (title, height, yaxis) in enumerate(zip(titles, heights, yaxes, strict=True)):
         layout[f"yaxis{suffix(k)}"] = {"domain": [max(top - height, 0) / inner, top / inner], **yaxis}
+        # an annotation, as plotly's own titles of vertical axes are turned and take width from a phone's screen
         place = {"xref": "paper", "x": 0, "xanchor": "left", "yref": "paper", "y": top / inner, "yanchor": "bottom"}
         layout["annotations"].append({"text": title, "showarrow": False, "align": "left", "yshift": 5, **place})
         top -= height + PANEL_GAP
@@ -118,6 +120,7 @@ def tokens_axis(low: float, high: float) -> View:
 def position_axis(low: float, high: float) -> View:
     """Positions, logarithmic, ticks at powers of two, thinned to what a phone can show."""
     powers = np.arange(np.ceil(np.log2(low)), np.floor(np.log2(high)) + 1)
+    # every second or third power where there are more than eight
     powers = powers[:: -(-len(powers) // 8)] if len(powers) else powers
     return log_axis("position i: tokens of context (log scale)", low, high, 2.0**powers)
 
@@ -160,4 +163,4 @@ def even_in_log(tokens: np.ndarray, most: int) -> np.ndarray:
     first, last = np.log(tokens[usable[[0, -1]]])
     wanted = np.linspace(first, last, most)
     nearest = np.abs(np.log(tokens[usable])[None] - wanted[:, None]).argmin(axis=1)
-    return usable[np.unique(nearest)]
+    return usable[np.unique(nearest)]  # where checkpoints are rare, two wanted places have the same nearest one

@@ -155,6 +155,7 @@ def _parameter_table(fit: Fit, caption: object) -> str:
     names = [Html(mathematics(str(name))) for name in fit.params.param.values]
     outer = fit.status.dims
     params, errors = (a.transpose(*outer, "param").values.reshape(-1, len(names)) for a in (fit.params, fit.stderr))
+    # a curve is named by its coordinates in all dimensions but the parameters'
     labels = pd.MultiIndex.from_product([fit.status[dim].values for dim in outer]) if outer else [("value",)]
     r2, status = fit.r2.values.ravel(), fit.status.values.ravel()
     curves = []

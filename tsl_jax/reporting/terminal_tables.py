@@ -114,6 +114,7 @@ def show_forecasts(made: Sequence[Forecast], past: xr.Dataset, where: str) -> No
     """
     from rich.console import Console
 
+    # False sorts before True: the main method first, then those with intervals
     ordered = sorted(made, key=lambda forecast: (forecast.method != MAIN, forecast.quantiles is None))
     for split in past.split.values:
         seen = float(past.loss.sel(split=split).mean("position")[-1])
@@ -168,6 +169,7 @@ def show_backtests(scores: Any, coverage: Any) -> None:
     """Print absolute errors of the final loss by split, cut-off and method, over runs, and how often intervals held."""
     from rich.console import Console
 
+    # sort=False keeps methods in the order in which they were asked for
     by = scores.error.abs().groupby(["split", "method", "cutoff"], sort=False).median().unstack("cutoff")
     table = _table("absolute error of the final loss, nats, median over runs", "split", "method", *by.columns)
     for (split, method), row in by.iterrows():

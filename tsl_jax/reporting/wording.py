@@ -51,6 +51,7 @@ def compact(value: float, figures: int = 4) -> str:
 
 def mathematics(text: str) -> str:
     """Escaped markup of a formula or a parameter's name, with Greek letters, subscripts and superscripts."""
+    # whole words only: the beta in "alphabeta" is none. Escaping comes first, as the tags are added afterwards
     markup = re.sub(r"[A-Za-z]+", lambda word: GREEK.get(word[0], word[0]), escape(text, quote=False))
     markup = re.sub(r"\^(-?[\wα-ω]+)", r"<sup>\1</sup>", re.sub(r"\^\(([^()]*)\)", r"<sup>\1</sup>", markup))
     markup = markup.replace("-", "−")

@@ -53,7 +53,7 @@ def log_axis(axis: Any, values: Any, name: Any = number, margin: float = 1.15, m
     getattr(panel, f"set_{which}lim")(low, high)
     axis.set_major_locator(FixedLocator(round_ticks(low, high, most).tolist()))
     axis.set_major_formatter(FuncFormatter(lambda value, _: name(value)))
-    few = np.log10(high / low) <= 4
+    few = np.log10(high / low) <= 4  # decades, beyond which minor ticks are a grey bar
     decades = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
     axis.set_minor_locator(FixedLocator(np.outer(decades, range(1, 10)).ravel().tolist()) if few else NullLocator())
     axis.set_minor_formatter(NullFormatter())
@@ -87,6 +87,7 @@ def legend_above(figure: Figure, entries: Mapping[str, Any], title: str | None =
     shown = [(handle, label) for label, handle in entries.items() if handle is not None]
     if not shown:
         return
+    # the fewest rows that fit: matplotlib does not break a legend, it lets it run out of the figure
     for rows in range(1, len(shown) + 1):
         columns = -(-len(shown) // rows)
         order = [k for first in range(columns) for k in range(first, len(shown), columns)]  # it fills columns first
@@ -97,6 +98,7 @@ def legend_above(figure: Figure, entries: Mapping[str, Any], title: str | None =
         if width <= figure.get_figwidth() - 0.1 or columns == 1:
             break
         legend.remove()
+    # panels keep their height: the legend's is added
     figure.set_figheight(figure.get_figheight() + 0.155 * (rows + (title is not None)))
 
 

@@ -93,6 +93,7 @@ def differences_by_position(
         seeds: arm -> (seed, position), thin lines. margin: of equivalence, nats, dashed on both sides of zero.
     """
     figure, panels = _panels_by_position(position, list(arms), "difference of loss (nats)", sharey=True)
+    # one scale for all arms, so that panels compare: the values of each count for the limits of all
     held = [values for arm in arms.values() for values in arm] + list((seeds or {}).values())
     held += [] if margin is None else [[-margin, margin]]
     for k, (panel, (name, (mean, low, high))) in enumerate(zip(panels, arms.items(), strict=True)):
@@ -181,6 +182,7 @@ def errors_by(table: pd.DataFrame, xlabel: str = "absolute error (nats)") -> Fig
     figure, ((panel,),) = sheet(SINGLE, 0.5 + 1.1 * ROW * len(methods))
     offsets = np.linspace(-0.27, 0.27, len(cutoffs)) if len(cutoffs) > 1 else [0.0]
     positive = table[["value", "low", "high"]].where(lambda values: values > 0)
+    # on a log scale a bar that reaches zero or below ends at the smallest value drawn
     floor = float(np.nanmin(positive.to_numpy(float)))
     shares = percents(cutoff for cutoff in cutoffs if not isinstance(cutoff, str))
     legend = {}

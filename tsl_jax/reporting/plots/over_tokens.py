@@ -97,6 +97,7 @@ def _usable_path(path: tuple[xr.DataArray, Any, xr.DataArray | None], name: str)
     else:
         error = np.zeros_like(y) if spread is None else np.nan_to_num(spread.sel(param=name).values)
         low, high = y - error, y + error
+    # zero tokens have no place on the log axis
     kept = np.isfinite(y) & (params.tokens.values > 0)
     kept &= True if usable is None else usable.values.astype(bool)
     return tuple(values[kept] for values in (params.tokens.values.astype(float), y, low, high))

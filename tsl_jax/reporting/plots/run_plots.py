@@ -64,6 +64,7 @@ def _predictions(surface: xr.Dataset, backtest: Backtest) -> Iterator[tuple[str,
         for split in (str(name) for name in surface.split.values):
             made = {n: f for n, f in group.items() if np.isfinite(f.mean.sel(split=split).values).any()}
             curves: dict[str, tuple[Any, Any, Any, Any]] = {}
+            # where the schedule is no cosine, the paper's law does not apply and its hyperbolas stand in
             for name in (name if name in made or name != "paper" else "temporal" for name in DRAWN):
                 if name in made:
                     mean, quantiles, low, high = made[name].mean.sel(split=split), made[name].quantiles, None, None
