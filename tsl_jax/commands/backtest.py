@@ -50,7 +50,7 @@ def run_backtest(command: BacktestCommand) -> None:
             tested.append(backtest(surface, command.cutoffs, methods=methods, progress=progress))
             scores, covered = _tables(command, surfaces, tested)
             told = {"scores": _records(scores), "coverage": _records(covered)}
-            options.write(command.out, {**told, "made_by": options.stamp(command)})
+            options.write_json(command.out, {**told, "made_by": options.stamp(command)})
     terminal_tables.show_backtests(scores, covered)
     print(f"backtest: {command.out}")
 

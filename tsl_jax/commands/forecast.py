@@ -58,7 +58,7 @@ def run_forecast(command: ForecastCommand) -> None:
         if not at:
             return terminal_tables.show_finished(past)
         result = _forecast(past, at, schedule, siblings, "at the end" if not command.at else f"at {at[-1]:,.0f} tokens")
-    options.write(out, {**result, "made_by": options.stamp(command)})
+    options.write_json(out, {**result, "made_by": options.stamp(command)})
     print(f"forecast: {out}")
 
 
@@ -66,7 +66,7 @@ def _out(command: ForecastCommand) -> Path:
     """Where the result goes, after all options that can be wrong have been looked at."""
     from tsl_jax.commands import options
 
-    out = options.home(command.run) / "forecast.json" if command.out is None else command.out
+    out = options.output_folder(command.run) / "forecast.json" if command.out is None else command.out
     if not 0 < command.cutoff <= 1:
         raise ValueError(f"forecast: --cutoff is a share of the run between 0 and 1, found {command.cutoff}")
     if out.suffix != ".json":

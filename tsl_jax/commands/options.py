@@ -23,13 +23,67 @@ def parse(command: type[T], verb: str, arguments: list[str]) -> T:
     import tyro
 
     file, rest = _config_file(arguments)
-    file = file or _config_of_run(rest)
     default: dict[str, Any] = {} if file is None else {"default": _from_file(command, file)}
-    settings = {"config": (tyro.conf.FlagCreatePairsOff,), "registry": _read_from_words()}
+    settings = {"config": (tyro.conf.FlagCreatePairsOff,), "registry": _types_of_one_word()}
     return tyro.cli(command, args=rest, prog=f"tsl {verb}", **settings, **default)
 
 
-def _read_from_words() -> Any:
+def _config_file(arguments: list[str]) -> tuple[Path | None, list[str]]:
+    """The file of `--config`, or of the run that `--resume` continues, and the other arguments."""
+    file, rest = None, []
+    iterator = iter(arguments)
+    for argument in iterator:
+        name, equals, value = argument.partition("=")
+        if name != "--config":
+            rest.append(argument)
+            continue
+        value = value if equals else next(iterator, None)
+        if not value:
+            raise ValueError("--config needs a file; give --config FILE.yaml")
+        file = Path(value)
+    if file is None and "--resume" in rest:
+        outs = [value for name, value in pairwise(rest) if name == "--out"]
+        outs += [argument.partition("=")[2] for argument in rest if argument.startswith("--out=")]
+        files = [Path(out) / "config.yaml" for out in outs]
+        file = next((file for file in files if file.exists()), None)
+    return file, rest
+
+
+def _from_file(command: type[T], file: Path) -> T:
+    """A command from a file's entries; what they leave out keeps its default, or must come on the command line."""
+    import typing
+
+    import tyro
+    import yaml
+
+    from tsl_jax.training.config import value_of
+
+    try:
+        values = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file}: not YAML ({error}); write options as `name: value`") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{file}: expected a mapping of options, found {type(values).__name__}")
+    hints = typing.get_type_hints(command)
+    fields: tuple[Any, ...] = dataclasses.fields(command)  # pyright: ignore[reportArgumentType]
+    names = [field.name for field in fields]
+    if "train" in names and "train" not in values:  # its options stand beside the verb's own, as on the command line
+        own = {name: value for name, value in values.items() if name in names}
+        values = own | {"train": {name: value for name, value in values.items() if name not in names}}
+    unknown = [name for name in values if name not in names]
+    if unknown:
+        raise ValueError(f"{file}: {unknown[0]!r} is not an option; expected some of {', '.join(names)}")
+    try:
+        options = {name: value_of(hints[name], name, value) for name, value in values.items()}
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+    for field in fields:
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            options.setdefault(field.name, tyro.MISSING)
+    return command(**options)
+
+
+def _types_of_one_word() -> Any:
     """The rules by which tyro reads integers (1e6 is one) and weights over positions (one text)."""
     from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
@@ -65,70 +119,6 @@ def _read_from_words() -> Any:
     return registry
 
 
-def _config_file(arguments: list[str]) -> tuple[Path | None, list[str]]:
-    rest, file = [], None
-    iterator = iter(arguments)
-    for argument in iterator:
-        name, equals, value = argument.partition("=")
-        if name != "--config":
-            rest.append(argument)
-            continue
-        found = value if equals else next(iterator, None)
-        if not found:
-            raise ValueError("--config needs a file; give --config FILE.yaml")
-        file = Path(found)
-    return file, rest
-
-
-def _config_of_run(arguments: list[str]) -> Path | None:
-    """The configuration of the run that `--resume` continues: it is the default of every option then."""
-    if "--resume" not in arguments:
-        return None
-    outs = [value for name, value in pairwise(arguments) if name == "--out"]
-    outs += [argument.partition("=")[2] for argument in arguments if argument.startswith("--out=")]
-    files = [Path(out) / "config.yaml" for out in outs]
-    return next((file for file in files if file.exists()), None)
-
-
-def _from_file(command: type[T], file: Path) -> T:
-    import yaml
-
-    try:
-        values = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file}: not YAML ({error}); write options as `name: value`") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{file}: expected a mapping of options, found {type(values).__name__}")
-    return _filled(command, values, str(file))
-
-
-def _filled(kind: Any, values: dict[str, Any], where: str) -> Any:
-    """A command from a file's entries; what they leave out keeps its default, or must come on the command line."""
-    import typing
-
-    import tyro
-
-    from tsl_jax.training.config import value_of
-
-    hints = typing.get_type_hints(kind)
-    names = [f.name for f in dataclasses.fields(kind)]
-    if "train" in names and "train" not in values:  # its options stand beside the verb's own, as on the command line
-        values = {name: value for name, value in values.items() if name in names} | {
-            "train": {name: value for name, value in values.items() if name not in names}
-        }
-    unknown = [name for name in values if name not in names]
-    if unknown:
-        raise ValueError(f"{where}: {unknown[0]!r} is not an option; expected some of {', '.join(names)}")
-    try:
-        read = {name: value_of(hints[name], name, value) for name, value in values.items()}
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-    for one in dataclasses.fields(kind):
-        if one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING:
-            read.setdefault(one.name, tyro.MISSING)
-    return kind(**read)
-
-
 def stamp(command: Any) -> dict[str, Any]:
     """What every output carries: the resolved options, their hash, and the version that made it."""
     from tsl_jax import __version__
@@ -142,16 +132,15 @@ def stamp(command: Any) -> dict[str, Any]:
     } | {"tsl_jax": __version__}
 
 
-def write(out: Path, result: dict[str, Any]) -> None:
-    """A result as a JSON file, whole or not at all."""
+def write_json(out: Path, result: dict[str, Any]) -> None:
+    """A result as a JSON file, whole or not at all; its folder is made."""
     from tsl_jax.atomic_write import write_atomically
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=1)
-    write_atomically(out, text)
+    write_atomically(out, json.dumps(result, indent=1))
 
 
-def home(run: Path) -> Path:
+def output_folder(run: Path) -> Path:
     """The folder for what a verb makes of a run: its own, or beside the file of a surface one of the file's name."""
     return run.with_suffix("") if run.suffix == ".npz" and not run.is_dir() else run
 

@@ -16,36 +16,36 @@ class Bars:
         """Draw on rich's progress and text."""
         self._progress, self._note = progress, note
         self._tasks: dict[str, Any] = {}
-        self._known: dict[str, Any] = {}
+        self._facts: dict[str, Any] = {}  # the newest of each
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """A stage has come that far."""
+        """Draw the bar of a stage at `done` of `total`."""
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=total)
         self._progress.update(self._tasks[stage], completed=done, total=total)
 
     def observe(self, facts: Mapping[str, Any]) -> None:
-        """Numbers of a run, see `training.train.train`."""
-        self._known |= facts
-        self._note.plain = note(self._known)
+        """Take numbers of a run, see `training.loop.train`."""
+        self._facts |= facts
+        self._note.plain = note(self._facts)
 
 
-def note(known: Mapping[str, Any]) -> str:
+def note(facts: Mapping[str, Any]) -> str:
     """Loss and speed of training, and for each split the losses by thirds of the positions at the last evaluation."""
     lines = []
-    if "loss" in known:
-        lines.append(f"loss {known['loss']:.3f}, {known['tokens_per_second']:,.0f} tokens/s")
-    if "utilisation" in known:
-        lines[-1] += f", {known['utilisation']:.0%} of the devices' peak"
-    for split in (name.removesuffix("/head") for name in known if name.endswith("/head")):
-        thirds = [f"{third} {known.get(f'{split}/{third}', nan):.3f}" for third in ("head", "middle", "tail")]
+    if "loss" in facts:
+        lines.append(f"loss {facts['loss']:.3f}, {facts['tokens_per_second']:,.0f} tokens/s")
+    if "utilisation" in facts:
+        lines[-1] += f", {facts['utilisation']:.0%} of the devices' peak"
+    for split in (name.removesuffix("/head") for name in facts if name.endswith("/head")):
+        thirds = [f"{third} {facts.get(f'{split}/{third}', nan):.3f}" for third in ("head", "middle", "tail")]
         lines.append(f"{split}: {', '.join(thirds)}")
     return "\n".join(lines)
 
 
 @contextmanager
 def bars() -> Iterator[Bars]:
-    """Gives what the library reports to."""
+    """Live bars, which the library calls as its progress."""
     from rich.console import Group
     from rich.live import Live
     from rich.progress import (
@@ -68,7 +68,7 @@ def bars() -> Iterator[Bars]:
     progress, line = Progress(*columns), Text()
     with Live(Group(progress, line), refresh_per_second=10) as live:
         yield Bars(progress, line)
-    if not live.console.is_interactive:  # what is printed next begins a line of its own
+    if not live.console.is_interactive:  # what is printed next begins on a new line
         live.console.print()
 
 
@@ -100,9 +100,9 @@ def rate(stage: str, unit: str) -> Iterator[Callable[[float, int], None]]:
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(stage, total=1.0, count=0, rate=0.0)
-        begun = monotonic()
+        started = monotonic()
 
         def report(share: float, count: int) -> None:
-            progress.update(task, completed=share, count=count, rate=count / max(monotonic() - begun, 1e-9))
+            progress.update(task, completed=share, count=count, rate=count / max(monotonic() - started, 1e-9))
 
         yield report

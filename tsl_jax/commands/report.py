@@ -35,7 +35,7 @@ def run_report(command: ReportCommand) -> None:
     from tsl_jax.surface import load_surface
 
     surface = load_surface(command.run)
-    out = options.home(command.run) if command.out is None else command.out
+    out = options.output_folder(command.run) if command.out is None else command.out
     with bars() as progress:
         summary = write(command.run, out, surface, options.stamp(command), progress, command.figures)
     show(summary, surface, out)
