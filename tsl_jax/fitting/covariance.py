@@ -41,7 +41,7 @@ def unscaled_cov(law: Law, q: Array, x: Covariates, root_weight: Array) -> Array
     # J = Q R gives (J^T J)^-1 = R^-1 R^-T without squaring the condition of J.
     columns = root_weight[:, None] * jacobian(law, q, x)
     size = jnp.sqrt(jnp.sum(columns**2, axis=0))  # columns of very different size: scale first
-    _, r = orthonormal(columns / size)
+    _, r = orthonormal(columns / size[None])
     inverse = jax.scipy.linalg.solve_triangular(r, jnp.eye(len(law.raw_params), dtype=q.dtype)) / size[:, None]
     return inverse @ inverse.T
 

@@ -209,7 +209,7 @@ def quasi_random(count: int, dimensions: int) -> Array:
     for _ in range(60):  # a fixed-point iteration
         ratio = (1 + ratio) ** (1 / (dimensions + 1))
     steps = ratio ** -jnp.arange(1.0, dimensions + 1)
-    return (0.5 + jnp.arange(1, count + 1)[:, None] * steps) % 1.0
+    return (0.5 + jnp.arange(1, count + 1, dtype=steps.dtype)[:, None] * steps[None]) % 1.0
 
 
 def solve(law: Law, log_bounds: Array, x: Covariates, root_weight: Array, targets: Array) -> Solution:

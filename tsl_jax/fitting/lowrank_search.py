@@ -84,7 +84,7 @@ def _search(tables: Tables, z: Array) -> tuple[Array, Array, Array]:
     explained = jnp.sum(projections**2, axis=0)[edge : G - edge]
     node = jnp.arange(edge, G - edge, dtype=jnp.int32)[:, None]
     # A vectorised argmax: the first node that reaches the maximum.
-    best = jnp.min(jnp.where(explained == jnp.max(explained, axis=0), node, G - edge - 1), axis=0)
+    best = jnp.min(jnp.where(explained == jnp.max(explained, axis=0, keepdims=True), node, G - edge - 1), axis=0)
     at_best = projections[:, best, curve]
     entries = jax.lax.optimization_barrier(tables.by_node[best].T)  # (entries, curve)
     u_best = entries[: n_varying * K].reshape(n_varying, K, -1)
@@ -112,7 +112,7 @@ def _search(tables: Tables, z: Array) -> tuple[Array, Array, Array]:
 
 def _taylor(q: Array, s: Array) -> tuple[Array, Array, Array]:
     """Value, first and second derivative at s (curve,) of polynomials q (M, V, curve), each (V, curve)."""
-    f, d, dd = q[-1], jnp.zeros_like(q[0]), jnp.zeros_like(q[0])
+    f, d, dd, s = q[-1], jnp.zeros_like(q[0]), jnp.zeros_like(q[0]), s[None]
     for k in range(q.shape[0] - 2, -1, -1):
         dd, d, f = dd * s + d, d * s + f, f * s + q[k]
     return f, d, 2 * dd
@@ -122,7 +122,7 @@ def _horner(q: Array, s: Array) -> Array:
     """The value alone."""
     f = q[-1]
     for k in range(q.shape[0] - 2, -1, -1):
-        f = f * s + q[k]
+        f = f * s[None] + q[k]
     return f
 
 
@@ -155,10 +155,10 @@ def _coefficients(tables: Tables, f: Array, scalars: Array, z_fixed: Array) -> t
     triangle = jnp.concatenate(
         [jnp.concatenate([inverse_r0, -level], axis=1), jnp.concatenate([zero, inverse], axis=1)], axis=0
     )
-    cov = jnp.sum(triangle[:, None] * triangle[None], axis=2) + b[:, None] * b[None] * var
+    cov = jnp.sum(triangle[:, None] * triangle[None], axis=2) + b[:, None] * b[None] * var[None, None]
     order = np.argsort(np.array(layout.fixed + layout.varying))
     coef, b, cov = coef[order], b[order], cov[order][:, order]
-    cross = -b * var
+    cross = -b * var[None]
     top = jnp.concatenate([var[None], cross])[None]
     assert cov.shape[0] == m
     return coef, jnp.concatenate([top, jnp.concatenate([cross[:, None], cov], axis=1)])

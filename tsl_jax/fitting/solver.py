@@ -146,7 +146,8 @@ def _compressed(prepared: PreparedFit, y: Array) -> CurveFits:
     solution = lowrank_search.solve(law, prepared.tables, y)
     count = jnp.sum(prepared.weights > 0)
     # s^2 = SSE/(n - p) estimates the variance of y; with absolute weights it is one.
-    scale = jnp.ones_like(solution.sse) if prepared.absolute_sigma else solution.sse / (count - len(law.raw_params))
+    free = (count - len(law.raw_params)).astype(solution.sse.dtype)
+    scale = jnp.ones_like(solution.sse) if prepared.absolute_sigma else solution.sse / free
     log_error = jnp.sqrt(solution.unscaled_cov[0, 0] * scale)[None]
     status = judge(
         law,
@@ -162,7 +163,7 @@ def _compressed(prepared: PreparedFit, y: Array) -> CurveFits:
         converged=solution.finite,  # a global search has no other way to fail
     )
     q = jnp.concatenate([solution.log_shape[None], solution.coef])
-    params, covariance = params_with_covariance(law, q, solution.unscaled_cov * scale)
+    params, covariance = params_with_covariance(law, q, solution.unscaled_cov * scale[None, None])
     raw = jnp.concatenate([jnp.exp(q[:1]), q[1:]])
     no_starts = jnp.full(status.shape, -1, jnp.int8)
     fits = CurveFits(params, raw, covariance, log_error, solution.sse, solution.sst, status, no_starts)
@@ -172,7 +173,8 @@ def _compressed(prepared: PreparedFit, y: Array) -> CurveFits:
 def _general(prepared: PreparedFit, y: Array, weights: Array) -> CurveFits:
     """Curve by curve: variable projection for one shape, Levenberg-Marquardt for more."""
     law, x = prepared.law, prepared.x
-    observed = weights > 0
+    each = jnp.atleast_2d(weights)  # (curve or 1, point)
+    observed = each > 0
     finite = jnp.all(~observed | jnp.isfinite(y), axis=-1)
     y = jnp.where(observed & finite[:, None], y, 0)
     root = jnp.sqrt(weights)
@@ -180,7 +182,7 @@ def _general(prepared: PreparedFit, y: Array, weights: Array) -> CurveFits:
         from tsl_jax.fitting.levenberg_marquardt import solve  # late: only this file imports jaxopt
     else:
         from tsl_jax.fitting.varpro import solve
-    solution = solve(law, prepared.log_bounds, x, root, root * y)
+    solution = solve(law, prepared.log_bounds, x, root, jnp.atleast_2d(root) * y)
     q = jnp.concatenate([solution.log_shape, solution.coef], axis=-1)
     share = None if root.ndim == 1 else 0
     count = jnp.sum(jnp.broadcast_to(weights, y.shape) > 0, axis=-1)
@@ -190,10 +192,10 @@ def _general(prepared: PreparedFit, y: Array, weights: Array) -> CurveFits:
         jnp.ones_like(solution.sse) if prepared.absolute_sigma else solution.sse / jnp.where(free > 0, free, jnp.nan)
     )
     unscaled = jax.vmap(partial(unscaled_cov, law), (0, None, share), -1)(q, x, root)
-    log_error = jnp.sqrt(jnp.diagonal(unscaled[: len(law.shapes), : len(law.shapes)]).T * scale)
+    log_error = jnp.sqrt(jnp.diagonal(unscaled[: len(law.shapes), : len(law.shapes)]).T * scale[None])
     total = jnp.sum(jnp.broadcast_to(weights, y.shape), -1, keepdims=True)
-    mean = jnp.sum(weights * y, -1, keepdims=True) / total
-    sst = jnp.sum(weights * (y - mean) ** 2, axis=-1)
+    mean = jnp.sum(each * y, -1, keepdims=True) / total
+    sst = jnp.sum(each * (y - mean) ** 2, axis=-1)
     status = judge(
         law,
         prepared.log_bounds,
@@ -207,7 +209,7 @@ def _general(prepared: PreparedFit, y: Array, weights: Array) -> CurveFits:
         finite=finite,
         converged=solution.converged,
     )
-    params, covariance = params_with_covariance(law, q.T, unscaled * scale)
+    params, covariance = params_with_covariance(law, q.T, unscaled * scale[None, None])
     raw = jnp.concatenate([jnp.exp(solution.log_shape), solution.coef], axis=-1).T
     fits = CurveFits(params, raw, covariance, log_error, solution.sse, sst, status, solution.n_agreeing_starts)
     return _curve_first(fits)
@@ -265,7 +267,9 @@ def _implicit_derivative(
         free = jnp.concatenate([inside, jnp.ones(len(law.coefs), bool)])
         # In units in which the diagonal of H is one: coefficients may be orders of magnitude apart.
         size = jnp.sqrt(jnp.where(free, jnp.abs(jnp.diagonal(hessian)), 1))
-        scaled = jnp.where(free[:, None] & free, hessian / (size[:, None] * size), jnp.eye(len(q), dtype=q.dtype))
+        scaled = jnp.where(
+            free[:, None] & free[None], hessian / (size[:, None] * size[None]), jnp.eye(len(q), dtype=q.dtype)
+        )
         dq = -jnp.linalg.solve(scaled, jnp.where(free, gradient / size, 0)) / size
         _, dp = jax.jvp(partial(to_params, law), (q,), (dq,))
         return dq, dp
