@@ -25,21 +25,21 @@ def noisy(curves: int, sd: float = 0.02, seed: int = 0, low: float = 0.05, high:
 def test_errors_cover_as_often_as_they_say_where_the_shape_is_identified(level, share):
     rng = np.random.default_rng(2)
     y = hyperbola(POSITION, 1.5, 0.3, 4.0) + 0.02 * rng.standard_normal((2000, len(POSITION)))
-    found = tsl.fit(laws.HYPERBOLIC, y, x=POSITION)
-    inside = (np.abs(found.params - [1.5, 0.3, 4.0]) < level * found.stderr).mean("curve")
+    fit = tsl.fit(laws.HYPERBOLIC, y, x=POSITION)
+    inside = (np.abs(fit.params - [1.5, 0.3, 4.0]) < level * fit.stderr).mean("curve")
     assert (np.abs(inside - share) < 4 * np.sqrt(share * (1 - share) / 2000)).all()
-    logs = np.abs(np.log(found.params.sel(param="a1") / 0.3)) < level * found.log_shape_stderr.sel(shape="a1")
+    logs = np.abs(np.log(fit.params.sel(param="a1") / 0.3)) < level * fit.log_shape_stderr.sel(shape="a1")
     assert abs(float(logs.mean()) - share) < 4 * np.sqrt(share * (1 - share) / 2000)
 
 
 def test_profile_intervals_cover_where_wald_intervals_do_not():
     rng = np.random.default_rng(3)
     y = hyperbola(POSITION, 1.5, 3.0, 4.0) + 0.1 * rng.standard_normal((400, len(POSITION)))
-    found = tsl.fit(laws.HYPERBOLIC, y, x=POSITION)
-    assert (found.status == Status.WEAKLY_IDENTIFIED).mean() > 0.5
+    fit = tsl.fit(laws.HYPERBOLIC, y, x=POSITION)
+    assert (fit.status == Status.WEAKLY_IDENTIFIED).mean() > 0.5
     low, high = profile_interval(laws.HYPERBOLIC, y, POSITION, level=0.9)
     covered = np.mean((low <= 3) & (high >= 3))
-    wald = np.abs(found.params.sel(param="a1") - 3) < 1.645 * found.stderr.sel(param="a1")
+    wald = np.abs(fit.params.sel(param="a1") - 3) < 1.645 * fit.stderr.sel(param="a1")
     assert abs(covered - 0.9) < 4 * np.sqrt(0.09 / 400)
     assert float(wald.mean()) < 0.8
 
@@ -58,8 +58,8 @@ def test_inverse_variances_give_the_errors_of_absolute_sigma():
     y = noisy(1, seed=5)[0]
     sigma = np.linspace(0.02, 0.06, len(y))
     p, cov = curve_fit(hyperbola, POSITION, y, p0=[1.5, 0.3, 4.0], sigma=sigma, absolute_sigma=True, xtol=1e-14)
-    found = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, weights=sigma**-2, absolute_sigma=True)
-    np.testing.assert_allclose(found.params, p, rtol=1e-5)
-    np.testing.assert_allclose(found.covariance, cov, rtol=1e-3)
+    fit = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, weights=sigma**-2, absolute_sigma=True)
+    np.testing.assert_allclose(fit.params, p, rtol=1e-5)
+    np.testing.assert_allclose(fit.covariance, cov, rtol=1e-3)
     relative = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, weights=sigma**-2)
-    assert float(relative.stderr[0] / found.stderr[0]) < 0.8  # the data are less noisy than sigma says
+    assert float(relative.stderr[0] / fit.stderr[0]) < 0.8  # the data are less noisy than sigma says

@@ -34,9 +34,9 @@ def logs(low: float, high: float) -> st.SearchStrategy[float]:
 @settings(max_examples=40, deadline=None)
 @given(a0=logs(0.1, 10), a1=logs(0.01, 10), a2=st.floats(-5, 5))
 def test_the_hyperbolic_law_is_recovered_from_its_own_curve(tolerance, a0, a1, a2):
-    found = tsl.fit(laws.HYPERBOLIC, hyperbola(POSITION, a0, a1, a2), x=POSITION)
-    np.testing.assert_allclose(found.params, [a0, a1, a2], rtol=tolerance["solver"], atol=tolerance["solver"])
-    assert bool(found.converged)
+    fit = tsl.fit(laws.HYPERBOLIC, hyperbola(POSITION, a0, a1, a2), x=POSITION)
+    np.testing.assert_allclose(fit.params, [a0, a1, a2], rtol=tolerance["solver"], atol=tolerance["solver"])
+    assert bool(fit.converged)
 
 
 # For each law: a range of every solved parameter in which 32 points identify it.
@@ -59,12 +59,12 @@ def test_every_law_is_recovered_from_its_own_curve(law, tolerance):
     def recovered(values):
         with tsl_x64():
             y = np.asarray(law(x, **values))
-        found = tsl.fit(law, y, x=x)
+        fit = tsl.fit(law, y, x=x)
         # the curve always; the parameters as far as noise-free float64 data identify them
-        np.testing.assert_allclose(found.predict(), y, rtol=tolerance["solver"])
-        if bool(found.converged):
+        np.testing.assert_allclose(fit.predict(), y, rtol=tolerance["solver"])
+        if bool(fit.converged):
             expected = [values[name] for name in law.raw_params]
-            np.testing.assert_allclose(found.raw_params, expected, rtol=1e-4)
+            np.testing.assert_allclose(fit.raw_params, expected, rtol=1e-4)
 
     recovered()
 
@@ -80,8 +80,8 @@ def test_the_joint_law_of_size_and_data_is_recovered():
     n_params, tokens = np.geomspace(1e6, 1e9, 6), np.geomspace(1e8, 1e10, 5)
     loss = ((6.4e13 / n_params[:, None]) ** (0.076 / 0.103) + 1.8e13 / tokens) ** 0.103
     table = xr.DataArray(loss, {"n_params": n_params, "tokens": tokens}, ("n_params", "tokens"))
-    found = tsl.fit(laws.KAPLAN_ND, table, over=("n_params", "tokens")).raise_if_failed()
-    np.testing.assert_allclose(found.params, [6.4e13, 1.8e13, 0.076, 0.103], rtol=1e-4)
+    fit = tsl.fit(laws.KAPLAN_ND, table, over=("n_params", "tokens")).raise_if_failed()
+    np.testing.assert_allclose(fit.params, [6.4e13, 1.8e13, 0.076, 0.103], rtol=1e-4)
 
 
 def test_the_annealing_law_is_recovered_from_a_history_longer_than_the_data():
@@ -90,11 +90,11 @@ def test_the_annealing_law_is_recovered_from_a_history_longer_than_the_data():
     history = {"lr": lr, "step": seen}
     with tsl_x64():
         y = np.asarray(laws.MOMENTUM_ANNEALING(history, alpha=0.5, forgetting=0.05, L0=2.0, A=1.0, C=0.3))
-    found = tsl.fit(laws.MOMENTUM_ANNEALING, y, x=history)
-    assert found.params.param.values.tolist() == ["L0", "A", "alpha", "C", "lambda"]
-    np.testing.assert_allclose(found.predict(), y, rtol=1e-5)
-    np.testing.assert_allclose(found.params, [2.0, 1.0, 0.5, 0.3, 0.95], rtol=2e-2)
-    assert np.isfinite(found.stderr).all()  # lambda's through the delta method
+    fit = tsl.fit(laws.MOMENTUM_ANNEALING, y, x=history)
+    assert fit.params.param.values.tolist() == ["L0", "A", "alpha", "C", "lambda"]
+    np.testing.assert_allclose(fit.predict(), y, rtol=1e-5)
+    np.testing.assert_allclose(fit.params, [2.0, 1.0, 0.5, 0.3, 0.95], rtol=2e-2)
+    assert np.isfinite(fit.stderr).all()  # lambda's through the delta method
 
 
 def test_variable_projection_and_levenberg_marquardt_agree(tolerance):
@@ -107,7 +107,7 @@ def test_variable_projection_and_levenberg_marquardt_agree(tolerance):
 def test_no_start_beats_the_global_search(tolerance):
     """scipy from many starts never finds a smaller sum of squares."""
     y = noisy(6, sd=0.05, seed=3)
-    found = tsl.fit(laws.HYPERBOLIC, y, x=POSITION)
+    fit = tsl.fit(laws.HYPERBOLIC, y, x=POSITION)
     for k in range(len(y)):
         best = np.inf
         for start in np.geomspace(1e-3, 10, 9):
@@ -116,7 +116,7 @@ def test_no_start_beats_the_global_search(tolerance):
             except RuntimeError:
                 continue
             best = min(best, float(np.sum((y[k] - hyperbola(POSITION, *p)) ** 2)))
-        assert float(found.sse[k]) <= best * (1 + tolerance["solver"])
+        assert float(fit.sse[k]) <= best * (1 + tolerance["solver"])
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -124,17 +124,17 @@ def test_standard_errors_and_covariance_are_those_of_scipy(weighted):
     y = noisy(1, seed=5)[0]
     sigma = np.linspace(1, 3, len(y)) if weighted else np.ones(len(y))
     p, cov = curve_fit(hyperbola, POSITION, y, p0=[1.5, 0.3, 4.0], sigma=sigma, ftol=1e-14, xtol=1e-14)
-    found = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, weights=sigma**-2)
-    np.testing.assert_allclose(found.params, p, rtol=1e-5)
-    np.testing.assert_allclose(found.stderr, np.sqrt(np.diag(cov)), rtol=1e-4)
-    np.testing.assert_allclose(found.covariance, cov, rtol=1e-3)
+    fit = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, weights=sigma**-2)
+    np.testing.assert_allclose(fit.params, p, rtol=1e-5)
+    np.testing.assert_allclose(fit.stderr, np.sqrt(np.diag(cov)), rtol=1e-4)
+    np.testing.assert_allclose(fit.covariance, cov, rtol=1e-3)
 
 
 def test_errors_cover_the_truth_as_often_as_they_say():
     rng = np.random.default_rng(2)
     y = hyperbola(POSITION, 1.5, 0.3, 4.0) + 0.02 * rng.standard_normal((600, len(POSITION)))
-    found = tsl.fit(laws.HYPERBOLIC, y, x=POSITION)
-    inside = np.abs(found.params - [1.5, 0.3, 4.0]) < found.stderr
+    fit = tsl.fit(laws.HYPERBOLIC, y, x=POSITION)
+    inside = np.abs(fit.params - [1.5, 0.3, 4.0]) < fit.stderr
     assert (np.abs(inside.mean("curve") - 0.683) < 4 * np.sqrt(0.683 * 0.317 / 600)).all()
 
 
@@ -143,9 +143,9 @@ def test_published_constants_carry_errors_by_the_delta_method():
     n_params = np.geomspace(1e5, 1e9, 20)
     rng = np.random.default_rng(4)
     y = (8.8e13 / n_params) ** 0.076 * (1 + 1e-3 * rng.standard_normal((200, 20)))
-    found = tsl.fit(laws.KAPLAN_N, y, x=n_params)
-    log_error = found.stderr.sel(param="N_c") / found.params.sel(param="N_c")
-    spread = np.log(found.params.sel(param="N_c")).std()
+    fit = tsl.fit(laws.KAPLAN_N, y, x=n_params)
+    log_error = fit.stderr.sel(param="N_c") / fit.params.sel(param="N_c")
+    spread = np.log(fit.params.sel(param="N_c")).std()
     assert abs(float(log_error.mean() / spread) - 1) < 0.2
 
 
@@ -167,13 +167,13 @@ def bad_curves() -> dict[str, tuple[np.ndarray, Status]]:
 def test_every_bad_curve_has_a_status_and_leaves_its_neighbours_alone(method):
     curves = bad_curves()
     y = np.stack([curve for curve, _ in curves.values()])
-    found = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, method=method)
-    assert [Status(v).name for v in found.status.values] == [s.name for _, s in curves.values()]
+    fit = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, method=method)
+    assert [Status(v).name for v in fit.status.values] == [s.name for _, s in curves.values()]
     alone = tsl.fit(laws.HYPERBOLIC, y[-1:], x=POSITION, method=method)
-    np.testing.assert_allclose(found.params[-1], alone.params[0], rtol=1e-9)
-    assert all(len(sentence) > 20 for sentence in found.message().values)
+    np.testing.assert_allclose(fit.params[-1], alone.params[0], rtol=1e-9)
+    assert all(len(sentence) > 20 for sentence in fit.message().values)
     with pytest.raises(ValueError, match="straight_line: a straight line fits as well"):
-        found.raise_if_failed()
+        fit.raise_if_failed()
 
 
 def test_pure_noise_is_never_called_converged():
@@ -189,11 +189,11 @@ def test_a_point_of_weight_zero_is_not_there():
     y = hyperbola(POSITION, 1.5, 0.3, 4.0) + 0.01 * np.random.default_rng(0).standard_normal(len(POSITION))
     broken, weights = y.copy(), np.ones(len(y))
     broken[[3, 50]], weights[[3, 50]] = (np.nan, 1e9), 0
-    found = tsl.fit(laws.HYPERBOLIC, broken, x=POSITION, weights=weights)
+    fit = tsl.fit(laws.HYPERBOLIC, broken, x=POSITION, weights=weights)
     without = tsl.fit(laws.HYPERBOLIC, np.delete(y, [3, 50]), x=np.delete(POSITION, [3, 50]))
-    np.testing.assert_allclose(found.params, without.params, rtol=1e-8)
-    np.testing.assert_allclose(found.stderr, without.stderr, rtol=1e-8)
-    np.testing.assert_allclose(found.r2, without.r2, rtol=1e-8)
+    np.testing.assert_allclose(fit.params, without.params, rtol=1e-8)
+    np.testing.assert_allclose(fit.stderr, without.stderr, rtol=1e-8)
+    np.testing.assert_allclose(fit.r2, without.r2, rtol=1e-8)
 
 
 def test_weights_of_each_curve_and_their_scale(tolerance):
@@ -207,19 +207,19 @@ def test_weights_of_each_curve_and_their_scale(tolerance):
 
 
 def test_labels_survive(simulated):
-    found = tsl.fit(laws.HYPERBOLIC, simulated.loss, over="position")
-    assert found.params.dims == ("split", "tokens", "param")
-    assert found.params.param.values.tolist() == ["a0", "a1", "a2"]
-    assert found.status.dtype == np.int8
+    fit = tsl.fit(laws.HYPERBOLIC, simulated.loss, over="position")
+    assert fit.params.dims == ("split", "tokens", "param")
+    assert fit.params.param.values.tolist() == ["a0", "a1", "a2"]
+    assert fit.status.dtype == np.int8
     bare = tsl.fit(laws.HYPERBOLIC, simulated.loss.values[0], x=simulated.position)
     assert bare.params.dims == ("curve", "param")
-    np.testing.assert_allclose(bare.params, found.params.sel(split="id"), rtol=1e-9)
+    np.testing.assert_allclose(bare.params, fit.params.sel(split="id"), rtol=1e-9)
     moved = tsl.fit(laws.HYPERBOLIC, simulated.loss.transpose("position", "tokens", "split"), over="position")
-    np.testing.assert_allclose(moved.params.transpose("split", "tokens", "param"), found.params, rtol=1e-9)
-    curves = found.predict()
+    np.testing.assert_allclose(moved.params.transpose("split", "tokens", "param"), fit.params, rtol=1e-9)
+    curves = fit.predict()
     assert curves.dims == ("split", "tokens", "position")
-    np.testing.assert_allclose(((simulated.loss - curves) ** 2).sum("position"), found.sse, rtol=1e-8)
-    assert "a0/(1 + a1 i) + a2" in repr(found)
+    np.testing.assert_allclose(((simulated.loss - curves) ** 2).sum("position"), fit.sse, rtol=1e-8)
+    assert "a0/(1 + a1 i) + a2" in repr(fit)
 
 
 def test_float32_stays_close_to_float64():
@@ -263,10 +263,10 @@ def test_the_noise_ceiling_is_the_r2_of_a_law_that_is_true():
     truth = hyperbola(POSITION, 1.5, 0.3, 4.0)
     y = truth + rng.multivariate_normal(np.zeros(128), covariance, size=200)
     labelled = xr.DataArray(y, {"position": POSITION}, ("draw", "position"))
-    found = tsl.fit(laws.HYPERBOLIC, labelled, over="position")
+    fit = tsl.fit(laws.HYPERBOLIC, labelled, over="position")
     noise = xr.DataArray(np.broadcast_to(covariance, (200, 128, 128)), dims=("draw", "position", "position_"))
-    ceiling = noise_ceiling(found, labelled, noise)
-    missed = (1 - found.r2).mean() / (1 - ceiling).mean()
+    ceiling = noise_ceiling(fit, labelled, noise)
+    missed = (1 - fit.r2).mean() / (1 - ceiling).mean()
     assert abs(float(missed) - 1) < 0.05
 
 

@@ -24,7 +24,7 @@ def noisy(curves: int, sd: float = 0.02, seed: int = 0, low: float = 0.05, high:
 def test_robust_losses_end_where_no_start_of_scipy_does_better(loss, delta):
     y = noisy(3, seed=6)
     y[:, 5::9] += 1.0
-    found = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, loss=loss, delta=delta)
+    fit = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, loss=loss, delta=delta)
     read = np.log if loss.startswith("log") else np.asarray
     shape = {"loss": "huber", "f_scale": delta} if delta else {}
     for k in range(len(y)):
@@ -36,7 +36,7 @@ def test_robust_losses_end_where_no_start_of_scipy_does_better(loss, delta):
             least_squares(left, (1.5, start, 4.0), xtol=1e-14, ftol=1e-14, gtol=1e-12, max_nfev=3000, **shape).cost
             for start in (-3.0, -1.2, 0.5)
         ]
-        a0, a1, a2 = np.asarray(found.params[k])
+        a0, a1, a2 = np.asarray(fit.params[k])
         r = left((a0, np.log(a1), a2))
         rho = r**2 / 2 if delta is None else np.where(abs(r) < delta, r**2 / 2, delta * abs(r) - delta**2 / 2)
         assert rho.sum() <= min(ends) * (1 + 1e-6)
@@ -46,14 +46,14 @@ def test_huber_errors_are_those_of_repetitions():
     rng = np.random.default_rng(7)
     noise = 0.02 * rng.standard_normal((300, len(POSITION)))
     noise[rng.random(noise.shape) < 0.05] += 0.5
-    found = tsl.fit(laws.HYPERBOLIC, hyperbola(POSITION, 1.5, 0.3, 4.0) + noise, x=POSITION, loss="huber", delta=0.03)
+    fit = tsl.fit(laws.HYPERBOLIC, hyperbola(POSITION, 1.5, 0.3, 4.0) + noise, x=POSITION, loss="huber", delta=0.03)
     squares = tsl.fit(laws.HYPERBOLIC, hyperbola(POSITION, 1.5, 0.3, 4.0) + noise, x=POSITION)
 
     def spread(fits):  # robust: a few curves have their outlier at the first position
         return 1.4826 * np.abs(fits.params - fits.params.median("curve")).median("curve")
 
-    assert (np.abs(found.stderr.median("curve") / spread(found) - 1) < 0.2).all()
-    assert (spread(found) < 0.5 * spread(squares)).all()
+    assert (np.abs(fit.stderr.median("curve") / spread(fit) - 1) < 0.2).all()
+    assert (spread(fit) < 0.5 * spread(squares)).all()
 
 
 @pytest.mark.parametrize("loss", ["huber", "log", "log_huber"])
@@ -62,10 +62,10 @@ def test_robust_losses_settle_on_smooth_and_on_perfect_curves(loss, dtype):
     a1 = np.geomspace(0.1, 1, 4)[:, None]
     noise = np.random.default_rng(0).standard_normal((4, len(POSITION)))
     y = hyperbola(POSITION, 1.5, a1, 4.0) + np.array([[0], [0], [1e-4], [1e-3]]) * noise
-    found = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, loss=loss, dtype=dtype)
-    assert found.converged.all()
-    assert np.isfinite(found.covariance).all()
-    np.testing.assert_allclose(found.predict(), y, atol=0.03)
+    fit = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, loss=loss, dtype=dtype)
+    assert fit.converged.all()
+    assert np.isfinite(fit.covariance).all()
+    np.testing.assert_allclose(fit.predict(), y, atol=0.03)
 
 
 @pytest.mark.parametrize("loss", ["huber", "log", "log_huber"])
@@ -75,30 +75,30 @@ def test_robust_losses_tell_no_lies_of_bad_curves_and_leave_their_neighbours_alo
     y = np.stack([good, good, 0 * good + np.nan, 0 * good + 4, good, np.where(POSITION == 7, np.inf, good)])
     weights = np.ones(y.shape)
     weights[1, 3:], weights[4] = 0, 0
-    found = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, weights=weights, loss=loss)
+    fit = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, weights=weights, loss=loss)
     expected = ["TOO_FEW_POINTS", "NON_FINITE", "FLAT", "TOO_FEW_POINTS", "NON_FINITE"]
-    assert [Status(v).name for v in found.status.values[1:]] == expected
+    assert [Status(v).name for v in fit.status.values[1:]] == expected
     alone = tsl.fit(laws.HYPERBOLIC, y[[0, 0]], x=POSITION, weights=weights[[0, 0]], loss=loss)
     for name in BITS:
-        np.testing.assert_allclose(getattr(found, name)[0], getattr(alone, name)[0], rtol=1e-9)
+        np.testing.assert_allclose(getattr(fit, name)[0], getattr(alone, name)[0], rtol=1e-9)
 
 
 def test_a_shape_is_called_weak_by_the_error_of_the_loss_itself():
     y = hyperbola(POSITION, 1.5, np.geomspace(0.05, 2, 60)[:, None], 4.0)
     y += 0.02 * np.random.default_rng(0).standard_normal(y.shape)
     y[:, 5::9] += 1.0
-    found = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, loss="huber")
-    weak = found.log_shape_stderr.sel(shape="a1") > 0.2
+    fit = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, loss="huber")
+    weak = fit.log_shape_stderr.sel(shape="a1") > 0.2
     assert 0 < weak.sum() < 60
-    np.testing.assert_array_equal(found.status, np.where(weak, Status.WEAKLY_IDENTIFIED, Status.CONVERGED))
+    np.testing.assert_array_equal(fit.status, np.where(weak, Status.WEAKLY_IDENTIFIED, Status.CONVERGED))
 
 
 def test_logarithms_survive_a_first_fit_below_zero():
     y = np.exp(-0.05 * POSITION) + 0.01
     assert tsl.fit(laws.HYPERBOLIC, y, x=POSITION).predict().min() < 0
-    found = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, loss="log")
-    assert Status(int(found.status)) == Status.WEAKLY_IDENTIFIED
-    assert found.predict().min() > 0
+    fit = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, loss="log")
+    assert Status(int(fit.status)) == Status.WEAKLY_IDENTIFIED
+    assert fit.predict().min() > 0
 
 
 def test_huber_needs_a_positive_delta():

@@ -65,8 +65,8 @@ def test_a_curve_of_any_shape_in_the_range_is_explained(law):
             columns = np.asarray(law.basis(jnp.asarray([shape]), jnp.asarray(x)))
         columns = columns / np.abs(columns).max(axis=0)
         y = columns @ coefs[: columns.shape[1]]
-        found = tsl.fit(law, y, x=x)
-        assert float(found.sse) <= 1e-14 * np.sum(y**2)
+        fit = tsl.fit(law, y, x=x)
+        assert float(fit.sse) <= 1e-14 * np.sum(y**2)
 
     explained()
 
@@ -123,8 +123,8 @@ def test_a_curve_has_the_same_bits_in_any_batch_order_and_block(dtype):
     strided = tsl.fit(laws.HYPERBOLIC, np.repeat(y, 2, axis=1)[::-1, ::2], x=POSITION, dtype=dtype)
     for name in BITS:
         expected = getattr(whole, name).values
-        for found, chosen in ((mixed, order), (part, slice(70)), (alone, 40), (strided, slice(None, None, -1))):
-            np.testing.assert_array_equal(getattr(found, name).values, expected[chosen], err_msg=name)
+        for fit, chosen in ((mixed, order), (part, slice(70)), (alone, 40), (strided, slice(None, None, -1))):
+            np.testing.assert_array_equal(getattr(fit, name).values, expected[chosen], err_msg=name)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -140,12 +140,12 @@ def test_solvers_of_curves_one_by_one_keep_the_bits_too(how, dtype):
 
     whole = fit(slice(None))
     for part in (slice(40, 41), slice(40, 43), np.arange(69, 29, -1)):
-        found = fit(part)
+        fit = fit(part)
         for name in BITS:
             # the total sum of squares of R2 is summed over a block, whose last bit depends on the processor's vectors
             close = {"rtol": 4e-16 if dtype == "float64" else 2e-7} if name == "r2" else {"rtol": 0}
             np.testing.assert_allclose(
-                getattr(found, name).values, getattr(whole, name).values[part], err_msg=name, **close
+                getattr(fit, name).values, getattr(whole, name).values[part], err_msg=name, **close
             )
 
 
@@ -178,8 +178,8 @@ def test_gradients_follow_the_implicit_function_theorem():
         curves = jnp.asarray(np.vstack([y, step]))
 
         def read(y):
-            found = solve_curves(plan, y)
-            return jnp.concatenate([found.params, found.sse[:, None]], axis=1)
+            fit = solve_curves(plan, y)
+            return jnp.concatenate([fit.params, fit.sse[:, None]], axis=1)
 
         exact = jax.jit(jax.jacrev(read))(curves)
         assert np.asarray(read(curves))[3, 1] == pytest.approx(1000)
@@ -196,20 +196,20 @@ def test_the_cluster_bootstrap_sees_what_clusters_share():
     rng = np.random.default_rng(9)
     level = rng.normal(0, 0.3, (100, 1))
     sums = 8 * (hyperbola(POSITION, 1.5, 0.3, 4.0) + level + 0.02 * rng.standard_normal((100, len(POSITION))))
-    found = bootstrap(laws.HYPERBOLIC, sums, np.full(sums.shape, 8), POSITION, resamples=1000)
-    assert found.stderr()[2] == pytest.approx(level.std() / 10, rel=0.1)
-    low, high = found.interval(0.9)
+    fit = bootstrap(laws.HYPERBOLIC, sums, np.full(sums.shape, 8), POSITION, resamples=1000)
+    assert fit.stderr()[2] == pytest.approx(level.std() / 10, rel=0.1)
+    low, high = fit.interval(0.9)
     assert low[2] < 4 + level.mean() < high[2]
     naive = tsl.fit(laws.HYPERBOLIC, sums.sum(0) / 800, x=POSITION)
-    assert float(naive.stderr[2]) < 0.1 * found.stderr()[2]
+    assert float(naive.stderr[2]) < 0.1 * fit.stderr()[2]
 
 
 def test_the_bootstrap_bears_points_that_were_never_counted_and_curves_that_were_never_seen():
     sums = np.stack([noisy(5), np.full((5, len(POSITION)), np.nan)])
     counts = np.ones(sums.shape)
     sums[0, 0, 100:], counts[0, 0, 100:] = np.nan, 0
-    found = bootstrap(laws.HYPERBOLIC, sums, counts, POSITION, resamples=8)
-    for values in (found.stderr(), *found.interval()):
+    fit = bootstrap(laws.HYPERBOLIC, sums, counts, POSITION, resamples=8)
+    for values in (fit.stderr(), *fit.interval()):
         assert np.isfinite(values[0]).all()
         assert np.isnan(values[1]).all()
 
@@ -218,9 +218,9 @@ def test_noise_ceilings_of_laws_with_several_covariates_and_of_flat_curves():
     n_params, tokens = (a.ravel() for a in np.meshgrid(np.geomspace(1e7, 1e10, 6), np.geomspace(1e9, 1e12, 5)))
     noise = 0.01 * np.random.default_rng(0).standard_normal(30)
     loss = xr.DataArray(1.69 + 406.4 * n_params**-0.34 + 410.7 * tokens**-0.28 + noise, dims="point")
-    found = tsl.fit(laws.CHINCHILLA, loss, over="point", x={"n_params": n_params, "tokens": tokens})
+    fit = tsl.fit(laws.CHINCHILLA, loss, over="point", x={"n_params": n_params, "tokens": tokens})
     variance = xr.DataArray(1e-4 * np.eye(30), dims=("point", "point_"))
-    assert float(noise_ceiling(found, loss, variance)) == pytest.approx(float(found.r2), abs=1e-3)
+    assert float(noise_ceiling(fit, loss, variance)) == pytest.approx(float(fit.r2), abs=1e-3)
     flat = xr.DataArray(np.full(30, 4.0), {"position": POSITION[:30]})
     assert np.isnan(noise_ceiling(tsl.fit(laws.HYPERBOLIC, flat, over="position"), flat, variance))
 
@@ -239,17 +239,17 @@ def test_a_plan_without_weights_takes_its_points_from_the_law():
 def test_sum_of_powers_of_size_and_data_is_recovered_and_starts_agree():
     n_params, tokens = (a.ravel() for a in np.meshgrid(np.geomspace(1e7, 1e10, 6), np.geomspace(1e9, 1e12, 5)))
     loss = 1.69 + 406.4 * n_params**-0.34 + 410.7 * tokens**-0.28
-    found = tsl.fit(laws.CHINCHILLA, loss, x={"n_params": n_params, "tokens": tokens}).raise_if_failed()
-    np.testing.assert_allclose(found.params, [1.69, 406.4, 410.7, 0.34, 0.28], rtol=1e-5)
-    assert int(found.n_agreeing_starts) >= 1
+    fit = tsl.fit(laws.CHINCHILLA, loss, x={"n_params": n_params, "tokens": tokens}).raise_if_failed()
+    np.testing.assert_allclose(fit.params, [1.69, 406.4, 410.7, 0.34, 0.28], rtol=1e-5)
+    assert int(fit.n_agreeing_starts) >= 1
 
 
 def test_doubtful_ends_have_their_own_status():
     rng = np.random.default_rng(10)
     shallow = 4 - 0.001 * POSITION + 1e-6 * POSITION**2 / 2 + 1e-9 * rng.standard_normal(len(POSITION))
     weak = hyperbola(POSITION, 0.25, 0.05, 4.0) + 0.05 * np.random.default_rng(3).standard_normal(len(POSITION))
-    found = tsl.fit(laws.HYPERBOLIC, np.stack([weak, noisy(1)[0]]), x=POSITION)
-    assert [Status(v).name for v in found.status.values] == ["WEAKLY_IDENTIFIED", "CONVERGED"]
+    fit = tsl.fit(laws.HYPERBOLIC, np.stack([weak, noisy(1)[0]]), x=POSITION)
+    assert [Status(v).name for v in fit.status.values] == ["WEAKLY_IDENTIFIED", "CONVERGED"]
     low = tsl.fit(laws.POSITION_POWER, 4 - 0.3 * np.log(POSITION) + 0 * shallow, x=POSITION)
     assert Status(int(low.status)) == Status.LOWER_BOUND
 
@@ -270,32 +270,32 @@ def test_no_input_crashes_or_is_told_a_lie(data, points, dtype, law):
     n = np.arange(1.0, len(y) + 1)
     x = {"sorted": n, "reversed": n[::-1], "same": np.ones(len(y)), "negative": -n, "zero": n - 1}[points]
     try:
-        found = tsl.fit(law, y, x=x)
+        fit = tsl.fit(law, y, x=x)
     except ValueError:  # a sentence of ours
         return
-    status = Status(int(found.status))
-    values = np.asarray(found.params)
+    status = Status(int(fit.status))
+    values = np.asarray(fit.params)
     assert np.isfinite(values).all() or status in (Status.NON_FINITE, Status.TOO_FEW_POINTS, Status.MAX_ITERATIONS)
     if status == Status.CONVERGED:
-        left = np.asarray(y, float) - np.asarray(found.predict(x))
+        left = np.asarray(y, float) - np.asarray(fit.predict(x))
         np.testing.assert_allclose(
-            float(found.sse), np.sum(left**2), rtol=1e-6, atol=1e-12 * np.sum(np.square(y, dtype=float))
+            float(fit.sse), np.sum(left**2), rtol=1e-6, atol=1e-12 * np.sum(np.square(y, dtype=float))
         )
 
 
 def test_two_laws_of_one_name_are_two_laws():
     """Tables are kept by what a law is, not by its name or place in memory."""
     y = 3 + 2 * np.exp(-0.05 * POSITION)
-    found = []
+    fit = []
     for power in (1, 2):
         law = laws.Law(
             name="decay", formula="c1 exp(-(c2 i)^k) + c0", params=("c0", "c1", "c2"), shapes=("c2",),
             coefs=("c1", "c0"), bounds=laws.POSITION_EXPONENTIAL.bounds, source="a test",
             basis=lambda s, x, k=power: jnp.stack([jnp.exp(-((s[0] * x) ** k)), jnp.ones_like(x)], -1),
         )  # fmt: skip
-        found.append(float(tsl.fit(law, y, x=POSITION).sse))
+        fit.append(float(tsl.fit(law, y, x=POSITION).sse))
         del law
-    assert found[0] < 1e-12 < 1e-3 < found[1]
+    assert fit[0] < 1e-12 < 1e-3 < fit[1]
 
 
 def test_plain_variable_projection_needs_no_compression():
@@ -306,8 +306,8 @@ def test_plain_variable_projection_needs_no_compression():
         coefs=("b0", "b1", "b2"), basis=waves, bounds=lambda x: jnp.asarray([[0.05, 2.0]]), source="a test",
     )  # fmt: skip
     assert lowrank_basis.prepare(fast, x, np.ones(400), np.log([[0.05, 2.0]]), "float64") is None
-    found = tsl.fit(fast, np.cos(0.3 * x) + 3, x=x)
-    assert float(found.r2) > 0.5
+    fit = tsl.fit(fast, np.cos(0.3 * x) + 3, x=x)
+    assert float(fit.r2) > 0.5
     assert varpro.GRID > 0
 
 
@@ -315,6 +315,6 @@ def test_plain_variable_projection_needs_no_compression():
 def test_data_beyond_float32_are_said_not_to_be_finite():
     y = noisy(3)
     y[1, 5] = 1e300
-    found = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, dtype="float32")
-    assert found.status.values.tolist()[1] == Status.NON_FINITE
-    assert found.status.values[0] == found.status.values[2] == Status.CONVERGED
+    fit = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, dtype="float32")
+    assert fit.status.values.tolist()[1] == Status.NON_FINITE
+    assert fit.status.values[0] == fit.status.values[2] == Status.CONVERGED

@@ -122,8 +122,8 @@ def from_each_start(model: Model, starts: Array, x: Array, y: Array) -> LeastSqu
 def fitted(name: str) -> LeastSquares:
     problem = certified(name)
     with jax.enable_x64(True):  # of this thread
-        found = from_each_start(MODELS[name], *map(jnp.asarray, (problem.starts, problem.x, problem.y)))
-        return jax.tree.map(np.asarray, found)
+        solution = from_each_start(MODELS[name], *map(jnp.asarray, (problem.starts, problem.x, problem.y)))
+        return jax.tree.map(np.asarray, solution)
 
 
 @pytest.fixture(scope="module")
@@ -133,27 +133,27 @@ def fits() -> dict[str, LeastSquares]:
         return dict(zip(MODELS, pool.map(fitted, MODELS), strict=True))
 
 
-def digits(found: np.ndarray, expected: np.ndarray | float) -> float:
-    error = np.max(np.abs(found - expected) / np.abs(expected))
+def digits(solution: np.ndarray, expected: np.ndarray | float) -> float:
+    error = np.max(np.abs(solution - expected) / np.abs(expected))
     return -np.log10(max(error, 1e-11)) if np.isfinite(error) else -np.inf  # eleven digits are certified
 
 
 @pytest.mark.parametrize("start", [0, 1])
 @pytest.mark.parametrize("name", MODELS)
 def test_the_certified_digits_are_reached(fits, name, start):
-    problem, found = certified(name), jax.tree.map(lambda a: a[start], fits[name])
+    problem, solution = certified(name), jax.tree.map(lambda a: a[start], fits[name])
     rest = 2 if name == "Lanczos1" else 4  # the residual of Lanczos1, 1e-13, is made of rounding
-    assert digits(found.params, problem.params) >= 6
-    assert digits(found.stderr, problem.stderr) >= rest
-    assert digits(found.sse, problem.sse) >= rest
-    assert digits(found.sd, problem.sd) >= rest
-    assert found.converged
-    np.testing.assert_allclose(np.sqrt(np.diag(found.covariance)), found.stderr)
+    assert digits(solution.params, problem.params) >= 6
+    assert digits(solution.stderr, problem.stderr) >= rest
+    assert digits(solution.sse, problem.sse) >= rest
+    assert digits(solution.sd, problem.sd) >= rest
+    assert solution.converged
+    np.testing.assert_allclose(np.sqrt(np.diag(solution.covariance)), solution.stderr)
 
 
 def test_at_least_two_first_dampings_find_each_optimum(fits):
     """The result does not hang on one lucky value."""
-    assert {name: int(found.agree.min()) for name, found in fits.items() if found.agree.min() < 2} == {}
+    assert {name: int(solution.agree.min()) for name, solution in fits.items() if solution.agree.min() < 2} == {}
 
 
 def test_a_start_in_another_valley_does_not_pass():
@@ -162,11 +162,11 @@ def test_a_start_in_another_valley_does_not_pass():
     with jax.enable_x64(True):
         periods = np.array([1, 1, 1, 2, 1, 1, 2, 1, 1])
         data = jnp.asarray(problem.x), jnp.asarray(problem.y)
-        found = from_each_start(enso, jnp.asarray(problem.starts * periods), *data)
-    assert bool(found.converged[0])
-    assert int(found.agree[0]) == 3
-    assert float(found.sse[0]) > 1.01 * problem.sse
-    assert digits(np.asarray(found.params[0]), problem.params) < 1
+        solution = from_each_start(enso, jnp.asarray(problem.starts * periods), *data)
+    assert bool(solution.converged[0])
+    assert int(solution.agree[0]) == 3
+    assert float(solution.sse[0]) > 1.01 * problem.sse
+    assert digits(np.asarray(solution.params[0]), problem.params) < 1
 
 
 def test_steps_into_the_forbidden_are_refused():
@@ -174,17 +174,17 @@ def test_steps_into_the_forbidden_are_refused():
     with jax.enable_x64(True):
         x = jnp.linspace(1.0, 3.0, 20)
         y = jnp.log(0.02 + 0.5 * x)
-        found = from_each_start(lambda b, x: jnp.log(b[0] + b[1] * x), jnp.array([[30.0, 1.0]]), x, y)
-    np.testing.assert_allclose(found.params, [[0.02, 0.5]], rtol=1e-9)
-    assert found.converged.all()
+        solution = from_each_start(lambda b, x: jnp.log(b[0] + b[1] * x), jnp.array([[30.0, 1.0]]), x, y)
+    np.testing.assert_allclose(solution.params, [[0.02, 0.5]], rtol=1e-9)
+    assert solution.converged.all()
 
 
 def test_a_residual_that_is_nowhere_finite_does_not_converge():
     with jax.enable_x64(True):
         x = jnp.arange(1.0, 6)
-        found = from_each_start(lambda b, x: jnp.log(-x * b[0] ** 2), jnp.ones((1, 1)), x, x)
-    assert not found.converged.any()
-    assert np.isnan(found.stderr).all()
+        solution = from_each_start(lambda b, x: jnp.log(-x * b[0] ** 2), jnp.ones((1, 1)), x, x)
+    assert not solution.converged.any()
+    assert np.isnan(solution.stderr).all()
 
 
 def wave(shape: Array, x: Array) -> Array:
@@ -213,8 +213,8 @@ def test_a_law_reports_how_many_starts_agree():
         with jax.enable_x64(True):
             x = jnp.asarray(i)
             solve = partial(levenberg_marquardt.solve, law, jnp.log(law.bounds(x)), x, jnp.ones(32))
-            found = jax.jit(solve, compiler_options=QUICK)(jnp.asarray(y))
-        assert found.converged.all()
-        agreement[law.name] = found.n_agreeing_starts.tolist()
+            solution = jax.jit(solve, compiler_options=QUICK)(jnp.asarray(y))
+        assert solution.converged.all()
+        agreement[law.name] = solution.n_agreeing_starts.tolist()
     assert agreement["hyperbolic"] == [laws.HYPERBOLIC.starts] * 2
     assert all(1 <= count < WAVE.starts for count in agreement["wave"])

@@ -307,7 +307,7 @@ def _check_covariates(law: Law, x: Any, size: int) -> None:
         lengths = {name: len(values) for name, values in x.items()}
         try:
             points = curve_points(law, x)
-        except TypeError:  # arrays that do not go together
+        except (TypeError, ValueError):  # arrays that do not go together
             points = None
         if points != size:
             raise ValueError(f"fit: {law.name} needs x for the {size} points of y, found the lengths {lengths}")

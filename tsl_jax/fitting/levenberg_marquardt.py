@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float
 
-from tsl_jax.fitting.varpro import Solution, project
+from tsl_jax.fitting.varpro import Curves, Solution, Weights, project
 from tsl_jax.laws import Covariates, Law
 
 with warnings.catch_warnings():  # jaxopt announces at import that it is no longer maintained; it does what we need
@@ -50,7 +51,9 @@ class LeastSquares(NamedTuple):
     converged: Array  # bool: a Gauss-Newton step would change nothing that matters
 
 
-def least_squares(residual: Residual, start: Array, *, scale: Array | None = None) -> LeastSquares:
+def least_squares(
+    residual: Residual, start: Float[Array, " p"], *, scale: Float[Array, " p"] | None = None
+) -> LeastSquares:
     """Minimise |residual(b)|^2 from `start` (p,); pure, so that it can be jitted and vmapped over starts.
 
     A local search: it finds the valley that the start lies in. It needs jax's float64 to deliver its digits.
@@ -200,7 +203,7 @@ def _polished(residual: Residual, start: Array, agree: Array) -> LeastSquares:
     return LeastSquares(b, jnp.sqrt(jnp.diagonal(covariance)), covariance, sse, sd, agree, converged)
 
 
-def quasi_random(count: int, dimensions: int) -> Array:
+def quasi_random(count: int, dimensions: int) -> Float[Array, "count dimension"]:
     """Points (count, dimensions) that fill the unit cube evenly, Roberts' R sequence.
 
     Point k is 1/2 + k (g^-1, g^-2, ...) modulo one, with g the root of g^(d+1) = g + 1: for d = 1 the golden ratio.
@@ -212,7 +215,9 @@ def quasi_random(count: int, dimensions: int) -> Array:
     return (0.5 + jnp.arange(1, count + 1, dtype=steps.dtype)[:, None] * steps[None]) % 1.0
 
 
-def solve(law: Law, log_bounds: Array, x: Covariates, root_weight: Array, targets: Array) -> Solution:
+def solve(
+    law: Law, log_bounds: Float[Array, "shape 2"], x: Covariates, root_weight: Weights, targets: Curves
+) -> Solution:
     """Fit any law to every curve; arguments as in `varpro.solve`, with log_bounds (shape, 2)."""
     middle, half = log_bounds.mean(axis=1), (log_bounds[:, 1] - log_bounds[:, 0]) / 2
     probes = jnp.arcsin(2 * quasi_random(PROBES * len(law.shapes), len(law.shapes)) - 1).astype(targets.dtype)

@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float
 
 from tsl_jax.fitting.lowrank_basis import Tables
 from tsl_jax.laws import Law
@@ -50,7 +51,7 @@ class Solution(NamedTuple):
     finite: Array  # (curve,) bool: the data are
 
 
-def solve(law: Law, tables: Tables, y: Array) -> Solution:
+def solve(law: Law, tables: Tables, y: Float[Array, "curve point"]) -> Solution:
     """Fit every curve of y (curve, point); pure, and jit-able with `law` static."""
     layout = tables.layout
     n_fixed, count = len(layout.fixed), len(layout.fixed) + layout.vectors

@@ -97,7 +97,9 @@ class Fit:
         curves = np.array(evaluate(self.law, values, points))
         if x is not None:
             for k, (design, seen) in enumerate(self._designs()[: len(curves)]):
-                status, names = design or (None, ())
+                if design is None:
+                    continue
+                status, names = design
                 for name in names:
                     # Off the value that a covariate had, or off the line of the first covariate and this one.
                     slope, level, first = 0.0, np.log(self.x[name][seen]).mean(), names[0]

@@ -17,11 +17,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float
 
 from tsl_jax.laws import Covariates, Law
 
 GRID = 128  # points over the log range of the shape: 0.15 to 0.25 apart, where SSE is smooth on a scale of about 1
 STEPS = 40
+
+
+Point = Float[Array, " point"]
+Shape = Float[Array, " shape"]
+Curves = Float[Array, "curve point"]
+Weights = Float[Array, "*curve point"]  # shared, or of each curve
 
 
 class Solution(NamedTuple):
@@ -34,7 +41,7 @@ class Solution(NamedTuple):
     n_agreeing_starts: Array  # (curve,) int8: starts that ended at the best SSE; -1 for a search without starts
 
 
-def orthonormal(columns: Array) -> tuple[Array, Array]:
+def orthonormal(columns: Float[Array, "point coef"]) -> tuple[Float[Array, "point coef"], Float[Array, "coef coef"]]:
     """Q (point, coef) and R (coef, coef) of a tall thin matrix, by Gram-Schmidt done twice.
 
     Few columns make this faster under vmap than LAPACK, and it can be differentiated. Twice is enough for
@@ -56,7 +63,9 @@ def orthonormal(columns: Array) -> tuple[Array, Array]:
     return jnp.stack(basis, axis=-1), jnp.stack([jnp.stack(row) for row in rows])
 
 
-def project(law: Law, log_shape: Array, x: Covariates, root_weight: Array, target: Array) -> tuple[Array, Array]:
+def project(
+    law: Law, log_shape: Shape, x: Covariates, root_weight: Point, target: Point
+) -> tuple[Point, Float[Array, " coef"]]:
     """Residual (point,) and coefficients (coef,) of the linear fit of `target` = sqrt(w) y for given shapes."""
     if law.basis is None:
         assert law.curve is not None
@@ -69,13 +78,15 @@ def project(law: Law, log_shape: Array, x: Covariates, root_weight: Array, targe
     return rest - q @ more, jax.scipy.linalg.solve_triangular(r, along + more)
 
 
-def projected_sse(law: Law, log_shape: Array, x: Covariates, root_weight: Array, target: Array) -> Array:
+def projected_sse(law: Law, log_shape: Shape, x: Covariates, root_weight: Point, target: Point) -> Float[Array, ""]:
     """SSE(theta) after the coefficients are solved."""
     residual, _ = project(law, log_shape, x, root_weight, target)
     return residual @ residual
 
 
-def grid_sse(law: Law, grid: Array, x: Covariates, root_weight: Array, targets: Array) -> Array:
+def grid_sse(
+    law: Law, grid: Float[Array, " grid"], x: Covariates, root_weight: Weights, targets: Curves
+) -> Float[Array, "curve grid"]:
     """SSE (curve, grid) of every curve at every value of one shape; `root_weight` is (point,) or (curve, point)."""
     basis = law.basis
     assert basis is not None
@@ -138,7 +149,9 @@ def without_constants(law: Law, log_bounds: Array, x: Covariates, root_weight: A
     return jax.vmap(rest, (None if root_weight.ndim == 1 else 0, 0))(root_weight, targets)
 
 
-def solve(law: Law, log_bounds: Array, x: Covariates, root_weight: Array, targets: Array) -> Solution:
+def solve(
+    law: Law, log_bounds: Float[Array, "shape 2"], x: Covariates, root_weight: Weights, targets: Curves
+) -> Solution:
     """Fit a separable law with one shape, or none (plain linear least squares), to every curve.
 
     Args:
