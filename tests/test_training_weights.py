@@ -181,6 +181,11 @@ def test_losses_and_noise_weigh_inversely() -> None:
     np.testing.assert_allclose(position_weight_rules.gradient_noise(observed(loss, noise)) * noise, 1)
 
 
+def test_a_rule_by_the_noise_says_so_where_none_was_measured() -> None:
+    with pytest.raises(ValueError, match=r"needs observed\.noise"):
+        position_weight_rules.gradient_noise(observed(np.ones(4)))
+
+
 @pytest.mark.parametrize("context", [1, 2, 16, 64, 128, 1000])
 def test_bands_cover_every_position_once(context: int) -> None:
     bands = gradient_noise.bands(context)

@@ -33,6 +33,7 @@ def learnable_excess(observed: Observed) -> tuple[np.ndarray, str]:
     status = Status(int(hyperbola.status))
     if not hyperbola.usable:
         return observed.weights, f"weights kept: {status.short}, {status.message()}"
+    # a2 is what no context removes, so it has no part in the weights; a sentence of the record names it.
     a0, a1, a2 = (float(hyperbola.params.sel(param=name)) for name in ("a0", "a1", "a2"))
     return a0 / (1 + a1 * observed.position), f"{status.short}: a0 {a0:.4g}, a1 {a1:.4g}, a2 {a2:.4g}"
 
@@ -46,4 +47,4 @@ def gradient_noise(observed: Observed) -> np.ndarray:
     """
     if observed.noise is None:
         raise ValueError("training: rule gradient_noise needs observed.noise, which runs measure for it; found None")
-    return 1 / observed.noise
+    return 1 / observed.noise  # brought to mean one by `adaptive.apply_rule`
