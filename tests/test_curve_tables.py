@@ -55,10 +55,10 @@ def moments(law, y, x=None, weights=None, method="auto", dtype=None) -> SimpleNa
     params = np.stack([w.sum(1), (w * y).sum(1), (w * y * x).sum(1)], axis=1)
     bad = ~np.isfinite(params).all(axis=1)
     params[bad] = np.nan
-    one = np.where(bad, np.nan, 1.0)
+    ones = np.where(bad, np.nan, 1.0)
     status = np.where(bad, Status.NON_FINITE, Status.CONVERGED).astype(np.int8)
     spread = params[:, :, None] ** 2 * np.eye(3)  # standard errors that are the parameters themselves
-    return SimpleNamespace(params=params, covariance=spread, status=status, sse=one, sst=np.full_like(one, np.inf))
+    return SimpleNamespace(params=params, covariance=spread, status=status, sse=ones, sst=np.full_like(ones, np.inf))
 
 
 @pytest.fixture
@@ -107,9 +107,9 @@ def test_every_point_of_a_ragged_table_reaches_its_curve_however_the_file_is_cut
     table, file, out = ragged_table(90), tmp_path / f"t.{suffix}", tmp_path / "fits.parquet"
     save(table, file)
     summary = fit_table(HYPERBOLIC, file, out, shard_bytes=shard_bytes)
-    found = pd.read_parquet(out)
-    same(found, expected(table))
-    assert list(found) == COLUMNS
+    fits = pd.read_parquet(out)
+    same(fits, expected(table))
+    assert list(fits) == COLUMNS
     assert summary.curves == 90
     assert summary.malformed_rows == 0
     assert sorted(os.listdir(tmp_path)) == ["fits.parquet", file.name]
@@ -137,11 +137,11 @@ def test_a_ragged_curve_is_fitted_as_on_its_own(tmp_path, tolerance):
     parts = [pd.DataFrame({"curve": f"c{k}", "x": POSITION[:n], "y": noisy[k, :n]}) for k, n in enumerate(lengths)]
     save(pd.concat(parts), tmp_path / "t.csv")
     fit_table(HYPERBOLIC, tmp_path / "t.csv", tmp_path / "fits.csv")
-    found = pd.read_csv(tmp_path / "fits.csv")
+    fits = pd.read_csv(tmp_path / "fits.csv")
     alone = fit(HYPERBOLIC, noisy[1:2, :20], x=POSITION[:20])
-    np.testing.assert_allclose(found.loc[1, ["a0", "a1", "a2"]].astype(float), alone.params[0], rtol=1e-5)
-    np.testing.assert_allclose(found.sse[1], alone.sse[0], rtol=tolerance["solver"])
-    np.testing.assert_allclose(found.r2[1], alone.r2[0], rtol=tolerance["solver"])
+    np.testing.assert_allclose(fits.loc[1, ["a0", "a1", "a2"]].astype(float), alone.params[0], rtol=1e-5)
+    np.testing.assert_allclose(fits.sse[1], alone.sse[0], rtol=tolerance["solver"])
+    np.testing.assert_allclose(fits.r2[1], alone.r2[0], rtol=tolerance["solver"])
 
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f8", "<f2", "<i4"])
@@ -153,10 +153,10 @@ def test_a_matrix_of_any_kind_of_number_is_read_as_it_stands(tmp_path, quick, dt
     np.save(tmp_path / "x.npy", x)
     out = tmp_path / "fits.parquet"
     fit_table(HYPERBOLIC, tmp_path / "c.npy", out, x=tmp_path / "x.npy", shard_bytes=32 * y.itemsize * 16)
-    found = pd.read_parquet(out)
-    assert found.curve.dtype == np.int64
-    assert found.curve.tolist() == list(range(70))
-    np.testing.assert_allclose(found.a2, y.astype(float) @ x, rtol=1e-6)
+    fits = pd.read_parquet(out)
+    assert fits.curve.dtype == np.int64
+    assert fits.curve.tolist() == list(range(70))
+    np.testing.assert_allclose(fits.a2, y.astype(float) @ x, rtol=1e-6)
 
 
 def test_the_shards_of_a_matrix_are_read_into_two_aligned_buffers(tmp_path):
@@ -180,8 +180,8 @@ def test_the_table_in_float32_and_float64(tmp_path):
         assert schema.names == COLUMNS
         assert schema.field("a1").type == dtype.replace("float64", "double").replace("float32", "float")
         assert schema.metadata[b"note"] == b"kept"
-        found = pd.read_parquet(tmp_path / "f.parquet")
-        np.testing.assert_allclose(found.a1, np.linspace(0.2, 0.6, 5), rtol=1e-3)
+        fits = pd.read_parquet(tmp_path / "f.parquet")
+        np.testing.assert_allclose(fits.a1, np.linspace(0.2, 0.6, 5), rtol=1e-3)
 
 
 BROKEN = """curve,x,y,weight
@@ -222,11 +222,11 @@ def test_a_malformed_row_costs_its_curve_alone_and_is_listed_with_its_place(tmp_
         pyarrow.parquet.write_table(arrow, file, row_group_size=3)
     with pytest.warns(UserWarning, match=r"malformed rows: 7, the first in .*row 2 \(curve a\): y is 'oops'"):
         summary = fit_table(HYPERBOLIC, file, out, shard_bytes=shard_bytes)
-    found = pd.read_parquet(out).set_index("curve")
-    assert list(found.index) == list("abcdefghij")
-    assert found.index[found.status == "non_finite"].tolist() == list("acdfghj")
-    assert found.a1[found.status == "non_finite"].isna().all()
-    assert found.a1[["b", "e", "i"]].tolist() == [5, 3, 11]
+    fits = pd.read_parquet(out).set_index("curve")
+    assert list(fits.index) == list("abcdefghij")
+    assert fits.index[fits.status == "non_finite"].tolist() == list("acdfghj")
+    assert fits.a1[fits.status == "non_finite"].isna().all()
+    assert fits.a1[["b", "e", "i"]].tolist() == [5, 3, 11]
     errors = pd.read_csv(tmp_path / "fits.parquet.errors.csv", keep_default_na=False)
     assert summary.malformed_rows == 7
     assert summary.errors == tmp_path / "fits.parquet.errors.csv"
@@ -282,10 +282,10 @@ def test_a_curve_that_comes_back_is_reported_and_never_fitted_in_part(tmp_path, 
     save(table, tmp_path / f"t.{suffix}", rows=2)
     with pytest.warns(UserWarning, match=r"row 6 \(curve b\): the curve comes back after others; .* sort the file"):
         fit_table(HYPERBOLIC, tmp_path / f"t.{suffix}", tmp_path / "o.csv", shard_bytes=10)
-    found = pd.read_csv(tmp_path / "o.csv").set_index("curve")
-    assert list(found.index) == ["b", "c", "a", "d", "e", "f"]
-    assert found.index[found.status == "non_finite"].tolist() == ["b", "a"]
-    assert found.a1[["c", "d", "e", "f"]].tolist() == [2, 2, 2, 2]
+    fits = pd.read_csv(tmp_path / "o.csv").set_index("curve")
+    assert list(fits.index) == ["b", "c", "a", "d", "e", "f"]
+    assert fits.index[fits.status == "non_finite"].tolist() == ["b", "a"]
+    assert fits.a1[["c", "d", "e", "f"]].tolist() == [2, 2, 2, 2]
     assert pd.read_csv(tmp_path / "o.csv.errors.csv").row.tolist() == [6, 9]
 
 
@@ -394,9 +394,9 @@ def test_ctrl_c_on_the_command_line_says_how_to_go_on(tmp_path, monkeypatch, cap
     monkeypatch.setattr(worker, "fit_rows", ctrl_c)
     np.save(tmp_path / "c.npy", curves(3))
     assert cli.run_verb("fit", [str(tmp_path / "c.npy"), "--out", str(tmp_path / "o.csv")], debug=False) == 130
-    said = capsys.readouterr()
-    assert "c.npy: 3 curves of 32 points, float64, 768 bytes" in said.out
-    assert "repeat the command" in said.err
+    output = capsys.readouterr()
+    assert "c.npy: 3 curves of 32 points, float64, 768 bytes" in output.out
+    assert "repeat the command" in output.err
 
 
 def test_shards_of_another_request_are_never_mixed_in(interrupted):
@@ -418,8 +418,8 @@ def test_shards_of_another_request_are_never_mixed_in(interrupted):
 def test_damaged_or_missing_manifests_are_told(interrupted):
     source, out = interrupted / "c.npy", interrupted / "o.parquet"
     manifest = interrupted / "o.parquet.parts" / "manifest.json"
-    known = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps(known)[:-20])
+    stored = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(stored)[:-20])
     with pytest.raises(ValueError, match="is damaged; remove"):
         fit_table(HYPERBOLIC, source, out, shard_bytes=2048)
     manifest.unlink()
@@ -577,9 +577,9 @@ def test_a_name_that_pandas_writes_as_nan_is_missing(tmp_path, quick, rows):
     pyarrow.parquet.write_table(arrow, tmp_path / "t.parquet", row_group_size=rows)
     with pytest.warns(UserWarning, match=r"malformed rows: 2, the first in .*row 3 .*curve is missing"):
         fit_table(HYPERBOLIC, tmp_path / "t.parquet", tmp_path / "o.csv", shard_bytes=1)
-    found = pd.read_csv(tmp_path / "o.csv")
-    assert found.curve.tolist() == [1, 2]
-    assert found.status.tolist() == ["non_finite", "converged"]
+    fits = pd.read_csv(tmp_path / "o.csv")
+    assert fits.curve.tolist() == [1, 2]
+    assert fits.status.tolist() == ["non_finite", "converged"]
 
 
 def test_threads_and_processes_give_the_table_of_one_process(tmp_path):

@@ -29,48 +29,50 @@ def test_under_a_true_law_what_is_left_is_a_chi2_of_bins_minus_parameters():
     sigma = windowed()
     left = [model_comparison.gls_fit(HYPERBOLIC, TRUE + e, X, sigma) for e in draws(sigma, 300)]
     degrees = left[0].degrees
-    assert stats.kstest([one.chi2 for one in left], stats.chi2(degrees).cdf).pvalue > 0.01
-    p = np.array([model_comparison.lack_of_fit(one) for one in left])
+    assert stats.kstest([result.chi2 for result in left], stats.chi2(degrees).cdf).pvalue > 0.01
+    p = np.array([model_comparison.lack_of_fit(result) for result in left])
     assert 0.02 < (p < 0.05).mean() < 0.09  # 300 draws of .05: sigma .013
 
 
 def test_the_right_law_wins_and_the_log_likelihood_ratio_is_distributed_as_it_says():
     sigma = windowed()
-    found = [model_comparison.cox_test(HYPERBOLIC, POSITION_EXPONENTIAL, TRUE + e, X, sigma) for e in draws(sigma, 300)]
-    apart = np.median([one.apart for one in found])
-    z = np.array([one.z_first for one in found])
-    wrong = np.mean([one.log_ratio < 0 for one in found])
+    results = [
+        model_comparison.cox_test(HYPERBOLIC, POSITION_EXPONENTIAL, TRUE + e, X, sigma) for e in draws(sigma, 300)
+    ]
+    apart = np.median([result.apart for result in results])
+    z = np.array([result.z_first for result in results])
+    wrong = np.mean([result.log_ratio < 0 for result in results])
     assert abs(wrong - stats.norm.cdf(-apart / 2)) < 0.06
     assert abs(z.mean()) < 0.25
     assert 0.75 < z.std() < 1.25
-    assert np.mean([one.z_second for one in found]) > 1  # not as the exponential would have it
+    assert np.mean([result.z_second for result in results]) > 1  # not as the exponential would have it
 
 
-def test_when_the_rival_is_true_the_ratio_has_the_other_sign_and_the_second_z_is_standard():
+def test_when_the_second_law_is_true_the_ratio_has_the_other_sign_and_the_second_z_is_standard():
     sigma = windowed(0.01)
     power = np.asarray(POSITION_POWER(X, c0=2.5, c1=2.0, c2=0.5))
-    found = [model_comparison.cox_test(HYPERBOLIC, POSITION_POWER, power + e, X, sigma) for e in draws(sigma, 100)]
-    assert np.mean([one.log_ratio < 0 for one in found]) > 0.9
-    assert abs(np.mean([one.z_second for one in found])) < 0.4
+    results = [model_comparison.cox_test(HYPERBOLIC, POSITION_POWER, power + e, X, sigma) for e in draws(sigma, 100)]
+    assert np.mean([result.log_ratio < 0 for result in results]) > 0.9
+    assert abs(np.mean([result.z_second for result in results])) < 0.4
 
 
 def test_likelihood_is_that_of_generalised_least_squares(tolerance):
     """With a bin for every point and white noise it is plain least squares."""
     y = TRUE + draws(1e-4 * np.eye(len(X)), 1)[0]
-    found = model_comparison.gls_fit(HYPERBOLIC, y, X, 1e-4 * np.eye(len(X)), np.eye(len(X)))
+    gls = model_comparison.gls_fit(HYPERBOLIC, y, X, 1e-4 * np.eye(len(X)), np.eye(len(X)))
     plain = fit(HYPERBOLIC, y, x=X)
-    np.testing.assert_allclose(found.chi2, float(plain.sse) / 1e-4, rtol=1e-4)
-    np.testing.assert_allclose(found.raw_params[0], float(plain.params.sel(param="a1")), rtol=5e-3)
+    np.testing.assert_allclose(gls.chi2, float(plain.sse) / 1e-4, rtol=1e-4)
+    np.testing.assert_allclose(gls.raw_params[0], float(plain.params.sel(param="a1")), rtol=5e-3)
 
 
 def test_a_stationary_covariance_is_found_from_few_clusters_and_is_positive():
     truth, clusters = windowed(1.0), 8
-    found = []
+    estimates = []
     for seed in range(40):
         each = draws(truth, clusters, seed)
-        found.append(noise.stationary_covariance(np.cov(each, rowvar=False)))
-    assert np.linalg.eigvalsh(found[0]).min() > -1e-9
-    mean = np.mean(found, axis=0)
+        estimates.append(noise.stationary_covariance(np.cov(each, rowvar=False)))
+    assert np.linalg.eigvalsh(estimates[0]).min() > -1e-9
+    mean = np.mean(estimates, axis=0)
     np.testing.assert_allclose(np.diag(mean), np.diag(truth), rtol=0.2)
     np.testing.assert_allclose(mean[0, 7] - mean[0, 8], truth[0, 7] - truth[0, 8], rtol=0.25)  # the comb
 

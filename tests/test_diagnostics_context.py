@@ -27,35 +27,35 @@ def fitted(**how) -> tsl.Fit:
 
 
 def test_a_fit_says_over_which_range_it_was_made():
-    found = fitted(n=48)
-    assert found.range == {"position": (1.0, 48.0)}
-    assert "position 1..48" in repr(found)
+    result = fitted(n=48)
+    assert result.range == {"position": (1.0, 48.0)}
+    assert "position 1..48" in repr(result)
     ladder = {"n_params": np.geomspace(1e3, 1e6, 9), "tokens": np.full(9, 1e9)}
     assert fit(KAPLAN_ND, np.linspace(4, 3, 9), x=ladder).range["n_params"] == (1e3, pytest.approx(1e6))
 
 
 def test_a_table_of_fits_holds_the_range(tmp_path):
     write_fit(HYPERBOLIC, fitted(n=48, count=3), tmp_path / "fits.csv", {})
-    found = pd.read_csv(tmp_path / "fits.csv")
-    assert found.position_low.tolist() == [1, 1, 1]
-    assert found.position_high.tolist() == [48, 48, 48]
+    result = pd.read_csv(tmp_path / "fits.csv")
+    assert result.position_low.tolist() == [1, 1, 1]
+    assert result.position_high.tolist() == [48, 48, 48]
 
 
 def test_every_curve_of_a_long_table_has_its_own_range(tmp_path):
     parts = [pd.DataFrame({"curve": n, "x": np.arange(2.0, n), "y": curves().values[0, 1 : n - 1]}) for n in (20, 33)]
     pd.concat(parts).to_csv(tmp_path / "t.csv", index=False)
     fit_table(HYPERBOLIC, tmp_path / "t.csv", tmp_path / "fits.csv")
-    found = pd.read_csv(tmp_path / "fits.csv")
-    assert found[["position_low", "position_high"]].to_numpy().tolist() == [[2, 19], [2, 32]]
+    result = pd.read_csv(tmp_path / "fits.csv")
+    assert result[["position_low", "position_high"]].to_numpy().tolist() == [[2, 19], [2, 32]]
 
 
 def test_fits_over_one_range_are_joined_even_where_a_checkpoint_is_missing():
-    found = align_params({"a": fitted(count=3), "b": fitted(count=2, a1=0.1)}, dim="run")
-    assert found.params.sizes == {"run": 2, "tokens": 3, "param": 3}
-    assert found.attrs["range"] == "position 1..64"
-    assert np.isnan(found.params.sel(run="b", tokens=3)).all()
-    assert not bool(found.converged.sel(run="b", tokens=3))
-    np.testing.assert_allclose(found.params.sel(param="a1", tokens=1), [0.3, 0.1], rtol=0.1)
+    result = align_params({"a": fitted(count=3), "b": fitted(count=2, a1=0.1)}, dim="run")
+    assert result.params.sizes == {"run": 2, "tokens": 3, "param": 3}
+    assert result.attrs["range"] == "position 1..64"
+    assert np.isnan(result.params.sel(run="b", tokens=3)).all()
+    assert not bool(result.converged.sel(run="b", tokens=3))
+    np.testing.assert_allclose(result.params.sel(param="a1", tokens=1), [0.3, 0.1], rtol=0.1)
 
 
 @pytest.mark.parametrize(
@@ -76,27 +76,27 @@ def test_nothing_to_join_is_refused():
 
 
 def test_i90_is_where_nine_tenths_of_the_gap_are_closed():
-    found = effective_context(fitted(a1=0.3, noise=0.0))
-    i90 = float(found.i90[0])
+    result = effective_context(fitted(a1=0.3, noise=0.0))
+    i90 = float(result.i90[0])
     assert i90 == pytest.approx(30, rel=1e-6)
     assert float(HYPERBOLIC(np.array([i90]), a0=1.5, a1=0.3, a2=3.0)[0]) - 3 == pytest.approx(0.1 * 1.5)
-    assert found.attrs["range"] == "position 1..64"
+    assert result.attrs["range"] == "position 1..64"
 
 
 def test_i90_has_intervals_that_cover_under_correlated_noise_where_those_of_the_fit_are_too_narrow():
     lag = np.abs(np.subtract.outer(np.arange(64), np.arange(64)))
     sigma = 0.02**2 * np.exp(-lag / 8)
     noise = np.random.default_rng(0).multivariate_normal(np.zeros(64), sigma, 400)
-    found = fit(HYPERBOLIC, curves(noise=0.0) + xr.DataArray(noise, dims=("draw", "position")), over="position")
+    result = fit(HYPERBOLIC, curves(noise=0.0) + xr.DataArray(noise, dims=("draw", "position")), over="position")
     covariance = xr.DataArray(
-        np.broadcast_to(sigma, (*found.status.shape, 64, 64)), dims=(*found.status.dims, "p", "q")
+        np.broadcast_to(sigma, (*result.status.shape, 64, 64)), dims=(*result.status.dims, "p", "q")
     )
-    known, naive = effective_context(found, covariance), effective_context(found)
-    covered = float(((known.low <= 30) & (known.high >= 30)).mean())
+    informed, naive = effective_context(result, covariance), effective_context(result)
+    covered = float(((informed.low <= 30) & (informed.high >= 30)).mean())
     assert abs(covered - 0.9) < 0.05
     assert float(((naive.low <= 30) & (naive.high >= 30)).mean()) < covered - 0.1
-    wider = effective_context(found, covariance, clusters=4)
-    assert bool((wider.high > known.high).all())
+    wider = effective_context(result, covariance, clusters=4)
+    assert bool((wider.high > informed.high).all())
 
 
 def test_i90_of_resampled_clusters_holds_the_truth_in_the_right_order():
@@ -144,13 +144,13 @@ def test_nothing_is_said_of_noise_where_a_coefficient_is_at_its_limit():
 def test_the_order_of_dimensions_of_a_covariance_does_not_matter_and_other_shapes_are_named():
     y = curves(count=2)
     covariance = xr.DataArray(1e-4 * np.eye(64) * np.ones((2, 1, 1)), dims=("tokens", "position", "position_"))
-    found = fit(HYPERBOLIC, y, over="position")
+    result = fit(HYPERBOLIC, y, over="position")
     turned = covariance.transpose("position", "position_", "tokens")
-    np.testing.assert_array_equal(noise_ceiling(found, y, turned), noise_ceiling(found, y, covariance))
+    np.testing.assert_array_equal(noise_ceiling(result, y, turned), noise_ceiling(result, y, covariance))
     with pytest.raises(ValueError, match=r"covariance of shape \(2, 64, 64\), found \(2, 63, 63\)"):
-        noise_ceiling(found, y, covariance[:, 1:, 1:])
+        noise_ceiling(result, y, covariance[:, 1:, 1:])
     with pytest.raises(ValueError, match=r"y has dimensions \('position',\)"):
-        noise_ceiling(found, y[0], covariance)
+        noise_ceiling(result, y[0], covariance)
 
 
 @pytest.mark.parametrize(

@@ -23,12 +23,12 @@ CHANGED = """
 
 def test_a_plan_is_read_from_yaml_and_from_json(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(CHANGED)
-    found = read_plans(tmp_path / "a.yaml")
+    schedule = read_plans(tmp_path / "a.yaml")
     first = Schedule("wsd", 3e-4, 10**8, 10**10, 0.0, 9 * 10**9)
-    assert found.known_at(4.9e9) == first
-    assert (found.total_tokens, found.plans[1].table) == (2 * 10**10, ((5e9, 2e-4), (2e10, 0.0)))
-    (tmp_path / "a.json").write_text(json.dumps(found.to_plan(), indent="\t"))
-    assert read_plans(tmp_path / "a.json") == found
+    assert schedule.known_at(4.9e9) == first
+    assert (schedule.total_tokens, schedule.plans[1].table) == (2 * 10**10, ((5e9, 2e-4), (2e10, 0.0)))
+    (tmp_path / "a.json").write_text(json.dumps(schedule.to_plan(), indent="\t"))
+    assert read_plans(tmp_path / "a.json") == schedule
     (tmp_path / "one.yaml").write_text("kind: constant\npeak: 3e-4\nwarmup_tokens: 0\ntotal_tokens: 1e10\n")
     assert read_plans(str(tmp_path / "one.yaml")) == Schedule("constant", 3e-4, 0, 10**10)
 
@@ -68,13 +68,13 @@ def test_imported_runs_may_have_changed_their_plan(tmp_path: Path) -> None:
     plans = [
         {"from_tokens": n, "kind": "constant", "peak": 1e-3, "warmup_tokens": 0, "total_tokens": 300} for n in (0, 150)
     ]
-    found = tsl.read_table(tmp_path / "runs.csv", schedule=plans)
-    assert [one.attrs["schedule"] for one in found.values()] == [plans, plans]
-    found = tsl.read_table(tmp_path / "runs.csv", schedule={"b": plans, "a": plans[0]})
-    assert [one.attrs["schedule"] for one in found.values()] == [plans[0], plans]
-    saved = tsl.load_surface(tsl.save_surface(found["b"], tmp_path / "b"))
+    surfaces = tsl.read_table(tmp_path / "runs.csv", schedule=plans)
+    assert [surface.attrs["schedule"] for surface in surfaces.values()] == [plans, plans]
+    surfaces = tsl.read_table(tmp_path / "runs.csv", schedule={"b": plans, "a": plans[0]})
+    assert [surface.attrs["schedule"] for surface in surfaces.values()] == [plans[0], plans]
+    saved = tsl.load_surface(tsl.save_surface(surfaces["b"], tmp_path / "b"))
     assert Schedule.from_plan(saved.schedule) == Schedule.from_plan(plans)
-    again = tsl.save_surface(found["b"].assign_attrs(schedule=Schedule.from_plan(plans)), tmp_path / "c")
+    again = tsl.save_surface(surfaces["b"].assign_attrs(schedule=Schedule.from_plan(plans)), tmp_path / "c")
     assert Schedule.from_plan(tsl.load_surface(again).schedule) == Schedule.from_plan(plans)
     with pytest.raises(ValueError, match=r"the schedule cannot be read \(schedule: expected a plan"):
         tsl.read_table(tmp_path / "runs.csv", schedule=[])

@@ -50,43 +50,43 @@ NAMED = {"loss": ["web", "code"], "run": ["size", "rerun"]}
 @pytest.mark.parametrize("kind", KINDS)
 def test_runs_and_splits_of_any_kind_of_file(kind, tmp_path):
     file = written(tmp_path, table().iloc[[5, 0, 4, 2, 1, 3]], kind)
-    found = tsl.read_table(file, **NAMED)
-    assert list(found) == ["2M-again", "1M"]
-    one = found["2M-again"]
-    assert one.loss.dims == ("split", "tokens", "position")
-    assert one.split.values.tolist() == ["web", "code"]
-    assert one.tokens.values.tolist() == [1000, 2000, 3000]
-    assert one.position.values.tolist() == [1]
-    np.testing.assert_array_equal(one.loss[:, :, 0], [[3.9, 3.4, 3.1], [2.9, 2.4, 1 / 3]])
-    np.testing.assert_array_equal(one.lr, [3e-4, 2e-4, 1e-4])
-    assert one.step.dims == ("tokens",)
-    assert one.step.values.tolist() == [10, 20, 30]
+    surfaces = tsl.read_table(file, **NAMED)
+    assert list(surfaces) == ["2M-again", "1M"]
+    surface = surfaces["2M-again"]
+    assert surface.loss.dims == ("split", "tokens", "position")
+    assert surface.split.values.tolist() == ["web", "code"]
+    assert surface.tokens.values.tolist() == [1000, 2000, 3000]
+    assert surface.position.values.tolist() == [1]
+    np.testing.assert_array_equal(surface.loss[:, :, 0], [[3.9, 3.4, 3.1], [2.9, 2.4, 1 / 3]])
+    np.testing.assert_array_equal(surface.lr, [3e-4, 2e-4, 1e-4])
+    assert surface.step.dims == ("tokens",)
+    assert surface.step.values.tolist() == [10, 20, 30]
     sha = hashlib.sha256(file.read_bytes()).hexdigest()
     source = {"file": file.name, "sha256": sha}
     facts = {"run": "2M-again", "n_params": 2_000_000, "loss_is": "mean over positions", "source": source}
-    assert one.attrs == {"units": "nats/token", **facts}
-    assert tsl.load_surface(tsl.save_surface(one, tmp_path / "one")).identical(one)
+    assert surface.attrs == {"units": "nats/token", **facts}
+    assert tsl.load_surface(tsl.save_surface(surface, tmp_path / "one")).identical(surface)
 
 
 def test_a_table_without_runs_is_one_and_steps_may_be_the_clock(tmp_path):
     rows = table(tokens=None, size=None, rerun=None, n_params=None, lr=None).iloc[:3]
     file = written(tmp_path, rows)
-    (one,) = tsl.read_table(file, loss="web", tokens_per_step=512).values()
-    assert one.attrs["run"] == "runs"
-    assert one.tokens.values.tolist() == [5120, 10240, 15360]
-    assert one.attrs["batch_tokens"] == 512
-    assert "lr" not in one.coords
-    one = tsl.read_table(file, loss="web", tokens_per_step=1, warmup_tokens=10, schedule=PLAN)["runs"]
-    assert one.tokens.values.tolist() == one.step.values.tolist() == [10, 20, 30]
-    assert (one.attrs["warmup_tokens"], one.attrs["schedule"]) == (10, PLAN)
+    (surface,) = tsl.read_table(file, loss="web", tokens_per_step=512).values()
+    assert surface.attrs["run"] == "runs"
+    assert surface.tokens.values.tolist() == [5120, 10240, 15360]
+    assert surface.attrs["batch_tokens"] == 512
+    assert "lr" not in surface.coords
+    surface = tsl.read_table(file, loss="web", tokens_per_step=1, warmup_tokens=10, schedule=PLAN)["runs"]
+    assert surface.tokens.values.tolist() == surface.step.values.tolist() == [10, 20, 30]
+    assert (surface.attrs["warmup_tokens"], surface.attrs["schedule"]) == (10, PLAN)
 
 
 def test_a_column_of_positions_makes_a_grid(tmp_path):
     rows = pd.DataFrame({"tokens": [2, 1, 1, 2], "position": [8, 8, 2, 2], "loss": [1.0, 3.0, 4.0, 2.0]})
-    one = tsl.read_table(written(tmp_path, rows), position="position")["runs"]
-    assert one.position.values.tolist() == [2, 8]
-    np.testing.assert_array_equal(one.loss[0], [[4.0, 3.0], [2.0, 1.0]])
-    assert "loss_is" not in one.attrs
+    surface = tsl.read_table(written(tmp_path, rows), position="position")["runs"]
+    assert surface.position.values.tolist() == [2, 8]
+    np.testing.assert_array_equal(surface.loss[0], [[4.0, 3.0], [2.0, 1.0]])
+    assert "loss_is" not in surface.attrs
     with pytest.raises(ValueError, match="run runs: tokens 1 has 1 positions, the run 2; add the rows"):
         tsl.read_table(written(tmp_path, rows.drop(index=1)), position="position")
 
@@ -97,9 +97,9 @@ def test_missing_losses_are_dropped_only_if_that_is_allowed(tmp_path):
         file = written(tmp_path, gaps, kind)
         with pytest.raises(ValueError, match=rf"runs\.{kind}, run 1M, row 2: web is nan, .* \(--allow-missing\)"):
             tsl.read_table(file, **NAMED)
-        found = tsl.read_table(file, **NAMED, allow_missing=True)
-        assert found["1M"].tokens.values.tolist() == [1000, 3000]
-        assert found["2M-again"].loss.isnull().values.ravel().tolist() == [False, False, True, False, False, False]
+        surfaces = tsl.read_table(file, **NAMED, allow_missing=True)
+        assert surfaces["1M"].tokens.values.tolist() == [1000, 3000]
+        assert surfaces["2M-again"].loss.isnull().values.ravel().tolist() == [False, False, True, False, False, False]
 
 
 REPLACED = {
@@ -197,8 +197,8 @@ def test_a_plan_may_be_any_mapping_or_a_schedule_and_runs_may_be_numbers(tmp_pat
     asked = {"loss": "web", "run": "size"}
     plain = tsl.read_table(file, **asked, schedule=PLAN)
     for schedule in (MappingProxyType(PLAN), tsl.Schedule.from_plan(PLAN), {1: PLAN, 2: MappingProxyType(PLAN)}):
-        found = tsl.read_table(file, **asked, schedule=schedule)
-        for run, surface in found.items():
+        surfaces = tsl.read_table(file, **asked, schedule=schedule)
+        for run, surface in surfaces.items():
             assert tsl.Schedule.from_plan(surface.schedule) == tsl.Schedule.from_plan(PLAN)
             assert tsl.load_surface(tsl.save_surface(surface, tmp_path / "s")).loss.identical(plain[run].loss)
     with pytest.raises(ValueError, match="schedule names a run twice"):
@@ -235,11 +235,11 @@ COLUMNS = ("--loss", "web", "code", "--run", "size", "rerun")
 def test_the_verb_writes_a_file_a_run_and_never_over_another(tmp_path, capsys):
     file, out = written(tmp_path, table()), tmp_path / "new" / "surfaces"
     assert tsl_command("import", file, "--out", out, *COLUMNS) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert said[0] == "1M: 3 checkpoints, 1,000 to 3,000 tokens; web 4.000 to 3.250, code 3.000 to 2.250"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "1M: 3 checkpoints, 1,000 to 3,000 tokens; web 4.000 to 3.250, code 3.000 to 2.250"
     assert sorted(path.name for path in out.iterdir()) == ["1M.npz", "2M-again.npz"]
     expected = tsl.read_table(file, **NAMED)
-    assert all(tsl.load_surface(out / f"{run}.npz").identical(one) for run, one in expected.items())
+    assert all(tsl.load_surface(out / f"{run}.npz").identical(surface) for run, surface in expected.items())
 
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     assert tsl_command("import", file, "--out", out, *COLUMNS) == 0
@@ -252,18 +252,18 @@ def test_the_verb_writes_a_file_a_run_and_never_over_another(tmp_path, capsys):
 
 
 def test_the_verb_takes_a_plan_and_one_file(tmp_path, capsys):
-    file, one = written(tmp_path, table(size=["a/b"] * 6, tokens=[1, 2, 3, 4, 5, 6])), tmp_path / "one.npz"
+    file, out = written(tmp_path, table(size=["a/b"] * 6, tokens=[1, 2, 3, 4, 5, 6])), tmp_path / "one.npz"
     (tmp_path / "plan.yaml").write_text("kind: cosine\npeak: 3e-4\nwarmup_tokens: 1\ntotal_tokens: 1e3\n")
     asked = ("--loss", "web", "--schedule", tmp_path / "plan.yaml", "--n-params", "None", "--run", "size")
-    assert tsl_command("import", file, "--out", one, *asked) == 0
-    assert tsl.laws.Schedule.from_plan(tsl.load_surface(one).schedule) == tsl.laws.Schedule("cosine", 3e-4, 1, 1000)
+    assert tsl_command("import", file, "--out", out, *asked) == 0
+    assert tsl.laws.Schedule.from_plan(tsl.load_surface(out).schedule) == tsl.laws.Schedule("cosine", 3e-4, 1, 1000)
     assert tsl_command("import", file, "--out", tmp_path / "runs", *asked) == 0
     assert (tmp_path / "runs" / "a_b.npz").exists()
     capsys.readouterr()
-    assert tsl_command("import", file, "--out", one, *asked, "rerun") == 2
+    assert tsl_command("import", file, "--out", out, *asked, "rerun") == 2
     assert "the table has 2 runs" in capsys.readouterr().err
     (tmp_path / "plan.yaml").write_text("kind: cosine\npeek: 3\n")
-    assert tsl_command("import", file, "--out", one, *asked) == 2
+    assert tsl_command("import", file, "--out", out, *asked) == 2
     assert "plan.yaml: a plan has no 'peek'; it has kind, peak" in capsys.readouterr().err
 
 
@@ -275,7 +275,7 @@ def test_an_imported_run_is_forecast_and_reported(tmp_path, capsys):
     assert "a law over positions needs 4 of them" in capsys.readouterr().out.replace("\n", " ")
     assert tsl_command("forecast", file, "--cutoff", "0.4") == 0
     made = json.loads((tmp_path / "run" / "forecast.json").read_text())["forecasts"]
-    (power,) = (one for one in made if one["method"] == "power")
+    (power,) = (surface for surface in made if surface["method"] == "power")
     assert power["loss"][-1] == pytest.approx(rows.loss.iloc[-1], abs=1e-5)
     page = (tmp_path / "run" / "report.html").read_text()
     assert ">The forecast</h2>" in page
@@ -289,9 +289,9 @@ def test_public_curves_are_read(tmp_path):
     root = Path(str(CURVES))
     plan = {"kind": "cosine", "peak": 3e-4, "warmup_tokens": 2160, "total_tokens": 72_000, "final_ratio": 0.1}
     asked = {"tokens_per_step": 1, "schedule": plan, "warmup_tokens": 2160}
-    (one,) = tsl.read_table(root / "multipower/25M/cosine_72000.csv", **asked).values()
-    assert one.sizes == {"split": 1, "tokens": 546, "position": 1}
-    np.testing.assert_allclose(tsl.laws.Schedule.from_plan(plan).lr(one.tokens.values), one.lr, rtol=1e-5)
+    (surface,) = tsl.read_table(root / "multipower/25M/cosine_72000.csv", **asked).values()
+    assert surface.sizes == {"split": 1, "tokens": 546, "position": 1}
+    np.testing.assert_allclose(tsl.laws.Schedule.from_plan(plan).lr(surface.tokens.values), surface.lr, rtol=1e-5)
     run = ["size", "chinchilla_multiple", "rerun"]
     ladder = tsl.read_table(root / "olmo_ladder/runs.csv", loss=["c4_en", "pile"], run=run)
     assert len(ladder) == 24
@@ -300,7 +300,7 @@ def test_public_curves_are_read(tmp_path):
     named = {"loss": "final_loss", "run": "run_name", "n_params": "params_active_precise"}
     gemstones = tsl.read_table(root / "gemstones/constant_lr.jsonl", **named)
     assert len(gemstones) == 22
-    one = gemstones["PyGemma-1024x28_pretrain"]
-    assert one.attrs["n_params"] == 543_482_880
-    assert float(one.loss[0, 0, 0]) == 3.1010556221
-    assert tsl.load_surface(tsl.save_surface(one, tmp_path / "one")).identical(one)
+    surface = gemstones["PyGemma-1024x28_pretrain"]
+    assert surface.attrs["n_params"] == 543_482_880
+    assert float(surface.loss[0, 0, 0]) == 3.1010556221
+    assert tsl.load_surface(tsl.save_surface(surface, tmp_path / "one")).identical(surface)
