@@ -6,7 +6,7 @@ import xarray as xr
 from conftest import PLAN, TOTAL
 
 import tsl_jax as tsl
-from tsl_jax.forecasting import compare_plans, lr_aware, mixed_model
+from tsl_jax.forecasting import ForecastFlag, ForecastMethod, compare_plans, lr_aware, mixed_model
 from tsl_jax.forecasting.lr_history import LearningRate, of_run
 from tsl_jax.laws import Schedule
 
@@ -77,9 +77,14 @@ def test_plans_that_cannot_be_compared_are_refused_in_words(past: xr.Dataset) ->
 
 
 def test_reference_runs_with_other_positions_are_named(past: xr.Dataset) -> None:
-    few = past.isel(position=slice(9))
-    assert lr_aware._strangers(past, [past, few]) == "1 of 2 reference runs have other positions and are left out"
-    assert lr_aware._strangers(past, [past]) == ""
+    few, positions = past.isel(position=slice(9)), past.sizes["position"]
+    method = ForecastMethod("flat", lr_aware.ANNEALING.law, lambda *_: (np.ones((512, 1, positions)), {}), True)
+    mixed, alike = (
+        tsl.forecast(past, method=method, reference_runs=runs).status["id"] for runs in ([past, few], [past])
+    )
+    assert str(mixed) == "1 of 2 reference runs have other positions and are left out"
+    assert mixed.flags == ForecastFlag.REFERENCE_RUNS_IGNORED
+    assert alike.ok
 
 
 def test_a_score_counts_the_checkpoints_inside_the_intervals(past: xr.Dataset) -> None:
@@ -98,7 +103,7 @@ def test_effects_that_can_hardly_be_told_apart_are_solved_nevertheless() -> None
     """A matrix of rank one, of entries 1e40 and 1: at unit diagonal and with a little added it has a factor."""
     column = np.array([1e20, 1.0, 1e-3])
     full = np.stack([np.outer(column, column), np.eye(3)])
-    factor, effect = mixed_model._solution(full, np.ones((2, 3)))
+    factor, effect = mixed_model._solve_precision(full, np.ones((2, 3)))
     assert np.isfinite(factor).all()
     assert np.isfinite(effect).all()
     np.testing.assert_allclose(effect[1], 1.0)

@@ -6,8 +6,8 @@ import xarray as xr
 
 import tsl_jax as tsl
 from tsl_jax.forecasting import extrapolation, lr_history, priors
+from tsl_jax.forecasting.extrapolation import stacking_weights
 from tsl_jax.forecasting.lr_history import LearningRate
-from tsl_jax.forecasting.stacking import weights
 
 TOTAL, PEAK, POSITION = 100_000_000, 1e-3, np.arange(1, 9)
 SHARED = {"peak": PEAK, "warmup_tokens": 2_000_000, "total_tokens": TOTAL, "final_ratio": 0.1}
@@ -188,9 +188,9 @@ def test_laws_are_stacked_by_what_they_would_have_forecast():
     shares = found.fits["mean"]["id"].shares
     assert sum(shares.values()) == pytest.approx(1)
     assert shares["area_annealing"] > 2 * shares["area_power"], "which knows nothing of the decay that was seen"
-    np.testing.assert_allclose(weights(np.zeros((3, 0))), 1 / 3)
-    np.testing.assert_allclose(weights(np.log([[0.5, 0.5], [0.5, 0.5]])), 0.5)
-    assert weights(np.array([[0.0] * 50, [-3.0] * 50]))[0] > 0.95
+    np.testing.assert_allclose(stacking_weights(np.zeros((3, 0))), 1 / 3)
+    np.testing.assert_allclose(stacking_weights(np.log([[0.5, 0.5], [0.5, 0.5]])), 0.5)
+    assert stacking_weights(np.array([[0.0] * 50, [-3.0] * 50]))[0] > 0.95
 
 
 def test_a_fall_of_the_learning_rate_that_was_never_seen_is_said():

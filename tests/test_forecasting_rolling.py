@@ -90,10 +90,10 @@ def test_intervals_widen_with_the_horizon_keep_their_unit_and_never_see_the_futu
 
 def test_origins_leave_enough_before_them_and_one_after():
     tokens = np.arange(1, 21) * 1e6
-    assert rolling_origin._origins(tokens, 2e7, rolling_origin.SHARES) == [7, 9, 11, 13, 15]
-    assert rolling_origin._origins(tokens[:7], 7e6, rolling_origin.SHARES) == [4]
-    assert rolling_origin._origins(tokens[:5], 5e6, rolling_origin.SHARES) == []
-    assert rolling_origin._origins(tokens[9:], 2e7, rolling_origin.SHARES) == [4, 6]  # as after a warm-up
+    assert rolling_origin.origins(tokens, 2e7, rolling_origin.SHARES) == [7, 9, 11, 13, 15]
+    assert rolling_origin.origins(tokens[:7], 7e6, rolling_origin.SHARES) == [4]
+    assert rolling_origin.origins(tokens[:5], 5e6, rolling_origin.SHARES) == []
+    assert rolling_origin.origins(tokens[9:], 2e7, rolling_origin.SHARES) == [4, 6]  # as after a warm-up
 
 
 def test_too_few_checkpoints_give_no_interval_and_say_so():

@@ -64,7 +64,7 @@ def _from_siblings(
     values, told = method.through(method.law, case.past.sel(split=split), at.astype(float), plan, others)
     found = told["mean"]
     draws = xr.DataArray(values[:, None], {"split": [split], "tokens": at}, ("draw", "split", "tokens"))
-    status = "ok" if found.posterior.settled else "the sampler did not converge (mean)"
+    status = "ok" if found.posterior.converged else "the sampler did not converge (mean)"
     said = {
         "status": status,
         "intervals": f"calibrated on {n} reference runs" if (n := len(found.backtest_z)) else "model-based",

@@ -2,7 +2,11 @@
 
 A law over tokens or over the area under the learning rate is fitted by the mixed model of `mixed_model.py`; reference
 runs are further curves of that model, whose coefficients scatter about a trend in log n_params. What comes out are
-draws of the future curve, from which any interval can be read.
+draws of the future curve, from which any interval can be read. The layers:
+
+    extrapolate     one law, with the intervals of the model itself
+    calibrated      the same, its intervals widened or narrowed by backtests on the reference runs
+    stacked         several laws, each calibrated, mixed by how well they forecast in backtests
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from tsl_jax.forecasting import mixed_model, priors
 from tsl_jax.forecasting.lr_history import LearningRate
@@ -22,11 +27,13 @@ POINTS = 64  # of a curve that are used, at most: evenly spaced in the logarithm
 OLDEST = 0.05  # share of the tokens seen: earlier checkpoints mislead about the later ones
 AFTER_WARMUP = 1.25  # times its tokens: the loss still recovers from it
 DRAWS = 512
-FEWEST = 3
+FEWEST = 3  # points of all curves together
 ENOUGH_REFERENCE_RUNS = 3
 WORST = 6.0  # no backtest counts as more sds than these
 MUCH, FAR = 0.05, 3.0  # of its peak must the rate fall, and times further than it was ever seen to, to be called unseen
-TRUST = 4.0  # backtests that the model's own word is worth
+TRUST = 4.0  # backtests that the model's own sd is worth
+ORIGINS = (0.3, 0.5, 0.7)  # shares of the tokens seen from which stacked laws forecast the last point seen
+ROUNDS = 200  # of the EM algorithm for the weights, which converges long before
 
 
 @dataclass(frozen=True)
@@ -34,8 +41,8 @@ class RunCurve:
     """A curve of a run as far as it is known.
 
     Attributes:
-        tokens, y: (n,) where and what. rate: its learning rate, past and planned. n_params: of its model, or None.
-        noise: (n,) factors of the variance of the white residual, or None for equal ones.
+        tokens, y: (point,) where and what. rate: its learning rate, past and planned. n_params: of its model, or None.
+        noise: (point,) factors of the variance of the white residual, or None for equal ones.
     """
 
     tokens: np.ndarray
@@ -44,10 +51,15 @@ class RunCurve:
     n_params: float | None = None
     noise: np.ndarray | None = None
 
+    @property
+    def last(self) -> float:
+        """Tokens at the last point, 0 without any."""
+        return float(self.tokens[-1]) if len(self.tokens) else 0.0
+
 
 @dataclass(frozen=True)
 class Extrapolation:
-    """A continued curve.
+    """A curve beyond its last point.
 
     Attributes:
         draws: (draw, at) at the tokens asked for. law_alone: the same without residuals. posterior: of the parameters.
@@ -67,106 +79,52 @@ class Extrapolation:
 
 
 def usable(run: RunCurve) -> np.ndarray:
-    """Which points of a run are learned from."""
+    """Which points of a run are fitted (point,)."""
     finite = np.isfinite(run.y)
     last = run.tokens[finite].max(initial=0)
     return finite & (run.tokens >= max(AFTER_WARMUP * run.rate.warmup, OLDEST * last))
 
 
 def extrapolate(
-    law: Law, belief: Prior, run: RunCurve, at: np.ndarray, reference_runs: Sequence[RunCurve] = (), seed: int = 0
-):
-    """Continue a curve at tokens `at`, increasing and beyond its last point.
+    law: Law, prior: Prior, run: RunCurve, at: np.ndarray, reference_runs: Sequence[RunCurve] = (), seed: int = 0
+) -> Extrapolation:
+    """Extrapolate a curve to tokens `at`, increasing and beyond its last point.
 
     Args:
-        law: over ("tokens",) or the covariates of the learning rate. belief: about its parameters.
-        run: the past, perhaps empty where there are reference_runs. reference_runs: other runs, whole or not.
-
-    Returns:
-        `Extrapolation`.
+        law: over ("tokens",) or the covariates of the learning rate. prior: of its parameters.
+        run: the past, perhaps empty where there are reference runs. reference_runs: other runs, whole or not.
 
     Raises:
         ValueError: if run and reference runs together hold fewer than FEWEST points.
     """
-    every = [_thinned(one) for one in (run, *reference_runs)]
-    if sum(len(one.tokens) for one in every) < FEWEST:
+    curves = [_thinned(curve) for curve in (run, *reference_runs)]
+    if sum(len(curve.tokens) for curve in curves) < FEWEST:
         raise ValueError(f"forecast: {FEWEST} checkpoints past the warm-up are needed")
-    here = every[0] if len(every[0].tokens) else every[int(np.argmax([one.tokens[-1] for one in every[1:]])) + 1]
-    level = float(here.y[-1])
-    start, unit = level if belief.centred else 0.0, belief.unit or abs(level) or 1.0
-    reference = _clock(law, run.rate, here.tokens[-1:])[0]
-    curves, prior = _problem(law, belief, [_in_units(one, start, unit) for one in every], reference)
-    posterior = mixed_model.sample(law, curves, prior)
-    ahead = [_last(every[0]), max(float(at[-1]), run.rate.tokens[-1])]
-    now = float(here.tokens[-1])
-    every_at = np.union1d(at, now)
-    x, log_clock = _covariates(law, run.rate, every_at, reference, [0.0, *ahead])
-    draws, alone = posterior.paths(0, x, log_clock, DRAWS, seed)
-    wrong = np.random.default_rng(seed + 1).standard_normal((DRAWS, 1)) * priors.MODEL_ERROR
-    change = alone - alone[:, np.searchsorted(every_at, now)][:, None]
-    draws = draws + wrong * np.where(every_at > now, change, 0.0)
-    draws, alone = (paths[:, np.searchsorted(every_at, at)] for paths in (draws, alone))
-    decay_unseen = "decrease" in law.covariates and _blind(every, float(at[-1]))
-    return Extrapolation(start + unit * draws, start + unit * alone, posterior, decay_unseen=decay_unseen)
-
-
-def _blind(every: Sequence[RunCurve], end: float) -> bool:
-    """Whether the rate of the first run will fall by MUCH of its peak or more, and far more than in any known curve."""
-    seen = max(one.rate.fallen(_last(one)) for one in every)
-    return every[0].rate.fallen(end) > max(MUCH, FAR * seen)
-
-
-def calibrated(
-    law: Law, belief: Prior, run: RunCurve, at: np.ndarray, reference_runs: Sequence[RunCurve] = (), seed: int = 0
-):
-    """`extrapolate`, with intervals as wide as backtests on the reference runs ask for.
-
-    With ENOUGH_REFERENCE_RUNS, each is forecast to its end by the others, from the share of its clock that the cut-off
-    is of this one. With z the errors over the sds that were claimed, draws are spread about their median by the square
-    root of (TRUST + sum z^2)/(TRUST + count): the model's own word counts as TRUST backtests. With fewer reference
-    runs the intervals are the model's own.
-    """
-    found = extrapolate(law, belief, run, at, reference_runs, seed)
-    found_out = [backtest_case(law, belief, *trial) for trial in backtest_cases(law, run, at, reference_runs)]
-    z = [float(np.clip(error / sd, -WORST, WORST)) for error, sd in found_out if np.isfinite(error)]
-    factor = float(np.sqrt((TRUST + sum(one**2 for one in z)) / (TRUST + len(z))))
-    middle = np.median(found.draws, axis=0)
-    return replace(found, draws=middle + factor * (found.draws - middle), backtest_z=tuple(z), factor=factor)
-
-
-def backtest_cases(
-    law: Law, run: RunCurve, at: np.ndarray, reference_runs: Sequence[RunCurve]
-) -> list[tuple[RunCurve, float, Sequence[RunCurve]]]:
-    """(run, tokens to forecast it from, others) of each backtest on reference_runs; none with too few of them."""
-    if len(reference_runs) < ENOUGH_REFERENCE_RUNS:
-        return []
-    seen = _clock(law, run.rate, run.tokens[-1:]).sum()  # zero where nothing was seen
-    share = float(seen / _clock(law, run.rate, at[-1:])[0])
-    found = []
-    for k, one in enumerate(reference_runs):
-        clock = _clock(law, one.rate, one.tokens)
-        others = (*reference_runs[:k], *reference_runs[k + 1 :])
-        found.append((one, float(np.interp(share * clock[-1], clock, one.tokens)), others))
-    return found
-
-
-def backtest_case(
-    law: Law, belief: Prior, run: RunCurve, origin: float, others: Sequence[RunCurve]
-) -> tuple[float, float]:
-    """Error (observed minus forecast) at the last point of a run, forecast from tokens up to `origin`, and its sd.
-
-    NaN where one side of the origin holds too little.
-    """
-    seen, kept = run.tokens <= origin, usable(run)
-    past = RunCurve(run.tokens[seen], run.y[seen], run.rate, run.n_params, None)
-    if usable(past).sum() < FEWEST or not (kept & ~seen).any():
-        return np.nan, np.nan
-    last = np.flatnonzero(kept)[-1]
-    draws = extrapolate(law, belief, past, run.tokens[last : last + 1], others).draws[:, 0]
-    return float(run.y[last] - np.median(draws)), max(float(draws.std()), 1e-12)
+    # Priors are about (y - start)/unit over clock/reference, so that neither the unit of the loss nor the length of the
+    # run matters. Both are read at the last point seen: of the run, or of the longest reference run if it has none.
+    newest = curves[0] if len(curves[0].tokens) else max(curves[1:], key=lambda curve: curve.last)
+    level, now = float(newest.y[-1]), float(newest.tokens[-1])
+    start, unit = level if prior.centred else 0.0, prior.unit or abs(level) or 1.0
+    reference = _clock(law, run.rate, newest.tokens[-1:])[0]
+    scaled = [replace(curve, y=(curve.y - start) / unit) for curve in curves]
+    posterior = mixed_model.sample(law, *_mixed_problem(law, prior, scaled, reference))
+    # the past, what is asked for, and the rest of the plan in parts of their own: the law's value at `now` must not
+    # depend on how far one looks ahead
+    edges = [0.0, curves[0].last, max(float(at[-1]), run.rate.tokens[-1])]
+    points = np.union1d(at, now)
+    draws, alone = posterior.paths(0, *_covariates(law, run.rate, points, reference, edges), DRAWS, seed)
+    # No law is exact: each draw's change since now is off by a share of itself, MODEL_ERROR z with z ~ N(0, 1).
+    share = np.random.default_rng(seed + 1).standard_normal((DRAWS, 1)) * priors.MODEL_ERROR
+    change = alone - alone[:, np.searchsorted(points, now)][:, None]
+    draws = draws + share * np.where(points > now, change, 0.0)
+    draws, alone = (paths[:, np.searchsorted(points, at)] for paths in (draws, alone))
+    fallen = max(curve.rate.fallen(curve.last) for curve in curves)
+    unseen = "decrease" in law.covariates and curves[0].rate.fallen(float(at[-1])) > max(MUCH, FAR * fallen)
+    return Extrapolation(start + unit * draws, start + unit * alone, posterior, decay_unseen=unseen)
 
 
 def _thinned(run: RunCurve) -> RunCurve:
+    """The usable points, of many those nearest to an even grid in log tokens."""
     kept = np.flatnonzero(usable(run))
     if len(kept) > POINTS:
         tokens = run.tokens[kept]
@@ -176,17 +134,9 @@ def _thinned(run: RunCurve) -> RunCurve:
     return RunCurve(run.tokens[kept], run.y[kept], run.rate, run.n_params, noise)
 
 
-def _in_units(run: RunCurve, start: float, unit: float) -> RunCurve:
-    return replace(run, y=(run.y - start) / unit)
-
-
 def _clock(law: Law, rate: LearningRate, tokens: np.ndarray) -> np.ndarray:
+    """What a law counts in: the area under the learning rate, or tokens."""
     return rate.area(tokens) if "area" in law.covariates else np.asarray(tokens, float)
-
-
-def _last(run: RunCurve) -> float:
-    """Tokens at the last point."""
-    return float(run.tokens[-1]) if len(run.tokens) else 0.0
 
 
 def _covariates(
@@ -198,62 +148,161 @@ def _covariates(
     return x, np.log(clock)
 
 
-def _problem(law: Law, belief: Prior, every: Sequence[RunCurve], reference: float):
-    """Curves and prior of the mixed model; the run itself is the first curve."""
-    points = -(-max(len(one.tokens) for one in every) // 16) * 16  # few sizes: programs are compiled for each
-    filled = [_filled(one, points, reference) for one in every]
-    told = [
-        _covariates(law, one.rate, full.tokens, reference, [0.0, _last(one)])
-        for one, full in zip(every, filled, strict=True)
-    ]
-    known = np.stack([np.arange(points) < len(one.tokens) for one in every])
-    size = _sizes(every)
-    names = told[0][0].keys() if isinstance(told[0][0], dict) else None
-    x = np.stack([x for x, _ in told]) if names is None else {n: np.stack([x[n] for x, _ in told]) for n in names}
-    mix, prior = _effects(belief, size)
-    curves = mixed_model.CurveBatch(
-        y=np.stack([one.y for one in filled]),
-        x=x,
-        log_clock=np.stack([clock for _, clock in told]),
-        known=known,
-        noise=np.stack([one.noise for one in filled if one.noise is not None]),
+def _mixed_problem(
+    law: Law, prior: Prior, curves: Sequence[RunCurve], reference: float
+) -> tuple[mixed_model.CurveBatch, mixed_model.ModelPrior]:
+    """Curves and prior of the mixed model; the run itself is the first curve.
+
+    Curves are filled up with their last point (an empty one with the reference), so that few sizes are compiled.
+    """
+    points = -(-max(len(curve.tokens) for curve in curves) // 16) * 16
+    filling = [(0, points - len(curve.tokens)) for curve in curves]
+    covariates, log_clocks = [], []
+    for curve, (_, more) in zip(curves, filling, strict=True):
+        edge = float(curve.tokens[-1]) if len(curve.tokens) else float(reference)
+        tokens = np.concatenate([curve.tokens, np.full(more, edge)])
+        x, log_clock = _covariates(law, curve.rate, tokens, reference, [0.0, curve.last])
+        covariates.append(x)
+        log_clocks.append(log_clock)
+    noises = [np.ones(len(curve.tokens)) if curve.noise is None else curve.noise for curve in curves]
+    names = covariates[0].keys() if isinstance(covariates[0], dict) else None
+    sizes = [curve.n_params for curve in curves]
+    size = np.zeros(len(sizes)) if any(n is None for n in sizes) else np.log(np.asarray(sizes, float))
+    size = size - size[0]
+    mix, model_prior = _effects(prior, size)
+    batch = mixed_model.CurveBatch(
+        y=np.stack([np.pad(curve.y, fill) for curve, fill in zip(curves, filling, strict=True)]),
+        x=np.stack(covariates) if names is None else {n: np.stack([x[n] for x in covariates]) for n in names},
+        log_clock=np.stack(log_clocks),
+        known=np.stack([np.arange(points) < len(curve.tokens) for curve in curves]),
+        noise=np.stack([np.pad(noise, fill, constant_values=1.0) for noise, fill in zip(noises, filling, strict=True)]),
         mix=mix,
         size=size,
     )
-    return curves, prior
+    return batch, model_prior
 
 
-def _filled(run: RunCurve, points: int, reference: float) -> RunCurve:
-    """The run with its last point repeated up to `points`; an empty one with points at the reference."""
-    more = points - len(run.tokens)
-    edge = run.tokens[-1] if len(run.tokens) else reference
-    noise = run.noise if run.noise is not None else np.ones(len(run.tokens))
-    tokens = np.concatenate([run.tokens, np.full(more, float(edge))])
-    return RunCurve(
-        tokens, np.pad(run.y, (0, more)), run.rate, run.n_params, np.pad(noise, (0, more), constant_values=1.0)
-    )
+def _effects(prior: Prior, size: np.ndarray) -> tuple[np.ndarray, mixed_model.ModelPrior]:
+    """How the effects mix to the coefficients of the runs, of log sizes (run,), and the prior of all that is sampled.
 
-
-def _sizes(every: Sequence[RunCurve]) -> np.ndarray:
-    """log n_params over the run's own, (R,); zero where it is not known for all."""
-    known = [one.n_params for one in every]
-    if any(n is None for n in known):
-        return np.zeros(len(known))
-    sizes = np.log(np.asarray(known, float))
-    return sizes - sizes[0]
-
-
-def _effects(belief: Prior, size: np.ndarray) -> tuple[np.ndarray, mixed_model.ModelPrior]:
-    """How the runs' coefficients mix effects (a level, a trend in size, each run's own part), and the prior."""
-    mean, sd = (np.array(column) for column in zip(*belief.coefs, strict=True))
-    drift = np.where(np.ptp(size) > 0, np.array(belief.shape_drift), 1e-6)
-    tail = (priors.ELL, priors.SIGMA, priors.NU, priors.TAU)
-    eta = np.array([m for m, _ in belief.shapes] + [0.0] * len(drift) + [m for m, _ in tail])
-    eta_sd = np.array([s for _, s in belief.shapes] + drift.tolist() + [s for _, s in tail])
+    beta_r = level + trend size_r + own_r,        the run alone: beta = level.
+    """
+    mean, sd = (np.array(column) for column in zip(*prior.coefs, strict=True))
+    drift = np.where(np.ptp(size) > 0, np.array(prior.shape_drift), 1e-6)
+    residuals = (priors.ELL, priors.SIGMA, priors.NU, priors.TAU)
+    eta = np.array([m for m, _ in prior.shapes] + [0.0] * len(drift) + [m for m, _ in residuals])
+    eta_sd = np.array([s for _, s in prior.shapes] + drift.tolist() + [s for _, s in residuals])
     runs = len(size)
     if runs == 1:
         return np.ones((1, 1)), mixed_model.ModelPrior(eta, eta_sd, mean[None], sd[None], np.zeros(1, bool))
     mix = np.concatenate([np.ones((runs, 1)), size[:, None], np.eye(runs)], axis=1)
     effect = np.concatenate([mean[None], np.zeros((1 + runs, len(mean)))])
-    effect_sd = np.concatenate([2 * sd[None], np.array([belief.drift]), np.tile(sd, (runs, 1))])
+    effect_sd = np.concatenate([2 * sd[None], np.array([prior.drift]), np.tile(sd, (runs, 1))])
     return mix, mixed_model.ModelPrior(eta, eta_sd, effect, effect_sd, np.arange(2 + runs) >= 2)
+
+
+# ----------------------------------------------------------------------------------------------------------- backtests
+
+
+def calibrated(
+    law: Law, prior: Prior, run: RunCurve, at: np.ndarray, reference_runs: Sequence[RunCurve] = (), seed: int = 0
+) -> Extrapolation:
+    """`extrapolate`, with intervals as wide as backtests on the reference runs ask for.
+
+    With ENOUGH_REFERENCE_RUNS, each is forecast to its end by the others, from the share of its clock that the cut-off
+    is of this one. With z the errors over the sds that were claimed, draws are spread about their median by
+
+        sqrt((TRUST + sum z^2) / (TRUST + count)):
+
+    the model's own sd counts as TRUST backtests with z = 1. With fewer reference runs the intervals are the model's.
+    """
+    own = extrapolate(law, prior, run, at, reference_runs, seed)
+    errors = [backtest_case(law, prior, *case) for case in backtest_cases(law, run, at, reference_runs)]
+    z = [float(np.clip(error / sd, -WORST, WORST)) for error, sd in errors if np.isfinite(error)]
+    factor = float(np.sqrt((TRUST + sum(value**2 for value in z)) / (TRUST + len(z))))
+    middle = np.median(own.draws, axis=0)
+    return replace(own, draws=middle + factor * (own.draws - middle), backtest_z=tuple(z), factor=factor)
+
+
+def backtest_cases(
+    law: Law, run: RunCurve, at: np.ndarray, reference_runs: Sequence[RunCurve]
+) -> list[tuple[RunCurve, float, Sequence[RunCurve]]]:
+    """(run, tokens to forecast it from, others) of each backtest on reference runs; none with too few of them."""
+    if len(reference_runs) < ENOUGH_REFERENCE_RUNS:
+        return []
+    seen = _clock(law, run.rate, run.tokens[-1:]).sum()  # zero where nothing was seen
+    share = float(seen / _clock(law, run.rate, at[-1:])[0])
+    cases = []
+    for k, target in enumerate(reference_runs):
+        clock = _clock(law, target.rate, target.tokens)
+        others = (*reference_runs[:k], *reference_runs[k + 1 :])
+        cases.append((target, float(np.interp(share * clock[-1], clock, target.tokens)), others))
+    return cases
+
+
+def backtest_case(
+    law: Law, prior: Prior, run: RunCurve, origin: float, others: Sequence[RunCurve]
+) -> tuple[float, float]:
+    """Error (observed minus forecast) at the last point of a run, forecast from tokens up to `origin`, and its sd.
+
+    NaN where one side of the origin holds too little.
+    """
+    seen, kept = run.tokens <= origin, usable(run)
+    past = RunCurve(run.tokens[seen], run.y[seen], run.rate, run.n_params, None)
+    if usable(past).sum() < FEWEST or not (kept & ~seen).any():
+        return np.nan, np.nan
+    last = np.flatnonzero(kept)[-1]
+    draws = extrapolate(law, prior, past, run.tokens[last : last + 1], others).draws[:, 0]
+    return float(run.y[last] - np.median(draws)), max(float(draws.std()), 1e-12)
+
+
+# ------------------------------------------------------------------------------------------------------------ stacking
+
+
+def stacked(
+    laws: Sequence[Law], run: RunCurve, at: np.ndarray, reference_runs: Sequence[RunCurve] = ()
+) -> Extrapolation:
+    """The curve extrapolated by several laws of a loss, mixed in the shares that backtests give them.
+
+    Each law forecasts the last point of the past from ORIGINS within it, and the ends of reference runs from the
+    others where there are enough of them. How well a law fits the past counts for nothing.
+    """
+    own = [calibrated(law, priors.of_loss(law), run, at, reference_runs) for law in laws]
+    within = [(run, origin * run.tokens.max(initial=0.0), reference_runs) for origin in ORIGINS]
+    log_density = []
+    for law in laws:  # whose cases are the same where they share a clock
+        cases = [*within, *backtest_cases(law, run, at, reference_runs)]
+        error, sd = np.array([backtest_case(law, priors.of_loss(law), *case) for case in cases]).T
+        log_density.append(np.where(np.isfinite(error), -0.5 * (error / sd) ** 2 - np.log(sd), 0.0))
+    share = stacking_weights(np.stack(log_density))
+    # draw k of the mixture is draw k of a law; the laws' counts are their shares, in an order without meaning
+    even = (np.arange(DRAWS) + 0.5) / DRAWS
+    chosen = np.random.default_rng(11).permutation(np.searchsorted(np.cumsum(share), even).clip(0, len(laws) - 1))
+    draws, law_alone = (
+        np.stack([getattr(of_law, name) for of_law in own])[chosen, np.arange(DRAWS)] for name in ("draws", "law_alone")
+    )
+    return replace(
+        own[int(np.argmax(share))],
+        draws=draws,
+        law_alone=law_alone,
+        shares=dict(zip((law.name for law in laws), share.tolist(), strict=True)),
+        decay_unseen=any(of_law.decay_unseen for of_law in own),
+    )
+
+
+def stacking_weights(log_density: Float[np.ndarray, "law case"]) -> Float[np.ndarray, " law"]:
+    """Weights w of laws from log p_kt, the log density that law k gave to what came in backtest t:
+
+        w = argmax sum_t log sum_k w_k p_kt + (1/K) sum_k log w_k,
+
+    by EM. The second term keeps every law in where backtests are few; without any the weights are equal.
+    Source: Yao, Vehtari, Simpson & Gelman, Using Stacking to Average Bayesian Predictive Distributions (2018).
+    """
+    count = len(log_density)
+    density = np.exp(log_density - log_density.max(axis=0, initial=-np.inf))
+    share = np.full(count, 1 / count)
+    for _ in range(ROUNDS):
+        mixed = share[:, None] * density
+        share = 1 / count + (mixed / mixed.sum(0)).sum(1)  # E step: who explains each backtest; M step: their sum
+        share = share / share.sum()
+    return share

@@ -1,8 +1,8 @@
 """All parameters of the surface L(i, N) = a0(N)/(1 + a1(N) i) + a2(N) at once, from every position and checkpoint.
 
 Given the shapes of a0(N) and a2(N) and all of a1(N), the surface is linear in the remaining coefficients, which are
-projected out; jaxopt's Levenberg-Marquardt moves the rest, started from the separate temporal fits. a2 takes the power
-form delta0 N^-delta1 + delta2, which falls on where the hyperbola of the separate fits has already settled.
+projected out; Levenberg-Marquardt moves the rest, started from the separate temporal fits. a2 takes the power
+form delta0 N^-delta1 + delta2, which goes on falling where the hyperbola of the separate fits is flat.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,39 +28,38 @@ PAD = 32  # checkpoints: prefixes are filled up with weight zero, so that they s
 
 
 @dataclass(frozen=True)
-class Joint:
+class JointFit:
     """The jointly fitted surface of each split.
 
     Attributes:
-        laws: the temporal laws of a0, a1, a2. sse, settled: DataArrays (split,).
-        theta, coef: DataArrays (split, ...): what is searched and what is solved, as `_design` has them.
+        laws: the temporal laws of a0, a1, a2. sse: (split,). converged: (split,), whether the search stopped by itself.
+        theta: (split, theta) what is searched: log shapes of a0, a1, a2, then the coefficients of a1.
+        coef: (split, coef) what is solved: the coefficients of a0 and a2.
     """
 
     laws: tuple[Law, Law, Law]
     theta: xr.DataArray
     coef: xr.DataArray
     sse: xr.DataArray
-    settled: xr.DataArray
+    converged: xr.DataArray
 
     def predict(self, tokens: np.ndarray, position: xr.DataArray) -> xr.DataArray:
         """The surface (split, tokens, position)."""
+        arrays = (self.theta.values, self.coef.values, tokens, position.values)
         with jax.enable_x64(True):
-            axes = jnp.asarray(tokens, float), jnp.asarray(position.values, float)
-            curves = np.asarray(
-                _surface(self.laws, jnp.asarray(self.theta.values), jnp.asarray(self.coef.values), *axes)
-            )
+            surface = np.asarray(_surface(self.laws, *(jnp.asarray(array, float) for array in arrays)))
         coordinates = {"split": self.sse.split.values, "tokens": tokens, "position": position.values}
-        return xr.DataArray(curves, coordinates, ("split", "tokens", "position"))
+        return xr.DataArray(surface, coordinates, ("split", "tokens", "position"))
 
 
-class _Found(NamedTuple):
+class _Solution(NamedTuple):
     theta: Array
     coef: Array
     sse: Array
-    settled: Array
+    converged: Array
 
 
-def refine(parts: Mapping[str, Fit], loss: xr.DataArray, usable: xr.DataArray) -> Joint:
+def refine(parts: Mapping[str, Fit], loss: xr.DataArray, usable: xr.DataArray) -> JointFit:
     """Fit the surface jointly, from the separate fits of a0, a1, a2.
 
     Args:
@@ -69,47 +68,46 @@ def refine(parts: Mapping[str, Fit], loss: xr.DataArray, usable: xr.DataArray) -
     """
     loss = loss.where(usable, 0.0).transpose("split", "tokens", "position")  # weight zero times NaN would be NaN
     power = fit(laws.POWER, parts["a2"].predict(loss.tokens.values), over="tokens", weights=usable)
-    parts = {**parts, "a2": power}
-    forms = (parts["a0"].law, parts["a1"].law, parts["a2"].law)
-    starts = np.stack([_start(parts, k) for k in range(loss.sizes["split"])])
+    separate = (parts["a0"], parts["a1"], power)
+    forms = (separate[0].law, separate[1].law, power.law)
+    starts = []
+    for k in range(loss.sizes["split"]):
+        raw = [(of.raw_params.isel(split=k).values, len(of.law.shapes)) for of in separate]
+        log_shapes = [np.log(params[:shapes]) for params, shapes in raw]
+        starts.append(np.concatenate([*log_shapes, raw[1][0][raw[1][1] :]]))
     more = -loss.sizes["tokens"] % PAD
     values = np.pad(loss.values, ((0, 0), (0, more), (0, 0)))
     weights = np.pad(usable.transpose("split", "tokens").values.astype(float), ((0, 0), (0, more)))
     tokens = np.pad(loss.tokens.values.astype(float), (0, more), mode="edge")
     with jax.enable_x64(True):
-        arrays = [jnp.asarray(a, float) for a in (starts, tokens, loss.position.values, values, weights)]
-        found = jax.tree.map(np.asarray, _solve(forms, *arrays))
-    by_split = {"split": loss.split.values}
-    sse, settled = (xr.DataArray(np.asarray(a), by_split, ("split",)) for a in (found.sse, found.settled))
-    theta, coef = (
-        xr.DataArray(a, by_split, ("split", name)) for a, name in ((found.theta, "theta"), (found.coef, "coef"))
+        arrays = [jnp.asarray(a, float) for a in (np.stack(starts), tokens, loss.position.values, values, weights)]
+        solution = jax.tree.map(np.asarray, _solve(forms, *arrays))
+    split = {"split": loss.split.values}
+    return JointFit(
+        laws=forms,
+        theta=xr.DataArray(solution.theta, split, ("split", "theta")),
+        coef=xr.DataArray(solution.coef, split, ("split", "coef")),
+        sse=xr.DataArray(solution.sse, split, ("split",)),
+        converged=xr.DataArray(solution.converged, split, ("split",)),
     )
-    return Joint(forms, theta, coef, sse, settled)
-
-
-def _start(parts: Mapping[str, Fit], split: int) -> np.ndarray:
-    """theta = log shapes of a0, a1, a2, then the coefficients of a1."""
-    theta = []
-    for name in ("a0", "a1", "a2"):
-        theta.append(
-            np.log(parts[name].raw_params.isel(split=split, raw_param=slice(len(parts[name].law.shapes))).values)
-        )
-    coef1 = parts["a1"].raw_params.isel(split=split, raw_param=slice(len(parts["a1"].law.shapes), None)).values
-    return np.concatenate([*theta, coef1])
 
 
 def _design(forms: tuple[Law, Law, Law], theta: Array, tokens: Array, position: Array) -> Array:
-    """Columns (tokens, position, coef) of the surface, linear in the coefficients of a0 and a2."""
-    sizes = np.cumsum([len(law.shapes) for law in forms])
-    shape0, shape1, shape2, coef1 = jnp.split(theta, sizes)
-    basis0, basis1, basis2 = (
-        _basis(law)(jnp.exp(shape), tokens) for law, shape in zip(forms, (shape0, shape1, shape2), strict=True)
-    )
+    """Columns (tokens, position, coef) of the surface, linear in the coefficients of a0 and a2.
+
+    a0(N) = B0(N) c0 and a2(N) = B2(N) c2, so that L = [B0(N)/(1 + a1(N) i), B2(N)] [c0, c2].
+    """
+    shape0, shape1, shape2, coef1 = jnp.split(theta, np.cumsum([len(law.shapes) for law in forms]))
+    bases = []
+    for law, log_shape in zip(forms, (shape0, shape1, shape2), strict=True):
+        if law.basis is None:
+            raise ValueError(f"joint: temporal laws must be separable, {law.name} is not")
+        bases.append(law.basis(jnp.exp(log_shape), tokens))
     # a hyperbola has a pole where a1 is negative, and is over before the first position where it is huge
-    a1 = jnp.clip(basis1 @ coef1, 0, laws.HYPERBOLIC.bounds(position)[0, 1])
+    a1 = jnp.clip(bases[1] @ coef1, 0, laws.HYPERBOLIC.bounds(position)[0, 1])
     falling = 1 / (1 + a1[:, None] * position[None])
     constant = jnp.ones_like(falling)
-    return jnp.concatenate([falling[..., None] * basis0[:, None], constant[..., None] * basis2[:, None]], axis=-1)
+    return jnp.concatenate([falling[..., None] * bases[0][:, None], constant[..., None] * bases[2][:, None]], axis=-1)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -118,47 +116,42 @@ def _surface(forms: tuple[Law, Law, Law], theta: Array, coef: Array, tokens: Arr
     return jax.vmap(lambda t, c: _design(forms, t, tokens, position) @ c)(theta, coef)
 
 
-def _basis(law: Law) -> Any:
-    if law.basis is None:
-        raise ValueError(f"joint: temporal laws must be separable, {law.name} is not")
-    return law.basis
-
-
-def _within(limits: Array, theta: Array) -> Array:
-    """theta with its log shapes kept in the range of their laws: beyond it extrapolation means nothing."""
-    shapes = len(limits)
-    return jnp.concatenate([jnp.clip(theta[:shapes], limits[:, 0], limits[:, 1]), theta[shapes:]])
-
-
 @partial(jax.jit, static_argnums=0)
 def _solve(
     forms: tuple[Law, Law, Law], starts: Array, tokens: Array, position: Array, loss: Array, weights: Array
-) -> _Found:
-    """Least squares over every checkpoint and position of each split; starts (split, theta), loss (split, ...)."""
+) -> _Solution:
+    """Least squares over every checkpoint and position of each split; starts (split, theta), loss (split, ...).
 
+    Variable projection: with Q an orthonormal basis of the weighted design at theta, the residual of the best
+    coefficients is y - Q Q'y, a function of theta alone. It is scaled by |y|, so that one tolerance serves all units.
+    """
     limits = jnp.log(jnp.concatenate([law.bounds(tokens) for law in forms]))
+    shapes = len(limits)
 
-    def one(start: Array, loss: Array, weights: Array) -> _Found:
+    def within(theta: Array) -> Array:  # log shapes in the range of their laws: beyond it extrapolation means nothing
+        return jnp.concatenate([jnp.clip(theta[:shapes], limits[:, 0], limits[:, 1]), theta[shapes:]])
+
+    def solve_split(start: Array, loss: Array, weights: Array) -> _Solution:
         root = jnp.broadcast_to(weights[:, None], loss.shape).ravel()
         target = root * loss.ravel()
         size = jnp.sqrt(jnp.sum(target**2))
 
-        def frame(theta: Array) -> tuple[Array, Array]:
-            design = _design(forms, _within(limits, theta), tokens, position).reshape(len(root), -1)
+        def basis(theta: Array) -> tuple[Array, Array]:
+            design = _design(forms, within(theta), tokens, position).reshape(len(root), -1)
             return orthonormal(root[:, None] * design)
 
-        def residual(u: Array) -> Array:
-            q, _ = frame(start + u)
+        def residual(step: Array) -> Array:
+            q, _ = basis(start + step)
             return (target - q @ (q.T @ target)) / size
 
-        here = jnp.zeros_like(start)
-        end = search(residual, here, jnp.ones_like(start), DAMPINGS[1], MAXITER, rounds=1)
-        u = end.params
-        first, last = (jnp.sum(residual(v) ** 2) for v in (here, u))
-        theta = _within(limits, start + jnp.where(last <= first, u, 0))
-        q, r = frame(theta)
+        nowhere = jnp.zeros_like(start)
+        end = search(residual, nowhere, jnp.ones_like(start), DAMPINGS[1], MAXITER, rounds=1)
+        # a search that ended worse than it began is not believed
+        first, last = (jnp.sum(residual(step) ** 2) for step in (nowhere, end.params))
+        theta = within(start + jnp.where(last <= first, end.params, 0))
+        q, r = basis(theta)
         coef = jax.scipy.linalg.solve_triangular(r, q.T @ target)
         sse = size**2 * jnp.minimum(first, last)
-        return _Found(theta, coef, sse, end.stopped)
+        return _Solution(theta, coef, sse, end.stopped)
 
-    return jax.vmap(one)(starts, loss, weights)
+    return jax.vmap(solve_split)(starts, loss, weights)

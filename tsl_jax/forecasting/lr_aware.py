@@ -6,9 +6,9 @@ ranks correlate as the three moved together in the past, and put back into
 
     L(i, N) = a0(N)/(1 + a1(N) i) + a2(N),
 
-plus what each position was off in the last third of the past. The intervals are about the loss on this validation set:
-the noise of its texts is common to all checkpoints and cancels. That of the loss on all such texts adds the error by
-documents of the last checkpoint seen.
+plus the residual of each position in the last third of the past. The intervals are about the loss on this validation
+set: the noise of its texts is common to all checkpoints and cancels. That of the loss on all such texts adds the error
+by documents of the last checkpoint seen.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from tsl_jax.forecasting.baselines import BELOW_ZERO, mean_loss
 from tsl_jax.forecasting.extrapolation import Extrapolation, RunCurve
 from tsl_jax.forecasting.position_route import FEWEST, anchor
 from tsl_jax.forecasting.result import Forecast, ForecastFlag, ForecastStatus, population_quantiles, quantiles
-from tsl_jax.forecasting.stacking import stacked
 from tsl_jax.laws import Law, Schedule
 
 PARAMETERS = ("a0", "a1", "a2")
+STACKED = (laws.AREA_ANNEALING, laws.MULTI_POWER, laws.AREA_POWER)
 
 
 @dataclass(frozen=True)
@@ -39,18 +39,18 @@ class ForecastMethod:
 
     Attributes:
         name: short name, as in tables.
-        law: of each curve. through: which curves are continued, and how they become the loss: a function of (law,
+        law: of each curve. through: which curves are extrapolated, and how they become the loss: a function of (law,
             past of one split, tokens, plan, reference_runs) that gives draws of the mean loss (draw, at), or of the
             surface (draw, at, position), and the `Extrapolation` of each curve by name.
+        by_position: whether the draws are of the surface.
     """
 
     name: str
     law: Law
-    through: Callable[[Law, xr.Dataset, np.ndarray, Any, Sequence[xr.Dataset]], tuple[np.ndarray, Mapping]]
+    through: Callable[
+        [Law, xr.Dataset, np.ndarray, Any, Sequence[xr.Dataset]], tuple[np.ndarray, Mapping[str, Extrapolation]]
+    ]
     by_position: bool = False
-
-
-STACKED = (laws.AREA_ANNEALING, laws.MULTI_POWER, laws.AREA_POWER)
 
 
 def forecast_splits(
@@ -61,39 +61,78 @@ def forecast_splits(
     reference_runs: Sequence[xr.Dataset],
 ) -> Forecast:
     """The forecast of every split at tokens `at`; arguments as in `forecast`."""
-    order = np.argsort(at)
-    made, status, fits = {}, {}, {}
+    increasing, position = np.sort(at), past.position.values
+    shape = (extrapolation.DRAWS, len(at), *([len(position)] if method.by_position else []))
+    draws_of, status, intervals = {}, {}, {}
+    fits: dict[str, dict[str, Extrapolation]] = {}
     for split in past.split.values.tolist():
-        one = past.sel(split=split)
-        others = [other.sel(split=split) for other in reference_runs if split in other.split.values]
+        own = past.sel(split=split)
+        others = [run.sel(split=split) for run in reference_runs if split in run.split.values]
         try:
-            made[split], fits[split] = method.through(method.law, one, at[order], plan, others)
-            status[split] = _status(fits[split], made[split], _strangers(one, others) if method.by_position else "")
+            draws, curves = method.through(method.law, own, increasing, plan, others)
         except ValueError as error:  # too little is known of this split; the others go on
-            made[split] = _nothing(one, len(at), method.by_position)
+            draws_of[split], intervals[split] = np.full(shape, np.nan), "none: no forecast"
             status[split] = ForecastStatus(ForecastFlag.NO_FORECAST, (str(error),))
-    draws = _labelled(made, past, at[order]).sel(tokens=at)
-    return _forecast(method, past, draws, status, fits)
+            continue
+        draws_of[split], intervals[split] = draws, _width_rests_on(curves)
+        for name, curve in curves.items():
+            fits.setdefault(name, {})[split] = curve
+        reasons = [BELOW_ZERO] if (np.median(draws, axis=0) < 0).any() else []
+        strange = sum(not np.array_equal(run.position, own.position) for run in others) if method.by_position else 0
+        if strange:
+            said = f"{strange} of {len(others)} reference runs have other positions and are left out"
+            reasons.append((ForecastFlag.REFERENCE_RUNS_IGNORED, said))
+        stuck = [name for name, curve in curves.items() if not curve.posterior.converged]
+        reasons += [(ForecastFlag.SAMPLER_NOT_CONVERGED, f"the sampler did not converge ({name})") for name in stuck]
+        status[split] = ForecastStatus.of(reasons)
+    dims = ("draw", "split", "tokens", "position")[: 1 + len(shape)]
+    coordinates = {"split": list(draws_of), "tokens": increasing, "position": position}
+    known = {dim: coordinates[dim] for dim in dims[1:]}
+    draws = xr.DataArray(np.stack(list(draws_of.values()), axis=1), known, dims).sel(tokens=at)
+    mean = draws.mean("position", skipna=False) if method.by_position else draws
+    mean_quantiles = quantiles(mean)
+    surface_quantiles = quantiles(draws) if method.by_position else None
+    return Forecast(
+        method=method.name,
+        cutoff=float(past.tokens[-1]),
+        mean=mean_quantiles.sel(quantile=0.5, drop=True),
+        surface=None if surface_quantiles is None else surface_quantiles.sel(quantile=0.5, drop=True),
+        status=status,
+        fits=fits,
+        quantiles=mean_quantiles,
+        surface_quantiles=surface_quantiles,
+        population_quantiles=population_quantiles(past, mean),
+        draws=mean,
+        intervals=intervals,
+    )
+
+
+def _width_rests_on(curves: Mapping[str, Extrapolation]) -> str:
+    """What the width of the intervals rests on, in words."""
+    backtests = min((len(curve.backtest_z) for curve in curves.values()), default=0)
+    unseen = any(curve.decay_unseen for curve in curves.values())
+    basis = f"calibrated on {backtests} reference runs" if backtests else "model-based"
+    return basis + (", the learning rate's fall not yet seen" if unseen else "")
 
 
 def of_mean(law: Law, past: xr.Dataset, at: np.ndarray, plan: Any, reference_runs: Sequence[xr.Dataset]):
     """Draws (draw, at) of the mean loss."""
     own, *others = mean_runs(past, plan, reference_runs)
-    found = extrapolation.calibrated(law, priors.of_loss(law), own, at, others)
-    return found.draws, {"mean": found}
+    mean = extrapolation.calibrated(law, priors.of_loss(law), own, at, others)
+    return mean.draws, {"mean": mean}
 
 
 def of_mean_stacked(_: Law, past: xr.Dataset, at: np.ndarray, plan: Any, reference_runs: Sequence[xr.Dataset]):
     """Draws (draw, at) of the mean loss, by all laws of STACKED."""
     own, *others = mean_runs(past, plan, reference_runs)
-    found = stacked(STACKED, own, at, others)
-    return found.draws, {"mean": found}
+    mean = extrapolation.stacked(STACKED, own, at, others)
+    return mean.draws, {"mean": mean}
 
 
 def mean_runs(past: xr.Dataset, plan: Any, reference_runs: Sequence[xr.Dataset]) -> list[RunCurve]:
-    """The curves of the mean loss of a run and its reference_runs, one split each."""
-    told = with_plans(past, plan, reference_runs)
-    return [as_run(one, mean_loss(one.expand_dims("split"))[0].values, own) for one, own in told]
+    """The curves of the mean loss of a run and its reference runs, one split each."""
+    runs = with_plans(past, plan, reference_runs)
+    return [as_run(run, mean_loss(run.expand_dims("split"))[0].values, its_plan) for run, its_plan in runs]
 
 
 def by_parameters(law: Law, past: xr.Dataset, at: np.ndarray, plan: Any, reference_runs: Sequence[xr.Dataset]):
@@ -101,130 +140,74 @@ def by_parameters(law: Law, past: xr.Dataset, at: np.ndarray, plan: Any, referen
     positions = past.sizes["position"]
     if positions < FEWEST:
         raise ValueError(f"a law over positions needs {FEWEST} of them, the surface has {positions}")
-    alike = [one for one in reference_runs if np.array_equal(one.position, past.position)]
-    curves = [_parameters(one, p) for one, p in with_plans(past, plan, alike)]
-    if np.isfinite(curves[0]["a0"].y).sum() < FEWEST:
-        raise ValueError(f"{np.isfinite(curves[0]['a0'].y).sum()} usable position fits, {FEWEST} are needed")
-    found: dict[str, Extrapolation] = {}
-    for seed, name in enumerate(PARAMETERS):
-        belief = priors.of_loss(law) if name == "a2" else priors.of_parameter(law, 1.0 if name == "a1" else None)
-        own, *others = (one[name] for one in curves)
-        found[name] = extrapolation.calibrated(law, belief, own, at, others, seed=2 * seed)
-    a0, log_a1, a2 = _paired(found, curves[0])
+    alike = [run for run in reference_runs if np.array_equal(run.position, past.position)]
+    own, *others = (_parameter_curves(run, its_plan) for run, its_plan in with_plans(past, plan, alike))
+    usable = np.isfinite(own["a0"].y).sum()
+    if usable < FEWEST:
+        raise ValueError(f"{usable} usable position fits, {FEWEST} are needed")
+    curves: dict[str, Extrapolation] = {}
+    for k, name in enumerate(PARAMETERS):
+        # a2 is the level, which falls as a loss does; a0 and log a1 may rise or fall (log a1 in units of its own)
+        prior = priors.of_loss(law) if name == "a2" else priors.of_parameter(law, 1.0 if name == "a1" else None)
+        curves[name] = extrapolation.calibrated(law, prior, own[name], at, [run[name] for run in others], seed=2 * k)
+    a0, log_a1, a2 = _paired(curves, own)
     position = past.position.values
     surface = a0[..., None] / (1 + np.exp(log_a1)[..., None] * position) + a2[..., None]
-    offset, scatter = anchor(past.loss, curves[0]["a0"].y, curves[0]["a1"].y, curves[0]["a2"].y)
-    own_noise = scatter * np.random.default_rng(7).standard_normal((len(surface), 1, len(position)))
-    return surface + offset + own_noise, found
+    offset, scatter = anchor(past.loss, own["a0"].y, own["a1"].y, own["a2"].y)
+    by_position = scatter * np.random.default_rng(7).standard_normal((len(surface), 1, len(position)))
+    return surface + offset + by_position, curves
 
 
 def with_plans(past: xr.Dataset, plan: Any, reference_runs: Sequence[xr.Dataset]):
-    """(surface, plan) of the run and its reference_runs, which bring plans of their own."""
-    return [(past, plan), *((one, lr_history.schedule_of(one)) for one in reference_runs)]
+    """(surface, plan) of the run and its reference runs, which bring plans of their own."""
+    return [(past, plan), *((run, lr_history.schedule_of(run)) for run in reference_runs)]
 
 
 def as_run(past: xr.Dataset, y: np.ndarray, plan: Schedule | None, noise: np.ndarray | None = None) -> RunCurve:
-    return RunCurve(
-        past.tokens.values.astype(float), y, lr_history.of_run(past, plan), past.attrs.get("n_params"), noise
-    )
+    """A curve y (token,) of a run, with its learning rate and size."""
+    tokens, n_params = past.tokens.values.astype(float), past.attrs.get("n_params")
+    return RunCurve(tokens, y, lr_history.of_run(past, plan), n_params, noise)
 
 
-def _parameters(past: xr.Dataset, plan: Schedule | None) -> dict[str, RunCurve]:
-    """The curves of a0, log a1 and a2; NaN at checkpoints whose position fit says nothing."""
-    found = fit(laws.HYPERBOLIC, past.loss, over="position")
-    good = found.usable.values & (found.params.sel(param="a1").values > 0)
-    values = {name: np.where(good, found.params.sel(param=name).values, np.nan) for name in PARAMETERS}
-    error = {name: found.stderr.sel(param=name).values for name in PARAMETERS}
-    error["a1"], values["a1"] = error["a1"] / values["a1"], np.log(values["a1"])
-    return {name: as_run(past, values[name], plan, _noise(error[name], good)) for name in PARAMETERS}
+def _parameter_curves(past: xr.Dataset, plan: Schedule | None) -> dict[str, RunCurve]:
+    """The curves of a0, log a1 and a2; NaN at checkpoints whose position fit is not usable.
 
+    A checkpoint whose parameter has the standard error e scatters more than usual, by the factor of its variance
 
-def _noise(error: np.ndarray, good: np.ndarray) -> np.ndarray:
-    """How much more than usual each checkpoint scatters: 1 + (its error / the typical one)^2, over two."""
-    typical = np.median(error[good & np.isfinite(error)]) if good.any() else 1.0
-    return np.where(good & np.isfinite(error), (1 + (error / max(typical, 1e-12)) ** 2) / 2, 1.0)
-
-
-def _paired(found: Mapping[str, Extrapolation], curves: Mapping[str, RunCurve]) -> list[np.ndarray]:
-    """The draws of the three, in an order in which their ranks correlate as their changes did in the past.
-
-    Source: Iman & Conover, A distribution-free approach to inducing rank correlation (1982).
+        m = (1 + (e / median e)^2) / 2.
     """
-    kept = np.isfinite(curves["a0"].y)
-    moves = np.diff(np.stack([curves[name].y[kept] for name in PARAMETERS]), axis=1)
+    position_fit = fit(laws.HYPERBOLIC, past.loss, over="position")
+    good = position_fit.usable.values & (position_fit.params.sel(param="a1").values > 0)
+    values = {name: np.where(good, position_fit.params.sel(param=name).values, np.nan) for name in PARAMETERS}
+    error = {name: position_fit.stderr.sel(param=name).values for name in PARAMETERS}
+    error["a1"], values["a1"] = error["a1"] / values["a1"], np.log(values["a1"])  # the error of a logarithm
+
+    def noise(error: np.ndarray) -> np.ndarray:
+        known = good & np.isfinite(error)
+        typical = np.median(error[known]) if good.any() else 1.0
+        return np.where(known, (1 + (error / max(typical, 1e-12)) ** 2) / 2, 1.0)
+
+    return {name: as_run(past, values[name], plan, noise(error[name])) for name in PARAMETERS}
+
+
+def _paired(curves: Mapping[str, Extrapolation], past: Mapping[str, RunCurve]) -> list[np.ndarray]:
+    """The draws (draw, at) of the three, in an order in which their ranks correlate as their changes did in the past.
+
+    Iman & Conover: draw normal vectors with the correlation C, replace each column by its ranks, and put the sorted
+    draws of each parameter in the order of these ranks. The margins stay, the rank correlation becomes that of C.
+    Source: A distribution-free approach to inducing rank correlation (1982).
+    """
+    kept = np.isfinite(past["a0"].y)
+    changes = np.diff(np.stack([past[name].y[kept] for name in PARAMETERS]), axis=1)
     with np.errstate(all="ignore"):
-        together = np.nan_to_num(np.corrcoef(moves)) if moves.shape[1] > 2 else np.eye(3)
-    shrunk = 0.95 * together + 0.05 * np.eye(3)
+        correlation = np.nan_to_num(np.corrcoef(changes)) if changes.shape[1] > 2 else np.eye(3)
+    # shrunk towards independence, so that the Cholesky factor exists where two parameters moved as one
+    shrunk = 0.95 * correlation + 0.05 * np.eye(3)
     np.fill_diagonal(shrunk, 1.0)
     normal = np.random.default_rng(5).standard_normal((extrapolation.DRAWS, 3)) @ np.linalg.cholesky(shrunk).T
     ranks = normal.argsort(0).argsort(0)
-    draws = [found[name].draws for name in PARAMETERS]
-    return [one[one[:, -1].argsort()][ranks[:, k]] for k, one in enumerate(draws)]
-
-
-def _nothing(past: xr.Dataset, at: int, by_position: bool) -> np.ndarray:
-    return np.full(
-        (extrapolation.DRAWS, at, past.sizes["position"]) if by_position else (extrapolation.DRAWS, at), np.nan
-    )
-
-
-def _strangers(past: xr.Dataset, reference_runs: Sequence[xr.Dataset]) -> str:
-    """What to say of reference runs that a law by position cannot learn from."""
-    count = sum(not np.array_equal(one.position, past.position) for one in reference_runs)
-    return f"{count} of {len(reference_runs)} reference runs have other positions and are left out" if count else ""
-
-
-def _status(found: Mapping[str, Extrapolation], draws: np.ndarray, strangers: str) -> ForecastStatus:
-    reasons = [BELOW_ZERO] if (np.median(draws, axis=0) < 0).any() else []
-    reasons += [(ForecastFlag.REFERENCE_RUNS_IGNORED, strangers)] if strangers else []
-    return ForecastStatus.of(
-        reasons
-        + [
-            (ForecastFlag.SAMPLER_NOT_CONVERGED, f"the sampler did not converge ({name})")
-            for name, one in found.items()
-            if not one.posterior.settled
-        ]
-    )
-
-
-def _labelled(made: Mapping[str, np.ndarray], past: xr.Dataset, at: np.ndarray) -> xr.DataArray:
-    values = np.stack(list(made.values()), axis=1)
-    dims = ("draw", "split", "tokens", "position")[: values.ndim]
-    coordinates = {"split": list(made), "tokens": at, "position": past.position.values}
-    return xr.DataArray(values, {k: v for k, v in coordinates.items() if k in dims}, dims)
-
-
-def _forecast(
-    method: ForecastMethod,
-    past: xr.Dataset,
-    draws: xr.DataArray,
-    status: Mapping[str, ForecastStatus],
-    fits: Mapping[str, Any],
-) -> Forecast:
-    by_position = "position" in draws.dims
-    mean = draws.mean("position", skipna=False) if by_position else draws
-    known = quantiles(mean)
-    surface = quantiles(draws) if by_position else None
-    return Forecast(
-        method=method.name,
-        cutoff=float(past.tokens[-1]),
-        mean=known.sel(quantile=0.5, drop=True),
-        surface=None if surface is None else surface.sel(quantile=0.5, drop=True),
-        status=status,
-        fits={name: {split: fits[split][name] for split in fits} for name in next(iter(fits.values()), ())},
-        quantiles=known,
-        surface_quantiles=surface,
-        population_quantiles=population_quantiles(past, mean),
-        draws=mean,
-        intervals={split: _basis_of(fits.get(split, {})) for split in status},
-    )
-
-
-def _basis_of(found: Mapping[str, Extrapolation]) -> str:
-    """What the width of the intervals rests on."""
-    count = min((len(one.backtest_z) for one in found.values()), default=0)
-    unseen = ", the learning rate's fall not yet seen" if any(one.decay_unseen for one in found.values()) else ""
-    return (f"calibrated on {count} reference runs" if count else "model-based") + unseen
+    draws = [curves[name].draws for name in PARAMETERS]
+    return [paths[paths[:, -1].argsort()][ranks[:, k]] for k, paths in enumerate(draws)]  # sorted by where they end
 
 
 ANNEALING = ForecastMethod("annealing", laws.AREA_ANNEALING, by_parameters, True)

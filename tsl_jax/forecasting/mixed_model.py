@@ -1,4 +1,4 @@
-"""One law, several curves, residuals that hang together: a Bayesian mixed model, with the law's shapes integrated out.
+"""One law, several curves, serially correlated residuals (Ornstein-Uhlenbeck): a Bayesian mixed model.
 
 Curve r at point j, with u the log of its clock and s = (shapes of the law),
 
@@ -9,7 +9,8 @@ z_r an Ornstein-Uhlenbeck process of unit variance and correlation exp(-|u - u'|
 have independent normal priors; those of a curve of its own are scaled by tau. Given eta = (log s, drift, log ell,
 log sigma, log nu, log tau) all is linear and Gaussian: residuals are whitened by a Kalman filter, the effects
 integrated in closed form. eta, of a few dimensions, is sampled by adaptive importance sampling on a low-discrepancy
-sequence: no start values, no gradient, the same numbers at every call.
+sequence: no start values, no gradient, the same numbers at every call. Dimensions: S values of eta, R curves of n
+points, k coefficients of the law, p effects.
 
 Source: the filter, Jones & Boadi-Boateng (1991), for unequally spaced serial correlation in mixed models; the sampler,
 Bugallo et al., Adaptive Importance Sampling (2017).
@@ -32,16 +33,16 @@ from tsl_jax.laws import Law
 KAPPA = 0.5  # a law is wrong by more while the loss is high: the correlated residual shrinks with the clock
 DRAWS = 256  # values of eta in a round
 ROUNDS = 40  # at most
-ENOUGH = 0.5  # the sampler is content with draws worth this share of a round
-FEW = 0.15  # with less than this it has not settled
-TEMPERED = 0.12  # and the share that the temperature of a round before must leave
+ENOUGH = 0.5  # share of a round that the effective draws are worth when the sampler stops
+FEW = 0.15  # with less than this at the end it has not converged
+TEMPERED = 0.12  # share of a round that the temperature leaves effective while it is above 1
 FREEDOM = 8  # degrees of freedom of the proposal: tails wider than those of a normal
 HOTTEST = 20.0  # log of the highest temperature
 
 
 @dataclass(frozen=True)
 class CurveBatch:
-    """What is known: R curves of up to n points.
+    """The observations: R curves of up to n points.
 
     Attributes:
         y: (R, n). x: the law's covariates: an array (R, n), or a mapping with leaves (R, ...).
@@ -77,7 +78,7 @@ class ModelPrior:
 
 @dataclass(frozen=True)
 class Posterior:
-    """Weighted draws of eta (S, d); effective: how many independent draws they are worth; settled: whether enough."""
+    """Weighted draws of eta (S, d); effective: how many independent draws they are worth; converged: whether enough."""
 
     law: Law
     curves: CurveBatch
@@ -85,7 +86,7 @@ class Posterior:
     eta: np.ndarray
     weight: np.ndarray
     effective: float
-    settled: bool
+    converged: bool
 
     @property
     def mean(self) -> np.ndarray:
@@ -99,8 +100,10 @@ class Posterior:
         sd = np.sqrt(self.weight @ (self.eta[:, :count] - self.mean[:count]) ** 2)
         return 1 - sd / self.prior.eta_sd[:count]
 
-    def paths(self, curve: int, x: Any, log_clock: np.ndarray, draws: int, seed: int = 0):
-        """Draws of one curve at points beyond its last: (draw, point), with what the law says alone beside them.
+    def paths(
+        self, curve: int, x: Any, log_clock: np.ndarray, draws: int, seed: int = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draws of one curve at points beyond its last (draw, point), and the same without residuals.
 
         At points that were seen both are what the law says.
 
@@ -109,10 +112,36 @@ class Posterior:
             draws: how many, taken evenly from the weights. seed: of the normal numbers.
         """
         chosen = np.searchsorted(np.cumsum(self.weight), (np.arange(draws) + 0.5) / draws).clip(0, len(self.eta) - 1)
-        return _paths(self, self.eta[chosen], curve, x, log_clock, np.random.default_rng(seed))
+        eta, curves, random = self.eta[chosen], self.curves, np.random.default_rng(seed)
+        ell, sigma, nu, _ = _residual_params(self.law, eta)
+        given = _integrate_effects(self.law, curves, self.prior, eta)
+        # effects ~ N(mean, precision^-1): with precision = F F', mean + F'^-1 z has that covariance
+        mean = given.effect.reshape(len(eta), -1)
+        z = random.standard_normal(mean.shape)
+        effect = mean + np.linalg.solve(np.swapaxes(given.factor, 1, 2), z[..., None])[..., 0]
+        beta = np.einsum("p,spk->sk", curves.mix[curve], effect.reshape(given.effect.shape))
+        one_curve = jax.tree.map(lambda values: values[None], x)
+        basis = _columns(self.law, eta, one_curve, curves.size[curve : curve + 1])[:, 0]
+        law_alone = np.einsum("snk,sk->sn", basis, beta)
+        # the filter is linear: the residual's state is that of y minus those of the basis columns times beta
+        state = given.state[:, curve, -1] - np.einsum("sk,sk->s", given.state[:, curve, :-1], beta)
+        state = state + np.sqrt(np.maximum(given.state_variance[:, curve], 0)) * random.standard_normal(len(eta))
+        known = curves.known[curve].any()
+        before = given.last[curve] if known else log_clock[0]
+        paths = np.empty_like(law_alone)
+        for j, now in enumerate(log_clock):
+            if known and now <= given.last[curve]:  # seen already: what the law says
+                paths[:, j] = law_alone[:, j]
+                continue
+            decay = np.exp(-(now - before) / ell)  # z(now) = decay z(before) + sqrt(1 - decay^2) n
+            state = decay * state + np.sqrt(1 - decay**2) * random.standard_normal(len(eta))
+            before = now
+            white = nu * random.standard_normal(len(eta))
+            paths[:, j] = law_alone[:, j] + sigma * np.exp(-KAPPA * now) * state + white
+        return paths, law_alone
 
 
-class _Solved(NamedTuple):
+class _GivenEta(NamedTuple):
     """For each value of eta: log posterior density (up to a constant), effects, their factor, and the filters' ends."""
 
     log_density: np.ndarray
@@ -126,14 +155,17 @@ class _Solved(NamedTuple):
 def sample(law: Law, curves: CurveBatch, prior: ModelPrior) -> Posterior:
     """The posterior of eta, by importance sampling from Student distributions fitted to tempered draws.
 
-    Rounds at temperature 1 are kept, each with the weight of its effective draws, until they are worth ENOUGH.
+    Each round draws eta ~ q, weighs it by (p/q)^(1/T), p the posterior, and moves q to the weighted mean and
+    covariance. T is the lowest temperature that leaves TEMPERED of the draws effective; it falls to 1 as q nears p.
+    Rounds at temperature 1 are kept, each with the weight of its effective draws 1/sum w^2, until they are worth
+    ENOUGH.
     """
     mean, covariance, kept = prior.eta, np.diag(prior.eta_sd**2), []
-    floor = np.diag((1e-2 * prior.eta_sd) ** 2)
+    floor = np.diag((1e-2 * prior.eta_sd) ** 2)  # no proposal collapses to a point
     for attempt in range(ROUNDS):
         z, log_proposal = _student(DRAWS, len(mean), attempt)
         eta = mean + z @ np.linalg.cholesky(covariance + 1e-14 * np.eye(len(mean))).T
-        log_weight = _solved(law, curves, prior, eta).log_density - log_proposal
+        log_weight = _integrate_effects(law, curves, prior, eta).log_density - log_proposal
         log_weight = np.where(np.isfinite(log_weight), log_weight, -np.inf)
         temperature, weight = _tempered(log_weight)
         if temperature == 1 or attempt == ROUNDS - 1:
@@ -143,15 +175,16 @@ def sample(law: Law, curves: CurveBatch, prior: ModelPrior) -> Posterior:
                 break
         mean = weight @ eta
         covariance = 1.05 * (eta - mean).T @ ((eta - mean) * weight[:, None]) + floor
-    worth = np.array([one for *_, one in kept])
-    weight = np.concatenate([one * share for (_, one, _), share in zip(kept, worth / worth.sum(), strict=True)])
+    worth = np.array([effective for *_, effective in kept])
+    shares = zip(kept, worth / worth.sum(), strict=True)
+    weight = np.concatenate([of_round * share for (_, of_round, _), share in shares])
     total = float(worth.sum())
     return Posterior(law, curves, prior, np.concatenate([eta for eta, *_ in kept]), weight, total, total > FEW * DRAWS)
 
 
 def _tempered(log_weight: np.ndarray) -> tuple[float, np.ndarray]:
-    """The lowest temperature, at least 1, that leaves TEMPERED of the draws; and the weights there."""
-    low, high = 0.0, HOTTEST
+    """The lowest temperature, at least 1, that leaves TEMPERED of the draws effective; and the weights there."""
+    low, high = 0.0, HOTTEST  # of log T, bisected: effective draws grow with T
     for _ in range(30):
         middle = (low + high) / 2
         weight = _normalised(log_weight * np.exp(-middle))
@@ -168,7 +201,11 @@ def _normalised(log_weight: np.ndarray) -> np.ndarray:
 
 
 def _student(count: int, dimensions: int, attempt: int) -> tuple[np.ndarray, np.ndarray]:
-    """Student numbers (count, dimensions), evenly spread and others at each attempt; and their log density."""
+    """Student numbers (count, dimensions), quasi-random and others at each attempt; and their log density.
+
+    t = n sqrt(FREEDOM / chi^2), with n normal: the uniform numbers of a low-discrepancy sequence, shifted at random
+    (modulo 1), through the normal quantile function. Density, up to a constant: (1 + |t|^2/FREEDOM)^-(FREEDOM + d)/2.
+    """
     random = np.random.default_rng(attempt)
     with jax.enable_x64(True):
         even = np.asarray(quasi_random(count, dimensions))
@@ -186,44 +223,55 @@ def _basis(law: Law, shape: jax.Array, x: Any) -> jax.Array:
 
 
 def _columns(law: Law, eta: np.ndarray, x: Any, size: np.ndarray) -> np.ndarray:
+    """The law's basis (S, R, n, k) at the shapes exp(log s + drift size_r)."""
     count = len(law.shapes)
     with jax.enable_x64(True):
         shape = jnp.exp(eta[:, None, :count] + eta[:, None, count : 2 * count] * size[:, None])
         return np.asarray(_basis(law, shape, jax.tree.map(jnp.asarray, x)))
 
 
-def _noise(law: Law, eta: np.ndarray) -> np.ndarray:
+def _residual_params(law: Law, eta: np.ndarray) -> np.ndarray:
     """ell, sigma, nu, tau: (4, S)."""
     return np.exp(eta[:, 2 * len(law.shapes) :]).T
 
 
-def _solved(law: Law, curves: CurveBatch, prior: ModelPrior, eta: np.ndarray) -> _Solved:
-    ell, sigma, nu, tau = _noise(law, eta)
+def _integrate_effects(law: Law, curves: CurveBatch, prior: ModelPrior, eta: np.ndarray) -> _GivenEta:
+    """The effects gamma given eta, and the posterior density of eta with gamma integrated out, for each eta (S, d).
+
+    With A the whitened design of the effects, b the whitened y, D the prior precision and m the prior mean:
+
+        P = A'A + D,   gamma = P^-1 (A'b + D m),
+        -2 log p(eta | y) = b'b + m'D m - (A'b + D m)' gamma + log|P| - log|D| + log|V| + |(eta - m_eta)/sd_eta|^2,
+
+    V the covariance of the residuals. A is the whitened basis (n, k) mixed by w (R, p), so that A'A is assembled from
+    the curves' Gram matrices of basis and y alone.
+    """
+    ell, sigma, nu, tau = _residual_params(law, eta)
     basis = _columns(law, eta, curves.x, curves.size)
     y = np.broadcast_to(curves.y[None, ..., None], (*basis.shape[:3], 1))
     columns = np.where(curves.known[..., None], np.concatenate([basis, y], -1), 0.0)
     with np.errstate(all="ignore"):
-        white, log_size, state, variance, last = _whitened(columns, curves, ell, sigma, nu)
-        gram = np.swapaxes(white, -1, -2) @ white
+        white, log_sd, state, variance, last = _whiten(columns, curves, ell, sigma, nu)
+        gram = np.swapaxes(white, -1, -2) @ white  # (S, R, k + 1, k + 1), y last
         k, p = gram.shape[-1] - 1, curves.mix.shape[1]
         sd = prior.effect_sd * np.where(prior.own[:, None], tau[:, None, None], 1.0)
-        precision = (1 / sd**2).reshape(len(eta), -1)
-        before = np.broadcast_to(prior.effect.ravel(), precision.shape)
+        precision = (1 / sd**2).reshape(len(eta), -1)  # D, diagonal
+        before = np.broadcast_to(prior.effect.ravel(), precision.shape)  # m
         pairs = curves.mix[:, :, None] * curves.mix[:, None]
         full = np.einsum("rpq,srij->spiqj", pairs, gram[..., :k, :k], optimize=True).reshape(len(eta), p * k, p * k)
         full[:, np.arange(p * k), np.arange(p * k)] += precision
         right = np.einsum("rp,sri->spi", curves.mix, gram[..., :k, k]).reshape(len(eta), -1) + precision * before
         bad = ~np.isfinite(full).all((1, 2)) | ~np.isfinite(right).all(1)
         full[bad], right[bad] = np.eye(p * k), 0.0
-        factor, effect = _solution(full, right)
+        factor, effect = _solve_precision(full, right)
         misfit = gram[..., k, k].sum(1) + (precision * before**2).sum(1) - (right * effect).sum(1)
         density = -0.5 * misfit - np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(1)
-        density += 0.5 * np.log(precision).sum(1) - log_size.sum(1)
+        density += 0.5 * np.log(precision).sum(1) - log_sd.sum(1)
         density -= 0.5 * (((eta - prior.eta) / prior.eta_sd) ** 2).sum(1)
-    return _Solved(np.where(bad, -np.inf, density), effect.reshape(-1, p, k), factor, state, variance, last)
+    return _GivenEta(np.where(bad, -np.inf, density), effect.reshape(-1, p, k), factor, state, variance, last)
 
 
-def _solution(full: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _solve_precision(full: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Cholesky factors of full (S, n, n), and full^-1 right (S, n).
 
     At unit diagonal, as effects may be known to very different precision, and with what rounding asks for added.
@@ -242,50 +290,30 @@ def _solution(full: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return factor * size[:, :, None], np.linalg.solve(np.swapaxes(factor, 1, 2), half)[..., 0] / size
 
 
-def _whitened(columns: np.ndarray, curves: CurveBatch, ell: np.ndarray, sigma: np.ndarray, nu: np.ndarray):
-    """The Kalman filter of z over the points, on all columns (S, R, n, c) at once: innovations over their sds."""
+def _whiten(columns: np.ndarray, curves: CurveBatch, ell: np.ndarray, sigma: np.ndarray, nu: np.ndarray):
+    """The Kalman filter of z over the points, on all columns (S, R, n, c) at once: innovations over their sds.
+
+    With f = exp(-(u_j - u_j-1)/ell), h = sigma exp(-KAPPA u_j) and r = nu^2 m_j, state and variance go through
+
+        predict   z = f z,   v = f^2 v + 1 - f^2,
+        observe   s = h^2 v + r,   g = v h / s,   z = z + g (y - h z),   v = v (1 - g h),
+
+    and the whitened column is (y - h z)/sqrt(s): independent, of unit variance, as if weighted by a factor of V^-1.
+    """
     draws, runs, points, _ = columns.shape
-    white, log_size = np.zeros_like(columns), np.zeros((draws, runs))
+    white, log_sd = np.zeros_like(columns), np.zeros((draws, runs))
     state, variance = np.zeros((draws, runs, columns.shape[-1])), np.ones((draws, runs))
     before = curves.log_clock[:, 0]
     for j in range(points):
         known, now = curves.known[:, j], curves.log_clock[:, j]
-        carried = np.where(known, np.exp(-(now - before) / ell[:, None]), 1.0)
+        decay = np.where(known, np.exp(-(now - before) / ell[:, None]), 1.0)
         before = np.where(known, now, before)
-        state, variance = state * carried[..., None], variance * carried**2 + 1 - carried**2
-        seen = sigma[:, None] * np.exp(-KAPPA * now)
-        total = seen**2 * variance + nu[:, None] ** 2 * curves.noise[:, j]
-        surprise = columns[:, :, j] - seen[..., None] * state
-        white[:, :, j] = np.where(known[:, None], surprise / np.sqrt(total)[..., None], 0)
-        log_size += np.where(known, np.log(total) / 2, 0)
-        gain = np.where(known, variance * seen / total, 0)
-        state, variance = state + gain[..., None] * surprise, variance * (1 - gain * seen)
-    return white, log_size, state, variance, before
-
-
-def _paths(
-    posterior: Posterior, eta: np.ndarray, curve: int, x: Any, log_clock: np.ndarray, random: np.random.Generator
-):
-    law, curves = posterior.law, posterior.curves
-    ell, sigma, nu, _ = _noise(law, eta)
-    solved = _solved(law, curves, posterior.prior, eta)
-    flat = solved.effect.reshape(len(eta), -1)
-    z = random.standard_normal(flat.shape)
-    effect = flat + np.linalg.solve(np.swapaxes(solved.factor, 1, 2), z[..., None])[..., 0]
-    beta = np.einsum("p,spk->sk", curves.mix[curve], effect.reshape(solved.effect.shape))
-    one = jax.tree.map(lambda values: values[None], x)
-    law_alone = np.einsum("snk,sk->sn", _columns(law, eta, one, curves.size[curve : curve + 1])[:, 0], beta)
-    rest = solved.state[:, curve, -1] - np.einsum("sk,sk->s", solved.state[:, curve, :-1], beta)
-    rest = rest + np.sqrt(np.maximum(solved.state_variance[:, curve], 0)) * random.standard_normal(len(eta))
-    before = solved.last[curve] if curves.known[curve].any() else log_clock[0]
-    draws = np.empty_like(law_alone)
-    for j, now in enumerate(log_clock):
-        if curves.known[curve].any() and now <= solved.last[curve]:  # seen already: what the law says
-            draws[:, j] = law_alone[:, j]
-            continue
-        carried = np.exp(-(now - before) / ell)
-        rest = carried * rest + np.sqrt(1 - carried**2) * random.standard_normal(len(eta))
-        before = now
-        white = nu * random.standard_normal(len(eta))
-        draws[:, j] = law_alone[:, j] + sigma * np.exp(-KAPPA * now) * rest + white
-    return draws, law_alone
+        state, variance = state * decay[..., None], variance * decay**2 + 1 - decay**2
+        scale = sigma[:, None] * np.exp(-KAPPA * now)
+        total = scale**2 * variance + nu[:, None] ** 2 * curves.noise[:, j]
+        innovation = columns[:, :, j] - scale[..., None] * state
+        white[:, :, j] = np.where(known[:, None], innovation / np.sqrt(total)[..., None], 0)
+        log_sd += np.where(known, np.log(total) / 2, 0)
+        gain = np.where(known, variance * scale / total, 0)
+        state, variance = state + gain[..., None] * innovation, variance * (1 - gain * scale)
+    return white, log_sd, state, variance, before

@@ -6,14 +6,14 @@
     L(i, N) = a0(N)/(1 + a1(N) i) + a2(N).
 
 The break N_sep of a2(N) is taken to lie beyond the cut-off, so that its first piece, the hyperbola, goes on.
-`temporal_joint`: all parameters of the surface at once (`joint.py`), started from `temporal`. `paper`, the paper's law
-to the letter under a cosine schedule: N_sep is given or searched within the past, and a2 goes on along the cosine of
-the schedule, value and slope continuous. Where the past does not identify that piece, the hyperbola goes on instead;
-the status says so, and the distance between the two, no more than the loss moved in the past, widens the intervals.
+`temporal_joint`: all parameters of the surface at once (`joint_surface.py`), started from `temporal`. `paper`, the
+paper's law to the letter under a cosine schedule: N_sep is given or searched within the past, and a2 goes on along the
+cosine of the schedule, value and slope continuous. Where the past does not identify that piece, the hyperbola goes on
+instead; the status says so, and the distance between the two widens the intervals.
 
-All are anchored: the mean residual of each position over the last third of the past checkpoints is carried forward, so
-that a position law that is not quite true does not shift the forecast. Source: Xiong et al., arXiv 2404.17785 (forms
-reconstructed).
+All are anchored: the mean residual of each position over the last third of the past checkpoints is added to the
+forecast, so that a position law that is not quite true does not shift it. Source: Xiong et al., arXiv 2404.17785
+(forms reconstructed).
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from tsl_jax.forecasting.result import Forecast, ForecastFlag, ForecastStatus, R
 from tsl_jax.laws import Law, Schedule
 
 SEPARATE = {"a0": laws.LOG, "a1": laws.RECIPROCAL, "a2": laws.RECIPROCAL}
-# A position fit in one of these states says something about a0, a1 and a2; at a bound it does not.
 FEWEST = 4  # checkpoints: one more than a temporal law has parameters
 FEWEST_BEYOND = 3  # of them beyond N_sep, before the cosine piece is believed
 IMPLAUSIBLE = 10  # times the highest observed loss: such a prediction is discarded
@@ -62,128 +61,48 @@ class Paper:
 def by_position(
     learned: xr.Dataset, at: np.ndarray, plan: Schedule | None, method: str | Paper, cutoff: float
 ) -> Forecast:
+    """The forecast at tokens `at`, without intervals, from the checkpoints learned from.
+
+    Args:
+        method: "temporal", "temporal_joint" or `Paper`. cutoff: tokens of the last checkpoint of the past.
+    """
     name, splits = method if isinstance(method, str) else method.name, learned.split.values.tolist()
+
+    def nothing(status: dict[str, ForecastStatus]) -> Forecast:
+        shape = (len(splits), len(at), learned.sizes["position"])
+        coordinates = {"split": learned.split.values, "tokens": at, "position": learned.position.values}
+        nan = xr.DataArray(np.full(shape, np.nan), coordinates, ("split", "tokens", "position"))
+        return Forecast(name, cutoff, nan.mean("position", skipna=False), nan, status)
+
     unable = _unable(learned, plan, method)
     if unable is not None:
-        return _nothing(name, cutoff, learned, at, dict.fromkeys(splits, ForecastStatus.of([unable])))
+        return nothing(dict.fromkeys(splits, ForecastStatus.of([unable])))
     position_fit = fit(laws.HYPERBOLIC, learned.loss, over="position")
-    usable = position_fit.usable
-    few = _too_few(usable)
-    able = [split for split in splits if split not in few]
+    status = {split: ForecastStatus.of([why]) for split, why in _too_few(position_fit).items()}
+    able = [split for split in splits if split not in status]
     if not able:
-        return _nothing(name, cutoff, learned, at, few)
-    loss, usable = learned.loss.sel(split=able), usable.sel(split=able)
+        return nothing(status)
+    loss, usable = learned.loss.sel(split=able), position_fit.usable.sel(split=able)
     fits: dict[str, Any] = {"position": position_fit, **_temporal_fits(SEPARATE, position_fit, usable)}
-    predicted, discrepancy, said = _continued(fits, loss, usable, at, name), None, {}
-    if isinstance(method, Paper) and plan is not None:
-        fits["a2_hyperbola"], fits["a2"] = fits["a2"], _cosine_of(method, plan, position_fit, usable)
-        said, cosine = _unidentified(fits["a2"], usable, plan), _continued(fits, loss, usable, at, name)
-        discrepancy = _apart(cosine, predicted, loss.where(usable), said)
-        predicted = predicted.where(predicted.split.isin(list(said)), cosine)
-    highest = float(loss.where(usable).max())
-    statuses = {split: _status(fits, predicted.sel(split=split), highest, split, said.get(split)) for split in able}
-    predicted = _within_reason(predicted, highest).reindex(split=splits)
-    mean, status = predicted.mean("position", skipna=False), {split: {**few, **statuses}[split] for split in splits}
-    discrepancy = None if discrepancy is None else discrepancy.reindex(split=splits).fillna(0.0)
-    return Forecast(name, cutoff, mean, predicted, status, fits, model_discrepancy_sd=discrepancy)
-
-
-def _within_reason(predicted: xr.DataArray, highest: float) -> xr.DataArray:
-    """NaN for splits whose fit has exploded, such as a1 close to a pole: that is no forecast."""
-    reach = abs(predicted).max(("tokens", "position"))
-    return predicted.where(reach <= IMPLAUSIBLE * highest)
-
-
-def _unable(learned: xr.Dataset, plan: Schedule | None, method: str | Paper) -> Reason | None:
-    """Why no split can be forecast; None where one may."""
-    if learned.sizes["position"] < FEWEST:  # such as a mean over positions
-        said = f"a law over positions needs {FEWEST} of them, the surface has {learned.sizes['position']}"
-        return ForecastFlag.NO_FORECAST, said
-    if isinstance(method, Paper) and (plan is None or plan.kind != "cosine"):
-        return NEEDS_COSINE
-    if learned.sizes["tokens"] < FEWEST:
-        said = f"{learned.sizes['tokens']} checkpoints past the warm-up, {FEWEST} are needed"
-        return ForecastFlag.NO_FORECAST, said
-    return None
-
-
-def _too_few(usable: xr.DataArray) -> dict[str, ForecastStatus]:
-    """The splits without enough usable position fits, with what to say of them."""
-    count = usable.sum("tokens")
-    found = {split: int(count.sel(split=split)) for split in usable.split.values.tolist()}
-    return {
-        split: ForecastStatus(ForecastFlag.NO_FORECAST, (f"{n} usable position fits, {FEWEST} are needed",))
-        for split, n in found.items()
-        if n < FEWEST
-    }
-
-
-def _temporal_fits(
-    forms: Mapping[str, Law], position_fit: Fit, usable: xr.DataArray, solver: str = "auto"
-) -> dict[str, Fit]:
-    """The temporal law of a0, a1, a2 over the usable checkpoints of the splits that `usable` has."""
-
-    def one(name: str, law: Law) -> Fit:
-        chosen = {"split": usable.split, "param": name}
-        values, errors = (a.sel(chosen).drop_vars("param") for a in (position_fit.params, position_fit.stderr))
-        return fit(law, values.where(usable, 0.0), over="tokens", weights=_precision(errors, usable), method=solver)
-
-    return {name: one(name, law) for name, law in forms.items()}
-
-
-def _cosine_of(method: Paper, plan: Schedule, position_fit: Fit, usable: xr.DataArray) -> Fit:
-    return _temporal_fits({"a2": laws.piecewise_cosine(plan, method.n_sep)}, position_fit, usable)["a2"]
-
-
-def _unidentified(cosine: Fit, usable: xr.DataArray, plan: Schedule) -> dict[str, str]:
-    """The splits whose past does not identify the cosine piece, with what to say of it."""
-    said = {}
-    for split in usable.split.values.tolist():
-        n_sep = float(cosine.params.sel(split=split, param="n_sep"))
-        later = usable.tokens > n_sep * (1 + 1e-6)  # a search that ends at the last checkpoint is rounded
-        beyond = int((usable.sel(split=split) & later).sum())
-        phase = np.pi * np.clip((n_sep - plan.warmup_tokens) / (plan.total_tokens - plan.warmup_tokens), 0, 1)
-        why = ""
-        if not np.isfinite(n_sep):
-            why = "too few checkpoints to find N_sep"
-        elif np.sin(phase) < LEAST_SINE:
-            end = "start" if phase < 1 else "end"
-            why = f"N_sep = {n_sep:.3g} is so near the {end} of the cosine that its amplitude is nearly divided by zero"
-        elif beyond < FEWEST_BEYOND:
-            why = f"{beyond} usable checkpoints beyond N_sep = {n_sep:.3g}, {FEWEST_BEYOND} are needed"
-        if why:
-            said[split] = f"the cosine piece is not identified: {why}; the hyperbola goes on instead"
-    return said
-
-
-def _apart(cosine: xr.DataArray, hyperbola: xr.DataArray, loss: xr.DataArray, said: Mapping[str, str]) -> xr.DataArray:
-    """How far apart both continuations are where the cosine is not used, at most what the loss moved in the past."""
-    most = loss.max("tokens") - loss.min("tokens")
-    apart = (cosine - hyperbola).clip(-most, most)
-    return apart.where(np.isfinite(cosine), most).where(apart.split.isin(list(said)), 0.0)
-
-
-def _continued(
-    fits: dict[str, Any], loss: xr.DataArray, usable: xr.DataArray, at: np.ndarray, method: str
-) -> xr.DataArray:
-    """The anchored surface at the tokens `at`; the joint fit, where asked for, is added to the fits."""
-    times, place = np.unique(np.concatenate([loss.tokens.values, at]), return_inverse=True)
     if method == "temporal_joint":
         fits["joint"] = joint_surface.refine(fits, loss, usable)
-    curve = surface_of(fits, times, loss.position)
-    seen, ahead = (curve.isel(tokens=part) for part in (place[: -len(at)], place[-len(at) :]))
-    return _anchored(seen, ahead, loss, usable)
-
-
-def _precision(stderr: xr.DataArray, usable: xr.DataArray) -> xr.DataArray:
-    """Weights of the checkpoints: 1/(stderr^2 + typical^2), zero where the position fit says nothing.
-
-    Early position fits can be worse by orders of magnitude than late ones. The typical error (the median) is added,
-    as checkpoints also scatter about a temporal law for reasons that no position fit knows.
-    """
-    known = stderr.where(usable)
-    typical = known.median("tokens").clip(min=1e-12)
-    return (typical**2 / (known**2 + typical**2)).where(usable, 0.0)
+    predicted, discrepancy, unidentified = _anchored(fits, loss, usable, at), None, {}
+    if isinstance(method, Paper) and plan is not None:
+        forms = {"a2": laws.piecewise_cosine(plan, method.n_sep)}
+        fits["a2_hyperbola"], fits["a2"] = fits["a2"], _temporal_fits(forms, position_fit, usable)["a2"]
+        unidentified, cosine = _unidentified(fits["a2"], usable, plan), _anchored(fits, loss, usable, at)
+        instead = predicted.split.isin(list(unidentified))
+        # how far apart both are where the cosine is not used, at most what the loss moved in the past
+        moved = (seen := loss.where(usable)).max("tokens") - seen.min("tokens")
+        apart = (cosine - predicted).clip(-moved, moved)
+        discrepancy = apart.where(np.isfinite(cosine), moved).where(instead, 0.0).reindex(split=splits).fillna(0.0)
+        predicted = predicted.where(instead, cosine)
+    highest = float(loss.where(usable).max())
+    for split in able:
+        status[split] = _status(fits, predicted.sel(split=split), highest, split, unidentified.get(split))
+    predicted = discard_implausible(predicted, highest).reindex(split=splits)
+    mean, status = predicted.mean("position", skipna=False), {split: status[split] for split in splits}
+    return Forecast(name, cutoff, mean, predicted, status, fits, model_discrepancy_sd=discrepancy)
 
 
 def described(
@@ -206,12 +125,12 @@ def described(
     if unable is not None:
         raise ValueError(f"temporal: {unable[1]}")
     position_fit = fit(laws.HYPERBOLIC, learned.loss, over="position")
-    usable = position_fit.usable
-    for split, why in _too_few(usable).items():
+    for split, (_, why) in _too_few(position_fit).items():
         raise ValueError(f"temporal: {split} has {why}")
     forms = dict(SEPARATE)
     if isinstance(method, Paper) and plan is not None:
         forms["a2"] = laws.piecewise_cosine(plan, method.n_sep)
+    usable = position_fit.usable
     fits: dict[str, Any] = {"position": position_fit, **_temporal_fits(forms, position_fit, usable, solver)}
     if method == "temporal_joint":
         fits["joint"] = joint_surface.refine(fits, learned.loss, usable)
@@ -229,8 +148,85 @@ def surface_of(parts: Mapping[str, Any], tokens: np.ndarray, position: xr.DataAr
     return (a0 / (1 + a1.clip(min=0) * position) + a2).transpose("split", "tokens", "position")
 
 
-def _anchored(seen: xr.DataArray, ahead: xr.DataArray, loss: xr.DataArray, usable: xr.DataArray) -> xr.DataArray:
-    """The forecast plus the mean residual of each position over the last third of the usable past checkpoints."""
+# --------------------------------------------------------------------------------------------------- what can be fitted
+
+
+def _unable(learned: xr.Dataset, plan: Schedule | None, method: str | Paper) -> Reason | None:
+    """Why no split can be forecast; None where one may."""
+    positions, checkpoints = learned.sizes["position"], learned.sizes["tokens"]
+    if positions < FEWEST:  # such as a mean over positions
+        return ForecastFlag.NO_FORECAST, f"a law over positions needs {FEWEST} of them, the surface has {positions}"
+    if isinstance(method, Paper) and (plan is None or plan.kind != "cosine"):
+        return NEEDS_COSINE
+    if checkpoints < FEWEST:
+        return ForecastFlag.NO_FORECAST, f"{checkpoints} checkpoints past the warm-up, {FEWEST} are needed"
+    return None
+
+
+def _too_few(position_fit: Fit) -> dict[str, Reason]:
+    """The splits without enough usable position fits, with what to say of them."""
+    usable = position_fit.usable.sum("tokens")
+    counts = {split: int(usable.sel(split=split)) for split in usable.split.values.tolist()}
+    said = "{} usable position fits, {} are needed"
+    return {s: (ForecastFlag.NO_FORECAST, said.format(n, FEWEST)) for s, n in counts.items() if n < FEWEST}
+
+
+def _temporal_fits(
+    forms: Mapping[str, Law], position_fit: Fit, usable: xr.DataArray, solver: str = "auto"
+) -> dict[str, Fit]:
+    """The temporal law of a0, a1, a2 over the usable checkpoints of the splits that `usable` has.
+
+    Checkpoints have the weights typical^2/(stderr^2 + typical^2), zero where the position fit is not usable. Early
+    position fits can be worse by orders of magnitude than late ones; the typical error (the median) is added, as
+    checkpoints also scatter about a temporal law for reasons that no position fit knows.
+    """
+    fits = {}
+    for name, law in forms.items():
+        chosen = {"split": usable.split, "param": name}
+        values, errors = (a.sel(chosen).drop_vars("param") for a in (position_fit.params, position_fit.stderr))
+        known = errors.where(usable)
+        typical = known.median("tokens").clip(min=1e-12)
+        weights = (typical**2 / (known**2 + typical**2)).where(usable, 0.0)
+        fits[name] = fit(law, values.where(usable, 0.0), over="tokens", weights=weights, method=solver)
+    return fits
+
+
+def _unidentified(cosine: Fit, usable: xr.DataArray, plan: Schedule) -> dict[str, str]:
+    """The splits whose past does not identify the cosine piece, with what to say of it.
+
+    Its amplitude is gamma3 = -s/(gamma4 sin phi), s the slope of the hyperbola and phi the phase at N_sep.
+    """
+    reasons = {}
+    for split in usable.split.values.tolist():
+        n_sep = float(cosine.params.sel(split=split, param="n_sep"))
+        later = usable.tokens > n_sep * (1 + 1e-6)  # a search that ends at the last checkpoint is rounded
+        beyond = int((usable.sel(split=split) & later).sum())
+        phase = np.pi * np.clip((n_sep - plan.warmup_tokens) / (plan.total_tokens - plan.warmup_tokens), 0, 1)
+        why = ""
+        if not np.isfinite(n_sep):
+            why = "too few checkpoints to find N_sep"
+        elif np.sin(phase) < LEAST_SINE:
+            end = "start" if phase < 1 else "end"
+            why = f"N_sep = {n_sep:.3g} is so near the {end} of the cosine that its amplitude is nearly divided by zero"
+        elif beyond < FEWEST_BEYOND:
+            why = f"{beyond} usable checkpoints beyond N_sep = {n_sep:.3g}, {FEWEST_BEYOND} are needed"
+        if why:
+            reasons[split] = f"the cosine piece is not identified: {why}; the hyperbola goes on instead"
+    return reasons
+
+
+# ------------------------------------------------------------------------------------------------------------ anchoring
+
+
+def _anchored(fits: Mapping[str, Any], loss: xr.DataArray, usable: xr.DataArray, at: np.ndarray) -> xr.DataArray:
+    """The fitted surface at the tokens `at`, plus what each position was off lately:
+
+    L(i, N) + mean over the last third of the usable checkpoints n of (observed(i, n) - L(i, n)).
+    """
+    times, place = np.unique(np.concatenate([loss.tokens.values, at]), return_inverse=True)
+    surface = surface_of(fits, times, loss.position)
+    seen, ahead = (surface.isel(tokens=part) for part in (place[: -len(at)], place[-len(at) :]))
+    # rank 1 for the last usable checkpoint of each split, 2 for the one before
     rank = usable.isel(tokens=slice(None, None, -1)).cumsum("tokens").isel(tokens=slice(None, None, -1))
     recent = usable & (rank <= (usable.sum("tokens") // 3).clip(min=1))
     residual = (loss.transpose("split", "tokens", "position") - seen).where(recent)
@@ -238,7 +234,7 @@ def _anchored(seen: xr.DataArray, ahead: xr.DataArray, loss: xr.DataArray, usabl
 
 
 def anchor(loss: xr.DataArray, a0: np.ndarray, log_a1: np.ndarray, a2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and sd (position,) of what the position law was off in the last third of the checkpoints that have a fit.
+    """Mean and sd (position,) of the residuals of the position law in the last third of the checkpoints with a fit.
 
     Args:
         loss: (tokens, position). a0, log_a1, a2: (tokens,), NaN where there is no fit.
@@ -250,33 +246,31 @@ def anchor(loss: xr.DataArray, a0: np.ndarray, log_a1: np.ndarray, a2: np.ndarra
     return rest.mean(0), rest.std(0)
 
 
+def discard_implausible(predicted: xr.DataArray, highest: float) -> xr.DataArray:
+    """NaN for splits that exceed IMPLAUSIBLE times the highest observed loss: a1 came close to a pole."""
+    reach = abs(predicted).max(("tokens", "position"))
+    return predicted.where(reach <= IMPLAUSIBLE * highest)
+
+
 def _status(
-    fits: Mapping[str, Any], predicted: xr.DataArray, highest: float, split: str, said: str | None = None
+    fits: Mapping[str, Any], predicted: xr.DataArray, highest: float, split: str, unidentified: str | None
 ) -> ForecastStatus:
-    """What is said of the cosine piece, and which temporal law is not well determined, and how."""
+    """What speaks against the forecast of a split, and which temporal law is not well determined, and how."""
     flag = ForecastFlag
-    reasons = [(flag.COSINE_NOT_IDENTIFIED, said)] if said else []
-    reasons += [] if bool(np.isfinite(predicted).all()) else [(flag.DISCARDED, "is not finite")]
-    reasons += [BELOW_ZERO] if bool((predicted < 0).any()) else []
+    reasons: list[Reason] = [(flag.COSINE_NOT_IDENTIFIED, unidentified)] if unidentified else []
+    if not bool(np.isfinite(predicted).all()):
+        reasons.append((flag.DISCARDED, "is not finite"))
+    if bool((predicted < 0).any()):
+        reasons.append(BELOW_ZERO)
     if bool((abs(predicted) > IMPLAUSIBLE * highest).any()):
         reasons.append((flag.DISCARDED, f"prediction exceeds {IMPLAUSIBLE}x the highest observed loss; discarded"))
     if bool((predicted > 2 * highest).any()):
         reasons.append((flag.ABOVE_OBSERVED, "prediction exceeds twice the highest observed loss"))
     for name in ("a0", "a1", "a2"):
-        used = fits["a2_hyperbola"] if said and name == "a2" else fits[name]
+        used = fits["a2_hyperbola"] if unidentified and name == "a2" else fits[name]
         status = Status(int(used.status.sel(split=split)))
         if status != Status.CONVERGED:
             reasons.append((flag.FIT_NOT_CONVERGED, f"{name} {status.short}"))
-    if "joint" in fits and not bool(fits["joint"].settled.sel(split=split)):
+    if "joint" in fits and not bool(fits["joint"].converged.sel(split=split)):
         reasons.append((flag.JOINT_NOT_CONVERGED, "the joint fit did not converge"))
     return ForecastStatus.of(reasons)
-
-
-def _nothing(
-    method: str, cutoff: float, learned: xr.Dataset, at: np.ndarray, status: dict[str, ForecastStatus]
-) -> Forecast:
-    splits = learned.split.values
-    shape = (len(splits), len(at), learned.sizes["position"])
-    coordinates = {"split": splits, "tokens": at, "position": learned.position.values}
-    nan = xr.DataArray(np.full(shape, np.nan), coordinates, ("split", "tokens", "position"))
-    return Forecast(method, cutoff, nan.mean("position", skipna=False), nan, status)

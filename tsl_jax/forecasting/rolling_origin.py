@@ -8,8 +8,8 @@ until the cut-off. With h = log(tokens / tokens at the origin), errors are taken
 each error over h being that of the last third of the checkpoints beyond its origin. T is Student's with one degree of
 freedom less than origins (they overlap), one number for all tokens of a draw; Z is normal, one number for each token.
 w^2 is the larger of two: the scatter of each checkpoint about the line between its neighbours, and the mean square of
-what the method is off at the last checkpoint that it has seen. d is `Forecast.model_discrepancy_sd`, or 0.
-The fit's own errors, which take residuals for independent, are not used; nor is anything beyond the cut-off.
+what the method is off at the last checkpoint that it has seen. d is `Forecast.model_discrepancy_sd`, or 0. The fit's
+own errors, which take residuals for independent, are not used; nor is anything beyond the cut-off.
 
 All origins are forecast at once, as further splits of one surface whose later checkpoints are NaN: no law is compiled
 for them. Source: rolling-origin evaluation, Tashman, Out-of-sample tests of forecasting accuracy (2000).
@@ -34,56 +34,52 @@ FEWEST = 5  # checkpoints before an origin: one more than a temporal law has par
 DRAWS = 512
 NONE = "none: too few checkpoints"
 
-# (surface, tokens) -> the method's forecast there, without intervals
-Method = Callable[[xr.Dataset, np.ndarray], Forecast]
-
 
 def with_intervals(
-    method: Method, past: xr.Dataset, learned: xr.Dataset, at: np.ndarray, shares: Sequence[float] = SHARES
+    points: Callable[[xr.Dataset, np.ndarray], Forecast],
+    past: xr.Dataset,
+    learned: xr.Dataset,
+    at: np.ndarray,
+    shares: Sequence[float] = SHARES,
 ) -> Forecast:
     """The forecast of a method at tokens `at`, with quantiles and draws where the past allows one origin or more.
 
     Args:
+        points: (surface, tokens) -> the method's forecast there, without intervals.
         past: the whole past. learned: the checkpoints of it that the method may see. shares: of the origins.
     """
     splits = learned.split.values.tolist()
-    places = _origins(learned.tokens.values, float(past.tokens[-1]), shares)
+    places = origins(learned.tokens.values, float(past.tokens[-1]), shares)
     if not places:
-        return replace(method(learned, at), intervals=dict.fromkeys(splits, NONE))
-    made = method(_copies(learned, places, len(shares)), np.concatenate([learned.tokens.values, at]))
-    mine = _own(made, splits, len(at))
-    width = _Width.of(mean_loss(learned), made.mean, places)
-    known = {split: _basis(mine, int(width.origins.sel(split=split)), split) for split in splits}
-    mine = replace(mine, intervals=known)
+        return replace(points(learned, at), intervals=dict.fromkeys(splits, NONE))
+    of_all = points(_copies(learned, places, len(shares)), np.concatenate([learned.tokens.values, at]))
+    own = _without_origins(of_all, splits, len(at))
+    width = _Width.of(mean_loss(learned), of_all.mean, places)
+    intervals = {}
+    for split in splits:
+        count = int(width.origins.sel(split=split))
+        intervals[split] = f"rolling origins ({count})" if count else NONE
+        if bool(own.mean.sel(split=split).isnull().all()):
+            intervals[split] = "none: no forecast"
+    own = replace(own, intervals=intervals)
     if not bool((width.origins > 0).any()):
-        return mine
-    draws = _draws(
-        mine.mean,
-        None if mine.model_discrepancy_sd is None else mine.model_discrepancy_sd.mean("position"),
-        mine.cutoff,
-        width,
-    )
-    by_position = None if made.surface is None else _Width.of(learned.loss, made.surface, places)
+        return own
+    discrepancy = None if own.model_discrepancy_sd is None else own.model_discrepancy_sd.mean("position")
+    draws = _draws(own.mean, discrepancy, own.cutoff, width)
+    by_position = None if of_all.surface is None else _Width.of(learned.loss, of_all.surface, places)
     return replace(
-        mine,
+        own,
         draws=draws,
         quantiles=quantiles(draws),
         population_quantiles=population_quantiles(past, draws),
-        surface_quantiles=None if by_position is None else _at_positions(mine, by_position),
+        surface_quantiles=None if by_position is None else _surface_quantiles(own, by_position),
     )
-
-
-def _basis(mine: Forecast, origins: int, split: str) -> str:
-    """What the width of the intervals rests on."""
-    if bool(mine.mean.sel(split=split).isnull().all()):
-        return "none: no forecast"
-    return f"rolling origins ({origins})" if origins else NONE
 
 
 # --------------------------------------------------------------------------------- one surface of all origins, and back
 
 
-def _origins(tokens: np.ndarray, cutoff: float, shares: Sequence[float]) -> list[int]:
+def origins(tokens: np.ndarray, cutoff: float, shares: Sequence[float]) -> list[int]:
     """Places in tokens, increasing, of the last checkpoints that are seen from each origin."""
     last = {int(np.searchsorted(tokens, share * cutoff, side="right")) - 1 for share in shares}
     return sorted(place for place in last if FEWEST - 1 <= place < len(tokens) - 1)
@@ -104,20 +100,17 @@ def _copies(learned: xr.Dataset, places: Sequence[int], count: int) -> xr.Datase
     return xr.Dataset({"loss": xr.concat([loss, *earlier], "split")})
 
 
-def _own(made: Forecast, splits: Sequence[str], count: int) -> Forecast:
-    """The forecast from the whole past at the last `count` tokens: without the origins, and without the past."""
-    ahead = {
-        name: None if (one := getattr(made, name)) is None else one.sel(split=splits).isel(tokens=slice(-count, None))
-        for name in ("mean", "surface", "model_discrepancy_sd")
-    }
-    fits = {name: _of_splits(one, splits) for name, one in made.fits.items()}
-    return replace(made, **ahead, fits=fits, status={split: made.status[split] for split in splits})
-
-
-def _of_splits(found: Any, splits: Sequence[str]) -> Any:
-    """A fit, of these splits alone."""
-    arrays = {name: one for name, one in vars(found).items() if isinstance(one, xr.DataArray)}
-    return replace(found, **{name: one.sel(split=one.split.isin(splits)) for name, one in arrays.items()})
+def _without_origins(of_all: Forecast, splits: Sequence[str], count: int) -> Forecast:
+    """The forecast from the whole past at the last `count` tokens, its fits of these splits alone."""
+    ahead: dict[str, Any] = {}
+    for name in ("mean", "surface", "model_discrepancy_sd"):
+        values = getattr(of_all, name)
+        ahead[name] = None if values is None else values.sel(split=splits).isel(tokens=slice(-count, None))
+    fits = {}
+    for name, fit in of_all.fits.items():
+        arrays = {key: values for key, values in vars(fit).items() if isinstance(values, xr.DataArray)}
+        fits[name] = replace(fit, **{key: a.sel(split=a.split.isin(splits)) for key, a in arrays.items()})
+    return replace(of_all, **ahead, fits=fits, status={split: of_all.status[split] for split in splits})
 
 
 # ------------------------------------------------------------------------------------------------------- how wide it is
@@ -132,18 +125,22 @@ class _Width:
     origins: xr.DataArray
 
     @classmethod
-    def of(cls, observed: xr.DataArray, made: xr.DataArray, places: Sequence[int]) -> _Width:
+    def of(cls, observed: xr.DataArray, predicted: xr.DataArray, places: Sequence[int]) -> _Width:
         """From the past (split, tokens, ...), and what was forecast of it with the splits of all origins."""
         observed = observed.reset_coords(drop=True)
-        splits, count = observed.split.values, observed.sizes["tokens"]
-        seen = made.isel(tokens=slice(count)).assign_coords(tokens=observed.tokens)
-        names = [[_name(split, place) for split in splits] for place in places]
-        off = [observed - seen.sel(split=own).assign_coords(split=splits) for own in (*names, splits)]
-        pairs = list(zip(off, (*places, count - 1), strict=True))
-        rates = xr.concat([_rate(one, place) for one, place in pairs[:-1]], "origin")
-        at_the_end = xr.concat([one.isel(tokens=place, drop=True) for one, place in pairs], "origin")
-        scatter, bias = _scatter(observed), (at_the_end**2).mean("origin").fillna(0)
-        return cls((rates**2).mean("origin") ** 0.5, bias.where(bias > scatter, scatter), rates.notnull().sum("origin"))
+        splits, last = observed.split.values, observed.sizes["tokens"] - 1
+        of_past = predicted.isel(tokens=slice(last + 1)).assign_coords(tokens=observed.tokens)
+        rates: list[xr.DataArray] = []
+        at_origin: list[xr.DataArray] = []
+        for place in (*places, last):
+            names = splits if place == last else [_name(split, place) for split in splits]
+            error = observed - of_past.sel(split=names).assign_coords(split=splits)
+            at_origin.append(error.isel(tokens=place, drop=True))
+            if place != last:
+                rates.append(_rate(error, place))
+        rate = xr.concat(rates, "origin")
+        scatter, bias = _scatter(observed), (xr.concat(at_origin, "origin") ** 2).mean("origin").fillna(0)
+        return cls((rate**2).mean("origin") ** 0.5, bias.where(bias > scatter, scatter), rate.notnull().sum("origin"))
 
     def grown(self, tokens: xr.DataArray, cutoff: float, discrepancy: xr.DataArray | None) -> xr.DataArray:
         """sqrt((s h)^2 + d^2) at the tokens (token,)."""
@@ -152,31 +149,38 @@ class _Width:
 
     @property
     def freedom(self) -> xr.DataArray:
+        """Degrees of freedom of T."""
         return (self.origins - 1).clip(min=2)
 
 
-def _rate(off: xr.DataArray, place: int) -> xr.DataArray:
-    """Error for each e-fold beyond an origin (split, ...), over the last third of the checkpoints there."""
-    later = off.sizes["tokens"] - 1 - place
-    last = off.isel(tokens=slice(-max(later // 3, 1), None))
-    folds = np.log(last.tokens / float(off.tokens[place])).where(last.notnull()).sum("tokens")
+def _rate(error: xr.DataArray, place: int) -> xr.DataArray:
+    """Error for each e-fold of tokens beyond an origin (split, ...), over the last third of the checkpoints there:
+
+    sum error / sum h, so that a checkpoint just beyond the origin, where h is small, does not count for much.
+    """
+    later = error.sizes["tokens"] - 1 - place
+    last = error.isel(tokens=slice(-max(later // 3, 1), None))
+    folds = np.log(last.tokens / float(error.tokens[place])).where(last.notnull()).sum("tokens")
     return last.sum("tokens") / folds.where(folds > 0)
 
 
 def _scatter(observed: xr.DataArray) -> xr.DataArray:
-    """Variance (split, ...) of the later half of the checkpoints about the line, in log tokens, of their neighbours."""
+    """Variance (split, ...) of the later half of the checkpoints about the line, in log tokens, of their neighbours.
+
+    With the share p of the way, y1 - (1 - p) y0 - p y2 has (1 + p^2 + (1 - p)^2) times the variance of one checkpoint.
+    """
     count = observed.sizes["tokens"]
     late = observed.isel(tokens=slice(min(count // 2, count - 3), None))
     x = np.log(late.tokens)
-    (first, here, last), (x0, x1, x2) = ([one.shift(tokens=k) for k in (2, 1, 0)] for one in (late, x))
+    (y0, y1, y2), (x0, x1, x2) = ([values.shift(tokens=k) for k in (2, 1, 0)] for values in (late, x))
     share = (x1 - x0) / (x2 - x0)
-    line = (1 - share) * first + share * last
-    return ((here - line) ** 2 / (1 + share**2 + (1 - share) ** 2)).mean("tokens").fillna(0)
+    line = (1 - share) * y0 + share * y2
+    return ((y1 - line) ** 2 / (1 + share**2 + (1 - share) ** 2)).mean("tokens").fillna(0)
 
 
 def _draws(mean: xr.DataArray, discrepancy: xr.DataArray | None, cutoff: float, width: _Width) -> xr.DataArray:
     """(draw, split, tokens). The second half mirrors the first, so that the median is the forecast."""
-    half = 0.5 + (np.arange(DRAWS // 2) + 0.5) / DRAWS
+    half = 0.5 + (np.arange(DRAWS // 2) + 0.5) / DRAWS  # upper half of even probabilities, for T
     z = np.random.default_rng(11).standard_normal((DRAWS // 2, mean.sizes["split"], mean.sizes["tokens"]))
     t = stdtrit(width.freedom.values, half[:, None])[:, :, None]
     grown = width.grown(mean.tokens, cutoff, discrepancy).transpose("split", "tokens")
@@ -185,11 +189,11 @@ def _draws(mean: xr.DataArray, discrepancy: xr.DataArray | None, cutoff: float, 
     return draws.transpose("draw", "split", "tokens")
 
 
-def _at_positions(mine: Forecast, width: _Width) -> xr.DataArray:
+def _surface_quantiles(own: Forecast, width: _Width) -> xr.DataArray:
     """(split, tokens, position, quantile), as if both kinds of error were Student's."""
-    assert mine.surface is not None
-    grown = width.grown(mine.surface.tokens, mine.cutoff, mine.model_discrepancy_sd)
+    assert own.surface is not None
+    grown = width.grown(own.surface.tokens, own.cutoff, own.model_discrepancy_sd)
     q = xr.DataArray(np.array(QUANTILES), {"quantile": np.array(QUANTILES)}, "quantile")
     t = xr.apply_ufunc(stdtrit, width.freedom, q)
-    found = mine.surface + t * (grown**2 + width.white) ** 0.5
-    return found.transpose("split", "tokens", "position", "quantile")
+    known = own.surface + t * (grown**2 + width.white) ** 0.5
+    return known.transpose("split", "tokens", "position", "quantile")

@@ -61,7 +61,7 @@ def marginal(
 def test_the_filter_is_generalised_least_squares():
     curves, prior = problem()
     eta = prior.eta + 0.3 * np.random.default_rng(1).standard_normal((3, 6))
-    found = mixed_model._solved(laws.POWER, curves, prior, eta)
+    found = mixed_model._integrate_effects(laws.POWER, curves, prior, eta)
     dense = [marginal(curves, prior, one) for one in eta]
     np.testing.assert_allclose(np.diff(found.log_density), np.diff([d for d, _ in dense]), rtol=1e-7, atol=1e-7)
     np.testing.assert_allclose(found.effect.reshape(3, -1), [e for _, e in dense], rtol=1e-7, atol=1e-8)
@@ -74,12 +74,12 @@ def test_the_sampler_integrates():
     prior = mixed_model.ModelPrior(prior.eta, narrow, prior.effect, prior.effect_sd, prior.own)
     grid = np.tile(prior.eta, (400, 1))
     grid[:, 0] = np.linspace(prior.eta[0] - 1.2, prior.eta[0] + 1.2, 400)
-    log_density = mixed_model._solved(laws.POWER, curves, prior, grid).log_density
+    log_density = mixed_model._integrate_effects(laws.POWER, curves, prior, grid).log_density
     weight = np.exp(log_density - log_density.max())
     mean = (weight @ grid[:, 0]) / weight.sum()
     sd = np.sqrt(weight @ (grid[:, 0] - mean) ** 2 / weight.sum())
     found = mixed_model.sample(laws.POWER, curves, prior)
-    assert found.settled
+    assert found.converged
     assert found.mean[0] == pytest.approx(mean, abs=0.05 * sd)
     spread = np.sqrt(found.weight @ (found.eta[:, 0] - found.mean[0]) ** 2)
     assert spread == pytest.approx(sd, rel=0.1)
@@ -103,7 +103,7 @@ def test_whitening_is_a_cholesky_factor():
     curves, _ = problem(runs=1)
     columns = np.random.default_rng(2).standard_normal((1, 1, 12, 3))
     ell, sigma, nu = np.array([0.2]), np.array([0.05]), np.array([0.02])
-    white, log_size, *_ = mixed_model._whitened(columns, curves, ell, sigma, nu)
+    white, log_size, *_ = mixed_model._whiten(columns, curves, ell, sigma, nu)
     u = curves.log_clock[0]
     size = sigma * np.exp(-mixed_model.KAPPA * u)
     covariance = size[:, None] * size * np.exp(-np.abs(u[:, None] - u) / ell) + np.diag(nu**2 * curves.noise[0])
