@@ -134,7 +134,7 @@ def groups(block: CurveBlock) -> Iterator[CurveGroup]:
 
 def layout_of(x: np.ndarray) -> Layout:
     """The longer x for one x: its lattice if it has one that it fills by half, else itself with its end repeated."""
-    steps = np.diff(x)
+    steps = np.diff(x)  # of a lattice all are multiples of the least
     step = steps.min(initial=np.inf)
     if 0 < step < np.inf:
         slots = np.rint((x - x[0]) / step).astype(int) if x[-1] - x[0] < 2 * len(x) * step else None

@@ -91,7 +91,7 @@ def fit_table(
     _check_request(law, method, dtype, shard_bytes)
     opened = open_source(Path(source), None if x is None else Path(x))
     _check_files(law, opened, out, x)
-    named = laws.BY_NAME.get(law.name) is law
+    named = laws.BY_NAME.get(law.name) is law  # else the functions of the law themselves are pickled
     task = ShardTask(opened, law.name if named else law, method, dtype)
     # All that the rows depend on: what finished shards must agree with to be continued.
     request = {"law": law.name, "formula": law.formula, "method": method, "dtype": dtype or "float64"}

@@ -144,7 +144,7 @@ def repeated_names(store: ShardStore, count: int) -> pa.Array | None:
     Names that increase from curve to curve cannot repeat, and most tables are sorted. Otherwise hashes are compared,
     a range of them at a time, and then the names whose hashes repeat.
     """
-    total, last, increasing = 0, None, True
+    total, last, increasing = 0, None, True  # one pass over all shards, which are mapped
     for names in _names(store, count):
         total += len(names)
         increasing = increasing and _increases(names, last)
