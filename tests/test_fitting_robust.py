@@ -8,6 +8,7 @@ import tsl_jax as tsl
 from tsl_jax import Status, laws
 
 POSITION = np.arange(1.0, 129.0)
+BITS = ("params", "stderr", "sse", "covariance", "status", "r2")
 
 
 def hyperbola(i, a0, a1, a2):
