@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tsl_jax.training import additive_estimate
-from tsl_jax.training.evaluation import EvaluationSet, reduce
+from tsl_jax.training.evaluation import AdditiveDesign, EvaluationSet, additive_design, additive_estimate, reduce
 
 N, CLUSTERS, PER_CLUSTER, OFFSETS = 12, 40, 2, 6
 POSITION = 2.0 / (1 + 0.5 * np.arange(1, N + 1)) + 3.0
@@ -19,8 +18,8 @@ def layout(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return stretch, np.tile(offsets, len(owner)), owner[stretch]
 
 
-def design_of(offsets: np.ndarray) -> additive_estimate.Design | None:
-    return additive_estimate.prepare(*layout(offsets), CLUSTERS, N)
+def design_of(offsets: np.ndarray) -> AdditiveDesign | None:
+    return additive_design(*layout(offsets), CLUSTERS, N)
 
 
 CONNECTED = np.array([4 * k + k // 2 for k in range(OFFSETS)])
@@ -45,7 +44,7 @@ def test_without_noise_the_position_effects_are_exact_whatever_the_targets() -> 
     losses = target[stretch[:, None], place] + POSITION
     design = design_of(CONNECTED)
     assert design is not None
-    mean, _ = additive_estimate.estimate(losses, design)
+    mean, _ = additive_estimate(losses, design)
     np.testing.assert_allclose(mean - mean.mean(), POSITION - POSITION.mean(), atol=1e-10)
     np.testing.assert_allclose(mean.mean(), losses.mean(), atol=1e-10)
 
@@ -61,16 +60,16 @@ def test_it_equals_least_squares_on_dummies() -> None:
     columns[np.arange(losses.size), cell] = 1
     columns[np.arange(losses.size), cell.max() + 1 + position] = 1
     effects = np.linalg.lstsq(columns, losses.ravel(), rcond=None)[0][-N:]
-    design = additive_estimate.prepare(stretch, offset, cluster, CLUSTERS, N)
+    design = additive_design(stretch, offset, cluster, CLUSTERS, N)
     assert design is not None
-    mean, _ = additive_estimate.estimate(losses, design)
+    mean, _ = additive_estimate(losses, design)
     np.testing.assert_allclose(mean - mean.mean(), effects - effects.mean(), atol=1e-8)
 
 
 def test_it_is_unbiased_and_its_errors_are_those_seen_over_repetitions() -> None:
     design = design_of(CONNECTED)
     assert design is not None
-    runs = [additive_estimate.estimate(simulated(seed, noise=0.4), design) for seed in range(300)]
+    runs = [additive_estimate(simulated(seed, noise=0.4), design) for seed in range(300)]
     means, sems = np.array([m for m, _ in runs]), np.array([s for _, s in runs])
     spread = means.std(axis=0, ddof=1)
     # 300 repetitions: the bias is known to spread / 17, the spread itself to 4 %
@@ -92,6 +91,6 @@ def test_offsets_that_leave_odd_and_even_positions_apart_give_nothing() -> None:
 
 
 def test_one_cluster_has_no_error() -> None:
-    design = additive_estimate.prepare(np.zeros(OFFSETS, int), CONNECTED, np.zeros(OFFSETS, int), 1, N)
+    design = additive_design(np.zeros(OFFSETS, int), CONNECTED, np.zeros(OFFSETS, int), 1, N)
     if design is not None:
-        assert np.isnan(additive_estimate.estimate(simulated(0, 0.1)[:OFFSETS], design)[1]).all()
+        assert np.isnan(additive_estimate(simulated(0, 0.1)[:OFFSETS], design)[1]).all()

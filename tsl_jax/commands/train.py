@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,8 +42,10 @@ def run_train(command: TrainCommand) -> None:
         raise ValueError(f"train: {out} holds no run to continue; check --out, or begin one without --resume")
     if not already_complete(config, out, resume=command.resume):
         print(cost(config))
+        silent = nullcontext(lambda facts: None)
+        tensorboard = tensorboard_scalars(out / "tensorboard") if command.tensorboard else silent
         try:
-            with _tensorboard(command) as write, bars() as progress:
+            with tensorboard as write, bars() as progress:
 
                 def observe(facts: Mapping[str, Any]) -> None:
                     progress.observe(facts)
@@ -55,13 +57,32 @@ def run_train(command: TrainCommand) -> None:
     print(f"run: {out} is complete (tsl report {out} draws it)")
 
 
-def _tensorboard(command: TrainCommand) -> AbstractContextManager[Callable[[Mapping[str, Any]], None]]:
-    """Gives the function that writes for TensorBoard, which does nothing unless asked."""
-    if not command.tensorboard:
-        return nullcontext(lambda facts: None)
-    from tsl_jax.training.tensorboard import scalars
+@contextmanager
+def tensorboard_scalars(folder: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Gives the function that writes what a run observes; a continued run replaces the steps it makes again.
 
-    return scalars(command.out / "tensorboard")
+    Raises:
+        ValueError: tensorboardX is not installed.
+    """
+    try:
+        from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError:
+        raise ValueError("training: tensorboardX is not installed; pip install 'tsl_jax[tensorboard]'") from None
+    writers: list[Any] = []
+
+    def observe(facts: Mapping[str, Any]) -> None:
+        if not writers:
+            writers.append(SummaryWriter(str(folder), purge_step=facts["step"]))
+        for name, value in facts.items():
+            if name != "step":
+                tag = name if "/" in name else f"train/{name}"
+                writers[0].add_scalar(tag, value, global_step=facts["step"])
+
+    try:
+        yield observe
+    finally:
+        for writer in writers:
+            writer.close()
 
 
 def resolved(command: TrainCommand) -> TrainConfig:
@@ -76,12 +97,14 @@ def cost(config: TrainConfig) -> str:
     from tsl_jax.data.corpora import vocabulary_size
     from tsl_jax.models.config import resolve
     from tsl_jax.models.cost import flops_per_token, n_params
+    from tsl_jax.training.timeline import resolve_timeline
 
     vocabulary = config.model.vocabulary or vocabulary_size(config.data)
     model = resolve(config.model, vocabulary=vocabulary, context=config.context)
-    flops = flops_per_token(model, config.context) * config.tokens
+    timeline = resolve_timeline(config)
+    flops = flops_per_token(model, config.context) * timeline.total_tokens
     size = f"{n_params(model):,} parameters without embeddings"
-    return f"{size}, {config.tokens:,} tokens, {flops:.2e} FLOPs, {config.evaluations} evaluations"
+    return f"{size}, {timeline.total_tokens:,} tokens, {flops:.2e} FLOPs, {len(timeline.evaluations)} evaluations"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The folder of a run: who may write into it, its config, its record and its metrics.
 
-RUN/config.yaml      what the run was told, resolved
+RUN/config.yaml      the configuration of the run
 RUN/record.json      what it was made with and how long each stage took; "complete" once the last step is done
 RUN/metrics.jsonl    one line a step: step, tokens, loss, lr, grad_norm (and auxiliary, a loss the model adds),
                      tokens_per_second, utilisation (where the peak of the devices is known)
@@ -16,7 +16,6 @@ import os
 import shlex
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,10 +40,12 @@ def is_complete(run: Path, config: TrainConfig, *, resume: bool) -> bool:
     if (run / CONFIG).exists():
         stored = read_config(run)
         if config_hash(stored) != config_hash(config):
-            both = (_flat(to_dict(replace(c, **dict.fromkeys(EXECUTION_FIELDS, 1)))) for c in (config, stored))
-            given, there = both
-            differ = [name for name in given if given[name] != there.get(name)]
-            differences = ", ".join(f"{name} {given[name]!r}, there {there.get(name)!r}" for name in differ)
+            new, old = (
+                _flat({name: value for name, value in to_dict(c).items() if name not in EXECUTION_FIELDS})
+                for c in (config, stored)
+            )
+            names = [name for name in new if new[name] != old.get(name)]
+            differences = ", ".join(f"{name} {new[name]!r}, there {old.get(name)!r}" for name in names)
             found = f"{run} holds a run with another configuration ({differences})"
             raise ValueError(f"training: {found}; leave these options out to continue it, or use a new folder")
         if read_record(run).get("complete"):
@@ -57,7 +58,7 @@ def is_complete(run: Path, config: TrainConfig, *, resume: bool) -> bool:
 
 
 def how_to_resume(run: Path) -> str:
-    """The command, for whoever reads a message; nothing to go on from is said too."""
+    """The command, for messages; another sentence where there is nothing to continue."""
     if not (run / CONFIG).exists():
         return "nothing was written yet, the same command begins anew"
     return f"go on with: tsl train --out {shlex.quote(str(run))} --resume"
@@ -109,7 +110,7 @@ def write_config(run: Path, config: TrainConfig) -> None:
 
 
 def read_record(run: Path) -> dict[str, Any]:
-    """What is known of the run; empty where nothing is yet."""
+    """The record of the run; empty where none is written yet."""
     try:
         return json.loads((run / RECORD).read_text())
     except FileNotFoundError:
@@ -129,9 +130,13 @@ def truncate_metrics(run: Path, step: int) -> None:
     path = run / METRICS
     if path.exists():
         text = path.read_text()
-        lines = text[: text.rfind("\n") + 1].splitlines()
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        write_atomically(path, lambda file: file.writelines(f"{line}\n".encode() for line in kept))
+        lines = text[: text.rfind("\n") + 1].splitlines(keepends=True)
+        try:
+            # by their step, not by their number: lines of earlier steps may have been lost with the file
+            kept = [line for line in lines if json.loads(line)["step"] <= step]
+        except ValueError as error:
+            raise ValueError(f"training: {path} is damaged ({error}); restore it from a copy, or remove it") from None
+        write_atomically(path, "".join(kept))
 
 
 def append_metrics(run: Path, lines: Iterable[Mapping[str, Any]]) -> None:
