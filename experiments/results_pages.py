@@ -20,6 +20,7 @@ from typing import Any
 
 import pandas as pd
 
+from experiments.shared.tables import cells
 from tsl_jax.reporting.markup import Html, folded, paragraph, section, table
 
 RESULTS = Path(__file__).parent / "results"
@@ -72,7 +73,7 @@ SETUP = (
     ("Data", "the Pile, with an in-distribution and an out-of-distribution validation set",
      "9.9 M tokens of text that comes with installed software; code or scripture out of distribution", "different"),
     ("Models", "LLaMA of 9.8M to 6.7B parameters, GPT-NeoX, mixtures of experts",
-     "the same architectures and an LSTM of 25 k to 5 M parameters; the paper's sizes are plans/NAME/paper.yaml",
+     "the same architectures and an LSTM of 25 k to 5 M parameters; the paper's sizes are in each plans/paper.yaml",
      "different"),
     ("Context and schedule", "not stated in what was at hand",
      "64 to 256 positions; cosine, WSD and constant; 1,024 and cosine at the paper's scale", "reconstructed"),
@@ -84,28 +85,27 @@ SETUP = (
 
 
 @dataclass(frozen=True)
-class Study:
+class StudyResults:
     """The findings of one study at one scale, as its folder has them."""
 
     folder: Path
-    told: dict[str, Any]
+    findings: dict[str, Any]
 
     @property
     def name(self) -> str:
-        return f"{self.told['study']}-{self.told['scale']}"
-
-    def table(self, name: str) -> pd.DataFrame:
-        return pd.read_csv(self.folder / f"{name}.csv")
+        return f"{self.findings['study']}-{self.findings['scale']}"
 
 
-def studies(results: Path) -> list[Study]:
+def studies(results: Path) -> list[StudyResults]:
     """Every study that has findings beside the folder of the pages, in ORDER, cpu before gpu before paper."""
-    found = [
-        Study(path.parent, json.loads(path.read_text())) for path in results.parent.glob("*/results/*/findings.json")
-    ]
-    scales = ("cpu", "gpu", "paper")
-    place = {name: k for k, name in enumerate(ORDER)}
-    return sorted(found, key=lambda one: (place.get(one.told["study"], len(place)), scales.index(one.told["scale"])))
+    paths = results.parent.glob("*/results/*/findings.json")
+    unsorted = [StudyResults(path.parent, json.loads(path.read_text())) for path in paths]
+    scales, place = ("cpu", "gpu", "paper"), {name: k for k, name in enumerate(ORDER)}
+
+    def rank(study: StudyResults) -> tuple[int, int]:
+        return place.get(study.findings["study"], len(place)), scales.index(study.findings["scale"])
+
+    return sorted(unsorted, key=rank)
 
 
 def write(results: Path) -> list[Path]:
@@ -114,21 +114,26 @@ def write(results: Path) -> list[Path]:
     Raises:
         ValueError: where no study has findings yet.
     """
-    found = studies(results)
-    if not found:
-        raise ValueError(
-            f"results: no findings.json in {results.parent}/NAME/results/SCALE; run tsl reproduce NAME first"
-        )
-    pages = {"index.html": index(found, results), "paper_and_ours.html": paper_and_ours(found)}
+    finished = studies(results)
+    if not finished:
+        raise ValueError(f"results: no {results.parent}/NAME/results/SCALE/findings.json; run tsl reproduce NAME first")
+    pages = {"index.html": index(finished, results), "paper_and_ours.html": paper_and_ours(finished)}
     for name, page in pages.items():
         (results / name).write_text(page)
     return [results / name for name in pages]
 
 
-def index(found: Sequence[Study], results: Path) -> str:
-    """The story: every claim with its verdict first, then a section a study."""
+def index(finished: Sequence[StudyResults], results: Path) -> str:
+    """Every claim with its verdict first, then a section a study."""
     rows = [
-        (_link(one), claim["claim"], claim["ours"], _verdict(claim)) for one in found for claim in one.told["claims"]
+        (
+            Html(f'<a href="#{study.name}">{escape(study.findings["study"].replace("_", " "))}</a>'),
+            claim["claim"],
+            claim["ours"],
+            _verdict(claim),
+        )
+        for study in finished
+        for claim in study.findings["claims"]
     ]
     head = paragraph(
         Html(
@@ -138,65 +143,52 @@ def index(found: Sequence[Study], results: Path) -> str:
         )
     )
     summary = section("claims", "What came out", table(("study", "claim", "here", "verdict"), rows, kind="prose"))
-    return _page("Loss dynamics, reproduced", head, [summary, *(_study(one, results) for one in found)])
+    return _page("Loss dynamics, reproduced", head, [summary, *(_section(study, results) for study in finished)])
 
 
-def paper_and_ours(found: Sequence[Study]) -> str:
+def paper_and_ours(finished: Sequence[StudyResults]) -> str:
     """Known, reconstructed, different; and claim beside claim."""
     head = paragraph(
         "No public code of the paper exists, and its text was not at hand in full: forms marked reconstructed follow "
         "its words, and no identity of numbers with it is claimed."
     )
-    setup = section("setup", "The set-up", table(("", "paper", "here", ""), SETUP, kind="prose"))
     claims = [
         (claim["claim"], claim["paper"], claim["ours"], _verdict(claim), claim["why"] or "")
-        for one in found
-        for claim in one.told["claims"]
+        for study in finished
+        for claim in study.findings["claims"]
     ]
+    columns = ("claim", "paper", "here", "verdict", "why it may differ")
     body = [
-        setup,
-        section(
-            "claims", "Claims", table(("claim", "paper", "here", "verdict", "why it may differ"), claims, kind="prose")
-        ),
+        section("setup", "The set-up", table(("", "paper", "here", ""), SETUP, kind="prose")),
+        section("claims", "Claims", table(columns, claims, kind="prose")),
     ]
     return _page("Paper and ours", head, body)
 
 
-def _study(one: Study, results: Path) -> str:
-    told, made = one.told, one.told["made"]
+def _section(study: StudyResults, results: Path) -> str:
+    """Facts, the main table, notes, figures, and the other tables folded."""
+    findings, made = study.findings, study.findings["made"]
     facts = (
-        f"{told['command']} · {made['date']} · {made['machine']}, {made['cores']} cores, Python {made['python']} · "
-        f"plan of {told['decided']} · commit {(made['git_commit'] or 'unknown')[:12]}"
+        f"{findings['command']} · {made['date']} · {made['machine']}, {made['cores']} cores, Python {made['python']} · "
+        f"plan of {findings['decided']} · commit {(made['git_commit'] or 'unknown')[:12]}"
     )
-    notes = "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in told["notes"]) + "</ul>"
-    figures = [_figure(one, name, caption, results) for name, caption in told["figures"].items()]
-    main, *rest = told["tables"]
-    more = [folded(f"table: {name.replace('_', ' ')}", _table(one, name)) for name in rest]
-    return section(one.name, told["title"], paragraph(facts, "note"), _table(one, main), notes, *figures, *more)
+    notes = "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in findings["notes"]) + "</ul>"
+    figures = []
+    for name, caption in findings["figures"].items():
+        source = Path(os.path.relpath(study.folder / f"{name}.png", results)).as_posix()
+        words = f"{name.replace('_', ' ')}: {caption}"
+        image = f'<img src="{escape(source)}" alt="{escape(words)}" loading="lazy">'
+        figures.append(f'<figure class="print">{image}<figcaption>{escape(words)}</figcaption></figure>')
+    main, *rest = findings["tables"]
+    more = [folded(f"table: {name.replace('_', ' ')}", _table(study, name)) for name in rest]
+    return section(study.name, findings["title"], paragraph(facts, "note"), _table(study, main), notes, *figures, *more)
 
 
-def _figure(one: Study, name: str, caption: str, results: Path) -> str:
-    source = Path(os.path.relpath(one.folder / f"{name}.png", results)).as_posix()
-    told = f"{name.replace('_', ' ')}: {caption}"
-    image = f'<img src="{escape(source)}" alt="{escape(told)}" loading="lazy">'
-    return f'<figure class="print">{image}<figcaption>{escape(told)}</figcaption></figure>'
-
-
-def _table(one: Study, name: str) -> str:
-    found = one.table(name)
-    rows = [[_cell(value) for value in row] for row in found.head(ROWS).itertuples(index=False)]
-    left = f" The first {ROWS} of {len(found)} rows; all in {name}.csv." if len(found) > ROWS else ""
-    return table(list(found.columns), rows, name.replace("_", " ").capitalize() + "." + left)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return "" if value != value else f"{value:.4g}"
-    return str(value)
-
-
-def _link(one: Study) -> Html:
-    return Html(f'<a href="#{one.name}">{escape(one.told["study"].replace("_", " "))}</a>')
+def _table(study: StudyResults, name: str) -> str:
+    rows = pd.read_csv(study.folder / f"{name}.csv")
+    head, text = cells(rows.head(ROWS))
+    left = f" The first {ROWS} of {len(rows)} rows; all in {name}.csv." if len(rows) > ROWS else ""
+    return table(head, text, name.replace("_", " ").capitalize() + "." + left)
 
 
 def _verdict(claim: dict[str, Any]) -> Html:

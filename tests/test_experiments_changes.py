@@ -55,7 +55,7 @@ def found(runs: Runs):
 
 def test_what_a_change_adds_to_the_loss_is_found_in_pairs(found):
     table = found.tables["losses"].set_index(["split", "arm"])
-    assert table.loc[("id", "mixture"), "mean"] == pytest.approx(0.1, abs=1e-3)
+    assert table.loc[("id", "mixture"), "at_end"] == pytest.approx(0.1, abs=1e-3)
     assert table.verdict["id"].to_dict() == {
         "mixture": "higher",
         "rollback": "no difference: equivalent",
@@ -66,15 +66,15 @@ def test_what_a_change_adds_to_the_loss_is_found_in_pairs(found):
 
 def test_the_parameter_that_moved_is_named(found):
     law = found.tables["law"]
-    late = law[law["at"] == "100%"].set_index("arm").moves
+    late = law[law["at"] == 1.0].set_index("arm").moves
     assert late.to_dict() == {"none": "", "mixture": "a2", "rollback": "", "spike": "a0"}
-    assert set(law[law["at"] == "75%"].moves) == {""}  # the plan judges two places only
+    assert set(law[law["at"] == 0.75].moves) == {""}  # the plan judges two places only
 
 
 def test_a_forecast_from_before_the_change_misses_it_and_says_no_less(found, runs):
-    table = found.tables["forecasts"].set_index(["split", "from", "arm"])
-    assert table.loc[("id", "40%", "mixture"), "as good"] == "worse"
-    assert table.loc[("id", "40%", "rollback"), "as good"] == "as good"
+    table = found.tables["forecasts"].set_index(["split", "cutoff", "arm"])
+    assert table.loc[("id", 0.4, "mixture"), "as_good"] == "worse"
+    assert table.loc[("id", 0.4, "rollback"), "as_good"] == "as good"
     errors = [
         final_errors(runs.surfaces[f"change-{arm}@0"], tsl.baselines.POWER_LAW, 0.4)["id"][0]
         for arm in ("none", "mixture")

@@ -26,7 +26,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Brows
 
 def test_the_kept_pages_are_those_of_the_kept_findings():
     found = pages.studies(RESULTS)
-    assert [one.told["study"] for one in found] == list(pages.ORDER)
+    assert [study.findings["study"] for study in found] == list(pages.ORDER)
     assert (RESULTS / "index.html").read_text() == pages.index(found, RESULTS)
     assert (RESULTS / "paper_and_ours.html").read_text() == pages.paper_and_ours(found)
 

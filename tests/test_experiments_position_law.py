@@ -95,16 +95,18 @@ def test_pairs_need_the_same_windows(found, tmp_path):
         measures.paired(one, other, "id")
 
 
-def test_rivals_of_a_planted_hyperbola_lose_where_they_are_not_fitted(found):
-    overall = found.tables["rivals_overall"].set_index(["estimate", "rival"])
+def test_alternatives_to_a_planted_hyperbola_lose_where_they_are_not_fitted(found):
+    overall = found.tables["alternatives_overall"].set_index(["estimate", "alternative"])
     assert set(overall.index.get_level_values(0)) == {"plain", "additive"}
-    duels = (
-        found.tables["rivals"].query("run == 'small-cosine@0' and estimate == 'plain'").set_index(["rival", "split"])
+    comparisons = (
+        found.tables["alternatives"]
+        .query("run == 'small-cosine@0' and estimate == 'plain'")
+        .set_index(["alternative", "split"])
     )
-    log = duels.loc["position_log"]
+    log = comparisons.loc["position_log"]
     assert (log.log_likelihood_ratio > 2).all()
-    assert (log.held_out_rival > log.held_out).all()
-    assert (log.second_half_rival > log.second_half).all()
+    assert (log.held_out_alternative > log.held_out).all()
+    assert (log.second_half_alternative > log.second_half).all()
 
 
 def test_every_figure_has_a_caption(found):

@@ -16,7 +16,7 @@ import yaml
 import tsl_jax as tsl
 from experiments.shared import Claim, Findings, Runs, Study
 from experiments.shared import solver_comparison as lm
-from experiments.shared.findings import markdown
+from experiments.shared.tables import markdown
 from tsl_jax.sweeps import distribute
 from tsl_jax.sweeps.archive import read_manifests
 
@@ -68,7 +68,7 @@ def test_a_study_of_kept_runs_trains_nothing_and_writes_its_results(home, capsys
     assert told["figures"] == {"drawn": "What is drawn."}
     assert (told["study"], told["scale"], told["command"]) == ("made_up", "cpu", "tsl reproduce made_up --scale cpu")
     kept = read_manifests(BASE)["small-cosine@1"]["final_loss"]["id"]
-    assert json.loads((folder / "ends.json").read_text())[1]["loss"] == pytest.approx(kept, abs=1e-9)
+    assert table.loss[1] == pytest.approx(kept, abs=1e-7)
     said = capsys.readouterr().out
     assert "nothing to train: every run is kept" in said
     assert "* They end: paper yes; here 2 of 2: agrees.\n" in said

@@ -14,6 +14,7 @@ from experiments.selection_cost import study as cost
 from experiments.shared import laws_over_tokens as tl
 from experiments.shared.cached_tables import cached
 from experiments.shared.seeds_and_intervals import Interval
+from experiments.shared.surface_measures import loss_on_clusters
 from experiments.temporal_fit import study as fitting
 from experiments.temporal_prediction import study as prediction
 from tsl_jax.forecasting import position_route
@@ -98,9 +99,9 @@ def test_measures_are_those_of_the_plan_by_hand():
 
 def test_a_claim_agrees_only_where_every_interval_lies_above():
     above, across, below = Interval(2, 1, 3, 5), Interval(1, -1, 3, 5), Interval(-2, -3, -1, 5)
-    assert fitting._above([above, above], 0) == "agrees"
-    assert fitting._above([above, across], 0) == "undecided"
-    assert fitting._above([above, below], 0) == "differs"
+    assert fitting.above([above, above], 0) == "agrees"
+    assert fitting.above([above, across], 0) == "undecided"
+    assert fitting.above([above, below], 0) == "differs"
 
 
 def test_free_numbers_are_counted_without_what_the_schedule_fixes():
@@ -178,8 +179,8 @@ def test_subsets_of_documents_are_disjoint_and_all_of_them_give_the_plain_mean()
         cost.subsets(6)
     weights = np.arange(1.0, 9.0)
     shift = (weights * np.arange(8)).sum() / weights.sum()
-    np.testing.assert_allclose(cost.on_documents(surface, range(8)), surface.loss + shift)
-    np.testing.assert_allclose(cost.on_documents(surface, [4]), surface.loss + 4)
+    np.testing.assert_allclose(loss_on_clusters(surface, range(8)), surface.loss + shift)
+    np.testing.assert_allclose(loss_on_clusters(surface, [4]), surface.loss + 4)
 
 
 def test_thinning_keeps_the_last_checkpoint():
@@ -224,6 +225,6 @@ def test_a_selection_costs_short_runs_their_evaluations_and_the_rest_of_the_winn
         {"runs": ["a"], "n_params": [1], "training_flops": [100.0], "evaluation_flops": [50.0], "checkpoints": [10]}
     ).assign(**{cost._until(share): int(20 * share) for share in cost.SHARES})  # dense at the start
     row = cost.selections(table, (2, 2)).set_index(["k", "share"]).loc[(4, 0.2)]
-    assert row["all to the end"] == 4 * 105
-    assert row["full evaluation"] == pytest.approx(4 * 20 + 4 * 4 * 5 + 80 + 5)
-    assert row["thin evaluation"] == pytest.approx(4 * 20 + 4 * 2 * 5 / 2 + 80 + 5)
+    assert row["all_to_end"] == 4 * 105
+    assert row["full_evaluation"] == pytest.approx(4 * 20 + 4 * 4 * 5 + 80 + 5)
+    assert row["thin_evaluation"] == pytest.approx(4 * 20 + 4 * 2 * 5 / 2 + 80 + 5)

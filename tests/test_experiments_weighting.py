@@ -8,40 +8,40 @@ import xarray as xr
 
 from experiments.learning_dynamics import study as dynamics
 from experiments.position_weighting import study as weighting
-from experiments.shared import seeds_and_intervals as statistics
+from experiments.shared import paired_differences, seeds_and_intervals
 from experiments.shared.surface_measures import in_bands
 
 
 def test_equivalence_needs_small_differences_and_little_noise():
     tight = np.array([0.001, -0.002, 0.0, 0.002, -0.001])
-    assert statistics.equivalence(tight, 0.01).verdict == statistics.EQUIVALENT
-    assert statistics.equivalence(tight + 0.05, 0.01).verdict == statistics.DIFFERENT
-    assert statistics.equivalence(20 * tight, 0.01).verdict == statistics.UNDECIDED
-    assert statistics.equivalence(tight[:1], 0.01).verdict == statistics.UNDECIDED
+    assert paired_differences.equivalence(tight, 0.01).verdict == paired_differences.EQUIVALENT
+    assert paired_differences.equivalence(tight + 0.05, 0.01).verdict == paired_differences.DIFFERENT
+    assert paired_differences.equivalence(20 * tight, 0.01).verdict == paired_differences.UNDECIDED
+    assert paired_differences.equivalence(tight[:1], 0.01).verdict == paired_differences.UNDECIDED
     with pytest.raises(ValueError, match="margin must be positive"):
-        statistics.equivalence(tight, 0.0)
+        paired_differences.equivalence(tight, 0.0)
 
 
 def test_an_effect_of_the_detectable_size_is_found_as_often_as_said():
     random, n = np.random.default_rng(0), 5
-    drawn = statistics.detectable(1.0, n) + random.standard_normal((4000, n))
+    drawn = paired_differences.detectable(1.0, n) + random.standard_normal((4000, n))
     t = drawn.mean(1) / (drawn.std(1, ddof=1) / np.sqrt(n))
-    found = np.mean(np.abs(t) > statistics.stats.t.ppf(0.975, n - 1))
+    found = np.mean(np.abs(t) > paired_differences.stats.t.ppf(0.975, n - 1))
     assert found == pytest.approx(0.8, abs=0.03)
 
 
 def test_holm_is_no_smaller_than_p_and_keeps_its_order():
     p = np.array([0.01, 0.5, 0.02])
-    np.testing.assert_allclose(statistics.holm(p), [0.03, 0.5, 0.04])
+    np.testing.assert_allclose(paired_differences.holm(p), [0.03, 0.5, 0.04])
 
 
 @pytest.mark.parametrize("common", [0.0, 0.9])
 def test_simultaneous_bands_hold_the_whole_curve(common, monkeypatch):
-    monkeypatch.setattr(statistics, "DRAWS", 200)
+    monkeypatch.setattr(seeds_and_intervals, "DRAWS", 200)
     random, inside = np.random.default_rng(0), []
     for k in range(60):
         shared = np.sqrt(common) * random.standard_normal((5, 1))
-        found = statistics.bands(shared + np.sqrt(1 - common) * random.standard_normal((5, 16)), 0.9, seed=k)
+        found = seeds_and_intervals.bands(shared + np.sqrt(1 - common) * random.standard_normal((5, 16)), 0.9, seed=k)
         inside.append(((found.low <= 0) & (found.high >= 0)).all())
         assert (found.low <= found.pointwise_low).all()
     assert np.mean(inside) > 0.78  # .9 within three standard errors

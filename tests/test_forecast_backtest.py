@@ -73,7 +73,7 @@ def write_pool(folder: Path, simulated, unlocked: bool) -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two methods that need no long compilation."""
     monkeypatch.setattr(cases, "MEAN", (lr_aware.MEAN_AREA_POWER,))
-    monkeypatch.setattr(lr_aware, "ALL", (lr_aware.MEAN_AREA_POWER,))
+    monkeypatch.setattr(cases, "LR_AWARE", (lr_aware.MEAN_AREA_POWER,))
     monkeypatch.setattr(lr_aware, "MEAN_ANNEALING", lr_aware.MEAN_AREA_POWER)
     monkeypatch.setattr(lr_aware, "MEAN_STACK", baselines.LOGARITHMIC)
     monkeypatch.setattr(controls, "ALL", ())
@@ -96,7 +96,7 @@ def test_a_development_run_opens_no_locked_file_and_makes_each_row_once(tmp_path
     assert not any(name in path for path in opened for name in ("100M", "s50.npz", "100.npz"))
     told = capsys.readouterr().out
     assert "left out" not in told, "words in place of locked losses were read"
-    table = pd.read_csv(home / "forecast_evidence" / "results" / "development.csv")
+    table = pd.read_parquet(home / "forecast_evidence" / "results" / "development.parquet")
     assert set(table.protocol) == set(program.PROTOCOLS)
     assert set(table.data) == {"multipower/25M", "olmo_ladder", "pool", "gemstones/cooldown"} | {
         f"gemstones/constant_lr{half}" for half in ("", "_half")
@@ -162,7 +162,7 @@ def test_locked_rows_need_the_option_a_clean_tree_and_are_counted(tmp_path, quic
     assert log.index("opening 1") < log.index("| fit_three |") < log.index("## An older entry")
     assert opening["commit"] in log
     assert opening["hardware"] in log
-    table = pd.read_csv(home / "forecast_evidence" / "results" / "locked_test_set.csv")
+    table = pd.read_parquet(home / "forecast_evidence" / "results" / "locked_test_set.parquet")
     assert set(table.data) == {"multipower/100M"}
     assert (table.commit == opening["commit"]).all()
     with pytest.raises(SystemExit):  # the log has changed
@@ -170,8 +170,11 @@ def test_locked_rows_need_the_option_a_clean_tree_and_are_counted(tmp_path, quic
     git("add", ".")
     git("commit", "-qm", "the first opening")
     program.main(arguments, home)
-    assert pd.read_csv(home / "forecast_evidence" / "results" / "locked_test_set.csv").opening.tolist() == [1, 2]
-    assert not (home / "forecast_evidence" / "results" / "development.csv").exists()
+    assert pd.read_parquet(home / "forecast_evidence" / "results" / "locked_test_set.parquet").opening.tolist() == [
+        1,
+        2,
+    ]
+    assert not (home / "forecast_evidence" / "results" / "development.parquet").exists()
 
 
 def test_what_is_locked_comes_apart_by_name_size_and_seed(tmp_path, simulated):
@@ -188,12 +191,11 @@ def test_what_is_locked_comes_apart_by_name_size_and_seed(tmp_path, simulated):
     assert {data for data, _ in by_part["locked_test_set"] if data.startswith("multi")} == {"multipower/100M"}
     small = {"small-wsd", "small-cosine@1", "small-wsd@2"}
     assert {run for data, run in by_part["development"] if data == "pool"} == {"one-s1"} | small
-    seeded = {one.protocol: one for one in cases.cases(every, "locked_test_set") if one.target.run == "small-wsd@100"}
+    locked = cases.cases(every, "locked_test_set")
+    seeded = {case.protocol: case for case in locked if case.target.run == "small-wsd@100"}
     assert {one.run for one in seeded["earlier_seeds"].siblings} == {"small-wsd", "small-cosine@1"}
     assert {one.run for one in seeded["other_schedules"].siblings} == {"small-cosine@1"}
-    (big,) = (
-        one for one in cases.cases(every, "locked_test_set") if one.protocol == "cooldown" and "110B" in one.target.run
-    )
+    (big,) = (case for case in locked if case.protocol == "cooldown" and "110B" in case.target.run)
     assert [one.run for one in big.siblings] == ["384-8@110B", "256-8@110B"]  # of the development part, nearest first
     (ladder,) = (one for one in locked if one.protocol == "ladder")
     assert [one.run for one in ladder.siblings] == ["190M-5", "190M-2"]

@@ -64,18 +64,22 @@ def simulate(seed: int, cutoff: float, population: str) -> tuple[str, xr.Dataset
     rate = tsl.laws.Schedule.from_plan(plan)
     grid = np.union1d(np.linspace(0, TOTAL, 4000), plan.get("tokens", [0]))
     whole = LearningRate(grid, np.asarray(rate.lr(grid), float))
-    told = whole.covariates(tokens, float(whole.area(np.array([cutoff * TOTAL]))[0]))
+    covariates = whole.covariates(tokens, float(whole.area(np.array([cutoff * TOTAL]))[0]))
     scale = random.uniform(2, 4)
     level = np.zeros(1)
     while level.min() < LEAST * scale:
         shape, share, annealed, misfit = POPULATIONS[population](random)
-        level = scale * np.asarray(tsl.laws.AREA_ANNEALING.basis(shape, told)) @ np.array([1 - share, share, annealed])
+        level = (
+            scale
+            * np.asarray(tsl.laws.AREA_ANNEALING.basis(shape, covariates))
+            @ np.array([1 - share, share, annealed])
+        )
     now = np.interp(cutoff * TOTAL, tokens, level)
     level += np.where(tokens > cutoff * TOTAL, random.normal(0, misfit) * (level - now), 0)
     level += _serial(len(tokens), 0.001 * scale, random.uniform(0.3, 0.9), random)
     position = np.arange(1, POSITIONS + 1)
     shape_of_gap = position**-0.5 + 0.02 * np.sin(position)
-    gap = scale * random.uniform(0.2, 0.4) * (1 + 0.1 * np.log(told["area"]))
+    gap = scale * random.uniform(0.2, 0.4) * (1 + 0.1 * np.log(covariates["area"]))
     loss = level[:, None] + gap[:, None] * (shape_of_gap - shape_of_gap.mean())
     loss += 5e-4 * scale * random.standard_normal(loss.shape)
     return kind, tsl.from_losses(loss, tokens=tokens, schedule=plan)
@@ -106,7 +110,7 @@ def _serial(count: int, sd: float, lag: float, random: np.random.Generator) -> n
 
 
 def rows(seed: int, population: str) -> list[dict]:
-    """What every method said of one run from every cut-off."""
+    """What every method forecasts of one run from every cut-off."""
     made = []
     for cutoff in CUTOFFS:
         kind, surface = simulate(seed, cutoff, population)
@@ -145,9 +149,9 @@ def table(found: pd.DataFrame) -> str:
     kept = [name for name in found if name.startswith(("final_", "mean_", "position_"))]
     by = found.groupby(["population", "method", "cutoff"])[kept]
     mean, error = by.mean(), by.std() / np.sqrt(by.count())
-    said = mean.map("{:.3f}".format) + " ± " + error.map("{:.3f}".format)
+    cells = mean.map("{:.3f}".format) + " ± " + error.map("{:.3f}".format)
     overall = found.groupby(["population", "method"])[kept].mean().map("{:.3f}".format)
-    return f"{said.to_string()}\n\nover all cut-offs\n{overall.to_string()}"
+    return f"{cells.to_string()}\n\nover all cut-offs\n{overall.to_string()}"
 
 
 def main() -> None:
@@ -155,9 +159,9 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--population", nargs="+", choices=POPULATIONS, default=list(POPULATIONS))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "coverage.csv")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "coverage.parquet")
     wanted = parser.parse_args()
-    made = pd.read_csv(wanted.out).to_dict("records") if wanted.out.exists() else []
+    made = pd.read_parquet(wanted.out).to_dict("records") if wanted.out.exists() else []
     there = {(row["seed"], row["population"]) for row in made}
     seeds = range(wanted.first_seed, wanted.first_seed + wanted.runs)
     todo = [(seed, name) for seed in seeds for name in wanted.population if (seed, name) not in there]
@@ -165,8 +169,8 @@ def main() -> None:
     for k, (seed, name) in enumerate(track(todo, "runs")):
         made += rows(seed, name)
         if k % SAVED_EVERY == 0 or k == len(todo) - 1:
-            text = pd.DataFrame(made).to_csv(index=False, float_format="%.6g")
-            write_atomically(wanted.out, text)
+            kept = pd.DataFrame(made)
+            write_atomically(wanted.out, lambda file, kept=kept: kept.to_parquet(file, compression="zstd"))
     found = pd.DataFrame(made)
     found = found[found.seed.isin(seeds) & found.population.isin(wanted.population)]
     print(table(found))

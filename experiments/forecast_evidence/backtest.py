@@ -33,7 +33,7 @@ HOME = Path(__file__).parents[1]
 PROTOCOLS = (
     "alone", "fit_three", "three_siblings", "ladder", "cooldown", "cooldown_alone", "earlier_seeds", "other_schedules"
 )  # fmt: skip
-TABLES = {part: f"forecast_evidence/results/{part}.csv" for part in curves.PARTS}
+TABLES = {part: f"forecast_evidence/results/{part}.parquet" for part in curves.PARTS}
 COMMAND = "python -m experiments.forecast_evidence.backtest"
 
 
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None, home: Path = HOME) -> None:
     options = _options(arguments)
     try:
         if options.summarise:
-            kept = pd.read_csv(home / TABLES[options.summarise])
+            kept = pd.read_parquet(home / TABLES[options.summarise])
             print(summary(kept if "opening" not in kept else kept[kept.opening == kept.opening.max()]))
             return
         name = options.curves or os.environ.get("TSL_JAX_CURVES")
@@ -102,7 +102,7 @@ def _evidence(
         for case in cases.cases(loaded, parts[-1])
         if case.protocol in (options.only or PROTOCOLS) and case.target.data.startswith(options.data or "")
     ]
-    made = pd.read_csv(path).to_dict("records") if path.exists() and not options.fresh else []
+    made = pd.read_parquet(path).to_dict("records") if path.exists() and not options.fresh else []
 
     def of_this_opening(row: dict[str, Any]) -> bool:
         return row.get("opening") == facts.get("opening")
@@ -113,8 +113,8 @@ def _evidence(
     path.parent.mkdir(parents=True, exist_ok=True)
     for case, method in track(todo, "forecasts"):
         made += [row | facts for row in rows(case, method)]
-        text = pd.DataFrame(made).to_csv(index=False, float_format="%.8g")
-        write_atomically(path, text)
+        table = pd.DataFrame(made)
+        write_atomically(path, lambda file, table=table: table.to_parquet(file, compression="zstd"))
     mine = pd.DataFrame(list(filter(of_this_opening, made)))
     if mine.empty:
         raise ValueError("no run is there to forecast; name a folder of curves with --curves")

@@ -83,8 +83,8 @@ def _total(target: Curve) -> float:
 def _alone(curves: Sequence[Curve]) -> Iterator[Case]:
     for target in curves:
         by_position = target.surface.sizes["position"] > 1
-        known = (*LR_AWARE, *controls.ALL, *PAPER) if by_position else (*MEAN, lr_aware.MEAN_STACK)
-        methods = (*known, *baselines.ALL)
+        methods = (*LR_AWARE, *controls.ALL, *PAPER) if by_position else (*MEAN, lr_aware.MEAN_STACK)
+        methods += baselines.ALL
         for cutoff in CUTOFFS if target.data != COOLDOWN else ():
             case = Case("alone", target, cutoff, cutoff * _total(target), methods)
             if _enough(case):
@@ -184,7 +184,7 @@ def sibling_compute(case: Case) -> float:
     return float(spent / (case.target.n_params * _total(case.target))) if case.siblings else 0.0
 
 
-def told(case: Case) -> str:
+def siblings_of(case: Case) -> str:
     """The siblings with their tokens."""
     return "; ".join(f"{one.run} ({_total(one):.3g})" for one in case.siblings)
 

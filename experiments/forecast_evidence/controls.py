@@ -24,11 +24,11 @@ FIRST = 0.05  # share of the tokens seen from which components are taken: the fi
 
 def each_position(law: Law, past: xr.Dataset, at: np.ndarray, plan: Any, siblings: Sequence[xr.Dataset]):
     """Draws (draw, at, position); those of neighbours go together, as all use the same random numbers."""
-    told, found = with_plans(past, plan, _alike(past, siblings)), {}
+    runs, parts = with_plans(past, plan, _alike(past, siblings)), {}
     for place, position in enumerate(past.position.values):
-        own, *others = (as_run(one, one.loss.isel(position=place).values, plan) for one, plan in told)
-        found[f"position {position}"] = extrapolation.calibrated(law, priors.of_loss(law), own, at, others)
-    return np.stack([one.draws for one in found.values()], axis=-1), found
+        own, *others = (as_run(one, one.loss.isel(position=place).values, plan) for one, plan in runs)
+        parts[f"position {position}"] = extrapolation.calibrated(law, priors.of_loss(law), own, at, others)
+    return np.stack([one.draws for one in parts.values()], axis=-1), parts
 
 
 def components(law: Law, past: xr.Dataset, at: np.ndarray, plan: Any, siblings: Sequence[xr.Dataset]):
@@ -38,16 +38,16 @@ def components(law: Law, past: xr.Dataset, at: np.ndarray, plan: Any, siblings: 
     kept = np.isfinite(loss).all(axis=1) & (seen >= FIRST * seen[-1])
     _, _, direction = np.linalg.svd(loss[kept], full_matrices=False)
     direction = direction[:RANK] * np.sign(direction[:RANK].sum(axis=1, keepdims=True))
-    told = with_plans(past, plan, _alike(past, siblings))
-    scores = [one.loss.transpose("tokens", "position").values @ direction.T for one, _ in told]
-    level, found = abs(float(scores[0][kept][-1, 0])), {}
+    runs = with_plans(past, plan, _alike(past, siblings))
+    scores = [one.loss.transpose("tokens", "position").values @ direction.T for one, _ in runs]
+    level, parts = abs(float(scores[0][kept][-1, 0])), {}
     for k in range(len(direction)):
-        own, *others = (as_run(one, score[:, k], plan) for (one, plan), score in zip(told, scores, strict=True))
+        own, *others = (as_run(one, score[:, k], plan) for (one, plan), score in zip(runs, scores, strict=True))
         prior = priors.of_loss(law) if k == 0 else priors.of_parameter(law, level)
-        found[f"component {k + 1}"] = extrapolation.calibrated(law, prior, own, at, others, seed=2 * k)
-    draws = np.stack([one.draws for one in found.values()], axis=-1) @ direction
+        parts[f"component {k + 1}"] = extrapolation.calibrated(law, prior, own, at, others, seed=2 * k)
+    draws = np.stack([one.draws for one in parts.values()], axis=-1) @ direction
     recent = np.flatnonzero(kept)[-max(kept.sum() // 3, 1) :]
-    return draws + (loss[recent] - scores[0][recent] @ direction).mean(axis=0), found
+    return draws + (loss[recent] - scores[0][recent] @ direction).mean(axis=0), parts
 
 
 def _alike(past: xr.Dataset, siblings: Sequence[xr.Dataset]) -> list[xr.Dataset]:

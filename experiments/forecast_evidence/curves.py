@@ -58,7 +58,7 @@ def load(parts: tuple[str, ...], folder: Path | None, pool: Path) -> tuple[list[
     if folder is not None:
         public = {"multipower": _multipower, "olmo_ladder": _olmo, "gemstones": _gemstones}
         sources = {name: (lambda part, of=of: of(part, folder)) for name, of in public.items()} | sources
-    curves, said = [], [] if folder is not None else ["no folder of public curves: they are left out"]
+    curves, left_out = [], [] if folder is not None else ["no folder of public curves: they are left out"]
     for name, source in sources.items():
         for part in parts:
             try:
@@ -68,8 +68,8 @@ def load(parts: tuple[str, ...], folder: Path | None, pool: Path) -> tuple[list[
             else:
                 why = "" if found else "no run is there"
             curves += found
-            said += [f"{name}, {part} part: {why}; left out"] if why else []
-    return curves, said
+            left_out += [f"{name}, {part} part: {why}; left out"] if why else []
+    return curves, left_out
 
 
 def _multipower(part: str, folder: Path) -> Iterator[Curve]:

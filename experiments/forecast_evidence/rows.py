@@ -24,18 +24,18 @@ def rows(case: Case, method: Any) -> list[dict[str, Any]]:
     start = time.perf_counter()
     at = case.future.tokens.values
     try:
-        mean, draws, said = _made(case, method, at)
+        mean, draws, facts_by_split = _made(case, method, at)
     except ValueError as error:
         splits = case.target.surface.split.values.tolist()
         nothing = xr.DataArray(np.full((len(splits), len(at)), np.nan), {"split": splits}, ("split", "tokens"))
-        mean, draws, said = nothing, None, {split: {"status": str(error)} for split in splits}
+        mean, draws, facts_by_split = nothing, None, {split: {"status": str(error)} for split in splits}
     facts = _facts(case) | {"seconds": (time.perf_counter() - start) / mean.sizes["split"]}
     observed = mean_loss(case.future)
     made = []
     for split in observed.split.values.tolist():
         own = None if draws is None else draws.sel(split=split).transpose("draw", "tokens").values
         judged = judge(at, observed.sel(split=split).values, mean.sel(split=split).values, own, case.target.last)
-        name = {"split": split, "method": cases.name_of(method), "cutoff": case.cutoff} | said[split]
+        name = {"split": split, "method": cases.name_of(method), "cutoff": case.cutoff} | facts_by_split[split]
         made.append(
             {"protocol": case.protocol, "data": case.target.data, "run": case.target.run} | name | judged | facts
         )
@@ -47,11 +47,11 @@ def _made(case: Case, method: Any, at: np.ndarray) -> tuple[xr.DataArray, xr.Dat
     siblings = [one.surface for one in case.siblings]
     if case.past.sizes["tokens"]:
         found = tsl.forecast(case.past, at, method=method, reference_runs=siblings)
-        said = {
+        facts_by_split = {
             split: {"status": str(status), "intervals": found.intervals.get(split)}
             for split, status in found.status.items()
         }
-        return found.mean, found.draws, said
+        return found.mean, found.draws, facts_by_split
     return _from_siblings(case, method, at)
 
 
@@ -61,15 +61,15 @@ def _from_siblings(
     """A run of which nothing is seen: `tsl.forecast` refuses it, the mixed model beneath does not."""
     target, (split,) = case.target.surface, case.target.surface.split.values.tolist()
     plan, others = lr_history.schedule_of(target), [one.surface.sel(split=split) for one in case.siblings]
-    values, told = method.through(method.law, case.past.sel(split=split), at.astype(float), plan, others)
-    found = told["mean"]
+    values, parts = method.through(method.law, case.past.sel(split=split), at.astype(float), plan, others)
+    found = parts["mean"]
     draws = xr.DataArray(values[:, None], {"split": [split], "tokens": at}, ("draw", "split", "tokens"))
     status = "ok" if found.posterior.converged else "the sampler did not converge (mean)"
-    said = {
+    facts_of_split = {
         "status": status,
         "intervals": f"calibrated on {n} reference runs" if (n := len(found.backtest_z)) else "model-based",
     }
-    return draws.median("draw"), draws, {split: said}
+    return draws.median("draw"), draws, {split: facts_of_split}
 
 
 def judge(
@@ -119,7 +119,7 @@ def _facts(case: Case) -> dict[str, Any]:
         "prefix_tokens": float(past.tokens[-1]) if past.sizes["tokens"] else 0.0,
         "prefix_checkpoints": past.sizes["tokens"],
         "total_tokens": float(case.target.surface.tokens[-1]),
-        "siblings": cases.told(case),
+        "siblings": cases.siblings_of(case),
         "sibling_compute": cases.sibling_compute(case),
         "cluster": cases.cluster(case.target),
     }

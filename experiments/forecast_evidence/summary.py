@@ -80,12 +80,12 @@ def _paired(title: str, one: pd.DataFrame, other: pd.DataFrame, same: list[str])
     pairs = one.merge(other, on=same, suffixes=("", "_other"))
     if pairs.empty:
         return None
-    told: list[Callable[[str], pd.Series]] = [
+    measures: list[Callable[[str], pd.Series]] = [
         lambda end: pairs[f"final_error{end}"].abs(),
         lambda end: pairs[f"mse{end}"] ** 0.5,
         lambda end: pairs[f"interval_score_final{end}"],
     ]
-    differences = [_range(clustered_mean(of("") - of("_other"), pairs.cluster), "{:+.4f}") for of in told]
+    differences = [_range(clustered_mean(of("") - of("_other"), pairs.cluster), "{:+.4f}") for of in measures]
     return (title, f"{len(pairs)} ({pairs.cluster.nunique()})", *differences)
 
 

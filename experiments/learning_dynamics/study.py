@@ -17,15 +17,15 @@ import pandas as pd
 import xarray as xr
 
 import tsl_jax as tsl
-from experiments.shared import BASE_RUNS, Claim, Findings, Runs, Study
-from experiments.shared import solver_comparison as lm
-from experiments.shared.seeds_and_intervals import bands, interval
+from experiments.learning_dynamics import plots
+from experiments.shared import BASE_RUNS, Claim, Findings, Runs, Study, solver_comparison
+from experiments.shared.seeds_and_intervals import bands, interval, of_columns
 from experiments.shared.surface_measures import in_bands
 
 EARLY, EARLIES = 0.2, (0.1, 0.2, 0.4)
 MARGIN, MARGINS = 0.1, (0.05, 0.1, 0.2)
 LEVEL = 0.9  # of the simultaneous bands: two one-sided tests at 5 %
-SCHEDULES = ("cosine", "wsd", "constant")
+SCHEDULES, SPLITS = ("cosine", "wsd", "constant"), ("id", "ood")
 
 
 # ------------------------------------------------------------------------------------------------------------- rates
@@ -50,7 +50,7 @@ def relative(rate: xr.DataArray) -> xr.DataArray:
     return rate / rate.mean("position") - 1
 
 
-def subject(runs: Runs) -> str:
+def judged_size(runs: Runs) -> str:
     """The size that is judged: the first one that has seeds, in names SIZE-SCHEDULE@SEED.
 
     Raises:
@@ -64,14 +64,14 @@ def subject(runs: Runs) -> str:
 
 def schedules(runs: Runs) -> list[str]:
     """The schedules of these runs."""
-    return [schedule for schedule in SCHEDULES if runs.named(f"{subject(runs)}-{schedule}@")]
+    return [schedule for schedule in SCHEDULES if runs.named(f"{judged_size(runs)}-{schedule}@")]
 
 
 def by_seed(runs: Runs, schedule: str, split: str, start: float, end: float) -> xr.DataArray:
     """Rates (seed, position) of the runs of a schedule."""
-    found = runs.named(f"{subject(runs)}-{schedule}@")
-    made = [rates(phase(one, start, end).loss.sel(split=split)) for one in found.values()]
-    return xr.concat(made, pd.Index([name.partition("@")[2] for name in found], name="seed"))
+    surfaces = runs.named(f"{judged_size(runs)}-{schedule}@")
+    each = [rates(phase(surface, start, end).loss.sel(split=split)) for surface in surfaces.values()]
+    return xr.concat(each, pd.Index([name.partition("@")[2] for name in surfaces], name="seed"))
 
 
 # ------------------------------------------------------------------------------------------------------- equivalence
@@ -84,73 +84,79 @@ def judged(q: xr.DataArray, margin: float) -> dict[str, Any]:
         inside: share of the positions whose band lies within the margin. outside: those whose band lies wholly beyond
         it. lowest, highest: mean relative rates. verdict: same, different or undecided.
     """
-    found = bands(q.values, LEVEL)
-    inside = (found.low > -margin) & (found.high < margin)
-    outside = (found.high < -margin) | (found.low > margin)
+    band = bands(q.values, LEVEL)
+    inside, outside = _within(band, margin)
     verdict = "same" if inside.all() else "different" if outside.any() else "undecided"
-    ends = {"lowest": float(found["mean"].min()), "highest": float(found["mean"].max())}
+    ends = {"lowest": float(band["mean"].min()), "highest": float(band["mean"].max())}
     return {**ends, "inside": float(inside.mean()), "outside": float(outside.mean()), "verdict": verdict}
+
+
+def _within(band: pd.DataFrame, margin: float) -> tuple[pd.Series, pd.Series]:
+    """Where the band lies within the margin, and where it lies wholly beyond it."""
+    return (band.low > -margin) & (band.high < margin), (band.high < -margin) | (band.low > margin)
 
 
 def main_table(runs: Runs) -> pd.DataFrame:
     """A row for each schedule, split and phase, by the primary rule."""
     rows = []
     for schedule in schedules(runs):
-        for split in ("id", "ood"):
+        for split in SPLITS:
             for name, (start, end) in {"early": (0.0, EARLY), "late": (EARLY, 1.0)}.items():
                 rate = by_seed(runs, schedule, split, start, end)
-                mean = interval(rate.mean("position").values)
                 row = {"schedule": schedule, "split": split, "phase": name, "seeds": rate.sizes["seed"]}
-                row |= {"rate, nats per e-fold": str(mean)}
-                row |= {f"bands: {key}": value for key, value in judged(in_bands(relative(rate)), MARGIN).items()}
+                row |= interval(rate.mean("position").values).columns("nats_per_efold")
+                row |= {f"bands_{key}": value for key, value in judged(in_bands(relative(rate)), MARGIN).items()}
                 single = judged(relative(rate), MARGIN)
-                row |= {"positions: inside": single["inside"], "positions: outside": single["outside"]}
+                row |= {"positions_inside": single["inside"], "positions_outside": single["outside"]}
                 rows.append(row | law_of(runs, schedule, split, start, end, rate))
     return pd.DataFrame(rows)
 
 
 def by_band(runs: Runs) -> pd.DataFrame:
     """Relative late rates of each band of positions, with simultaneous bands over them, by schedule and split."""
-    rows = []
+    tables = []
     for schedule in schedules(runs):
-        for split in ("id", "ood"):
+        for split in SPLITS:
             rate = by_seed(runs, schedule, split, EARLY, 1.0)
             q = in_bands(relative(rate))
-            for k, (_, one) in enumerate(bands(q.values, LEVEL).iterrows()):
-                first, last = 2 ** (k - 1) + 1 if k else 1, min(2**k, rate.sizes["position"])
-                inside, beyond = abs(np.array([one.low, one.high])) < MARGIN, one.low > MARGIN or one.high < -MARGIN
-                verdict = "same" if inside.all() else "different" if beyond else "undecided"
-                told = f"{one['mean']:+.3f} [{one.low:+.3f}, {one.high:+.3f}]"
-                rows.append(
-                    {"schedule": schedule, "split": split, "positions": f"{first} to {last}",
-                     "rate relative to the mean": told, "verdict": verdict}
-                )  # fmt: skip
-    return pd.DataFrame(rows)
+            band = bands(q.values, LEVEL)
+            inside, outside = _within(band, MARGIN)
+            last = np.minimum(2 ** np.arange(len(band)), rate.sizes["position"])
+            first = np.append(1, last[:-1] + 1)
+            where = {"schedule": schedule, "split": split, "first_position": first, "last_position": last}
+            rate_columns = {
+                "relative_rate": band["mean"],
+                "relative_rate_low": band.low,
+                "relative_rate_high": band.high,
+            }
+            verdict = np.where(inside, "same", np.where(outside, "different", "undecided"))
+            tables.append(pd.DataFrame({**where, **rate_columns, "verdict": verdict}))
+    return pd.concat(tables, ignore_index=True)
 
 
 def law_of(runs: Runs, schedule: str, split: str, start: float, end: float, rate: xr.DataArray) -> dict[str, float]:
     """R2 over positions of the rates that the fitted hyperbolic law implies, mean over seeds; and the lm columns."""
     r2, parts = [], []
-    for k, surface in enumerate(runs.named(f"{subject(runs)}-{schedule}@").values()):
+    for k, surface in enumerate(runs.named(f"{judged_size(runs)}-{schedule}@").values()):
         loss = phase(surface, start, end).loss.sel(split=split)
         fitted = tsl.fit(tsl.laws.HYPERBOLIC, loss, over="position")
         implied, own = rates(fitted.predict()), rate.isel(seed=k)
         r2.append(1 - float(((implied - own) ** 2).sum() / ((own - own.mean()) ** 2).sum()))
         parts.append(loss)
-    beside = lm.beside(tsl.laws.HYPERBOLIC, xr.concat(parts, "seed", join="outer"), over="position")
-    return {"law: R2 of the rates": float(np.mean(r2)), **beside}
+    curves = xr.concat(parts, "seed", join="outer")
+    return {"law_r2": float(np.mean(r2)), **solver_comparison.beside(tsl.laws.HYPERBOLIC, curves, over="position")}
 
 
 def sensitivity(runs: Runs) -> pd.DataFrame:
     """The verdict on the later part for each rule of "early" and each margin, by bands of positions."""
     rows = []
     for schedule in schedules(runs):
-        for split in ("id", "ood"):
+        for split in SPLITS:
             for early in EARLIES:
                 q = in_bands(relative(by_seed(runs, schedule, split, early, 1.0)))
-                verdicts = {f"margin {m:.0%}": judged(q, m)["verdict"] for m in MARGINS}
+                verdicts = {f"verdict_margin_{margin:g}": judged(q, margin)["verdict"] for margin in MARGINS}
                 ends = {"lowest": float(q.mean("seed").min()), "highest": float(q.mean("seed").max())}
-                rows.append({"schedule": schedule, "split": split, "early": f"{early:.0%}", **ends, **verdicts})
+                rows.append({"schedule": schedule, "split": split, "early": early, **ends, **verdicts})
     return pd.DataFrame(rows)
 
 
@@ -158,77 +164,60 @@ def larger(runs: Runs) -> pd.DataFrame:
     """Relative late rates of the runs of other sizes by band of positions: single runs, no intervals."""
     rows = []
     for name, surface in runs.surfaces.items():
-        if not name.startswith(f"{subject(runs)}-"):
+        if not name.startswith(f"{judged_size(runs)}-"):
             rate = rates(phase(surface, EARLY, 1.0).loss.sel(split="id"))
             q = in_bands(relative(rate))
-            named = {f"i = {p:.3g}": float(v) for p, v in zip(q.position.values, q.values, strict=True)}
-            rows.append({"run": name, "rate, nats per e-fold": float(rate.mean()), **named})
+            relative_rates = {f"position_{p:.3g}": float(v) for p, v in zip(q.position.values, q.values, strict=True)}
+            rows.append({"run": name, "nats_per_efold": float(rate.mean()), **relative_rates})
     return pd.DataFrame(rows)
 
 
-# ------------------------------------------------------------------------------------------------------- what is told
+# ---------------------------------------------------------------------------------------------------- the conclusions
 
 
 def analyse(runs: Runs) -> Findings:
     """All tables, the verdict on the paper's claim, and the figures."""
-    table, bands_of, sensitive, large = main_table(runs), by_band(runs), sensitivity(runs), larger(runs)
-    late = table[(table.phase == "late") & (table.split == "id")]
-    verdicts = late["bands: verdict"].tolist()
-    found = "agrees" if set(verdicts) == {"same"} else "differs" if "different" in verdicts else "undecided"
-    lowest, highest = late["bands: lowest"].min(), late["bands: highest"].max()
-    known = next(one for name, one in runs.manifests.items() if name.startswith(f"{subject(runs)}-"))
-    claims = [
+    main, by_bands, sensitive, large = main_table(runs), by_band(runs), sensitivity(runs), larger(runs)
+    tables = {"rates": main, "by_band": by_bands, "sensitivity": sensitive, "larger_runs": large}
+    manifest = next(manifest for name, manifest in runs.manifests.items() if name.startswith(f"{judged_size(runs)}-"))
+    return Findings(tables, claims(main, manifest), notes(main, by_bands), *plots.figures(by_bands, MARGIN))
+
+
+def claims(main: pd.DataFrame, manifest: Any) -> list[Claim]:
+    """By the rule of the plan: of the late phase on id, over schedules."""
+    late = main[(main.phase == "late") & (main.split == "id")]
+    verdicts = late.bands_verdict.tolist()
+    verdict = "agrees" if set(verdicts) == {"same"} else "differs" if "different" in verdicts else "undecided"
+    return [
         Claim(
             "After the early phase the loss of all positions falls at the same rate",
             "equal rates (figure, 58M to 6.7B parameters)",
-            f"between {lowest:+.0%} and {highest:+.0%} of the mean rate by band of positions ({', '.join(verdicts)} by "
-            f"schedule: {', '.join(schedules(runs))}), margin 10 %",
-            found,
-            f"Runs of {known['n_params'] / 1e6:.3g} M parameters and {known['total_tokens'] / 1e6:.3g} M tokens may "
-            "not have left their early phase: context is still learned",
+            f"between {late.bands_lowest.min():+.0%} and {late.bands_highest.max():+.0%} of the mean rate by band of "
+            f"positions ({', '.join(verdicts)} by schedule: {', '.join(late.schedule)}), margin {MARGIN:.0%}",
+            verdict,
+            f"Runs of {manifest['n_params'] / 1e6:.3g} M parameters and {manifest['total_tokens'] / 1e6:.3g} M tokens "
+            "may not have left their early phase, in which a model first learns to use context.",
         )
     ]
-    tables = {"rates": table, "by_band": bands_of, "sensitivity": sensitive, "larger_runs": large}
-    return Findings(tables, claims, _notes(runs, table, bands_of), *_figures(runs))
 
 
-def _notes(runs: Runs, table: pd.DataFrame, bands_of: pd.DataFrame) -> list[str]:
-    told = []
-    for schedule in schedules(runs):
-        one = bands_of[(bands_of.schedule == schedule) & (bands_of.split == "id")].set_index("positions")
-        first, last = one["rate relative to the mean"].iloc[[0, -1]]
-        same = ", ".join(one.index[one.verdict == "same"]) or "none"
-        told.append(
-            f"{schedule}, id, late: position 1 falls at {first} relative to the mean, the last half of all "
-            f"positions at {last}; within the margin for sure: positions {same}."
+def notes(main: pd.DataFrame, by_bands: pd.DataFrame) -> list[str]:
+    """What the bands of positions do by schedule, and what the law says of it."""
+    sentences = []
+    for schedule, table in by_bands[by_bands.split == "id"].groupby("schedule", sort=False):
+        first, last = (of_columns(row, "relative_rate") for _, row in table.iloc[[0, -1]].iterrows())
+        same = ", ".join(
+            f"{row.first_position} to {row.last_position}" for row in table.itertuples() if row.verdict == "same"
         )
-    law = table["law: R2 of the rates"]
+        sentences.append(
+            f"{schedule}, id, late: position 1 falls at {first:.3f} relative to the mean, the last half of all "
+            f"positions at {last:.3f}; within the margin for sure: positions {same or 'none'}."
+        )
     return [
-        *told,
-        f"The rates that the fitted hyperbolic law implies have R2 {law.min():.2f} to {law.max():.2f} over single "
-        "positions: the law sees how positions differ as far as it holds.",
+        *sentences,
+        f"The rates that the fitted hyperbolic law implies have R2 {main.law_r2.min():.2f} to {main.law_r2.max():.2f} "
+        "over single positions: the law sees how positions differ as far as it holds.",
     ]
-
-
-def _figures(runs: Runs) -> tuple[dict[str, Any], dict[str, str]]:
-    from tsl_jax.reporting import plots as draw
-
-    figures, captions = {}, {}
-    for split in ("id", "ood"):
-        shown: dict[str, Any] = {}
-        for schedule in schedules(runs):
-            q = in_bands(relative(by_seed(runs, schedule, split, EARLY, 1.0)))
-            found = bands(q.values, LEVEL)
-            shown[schedule] = (100 * found["mean"].values, 100 * found.low.values, 100 * found.high.values)
-        figures[f"rates_{split}"] = draw.decline_rates(
-            q.position.values, shown, margin=100 * MARGIN, centre=0.0, unit="% above or below the mean"
-        )
-        captions[f"rates_{split}"] = (
-            f"How fast the loss of each band of positions falls after the first 20 % of the tokens, relative to the "
-            f"mean over positions ({split}, {q.sizes['seed']} seeds a schedule, simultaneous 90 % bands). Shaded: the "
-            "margin within which rates count as the same."
-        )
-    return figures, captions
 
 
 STUDY = Study(

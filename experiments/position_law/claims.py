@@ -23,35 +23,35 @@ CAPTIONS = {
     "Stripes along tokens are the text: the same tokens are hard for every checkpoint.",
     "i90": "Context until nine tenths of the hyperbola's gap are closed, over training, where the form passes its "
     "test; bands are 90 % intervals, those wider than a factor of 1,000 are left out.",
-    "rivals": "Root mean square error at held-out positions of the last checkpoint, geometric mean over runs and "
+    "alternatives": "Root mean square error at held-out positions of the last checkpoint, geometric mean over runs and "
     "splits, bars hold nine tenths of them: blocks left out in turn, and the second half from the first.",
     "lstm": "LSTM minus LLaMA of the same size by position, with pointwise 90 % intervals of the paired clusters.",
 }
 
 
-def overall(duels: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """A row a rival: how it does over all runs and splits, and how often its own form passes at the last checkpoint."""
+def overall(comparisons: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """A row an alternative: over all runs and splits, and how often its own form passes at the last checkpoint."""
     last = rows.groupby(["run", "split"], sort=False).tail(1)
     table = []
-    for (estimate, rival), part in duels.groupby(["estimate", "rival"], sort=False):
+    for (estimate, alternative), part in comparisons.groupby(["estimate", "alternative"], sort=False):
         plain = estimate == "plain"
-        inside, beyond = part.held_out_rival / part.held_out, part.second_half_rival / part.second_half
+        inside, beyond = part.held_out_alternative / part.held_out, part.second_half_alternative / part.second_half
         table.append(
             {
                 "estimate": estimate,
-                "rival": rival,
+                "alternative": alternative,
                 "cases": len(part),
                 "likelier_hyperbolic": (part.log_likelihood_ratio > 0).mean() if plain else np.nan,
                 "log_likelihood_ratio_median": part.log_likelihood_ratio.median(),
                 "apart_median": part.apart.median(),
                 "as_hyperbolic": (part.z_if_hyperbolic.dropna().abs() < 2).mean(),
-                "as_rival": (part.z_if_rival.dropna().abs() < 2).mean(),
-                "fails": (last[f"p_{rival}"] <= 0.05).mean() if plain else np.nan,
+                "as_alternative": (part.z_if_alternative.dropna().abs() < 2).mean(),
+                "fails": (last[f"p_{alternative}"] <= 0.05).mean() if plain else np.nan,
                 "held_out_ratio": stats.gmean(inside),
                 "held_out_worse": (inside > 1).mean(),
                 "second_half_ratio": stats.gmean(beyond),
                 "second_half_worse": (beyond > 1).mean(),
-                "second_half_bias": part.second_half_bias_rival.mean(),
+                "second_half_bias": part.second_half_bias_alternative.mean(),
                 "second_half_bias_hyperbolic": part.second_half_bias.mean(),
             }
         )
@@ -61,7 +61,7 @@ def overall(duels: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 def claims(main: pd.DataFrame, rows: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
     """By the rules of the plan."""
     found = [_holds(main, rows)]
-    found += [_rival(row) for _, row in tables["rivals_overall"].iterrows()]
+    found += [_alternative(row) for _, row in tables["alternatives_overall"].iterrows()]
     if "ranges" in tables:
         found.append(_range(tables["ranges"]))
     if "architectures" in tables:
@@ -88,7 +88,7 @@ def _holds(main: pd.DataFrame, rows: pd.DataFrame) -> Claim:
     return Claim(claim, f"R2 > .95 (our reading; {PAPER})", ours, verdict, why)
 
 
-def _rival(row: pd.Series) -> Claim:
+def _alternative(row: pd.Series) -> Claim:
     worse = (row.held_out_worse, row.second_half_worse)
     verdict = "agrees" if min(worse) >= 0.9 else "differs" if max(worse) <= 0.1 else "undecided"
     ours = (
@@ -98,11 +98,11 @@ def _rival(row: pd.Series) -> Claim:
     if row.estimate == "plain":
         ours += (
             f"; median log likelihood ratio {row.log_likelihood_ratio_median:.2f} for the hyperbola, the laws "
-            f"{row.apart_median:.1f} standard deviations apart; {row.rival} fails its test in {row.fails:.0%}"
+            f"{row.apart_median:.1f} standard deviations apart; {row.alternative} fails its test in {row.fails:.0%}"
         )
     why = "" if verdict != "undecided" else "No side wins in nine of ten cases."
     name = {"plain": "plain mean", "additive": "additive estimate, added after the first look"}[row.estimate]
-    return Claim(f"The hyperbola describes positions better than {row.rival} ({name})", PAPER, ours, verdict, why)
+    return Claim(f"The hyperbola describes positions better than {row.alternative} ({name})", PAPER, ours, verdict, why)
 
 
 def _range(table: pd.DataFrame) -> Claim:
@@ -130,8 +130,8 @@ def _lstm(pairs: pd.DataFrame, split: str) -> Claim:
     no = apart or more.high_all < 0
     verdict = "agrees" if equal and behind else "differs" if no else "undecided"
     why = "falls behind with position" if behind else "no growing gap shown"
-    told = "are equal within" if equal else "differ by more than" if apart else "are not shown to be equal within"
-    why += f"; early positions {told} {MARGIN} nats"
+    words = "are equal within" if equal else "differ by more than" if apart else "are not shown to be equal within"
+    why += f"; early positions {words} {MARGIN} nats"
     claim = f"LSTMs match Transformers on early positions and fall behind on late ones ({split})"
     return Claim(claim, "Kaplan et al. 2020, figure 7", f"LSTM minus LLaMA, nats: {ours}", verdict, why)
 

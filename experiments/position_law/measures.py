@@ -28,7 +28,7 @@ from tsl_jax.fitting import Fit, fit
 from tsl_jax.surface import position_covariance
 
 LAWS = (laws.HYPERBOLIC, laws.POSITION_POWER, laws.POSITION_EXPONENTIAL, laws.POSITION_LOG)
-RIVALS = LAWS[1:]
+ALTERNATIVES = LAWS[1:]
 DRAWS = 200  # of a reference
 LEVEL = 0.05
 
@@ -42,16 +42,16 @@ class Tested:
     """p-values of chi2, from one simulated reference for all runs that share their text, range and clusters."""
 
     def __init__(self) -> None:
-        self.known: dict[Any, np.ndarray] = {}
+        self.drawn: dict[Any, np.ndarray] = {}
 
     def p(self, chi2: float, key: tuple[Any, ...], curve: np.ndarray, x: np.ndarray, sigma: np.ndarray) -> float:
         """Probability of so large a chi2 under a true law; key: text, range, split, clusters (last)."""
-        if key not in self.known:
-            self.known[key] = reference_chi2(
-                laws.HYPERBOLIC, curve, x, sigma, key[-1], draws=DRAWS, seed=len(self.known)
+        if key not in self.drawn:
+            self.drawn[key] = reference_chi2(
+                laws.HYPERBOLIC, curve, x, sigma, key[-1], draws=DRAWS, seed=len(self.drawn)
             )
-        drawn = self.known[key]
-        return float((1 + (drawn >= chi2).sum()) / (1 + len(drawn)))
+        simulated = self.drawn[key]
+        return float((1 + (simulated >= chi2).sum()) / (1 + len(simulated)))
 
 
 def hyperbolas(surface: xr.Dataset) -> Fit:
@@ -89,7 +89,10 @@ def by_checkpoint(name: str, surface: xr.Dataset, found: Fit, text: str, tested:
                     "p": tested.p(best.chi2, key, best.curve, x, smooth[k]),
                     "degrees": best.degrees,
                     **{f"chi2_{law}": one.chi2 for law, one in each.items()},
-                    **{f"p_{law.name}": tested.p(each[law.name].chi2, key, best.curve, x, smooth[k]) for law in RIVALS},
+                    **{
+                        f"p_{law.name}": tested.p(each[law.name].chi2, key, best.curve, x, smooth[k])
+                        for law in ALTERNATIVES
+                    },
                     **{param: float(found.params.sel({**at, "param": param})) for param in laws.HYPERBOLIC.params},
                     **{end: float(used[end].isel(tokens=k)) for end in ("i90", "low", "high")},
                 }
@@ -105,8 +108,8 @@ def _context(found: Fit, split: str, smooth: np.ndarray, clusters: int) -> xr.Da
     return effective_context(found, labelled, clusters=clusters).sel(split=split)
 
 
-def duels(surface: xr.Dataset, split: str) -> Iterator[dict[str, Any]]:
-    """The hyperbola against each rival at the last checkpoint: likelihood, held-out blocks, the second half.
+def comparisons(surface: xr.Dataset, split: str) -> Iterator[dict[str, Any]]:
+    """The hyperbola against each alternative at the last checkpoint: likelihood, held-out blocks, the second half.
 
     By the plain mean, then without likelihood by the additive estimate.
     """
@@ -115,15 +118,15 @@ def duels(surface: xr.Dataset, split: str) -> Iterator[dict[str, Any]]:
     sigma = stationary_covariance(position_covariance(surface.isel(tokens=[-1])).sel(split=split).values[0])
     for estimate, y in (("plain", last.loss.values), ("additive", last.loss_additive.values)):
         missed = {law.name: (_inside(law, y, x), _beyond(law, y, x)) for law in LAWS}
-        for law in RIVALS:
-            row = {"estimate": estimate, "rival": law.name}
+        for law in ALTERNATIVES:
+            row = {"estimate": estimate, "alternative": law.name}
             if estimate == "plain":  # the covariance is that of the plain mean
                 row |= _ratio(cox_test(laws.HYPERBOLIC, law, y, x, sigma))
             yield row | _held_out(missed["hyperbolic"], missed[law.name])
 
 
 def _ratio(one: CoxTest) -> dict[str, float]:
-    names = ("log_likelihood_ratio", "apart", "z_if_hyperbolic", "z_if_rival")
+    names = ("log_likelihood_ratio", "apart", "z_if_hyperbolic", "z_if_alternative")
     return dict(zip(names, one, strict=True))
 
 
@@ -131,11 +134,11 @@ def _held_out(ours: tuple[float, Any], theirs: tuple[float, Any]) -> dict[str, f
     (first, ours), (inside, beyond) = ours, theirs
     return {
         "held_out": first,
-        "held_out_rival": inside,
+        "held_out_alternative": inside,
         "second_half": ours[0],
-        "second_half_rival": beyond[0],
+        "second_half_alternative": beyond[0],
         "second_half_bias": ours[1],
-        "second_half_bias_rival": beyond[1],
+        "second_half_bias_alternative": beyond[1],
     }
 
 

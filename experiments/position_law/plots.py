@@ -27,9 +27,9 @@ def architectures(names: Iterable[str]) -> dict[str, str]:
     names = list(names)
     found = [
         {
-            label: next(name for name in names if name.startswith(f"{size}{told}-cosine"))
-            for label, told in ARCHITECTURES.items()
-            if any(name.startswith(f"{size}{told}-cosine") for name in names)
+            label: next(name for name in names if name.startswith(f"{size}{part}-cosine"))
+            for label, part in ARCHITECTURES.items()
+            if any(name.startswith(f"{size}{part}-cosine") for name in names)
         }
         for size in dict.fromkeys(name.split("-")[0] for name in names)
     ]
@@ -73,13 +73,15 @@ def context(rows: pd.DataFrame, split: str) -> Any:
     return drawn.lines_with_bands(lines, "tokens seen", "i90 = 9/a1 (tokens of context)", log="xy")
 
 
-def rivals(duels: pd.DataFrame, estimate: str) -> Any:
+def alternatives(comparisons: pd.DataFrame, estimate: str) -> Any:
     """Held-out errors of every law, geometric mean over runs and splits with a 90 % range of them."""
     table = []
     names = {"held_out": "held-out blocks", "second_half": "held-out second half"}
-    duels = duels[duels.estimate == estimate]
-    first = duels[duels.rival == duels.rival.iloc[0]]
-    each = [("hyperbolic", first, "")] + [(rival, part, "_rival") for rival, part in duels.groupby("rival", sort=False)]
+    comparisons = comparisons[comparisons.estimate == estimate]
+    first = comparisons[comparisons.alternative == comparisons.alternative.iloc[0]]
+    each = [("hyperbolic", first, "")] + [
+        (alternative, part, "_alternative") for alternative, part in comparisons.groupby("alternative", sort=False)
+    ]
     for law, part, end in each:
         for measure, word in names.items():
             values = part[measure + end].values

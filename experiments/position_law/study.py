@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from experiments.position_law import claims as told
+from experiments.position_law import claims as conclusions
 from experiments.position_law import measures
 from experiments.position_law import plots as figures
 from experiments.shared import Findings, Runs, Study
@@ -43,19 +43,21 @@ def analyse(runs: Runs) -> Findings:
     )
     rows["passes"] = rows.p > measures.LEVEL
     main = _main(runs, rows, fits)
-    duels = _duels(surfaces)
+    comparisons = _comparisons(surfaces)
     pairs, differences = _pairs(runs)
     tables = {
         "position_law": main,
-        "rivals": duels,
-        "rivals_overall": told.overall(duels, rows),
+        "alternatives": comparisons,
+        "alternatives_overall": conclusions.overall(comparisons, rows),
         "ranges": _ranges(surfaces),
         "architectures": pairs,
         "checkpoints": rows,
     }
-    drawn, captions = _figures(surfaces, fits, rows, duels, differences)
+    drawn, captions = _figures(surfaces, fits, rows, comparisons, differences)
     tables = {name: table for name, table in tables.items() if len(table)}
-    return Findings(tables, told.claims(main, rows, tables), told.notes(main, rows, tables, surfaces), drawn, captions)
+    return Findings(
+        tables, conclusions.claims(main, rows, tables), conclusions.notes(main, rows, tables, surfaces), drawn, captions
+    )
 
 
 def _text(runs: Runs, name: str) -> str:
@@ -104,12 +106,12 @@ def _main(runs: Runs, rows: pd.DataFrame, fits: dict[str, Fit]) -> pd.DataFrame:
 I90 = (("", "i90"), ("_low", "low"), ("_high", "high"))
 
 
-def _duels(surfaces: dict[str, xr.Dataset]) -> pd.DataFrame:
+def _comparisons(surfaces: dict[str, xr.Dataset]) -> pd.DataFrame:
     found = [
         {"run": name, "split": split, **one}
         for name, surface in surfaces.items()
         for split in map(str, surface.split.values)
-        for one in measures.duels(surface, split)
+        for one in measures.comparisons(surface, split)
     ]
     return pd.DataFrame(found)
 
@@ -154,10 +156,10 @@ def _pairs(runs: Runs) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 def _figures(
-    surfaces: Any, fits: Any, rows: Any, duels: Any, differences: Any
+    surfaces: Any, fits: Any, rows: Any, comparisons: Any, differences: Any
 ) -> tuple[dict[str, Any], dict[str, str]]:
     drawn = figures.curves(surfaces, fits)
-    captions = dict.fromkeys(drawn, told.CURVES)
+    captions = dict.fromkeys(drawn, conclusions.CURVES)
     llama = figures.architectures(surfaces).get("LLaMA")
     if llama:
         drawn |= figures.quality(rows, llama)
@@ -170,8 +172,8 @@ def _figures(
         if lstm:
             drawn["lstm"] = figures.by_position(lstm, position)
     for estimate in ("plain", "additive"):
-        drawn[f"rivals-{estimate}"] = figures.rivals(duels, estimate)
-    return drawn, captions | {name: told.CAPTIONS[name.split("-")[0]] for name in drawn if name not in captions}
+        drawn[f"alternatives-{estimate}"] = figures.alternatives(comparisons, estimate)
+    return drawn, captions | {name: conclusions.CAPTIONS[name.split("-")[0]] for name in drawn if name not in captions}
 
 
 STUDY = Study(

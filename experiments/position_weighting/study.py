@@ -12,7 +12,7 @@ The dated plan and what came out: README.md beside this file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,11 @@ import pandas as pd
 import xarray as xr
 
 import tsl_jax as tsl
-from experiments.shared import Claim, Findings, Runs, Study
-from experiments.shared import solver_comparison as lm
-from experiments.shared.seeds_and_intervals import bands, detectable, equivalence, holm, interval
-from experiments.shared.surface_measures import final_errors, in_bands, parameter_path
+from experiments.position_weighting import plots
+from experiments.shared import Claim, Findings, Runs, Study, solver_comparison
+from experiments.shared.paired_differences import EQUIVALENT, detectable, equivalence, verdicts
+from experiments.shared.seeds_and_intervals import interval, of_columns
+from experiments.shared.surface_measures import error_columns, final_errors, loss_on_clusters
 
 MARGIN = 0.01  # nats
 LEVEL = 0.9
@@ -41,16 +42,9 @@ Arms = Mapping[str, Mapping[str, xr.Dataset]]  # arm -> seed -> surface
 
 def arm_rate_seed(name: str) -> tuple[str, float, str]:
     """("head-4", 3e-3, "0") of "weights-head-4-lr0.003@0"."""
-    told, _, seed = name.removeprefix("weights-").partition("@")
-    arm, _, rate = told.rpartition("-lr")
+    arm_and_rate, _, seed = name.removeprefix("weights-").partition("@")
+    arm, _, rate = arm_and_rate.rpartition("-lr")
     return arm, float(rate), seed
-
-
-def loss_of(surface: xr.Dataset, clusters: slice) -> xr.DataArray:
-    """Unweighted loss (split, tokens, position) of some clusters of the held-out documents."""
-    some = surface.isel(cluster=clusters)
-    loss = some.cluster_sum.sum("cluster") / some.cluster_count.sum("cluster")
-    return loss.transpose("split", "tokens", "position")
 
 
 # ------------------------------------------------------------------------------------------------------- development
@@ -62,16 +56,16 @@ def development(surfaces: Mapping[str, xr.Dataset]) -> pd.DataFrame:
     for name, surface in surfaces.items():
         if name.startswith("weights-") and arm_rate_seed(name)[2] == DEVELOPMENT_SEED:
             arm, rate, _ = arm_rate_seed(name)
-            loss = float(loss_of(surface, DEVELOPMENT).sel(split="id").isel(tokens=-1).mean())
-            rows.append({"arm": arm, "learning rate": rate, "development loss, id": loss})
+            loss = float(loss_on_clusters(surface, DEVELOPMENT).sel(split="id").isel(tokens=-1).mean())
+            rows.append({"arm": arm, "learning_rate": rate, "development_loss": loss})
     table = pd.DataFrame(rows)
-    best = table.groupby("arm")["development loss, id"].transform("min")
-    return table.assign(chosen=table["development loss, id"] == best)
+    best = table.groupby("arm").development_loss.transform("min")
+    return table.assign(chosen=table.development_loss == best)
 
 
 def chosen(table: pd.DataFrame) -> dict[str, float]:
     """The learning rate of each arm."""
-    return dict(zip(table[table.chosen].arm, table[table.chosen]["learning rate"], strict=True))
+    return dict(zip(table[table.chosen].arm, table[table.chosen].learning_rate, strict=True))
 
 
 # ------------------------------------------------------------------------------------------------------------- final
@@ -83,79 +77,65 @@ def final_runs(runs: Runs, rates: Mapping[str, float], start: str = "weights-") 
     Raises:
         ValueError: where the plan trains an arm at another rate than development chose.
     """
-    found: dict[str, dict[str, xr.Dataset]] = {UNIFORM: {}}
+    arms: dict[str, dict[str, xr.Dataset]] = {UNIFORM: {}}
     for name, surface in runs.named(start).items():
         arm, rate, seed = arm_rate_seed(name.removeprefix(MORE))
         if seed == DEVELOPMENT_SEED:
             continue
         if rate != rates[arm]:
             raise ValueError(f"plan: {name} trains at {rate:g}, development chose {rates[arm]:g}; correct the plan")
-        found.setdefault(arm, {})[seed] = surface
-    return found
+        arms.setdefault(arm, {})[seed] = surface
+    return arms
 
 
 def differences(arms: Arms, arm: str, clusters: slice = FINAL) -> xr.DataArray:
     """Arm minus uniform, final unweighted loss (seed, split, position), paired by seed."""
     pairs = [
-        (loss_of(own, clusters) - loss_of(arms[UNIFORM][seed], clusters)).isel(tokens=-1, drop=True)
+        (loss_on_clusters(own, clusters) - loss_on_clusters(arms[UNIFORM][seed], clusters)).isel(tokens=-1, drop=True)
         for seed, own in arms[arm].items()
     ]
     return xr.concat(pairs, pd.Index(list(arms[arm]), name="seed"))
 
 
-def others(arms: Arms) -> Iterable[str]:
+def weighted(arms: Arms) -> list[str]:
     """All arms but uniform."""
     return [arm for arm in arms if arm != UNIFORM]
 
 
-def ends(own: Mapping[str, xr.Dataset]) -> xr.DataArray:
+def final_curves(seeds: Mapping[str, xr.Dataset]) -> xr.DataArray:
     """Final id loss (seed, position) on all documents."""
-    final = [one.loss.sel(split="id").isel(tokens=-1, drop=True) for one in own.values()]
-    return xr.concat(final, pd.Index(list(own), name="seed"))
+    final = [surface.loss.sel(split="id").isel(tokens=-1, drop=True) for surface in seeds.values()]
+    return xr.concat(final, pd.Index(list(seeds), name="seed"))
 
 
-def main_table(arms: Arms, rates: Mapping[str, float]) -> pd.DataFrame:
+def arm_table(arms: Arms, rates: Mapping[str, float]) -> pd.DataFrame:
     """A row an arm: paired differences on the final half of the documents, with tests; the fit of its last curves."""
-    table = pd.DataFrame([_row(arms, arm, rates) for arm in others(arms)])
-    table.insert(6, "p, Holm", holm(table.p))
-    table.insert(7, "verdict", [_verdict(row) for row in table.to_dict("records")])
-    return table
+    rows = []
+    for arm in weighted(arms):
+        inner = differences(arms, arm).mean("position")
+        all_documents = differences(arms, arm, slice(None)).mean("position").sel(split="id")
+        rows.append(
+            {
+                "arm": arm,
+                "learning_rate": rates[arm],
+                **equivalence(inner.sel(split="id").values, MARGIN).columns("difference"),
+                "sd_of_pairs": float(inner.sel(split="id").std(ddof=1)),
+                **interval(all_documents.values, LEVEL).columns("all_documents"),
+                **interval(inner.sel(split="ood").values, LEVEL).columns("ood"),
+                **solver_comparison.beside(tsl.laws.HYPERBOLIC, final_curves(arms[arm]), over="position"),
+            }
+        )
+    return verdicts(pd.DataFrame(rows), "difference", ("gain", "loss"))
 
 
-def _row(arms: Arms, arm: str, rates: Mapping[str, float]) -> dict[str, Any]:
-    inner = differences(arms, arm).mean("position")
-    tested = equivalence(inner.sel(split="id").values, MARGIN)
-    every = differences(arms, arm, slice(None)).mean("position").sel(split="id")
-    return {
-        "arm": arm,
-        "learning rate": rates[arm],
-        "difference, id, nats (90 %)": str(tested.interval),
-        "seeds": tested.interval.n,
-        "p equivalent": tested.p_equivalent,
-        "p": tested.p_different,
-        "equivalence": tested.verdict,
-        "mean": tested.interval.mean,
-        "sd of pairs": float(inner.sel(split="id").std(ddof=1)),
-        "all documents, id": str(interval(every.values, LEVEL)),
-        "ood": str(interval(inner.sel(split="ood").values, LEVEL)),
-    } | lm.beside(tsl.laws.HYPERBOLIC, ends(arms[arm]), over="position")
-
-
-def _verdict(row: Mapping[str, Any]) -> str:
-    within = row["equivalence"] == "equivalent"
-    if row["p, Holm"] < 0.05:
-        return ("gain" if row["mean"] < 0 else "loss") + (", within the margin" if within else "")
-    return "no difference: equivalent" if within else "undecided"
-
-
-def effect(runs: Runs, arms: Arms) -> tuple[float, float]:
+def detectable_effects(runs: Runs, arms: Arms) -> tuple[float, float]:
     """Minimal detectable effects of five pairs, nats: by pairs of the pool beforehand, by the spread that came."""
     pairs = []
     for seed in range(PAIRS):
         cosine, wsd = (runs.surfaces[f"small-{kind}@{seed}"] for kind in ("cosine", "wsd"))
         at = int(cosine.tokens.sel(tokens=EARLY * float(cosine.tokens[-1]), method="nearest"))
         pairs.append(float((cosine.loss - wsd.loss).sel(split="id", tokens=at).mean()))
-    came = [float(differences(arms, arm).sel(split="id").mean("position").std(ddof=1)) for arm in others(arms)]
+    came = [float(differences(arms, arm).sel(split="id").mean("position").std(ddof=1)) for arm in weighted(arms)]
     return detectable(float(np.std(pairs, ddof=1)), PAIRS), detectable(float(np.median(came)), PAIRS)
 
 
@@ -164,36 +144,32 @@ def effect(runs: Runs, arms: Arms) -> tuple[float, float]:
 
 def law_table(arms: Arms) -> pd.DataFrame:
     """a0, a1, a2 of the last checkpoint, id, positions 1 to 128: uniform's values, and the arms' paired differences."""
-    fits = {arm: tsl.fit(tsl.laws.HYPERBOLIC, ends(own), over="position") for arm, own in arms.items()}
+    curves = {arm: final_curves(seeds) for arm, seeds in arms.items()}
+    fits = {arm: tsl.fit(tsl.laws.HYPERBOLIC, curve, over="position") for arm, curve in curves.items()}
     rows = []
-    for arm, found in fits.items():
-        shown = found.params if arm == UNIFORM else found.params - fits[UNIFORM].params
+    for arm, fit in fits.items():
+        values = fit.params if arm == UNIFORM else fit.params - fits[UNIFORM].params
         row: dict[str, Any] = {"arm": arm, "is": "value" if arm == UNIFORM else "minus uniform"}
-        row |= {name: str(interval(shown.sel(param=name).values, LEVEL)) for name in ("a0", "a1", "a2")}
-        row |= {"R2": float(found.r2.mean())}
-        rows.append(row | lm.beside(tsl.laws.HYPERBOLIC, ends(arms[arm]), over="position"))
+        for name in ("a0", "a1", "a2"):
+            row |= interval(values.sel(param=name).values, LEVEL).columns(name)
+        row["r2"] = float(fit.r2.mean())
+        rows.append(row | solver_comparison.beside(tsl.laws.HYPERBOLIC, curves[arm], over="position"))
     return pd.DataFrame(rows)
 
 
 def forecast_table(arms: Arms) -> pd.DataFrame:
     """Error of the final mean loss, id, forecast from 40 % of the run, by arm and method."""
-    return pd.DataFrame([_forecasts(arm, own, method) for arm, own in arms.items() for method in METHODS])
+    rows = []
+    for arm, seeds in arms.items():
+        for method in METHODS:
+            ends = [final_errors(surface, method, CUTOFF)["id"] for surface in seeds.values()]
+            errors, inside = np.array(ends, float).T
+            name = method if isinstance(method, str) else method.name
+            rows.append({"arm": arm, "method": name, **error_columns(errors, inside, LEVEL)})
+    return pd.DataFrame(rows)
 
 
-def _forecasts(arm: str, own: Mapping[str, xr.Dataset], method: Any) -> dict[str, Any]:
-    errors, inside = np.array([final_errors(surface, method, CUTOFF)["id"] for surface in own.values()], float).T
-    known = inside[np.isfinite(inside)]
-    return {
-        "arm": arm,
-        "method": method if isinstance(method, str) else method.name,
-        "mean error, nats (90 %)": str(interval(errors, LEVEL)),
-        "mean absolute error": float(np.nanmean(abs(errors))) if np.isfinite(errors).any() else np.nan,
-        "without forecast": int(np.isnan(errors).sum()),
-        "inside 90 %": f"{int(known.sum())} of {len(known)}",
-    }
-
-
-# ----------------------------------------------------------------------------------------------------- what is told
+# ---------------------------------------------------------------------------------------------------- the conclusions
 
 
 def analyse(runs: Runs) -> Findings:
@@ -201,122 +177,79 @@ def analyse(runs: Runs) -> Findings:
     developed = development(runs.surfaces)
     rates = chosen(developed)
     arms = final_runs(runs, rates)
-    table = main_table(arms, rates)
+    table = arm_table(arms, rates)
     more_arms = final_runs(runs, rates, MORE)
-    more = main_table(more_arms, rates) if more_arms[UNIFORM] else table.iloc[:0]
+    more = arm_table(more_arms, rates) if more_arms[UNIFORM] else table.iloc[:0]
     tables = {"arms": table, "more_seeds": more, "law": law_table(arms), "forecasts": forecast_table(arms)}
     tables |= {"learning_rates": developed}
     tables = {name: one for name, one in tables.items() if len(one)}
-    return Findings(tables, _claims(table, more), _notes(runs, arms, table, more), *_figures(runs, arms))
+    pairs = {arm: differences(arms, arm).sel(split="id") for arm in weighted(arms)}
+    weights = {arm: updates(runs, arm) for arm in ADAPTIVE}
+    drawn = plots.figures(arms, pairs, weights, UNIFORM, MARGIN, LEVEL)
+    return Findings(tables, claims(table, more), notes(runs, arms, table, more), *drawn)
 
 
-def _claims(table: pd.DataFrame, more: pd.DataFrame) -> list[Claim]:
-    paper = table[table.arm.isin(SUPPRESSED)]
-    gains = paper.verdict.str.startswith("gain").any()
-    settled = ((paper.equivalence == "equivalent") | (paper.verdict.str.startswith("loss"))).all()
-    ours = "; ".join(f"{row.arm} {row['difference, id, nats (90 %)']} ({row.verdict})" for _, row in paper.iterrows())
-    judged = pd.concat([table[~table.arm.isin(more.arm)], more])  # the second plan's verdicts for its own arms
-    best = judged.sort_values("mean").iloc[0]
-    any_gain = judged.verdict.str.startswith("gain").any()
-    none = ((judged.equivalence == "equivalent") | (judged.verdict.str.startswith("loss"))).all()
+def claims(table: pd.DataFrame, more: pd.DataFrame) -> list[Claim]:
+    """About the paper's three arms, and about all arms; the second plan's verdicts count for its own arms."""
+
+    def verdict(rows: pd.DataFrame) -> str:
+        if rows.verdict.str.startswith("gain").any():
+            return "differs"
+        no_gain = (rows.equivalence == EQUIVALENT) | rows.verdict.str.startswith("loss")
+        return "agrees" if no_gain.all() else "undecided"
+
+    def sentences(rows: pd.DataFrame) -> str:
+        return "; ".join(f"{row.arm} {of_columns(row, 'difference')} ({row.verdict})" for _, row in rows.iterrows())
+
+    suppressed = table[table.arm.isin(SUPPRESSED)]
+    judged = pd.concat([table[~table.arm.isin(more.arm)], more])
+    best = judged.sort_values("difference").iloc[0]
     return [
         Claim(
             "Suppressing head, middle or tail positions brings no gain over the plain mean",
             "no gain (ablation)",
-            ours,
-            "differs" if gains else "agrees" if settled else "undecided",
+            sentences(suppressed),
+            verdict(suppressed),
         ),
         Claim(
             "No weighting tried here, boosts and adaptive ones included, beats the plain mean",
             "not asked",
-            f"best is {best.arm}, {best['difference, id, nats (90 %)']}, {best.seeds} seeds ({best.verdict}); "
-            + "; ".join(
-                f"{row.arm} {row['difference, id, nats (90 %)']} ({row.verdict})" for _, row in more.iterrows()
-            ),
-            "differs" if any_gain else "agrees" if none else "undecided",
+            f"best is {best.arm}, {of_columns(best, 'difference')}, {best.pairs} seeds ({best.verdict}); "
+            + sentences(more),
+            verdict(judged),
         ),
     ]
 
 
-def _notes(runs: Runs, arms: Arms, table: pd.DataFrame, more: pd.DataFrame) -> list[str]:
-    before, came = effect(runs, arms)
-    finals = [float(loss_of(one, FINAL).sel(split="id").isel(tokens=-1).mean()) for one in arms[UNIFORM].values()]
-    loss = interval(finals, LEVEL)
+def notes(runs: Runs, arms: Arms, table: pd.DataFrame, more: pd.DataFrame) -> list[str]:
+    """The level, what could be seen, and each arm."""
+    before, came = detectable_effects(runs, arms)
+    finals = [loss_on_clusters(one, FINAL).sel(split="id").isel(tokens=-1).mean() for one in arms[UNIFORM].values()]
+    loss = interval([float(final) for final in finals], LEVEL)
+    messages = [message for update in updates(runs, "learnable_excess") for message in update["said"]]
+    kept = sum(message.startswith("weights kept") for message in messages)
     return [
         f"Uniform ends at {loss.mean:.4f} nats on the final half of the documents [{loss.low:.4f}, {loss.high:.4f}] "
         "over seeds (90 %); differences are paired.",
         f"Minimal detectable effect of {PAIRS} pairs: {before:.4f} nats by pairs of the pool, computed beforehand; "
         f"{came:.4f} by the median spread of the pairs that came. The margin is {MARGIN}.",
-        _kept(runs),
-        *[f"{row.arm}: {row['difference, id, nats (90 %)']} nats, {row.verdict}." for _, row in table.iterrows()],
+        f"learnable_excess: at {kept} of {len(messages)} updates the fit was not usable, and the weights were kept.",
+        *[f"{row.arm}: {of_columns(row, 'difference')} nats, {row.verdict}." for _, row in table.iterrows()],
         *[
-            f"{row.arm}, {row.seeds} fresh seeds: {row['difference, id, nats (90 %)']} nats, {row.verdict} "
-            f"(p equivalent {row['p equivalent']:.2g}, p different {row['p, Holm']:.2g}); ood {row.ood}."
+            f"{row.arm}, {row.pairs} fresh seeds: {of_columns(row, 'difference')} nats, {row.verdict} (p equivalent "
+            f"{row.p_equivalent:.2g}, p different {row.p_holm:.2g}); ood {of_columns(row, 'ood')}."
             for _, row in more.iterrows()
         ],
     ]
 
 
-def _kept(runs: Runs) -> str:
-    """How often the fitted law was of no use to the weights that follow it."""
-    said = [one for weights in updates(runs, "learnable_excess") for one in weights["said"]]
-    kept = sum(one.startswith("weights kept") for one in said)
-    return f"learnable_excess: at {kept} of {len(said)} updates the fit was not usable, and the weights were kept."
-
-
 def updates(runs: Runs, arm: str) -> list[Mapping[str, Any]]:
     """What the final runs of an adaptive arm kept of their weights."""
     return [
-        found["probes"]["weights"]
-        for name, found in runs.manifests.items()
+        manifest["probes"]["weights"]
+        for name, manifest in runs.manifests.items()
         if name.startswith(f"weights-{arm}-") and arm_rate_seed(name)[2] != DEVELOPMENT_SEED
     ]
-
-
-def _weights(runs: Runs, arm: str) -> tuple[Any, Any, Any, Any]:
-    """Position, and mean, lowest and highest over seeds of the weights, means of the second half of the updates."""
-    found = updates(runs, arm)
-    late = np.array([np.mean(one["weights"][len(one["weights"]) // 2 :], axis=0) for one in found])
-    return np.array(found[0]["position"]), late.mean(0), late.min(0), late.max(0)
-
-
-def _figures(runs: Runs, arms: Arms) -> tuple[dict[str, Any], dict[str, str]]:
-    from tsl_jax.reporting import plots as draw
-
-    by_arm, seeds, overall = {}, {}, []
-    for arm in others(arms):
-        by_position = differences(arms, arm).sel(split="id")
-        one, each = in_bands(by_position), by_position.mean("position").values
-        found = bands(one.values, LEVEL)
-        by_arm[arm] = (found["mean"].values, found.low.values, found.high.values)
-        seeds[arm] = one.values
-        mean = interval(each, LEVEL)
-        overall.append({"arm": arm, "mean": mean.mean, "low": mean.low, "high": mean.high, "seeds": each})
-    table = pd.DataFrame(overall)
-    figures = {
-        "overall": draw.differences_overall(table, margin=MARGIN),
-        "by_position": draw.differences_by_position(one.position.values, by_arm, seeds=seeds, margin=MARGIN),
-        "parameters": draw.parameter_paths({arm: parameter_path(arms[arm]) for arm in _shown(table)}),
-        "weights": draw.lines_with_bands(
-            {arm: _weights(runs, arm) for arm in ADAPTIVE}, "position (tokens of context)", "weight", log="x"
-        ),
-    }
-    captions = {
-        "overall": "Final unweighted held-out loss of each arm minus that of the plain mean, id; dots are seeds, bars "
-        "90 % intervals, shaded the margin of equivalence. Left of zero is a gain.",
-        "by_position": "The same by band of positions (1, 2, 3-4, 5-8, ...), with simultaneous 90 % bands; thin lines "
-        "are seeds.",
-        "parameters": "a0, a1 and a2 of the hyperbolic law over training (positions 1 to 128), mean of the seeds and "
-        "its standard error, for the plain mean, the best arm and the two worst.",
-        "weights": "Weights of the adaptive arms, averaged over the second half of the updates: mean of five seeds, "
-        "lowest and highest of them.",
-    }
-    return figures, captions
-
-
-def _shown(table: pd.DataFrame) -> list[str]:
-    order = table.sort_values("mean").arm.tolist()
-    return list(dict.fromkeys([UNIFORM, order[0], *order[-2:]]))
 
 
 STUDY = Study(

@@ -2,7 +2,7 @@
 
 Paper: Temporal Scaling Law (Xiong et al., arXiv 2404.17785), hyperparameter selection: candidates train the target
 model for a small share of its tokens, the law forecasts each end, the best forecast wins. What evaluating and
-forecasting cost is not told there.
+forecasting cost is not stated there.
 
     tsl reproduce selection_cost        the same as: python -m experiments.selection_cost.study
 
@@ -12,7 +12,7 @@ The dated plan and what came out: README.md beside this file.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,12 @@ import pandas as pd
 import xarray as xr
 
 import tsl_jax as tsl
+from experiments.selection_cost import plots
 from experiments.shared import BASE_RUNS, Claim, Findings, Runs, Study
 from experiments.shared import laws_over_tokens as tl
 from experiments.shared.cached_tables import cached
 from experiments.shared.seeds_and_intervals import interval
+from experiments.shared.surface_measures import loss_on_clusters
 from tsl_jax.forecasting import baselines, lr_history
 from tsl_jax.forecasting.baselines import mean_loss
 from tsl_jax.forecasting.forecast_run import after_warmup
@@ -53,14 +55,6 @@ def subsets(clusters: int) -> dict[str, tuple[int, range]]:
     return found
 
 
-def on_documents(surface: xr.Dataset, chosen: Sequence[int]) -> xr.DataArray:
-    """The plain mean loss (split, tokens, position) over the documents of some clusters."""
-    some = surface.isel(cluster=list(chosen))
-    return (some.cluster_sum.sum("cluster") / some.cluster_count.sum("cluster")).transpose(
-        "split", "tokens", "position"
-    )
-
-
 def clusters_of(surface: xr.Dataset) -> int:
     """Clusters that every split has."""
     return int((surface.cluster_count.isel(tokens=0, position=0) > 0).sum("cluster").min())
@@ -77,7 +71,7 @@ def designs(seeds: Mapping[str, xr.Dataset]) -> xr.Dataset:
     parts, first = [], next(iter(seeds.values()))
     for seed, one in seeds.items():
         for name, (_, chosen) in subsets(clusters_of(one)).items():
-            loss = on_documents(one, chosen)
+            loss = loss_on_clusters(one, list(chosen))
             parts.append(loss.assign_coords(split=[f"{split}@{seed}/{name}" for split in one.split.values]))
     whole = xr.Dataset({"loss": xr.concat(parts, "split", coords="minimal", compat="override")}, attrs=first.attrs)
     return after_warmup(whole, lr_history.schedule_of(first))
@@ -147,10 +141,12 @@ def contrasts(rows: pd.DataFrame) -> pd.DataFrame:
     made = []
     for schedule in (name for name in by if name != "constant" and "constant" in by):
         both = by[schedule].join(by["constant"].add_suffix("_other"), how="inner")
-        told, came = both.forecast - both.forecast_other, both.final - both.final_other
-        own = pd.DataFrame({"told": told, "came": came, "error": (told - came).abs()}).reset_index()
+        forecast, observed = both.forecast - both.forecast_other, both.final - both.final_other
+        own = pd.DataFrame(
+            {"forecast": forecast, "observed": observed, "error": (forecast - observed).abs()}
+        ).reset_index()
         made.append(own.assign(contrast=f"{schedule} - constant"))
-    columns = [*keys, "told", "came", "error", "contrast"]
+    columns = [*keys, "forecast", "observed", "error", "contrast"]
     return pd.concat(made, ignore_index=True) if made else pd.DataFrame(columns=columns)
 
 
@@ -164,10 +160,10 @@ def contrast_table(pairs: pd.DataFrame) -> pd.DataFrame:
         line = {**dict(zip(keys, key, strict=True)), "seeds": found.n, "difference_error": found.mean}
         line |= {"low": found.low, "high": found.high}
         lines.append(line | {"excess": more.mean, "excess_low": more.low, "excess_high": more.high})
-    right = pairs.dropna(subset=["told"]).assign(right=lambda one: np.sign(one.told) == np.sign(one.came))
+    right = pairs.dropna(subset=["forecast"]).assign(right=lambda one: np.sign(one.forecast) == np.sign(one.observed))
     share = right.groupby(keys, sort=False).right.mean().reset_index()
-    came = pairs.groupby(keys, sort=False).came.apply(lambda one: one.abs().mean()).rename("came_size").reset_index()
-    return pd.DataFrame(lines).merge(share, on=keys, how="left").merge(came, on=keys, how="left")
+    size = pairs.assign(observed_size=pairs["observed"].abs()).groupby(keys, sort=False).observed_size.mean()
+    return pd.DataFrame(lines).merge(share, on=keys, how="left").merge(size.reset_index(), on=keys, how="left")
 
 
 def _full(by_seed: pd.Series, key: tuple[Any, ...]) -> pd.Series:
@@ -191,7 +187,7 @@ def recommended(table: pd.DataFrame, size: str) -> tuple[int, int]:
 def costs(runs: Runs) -> pd.DataFrame:
     """A line for each kind of run: FLOPs of training and of its evaluations, seconds, and seconds of a forecast."""
     seconds, lines = fitting_seconds(), []
-    for kind, seeds in tl.groups(runs.surfaces).items():
+    for kind, seeds in tl.by_kind_and_seed(runs.surfaces).items():
         name = next(one for one in runs.surfaces if one.partition("@")[0] == kind)
         surface, made = next(iter(seeds.values())), runs.manifests[name]
         flops, tokens = float(made["flops_per_token"]), float(made["total_tokens"])
@@ -199,23 +195,23 @@ def costs(runs: Runs) -> pd.DataFrame:
         line = {"runs": kind, "n_params": int(made["n_params"]), "tokens": tokens, "training_flops": flops * tokens}
         line |= {"evaluated_tokens": each, "checkpoints": count, "evaluation_flops": flops / 3 * each * count}
         line["evaluation_over_training"] = each * count / 3 / tokens
-        line |= {f"seconds: {what}": made["seconds"].get(what, np.nan) for what in ("train", "evaluate")}
+        line |= {f"seconds_{what}": made["seconds"].get(what, np.nan) for what in ("train", "evaluate")}
         line |= {_until(share): int((surface.tokens <= share * tokens).sum()) for share in SHARES}
-        train = line["seconds: train"]
+        train = line["seconds_train"]
         for method in (MAIN, "power", "paper"):
-            line[f"a forecast by {method} over training, seconds"] = seconds.get((method, kind), np.nan) / train
+            line[f"forecast_seconds_over_training_{method}"] = seconds.get((method, kind), np.nan) / train
         lines.append(line)
     return pd.DataFrame(lines)
 
 
 def _until(share: float) -> str:
-    return f"checkpoints until {100 * share:.0f} %"
+    return f"checkpoints_until_{100 * share:.0f}"
 
 
 def fitting_seconds(folder: Path = EVIDENCE) -> dict[tuple[str, str], float]:
     """(method, kind of run) -> median seconds of a forecast of one split, as forecast_backtest.py kept them."""
-    files = [folder / f"{part}.csv" for part in ("development", "locked_test_set")]
-    rows = pd.concat([pd.read_csv(file) for file in files if file.exists()])
+    files = [folder / f"{part}.parquet" for part in ("development", "locked_test_set")]
+    rows = pd.concat([pd.read_parquet(file) for file in files if file.exists()])
     own = rows[(rows.data == "pool") & (rows.protocol == "alone")]
     kinds = own.run.str.partition("@")[0].rename("kind")
     return own.groupby([own.method, kinds]).seconds.median().to_dict()
@@ -231,11 +227,11 @@ def selections(table: pd.DataFrame, design: tuple[int, int]) -> pd.DataFrame:
             for share in SHARES:
                 seen = int(row[_until(share)])
                 short, rest = k * share * one, (1 - share) * one + evaluation
-                line = {"runs": row.runs, "k": k, "share": share, "all to the end": everything}
-                for name, part in (("full evaluation", seen), ("thin evaluation", -(-seen // every) * quarters / 4)):
+                line = {"runs": row.runs, "k": k, "share": share, "all_to_end": everything}
+                for name, part in (("full_evaluation", seen), ("thin_evaluation", -(-seen // every) * quarters / 4)):
                     spent = k * evaluation * part
-                    line |= {f"{name}": short + spent + rest, f"{name}, over all": (short + spent + rest) / everything}
-                    line[f"{name}: share of evaluating"] = spent / (short + spent + rest)
+                    line |= {f"{name}": short + spent + rest, f"{name}_over_all": (short + spent + rest) / everything}
+                    line[f"{name}_share"] = spent / (short + spent + rest)
                 lines.append(line)
     return pd.DataFrame(lines)
 
@@ -245,7 +241,7 @@ def _sizes(table: pd.DataFrame) -> Iterator[pd.Series]:
     yield from (row for _, row in table.drop_duplicates("n_params").iterrows())
 
 
-# -------------------------------------------------------------------------------------------------- what is told
+# ---------------------------------------------------------------------------------------------------- the conclusions
 
 
 def beside_lm(kind: str, seeds: Mapping[str, xr.Dataset]) -> pd.DataFrame:
@@ -260,7 +256,7 @@ def beside_lm(kind: str, seeds: Mapping[str, xr.Dataset]) -> pd.DataFrame:
             own = past.sel(split=tl.seeds_of(past.split.values.tolist(), split))
             name = {"runs": kind, "split": split, "cutoff": cutoff, "every": 1, "quarters": 4}
             lines.append({**name, "method": power.name, **tl.lm_of_mean(power, surface, own)})
-            together = tl.lm_by_position(tl.BY_POSITION[law], own).loc["together", list(tl.lm.COLUMNS)]
+            together = tl.lm_by_position(tl.BY_POSITION[law], own).loc["together", list(tl.solver_comparison.COLUMNS)]
             lines.append({**name, "method": law, **together.to_dict()})
     return pd.DataFrame(lines)
 
@@ -269,8 +265,8 @@ def claims(chosen: pd.DataFrame, cost: pd.DataFrame) -> list[Claim]:
     row = chosen[(chosen.k == 8) & (chosen.share == SHARES[0])].iloc[0]
     ours = (
         f"8 candidates of {row.runs} to 10 % of their tokens, winner to the end: "
-        f"{row['full evaluation, over all']:.2f} of training all with every "
-        f"evaluation of the pool, {row['thin evaluation, over all']:.2f} with thin ones; an "
+        f"{row['full_evaluation_over_all']:.2f} of training all with every "
+        f"evaluation of the pool, {row['thin_evaluation_over_all']:.2f} with thin ones; an "
         f"evaluation is {_each(cost, row.runs):.3f} of a training"
     )
     return [
@@ -278,7 +274,7 @@ def claims(chosen: pd.DataFrame, cost: pd.DataFrame) -> list[Claim]:
             "Choosing by forecasts of short runs costs a small share of training all candidates",
             "implied (10B of the tokens of 468M and 1.2B models)",
             ours,
-            "agrees" if row["thin evaluation, over all"] < 0.5 else "differs",
+            "agrees" if row["thin_evaluation_over_all"] < 0.5 else "differs",
             "A third of a token's training is what evaluating one costs, whatever the model; so the share falls with "
             "the length of the run.",
         )
@@ -291,11 +287,11 @@ def _each(cost: pd.DataFrame, kind: str) -> float:
 
 
 def notes(error: pd.DataFrame, contrast: pd.DataFrame, cost: pd.DataFrame, design: tuple[int, int]) -> list[str]:
-    told = [
+    sentences = [
         f"recommended by the rule of the plan: every {design[0]}. checkpoint, {design[1]} of 4 quarters of documents"
     ]
     for row in _sizes(cost):
-        told.append(f"{row.runs}: evaluations cost {row.evaluation_over_training:.2f} of the training, in FLOPs")
+        sentences.append(f"{row.runs}: evaluations cost {row.evaluation_over_training:.2f} of the training, in FLOPs")
     for (size, law), group in _on_id(contrast):
         for cutoff, own in group.groupby("cutoff"):
             best = ", ".join(
@@ -303,14 +299,14 @@ def notes(error: pd.DataFrame, contrast: pd.DataFrame, cost: pd.DataFrame, desig
                 for one in own.itertuples()
                 if one.seeds
             )
-            told.append(
+            sentences.append(
                 f"{size}, {law}, from {100 * float(str(cutoff)):.0f} %, |difference error| (right sign): {best}"
             )
     lost = error.groupby(["method", "cutoff", "every"]).missing.mean().reset_index()
     for row in lost[lost.missing > 0].itertuples():
         seen = f"{row.method} from {100 * row.cutoff:.0f} % with every {row.every}. checkpoint"
-        told.append(f"{seen}: {row.missing:.0%} without forecast")
-    return told
+        sentences.append(f"{seen}: {row.missing:.0%} without forecast")
+    return sentences
 
 
 def _on_id(contrast: pd.DataFrame) -> Any:
@@ -321,56 +317,14 @@ def _on_id(contrast: pd.DataFrame) -> Any:
     return own.groupby(["size", "law"], sort=False)
 
 
-def figures(error: pd.DataFrame, contrast: pd.DataFrame) -> tuple[dict[str, Any], dict[str, str]]:
-    """Errors against evaluated tokens, from 20 %, id: of the final loss, and of differences."""
-    from tsl_jax.reporting.plots import lines_with_bands
-
-    kind = str(error[error.seeds == error.seeds.max()].runs.iloc[0])
-    own = error[(error.runs == kind) & (error.split == "id") & (error.cutoff == CUTOFFS[0]) & error.low.notna()]
-    own = own[(own.method == MAIN) | ((own.method == baselines.POWER_LAW.name) & (own.every == 1))]
-    named = {
-        f"{method}, every {every}.": _line(group, "error", "low", "high")
-        for (method, every), group in own.groupby(["method", "every"], sort=False)
-    }
-    made = {"errors": lines_with_bands(named, "tokens evaluated until the cut-off", "|final error| (nats)", "xy")}
-    told = {
-        "errors": f"{kind}, id, from 20 %: error of the forecast final loss against tokens evaluated. The paper's law, "
-        "much worse, is in the tables."
-    }
-    if len(contrast):
-        size = kind.partition("-")[0]
-        some = contrast[(contrast["size"] == size) & (contrast.split == "id") & (contrast.cutoff == CUTOFFS[0])]
-        spent = own.drop_duplicates(["every", "quarters"])[["every", "quarters", "evaluated_tokens"]]
-        some = some.merge(spent, on=["every", "quarters"])
-        lines = {
-            f"{law}, every {every}.": _line(group, "difference_error", "low", "high")
-            for (law, every), group in _drawn(some).groupby(["law", "every"], sort=False)
-        }
-        made["differences"] = lines_with_bands(
-            lines, "tokens evaluated until the cut-off, each run", "error of the difference (nats)", "x"
-        )
-        told["differences"] = f"{size}, id, from 20 %: error of forecast differences between schedules of one seed."
-    return made, told
-
-
-def _drawn(some: pd.DataFrame) -> pd.DataFrame:
-    """The lines of the figures: all designs of MAIN, and the power law from all checkpoints."""
-    return some[some.low.notna() & ((some.law == MAIN) | ((some.law == baselines.POWER_LAW.name) & (some.every == 1)))]
-
-
-def _line(group: pd.DataFrame, *names: str) -> tuple[Any, ...]:
-    ordered = group.sort_values("evaluated_tokens")
-    return (ordered.evaluated_tokens.to_numpy(), *(ordered[name].to_numpy() for name in names))
-
-
 def analyse(runs: Runs) -> Findings:
     """All tables, claims and figures; the forecasts are kept as they come."""
     parts = []
-    for kind, seeds in tl.groups(runs.surfaces).items():
+    for kind, seeds in tl.by_kind_and_seed(runs.surfaces).items():
         parts.append(cached(seeds, f"{kind} {ASKED}", lambda kind=kind, seeds=seeds: forecasts(kind, seeds))["rows"])
         print(f"forecast: {kind}", flush=True)
     rows = pd.concat(parts, ignore_index=True)
-    grouped = tl.groups(runs.surfaces)
+    grouped = tl.by_kind_and_seed(runs.surfaces)
     spent = {
         (kind, split): tokens
         for kind, seeds in grouped.items()
@@ -382,13 +336,13 @@ def analyse(runs: Runs) -> Findings:
     contrast = contrast_table(pairs) if len(pairs) else pd.DataFrame()
     design = recommended(contrast, _size_of_rule(rows)) if len(pairs) else (1, 4)
     chosen = selections(cost, design)
-    drawn, captions = figures(error, contrast)
+    drawn, captions = plots.figures(error, contrast, MAIN, CUTOFFS[0])
     tables = {"costs": cost, "selection": chosen, "differences": contrast, "errors": error, "rows": rows[KEPT]}
     return Findings(tables, claims(chosen, cost), notes(error, contrast, cost, design), drawn, captions)
 
 
 KEPT = ["runs", "split", "seed", "subset", "cutoff", "every", "method", "forecast", "final"]
-MADE_BY = (subsets, on_documents, clusters_of, thinned, designs, methods, forecasts)
+MADE_BY = (subsets, loss_on_clusters, clusters_of, thinned, designs, methods, forecasts)
 # Read once, as a file may be edited while its analysis runs.
 ASKED = f"{CUTOFFS} {EVERY} {QUARTERS} " + "".join(inspect.getsource(one) for one in MADE_BY)
 

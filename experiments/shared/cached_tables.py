@@ -1,7 +1,7 @@
 """Tables that take minutes to make, kept between calls so that an interrupted analysis goes on: runs/studies/KEY.json.
 
-The key is made of the losses, of what was asked, and of the source of the library's law wing and of the experiments: a
-change of any of them makes the table anew. What is kept is exactly what would be made.
+The key is made of the losses, of what was asked, and of the source of the library's laws, fits and forecasts: a change
+of any of them makes the table anew. What is kept is exactly what would be made.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import tsl_jax
 from tsl_jax.atomic_write import write_atomically
 
 FOLDER = Path("runs/studies")
-ROOMS = ("laws", "fitting", "forecasting")
+PACKAGES = ("laws", "fitting", "forecasting")
 
 
 def cached(
@@ -33,20 +33,20 @@ def cached(
     """
     path = folder / f"{_key(surfaces, asked)}.json"
     if path.exists():
-        found = json.loads(path.read_text())
-        return {name: _table(one) for name, one in found.items()}
+        stored = json.loads(path.read_text())
+        return {name: _table(table) for name, table in stored.items()}
     made = make()
     folder.mkdir(parents=True, exist_ok=True)
-    told = {
+    content = {
         name: json.loads(one.to_json(orient="split", index=False, double_precision=15)) for name, one in made.items()
     }
-    write_atomically(path, json.dumps(told))
+    write_atomically(path, json.dumps(content))
     return made
 
 
-def _table(found: Mapping[str, Any]) -> pd.DataFrame:
-    """The table as it was: a column in which nothing is known has lost its type."""
-    table = pd.DataFrame(found["data"], columns=found["columns"])
+def _table(stored: Mapping[str, Any]) -> pd.DataFrame:
+    """The table as it was: a column in which every value is missing has lost its type."""
+    table = pd.DataFrame(stored["data"], columns=stored["columns"])
     return table.astype(dict.fromkeys(table.columns[table.isna().all()], float))
 
 
@@ -60,8 +60,8 @@ def _key(surfaces: Mapping[str, xr.Dataset], asked: str) -> str:
 
 @lru_cache(maxsize=1)
 def _sources() -> str:
-    """A digest of the law wing's source."""
+    """A digest of the laws and forecasts's source."""
     home, digest = Path(tsl_jax.__file__).parent, hashlib.sha256()
-    for path in sorted(path for room in ROOMS for path in (home / room).glob("*.py")):
+    for path in sorted(path for package in PACKAGES for path in (home / package).glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()

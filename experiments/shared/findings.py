@@ -1,7 +1,8 @@
 """What a study found: tables, figures, claims against the paper's, and sentences; written to its folder of results.
 
-findings.json      claims, notes, how and when it was made; the tables' first rows are in TABLE.csv and TABLE.json
-TABLE.csv, .json   FIGURE.png, .svg, .pdf
+findings.json   claims, notes, how and when it was made, and the names of the tables and figures
+TABLE.csv       numbers, eight digits; intervals as NAME, NAME_low, NAME_high (tables.py renders them)
+FIGURE.png, .svg, .pdf
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from experiments.shared.tables import markdown
 from tsl_jax.atomic_write import write_atomically
 from tsl_jax.training.provenance import environment
 
@@ -51,7 +53,7 @@ class Findings:
     """The results of a study.
 
     Attributes:
-        tables: name -> table, the main one first; where a law was fitted, with the columns of `lm.beside`.
+        tables: name -> table, the main one first; where a law was fitted, with the columns of solver_comparison.
         figures: name -> matplotlib figure. captions: name -> what a figure shows and how to read it.
         claims: against the paper. notes: sentences, negatives included, in the order to be read.
     """
@@ -62,57 +64,43 @@ class Findings:
     figures: Mapping[str, Figure] = field(default_factory=dict)
     captions: Mapping[str, str] = field(default_factory=dict)
 
-    def told(self) -> str:
+    def text(self) -> str:
         """Tables as Markdown, claims and notes, for a terminal and for LOG.md."""
         claims = [
-            f"* {one.claim}: paper {one.paper}; here {one.ours}: {one.verdict}. {one.why}".rstrip()
-            for one in self.claims
+            f"* {claim.claim}: paper {claim.paper}; here {claim.ours}: {claim.verdict}. {claim.why}".rstrip()
+            for claim in self.claims
         ]
         tables = [markdown(table) for table in self.tables.values()]
         return "\n\n".join([*tables, "\n".join(claims), "\n".join(f"* {note}" for note in self.notes)])
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """A table of at most five digits a number."""
-    head = [_cell(name) for name in table.columns]
-    rows = [[_cell(value) for value in row] for row in table.itertuples(index=False)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return "" if value != value else f"{value:.4g}"
-    return str(value).replace("|", "\\|")
 
 
 def write(findings: Findings, folder: Path, study: Mapping[str, str], seconds: float) -> None:
     """Everything to the folder, figures first, findings.json last; `study`: its name, title, date and scale."""
     from tsl_jax.reporting.plots import save
 
-    made = _made(seconds)  # before anything is written, which would make a dirty tree of a clean one
+    # the state of the tree is read before anything is written, which would make a dirty tree of a clean one
+    machine = environment()
+    made = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "python": platform.python_version(),
+        "analysis_seconds": round(seconds, 1),
+        **{name: machine[name] for name in ("machine", "cores", "device", "git_commit")},
+    }
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in findings.figures.items():
         save(figure, folder / name)
     for name, table in findings.tables.items():
         _write(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.8g"))
-        _write(folder / f"{name}.json", table.to_json(orient="records", indent=1, double_precision=10) + "\n")
-    told = {
+    facts = {
         **study,
         "command": f"tsl reproduce {study['study']} --scale {study['scale']}",
-        "claims": [asdict(one) for one in findings.claims],
+        "claims": [asdict(claim) for claim in findings.claims],
         "notes": list(findings.notes),
         "tables": list(findings.tables),
         "figures": {name: findings.captions.get(name, "") for name in findings.figures},
         "made": made,
     }
-    _write(folder / "findings.json", json.dumps(told, indent=1) + "\n")
-
-
-def _made(seconds: float) -> dict[str, Any]:
-    known = environment()
-    kept = {name: known[name] for name in ("machine", "cores", "device", "git_commit")}
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    return {"date": today, "python": platform.python_version(), "analysis_seconds": round(seconds, 1), **kept}
+    _write(folder / "findings.json", json.dumps(facts, indent=1) + "\n")
 
 
 def _write(path: Path, text: str) -> None:

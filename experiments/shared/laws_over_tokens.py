@@ -16,7 +16,7 @@ import pandas as pd
 import xarray as xr
 
 import tsl_jax as tsl
-from experiments.shared import solver_comparison as lm
+from experiments.shared import solver_comparison
 from tsl_jax.forecasting import baselines, lr_history, position_route
 from tsl_jax.forecasting.baselines import mean_loss
 from tsl_jax.forecasting.forecast_run import after_warmup
@@ -33,8 +33,8 @@ class MeanLaw:
     law: Callable[[Schedule | None], Law | None]
 
     def parameters(self, plan: Schedule | None) -> int:
-        found = self.law(plan)
-        return 0 if found is None else len(found.raw_params)
+        law = self.law(plan)
+        return 0 if law is None else len(law.raw_params)
 
 
 ANNEALED = (
@@ -45,13 +45,13 @@ OF_MEAN = (*(MeanLaw(one.name, one.law) for one in baselines.ALL if one.law is n
 BY_POSITION = {"paper": position_route.Paper(), "temporal": "temporal", "temporal_joint": "temporal_joint"}
 
 
-def groups(surfaces: Mapping[str, xr.Dataset]) -> dict[str, dict[str, xr.Dataset]]:
+def by_kind_and_seed(surfaces: Mapping[str, xr.Dataset]) -> dict[str, dict[str, xr.Dataset]]:
     """Runs that differ by their seed alone, by the name before the @: {"small-cosine": {"0": surface, ...}, ...}."""
-    found: dict[str, dict[str, xr.Dataset]] = {}
+    kinds: dict[str, dict[str, xr.Dataset]] = {}
     for name, surface in surfaces.items():
         kind, _, seed = name.partition("@")
-        found.setdefault(kind, {})[seed or "0"] = surface
-    return found
+        kinds.setdefault(kind, {})[seed or "0"] = surface
+    return kinds
 
 
 def stacked(seeds: Mapping[str, xr.Dataset]) -> xr.Dataset:
@@ -75,8 +75,8 @@ def covariates(law: Law, surface: xr.Dataset, tokens: np.ndarray) -> Any:
     if law.covariates == ("tokens",):
         return np.asarray(tokens, float)
     rate = lr_history.of_run(surface, lr_history.schedule_of(surface))
-    told = rate.covariates(np.asarray(tokens, float), float(surface.tokens[-1]))
-    return {name: told[name] for name in law.covariates}
+    values = rate.covariates(np.asarray(tokens, float), float(surface.tokens[-1]))
+    return {name: values[name] for name in law.covariates}
 
 
 def mean_curve(one: MeanLaw, surface: xr.Dataset, learned: xr.Dataset, every: int = 1) -> xr.DataArray | None:
@@ -131,21 +131,26 @@ def lm_of_mean(one: MeanLaw, surface: xr.Dataset, learned: xr.Dataset) -> dict[s
     """The lm columns of a law on the mean losses."""
     law = one.law(lr_history.schedule_of(surface))
     if law is None:
-        return dict.fromkeys(lm.COLUMNS, np.nan)
-    return lm.beside(law, mean_loss(learned), over="tokens", x=covariates(law, surface, learned.tokens.values))
+        return dict.fromkeys(solver_comparison.COLUMNS, np.nan)
+    return solver_comparison.beside(
+        law, mean_loss(learned), over="tokens", x=covariates(law, surface, learned.tokens.values)
+    )
 
 
 def lm_by_position(method: Any, learned: xr.Dataset) -> pd.DataFrame:
     """The lm columns, and the median R2, of the laws of a0, a1 and a2; index the parameter, rows `together` last."""
     learned, plan = described_splits(learned), lr_history.schedule_of(learned)
     if not learned.sizes["split"]:
-        return pd.DataFrame(np.nan, index=[*PARTS, "together"], columns=["r2", *lm.COLUMNS])
+        return pd.DataFrame(np.nan, index=[*PARTS, "together"], columns=["r2", *solver_comparison.COLUMNS])
     fits = position_route.described(learned, plan, "temporal" if method == "temporal_joint" else method)
     usable = fits["position"].usable
     rows = {}
     for name in PARTS:
         values = fits["position"].params.sel(param=name, drop=True).where(usable.all("split"), drop=True)
-        rows[name] = {"r2": float(fits[name].r2.median()), **lm.beside(fits[name].law, values, over="tokens")}
+        rows[name] = {
+            "r2": float(fits[name].r2.median()),
+            **solver_comparison.beside(fits[name].law, values, over="tokens"),
+        }
     table = pd.DataFrame(rows).T
     together = {"r2": table.r2.median(), "lm_r2": table.lm_r2.median(), "lm_sse_excess": table.lm_sse_excess.max()}
     table.loc["together"] = {**together, "lm_curves": table.lm_curves.sum()}

@@ -1,13 +1,6 @@
-"""Statistics over seeds: paired intervals, equivalence, the smallest effect that could be seen, simultaneous bands.
+"""Statistics over seeds, the unit that repeats: Student's t intervals, and simultaneous bands over positions.
 
-The unit that repeats is the seed. Two arms that share initialisation and data order are compared by their differences,
-of which there are few (5 to 10): intervals take Student's t.
-
-    interval        mean +- t_{1 - (1 - level)/2, n-1} s / sqrt(n)
-    equivalence     two one-sided tests: the (1 - 2 alpha) interval lies within (-margin, margin)
-                    (Schuirmann 1987, Journal of Pharmacokinetics and Biopharmaceutics 15)
-    detectable      the effect that a two-sided test at alpha finds with the given power:
-                    (t_{1 - alpha/2, n-1} + t_{power, n-1}) s / sqrt(n), within 2 % of the noncentral t for n >= 5
+    interval        mean +- t_{1 - (1 - level)/2, n-1} s / sqrt(n); there are few seeds, 5 to 10
     bands           mean(i) +- c s(i)/sqrt(n) with one c for all positions, so that the whole curve lies inside
                     with probability `level`
 
@@ -26,7 +19,6 @@ import pandas as pd
 from scipy import stats
 
 DRAWS = 4000
-EQUIVALENT, DIFFERENT, UNDECIDED = "equivalent", "different", "undecided"
 
 
 @dataclass(frozen=True)
@@ -38,8 +30,22 @@ class Interval:
     high: float
     n: int
 
+    def __format__(self, digits: str) -> str:
+        """As `f"{interval:.3f}"`: each number with its sign; four decimals where none are given."""
+        digits = digits or ".4f"
+        return f"{self.mean:+{digits}} [{self.low:+{digits}}, {self.high:+{digits}}]"
+
     def __str__(self) -> str:
-        return f"{self.mean:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
+        return format(self)
+
+    def columns(self, name: str) -> dict[str, float]:
+        """As a table has it: NAME, NAME_low, NAME_high."""
+        return {name: self.mean, f"{name}_low": self.low, f"{name}_high": self.high}
+
+
+def of_columns(row: Any, name: str, n: int = 0) -> Interval:
+    """The interval that a row of a table has as NAME, NAME_low, NAME_high."""
+    return Interval(row[name], row[f"{name}_low"], row[f"{name}_high"], n)
 
 
 def interval(values: Any, level: float = 0.95) -> Interval:
@@ -52,57 +58,6 @@ def interval(values: Any, level: float = 0.95) -> Interval:
     half = float(stats.t.ppf(0.5 + level / 2, n - 1) * values.std(ddof=1) / np.sqrt(n))
     mean = float(values.mean())
     return Interval(mean, mean - half, mean + half, n)
-
-
-@dataclass(frozen=True)
-class Equivalence:
-    """Two one-sided tests of |mean| < margin, beside the two-sided test of mean = 0.
-
-    Attributes:
-        interval: at 1 - 2 alpha. p_equivalent: of the worse one-sided test. p_different: two-sided, of zero.
-        verdict: "equivalent" (inside the margin), "different" (equivalence is not shown, and zero is excluded at
-            alpha), "undecided".
-    """
-
-    interval: Interval
-    margin: float
-    p_equivalent: float
-    p_different: float
-    verdict: str
-
-
-def equivalence(values: Any, margin: float, alpha: float = 0.05) -> Equivalence:
-    """Whether the mean of independent differences (seed,) lies within a margin that was set beforehand.
-
-    Raises:
-        ValueError: for a margin that is not positive.
-    """
-    if not margin > 0:
-        raise ValueError(f"equivalence: the margin must be positive, found {margin}")
-    values = np.asarray(values, float)
-    found = interval(values, 1 - 2 * alpha)
-    if found.n < 2:
-        return Equivalence(found, margin, np.nan, np.nan, UNDECIDED)
-    sem = max(float(values.std(ddof=1)) / np.sqrt(found.n), 1e-300)
-    worse = float(stats.t.sf((margin - abs(found.mean)) / sem, found.n - 1))
-    zero = float(2 * stats.t.sf(abs(found.mean) / sem, found.n - 1))
-    verdict = EQUIVALENT if worse < alpha else DIFFERENT if zero < alpha else UNDECIDED
-    return Equivalence(found, margin, worse, zero, verdict)
-
-
-def detectable(sd: float, n: int, power: float = 0.8, alpha: float = 0.05) -> float:
-    """The smallest mean difference that n pairs whose differences have standard deviation `sd` would show."""
-    return float((stats.t.ppf(1 - alpha / 2, n - 1) + stats.t.ppf(power, n - 1)) * sd / np.sqrt(n))
-
-
-def holm(p: Any) -> np.ndarray:
-    """p values (test,) adjusted for being several (Holm 1979)."""
-    p = np.asarray(p, float)
-    order = np.argsort(p)
-    stepped = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order])
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(stepped, 1.0)
-    return adjusted
 
 
 def bands(values: Any, level: float = 0.95, seed: int = 0) -> pd.DataFrame:

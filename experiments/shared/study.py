@@ -111,7 +111,7 @@ class Study:
         folder = home / self.name / "results" / options.scale
         facts = {"study": self.name, "title": self.title, "decided": self.decided, "scale": options.scale}
         write(findings, folder, facts, time.perf_counter() - start)
-        print(findings.told())
+        print(findings.text())
         print(f"results: {folder}")
 
 

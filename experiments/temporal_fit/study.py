@@ -12,7 +12,7 @@ The dated plan and what came out: README.md beside this file.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,8 @@ import tsl_jax as tsl
 from experiments.shared import BASE_RUNS, Claim, Findings, Runs, Study
 from experiments.shared import laws_over_tokens as tl
 from experiments.shared.cached_tables import cached
-from experiments.shared.seeds_and_intervals import Interval, interval
+from experiments.shared.seeds_and_intervals import Interval, interval, of_columns
+from experiments.temporal_fit import plots
 from tsl_jax.forecasting import lr_history, position_route
 from tsl_jax.forecasting.baselines import mean_loss
 
@@ -182,7 +183,7 @@ def beside_lm(kind: str, seeds: Mapping[str, xr.Dataset]) -> tuple[pd.DataFrame,
         for law, method in tl.BY_POSITION.items():
             if tl.applies(method, own):
                 found = tl.lm_by_position(method, own)
-                together = found.loc["together", list(tl.lm.COLUMNS)].to_dict()
+                together = found.loc["together", list(tl.solver_comparison.COLUMNS)].to_dict()
                 if law != "temporal_joint":
                     parts = found.drop("together").reset_index(names="parameter")
                     parameters += [{**name, "law": law, **row} for row in parts.to_dict("records")]
@@ -198,24 +199,24 @@ def _mean_r2_by_lm(law: str, method: Any, learned: xr.Dataset) -> float:
     return float(np.mean([r2(mean.sel(split=s), fitted.sel(split=s)) for s in mean.split.values]))
 
 
-# ------------------------------------------------------------------------------------------------- what is told
+# ---------------------------------------------------------------------------------------------------- the conclusions
 
 
-def _of(table: pd.DataFrame, kind: str, split: str, law: str, name: str) -> Interval:
+def _interval_of(table: pd.DataFrame, kind: str, split: str, law: str, name: str) -> Interval:
     row = table[(table.runs == kind) & (table.split == split) & (table.law == law)].iloc[0]
-    return Interval(row[name], row[f"{name}_low"], row[f"{name}_high"], int(row.seeds))
+    return of_columns(row, name, int(row.seeds))
 
 
-def _said(found: Mapping[str, Interval]) -> str:
-    return "; ".join(f"{split} {one.mean:.3f} [{one.low:.3f}, {one.high:.3f}]" for split, one in found.items())
+def _sentence(splits: Mapping[str, Interval]) -> str:
+    return "; ".join(f"{split} {one.mean:.3f} [{one.low:.3f}, {one.high:.3f}]" for split, one in splits.items())
 
 
 def claims(table: pd.DataFrame, apart: pd.DataFrame, kind: str) -> list[Claim]:
     """The three claims, on the runs of one kind, by the rules of the plan."""
     splits = ("id", "ood")
-    ours = {split: _of(table, kind, split, "paper", "r2") for split in splits}
-    coarse = {split: _of(table, kind, split, "power_pure", "r2") for split in splits}
-    fair = {split: _of(table, kind, split, FAIR, "r2") for split in splits}
+    ours = {split: _interval_of(table, kind, split, "paper", "r2") for split in splits}
+    coarse = {split: _interval_of(table, kind, split, "power_pure", "r2") for split in splits}
+    fair = {split: _interval_of(table, kind, split, FAIR, "r2") for split in splits}
     row = {
         split: apart[(apart.runs == kind) & (apart.split == split) & (apart.law == "paper") & (apart.minus == FAIR)]
         for split in splits
@@ -224,55 +225,58 @@ def claims(table: pd.DataFrame, apart: pd.DataFrame, kind: str) -> list[Claim]:
         split: Interval(*one[["r2_heldout", "r2_heldout_low", "r2_heldout_high"]].iloc[0], int(one.seeds.iloc[0]))
         for split, one in row.items()
     }
+    best = table[table.runs == kind].groupby("split").r2.max()
     return [
         Claim(
             "The temporal law describes whole runs with R2 above .99, in and out of distribution",
             "> .99 (fit quality)",
-            f"R2 of the mean loss over checkpoints, {kind}: {_said(ours)}",
-            _above(ours.values(), GOAL),
-            "It holds on id. Ood no smooth law of these runs comes above .972: the loss on text that is never learned "
-            "moves from checkpoint to checkpoint. The paper's models are larger, its runs longer.",
+            f"R2 of the mean loss over checkpoints, {kind}: {_sentence(ours)}",
+            above(ours.values(), GOAL),
+            "The largest mean R2 of any law tried is "
+            + ", ".join(f"{best[split]:.4f} {split}" for split in splits)
+            + "; the paper's models are larger, its runs longer.",
         ),
         Claim(
             "A power law in tokens on the mean loss describes them with R2 of .6 to .7",
             ".6 to .7",
-            f"without constant: {_said(coarse)}; with one: {_said(fair)}",
+            f"without constant: {_sentence(coarse)}; with one: {_sentence(fair)}",
             "agrees" if all(one.low <= COARSE[1] and one.high >= COARSE[0] for one in coarse.values()) else "differs",
-            "How bad a power law without constant is depends on how near a run has come to its floor: these runs of a "
-            "few million tokens have not, and a cosine that lowers the loss late hides the missing constant.",
+            "How bad a power law without constant is depends on how near a run has come to its floor, and a cosine "
+            "that lowers the loss late hides the missing constant.",
         ),
         Claim(
             "The temporal law describes a run better than a power law with a constant does",
             "not compared",
-            f"R2 of held-out checkpoints, paper minus power: {_said(gain)}",
-            _above(gain.values(), 0.0),
+            f"R2 of held-out checkpoints, paper minus power: {_sentence(gain)}",
+            above(gain.values(), 0.0),
             "Held-out checkpoints lie between those that were fitted, so this is interpolation.",
         ),
     ]
 
 
-def _above(found: Any, goal: float) -> str:
-    found = list(found)
-    if any(one.high < goal for one in found):
+def above(intervals: Iterable[Interval], goal: float) -> str:
+    """Whether all intervals lie above a goal: differs if one lies below it."""
+    intervals = list(intervals)
+    if any(one.high < goal for one in intervals):
         return "differs"
-    return "agrees" if all(one.low > goal for one in found) else "undecided"
+    return "agrees" if all(one.low > goal for one in intervals) else "undecided"
 
 
 def notes(table: pd.DataFrame, surfaces: pd.DataFrame) -> list[str]:
     """Which law is best by which measure, and what the surface says."""
-    told = []
+    sentences = []
     for (kind, split), group in table[table.seeds > 1].groupby(["runs", "split"], sort=False):
         held, bic = group.loc[group.r2_heldout.idxmax()], group.loc[group.bic.idxmin()]
-        told.append(
+        sentences.append(
             f"{kind}, {split}: best on held-out checkpoints {held.law} ({held.r2_heldout:.4f}), by BIC {bic.law}; "
             + ", ".join(f"{row.law} {row.r2_heldout:.4f}" for row in group.itertuples() if row.law in NAMED)
         )
     for (kind, split), group in surfaces.groupby(["runs", "split"], sort=False):
-        told.append(
+        sentences.append(
             f"{kind}, {split}, R2 of the surface (within positions): "
             + ", ".join(f"{row.law} {row.surface_r2:.3f} ({row.within_r2:.3f})" for row in group.itertuples())
         )
-    return [*told, COUNTED, SOLVERS]
+    return [*sentences, COUNTED, SOLVERS]
 
 
 NAMED = ("paper", "temporal", "temporal_joint", "power", "power_pure", "area_annealing")
@@ -287,39 +291,24 @@ SOLVERS = (
 )
 
 
-def figures(runs: Runs, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Of one run: the mean loss beside the fits, the paths of a0, a1 and a2 beside their laws, and what is left."""
-    from tsl_jax.reporting import plots as drawn
-
-    seed, surface = next(iter(tl.groups(runs.surfaces)[kind].items()))
+def one_run(runs: Runs, kind: str) -> plots.OneRun:
+    """The first seed of a kind on id: its mean loss beside three laws, and a0, a1, a2 beside theirs."""
+    seed, surface = next(iter(tl.by_kind_and_seed(runs.surfaces)[kind].items()))
     learned = tl.stacked({seed: surface})
     learned = learned.sel(split=tl.seeds_of(learned.split.values.tolist(), "id"))
     at, plan = learned.tokens.values, learned.attrs["schedule"]
     fits = position_route.described(learned, tsl.laws.Schedule.from_plan(plan), tl.BY_POSITION["paper"])
     fitted = position_route.surface_of(fits, at, learned.position)
-    mean = {"observed": mean_loss(learned)[0].values, "paper": fitted.mean("position")[0].values}
-    for one in tl.OF_MEAN:
-        curve = tl.mean_curve(one, surface, learned) if one.name in ("power", "power_pure") else None
-        mean |= {} if curve is None else {one.name: curve[0].values}
-    known = fits["position"]
-    good = known.usable.isel(split=0)
+    curves = {"observed": mean_loss(learned)[0].values, "paper": fitted.mean("position")[0].values}
+    for law in tl.OF_MEAN:
+        curve = tl.mean_curve(law, surface, learned) if law.name in ("power", "power_pure") else None
+        curves |= {} if curve is None else {law.name: curve[0].values}
     laws = xr.concat([fits[name].predict(at) for name in tl.PARTS], pd.Index(tl.PARTS, name="param"))
-    lines = {name: (at, values, None, None) for name, values in mean.items()}
-    path = known.params.isel(split=0), known.stderr.isel(split=0), good
-    made = {
-        "curves": drawn.lines_with_bands(lines, "training tokens", "mean loss (nats)", "x"),
-        "parameters": drawn.parameter_paths({"fitted": path}, laws={"fitted": laws.isel(split=0)}),
-        "residuals": drawn.residual_map((learned.loss - fitted).isel(split=0, drop=True)),
-    }
-    told = f"{kind}, seed {seed}, id, checkpoints after the warm-up"
-    return made, {
-        "curves": f"Mean loss and three laws fitted to it: {told}.",
-        "parameters": f"a0, a1 and a2 of the hyperbola at each checkpoint, and the paper's laws over tokens: {told}.",
-        "residuals": f"Observed minus fitted loss, what the paper's law leaves of the surface: {told}.",
-    }
+    residual = (learned.loss - fitted).isel(split=0, drop=True)
+    return plots.OneRun(f"{kind}, seed {seed}, id", at, curves, fits["position"], laws.isel(split=0), residual)
 
 
-def _first_cosine(rows: pd.DataFrame) -> str:
+def first_cosine(rows: pd.DataFrame) -> str:
     """The kind of run under a cosine with the most seeds."""
     own = rows[rows.law == "paper"].groupby("runs", sort=False).seed.nunique()
     return str(own.idxmax())
@@ -328,16 +317,16 @@ def _first_cosine(rows: pd.DataFrame) -> str:
 def analyse(runs: Runs) -> Findings:
     """All tables, claims and figures."""
     made = []
-    for kind, seeds in tl.groups(runs.surfaces).items():
+    for kind, seeds in tl.by_kind_and_seed(runs.surfaces).items():
         made.append(cached(seeds, f"{kind} {ASKED}", lambda kind=kind, seeds=seeds: fitted(kind, seeds)))
         print(f"fitted: {kind}", flush=True)
     rows, surfaces, beside, parameters = (
         pd.concat([one[name] for one in made], ignore_index=True) for name in ("rows", "surfaces", "lm", "parameters")
     )
     surfaces, table, apart = surface_table(surfaces), main_table(rows, beside), differences(rows)
-    drawn, captions = figures(runs, _first_cosine(rows))
+    kind = first_cosine(rows)
     tables = {"fit": table, "surface": surfaces, "differences": apart, "parameters": parameters, "runs": rows}
-    return Findings(tables, claims(table, apart, _first_cosine(rows)), notes(table, surfaces), drawn, captions)
+    return Findings(tables, claims(table, apart, kind), notes(table, surfaces), *plots.figures(one_run(runs, kind)))
 
 
 def fitted(kind: str, seeds: Mapping[str, xr.Dataset]) -> dict[str, pd.DataFrame]:

@@ -24,6 +24,7 @@ from experiments.shared import BASE_RUNS, Claim, Findings, Runs, Study
 from experiments.shared import laws_over_tokens as tl
 from experiments.shared.cached_tables import cached
 from experiments.shared.seeds_and_intervals import Interval, interval
+from experiments.temporal_prediction import plots
 from tsl_jax.forecasting import backtest, baselines
 from tsl_jax.forecasting.backtesting import CUTOFFS
 from tsl_jax.training.provenance import git_commit
@@ -41,34 +42,36 @@ EVIDENCE = Path(__file__).parents[1] / "forecast_evidence" / "results"
 # ------------------------------------------------------------------------------------------------------ forecasts
 
 
-def made_before(kind: str, seeds: Mapping[str, xr.Dataset], folder: Path = EVIDENCE) -> pd.DataFrame | None:
+def kept_forecasts(kind: str, seeds: Mapping[str, xr.Dataset], folder: Path = EVIDENCE) -> pd.DataFrame | None:
     """The rows of one kind of run that forecast_backtest.py kept; None unless all of its seeds are there.
 
     A run is the same if its name in the pool and its tokens are. Forecasts that exploded in those rows are refused by
     the library since, and so they are here.
     """
-    files = [folder / f"{part}.csv" for part in ("development", "locked_test_set")]
-    rows = pd.concat([pd.read_csv(file) for file in files if file.exists()] or [pd.DataFrame(columns=list(SAME))])
+    files = [folder / f"{part}.parquet" for part in ("development", "locked_test_set")]
+    rows = pd.concat(
+        [pd.read_parquet(file) for file in files if file.exists()] or [pd.DataFrame(columns=list(COLUMNS))]
+    )
     rows = rows[(rows.protocol == "alone") & (rows.data == "pool") & rows.method.isin(NAMES)]
     runs = {kind if seed == "0" else f"{kind}@{seed}": seed for seed in seeds}
     tokens = {seed: float(one.tokens[-1]) for seed, one in seeds.items()}
     own = rows[rows.run.isin(runs)]
     own = own.assign(runs=kind, seed=own.run.map(runs))
-    own = own[own.total_tokens == own.seed.map(tokens)].rename(columns=SAME)
+    own = own[own.total_tokens == own.seed.map(tokens)].rename(columns=COLUMNS)
     splits = next(iter(seeds.values())).sizes["split"]
     if len(own) != len(seeds) * splits * len(NAMES) * len(CUTOFFS):
         return None
-    own = own[[*KEYS, *SAME.values(), "mse", "r2", "covered_50", "covered_90", "interval_score", "status", "commit"]]
+    own = own[[*KEYS, *COLUMNS.values(), "mse", "r2", "covered_50", "covered_90", "interval_score", "status", "commit"]]
     exploded = own.error.abs() > EXPLODED * own.observed
     own.loc[exploded, ["error", "mse", "r2", "covered_50", "covered_90", "interval_score", "final_inside"]] = np.nan
     return own.assign(rmse=own.mse**0.5).reset_index(drop=True)
 
 
-SAME = {"final_error": "error", "final_observed": "observed", "covered_90_final": "final_inside"}
-EXPLODED = 10  # times the loss
+COLUMNS = {"final_error": "error", "final_observed": "observed", "covered_90_final": "final_inside"}
+EXPLODED = 10  # times the loss: such a forecast is refused
 
 
-def tested(kind: str, seeds: Mapping[str, xr.Dataset]) -> dict[str, pd.DataFrame]:
+def new_forecasts(kind: str, seeds: Mapping[str, xr.Dataset]) -> dict[str, pd.DataFrame]:
     """`rows`: all forecasts of one kind of run by seed, split, cut-off and method, made anew by `backtest`."""
     made = backtest(tl.stacked(seeds), CUTOFFS, methods=METHODS)
     rows = made.scores.reset_index().rename(columns={"split": "name"})
@@ -84,8 +87,8 @@ def tested(kind: str, seeds: Mapping[str, xr.Dataset]) -> dict[str, pd.DataFrame
 def _end(key: tuple[float, str], one: Any, name: str) -> dict[str, Any]:
     """The 90 % interval of the final loss."""
     cutoff, method = key
-    known = None if one.quantiles is None else one.quantiles.sel(split=name).isel(tokens=-1)
-    low, high = (np.nan if known is None else float(known.sel(quantile=q)) for q in (0.05, 0.95))
+    quantiles = None if one.quantiles is None else one.quantiles.sel(split=name).isel(tokens=-1)
+    low, high = (np.nan if quantiles is None else float(quantiles.sel(quantile=q)) for q in (0.05, 0.95))
     return {"cutoff": cutoff, "method": method, "name": name, "low": low, "high": high}
 
 
@@ -99,9 +102,9 @@ def main_table(rows: pd.DataFrame, beside: pd.DataFrame) -> pd.DataFrame:
         line: dict[str, Any] = {"runs": kind, "split": split, "method": method, "seeds": group.seed.nunique()}
         line["missing"] = int(group.error.isna().sum())
         for cutoff, own in group.groupby("cutoff"):
-            at = f"{100 * float(str(cutoff)):.0f} %"
-            line |= {f"|final error|, {at}": own.error.abs().mean(), f"rmse, {at}": own.rmse.mean()}
-            line |= {f"median mse, {at}": own.mse.median()}
+            at = f"{100 * float(str(cutoff)):.0f}"
+            line |= {f"final_error_from_{at}": own.error.abs().mean(), f"rmse_from_{at}": own.rmse.mean()}
+            line |= {f"median_mse_from_{at}": own.mse.median()}
         lines.append(line)
     return pd.DataFrame(lines).merge(beside, on=["runs", "split", "method"], how="left")
 
@@ -162,23 +165,23 @@ def beside_lm(kind: str, seeds: Mapping[str, xr.Dataset]) -> pd.DataFrame:
         ]
         for law, method in tl.BY_POSITION.items():
             if tl.applies(method, own):
-                found = tl.lm_by_position(method, own).loc["together", list(tl.lm.COLUMNS)].to_dict()
+                found = tl.lm_by_position(method, own).loc["together", list(tl.solver_comparison.COLUMNS)].to_dict()
                 lines.append({**name, "method": law, **found})
     return pd.DataFrame(lines)
 
 
-# ------------------------------------------------------------------------------------------------- what is told
+# ---------------------------------------------------------------------------------------------------- the conclusions
 
 
-def verdict(found: Mapping[float, Interval]) -> str:
+def verdict(intervals: Mapping[float, Interval]) -> str:
     """By the rule of the plan: agrees below zero everywhere; differs above somewhere and below nowhere."""
-    below, above = ([one.high < 0 for one in found.values()], [one.low > 0 for one in found.values()])
+    below, above = ([one.high < 0 for one in intervals.values()], [one.low > 0 for one in intervals.values()])
     if all(below):
         return "agrees"
     return "differs" if any(above) and not any(below) else "undecided"
 
 
-def _found(table: pd.DataFrame, kind: str, split: str, method: str, other: str) -> dict[float, Interval]:
+def _paired(table: pd.DataFrame, kind: str, split: str, method: str, other: str) -> dict[float, Interval]:
     chosen = (table.runs == kind) & (table.split == split) & (table.method == method) & (table.minus == other)
     own = table[chosen].sort_values("cutoff")
     return {row.cutoff: Interval(row.rmse, row.rmse_low, row.rmse_high, row.seeds) for row in own.itertuples()}
@@ -189,16 +192,16 @@ def claims(table: pd.DataFrame, kind: str) -> list[Claim]:
     made = []
     for split in ("id", "ood"):
         for other in (FAIR, *THEIRS):
-            found = _found(table, kind, split, "paper", other)
-            told = "; ".join(f"{100 * cutoff:.0f} %: {one}" for cutoff, one in found.items())
+            intervals = _paired(table, kind, split, "paper", other)
+            ours = "; ".join(f"{100 * cutoff:.0f} %: {one}" for cutoff, one in intervals.items())
             made.append(
                 Claim(
                     f"The temporal law predicts the rest of a run better than {LABELS[other]}, {split}",
                     "lower mean squared error at 10, 20, 30 and 40 %"
                     if other in THEIRS
                     else "lower (a power law; whether it had a constant is not known)",
-                    f"root MSE, paper minus {other}, nats, {kind}: {told}",
-                    verdict(found),
+                    f"root MSE, paper minus {other}, nats, {kind}: {ours}",
+                    verdict(intervals),
                     WHY,
                 )
             )
@@ -211,29 +214,31 @@ LABELS = {
     "reciprocal": "a reciprocal law",
     "logarithmic": "a logarithm",
 }
-WHY = "Runs of a few million tokens: the prefix is the early fall, and a0, a1 and a2 have hardly begun to settle."
+WHY = "Runs of a few million tokens: their prefix is the early fall of the loss."
 
 
 def notes(rows: pd.DataFrame) -> list[str]:
     """The best method for each schedule; coverage; refused forecasts."""
-    told = []
-    for (kind, split), group in rows[rows.runs.isin(_repeated(rows))].groupby(["runs", "split"], sort=False):
+    sentences = []
+    for (kind, split), group in rows[rows.runs.isin(repeated_kinds(rows))].groupby(["runs", "split"], sort=False):
         for cutoff in (CUTOFFS[1], CUTOFFS[3]):
             mean = group[group.cutoff == cutoff].groupby("method").rmse.mean().dropna().sort_values()
             best = ", ".join(f"{name} {value:.3f}" for name, value in mean.items())
-            told.append(f"{kind}, {split}, from {100 * cutoff:.0f} %, mean root MSE in nats: {best}")
-    for (kind, split), group in rows[rows.runs.isin(_repeated(rows))].groupby(["runs", "split"], sort=False):
+            sentences.append(f"{kind}, {split}, from {100 * cutoff:.0f} %, mean root MSE in nats: {best}")
+    for (kind, split), group in rows[rows.runs.isin(repeated_kinds(rows))].groupby(["runs", "split"], sort=False):
         inside = []
         for method, own in group.groupby("method", sort=False):
             found = interval(own.groupby("seed").covered_90.mean())
             low, high = max(found.low, 0), min(found.high, 1)
             inside += [f"{method} {found.mean:.2f} [{low:.2f}, {high:.2f}]"] if found.n else []
-        told.append(f"{kind}, {split}, later checkpoints inside the 90 % interval, all cut-offs: {', '.join(inside)}")
-    told += [_signs(rows, kind) for kind in _repeated(rows)]
+        sentences.append(
+            f"{kind}, {split}, later checkpoints inside the 90 % interval, all cut-offs: {', '.join(inside)}"
+        )
+    sentences += [_signs(rows, kind) for kind in repeated_kinds(rows)]
     refused = rows[rows.error.isna()].groupby("method").size()
-    said = ", ".join(f"{name} {count}" for name, count in refused.items())
-    told.append(f"forecasts that were refused, of {len(rows) // rows.method.nunique()} each: {said}")
-    return [*told, BEFORE]
+    counts = ", ".join(f"{name} {count}" for name, count in refused.items())
+    sentences.append(f"forecasts that were refused, of {len(rows) // rows.method.nunique()} each: {counts}")
+    return [*sentences, BEFORE]
 
 
 def _signs(rows: pd.DataFrame, kind: str) -> str:
@@ -253,55 +258,37 @@ BEFORE = (
 )
 
 
-def _repeated(rows: pd.DataFrame) -> list[str]:
+def repeated_kinds(rows: pd.DataFrame) -> list[str]:
     """Kinds of run with several seeds."""
     count = rows.groupby("runs", sort=False).seed.nunique()
     return list(count[count > 1].index) or list(count.index)
 
 
-def figures(rows: pd.DataFrame) -> tuple[dict[str, Any], dict[str, str]]:
-    """Mean root MSE by method and cut-off, for each schedule with several seeds, id."""
-    from tsl_jax.reporting.plots import errors_by
-
-    made, told = {}, {}
-    for kind in _repeated(rows):
-        own = rows[(rows.runs == kind) & (rows.split == "id") & rows.rmse.notna()]
-        lines = []
-        for (method, cutoff), group in own.groupby(["method", "cutoff"], sort=False):
-            found = interval(group.rmse)
-            line = {"method": method, "cutoff": cutoff, "value": found.mean, "low": found.low, "high": found.high}
-            lines.append(line)
-        made[f"errors-{kind}"] = errors_by(pd.DataFrame(lines), "root mean squared error of the rest (nats)")
-        told[f"errors-{kind}"] = (
-            f"{kind}, id: root of the mean squared error beyond each cut-off, mean over {own.seed.nunique()} seeds "
-            "with 95 % t intervals."
-        )
-    return made, told
-
-
 def analyse(runs: Runs) -> Findings:
     """All tables, claims and figures; the forecasts are kept as they come."""
     parts = []
-    for kind, seeds in tl.groups(runs.surfaces).items():
-        known = made_before(kind, seeds)
-        if known is None:
-            known = cached(seeds, f"{kind} {ASKED}", lambda kind=kind, seeds=seeds: tested(kind, seeds))["rows"]
-        parts.append(known)
+    for kind, seeds in tl.by_kind_and_seed(runs.surfaces).items():
+        forecasts = kept_forecasts(kind, seeds)
+        if forecasts is None:
+            forecasts = cached(seeds, f"{kind} {ASKED}", lambda kind=kind, seeds=seeds: new_forecasts(kind, seeds))[
+                "rows"
+            ]
+        parts.append(forecasts)
         print(f"forecast: {kind}", flush=True)
     rows = pd.concat(parts, ignore_index=True)
-    beside = pd.concat([beside_lm(*one) for one in tl.groups(runs.surfaces).items()], ignore_index=True)
+    beside = pd.concat([beside_lm(*one) for one in tl.by_kind_and_seed(runs.surfaces).items()], ignore_index=True)
     table, apart = main_table(rows, beside), pairs(rows)
-    kind = _first_cosine(rows)
-    drawn, captions = figures(rows)
+    kind = first_cosine(rows)
+    drawn, captions = plots.figures(rows[rows.runs.isin(repeated_kinds(rows))])
     tables = {"errors": table, "pairs": apart, "coverage": coverage(rows), "rows": rows[KEPT]}
     return Findings(tables, claims(apart, kind), notes(rows), drawn, captions)
 
 
 # Read once, as a file may be edited while its analysis runs.
-ASKED = f"{NAMES} {CUTOFFS} " + "".join(inspect.getsource(one) for one in (tested, _end))
+ASKED = f"{NAMES} {CUTOFFS} " + "".join(inspect.getsource(one) for one in (new_forecasts, _end))
 
 
-def _first_cosine(rows: pd.DataFrame) -> str:
+def first_cosine(rows: pd.DataFrame) -> str:
     """The kind of run for which `paper` gave forecasts, with the most seeds."""
     own = rows[(rows.method == "paper") & rows.error.notna()].groupby("runs", sort=False).seed.nunique()
     return str(own.idxmax())
