@@ -26,8 +26,8 @@ def figures(
     }
     drawn = {"errors": lines_with_bands(lines, "tokens evaluated until the cut-off", "|final error| (nats)", "xy")}
     captions = {
-        "errors": f"{kind}, id, from {100 * cutoff:.0f} %: error of the forecast final loss against tokens evaluated. Methods "
-        "and designs that are not drawn are in the tables."
+        "errors": f"{kind}, id, from {100 * cutoff:.0f} %: error of the forecast final loss against tokens evaluated. "
+        "Methods and designs that are not drawn are in the tables."
     }
     if len(contrast):
         size = kind.partition("-")[0]
