@@ -193,7 +193,7 @@ def claims(main: pd.DataFrame, manifest: Any) -> list[Claim]:
             "After the early phase the loss of all positions falls at the same rate",
             "equal rates (figure, 58M to 6.7B parameters)",
             f"between {late.bands_lowest.min():+.0%} and {late.bands_highest.max():+.0%} of the mean rate by band of "
-            f"positions ({', '.join(verdicts)} by schedule: {', '.join(late.schedule)}), margin {MARGIN:.0%}",
+            f"positions ({', '.join(verdicts)} by schedule: {', '.join(late.schedule)}), margin {100 * MARGIN:.0f} %",
             verdict,
             f"Runs of {manifest['n_params'] / 1e6:.3g} M parameters and {manifest['total_tokens'] / 1e6:.3g} M tokens "
             "may not have left their early phase, in which a model first learns to use context.",
