@@ -66,11 +66,11 @@ def moved(folder: Path, saved: TrainState, like: TrainState) -> bool:
     """Whether a state that was saved on one mesh comes back bit for bit, and split, on another."""
     checkpoints = checkpoint.Checkpoints(folder, keep=1, model_hash="a")
     checkpoints.save(saved)
-    found = checkpoints.restore(like)
+    restored = checkpoints.restore(like)
     checkpoints.close()
-    assert found is not None
-    jax.tree.map(np.testing.assert_array_equal, found, saved)
-    same = jax.tree.map(lambda a, b: a.sharding.is_equivalent_to(b.sharding, a.ndim), found, like)
+    assert restored is not None
+    jax.tree.map(np.testing.assert_array_equal, restored, saved)
+    same = jax.tree.map(lambda a, b: a.sharding.is_equivalent_to(b.sharding, a.ndim), restored, like)
     return all(jax.tree.leaves(same))
 
 
@@ -89,9 +89,9 @@ def runs(folder: Path, text: tuple[str, ...]) -> dict[str, Any]:
     try:
         train(replace(config, mesh=MESHES["2,2,2"]), folder / "eight", progress=at("train", 16, interrupt_me))
     except KeyboardInterrupt:
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as caught:
             train(config, folder / "eight", resume=True)
-        assert any("mesh: {'data': 2, 'fsdp': 2, 'tensor': 2}, now None" in str(one.message) for one in told)
+        assert any("mesh: {'data': 2, 'fsdp': 2, 'tensor': 2}, now None" in str(warning.message) for warning in caught)
     reevaluate(folder / "eight", folder / "again", devices=MESHES["2,2,2"], progress=quiet)
     again = surface.load_surface(folder / "again").loss.isel(tokens=-1).values.tolist()
     return {"one": run_of(config, folder / "one"), "eight": run_of(config, folder / "eight"), "again": again}
@@ -101,22 +101,22 @@ def weighted(folder: Path, text: tuple[str, ...]) -> dict[str, Any]:
     """The last weights, and the losses, of a run that is weighted by its gradient noise, on one device and on eight."""
     config = replace(small_run(text, steps=8, evaluations=2), batch_size=8, tokens=8 * 128, weight_updates=2)
     config = replace(config, position_weights=PositionWeights("gradient_noise"))
-    found = {}
+    results = {}
     for key in ("1,1,1", "8,1,1"):
         out = train(replace(config, mesh=MESHES[key]), folder / f"weighted {key}")
-        found[key] = {**run_of(config, out), "weights": updates.read_lines(out)[-1]["weights"]}
-    return found
+        results[key] = {**run_of(config, out), "weights": updates.read_lines(out)[-1]["weights"]}
+    return results
 
 
 if __name__ == "__main__":
     jax.config.update("jax_numpy_rank_promotion", "raise")
-    found: dict[str, Any] = {"losses": {}}
+    printed: dict[str, Any] = {"losses": {}}
     for name in ARCHITECTURES:
         chosen = MESHES if name == "llama" else {key: MESHES[key] for key in ("1,1,1", "2,2,2")}
         results = {key: stepped(name, devices, 2 if key == "8,1,1" else 1) for key, devices in chosen.items()}
-        found["losses"][name] = {key: losses for key, (losses, _) in results.items()}
+        printed["losses"][name] = {key: losses for key, (losses, _) in results.items()}
         if name == "llama":
-            found["moved"] = moved(Path(sys.argv[1]) / "checkpoints", results["2,4,1"][1], results["2,2,2"][1])
-    found["runs"] = runs(Path(sys.argv[1]), tuple(sys.argv[2:]))
-    found["weighted"] = weighted(Path(sys.argv[1]), tuple(sys.argv[2:]))
-    print(json.dumps(found))
+            printed["moved"] = moved(Path(sys.argv[1]) / "checkpoints", results["2,4,1"][1], results["2,2,2"][1])
+    printed["runs"] = runs(Path(sys.argv[1]), tuple(sys.argv[2:]))
+    printed["weighted"] = weighted(Path(sys.argv[1]), tuple(sys.argv[2:]))
+    print(json.dumps(printed))

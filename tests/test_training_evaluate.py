@@ -34,13 +34,13 @@ def scored(split: str) -> Scored:
     """Losses with effects of document, target and position on a stream whose tokens are their own places."""
     ends = np.cumsum(SIZES[split])
     starts = (ends - SIZES[split]).astype(np.int64)
-    found = windows.build(np.arange(ends[-1], dtype=np.uint16), starts, N, CONFIG, split)
-    target = found.tokens[:, 1:]
-    document = np.searchsorted(ends, found.tokens[:, 0], side="right")
+    built = windows.build(np.arange(ends[-1], dtype=np.uint16), starts, N, CONFIG, split)
+    target = built.tokens[:, 1:]
+    document = np.searchsorted(ends, built.tokens[:, 0], side="right")
     rng = np.random.default_rng(len(split))
     level, hard = rng.normal(4, 1, len(ends)), rng.normal(0, 1, ends[-1])
     losses = level[document][:, None] + hard[target] + 1 / np.arange(1, N + 1) + rng.normal(0, 0.3, target.shape)
-    return Scored(found, losses.astype(np.float32), document, target)
+    return Scored(built, losses.astype(np.float32), document, target)
 
 
 @pytest.fixture(name="loaded", scope="module")
@@ -48,8 +48,8 @@ def _loaded(tmp_path_factory: pytest.TempPathFactory) -> xr.Dataset:
     """The surface of one checkpoint of both splits."""
     folder: Path = tmp_path_factory.mktemp("surface")
     both = {split: scored(split) for split in SIZES}
-    clusters = {split: one.windows.n_clusters for split, one in both.items()}
-    arrays = {split: evaluation.reduce(one.losses, evaluation.prepare(one.windows)) for split, one in both.items()}
+    clusters = {split: part.windows.n_clusters for split, part in both.items()}
+    arrays = {split: evaluation.reduce(part.losses, evaluation.prepare(part.windows)) for split, part in both.items()}
     surface.create(folder, clusters=clusters, context=N, attrs={})
     surface.append(folder, tokens=1, step=1, lr=0.1, splits=arrays)
     return surface.load_surface(folder).isel(tokens=0)
@@ -59,60 +59,60 @@ def test_the_splits_are_of_different_sizes() -> None:
     """So that clusters which only fill up the narrower split would show."""
     wide, narrow = scored("id"), scored("ood")
     assert wide.windows.n_clusters > narrow.windows.n_clusters > 1
-    for one in (wide, narrow):
-        counts = np.bincount(one.document)
+    for part in (wide, narrow):
+        counts = np.bincount(part.document)
         assert len(set(counts[counts > 0])) > 1, "documents have different numbers of windows"
 
 
 @pytest.mark.parametrize("split", SIZES)
 def test_the_mean_and_its_error_are_those_of_documents(loaded: xr.Dataset, split: str) -> None:
-    one, found = scored(split), loaded.sel(split=split)
-    x = one.losses.astype(np.float64)
-    np.testing.assert_allclose(found.loss, x.mean(axis=0), rtol=1e-12)
-    np.testing.assert_array_equal(found["count"], len(x))
+    part, measured = scored(split), loaded.sel(split=split)
+    x = part.losses.astype(np.float64)
+    np.testing.assert_allclose(measured.loss, x.mean(axis=0), rtol=1e-12)
+    np.testing.assert_array_equal(measured["count"], len(x))
     squares = np.zeros(N)
-    documents = set(one.document.tolist())
+    documents = set(part.document.tolist())
     for document in documents:
-        squares += (x[one.document == document] - x.mean(axis=0)).sum(axis=0) ** 2
+        squares += (x[part.document == document] - x.mean(axis=0)).sum(axis=0) ** 2
     expected = np.sqrt(len(documents) / (len(documents) - 1) * squares) / len(x)
-    np.testing.assert_allclose(found.sem, expected, rtol=1e-10)
+    np.testing.assert_allclose(measured.sem, expected, rtol=1e-10)
     covariance = surface.position_covariance(loaded.expand_dims("tokens", axis=1)).sel(split=split)[0]
     np.testing.assert_allclose(np.sqrt(np.diag(covariance)), expected, rtol=1e-10)
 
 
 @pytest.mark.parametrize("split", SIZES)
 def test_the_sums_by_cluster_are_those_of_documents(loaded: xr.Dataset, split: str) -> None:
-    one, found = scored(split), loaded.sel(split=split)
-    x = one.losses.astype(np.float64)
-    groups = [x[one.document == document] for document in np.unique(one.document)]
-    used = found.isel(cluster=slice(0, len(groups)))
+    part, measured = scored(split), loaded.sel(split=split)
+    x = part.losses.astype(np.float64)
+    groups = [x[part.document == document] for document in np.unique(part.document)]
+    used = measured.isel(cluster=slice(0, len(groups)))
     np.testing.assert_allclose(used.cluster_sum, [g.sum(axis=0) for g in groups], rtol=1e-12)
     np.testing.assert_allclose(used.cluster_sum_squares, [(g**2).sum(axis=0) for g in groups], rtol=1e-12)
     np.testing.assert_array_equal(used.cluster_count[:, 0], [len(g) for g in groups])
-    assert float(found.cluster_count[len(groups) :].sum()) == 0
+    assert float(measured.cluster_count[len(groups) :].sum()) == 0
 
 
 @pytest.mark.parametrize("split", SIZES)
 def test_the_additive_loss_is_least_squares_over_targets_and_positions(loaded: xr.Dataset, split: str) -> None:
-    one, found = scored(split), loaded.sel(split=split)
-    y, row = one.losses.ravel().astype(np.float64), np.arange(one.losses.size)
-    columns = np.zeros((len(y), one.target.max() + 1 + N))
-    columns[row, one.target.ravel()] = 1
-    columns[row, one.target.max() + 1 + np.tile(np.arange(N), len(one.losses))] = 1
+    part, measured = scored(split), loaded.sel(split=split)
+    y, row = part.losses.ravel().astype(np.float64), np.arange(part.losses.size)
+    columns = np.zeros((len(y), part.target.max() + 1 + N))
+    columns[row, part.target.ravel()] = 1
+    columns[row, part.target.max() + 1 + np.tile(np.arange(N), len(part.losses))] = 1
     solve = scipy.linalg.pinv(columns, rtol=1e-10)  # a constant is free; numpy's default limit is too near rounding
     shape = solve[-N:] - solve[-N:].mean(axis=0)  # (position, loss): the map from losses to position effects
-    np.testing.assert_allclose(found.loss_additive, shape @ y + y.mean(), atol=1e-9)
+    np.testing.assert_allclose(measured.loss_additive, shape @ y + y.mean(), atol=1e-9)
     residual = y - columns @ (solve @ y)
     influence = shape * residual + (y - y.mean()) / len(y)
-    document = np.repeat(one.document, N)
+    document = np.repeat(part.document, N)
     by_document = np.array([influence[:, document == d].sum(axis=1) for d in np.unique(document)])
     factor = len(by_document) / (len(by_document) - 1)
-    np.testing.assert_allclose(found.loss_additive_sem, np.sqrt(factor * (by_document**2).sum(axis=0)), rtol=1e-8)
+    np.testing.assert_allclose(measured.loss_additive_sem, np.sqrt(factor * (by_document**2).sum(axis=0)), rtol=1e-8)
 
 
 def test_windows_that_do_not_overlap_have_no_additive_loss() -> None:
     ends = np.cumsum(SIZES["id"])
     random = EvalConfig(design="random", id_stretches=4, id_offsets=3)
-    found = windows.build(np.arange(ends[-1]), ends - SIZES["id"], N, random, "id")
-    arrays = evaluation.reduce(np.ones((len(found.tokens), N)), evaluation.prepare(found))
+    built = windows.build(np.arange(ends[-1]), ends - SIZES["id"], N, random, "id")
+    arrays = evaluation.reduce(np.ones((len(built.tokens), N)), evaluation.prepare(built))
     assert np.isnan(arrays["loss_additive"]).all()

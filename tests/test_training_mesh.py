@@ -27,7 +27,7 @@ FLOAT32 = 1e-5  # losses of some steps, summed over devices in another order
 
 @pytest.fixture(name="eight", scope="module")
 def _eight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the process with eight devices found, and what was said on its stderr."""
+    """What the process with eight devices printed, and its stderr."""
     folder = tmp_path_factory.mktemp("eight")
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     command = [sys.executable, str(Path(__file__).parent / "eight_devices.py"), str(folder)]
@@ -46,8 +46,8 @@ def test_losses_are_the_same_on_every_mesh(eight: dict[str, Any], architecture: 
     losses = eight["losses"][architecture]
     assert losses["1,1,1"][0] - losses["1,1,1"][-1] > 0.02, "it learns"
     assert len(losses) == (len(MESHES) if architecture == "llama" else 2)
-    for name, found in losses.items():
-        np.testing.assert_allclose(found, losses["1,1,1"], rtol=0, atol=FLOAT32, err_msg=name)
+    for name, values in losses.items():
+        np.testing.assert_allclose(values, losses["1,1,1"], rtol=0, atol=FLOAT32, err_msg=name)
 
 
 def test_xla_moves_no_array_as_a_whole_without_being_asked(eight: dict[str, Any]) -> None:
@@ -59,17 +59,17 @@ def test_a_checkpoint_moves_from_one_mesh_to_another(eight: dict[str, Any]) -> N
 
 
 def test_a_run_goes_on_on_another_mesh_to_the_same_losses(eight: dict[str, Any]) -> None:
-    one, found = eight["runs"]["one"], eight["runs"]["eight"]
-    np.testing.assert_allclose(found["steps"], one["steps"], rtol=0, atol=1e-4)
-    np.testing.assert_allclose(found["final"], one["final"], rtol=0, atol=1e-4)
-    np.testing.assert_allclose(eight["runs"]["again"], found["final"], rtol=0, atol=FLOAT32)
+    single, eight_devices = eight["runs"]["one"], eight["runs"]["eight"]
+    np.testing.assert_allclose(eight_devices["steps"], single["steps"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(eight_devices["final"], single["final"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(eight["runs"]["again"], eight_devices["final"], rtol=0, atol=FLOAT32)
 
 
 def test_weights_that_follow_a_run_are_the_same_on_a_mesh(eight: dict[str, Any]) -> None:
-    one, found = (eight["weighted"][key] for key in ("1,1,1", "8,1,1"))
-    assert max(one["weights"]) - min(one["weights"]) > 0.1
-    np.testing.assert_allclose(found["weights"], one["weights"], rtol=1e-3)
-    np.testing.assert_allclose(found["steps"], one["steps"], rtol=0, atol=1e-4)
+    single, eight_devices = (eight["weighted"][key] for key in ("1,1,1", "8,1,1"))
+    assert max(single["weights"]) - min(single["weights"]) > 0.1
+    np.testing.assert_allclose(eight_devices["weights"], single["weights"], rtol=1e-3)
+    np.testing.assert_allclose(eight_devices["steps"], single["steps"], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -103,11 +103,11 @@ def test_one_device_is_no_mesh() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "devices", "found"),
+    ("asked", "devices", "shape"),
     [((0, 1, 1), 8, (8, 1, 1)), ((0, 2, 2), 8, (2, 2, 2)), ((0, 8, 1), 8, (1, 8, 1)), ((2, 2, 1), 8, (2, 2, 1))],
 )
-def test_zero_takes_all_remaining_devices(asked: tuple, devices: int, found: tuple) -> None:
-    assert mesh.shape(MeshConfig(*asked), devices) == found
+def test_zero_takes_all_remaining_devices(asked: tuple, devices: int, shape: tuple) -> None:
+    assert mesh.shape(MeshConfig(*asked), devices) == shape
 
 
 @pytest.mark.parametrize(

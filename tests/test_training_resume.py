@@ -1,4 +1,4 @@
-"""A run that goes on elsewhere or later: what has changed is told, what is lost is named, and neither is forgotten."""
+"""A run that goes on elsewhere or later: what has changed and what is lost is named, and recorded."""
 
 from __future__ import annotations
 
@@ -92,13 +92,15 @@ def test_a_run_whose_model_resolves_otherwise_now_is_refused(config: TrainConfig
 def test_a_lost_checkpoint_of_a_run_that_continues_is_named(config: TrainConfig, out: Path) -> None:
     planned = [step * 64 for step in resolve_timeline(config).evaluations]
     surface.checkpoints(out / "surface")[planned[0]].unlink()
-    said = rf"has no checkpoint at {planned[0]} tokens, and it cannot be measured again; restore a copy, or do without"
-    with pytest.warns(UserWarning, match=said):
+    message = (
+        rf"has no checkpoint at {planned[0]} tokens, and it cannot be measured again; restore a copy, or do without"
+    )
+    with pytest.warns(UserWarning, match=message):
         train(config, out, resume=True)
     assert list(surface.checkpoints(out / "surface")) == planned[1:]
-    known = run_dir.read_record(out)
-    assert known["complete"]
-    assert known["missing_checkpoints"] == planned[:1]
+    record = run_dir.read_record(out)
+    assert record["complete"]
+    assert record["missing_checkpoints"] == planned[:1]
 
 
 def test_a_lost_checkpoint_of_a_complete_run_is_named(config: TrainConfig, whole: Path, tmp_path: Path) -> None:
@@ -150,23 +152,23 @@ def test_other_versions_that_make_the_same_tokens_continue_the_run(
 def test_text_that_has_changed_is_refused_and_what_differs_is_named(
     config: TrainConfig, out: Path, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = r"the text has changed since .*run was begun"
+    changed = r"the text has changed since .*run was begun"
     with in_other_order(text / "tale"):
-        with pytest.raises(ValueError, match=rf"{found} \(checksums differ\); restore it"):
+        with pytest.raises(ValueError, match=rf"{changed} \(checksums differ\); restore it"):
             train(config, out, resume=True)
         for module in (corpora, preparation):
             monkeypatch.setattr(module, "version", lambda name: "0.99.0")
-        with pytest.raises(ValueError, match=rf"{found} \(checksums differ; prepared with tokenizers .*, now 0\.99\.0"):
+        with pytest.raises(ValueError, match=rf"{changed} \(checksums differ; prepared with tokenizers .*, now 0\.99"):
             train(config, out, resume=True)
 
 
 def test_a_record_without_checksums_goes_by_the_hash(config: TrainConfig, out: Path) -> None:
-    known = run_dir.read_record(out)
-    del known["corpus"]["checksums"]
-    run_dir.write_record(out, {**known, "corpus": {**known["corpus"], "hash": "of other text"}})
+    record = run_dir.read_record(out)
+    del record["corpus"]["checksums"]
+    run_dir.write_record(out, {**record, "corpus": {**record["corpus"], "hash": "of other text"}})
     with pytest.raises(ValueError, match=r"was begun \(hash differ\)"):
         train(config, out, resume=True)
-    run_dir.write_record(out, known)
+    run_dir.write_record(out, record)
     train(config, out, resume=True)
 
 
@@ -187,10 +189,10 @@ def test_the_record_keeps_every_environment_a_run_was_made_in(
     third = set_environment(monkeypatch, cores=97)
     with pytest.warns(UserWarning, match="cores: .* now 97"):
         train(config, out, resume=True)
-    known = run_dir.read_record(out)
-    assert known["environment"] == first
-    assert [one["environment"] for one in known["later_environments"]] == [second, third]
-    assert known["later_environments"][1]["after_step"] == stops[1]
+    record = run_dir.read_record(out)
+    assert record["environment"] == first
+    assert [later["environment"] for later in record["later_environments"]] == [second, third]
+    assert record["later_environments"][1]["after_step"] == stops[1]
 
 
 def test_a_run_that_was_moved_continues_under_its_name(config: TrainConfig, begun: Path, tmp_path: Path) -> None:
