@@ -15,7 +15,7 @@ import tsl_jax as tsl
 from experiments.forecast_evidence import backtest as program
 from experiments.forecast_evidence import cases, controls, curves, rows
 from tsl_jax.forecasting import baselines, lr_aware
-from tsl_jax.forecasting.calibration import clustered_mean
+from tsl_jax.forecasting.backtesting import clustered_mean
 from tsl_jax.training.config import TrainConfig, to_dict
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"

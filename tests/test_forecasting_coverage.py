@@ -67,7 +67,7 @@ def test_the_verb_judges_several_runs_and_writes_both_tables(tmp_path, capsys):
     ("wrong", "said"),
     [
         (["--cutoffs", 0.99], "checkpoints beyond the first 99%"),
-        (["--cutoffs", 0.001], "no checkpoint within the first 0%"),
+        (["--cutoffs", 0.001], "no checkpoint within the first 0.1%"),
         (["REPEATED"], "each once"),
         (["--cutoffs", 1.5], "between 0 and 1"),
         (["--methods", "none"], "among"),

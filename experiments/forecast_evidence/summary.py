@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from tsl_jax.forecasting.calibration import clustered_mean
+from tsl_jax.forecasting.backtesting import clustered_mean
 
 BESIDE = {
     "three_siblings": "alone",

@@ -1,8 +1,24 @@
-"""From the beginning of a run to its end: forecasts, baselines, scores."""
+"""From the beginning of a run to its end: forecasts with intervals, baselines, scores and backtests.
+
+forecast_run     `forecast`: the one verb
+methods          METHODS: every method, its family, label and implementation
+result           Forecast, ForecastStatus, ForecastFlag, and quantiles of draws
+lr_aware         laws that know the learning rate, of the mean loss or of a0, a1 and a2
+extrapolation    one curve from its past and reference runs; backtests within; stacking of laws
+mixed_model      the Bayesian mixed model beneath: Kalman filter, importance sampling
+priors           its priors
+lr_history       the learning rate of a run as laws read it: area and decreases
+position_route   temporal laws of a0, a1 and a2: the paper's route
+joint_surface    the same, all parameters at once
+baselines        laws of the mean loss alone
+rolling_origin   intervals for methods that give points
+scoring          `score`: how good a forecast was
+backtesting      `backtest` from several cut-offs, `coverage` over many runs
+plan_comparison  `compare_plans`: where one run would end under several plans
+"""
 
 from tsl_jax.forecasting import baselines
-from tsl_jax.forecasting.backtesting import Backtest, backtest
-from tsl_jax.forecasting.calibration import coverage
+from tsl_jax.forecasting.backtesting import Backtest, backtest, coverage
 from tsl_jax.forecasting.forecast_run import forecast
 from tsl_jax.forecasting.lr_aware import ForecastMethod
 from tsl_jax.forecasting.methods import MAIN, METHODS, MethodInfo

@@ -59,22 +59,14 @@ def compare_plans(
         raise ValueError(f"compare_plans: method must be one of {PAIRED}, found {method!r}")
     if len(plans) < 2:
         raise ValueError(f"compare_plans: expected two plans or more, found {len(plans)}; forecast takes a single one")
-    read = {name: _plan(past, name, one) for name, one in plans.items()}
-    made = {name: forecast(past, plan.total_tokens, plan, method, reference_runs) for name, plan in read.items()}
-    return Comparison(made, _differences(made))
-
-
-def _plan(past: xr.Dataset, name: str, given: Any) -> Schedule:
-    """A plan that leaves something to forecast."""
-    plan, seen = given if isinstance(given, Schedule) else Schedule.from_plan(given), past.tokens.values.max(initial=0)
-    if plan.total_tokens <= seen:
-        found = f"{plan.total_tokens:,} tokens, the past reaches {seen:,.0f}"
-        raise ValueError(f"compare_plans: the plan {name} ends at {found}; give a longer plan or an earlier past")
-    return plan
-
-
-def _differences(made: Mapping[str, Forecast]) -> xr.DataArray:
-    """Quantiles (plan, split, quantile) of the differences of draws to those of the first plan."""
-    ends = [one.draws.isel(tokens=-1, drop=True) for one in made.values() if one.draws is not None]
+    schedules, seen = {}, past.tokens.values.max(initial=0)
+    for name, given in plans.items():
+        plan = schedules[name] = given if isinstance(given, Schedule) else Schedule.from_plan(given)
+        if plan.total_tokens <= seen:
+            found = f"{plan.total_tokens:,} tokens, the past reaches {seen:,.0f}"
+            raise ValueError(f"compare_plans: the plan {name} ends at {found}; give a longer plan or an earlier past")
+    made = {name: forecast(past, plan.total_tokens, plan, method, reference_runs) for name, plan in schedules.items()}
+    ends = [end.draws.isel(tokens=-1, drop=True) for end in made.values() if end.draws is not None]
     apart = xr.concat([end - ends[0] for end in ends], "plan").assign_coords(plan=list(made))
-    return apart.quantile(np.array(QUANTILES), "draw", skipna=False).transpose("plan", "split", "quantile")
+    differences = apart.quantile(np.array(QUANTILES), "draw", skipna=False).transpose("plan", "split", "quantile")
+    return Comparison(made, differences)

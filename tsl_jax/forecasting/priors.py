@@ -1,4 +1,4 @@
-"""What is believed of a curve before it is seen: the same for all data sets, chosen on development data alone.
+"""Prior distributions of a curve before it is seen: the same for all data sets, chosen on development data alone.
 
 Losses are measured in units of the last loss seen, clocks (tokens, or the area under the learning rate) in units of the
 clock at the cut-off, so that neither nats or bits nor the length of a run matter. The development data: the public
@@ -20,7 +20,7 @@ class Prior:
 
     Attributes:
         shapes: (mean, sd) of the log of each shape. coefs: (mean, sd) of each coefficient, in units of the last value.
-        drift: (sd of the drift with log n_params) of each coefficient over siblings; shape_drift: of each log shape.
+        drift: (sd of the drift with log n_params) of each coefficient over runs; shape_drift: of each log shape.
         centred: whether the curve is taken from its last value, not from zero. unit: of its values; None, their last.
     """
 
@@ -57,13 +57,13 @@ _LOSS = {
 
 
 def of_loss(law: Law) -> Prior:
-    """The prior about a loss."""
+    """The prior of a loss."""
     return _LOSS[law.name]
 
 
 def of_parameter(law: Law, unit: float | None = None) -> Prior:
-    """The prior about a parameter of the position law, which need not fall: about its change since the cut-off."""
+    """The prior of a parameter of the position law, which need not fall: about its change since the cut-off."""
     loss = of_loss(law)
     coefs = ((0.0, 1.0), (0.0, 1.0), (0.0, 0.1))[: len(loss.coefs)]
-    drift = tuple(3 * one for one in loss.drift)
+    drift = tuple(3 * sd for sd in loss.drift)
     return Prior(loss.shapes, coefs, drift, loss.shape_drift, centred=True, unit=unit)

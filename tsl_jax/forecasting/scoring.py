@@ -26,7 +26,7 @@ from tsl_jax.forecasting.forecast_run import forecast
 from tsl_jax.forecasting.result import QUANTILES, Forecast, ForecastFlag
 
 GRID = 200  # points of the even token grid
-LEVEL = 0.9  # of the interval that a table tells of
+LEVEL = 0.9  # of the interval whose score a table has
 LOW, HIGH = QUANTILES[0], QUANTILES[-1]
 
 
@@ -69,66 +69,54 @@ def score(
         ValueError: if fewer than two checkpoints of the run lie beyond the cut-off, if a forecast does not span these,
             or if one in `against` has seen more than the forecast that is scored.
     """
-    others = [against] if isinstance(against, Baseline | Forecast) else list(against)
+    beside = [against] if isinstance(against, Baseline | Forecast) else list(against)
     past = surface.sel(tokens=surface.tokens <= predicted.cutoff)
     at = surface.tokens.values[surface.tokens.values > predicted.cutoff]
     if len(at) < 2:
         raise ValueError(
             f"score: {len(at)} checkpoints beyond the cut-off of {predicted.cutoff:.4g} tokens, 2 are needed"
         )
-    all_of_them = [predicted, *(forecast(past, at, schedule, o) if isinstance(o, Baseline) else o for o in others)]
-    for one in all_of_them:
-        _check(one, predicted.cutoff, at)
+    made = [forecast(past, at, schedule, other) if isinstance(other, Baseline) else other for other in beside]
+    for scored in (predicted, *made):
+        if scored.cutoff > predicted.cutoff:
+            raise ValueError(
+                f"score: {scored.method} in against= was made from {scored.cutoff:.6g} tokens, the forecast it stands "
+                f"beside from {predicted.cutoff:.6g}; make it from the same past"
+            )
+        first, last = float(scored.mean.tokens.min()), float(scored.mean.tokens.max())
+        if first > at[0] or last < at[-1]:
+            raise ValueError(
+                f"score: the forecast {scored.method} spans {first:.6g} to {last:.6g} tokens, the held-out checkpoints "
+                f"{at[0]:.6g} to {at[-1]:.6g}; make it with at=surface.tokens"
+            )
     observed = mean_loss(surface.sel(tokens=at))
-    rows = [_row(one, observed, split) for split in observed.split.values.tolist() for one in all_of_them]
+    splits = observed.split.values.tolist()
+    rows = [_row(scored, observed.sel(split=split), split) for split in splits for scored in (predicted, *made)]
     return pd.DataFrame(rows).set_index(["split", "method"])
 
 
-def _check(one: Forecast, cutoff: float, at: np.ndarray) -> None:
-    """Refuse a forecast that has seen more than the others, or that says nothing of some held-out checkpoints."""
-    if one.cutoff > cutoff:
-        raise ValueError(
-            f"score: {one.method} in against= was made from {one.cutoff:.6g} tokens, the forecast it stands beside "
-            f"from {cutoff:.6g}; make it from the same past"
-        )
-    first, last = float(one.mean.tokens.min()), float(one.mean.tokens.max())
-    if first > at[0] or last < at[-1]:
-        raise ValueError(
-            f"score: the forecast {one.method} spans {first:.6g} to {last:.6g} tokens, the held-out checkpoints "
-            f"{at[0]:.6g} to {at[-1]:.6g}; make it with at=surface.tokens"
-        )
-
-
 def _row(predicted: Forecast, observed: xr.DataArray, split: str) -> dict[str, Any]:
-    whole = observed.sel(split=split)
-    truth = whole.dropna("tokens")
-    incomplete = incomplete_checkpoints(whole, ForecastFlag.INCOMPLETE_FUTURE, "of those held out, ")
-    status = predicted.status[split] | incomplete
-    judged = _judged(predicted.mean.sel(split=split).sortby("tokens"), truth)
-    judged |= _intervals(predicted, truth, split)
-    return {"split": split, "method": predicted.method, **judged, "status": str(status), "flags": int(status.flags)}
-
-
-def _intervals(predicted: Forecast, truth: xr.DataArray, split: str) -> dict[str, float]:
-    """What a row says of the intervals; NaN where there are none, or fewer than two held-out checkpoints."""
-    if predicted.quantiles is None or truth.sizes["tokens"] < 2:
-        return dict.fromkeys(("covered_50", "covered_90", "interval_score"), np.nan)
-    known = predicted.quantiles.sel(split=split).sortby("tokens")
-    at = {q: np.interp(truth.tokens, known.tokens, known.sel(quantile=q)) for q in QUANTILES}
-    return {
-        "covered_50": covered(at[0.25], at[0.75], truth.values),
-        "covered_90": covered(at[LOW], at[HIGH], truth.values),
-        "interval_score": float(np.mean(winkler(at[LOW], at[HIGH], truth.values))),
-    }
-
-
-def _judged(mean: xr.DataArray, truth: xr.DataArray) -> dict[str, float]:
-    """The numbers of a row about the mean; NaN with fewer than two held-out checkpoints."""
+    """A row of the table, from the observed mean loss (tokens,) of a split."""
+    truth = observed.dropna("tokens")
+    status = predicted.status[split] | incomplete_checkpoints(
+        observed, ForecastFlag.INCOMPLETE_FUTURE, "of those held out, "
+    )
+    points, intervals = ("final", "observed", "error", "mse", "r2"), ("covered_50", "covered_90", "interval_score")
+    row = {"split": split, "method": predicted.method, **dict.fromkeys((*points, *intervals), np.nan)}
+    row |= {"status": str(status), "flags": int(status.flags)}
     if truth.sizes["tokens"] < 2:
-        return dict.fromkeys(("final", "observed", "error", "mse", "r2"), np.nan)
+        return row
+    # on an even grid of tokens: where checkpoints are dense, errors do not count for more
+    mean = predicted.mean.sel(split=split).sortby("tokens")
     grid = np.linspace(float(truth.tokens[0]), float(truth.tokens[-1]), GRID)
     y, f = (np.interp(grid, curve.tokens.values, curve.values) for curve in (truth, mean))
-    mse = float(np.mean((f - y) ** 2))
+    mse, final, last = float(np.mean((f - y) ** 2)), float(f[-1]), float(truth[-1])
     r2 = 1 - mse / float(np.var(y)) if np.var(y) > 0 else np.nan
-    final, last = float(f[-1]), float(truth[-1])
-    return {"final": final, "observed": last, "error": final - last, "mse": mse, "r2": r2}
+    row |= {"final": final, "observed": last, "error": final - last, "mse": mse, "r2": r2}
+    if predicted.quantiles is not None:
+        known = predicted.quantiles.sel(split=split).sortby("tokens")
+        at = {q: np.interp(truth.tokens, known.tokens, known.sel(quantile=q)) for q in QUANTILES}
+        row["covered_50"] = covered(at[0.25], at[0.75], truth.values)
+        row["covered_90"] = covered(at[LOW], at[HIGH], truth.values)
+        row["interval_score"] = float(np.mean(winkler(at[LOW], at[HIGH], truth.values)))
+    return row
