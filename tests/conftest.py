@@ -3,11 +3,45 @@
 from collections.abc import Iterator
 
 import jax
+import jaxtyping
 import numpy as np
+import optax
 import pytest
 import xarray as xr
 
-import tsl_jax as tsl
+# Shapes and types of arguments and results are checked at every call of these packages; before they are imported.
+CHECKED = ("laws", "fitting", "diagnostics", "surface", "models")
+jaxtyping.install_import_hook([f"tsl_jax.{name}" for name in CHECKED], "typechecking.check")
+
+import tsl_jax as tsl  # noqa: E402
+
+# An array that takes another rank without being asked is an error. The library itself sets no global option.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+# So is another dtype, where models and training decide about precision. Laws and fits take whole numbers and float32
+# data among float64 parameters, promoted as documented, and jaxopt mixes them itself: the mode would gain nothing there.
+STRICT_DTYPES = ("test_models_", "test_training_")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _dtypes_as_written(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No implicit promotion of dtypes in the modules of STRICT_DTYPES."""
+    if not request.module.__name__.startswith(STRICT_DTYPES):
+        yield
+        return
+    correct = optax.tree.bias_correction  # writes 1 - decay**count with a float and an int32: standard promotion there
+    with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("strict"):
+        patch.setattr(optax.tree, "bias_correction", jax.numpy_dtype_promotion("standard")(correct))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _wrong_types_reach_the_library(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test marked `wrong_types` gives what no annotation allows, to see the library's own sentence."""
+    marked = request.node.get_closest_marker("wrong_types") is not None
+    jaxtyping.config.update("jaxtyping_disable", marked)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
 
 # Why each number: see the right column. Tests name the row they need.
 TOLERANCE = {

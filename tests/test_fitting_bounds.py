@@ -61,6 +61,7 @@ def test_what_a_limit_fixes_has_no_error_and_flat_data_stay_flat():
     assert np.isnan(fit.r2[1])
 
 
+@pytest.mark.wrong_types
 def test_limits_that_cannot_be_kept_are_refused():
     with pytest.raises(ValueError, match=r"limits of a2 must be \(low, high\).*found 0"):
         tsl.fit(laws.HYPERBOLIC, noisy(1), x=POSITION, coef_limits={"a2": 0})

@@ -1,1 +1,10 @@
-"""The verbs of `tsl`: one module each, a frozen dataclass `Command` and `run(command)`."""
+"""The verbs of the command line: each a dataclass, whose fields are its options, and a function that runs it.
+
+train: `tsl train`, `tsl demo`, `tsl evaluate`
+corpora: `tsl corpora` lists, builds and describes text
+import_table: `tsl import` makes surfaces of losses measured elsewhere
+fit, forecast, backtest, report, sweep, reproduce, models: the verb of that name
+analysis: fit, noise ceiling and backtest of one surface, for the report
+options: options from the command line and from files, and the stamp of every output
+progress: live bars
+"""

@@ -91,7 +91,8 @@ def profile_interval(law: Law, y: np.ndarray, x: Covariates, weights: np.ndarray
         origin = law.origin(points)
         points = points - origin if origin else points
         root = jnp.sqrt(jnp.asarray(share))
-        ends = _profile(law, jnp.log(law.bounds(points)), points, root, root * jnp.where(share > 0, y, 0), factor)
+        targets = jnp.atleast_2d(root) * np.where(share > 0, y, 0)
+        ends = _profile(law, jnp.log(law.bounds(points)), points, root, targets, factor)
     return np.exp(np.asarray(ends[0])), np.exp(np.asarray(ends[1]))
 
 
