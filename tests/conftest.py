@@ -18,7 +18,7 @@ import tsl_jax as tsl  # noqa: E402
 # An array that takes another rank without being asked is an error. The library itself sets no global option.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # So is another dtype, where models and training decide about precision. Laws and fits take whole numbers and float32
-# data among float64 parameters, promoted as documented, and jaxopt mixes them itself: the mode would gain nothing there.
+# data among float64 parameters, promoted as documented, and jaxopt mixes dtypes itself: nothing would be gained there.
 STRICT_DTYPES = ("test_models_", "test_training_")
 
 

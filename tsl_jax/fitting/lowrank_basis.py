@@ -34,7 +34,7 @@ CACHED = 32
 
 
 @dataclass(frozen=True)
-class Layout:
+class TableLayout:
     """What of the tables is fixed at compilation."""
 
     fixed: tuple[int, ...]  # columns of the law that do not depend on the shape
@@ -60,7 +60,7 @@ class Layout:
 class Tables:
     """A law on a grid with weights, before any curve is seen. V varying and F fixed columns."""
 
-    layout: Layout
+    layout: TableLayout
     basis: Any  # Q (point, F + K + 0..2), sqrt(w) folded in: fixed columns, the family, the rest of a straight line
     node_basis: Any  # (V, node, K): u at the nodes
     by_node: Any  # (node, V K + M S): the node basis again, then the polynomials of S scalars, see _Samples
@@ -157,7 +157,7 @@ def _derive(law: Law, x: Covariates, weights: np.ndarray, bounds: np.ndarray, dt
     first_and_step = np.array([grid[0], grid[1] - grid[0]])
     array = partial(jnp.asarray, dtype=dtype)
     return Tables(
-        Layout(fixed, varying, family.shape[1], len(grid), degree, bool(np.any(weights == 0)), constant),
+        TableLayout(fixed, varying, family.shape[1], len(grid), degree, bool(np.any(weights == 0)), constant),
         *map(array, (root[:, None] * basis, node_basis, by_node, interpolation, inverse_r0, mean, first_and_step)),
         x=jax.tree.map(array, x),
         weights=array(weights),

@@ -38,7 +38,7 @@ from tsl_jax.laws import Law
 STEPS = 4  # Newton steps from the best node, which is near
 
 
-class Solution(NamedTuple):
+class TableSolution(NamedTuple):
     """Fits; the curve is the last axis of everything."""
 
     log_shape: Array  # (curve,)
@@ -51,7 +51,7 @@ class Solution(NamedTuple):
     finite: Array  # (curve,) bool: the data are
 
 
-def solve(law: Law, tables: Tables, y: Float[Array, "curve point"]) -> Solution:
+def solve(law: Law, tables: Tables, y: Float[Array, "curve point"]) -> TableSolution:
     """Fit every curve of y (curve, point); pure, and jit-able with `law` static."""
     layout = tables.layout
     n_fixed, count = len(layout.fixed), len(layout.fixed) + layout.vectors
@@ -70,7 +70,7 @@ def solve(law: Law, tables: Tables, y: Float[Array, "curve point"]) -> Solution:
     if not layout.constant:
         sst = sst + jnp.sum(z[:n_fixed] ** 2, axis=0) - jnp.sum(tables.weights) * mean**2
     line = jnp.sum(z[count:] ** 2, axis=0) >= jnp.sum(f**2, axis=0) * (1 - 8 * jnp.finfo(y.dtype).eps)
-    return Solution(log_shape, coef, unscaled_cov, sse, sst, mean, line, jnp.isfinite(sst))
+    return TableSolution(log_shape, coef, unscaled_cov, sse, sst, mean, line, jnp.isfinite(sst))
 
 
 def _search(tables: Tables, z: Array) -> tuple[Array, Array, Array]:
