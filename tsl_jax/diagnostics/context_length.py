@@ -66,7 +66,7 @@ def effective_context(
             # Row a1 of (J'J)^-1 J' = R^-1 Q', with the columns of J scaled to one first.
             columns = jacobian(fit.law, q, x)
             size = jnp.sqrt(jnp.sum(columns**2, axis=0))
-            basis, r = orthonormal(columns / size)
+            basis, r = orthonormal(columns / size[None])
             row = jax.scipy.linalg.solve_triangular(r, basis.T)[0] / size[0]
             return row @ sigma @ row
 
