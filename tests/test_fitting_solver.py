@@ -207,6 +207,7 @@ def test_the_cluster_bootstrap_sees_what_clusters_share():
 def test_the_bootstrap_bears_points_that_were_never_counted_and_curves_that_were_never_seen():
     sums = np.stack([noisy(5), np.full((5, len(POSITION)), np.nan)])
     counts = np.ones(sums.shape)
+    counts[1] = 0  # never seen
     sums[0, 0, 100:], counts[0, 0, 100:] = np.nan, 0
     fit = bootstrap(laws.HYPERBOLIC, sums, counts, POSITION, resamples=8)
     for values in (fit.stderr(), *fit.interval()):
