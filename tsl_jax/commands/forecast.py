@@ -120,8 +120,8 @@ def _at(surface: xr.Dataset, past: xr.Dataset, schedule: Schedule | None, comman
     last = int(past.tokens[-1]) if past.sizes["tokens"] else 0
     early = [at for at in command.at if at <= last]
     if early:
-        mend = "name later tokens, or let less be seen with --cutoff"
-        raise ValueError(f"forecast: --at {early[0]:,} is not beyond the last checkpoint, at {last:,} tokens; {mend}")
+        how = "name later tokens, or let less be seen with --cutoff"
+        raise ValueError(f"forecast: --at {early[0]:,} is not beyond the last checkpoint, at {last:,} tokens; {how}")
     if plan is None and not command.at and last >= total:
         raise ValueError("forecast: the surface carries no plan whose end could be meant; name tokens with --at")
     return sorted(set(command.at)) or [total] * (last < total)

@@ -20,7 +20,7 @@ import xarray as xr
 
 from tsl_jax.laws import Schedule
 
-DECREASES = 64  # a smooth decay is told in parts of this share of the peak; 200 fit a whole curve within 1e-4 nats
+DECREASES = 64  # a smooth decay is cut into parts of this share of the peak; 200 fit a whole curve within 1e-4 nats
 FINE = 4000  # points on which its parts are found
 UNUSED = {"decrease": 0.0, "at_area": 1.0, "to_rate": 1.0}
 TOP = 1e-3  # the warm-up is over where eta comes so near to its peak
@@ -82,17 +82,22 @@ class LearningRate:
             tokens, area: (point,); decrease, at_area, to_rate: ((edge - 1) DECREASES,) d_k, S_k, eta_k, of size zero
             where unused.
         """
-        told = [self._decreases(begin, end, reference) for begin, end in pairwise(edges or (0.0, self.tokens[-1]))]
-        decreases = {name: np.concatenate([one[name] for one in told]) for name in UNUSED}
+        pieces = [self._decreases(begin, end, reference) for begin, end in pairwise(edges or (0.0, self.tokens[-1]))]
+        decreases = {name: np.concatenate([piece[name] for piece in pieces]) for name in UNUSED}
         return {"tokens": np.asarray(tokens, float) / reference, "area": self.area(tokens) / reference, **decreases}
 
     def _decreases(self, begin: float, end: float, reference: float) -> dict[str, np.ndarray]:
-        """decrease, at_area, to_rate (DECREASES,) between two numbers of tokens."""
+        """decrease, at_area, to_rate (DECREASES,) between two numbers of tokens.
+
+        On a fine grid eta moves by d_j at the area S_j. Moves are summed in parts of equal share of all that moved:
+
+            d_k = sum_j d_j,   S_k = sum_j |d_j| S_j / sum_j |d_j|,   eta_k likewise.
+        """
         within = self.tokens[(self.tokens > begin) & (self.tokens < end)]
         grid = np.union1d(np.linspace(begin, max(begin, end), FINE), within)
         eta, area = np.interp(grid, self.tokens, self.lr), self.area(grid)
-        fall = np.where(grid[1:] > self.warmup, -np.diff(eta), 0.0)
-        told = {name: np.full(DECREASES, value) for name, value in UNUSED.items()}
+        fall = np.where(grid[1:] > self.warmup, -np.diff(eta), 0.0)  # the rise of the warm-up is no decrease
+        parts = {name: np.full(DECREASES, value) for name, value in UNUSED.items()}
         moved = np.flatnonzero(np.abs(fall) > 1e-9)
         if len(moved):
             below = np.abs(np.diff(np.minimum(eta, 1.0)))[moved]
@@ -102,13 +107,13 @@ class LearningRate:
             each = max(share[-1], 1.0) / DECREASES
             part = np.minimum((share / each).astype(int), DECREASES - 1)
             size = np.bincount(part, np.abs(fall[moved]), DECREASES)
-            there = size > 0
-            told["decrease"] = np.bincount(part, fall[moved], DECREASES)
+            moving = size > 0
+            parts["decrease"] = np.bincount(part, fall[moved], DECREASES)
             for name, values in (("at_area", (area[1:] + area[:-1]) / 2 / reference), ("to_rate", eta[1:])):
                 mean = np.bincount(part, np.abs(fall[moved]) * values[moved], DECREASES)
-                told[name][there] = mean[there] / size[there]
-        told["to_rate"] = np.maximum(told["to_rate"], 1e-3)
-        return told
+                parts[name][moving] = mean[moving] / size[moving]
+        parts["to_rate"] = np.maximum(parts["to_rate"], 1e-3)  # laws divide by it
+        return parts
 
 
 def schedule_of(surface: xr.Dataset) -> Schedule | None:
@@ -134,6 +139,8 @@ def of_run(past: xr.Dataset, plan: Schedule | None) -> LearningRate:
     ahead, planned = _beyond(plan, now) if plan is not None else (np.zeros(0), np.zeros(0))
     if not len(ahead):
         ahead, planned = np.array([max(1.001 * now, 1.0)]), lr[-1:]
+    # the peak is what has been reached, and, while the rate still rises, the top of that rise: a burst that is planned
+    # for later must not rescale the past
     warming = lr[0] < lr[-1] if len(lr) < 3 else lr[-2] < lr[-1]
     rise = planned[: np.argmax(np.append(np.diff(planned), -1) < 0) + 1] if warming or not now else planned[:0]
     known, rates = np.append(tokens, ahead[: len(rise)]), np.append(lr, rise)

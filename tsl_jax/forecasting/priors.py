@@ -37,7 +37,7 @@ ELL, SIGMA, NU, TAU = (log(0.06), 0.1), (log(0.0007), 1.0), (log(0.0003), 1.0), 
 MODEL_ERROR = 0.15  # sd of a law's error, as a share of the change that it forecasts
 _ALPHA = (log(0.5), 0.6)  # .15 to 1.7: small runs fall slowly for long, long runs of large models settle
 _LEVEL, _FALL, _ANNEALED = (0.8, 0.3), (0.2, 0.3), (0.06, 0.04)
-_NEVER = 1e-5
+_NEVER = 1e-5  # sd of a log shape that does not drift with size
 
 _LOSS = {
     laws.AREA_ANNEALING.name: Prior(

@@ -1,4 +1,4 @@
-"""Forecasts with intervals: planted laws under every schedule, units, spacing, siblings, and changes not yet known."""
+"""Forecasts with intervals: planted laws under every schedule, units, spacing, reference runs, changes not yet known."""
 
 import numpy as np
 import pytest
@@ -58,7 +58,7 @@ def test_a_planted_law_is_continued_under_every_schedule(kind):
     assert found.status["id"].ok
 
 
-def test_siblings_tell_what_the_prefix_cannot():
+def test_reference_runs_tell_what_the_prefix_cannot():
     """The decay has not begun at the cut-off: alone the interval is wide, with two siblings narrow, and both hold."""
     surface = planted("wsd", seed=1)
     truth, past = float(surface.loss[0, -1].mean()), past_of(surface, 0.4)
