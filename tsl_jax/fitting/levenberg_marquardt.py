@@ -183,7 +183,7 @@ def _polished(residual: Residual, start: Array, agree: Array) -> LeastSquares:
         b = kept[0] - kept[1]
         rest, jacobian = residual(b), jax.jacfwd(residual)(b)
         size = jnp.sqrt(jnp.sum(jacobian**2, axis=0))  # columns of very different size: scale first
-        q, r = jnp.linalg.qr(jacobian / size)
+        q, r = jnp.linalg.qr(jacobian / size[None])
         along = q.T @ rest  # the step is R^-1 Q^T r
         inverse = jax.scipy.linalg.solve_triangular(r, jnp.eye(count, dtype=b.dtype)) / size[:, None]
         sse = jnp.sum(rest**2)
