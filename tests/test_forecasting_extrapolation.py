@@ -1,5 +1,6 @@
-"""Forecasts with intervals: planted laws under every schedule, units, spacing, reference runs, changes not yet known."""
+"""Forecasts with intervals: planted laws under every schedule, units, spacing, reference runs, unknown changes."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
@@ -29,7 +30,7 @@ def planted(kind: str, every: int = 1, noise: float = 5e-4, seed: int = 0, level
     plan = tsl.laws.Schedule.from_plan(PLANS[kind])
     x = LearningRate(*plan.knots()).covariates(tokens, float(TOTAL))
     basis = tsl.laws.AREA_ANNEALING.basis
-    mean = np.asarray(basis(np.array([0.4, 500.0]), x), float) @ np.array([2.6 + level, 0.5, 0.15])
+    mean = np.asarray(basis(jnp.array([0.4, 500.0]), x), float) @ np.array([2.6 + level, 0.5, 0.15])
     mean += noise * np.random.default_rng(seed).standard_normal(len(tokens))
     gap = 1 / (1 + 0.4 * POSITION)
     loss = mean[:, None] + 1.2 * (gap - gap.mean())

@@ -52,7 +52,10 @@ def _momentum(shape: Array, x: Covariates) -> Array:
 
 def _annealed(x: Mapping[str, Array | np.ndarray], rate: Array, beta: Array | float, gamma: Array | float) -> Array:
     """sum_k d_k (1 - (1 + rate (S - S_k) eta_k^-gamma)^-beta) over the decreases before S, (point,)."""
-    since = jnp.maximum(jnp.asarray(x["area"])[:, None] - jnp.asarray(x["at_area"])[None], 0) * x["to_rate"] ** -gamma
+    since = (
+        jnp.maximum(jnp.asarray(x["area"])[:, None] - jnp.asarray(x["at_area"])[None], 0)
+        * (x["to_rate"] ** -gamma)[None]
+    )
     left = 1 / (1 + rate * since) if isinstance(beta, float) and beta == 1 else (1 + rate * since) ** -beta
     return (1 - left) @ jnp.asarray(x["decrease"])
 
