@@ -139,7 +139,7 @@ def test_nine_of_ten_intervals_hold():
     for seed in range(40):
         random = np.random.default_rng(seed)
         shape = np.exp(random.normal(np.log([0.35, 300]), [0.3, 0.5]))
-        y = np.asarray(law.basis(shape, x), float) @ random.uniform([2, 0.2, 0.05], [3, 0.8, 0.2])
+        y = np.asarray(law.basis(jnp.asarray(shape), x), float) @ random.uniform([2, 0.2, 0.05], [3, 0.8, 0.2])
         y += random.normal(0, 0.1) * np.where(seen, 0, y - y[seen][-1])  # no law is quite true
         serial = random.standard_normal(41)
         for k in range(1, 41):
