@@ -148,7 +148,7 @@ def test_an_archive_keeps_every_bit_of_the_losses_and_the_clusters_that_were_ask
             written = runs[name][0]
             kept = ["loss", "loss_sum", "count"] + ["loss_additive"] * additive
             xr.testing.assert_identical(read[kept], written[kept])
-            assert set(read) - set(kept) == ({"cluster_sum", "cluster_count"} if last else set())
+            assert set(read) - set(kept) == ({"cluster_sum", "cluster_count", "sem"} if last else set())
             if last:
                 sums = written.cluster_sum.where(written.tokens.isin(written.tokens[last]))
                 xr.testing.assert_equal(read.cluster_sum, sums)

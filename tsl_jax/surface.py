@@ -86,15 +86,16 @@ def position_covariance(surface: xr.Dataset) -> xr.DataArray:
     return covariance.transpose("split", "tokens", "position", "position_")
 
 
-def _derive(stored: xr.Dataset) -> xr.Dataset:
-    """The stored sums with `loss` and `sem` beside them."""
-    loss = stored.loss_sum / stored["count"].where(stored["count"] > 0)
+def with_losses(stored: xr.Dataset) -> xr.Dataset:
+    """The stored sums with `loss` beside them, and `sem` where there are sums by cluster."""
+    loss = (stored.loss_sum / stored["count"].where(stored["count"] > 0)).transpose(*DIMENSIONS)
+    if "cluster_sum" not in stored:
+        return stored.assign(loss=loss)
     residual = stored.cluster_sum - loss * stored.cluster_count
     clusters = (stored.cluster_count.sum("position") > 0).sum("cluster")
     factor = clusters / (clusters - 1).where(clusters > 1)
     sem = np.sqrt(factor * (residual**2).sum("cluster")) / stored["count"].where(stored["count"] > 0)
-    derived = {"loss": loss.transpose(*DIMENSIONS), "sem": sem.transpose(*DIMENSIONS)}
-    return stored.assign(derived)
+    return stored.assign(loss=loss, sem=sem.transpose(*DIMENSIONS))
 
 
 # ------------------------------------------------------------------------------------------------------ on disk
@@ -274,7 +275,7 @@ def _assemble(header: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> xr.Da
         "lr": ("tokens", arrays["lr"]),
     }
     attrs = {"units": "nats/token", **header["attrs"], "header": json.dumps(header)}
-    return validate_surface(_derive(xr.Dataset(variables, coordinates, attrs)))
+    return validate_surface(with_losses(xr.Dataset(variables, coordinates, attrs)))
 
 
 def _read_header(folder: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import numpy as np
 import xarray as xr
 
 from tsl_jax.atomic_write import write_atomically
-from tsl_jax.surface import DIMENSIONS, validate_surface
+from tsl_jax.surface import DIMENSIONS, validate_surface, with_losses
 
 TEXT, AXES = ("run", "manifest", "header"), ("tokens", "step", "lr")
 LOSSES, CLUSTERS = ("loss_sum", "count", "loss_additive"), ("cluster_sum", "cluster_count")
@@ -105,5 +105,4 @@ def _surface(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> xr.
         variables[name] = BY_CLUSTER, np.pad(sums, missing, constant_values=np.nan)
     coordinates = {"split": header["split"], "tokens": arrays["tokens"], "position": np.arange(1, shape[2] + 1)}
     coordinates |= {name: ("tokens", arrays[name]) for name in AXES[1:]}
-    surface = xr.Dataset(variables, coordinates, header["attrs"])
-    return validate_surface(surface.assign(loss=surface.loss_sum / surface["count"].where(surface["count"] > 0)))
+    return validate_surface(with_losses(xr.Dataset(variables, coordinates, header["attrs"])))
