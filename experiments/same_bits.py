@@ -6,7 +6,7 @@
 
 Bits agree only on one kind of machine, with the same versions, visible cores and XLA flags. Times, commits and hashes
 are left out. Differences that are meant stand in EXPECTED with their reason and are counted apart; any other ends the
-command with exit code 1. For a quick look at the fits alone, the second folder may hold `summary.json` and nothing else.
+command with exit code 1. A second folder with `summary.json` alone is compared by that.
 """
 
 from __future__ import annotations

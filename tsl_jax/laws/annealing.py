@@ -24,9 +24,9 @@ better and forecasts worse. At a constant rate all three are the same power law.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from tsl_jax.laws.law import Covariates, Law
@@ -50,7 +50,7 @@ def _momentum(shape: Array, x: Covariates) -> Array:
     return jnp.stack([jnp.ones(at.shape, lr.dtype), jnp.cumsum(lr)[at] ** -alpha, -s2], axis=-1)
 
 
-def _annealed(x: Mapping[str, Array | np.ndarray], rate: Array, beta: Array | float, gamma: Array | float) -> Array:
+def _annealed(x: Mapping[str, Any], rate: Array, beta: Array | float, gamma: Array | float) -> Array:
     """sum_k d_k (1 - (1 + rate (S - S_k) eta_k^-gamma)^-beta) over the decreases before S, (point,)."""
     since = (
         jnp.maximum(jnp.asarray(x["area"])[:, None] - jnp.asarray(x["at_area"])[None], 0)

@@ -15,14 +15,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
 # The points where a law is evaluated: one array for a single covariate, else a mapping of named covariates. Arrays of a
 # mapping may be longer than the data (a learning-rate history): a law's basis decides how it reads them.
-Covariates = Array | np.ndarray | Mapping[str, Array | np.ndarray]
+Covariates = ArrayLike | Mapping[str, ArrayLike]
 Values = Mapping[str, Any]  # parameters by name
 
 
@@ -118,7 +119,8 @@ class Law:
         """Where a fit measures x from: zero, or, for laws with `shift`, the least x if it is far from zero."""
         if self.shift is None:
             return 0.0
-        least, greatest = float(np.min(x)), float(np.max(x))
+        points = jax.device_get(x)
+        least, greatest = float(points.min()), float(points.max())
         return least if least < 0 or least > greatest - least else 0.0
 
     def to_params(self, raw: Float[Array, " raw_param"]) -> Float[Array, " param"]:
