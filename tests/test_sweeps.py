@@ -94,7 +94,7 @@ def test_a_base_is_not_changed_by_the_runs_made_of_it(tmp_path):
         ("{name: a, set: {context: 0}}", "run a: .*context must be at least 1"),
     ],
 )
-def test_a_mistake_is_told_with_file_and_mend(tmp_path, text, message):
+def test_a_mistake_is_refused_with_its_file_and_a_fix(tmp_path, text, message):
     with pytest.raises(ValueError, match=message) as error:
         sweep(tmp_path, text)
     assert "sweep.yaml" in str(error.value)
@@ -115,14 +115,14 @@ def test_every_kept_run_is_found_by_its_own_configuration():
     manifests = {name: manifest for file in KEPT.glob("*.parquet") for name, manifest in read_manifests(file).items()}
     runs = {f"other-{name}": from_dict(TrainConfig, one["config"]) for name, one in manifests.items()}
     assert len(runs) > 40
-    found = Pool(KEPT, Path("nowhere")).found(runs)
+    found = Pool(KEPT, Path("nowhere")).manifests_of(runs)
     assert {name: one["name"] for name, one in found.items()} == {name: name.removeprefix("other-") for name in runs}
     assert set(Pool(KEPT, Path("nowhere")).states(runs).values()) == {"kept"}
 
 
 def test_plans_of_kept_runs_find_them_under_the_names_of_before():
     runs = read_sweep(REPOSITORY / "experiments/plans/base-runs/cpu.yaml")
-    found = Pool(KEPT, Path("nowhere")).found(runs)
+    found = Pool(KEPT, Path("nowhere")).manifests_of(runs)
     assert found.keys() == runs.keys()
     assert found["small-cosine@0"]["name"] == "small-cosine"
     assert found["small-wsd@3"]["name"] == "small-wsd@3"

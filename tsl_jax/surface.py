@@ -1,6 +1,6 @@
 """The loss surface: cross-entropy by (split, tokens seen, position), in memory and on disk.
 
-The one doorway between the training wing, which writes surfaces, and the law wing, which reads them. In memory it is an
+The only interface between training, which writes surfaces, and the fits of laws, which read them. In memory it is an
 `xarray.Dataset` with the schema below; on disk a folder with one immutable checksummed file a checkpoint beside
 `surface.json`, or a single file (`pack`, `save_surface`). Conventions, decided here once:
 
@@ -50,13 +50,13 @@ def validate_surface(surface: object) -> xr.Dataset:
     """The surface itself, once it is known to follow the schema.
 
     Raises:
-        ValueError: naming the first rule that is broken, what was found, and the mend.
+        ValueError: naming the first rule that is broken, what was found, and how to fix it.
     """
     if not isinstance(surface, xr.Dataset):
         raise ValueError(f"surface: expected an xr.Dataset, found {type(surface).__name__}; see tsl.from_losses")
     if "loss" not in surface or surface.loss.dims != DIMENSIONS:
-        found = surface.loss.dims if "loss" in surface else tuple(surface.data_vars)
-        raise ValueError(f"surface: expected a variable loss over {DIMENSIONS}, found {found}; see tsl.from_losses")
+        dims = surface.loss.dims if "loss" in surface else tuple(surface.data_vars)
+        raise ValueError(f"surface: expected a variable loss over {DIMENSIONS}, found {dims}; see tsl.from_losses")
     for name in ("tokens", "position"):
         if name not in surface.coords:
             raise ValueError(f"surface: the dimension {name} has no coordinate; assign it with .assign_coords({name}=)")
@@ -64,8 +64,8 @@ def validate_surface(surface: object) -> xr.Dataset:
         if values.size and (not np.all(np.isfinite(values)) or np.any(np.diff(values) <= 0)):
             raise ValueError(f"surface: {name} must increase strictly, found {values[:8]}...; sort and drop duplicates")
     if surface.position.size and surface.position.values[0] < 1:
-        found = surface.position.values[0]
-        raise ValueError(f"surface: position counts tokens of context, from 1; the first is {found}. Add 1 to an index")
+        first = surface.position.values[0]
+        raise ValueError(f"surface: position counts tokens of context, from 1; the first is {first}. Add 1 to an index")
     if surface.tokens.size and surface.tokens.values[0] < 0:
         raise ValueError(f"surface: tokens seen cannot be negative, found {surface.tokens.values[0]}")
     return surface
@@ -118,9 +118,9 @@ def create(folder: str | Path, *, clusters: Mapping[str, int], context: int, att
     header = {"schema": SCHEMA, "clusters": dict(clusters), "context": int(context), "attrs": dict(attrs)}
     header = json.loads(json.dumps(header))  # tuples become lists, as they will on disk
     if (folder / HEADER).exists():
-        known = _read_header(folder)
-        identity = [key for key in ("schema", "clusters", "context") if known[key] != header[key]]
-        identity += [key for key in IDENTITY if known["attrs"].get(key) != header["attrs"].get(key)]
+        on_disk = _read_header(folder)
+        identity = [key for key in ("schema", "clusters", "context") if on_disk[key] != header[key]]
+        identity += [key for key in IDENTITY if on_disk["attrs"].get(key) != header["attrs"].get(key)]
         if identity:
             raise ValueError(
                 f"surface: {folder} holds another run's surface ({', '.join(identity)} differ); use a new folder"
@@ -199,7 +199,7 @@ def load_surface(path: str | Path) -> xr.Dataset:
 def save_surface(surface: xr.Dataset, file: str | Path) -> Path:
     """Write any surface as one compressed, checksummed file, which `load_surface` reads: for losses from elsewhere.
 
-    A run of the training wing is on disk already; `pack` makes one file of it.
+    A surface written by training is on disk already; `pack` makes one file of it.
 
     Args:
         surface: as `from_losses` and `read_table` make it. file: as for `pack`; its folder is made if absent.
@@ -234,14 +234,14 @@ def pack(path: str | Path, file: str | Path, clusters: int | None = None) -> Pat
         raise ValueError(f"surface: {path} is a saved surface without the sums of its clusters; copy it, or name a run")
     header = json.loads(surface.attrs["header"])
     arrays: dict[str, np.ndarray] = {name: surface[name].values for name in ("tokens", "step", "lr")}
-    for split, found in header["clusters"].items():
-        one = surface.sel(split=split).isel(cluster=slice(0, found))
-        kept = min(found, clusters or found)
-        starts = np.arange(kept) * found // kept
+    for split, count in header["clusters"].items():
+        source = surface.sel(split=split).isel(cluster=slice(0, count))
+        target = min(count, clusters or count)
+        starts = np.arange(target) * count // target
         for name, dims in STORED.items():
-            values = one[name].transpose("tokens", *dims).values
+            values = source[name].transpose("tokens", *dims).values
             arrays[f"{split}/{name}"] = _merged(values, starts, clusters) if "cluster" in dims else values
-        header["clusters"][split] = kept
+        header["clusters"][split] = target
     arrays["header"] = np.array(json.dumps(header))
     file = _npz(file)
     write_arrays(file, arrays, compress=True)

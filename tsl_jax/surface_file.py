@@ -1,6 +1,6 @@
 """One file of a surface: arrays with their checksum, on disk whole or not at all, and verified when read.
 
-A checkpoint holds the sums that the training wing measured; a saved surface any dataset, with a header that names its
+A checkpoint holds the sums that training measured; a saved surface any dataset, with a header that names its
 variables, coordinates and attributes.
 """
 
@@ -42,8 +42,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         if digest is not None and str(digest) != _digest(arrays):
             raise ValueError("its checksum does not match")
     except Exception as error:  # damage shows as whatever the layer that meets it raises
-        mend = "restore it from a copy, or delete it: that checkpoint is lost"
-        raise ValueError(f"surface: {path} is damaged ({error}); {mend}") from None
+        fix = "restore it from a copy, or delete it: that checkpoint is lost"
+        raise ValueError(f"surface: {path} is damaged ({error}); {fix}") from None
     if digest is None:
         raise ValueError(f"surface: {path} has no checksum: no file of a surface, or damaged; name a run's folder")
     return arrays
@@ -62,23 +62,23 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def to_arrays(dataset: xr.Dataset, header: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Every variable and coordinate of a dataset, and a header that says what they are.
+    """Every variable and coordinate of a dataset, and a header that describes them.
 
     Args:
-        header: what else it says.
+        header: its other entries.
 
     Raises:
         ValueError: for attributes that are no JSON values, and arrays of anything but numbers, text and dates.
     """
     kinds = {"variables": dataset.data_vars, "coordinates": dataset.coords}
-    labels = {kind: {str(n): [list(v.dims), v.attrs] for n, v in found.items()} for kind, found in kinds.items()}
+    labels = {kind: {str(n): [list(v.dims), v.attrs] for n, v in group.items()} for kind, group in kinds.items()}
     full = {**header, **labels, "attrs": dataset.attrs}
     try:
         written = json.dumps(full, default=_plain)
     except TypeError as error:
-        mend = "give attributes as numbers, text, lists and mappings"
-        raise ValueError(f"surface: an attribute cannot be saved ({error}); {mend}") from None
-    arrays = {f"{kind}/{name}": _storable(str(name), v) for kind, found in kinds.items() for name, v in found.items()}
+        fix = "give attributes as numbers, text, lists and mappings"
+        raise ValueError(f"surface: an attribute cannot be saved ({error}); {fix}") from None
+    arrays = {f"{kind}/{name}": _storable(str(name), v) for kind, group in kinds.items() for name, v in group.items()}
     return {**arrays, "header": np.array(written)}
 
 
@@ -105,7 +105,7 @@ def _plain(value: Any) -> Any:
 def _storable(name: str, variable: xr.DataArray) -> np.ndarray:
     """The values; text as numpy's own, as an array of objects would need pickle."""
     values = variable.values
-    if values.dtype.kind in "OT" and all(isinstance(one, str) for one in values.ravel()):
+    if values.dtype.kind in "OT" and all(isinstance(value, str) for value in values.ravel()):
         values = values.astype(str)
     if values.dtype.kind not in "biufcSUmM":
         raise ValueError(f"surface: {name} holds {values.dtype} and cannot be saved; make it numbers or text")

@@ -117,5 +117,5 @@ class Study:
 
 def load_runs(pool: Pool, runs: Mapping[str, TrainConfig], scale: str) -> Runs:
     """The kept runs of a sweep, under the names it gives them."""
-    manifests = pool.found(runs)
+    manifests = pool.manifests_of(runs)
     return Runs(pool.load(runs), manifests, scale)

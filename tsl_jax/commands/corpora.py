@@ -71,7 +71,7 @@ def _list(command: CorporaCommand) -> None:
 
 
 def _build(command: CorporaCommand) -> None:
-    """Say what the build will take, build, and describe the corpus."""
+    """Print what the build will take, build, and describe the corpus."""
     from tsl_jax.commands.progress import bars
     from tsl_jax.data import corpora
     from tsl_jax.data.config import DataConfig

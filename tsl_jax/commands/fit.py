@@ -43,7 +43,7 @@ class FitCommand:
 
 
 def run_fit(command: FitCommand) -> None:
-    """Fit, write, and say how it went."""
+    """Fit, write, and print the result."""
     import json
 
     from tsl_jax import laws

@@ -50,7 +50,7 @@ class ImportCommand:
 
 
 def run_import(command: ImportCommand) -> None:
-    """Read, write what is not there yet, and say one line a run."""
+    """Read, write what is not there yet, and print one line a run."""
     from tsl_jax.importers import read_table
     from tsl_jax.surface import load_surface, save_surface
 

@@ -79,7 +79,7 @@ def write(
     out.mkdir(parents=True, exist_ok=True)
     record = source / "record.json"  # absent for a surface that came from elsewhere
     recorded = json.loads(record.read_text()) if record.exists() else {}
-    forecasts = [made for made in (result.backtest, result.ahead) if made is not None]
+    forecasts = [result_part for result_part in (result.backtest, result.ahead) if result_part is not None]
     facts = _facts(recorded, missing(surface))
     report(out / PAGE, surface, result.by_position, *forecasts, r2=result.r2, facts=facts)
     progress("report", 1, 1)
@@ -96,8 +96,8 @@ def _draw(folder: Path, result: Analysis, progress: Callable[[str, int, int], No
     """Figures for print, one after the other: matplotlib is loaded only here."""
     from tsl_jax.reporting.plots import figures_of, save
 
-    made = figures_of(result.surface, result.by_position, result.backtest, result.r2)
-    for number, (name, figure) in enumerate(made, 1):
+    figures = figures_of(result.surface, result.by_position, result.backtest, result.r2)
+    for number, (name, figure) in enumerate(figures, 1):
         save(figure, folder / name)
         progress("figures", number, number)
 

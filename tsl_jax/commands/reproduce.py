@@ -14,7 +14,7 @@ import tyro
 
 @dataclass(frozen=True)
 class ReproduceCommand:
-    """Run an experiment of experiments/: say its cost, make the runs that are missing, analyse, write the results."""
+    """Run an experiment of experiments/: print its cost, make the runs that are missing, analyse, write the results."""
 
     name: tyro.conf.Positional[str] = ""
     """An experiment; without it they are listed."""
@@ -26,7 +26,7 @@ class ReproduceCommand:
     side_by_side: int = 1
     """Runs at a time, each on its own share of the cores."""
     cost: bool = False
-    """Only say which runs there are and what those that are not kept would cost."""
+    """Only print which runs there are and what those that are not kept would cost."""
 
 
 def run_reproduce(command: ReproduceCommand) -> None:

@@ -36,11 +36,11 @@ class SweepCommand:
     minutes: float = 0.0
     """Stop after so long, each run at a checkpoint; the same command goes on. 0: until all are made."""
     list: bool = False
-    """Only say which runs there are, which are kept, and what the others cost."""
+    """Only print which runs there are, which are kept, and what the others cost."""
 
 
 def run_sweep(command: SweepCommand) -> None:
-    """List the runs, say what they cost, make them."""
+    """List the runs, print what they cost, make them."""
     from tsl_jax.sweeps import Pool, read_sweep
 
     runs = read_sweep(command.file)
@@ -98,8 +98,8 @@ def make_runs(pool: Pool, runs: Mapping[str, TrainConfig], side_by_side: int, mi
     from tsl_jax.sweeps import distribute
 
     if side_by_side < 1 or not minutes >= 0:
-        found = f"{side_by_side}, {minutes}"
-        raise ValueError(f"sweep: --side-by-side is 1 or more and --minutes not negative, found {found}")
+        values = f"{side_by_side}, {minutes}"
+        raise ValueError(f"sweep: --side-by-side is 1 or more and --minutes not negative, found {values}")
     todo = {name: runs[name] for name, state in pool.states(runs).items() if state != "kept"}
     for name, config in todo.items():
         pool.validate_name(name, config)
@@ -118,7 +118,7 @@ def make_runs(pool: Pool, runs: Mapping[str, TrainConfig], side_by_side: int, mi
 
 def _final_losses(pool: Pool, runs: Mapping[str, TrainConfig]) -> str:
     """The final losses of the runs that are kept, as Markdown."""
-    manifests = pool.found(runs)
+    manifests = pool.manifests_of(runs)
     splits = list(dict.fromkeys(split for manifest in manifests.values() for split in manifest["final_loss"]))
     rows: list[tuple[str, ...]] = [("run", "parameters", "tokens", *(f"final loss, {split}" for split in splits))]
     rows.append(("---",) * len(rows[0]))

@@ -32,7 +32,7 @@ class TrainCommand:
 
 
 def run_train(command: TrainCommand) -> None:
-    """Train, and say where the result is."""
+    """Train, and print where the result is."""
     from tsl_jax.commands.progress import bars
     from tsl_jax.training import run_dir
     from tsl_jax.training.loop import already_complete, train

@@ -82,6 +82,6 @@ def _source(corpus: Corpus, name: str, context: int) -> _Sequences:
     source = _Sequences(corpus.domains[name].train.tokens, context)
     if not len(source):
         size = len(source.tokens)
-        found = f"the training part of domain {name!r} has {size} tokens, one sequence needs {context + 1}"
-        raise ValueError(f"data: {found}; give it more text, or lower the context")
+        problem = f"the training part of domain {name!r} has {size} tokens, one sequence needs {context + 1}"
+        raise ValueError(f"data: {problem}; give it more text, or lower the context")
     return source

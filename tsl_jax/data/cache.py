@@ -40,8 +40,8 @@ def key(settings: dict[str, Any], files: Iterable[tuple[str, Path]]) -> str:
             with open(path, "rb") as file:
                 sha.update(f"\n{name} ".encode() + hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
-            found = f"{path} cannot be read ({error.strerror or error})"
-            raise OSError(f"data: {found}; make it readable, or leave it out") from error
+            problem = f"{path} cannot be read ({error.strerror or error})"
+            raise OSError(f"data: {problem}; make it readable, or leave it out") from error
     return sha.hexdigest()[:32]
 
 
@@ -96,8 +96,8 @@ def writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         remedy = "free some space, or name another folder (in TSL_JAX_CACHE, or as --out of tsl corpora build)"
-        found = f"prepared text cannot be written to {folder.parent} ({error.strerror or error})"
-        raise OSError(f"data: {found}; {remedy}") from error
+        problem = f"prepared text cannot be written to {folder.parent} ({error.strerror or error})"
+        raise OSError(f"data: {problem}; {remedy}") from error
 
 
 def _checksum(file: Path) -> str:

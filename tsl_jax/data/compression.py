@@ -38,8 +38,8 @@ def open_decompressed(file: Path) -> Iterator[IO[bytes]]:
         with opening(file, *mode) as stream:
             yield stream
     except damage as error:
-        found = f"{file} is not a whole {file.suffix} file ({error or type(error).__name__})"
-        raise ValueError(f"data: {found}; fetch or compress it again") from None
+        problem = f"{file} is not a whole {file.suffix} file ({error or type(error).__name__})"
+        raise ValueError(f"data: {problem}; fetch or compress it again") from None
 
 
 def _zstandard(file: Path) -> tuple[Any, type[Exception]]:
@@ -52,8 +52,8 @@ def _zstandard(file: Path) -> tuple[Any, type[Exception]]:
         import zstandard  # pyright: ignore[reportMissingImports]
     except ImportError:
         remedy = "pip install zstandard, or decompress it"
-        found = f"{file} is compressed with Zstandard, which this Python does not read"
-        raise ValueError(f"data: {found}; {remedy}") from None
+        problem = f"{file} is compressed with Zstandard, which this Python does not read"
+        raise ValueError(f"data: {problem}; {remedy}") from None
     return lambda path: io.BufferedReader(_ZstdStream(path), _PIECE), zstandard.ZstdError
 
 

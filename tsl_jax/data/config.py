@@ -111,8 +111,8 @@ def validate_data_config(config: DataConfig) -> None:
     if not 0 <= config.heldout < 1:
         raise ValueError(f"data: heldout is a share of the text, at least 0 and below 1, found {config.heldout}")
     if config.vocabulary < 257:
-        found = f"vocabulary must be at least 257 (256 bytes and {config.end_of_text}), found {config.vocabulary}"
-        raise ValueError(f"data: {found}")
+        problem = f"vocabulary must be at least 257 (256 bytes and {config.end_of_text}), found {config.vocabulary}"
+        raise ValueError(f"data: {problem}")
     if config.token_type not in ("uint16", "uint32"):
         raise ValueError(f"data: token_type must be uint16 or uint32, found {config.token_type!r}")
     if config.max_bytes < 1:
@@ -171,8 +171,8 @@ def select_domains(config: DataConfig, names: tuple[str, ...]) -> tuple[DomainSo
     entries = [_split_entry(entry) for entry in config.text or names]
     for name, domain, _ in entries:
         if name or domain not in names:
-            found = f"{name}={domain}" if name else domain
-            raise ValueError(f"data: {config.corpus} has no domain {found!r}; it has {', '.join(names)}")
+            unknown = f"{name}={domain}" if name else domain
+            raise ValueError(f"data: {config.corpus} has no domain {unknown!r}; it has {', '.join(names)}")
     return _merge_entries([(domain, domain, weight) for _, domain, weight in entries])
 
 
@@ -204,8 +204,8 @@ def _merge_entries(entries: list[tuple[str, str, float | None]]) -> tuple[Domain
         missing = next((name for name in where if name not in weights), None)
         if missing is not None:
             remark = mistyped_weight(where[missing][-1])
-            found = f"domain {missing!r} has no weight while others have one{remark}"
-            raise ValueError(f"data: {found}; write {missing}=...@WEIGHT")
+            problem = f"domain {missing!r} has no weight while others have one{remark}"
+            raise ValueError(f"data: {problem}; write {missing}=...@WEIGHT")
         validate_weights(weights)
     return tuple(DomainSource(name, tuple(places), weights[name]) for name, places in where.items())
 

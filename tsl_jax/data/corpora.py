@@ -157,7 +157,7 @@ def find(config: DataConfig) -> preparation.DomainFiles:
 
 
 def _is_pretokenised(domains: preparation.DomainFiles) -> bool:
-    """Whether the corpus is token ids; text and ids cannot be told apart later, so they do not mix."""
+    """Whether the corpus is token ids; text and ids cannot be distinguished later, so they do not mix."""
     files = [file for _, files in domains for file in files]
     text = [str(file) for file in files if file.suffix not in text_files.TOKEN_FILES]
     text += [where for source, _ in domains for where in (*source.installed, *source.hub)]
@@ -208,13 +208,13 @@ def _prepare(
 
 
 def _warn_of_few(record: dict[str, Any]) -> None:
-    """Say which domains lost more than half of their held-out documents as near-copies."""
+    """Warn of the domains that lost more than half of their held-out documents as near-copies."""
     for name, removed in record["near_copies_removed"].items():
         left = record["documents"][name]["heldout"]
         if removed > left:
-            found = f"{removed} of the {left + removed} held-out documents of domain {name!r} are near-copies of"
+            problem = f"{removed} of the {left + removed} held-out documents of domain {name!r} are near-copies of"
             remedy = f"only {left} are left to measure on; give it text that repeats itself less, or raise data.heldout"
-            warnings.warn(f"data: {found} training text and were removed, {remedy}", stacklevel=3)
+            warnings.warn(f"data: {problem} training text and were removed, {remedy}", stacklevel=3)
 
 
 def _open(folder: Path, manifest: dict[str, Any], sources: tuple[DomainSource, ...]) -> Corpus:

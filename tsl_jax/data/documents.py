@@ -65,9 +65,9 @@ class DocumentStore:
         """End the writing; from here on it can be read."""
         self._stream.close()
 
-    def keep(self, kept: Iterable[bool]) -> None:
+    def keep(self, mask: Iterable[bool]) -> None:
         """Leave out the documents for which `kept`, (document,) of those still there, is false."""
-        self._kept = [number for number, keep in zip(self._kept, kept, strict=True) if keep]
+        self._kept = [number for number, keep in zip(self._kept, mask, strict=True) if keep]
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -84,13 +84,13 @@ class DocumentStore:
 
     def sample(self, size: int) -> Iterator[str]:
         """Texts of `size` bytes together, chosen by a hash of their keys, the last one cut; all if they are fewer."""
-        room: dict[int, int] = {}  # document -> what of the size is left for it
+        available: dict[int, int] = {}  # document -> what of the size is left for it
         for number in sorted(self._kept, key=self._order.__getitem__):
             if size <= 0:
                 break
-            room[number] = size
+            available[number] = size
             size -= self._size(number)
-        yield from (text[: room[n]] for n, text in zip(self._kept, self, strict=True) if n in room)
+        yield from (text[: available[n]] for n, text in zip(self._kept, self, strict=True) if n in available)
 
     def _size(self, number: int) -> int:
         return self._ends[number + 1] - self._ends[number]

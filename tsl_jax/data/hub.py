@@ -74,8 +74,8 @@ def texts(where: str, field: str) -> Iterator[str]:
         for row in rows:
             text = row.get(column, 0)  # None is an empty cell
             if text is not None and not isinstance(text, str):
-                found = f"{where} has no text in the column {column!r}; it has {', '.join(map(repr, row))}"
-                raise ValueError(f"data: {found}; name one as {where.partition('#')[0]}#COLUMN")
+                problem = f"{where} has no text in the column {column!r}; it has {', '.join(map(repr, row))}"
+                raise ValueError(f"data: {problem}; name one as {where.partition('#')[0]}#COLUMN")
             if text is not None:
                 yield text
 

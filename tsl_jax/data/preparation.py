@@ -110,11 +110,11 @@ def prepare_tokens(folder: Path, config: DataConfig, domains: DomainFiles, progr
     encoder = _given_tokenizer(folder, config)
     vocabulary = 0 if encoder is None else tokenizer.vocabulary_size(encoder)
     for number, name in enumerate(train):
-        kept = [document for document, keep in zip(heldout[name], overlaps[name].kept, strict=True) if keep]
-        ends = np.cumsum(np.array([len(document) for document in kept], np.int64))
+        documents = [document for document, keep in zip(heldout[name], overlaps[name].kept, strict=True) if keep]
+        ends = np.cumsum(np.array([len(document) for document in documents], np.int64))
         streams = {
             "train": (train[name], token_files.starts(train[name], config.end_token)),
-            "heldout": (np.concatenate(kept), np.append(0, ends[:-1])),
+            "heldout": (np.concatenate(documents), np.append(0, ends[:-1])),
         }
         for part, (stream, starts) in streams.items():
             _write(folder, number, part, stream, starts)
@@ -159,11 +159,11 @@ def _documents(config: DataConfig, source: DomainSource, files: list[Path]) -> I
 
 
 def _need_both(source: DomainSource, train: int, heldout: int) -> None:
-    found = f"domain {source.name!r} has {train} documents or tokens for training and {heldout} held out"
+    counts = f"domain {source.name!r} has {train} documents or tokens for training and {heldout} held out"
     if not heldout:
-        raise ValueError(f"data: {found}; give it more text, or raise data.heldout")
+        raise ValueError(f"data: {counts}; give it more text, or raise data.heldout")
     if not train and source.weight > 0:
-        raise ValueError(f"data: {found}; give it more text, or lower data.heldout")
+        raise ValueError(f"data: {counts}; give it more text, or lower data.heldout")
 
 
 def _overlaps(
@@ -189,12 +189,12 @@ def _overlaps(
     start = 0
     for name, count in counts.items():
         own = slice(start, start + count)
-        kept = ~is_copy[own]
-        if not kept.any():
-            found = f"all {count} held-out documents of domain {name!r} are near-copies of training text"
-            raise ValueError(f"data: {found}; does another domain hold the same files? Give it text of its own")
-        rates = deduplicate.rate(blocks[own], shared[own]), deduplicate.rate(blocks[own][kept], shared[own][kept])
-        overlaps[name] = Overlap(kept, *rates)
+        unique = ~is_copy[own]
+        if not unique.any():
+            problem = f"all {count} held-out documents of domain {name!r} are near-copies of training text"
+            raise ValueError(f"data: {problem}; does another domain hold the same files? Give it text of its own")
+        rates = deduplicate.rate(blocks[own], shared[own]), deduplicate.rate(blocks[own][unique], shared[own][unique])
+        overlaps[name] = Overlap(unique, *rates)
         start = own.stop
     progress("deduplicate", 1, 1)
     return overlaps

@@ -59,8 +59,8 @@ def documents(
     texts = _capped(name, places, field, end_of_text, max_bytes)
     first = list(islice(texts, FEW))
     if not first:
-        found = f"the text of domain {name!r} is empty ({len(places)} files, first {places[0]})"
-        raise ValueError(f"data: {found}; name other files")
+        problem = f"the text of domain {name!r} is empty ({len(places)} files, first {places[0]})"
+        raise ValueError(f"data: {problem}; name other files")
     if len(first) < FEW:  # these are all: a domain of few documents is cut into blocks
         size = max(1024, min(BLOCK, sum(map(len, first)) // (2 * FEW)))
         first = [block for text in first for block in blocks(text, size) if block.strip()]
@@ -77,9 +77,9 @@ def _capped(name: str, places: Sequence[Path | str], field: str, end_of_text: st
                 continue
             before, size = size, size + len(text.encode("utf-8", "surrogatepass"))
             if size > max_bytes and before:
-                found = f"domain {name!r} has more than {max_bytes} bytes of text; the rest of {place} and what follows"
+                cut = f"domain {name!r} has more than {max_bytes} bytes of text; the rest of {place} and what follows"
                 remedy = "raise data.max_bytes, or pretokenise it into a .bin or .npy file"
-                warnings.warn(f"data: {found} is left out; {remedy}", stacklevel=2)
+                warnings.warn(f"data: {cut} is left out; {remedy}", stacklevel=2)
                 return
             yield text
 

@@ -1,4 +1,4 @@
-"""The texts in one file, one after the other; which format it has, its name says.
+"""The texts in one file, one after the other; the format follows from its name.
 
     .jsonl .ndjson     a text a line, in a field of the object that stands there
     .parquet           a text a row, in a column
@@ -65,8 +65,8 @@ def _decode(raw: bytes, where: str) -> str:
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        found = f"{where} is not UTF-8 text (byte {raw[error.start]:#04x} at {error.start})"
-        raise ValueError(f"data: {found}; convert it, unpack it, or leave it out; {READ} are read") from None
+        problem = f"{where} is not UTF-8 text (byte {raw[error.start]:#04x} at {error.start})"
+        raise ValueError(f"data: {problem}; convert it, unpack it, or leave it out; {READ} are read") from None
 
 
 def _field(line: str, field: str, where: str) -> str:

@@ -26,16 +26,16 @@ def read(files: list[Path], token_type: str) -> list[np.ndarray]:
             try:
                 stream = np.load(file, mmap_mode="r", allow_pickle=False)
             except ValueError as error:
-                found = f"{file} is not a NumPy array of token ids ({error})"
-                raise ValueError(f"data: {found}; write it with numpy.save") from None
+                problem = f"{file} is not a NumPy array of token ids ({error})"
+                raise ValueError(f"data: {problem}; write it with numpy.save") from None
             if stream.ndim != 1 or stream.dtype.name not in ("uint16", "uint32"):
-                found = f"{file} holds {stream.dtype.name} of shape {stream.shape}"
-                raise ValueError(f"data: {found}; token ids are a one-dimensional array of uint16 or uint32")
+                content = f"{file} holds {stream.dtype.name} of shape {stream.shape}"
+                raise ValueError(f"data: {content}; token ids are a one-dimensional array of uint16 or uint32")
         else:
             size = file.stat().st_size
             if size % width:
-                found = f"{file} has {size} bytes, not a multiple of {width} ({token_type})"
-                raise ValueError(f"data: {found}; set data.token_type")
+                problem = f"{file} has {size} bytes, not a multiple of {width} ({token_type})"
+                raise ValueError(f"data: {problem}; set data.token_type")
             stream = np.memmap(file, np.dtype(token_type), "r") if size else np.empty(0, token_type)
         if len(stream):
             streams.append(stream)

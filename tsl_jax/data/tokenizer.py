@@ -70,8 +70,8 @@ def load(file: Path, end_of_text: str) -> Any:
         raise ValueError(f"data: {file} is not a tokenizer.json ({error}); write it with Tokenizer.save") from None
     if tokenizer.token_to_id(end_of_text) is None:
         special = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
-        found = f"{file} has no token {end_of_text!r}; its special tokens are {special}"
-        raise ValueError(f"data: {found}; name the one between documents as data.end_of_text")
+        problem = f"{file} has no token {end_of_text!r}; its special tokens are {special}"
+        raise ValueError(f"data: {problem}; name the one between documents as data.end_of_text")
     tokenizer.encode_special_tokens = True
     return tokenizer
 

@@ -122,9 +122,9 @@ def _windows(
     for (stream, documents, number), name in zip(streams, names, strict=True):
         sizes = np.diff(documents, append=len(stream))
         if not len(sizes) or sizes.max() < length:
-            found = f"the longest of the {len(sizes)} held-out documents of {name!r} has {sizes.max(initial=0)} tokens"
+            size = f"the longest of the {len(sizes)} held-out documents of {name!r} has {sizes.max(initial=0)} tokens"
             remedy = "lower the context or the offsets, or give it longer documents"
-            raise ValueError(f"data: split {split!r} needs documents of {length} tokens; {found}; {remedy}")
+            raise ValueError(f"data: split {split!r} needs documents of {length} tokens; {size}; {remedy}")
         rng = np.random.default_rng(seed)  # of each domain, so that none depends on the others
         drawn = (
             _draw_anywhere(documents, sizes, length, number * len(offsets), rng)
@@ -154,9 +154,9 @@ def _windows(
     requested = sum(number for _, _, number in streams) * (len(offsets) if random else 1)
     if n_excerpts < requested:
         kind = "windows" if random else "excerpts"
-        found = f"only {n_excerpts} of the {requested} {kind} asked for fit into the held-out text of split {split!r}"
+        lack = f"only {n_excerpts} of the {requested} {kind} asked for fit into the held-out text of split {split!r}"
         remedy = "give more text, raise data.heldout, or ask for fewer"
-        warnings.warn(f"data: {found} ({n_clusters} documents); {remedy}", stacklevel=3)
+        warnings.warn(f"data: {lack} ({n_clusters} documents); {remedy}", stacklevel=3)
     layout = np.concatenate(cluster), np.concatenate(excerpt), np.concatenate(offset)
     return Windows(all_tokens, *layout, design, n_clusters, requested)
 
@@ -165,13 +165,13 @@ def _draw_overlapping(
     documents: np.ndarray, sizes: np.ndarray, length: int, number: int, offsets: np.ndarray, rng: np.random.Generator
 ) -> _Drawn:
     """Excerpts in documents, one each; where these are too few, a second one that does not overlap, and so on."""
-    room = sizes // length
-    order = rng.permutation(np.flatnonzero(room))
+    n_fitting = sizes // length
+    order = rng.permutation(np.flatnonzero(n_fitting))
     chosen = np.empty(0, np.int64)
     while len(chosen) < number and len(order):
         chosen = np.concatenate([chosen, order[: number - len(chosen)]])
-        room[order] -= 1
-        order = order[room[order] > 0]
+        n_fitting[order] -= 1
+        order = order[n_fitting[order] > 0]
     # n excerpts of a document keep apart if they are n sorted draws from the places that are left, moved on by the
     # length of those before
     owners, counts = np.unique(chosen, return_counts=True)

@@ -1,8 +1,8 @@
-"""How any law meets any data: `fit`, its result, and what it can say about errors. Knows nothing of surfaces.
+"""Fits of any law to any data: `fit`, its result, and the errors of its estimates. Independent of surfaces.
 
 fit_law: the verb `fit`, from labelled arrays to a labelled result.
 result: `Fit`: parameters, errors, reports, predictions.
-status: how the fit of a curve ended, and whether its covariates can tell the law's terms apart.
+status: how the fit of a curve ended, and whether its covariates identify the law's terms.
 solver: the pure function beneath, with its implicit derivative. batching: any number of curves in blocks.
 varpro: variable projection for laws with one shape. levenberg_marquardt: for all others, and for any residual.
 lowrank_basis, lowrank_search: variable projection for curves by the million, in a compressed space.

@@ -66,7 +66,7 @@ def fit_reduced(
         weights: (point,) or (curve, point). solve: as named above.
 
     Returns:
-        `CurveFits`, with covariance zero for a coefficient at its limit (`active` tells which), and NaN for what
+        `CurveFits`, with covariance zero for a coefficient at its limit (see `active`), and NaN for what
         covariates that do not vary leave unknown.
     """
     designs = judge_design(law, x, weights)
@@ -153,14 +153,14 @@ def _fit_design(design: Design, law: Law, limits: Ranges, solve: Callable[[Law, 
         fits = _whole(law, dict.fromkeys(lost, 0.0), solve(reduced, own_limits))
     else:  # a law whose parameters belong to no single covariate
         fits = solve(law, limits)
-    known = [own for name, params in law.covariate_params if name not in names for own in params]
-    unknown = np.array([name not in known for name in law.params])
-    hidden = np.array([name not in known for name in law.shapes])
+    identified = [own for name, params in law.covariate_params if name not in names for own in params]
+    unidentified = np.array([name not in identified for name in law.params])
+    hidden = np.array([name not in identified for name in law.shapes])
     # Where nothing is left to be known, a shape at its bound is no news.
-    replaced = np.isin(fits.status, USABLE) if known else ~np.isin(fits.status, (*UNSOLVED, Status.FLAT))
+    replaced = np.isin(fits.status, USABLE) if identified else ~np.isin(fits.status, (*UNSOLVED, Status.FLAT))
     return fits._replace(
-        params=np.where(unknown, np.nan, fits.params),
-        covariance=np.where(unknown[:, None] | unknown, np.nan, fits.covariance),
+        params=np.where(unidentified, np.nan, fits.params),
+        covariance=np.where(unidentified[:, None] | unidentified, np.nan, fits.covariance),
         log_error=np.where(hidden, np.nan, fits.log_error),
         status=np.where(replaced, status, fits.status).astype(np.int8),
     )
@@ -182,8 +182,8 @@ def _reduced(law: Law, without: tuple[str, ...]) -> Law:
     assert basis is not None
     # int32: an int64 index kept from one precision mode is refused in the other.
     keep = np.array([k for k, name in enumerate(law.coefs) if name not in without], np.int32)
-    kept = np.array([k for k, name in enumerate(law.shapes) if name not in without], np.int32)
-    coefs, shapes = tuple(law.coefs[k] for k in keep), tuple(law.shapes[k] for k in kept)
+    searched = np.array([k for k, name in enumerate(law.shapes) if name not in without], np.int32)
+    coefs, shapes = tuple(law.coefs[k] for k in keep), tuple(law.shapes[k] for k in searched)
 
     def whole(shape: jax.Array) -> jax.Array:
         """The shapes of the law; one that is left out belongs to a column that is too, and may be anything."""
@@ -198,7 +198,7 @@ def _reduced(law: Law, without: tuple[str, ...]) -> Law:
         shapes=shapes,
         coefs=coefs,
         decreasing_coefs=tuple(name for name in law.decreasing_coefs if name in coefs),
-        bounds=law.bounds if shapes == law.shapes else lambda x: law.bounds(x)[kept],
+        bounds=law.bounds if shapes == law.shapes else lambda x: law.bounds(x)[searched],
         basis=lambda shape, x: basis(whole(shape), x)[:, keep],
         params_from_raw=None,
         raw_from_params=None,

@@ -178,9 +178,9 @@ def _polished(residual: Residual, start: Array, agree: Array) -> LeastSquares:
     """
     count = len(start)
 
-    def look(_: Array, kept: tuple[Array, ...]) -> tuple[Array, ...]:
+    def look(_: Array, best: tuple[Array, ...]) -> tuple[Array, ...]:
         """Try the kept b less its step; keep it if the offset shrinks, else quarter the step."""
-        b = kept[0] - kept[1]
+        b = best[0] - best[1]
         rest, jacobian = residual(b), jax.jacfwd(residual)(b)
         size = jnp.sqrt(jnp.sum(jacobian**2, axis=0))  # columns of very different size: scale first
         q, r = jnp.linalg.qr(jacobian / size[None])
@@ -188,9 +188,9 @@ def _polished(residual: Residual, start: Array, agree: Array) -> LeastSquares:
         inverse = jax.scipy.linalg.solve_triangular(r, jnp.eye(count, dtype=b.dtype)) / size[:, None]
         sse = jnp.sum(rest**2)
         offset = jnp.sqrt(jnp.sum(along**2) / jnp.where(sse > 0, sse, 1))
-        better = (sse <= kept[2] * (1 + 1e-8)) & (offset < kept[3])
+        better = (sse <= best[2] * (1 + 1e-8)) & (offset < best[3])
         moved = (b, inverse @ along, sse, offset, inverse)
-        stayed = (kept[0], kept[1] / 4, *kept[2:])
+        stayed = (best[0], best[1] / 4, *best[2:])
         return tuple(jnp.where(better, new, old) for new, old in zip(moved, stayed, strict=True))
 
     infinite = jnp.asarray(jnp.inf, start.dtype)

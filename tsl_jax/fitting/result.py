@@ -170,8 +170,8 @@ class Fit:
         head.append(f"{'usable curves':<14}{'least':>10}{'median':>10}{'greatest':>10}")
         rows = {name: self.params.sel(param=name).values.ravel() for name in self.law.params}
         for name, values in {**rows, "R2": self.r2.values.ravel()}.items():
-            known = values[usable & np.isfinite(values)]
-            numbers = (np.min(known), np.median(known), np.max(known)) if known.size else (np.nan,) * 3
+            finite = values[usable & np.isfinite(values)]
+            numbers = (np.min(finite), np.median(finite), np.max(finite)) if finite.size else (np.nan,) * 3
             head.append(f"{name:<14}" + "".join(f"{number:>10.4g}" for number in numbers))
         return "\n".join(head)
 

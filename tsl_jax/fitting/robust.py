@@ -60,8 +60,8 @@ def fit(
     bad = observed & ~(y > 0) & np.isfinite(y)
     if on_logs and bad.any():
         curve, point = np.argwhere(bad)[0]
-        found = f"y = {y[curve, point]} at curve {curve}, point {point}"
-        raise ValueError(f"fit: loss={loss!r} needs positive data, found {found}; give it weight zero or drop it")
+        datum = f"y = {y[curve, point]} at curve {curve}, point {point}"
+        raise ValueError(f"fit: loss={loss!r} needs positive data, found {datum}; give it weight zero or drop it")
     curves = CurveFits(*(np.array(part) for part in solve(y, own)))
     kind = curves.raw_params.dtype.name
     curve = _loggable(predict(curves), y) if on_logs else predict(curves)

@@ -1,4 +1,4 @@
-"""What can be said of the fit of one curve: a status for every curve, each with a sentence.
+"""The status of the fit of one curve: a number for every curve, each with a sentence.
 
 Several statements may be true of a curve; the worst is the status. Nothing in a batch raises: a bad curve gets a status
 and leaves its neighbours untouched.
@@ -18,7 +18,7 @@ from tsl_jax.laws import Law
 
 WEAK = 0.2  # standard error of a log shape beyond which Wald intervals of the shape no longer cover
 EDGE = 1e-4  # share of the range of a shape that counts as its bound
-STILL = 1e-2  # a covariate varies by more than 1 %, and by more than 1 % beside the others, or it tells nothing
+STILL = 1e-2  # a covariate varies by more than 1 %, and by more than 1 % beside the others, or it identifies nothing
 
 
 class Status(IntEnum):
@@ -119,7 +119,7 @@ def judge(
 
 
 def judge_design(law: Law, x: Any, weights: Float[np.ndarray, "*curve point"]) -> list[Design | None]:
-    """What the covariates of each row of weights cannot tell apart: those that do not vary, or all that move together.
+    """What the covariates of each row of weights do not identify: those that do not vary, or all that move together.
 
     The effects of N and D in E + A/N^alpha + B/D^beta are powers, so what counts is how log N and log D vary: alone,
     and beside each other, that is the deviation of one from its regression on the other.
@@ -151,7 +151,7 @@ def judge_design(law: Law, x: Any, weights: Float[np.ndarray, "*curve point"]) -
 
 
 def design_message(law: Law, design: Design) -> str:
-    """The sentence of a design by name: what cannot be told, what still holds, and which data would tell."""
+    """The sentence of a design by name: what is not identified, what still holds, and which data would identify it."""
     status, names = design
     listed = " and ".join(names)
     if status == Status.COVARIATES_COLLINEAR:
@@ -159,8 +159,8 @@ def design_message(law: Law, design: Design) -> str:
             f"{listed} move together: only the loss along their line is known, and none of {', '.join(law.params)}; "
             f"add points where one of them differs and the other does not"
         )
-    known = [name for other, own in law.covariate_params if other not in names for name in own]
-    lost = [name for name in law.params if name not in known]
-    holds = f"; {', '.join(known)} hold" if known else ""
+    identified = [name for other, own in law.covariate_params if other not in names for name in own]
+    lost = [name for name in law.params if name not in identified]
+    holds = f"; {', '.join(identified)} hold" if identified else ""
     does = "does" if len(names) == 1 else "do"
     return f"{listed} {does} not vary: {', '.join(lost)} cannot be told apart{holds}; add points where {listed} differs"

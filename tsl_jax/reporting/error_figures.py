@@ -101,9 +101,9 @@ def _lines_of_methods(material: Material, table: pd.DataFrame) -> View:
         (colour, dash), width = style(str(name)), 2.4 if name == MAIN else 1.8
         size = np.maximum(row.to_numpy(float), LEAST_ERROR)
         on_hover = hover(f"{escape(label(str(name)))} from %{{x:.3g}}%: error %{{y:.3f}} nats")
-        seen = 100 * table.columns.to_numpy(float)
-        data.append(lines(seen, size, colour, key=str(name), dash=dash, width=width, hoverinfo="skip"))
-        data.append(dots(seen, size, colour, key=str(name), size=8, **on_hover))
+        percent = 100 * table.columns.to_numpy(float)
+        data.append(lines(percent, size, colour, key=str(name), dash=dash, width=width, hoverinfo="skip"))
+        data.append(dots(percent, size, colour, key=str(name), size=8, **on_hover))
         legend.append(entry(str(name), label(str(name)), colour, dash=dash))
     axis = _error_axis(float(np.nanmin(table.to_numpy(float))), float(np.nanmax(table.to_numpy(float))))
     x = _share_axis(material, table.columns.to_numpy(float))
@@ -141,14 +141,14 @@ def coverage(material: Material) -> Figure | None:
 
 
 def _coverage(material: Material, scores: pd.DataFrame) -> View:
-    seen, data, legend = 100 * scores.index.to_numpy(float), [], []
-    ends = [seen.min() - 3, seen.max() + 3]
+    percent, data, legend = 100 * scores.index.to_numpy(float), [], []
+    ends = [percent.min() - 3, percent.max() + 3]
     for level, colour, symbol in ((90, "--blue", "circle"), (50, "--purple", "square")):
         key, inside = f"{level}%", 100 * scores[f"covered_{level}"].to_numpy(float)
         data.append(lines(ends, [level, level], colour, key=key, dash="4px,4px", width=1.2, hoverinfo="skip"))
-        data.append(lines(seen, inside, colour, key=key, width=1.5, hoverinfo="skip"))
+        data.append(lines(percent, inside, colour, key=key, width=1.5, hoverinfo="skip"))
         on_hover = hover(f"from %{{x:.3g}}%: %{{y:.0f}}% of later checkpoints inside the {level}% interval")
-        data.append(dots(seen, inside, colour, key=key, symbol=symbol, size=9, **on_hover))
+        data.append(dots(percent, inside, colour, key=key, symbol=symbol, size=9, **on_hover))
         legend.append(entry(key, f"inside the {level}% interval (dashed: {level}%)", colour))
     ticks = [0, 50, 90, 100]
     axis = {"range": [-6, 106], "tickvals": ticks, "ticktext": [f"{tick}%" for tick in ticks], "fixedrange": True}

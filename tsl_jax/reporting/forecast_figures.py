@@ -66,16 +66,16 @@ def _from_cutoff(material: Material, split: str, cutoff: float) -> View:
     seen_until = max(forecast.cutoff for forecast in group.values())
     observed = None if material.mean is None else material.mean.sel(split=split)
     data, legend = observed_losses(observed)
-    shown = set(means)
+    visible = set(means)
     if len(means) > 4:
         best = smallest_errors(material.scores, split).method if split in material.scores.index.unique("split") else {}
-        shown = {*ALWAYS_SHOWN, best.get(cutoff)}
+        visible = {*ALWAYS_SHOWN, best.get(cutoff)}
     for name, mean in means.items():
         colour, dash = style(name)
         on_hover = hover(f"{escape(label(name))} at %{{x:,.0f}} tokens: %{{y:.3f}} nats")
         width = 2.6 if name in ALWAYS_SHOWN else 2
         data.append(lines(mean.tokens.values, mean.values, colour, key=name, dash=dash, width=width, **on_hover))
-        legend.append(entry(name, label(name), colour, dash=dash, shown=name in shown))
+        legend.append(entry(name, label(name), colour, dash=dash, shown=name in visible))
     end = material.total or max(float(forecast.mean.tokens.max()) for forecast in group.values())
     later = observed_after(observed, seen_until)
     legend.append(entry("held out", "held out" if later else "not yet observed", "--shade", mark="area"))
@@ -121,10 +121,10 @@ def _fan(material: Material, split: str, forecast: Forecast) -> View:
     assert forecast.quantiles is not None  # see with_intervals
     quantiles = forecast.quantiles.sel(split=split).sortby("tokens").dropna("tokens")
     tokens, ends = quantiles.tokens.values, {float(q): quantiles.sel(quantile=q).values for q in quantiles["quantile"]}
-    seen = None if observed is None else observed.dropna("tokens").sel(tokens=slice(None, forecast.cutoff))
-    if seen is not None and seen.sizes["tokens"]:
-        tokens = np.append(seen.tokens.values[-1], tokens)
-        ends = {q: np.append(float(seen[-1]), values) for q, values in ends.items()}
+    past = None if observed is None else observed.dropna("tokens").sel(tokens=slice(None, forecast.cutoff))
+    if past is not None and past.sizes["tokens"]:
+        tokens = np.append(past.tokens.values[-1], tokens)
+        ends = {q: np.append(float(past[-1]), values) for q, values in ends.items()}
     data, legend = [], []
     for level, low, high, fill, as_seen in INTERVALS:  # there along the upper end, and back along the lower one
         x, y = np.concatenate([tokens, tokens[::-1]]), np.concatenate([ends[high], ends[low][::-1]])

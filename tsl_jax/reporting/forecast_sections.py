@@ -56,20 +56,20 @@ def interval_sentences(material: Material) -> str:
         if observed is not None and at in observed.tokens and at > forecast.cutoff:
             last = float(observed.sel(tokens=at))
             verdict = "inside" if low <= last <= high else "outside"
-            made = f"From {material.cutoff_names[cutoff]} the {label(forecast.method)} forecast {predicted})"
-            sentences.append(f"{made}; observed: {nats(last)}, {verdict}.")
+            opening = f"From {material.cutoff_names[cutoff]} the {label(forecast.method)} forecast {predicted})"
+            sentences.append(f"{opening}; observed: {nats(last)}, {verdict}.")
         else:
             everywhere = interval_at_end(forecast.population_quantiles, split)
             also = f"; {nats(everywhere[0])} to {nats(everywhere[2])} on all such texts" if everywhere else ""
-            made = f"Forecast at {end_of(forecast, material)} by the {label(forecast.method)}"
-            sentences.append(f"{made}: {predicted} on these texts{also}).")
+            opening = f"Forecast at {end_of(forecast, material)} by the {label(forecast.method)}"
+            sentences.append(f"{opening}: {predicted} on these texts{also}).")
     return " ".join(sentences)
 
 
 def latest(material: Material, split: str) -> tuple[float, Forecast] | None:
     """The largest cut-off with intervals, and the forecast they are of."""
-    made = [(cutoff, forecast_figures.with_intervals(group, split)) for cutoff, group in material.forecasts.items()]
-    return next(((cutoff, forecast) for cutoff, forecast in reversed(made) if forecast is not None), None)
+    pairs = [(cut, forecast_figures.with_intervals(group, split)) for cut, group in material.forecasts.items()]
+    return next(((cutoff, forecast) for cutoff, forecast in reversed(pairs) if forecast is not None), None)
 
 
 def end_of(forecast: Forecast, material: Material) -> str:
@@ -94,7 +94,7 @@ def forecast(material: Material) -> str:
         return ""
     parts = []
     if fan is not None:
-        methods = {made[1].method for split in material.splits if (made := latest(material, split))}
+        methods = {last_forecast[1].method for split in material.splits if (last_forecast := latest(material, split))}
         model_based = all(name in METHODS and METHODS[name].family == "lr_aware" for name in methods)
         parts.append(figure(fan, MODEL_BASED if model_based else ROLLING_ORIGIN))
     coverage = error_figures.coverage(material)
@@ -196,9 +196,9 @@ def _full_tables(material: Material, split: str) -> str:
             for method, row in rows.iterrows()
         ]  # fmt: skip
         observed = nats(float(rows.observed.iloc[0]))
-        seen = f"seen {material.cutoff_names[cutoff]}, {last_loss(material.unfinished)} {observed}"
+        caption = f"seen {material.cutoff_names[cutoff]}, {last_loss(material.unfinished)} {observed}"
         head = ("method", "forecast", "error", "R²", "MSE", "status")
-        tables.append(table(head, cells, f"{split}: {seen}" if split else seen, "scores full"))
+        tables.append(table(head, cells, f"{split}: {caption}" if split else caption, "scores full"))
     return "".join(tables)
 
 

@@ -61,7 +61,7 @@ def _split(surface: xr.Dataset, r2: xr.Dataset, backtest: Backtest | None, split
     }
 
 
-def forecasts(made: Sequence[Forecast]) -> list[dict[str, Any]]:
+def forecasts(results: Sequence[Forecast]) -> list[dict[str, Any]]:
     """Forecasts: method, split, tokens, mean loss, its intervals and what they rest on, status, flags, cut-off.
 
     Intervals are quantiles over the tokens by their name, of the mean loss on these validation texts and on all such
@@ -80,8 +80,8 @@ def forecasts(made: Sequence[Forecast]) -> list[dict[str, Any]]:
             "status": str(forecast.status[str(split)]),
             "flags": int(forecast.status[str(split)].flags),
         }
-        for split in (made[0].mean.split.values if made else ())
-        for forecast in made
+        for split in (results[0].mean.split.values if results else ())
+        for forecast in results
     ]
 
 

@@ -102,8 +102,8 @@ class Material:
     @property
     def shown(self) -> tuple[float, Forecast] | None:
         """The forecast whose temporal laws are drawn, after its cut-off: by position, from the largest one."""
-        made = [(cutoff, group["temporal"]) for cutoff, group in self.forecasts.items() if "temporal" in group]
-        return made[-1] if made else None
+        forecasts = [(cutoff, group["temporal"]) for cutoff, group in self.forecasts.items() if "temporal" in group]
+        return forecasts[-1] if forecasts else None
 
 
 def sort(results: Iterable[Any]) -> Material:
@@ -194,11 +194,11 @@ def _by_cutoff(
 def _named(fits: Sequence[Any]) -> dict[str, Any]:
     """Fits by the name of their law, numbered where a name comes twice."""
     numbered: dict[str, Any] = {}
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for fit in fits:
         name = (fit.fit if isinstance(fit, PositionFit) else fit).law.name.replace("_", " ")
-        seen[name] += 1
-        numbered[name if seen[name] == 1 else f"{name} ({seen[name]})"] = fit
+        counts[name] += 1
+        numbered[name if counts[name] == 1 else f"{name} ({counts[name]})"] = fit
     return numbered
 
 
@@ -210,8 +210,8 @@ def _last_errors(surface: xr.Dataset | None, forecasts: Mapping[float, Mapping[s
     rows, index = [], ["split", "cutoff", "method"]
     if surface is not None and surface.sizes["tokens"]:
         last, end = surface.loss.mean("position").isel(tokens=-1), float(surface.tokens[-1])
-        made = [(cutoff, forecast) for cutoff, group in forecasts.items() for forecast in group.values()]
-        for cutoff, forecast in made:
+        cases = [(cutoff, forecast) for cutoff, group in forecasts.items() for forecast in group.values()]
+        for cutoff, forecast in cases:
             if end not in forecast.mean.tokens or forecast.cutoff >= end:
                 continue  # nothing to compare, or a loss that it has seen
             at_last = forecast.mean.sel(tokens=end)

@@ -160,8 +160,8 @@ def _best_method(scores: pd.DataFrame, split: str, row: pd.Series, share: float 
     where = f" on {split}" if split else ""
     errors = scores.xs((split, row.name), level=("split", "cutoff")).error.dropna()
     if len(errors) == 1:
-        made = f"{phrase(row.method)} forecast {article} {end}{where} of {nats(row.final)} nats; {nats(row.observed)}"
-        return f"{made} was observed, an error of {signed(row.error)}.", ""
+        claim = f"{phrase(row.method)} forecast {article} {end}{where} of {nats(row.final)} nats; {nats(row.observed)}"
+        return f"{claim} was observed, an error of {signed(row.error)}.", ""
     best = (
         f"{phrase(row.method)} came closest to the {end}{where}: {nats(row.final)} nats forecast, {nats(row.observed)} "
         f"observed, an error of {signed(row.error)}."

@@ -67,12 +67,12 @@ def _curves_of(surface: xr.Dataset | None, fit: PositionFit | None, split: str) 
     data: list[View] = []
     if surface is not None and not numbered:
         loss = surface.loss.sel(split=split).transpose("tokens", "position")
-        kept = even_in_log(position, POINTS)
+        shown = even_in_log(position, POINTS)
         for tokens, colour in zip(at[chosen].tolist(), colours, strict=True):
             if tokens in loss.tokens:
                 on_hover = hover(f"{count(tokens)} tokens, i = %{{x}}: %{{y:.3f}} nats")
                 y = loss.sel(tokens=tokens).values
-                data.append(dots(position[kept], y[kept], colour, key=colour, size=4.5, opacity=0.75, **on_hover))
+                data.append(dots(position[shown], y[shown], colour, key=colour, size=4.5, opacity=0.75, **on_hover))
     fitted = fit is not None and split in fit.splits
     if fit is not None and fitted:
         fine = np.geomspace(position[0], position[-1], 80)
@@ -95,42 +95,42 @@ def parameters(material: Material) -> Figure | None:
     fits = {name: fit for name, fit in material.by_position.items() if len(fit.at) > 1}
     if not fits:
         return None
-    shown = material.shown[1] if material.shown else None
-    views = {(s, name): _over_tokens(fit, s, shown, material.total) for name, fit in fits.items() for s in fit.splits}
+    latest = material.shown[1] if material.shown else None
+    views = {(s, name): _over_tokens(fit, s, latest, material.total) for name, fit in fits.items() for s in fit.splits}
     alt = "Parameters of the position law against tokens seen, with standard errors and temporal laws"
     return Figure("parameters", alt, _choices(views, "split", "law"), views)
 
 
-def _over_tokens(fit: PositionFit, split: str, shown: Forecast | None, total: float | None) -> View:
+def _over_tokens(fit: PositionFit, split: str, forecast: Forecast | None, total: float | None) -> View:
     k, names = fit.splits.index(split), fit.fit.law.params
-    kept = np.flatnonzero(fit.at > 0)
-    if len(kept) > MOST_CURVES:
-        kept = kept[np.linspace(0, len(kept) - 1, MOST_CURVES).astype(int)]
-    at, end = fit.at[kept], max(total or 0, fit.at[kept].max())
+    rows = np.flatnonzero(fit.at > 0)
+    if len(rows) > MOST_CURVES:
+        rows = rows[np.linspace(0, len(rows) - 1, MOST_CURVES).astype(int)]
+    at, end = fit.at[rows], max(total or 0, fit.at[rows].max())
     data: list[View] = []
     ranges = []
     for panel, name in enumerate(names):
-        y, error = (fit.values(which, name)[k][kept] for which in ("params", "stderr"))
-        points, usual = _points(at, y, error, fit.fit.status.values[k][kept])
-        law = None if shown is None else shown.fits.get(name)
+        y, error = (fit.values(which, name)[k][rows] for which in ("params", "stderr"))
+        points, usual = _points(at, y, error, fit.fit.status.values[k][rows])
+        law = None if forecast is None else forecast.fits.get(name)
         curve, reach = [], np.zeros(0)
         # splits without a forecast are absent from the fits of a method by position
-        if shown is not None and isinstance(law, Fit) and split in law.status.coords.get("split", ()):
-            curve, reach = _temporal_law(law, split, shown.cutoff, at.min(), end)
+        if forecast is not None and isinstance(law, Fit) and split in law.status.coords.get("split", ()):
+            curve, reach = _temporal_law(law, split, forecast.cutoff, at.min(), end)
         limits = span(usual, reach, margin=0.15)
         data += [trace | {"yaxis": f"y{suffix(panel)}"} for trace in [*curve, *_inside(points, limits)]]
         ranges.append({"range": limits, "nticks": 5})
     titles = [f"<b>{mathematics(name)}</b>  {MEANING.get(name, '')}" for name in names]
     axis = tokens_axis(at.min(), end) if fit.tokens is not None else {"title": {"text": "curve"}}
     layout = panels(titles, [170] * len(names), axis, ranges)
-    drawn = {trace["legendgroup"] for trace in data}
+    states = {trace["legendgroup"] for trace in data}
     legend = [
         entry(key, name, colour, mark=mark, dash="dash" if key == "ahead" else "solid")
-        for key, (name, colour, _, mark) in STATES.items() if key in drawn
+        for key, (name, colour, _, mark) in STATES.items() if key in states
     ]  # fmt: skip
-    if "temporal" in drawn and shown is not None:
-        layout["shapes"] = [shade(shown.cutoff, end)]
-        held_out = "held out" if at.max() > shown.cutoff else "not yet observed"
+    if "temporal" in states and forecast is not None:
+        layout["shapes"] = [shade(forecast.cutoff, end)]
+        held_out = "held out" if at.max() > forecast.cutoff else "not yet observed"
         legend.append(entry("held out", held_out, "--shade", mark="area"))
     return {"data": data, "layout": layout, "legend": legend}
 
@@ -144,10 +144,10 @@ def _points(x: np.ndarray, y: np.ndarray, error: np.ndarray, status: np.ndarray)
         if mask.any():
             _, colour, symbol, _ = STATES[key]
             error_y = {"type": "data", "array": numbers(bars[mask]), "width": 0, "thickness": 1}
-            drawn = {} if key == "unusable" else {"error_y": error_y}
+            options = {} if key == "unusable" else {"error_y": error_y}
             words = [readable(Status(int(s)).short) for s in status[mask]]
             on_hover = hover("%{x:,.0f} tokens: %{customdata:.4g}, %{text}")
-            data.append(dots(x[mask], y[mask], colour, key=key, symbol=symbol, text=words, **drawn, **on_hover))
+            data.append(dots(x[mask], y[mask], colour, key=key, symbol=symbol, text=words, **options, **on_hover))
     # Bars count only where they are no longer than the range of the values: one huge error would squash the panel.
     usual = y[fine] if fine.any() else y[fine | weak]
     around = np.ptp(usual) if len(usual) else 0.0

@@ -86,8 +86,8 @@ def parameters(material: Material) -> str:
         caption += " Red marks are fits that do not identify the parameters; forecasts leave them out."
     if "beyond" in marks:
         caption += " Triangles stand for values beyond the axis."
-    tables, (cutoff, shown) = "", material.shown or (0.0, None)
-    fits = {} if shown is None else shown.fits
+    tables, (cutoff, forecast) = "", material.shown or (0.0, None)
+    fits = {} if forecast is None else forecast.fits
     laws = {name: fit for name, fit in fits.items() if isinstance(fit, Fit) and fit.over == ("tokens",)}
     if laws:
         share = f"the first {material.cutoff_names[cutoff]} of the {whole(material.unfinished)}"
@@ -203,7 +203,7 @@ def _value(value: Any) -> Html:
             summary = preview if len(preview) <= LONG // 2 else preview[: LONG // 2].rsplit(",", 1)[0] + " …"
             return Html(folded(summary, table((), rows, "", "facts")))
         value = short
-    shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-    if len(shown) <= LONG:
-        return Html(text(shown))
-    return Html(folded(shown[: LONG // 2].rstrip() + " …", f"<p>{text(shown)}</p>"))
+    string = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    if len(string) <= LONG:
+        return Html(text(string))
+    return Html(folded(string[: LONG // 2].rstrip() + " …", f"<p>{text(string)}</p>"))

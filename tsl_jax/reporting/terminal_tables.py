@@ -68,21 +68,21 @@ def _columns(surface: xr.Dataset, cutoffs: Sequence[str]) -> dict[str, str]:
     return {" = ".join(names[float(cutoff)] for cutoff in alike): alike[0] for alike in same.values()}
 
 
-def _error_table(values: Mapping[str, Any], columns: Mapping[str, str], title: str, what: str) -> Any:
+def _error_table(values: Mapping[str, Any], columns: Mapping[str, str], title: str, first_column: str) -> Any:
     """A row a method, a column a cut-off; a dagger where a warning is printed below."""
     from rich.table import Table
 
     table, observed = Table(title=title, title_justify="left"), values["final_loss"]
-    table.add_column(what)
+    table.add_column(first_column)
     for name in columns:
         table.add_column(f"from {name}", justify="right")
     for method in next(iter(values["forecast"].values())):
         cells = []
         for cutoff in columns.values():
-            made = values["forecast"][cutoff][method]
-            dagger = "†" if made["flags"] else ""
-            unknown = made["final"] is None or observed is None
-            cells.append("-" if unknown else f"{made['final'] - observed:+.3f}{dagger}")
+            entry = values["forecast"][cutoff][method]
+            dagger = "†" if entry["flags"] else ""
+            unknown = entry["final"] is None or observed is None
+            cells.append("-" if unknown else f"{entry['final'] - observed:+.3f}{dagger}")
         table.add_row(method, *cells)
     return table
 
@@ -91,10 +91,10 @@ def _warnings(by_cutoff: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """One line a status that is not ok: which methods have it, from which cut-offs where not from all."""
     having: dict[tuple[str, str], dict[str, list[str]]] = {}
     for cutoff, methods in by_cutoff.items():
-        for method, made in methods.items():
-            mark = "-" if made["final"] is None else "†"
-            if made["flags"]:
-                having.setdefault((mark, readable(made["status"])), {}).setdefault(method, []).append(cutoff)
+        for method, entry in methods.items():
+            mark = "-" if entry["final"] is None else "†"
+            if entry["flags"]:
+                having.setdefault((mark, readable(entry["status"])), {}).setdefault(method, []).append(cutoff)
     return [
         f"{mark} {status}: "
         + ", ".join(name + ("" if len(at) == len(by_cutoff) else f" ({', '.join(at)})") for name, at in methods.items())
@@ -105,7 +105,7 @@ def _warnings(by_cutoff: Mapping[str, Mapping[str, Any]]) -> list[str]:
 # ----------------------------------------------------------------------------------------------------------- forecasts
 
 
-def show_forecasts(made: Sequence[Forecast], past: xr.Dataset, where: str) -> None:
+def show_forecasts(forecasts: Sequence[Forecast], past: xr.Dataset, where: str) -> None:
     """Print each method's mean loss at the last token count asked for, those with intervals first, and the main one's
     in a sentence.
 
@@ -115,11 +115,11 @@ def show_forecasts(made: Sequence[Forecast], past: xr.Dataset, where: str) -> No
     from rich.console import Console
 
     # False sorts before True: the main method first, then those with intervals
-    ordered = sorted(made, key=lambda forecast: (forecast.method != MAIN, forecast.quantiles is None))
+    ordered = sorted(forecasts, key=lambda forecast: (forecast.method != MAIN, forecast.quantiles is None))
     for split in past.split.values:
-        seen = float(past.loss.sel(split=split).mean("position")[-1])
-        at = float(made[0].mean.tokens[-1])
-        title = f"{split}: {seen:.3f} nats at {made[0].cutoff:.4g} tokens; forecast at {at:.4g} tokens"
+        last_loss = float(past.loss.sel(split=split).mean("position")[-1])
+        at = float(forecasts[0].mean.tokens[-1])
+        title = f"{split}: {last_loss:.3f} nats at {forecasts[0].cutoff:.4g} tokens; forecast at {at:.4g} tokens"
         table = _table(title, "method", "nats", *LEVELS)
         table.add_column("status")
         for forecast in ordered:

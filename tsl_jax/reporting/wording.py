@@ -1,4 +1,4 @@
-"""How page, figures and terminal say things: numbers, shares of a run, formulas, and the names of methods."""
+"""The wording of page, figures and terminal: numbers, shares of a run, formulas, and the names of methods."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def percent(share: float) -> str:
 
 
 def percents(shares: Iterable[float]) -> dict[float, str]:
-    """Share -> its name, with as few decimals as tell them apart: 40% beside 10%, but 40.0% beside 40.3%."""
+    """Share -> its name, with as few decimals as keep them distinct: 40% beside 10%, but 40.0% beside 40.3%."""
     distinct = sorted(set(shares))
     names = [percent(share) for share in distinct]
     decimals = 0

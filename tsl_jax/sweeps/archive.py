@@ -92,8 +92,8 @@ def _read(file: Path, columns: list[str]) -> Any:
     try:
         return pq.read_table(file, columns=columns).select(columns)
     except (pa.ArrowInvalid, KeyError) as error:
-        why = f"archive: {file} is no archive of runs, or damaged ({error})"
-        raise ValueError(f"{why}; restore it from a copy. tsl.read_table reads other tables of losses") from None
+        problem = f"archive: {file} is no archive of runs, or damaged ({error})"
+        raise ValueError(f"{problem}; restore it from a copy. tsl.read_table reads other tables of losses") from None
 
 
 def _surface(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> xr.Dataset:

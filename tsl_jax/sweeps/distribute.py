@@ -57,7 +57,7 @@ def make_all(
             complete.
 
     Raises:
-        ValueError: naming the runs that failed, once all others have ended. KeyboardInterrupt: as said.
+        ValueError: naming the runs that failed, once all others have ended. KeyboardInterrupt: see above.
     """
     todo = {name: runs[name] for name, state in pool.states(runs).items() if state != "kept"}
     left, failed = [], []
@@ -83,8 +83,8 @@ def _outcomes(
         yield from ((name, partial(pool.make, name, config, deadline)) for name, config in todo.items())
         return
     stop = threading.Event()
-    asked = (stop.is_set,) if isinstance(executor, ThreadPoolExecutor) else ()  # an event reaches only threads
-    tasks = {executor.submit(pool.make, name, config, deadline, *asked): name for name, config in todo.items()}
+    stop_check = (stop.is_set,) if isinstance(executor, ThreadPoolExecutor) else ()  # an event reaches only threads
+    tasks = {executor.submit(pool.make, name, config, deadline, *stop_check): name for name, config in todo.items()}
     try:
         for task in as_completed(tasks):
             yield tasks[task], task.result
@@ -97,7 +97,7 @@ def _outcomes(
 def _every_end_interrupts() -> Iterator[None]:
     """SIGTERM, of `timeout` and schedulers, and SIGHUP, of a closed terminal, meanwhile do what Ctrl-C does.
 
-    So does Ctrl-C where a script's & made us ignore it: our runs would inherit that, and could not be told to stop.
+    So does Ctrl-C where a script's & made us ignore it: our runs would inherit that, and no signal could stop them.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -177,13 +177,13 @@ def train(run: Path, config: TrainConfig, locked: int, stop: Callable[[], bool],
     if code in INTERRUPTED:
         raise KeyboardInterrupt
     if code == -signal.SIGKILL:
-        why = "was killed, as a system does whose memory is full; the same command goes on"
+        reason = "was killed, as a system does whose memory is full; the same command goes on"
     elif code < 0:
-        why = f"was ended by signal {-code}; the same command goes on"
+        reason = f"was ended by signal {-code}; the same command goes on"
     else:
-        why = f"ended with exit code {code}; its message stands above"
+        reason = f"ended with exit code {code}; its message stands above"
     if code:
-        raise ValueError(f"sweep: run {run.name} {why}")
+        raise ValueError(f"sweep: run {run.name} {reason}")
     return True
 
 

@@ -66,10 +66,10 @@ class Pool:
         """The manifest of the run with this configuration, whatever its name; None where none is kept."""
         return self.manifests().get(config_hash(config))
 
-    def found(self, runs: Mapping[str, TrainConfig]) -> dict[str, dict[str, Any]]:
+    def manifests_of(self, runs: Mapping[str, TrainConfig]) -> dict[str, dict[str, Any]]:
         """Name here -> manifest, of those of the runs that are kept."""
-        kept, hashes = self.manifests(), {name: config_hash(config) for name, config in runs.items()}
-        return {name: kept[key] for name, key in hashes.items() if key in kept}
+        manifests, hashes = self.manifests(), {name: config_hash(config) for name, config in runs.items()}
+        return {name: manifests[key] for name, key in hashes.items() if key in manifests}
 
     def load(self, runs: Mapping[str, TrainConfig]) -> dict[str, xr.Dataset]:
         """Name here -> surface of the runs.
@@ -77,24 +77,24 @@ class Pool:
         Raises:
             FileNotFoundError: where one is not kept.
         """
-        found = self.found(runs)
-        if missing := [name for name in runs if name not in found]:
+        manifests = self.manifests_of(runs)
+        if missing := [name for name in runs if name not in manifests]:
             raise FileNotFoundError(f"pool: {self.kept} has no run {missing[0]}; make it with tsl sweep")
         archives: dict[Path, list[str]] = {}
-        for manifest in found.values():
+        for manifest in manifests.values():
             if manifest["file"].suffix == ".parquet":
                 archives.setdefault(manifest["file"], []).append(manifest["name"])
         archived = {file: read_archive(file, names) for file, names in archives.items()}
         return {
             name: archived[file][manifest["name"]] if (file := manifest["file"]) in archived else load_surface(file)
-            for name, manifest in found.items()
+            for name, manifest in manifests.items()
         }
 
     def states(self, runs: Mapping[str, TrainConfig]) -> dict[str, str]:
         """ "kept", "begun" or "to do", by name."""
-        kept = self.found(runs)
+        in_pool = self.manifests_of(runs)
         begun = {name for name in runs if (self.runs / name / run_dir.CONFIG).exists()}
-        return {name: "kept" if name in kept else "begun" if name in begun else "to do" for name in runs}
+        return {name: "kept" if name in in_pool else "begun" if name in begun else "to do" for name in runs}
 
     def validate_name(self, name: str, config: TrainConfig) -> None:
         """Nothing, where a run of this configuration may have this name.
@@ -173,7 +173,7 @@ class Pool:
 @lru_cache(maxsize=16)
 def _archived(file: Path, changed: int) -> dict[str, dict[str, Any]]:
     """Configuration hash -> manifest of the runs of an archive, read once until it has changed."""
-    return {_hash(one): {**one, "name": name, "file": file} for name, one in read_manifests(file).items()}
+    return {_hash(run): {**run, "name": name, "file": file} for name, run in read_manifests(file).items()}
 
 
 def _hash(manifest: Mapping[str, Any]) -> str:
@@ -181,7 +181,7 @@ def _hash(manifest: Mapping[str, Any]) -> str:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    """What a JSON file says; empty where it is no manifest."""
+    """The content of a JSON file; empty where it is no manifest."""
     try:
         manifest = json.loads(path.read_text())
     except ValueError as error:

@@ -100,8 +100,8 @@ class Checkpoints:
         """
         state, problem = self._load(step, like)
         if state is None:
-            found = f"damaged checkpoint {self.folder / str(step)} ({problem})"
-            raise ValueError(f"training: {found}; name another one, or restore it from a copy")
+            damage = f"damaged checkpoint {self.folder / str(step)} ({problem})"
+            raise ValueError(f"training: {damage}; name another one, or restore it from a copy")
         return state
 
     def close(self) -> None:
@@ -117,8 +117,8 @@ class Checkpoints:
         except Exception as error:  # damage shows as whatever the layer that meets it raises
             return None, _first_line(error)
         if model != self.model_hash:
-            found = f"{self.folder / str(step)} is of model {model}, this one is {self.model_hash}"
-            raise ValueError(f"training: checkpoint of another model: {found}; use the config it was trained with")
+            mismatch = f"{self.folder / str(step)} is of model {model}, this one is {self.model_hash}"
+            raise ValueError(f"training: checkpoint of another model: {mismatch}; use the config it was trained with")
         try:
             target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(like))
             parts = ocp.args.Composite(state=ocp.args.StandardRestore(target))

@@ -34,13 +34,13 @@ def validate_config(config: TrainConfig) -> None:
     check_shares([config.batch_size], config.accumulate, parts)
     check_evaluation_shares(config.evaluation_batch, parts)
     if config.model.context and config.context > config.model.context:
-        found = f"context {config.context}, while the model's longest is {config.model.context}"
-        raise ValueError(f"training: {found}; lower --context or raise --model.context")
+        lengths = f"context {config.context}, while the model's longest is {config.model.context}"
+        raise ValueError(f"training: {lengths}; lower --context or raise --model.context")
     batch_tokens = config.batch_size * config.context
     steps = config.tokens // batch_tokens
     if steps < 2:
-        found = f"{config.tokens} tokens are less than two batches of {batch_tokens}"
-        raise ValueError(f"training: {found}; raise tokens, or lower batch_size or context")
+        problem = f"{config.tokens} tokens are less than two batches of {batch_tokens}"
+        raise ValueError(f"training: {problem}; raise tokens, or lower batch_size or context")
     validate_data_config(config.data)
     validate_eval_config(config.evaluation)
     model_config.resolve(config.model, vocabulary=config.data.vocabulary, context=config.context)
@@ -57,8 +57,8 @@ def _check_interventions(timeline: RunTimeline, domains: tuple[str, ...]) -> Non
     for segment in timeline.segments[1:]:
         if segment.step < max(timeline.warmup, 1):
             share = segment.tokens / timeline.base_plan["total_tokens"]
-            found = f"after {segment.step} steps, {share:.3g} of the run, while the warm-up takes {timeline.warmup}"
-            raise ValueError(f"training: a change begins {found}; put it later, or lower optimizer.warmup")
+            begin = f"after {segment.step} steps, {share:.3g} of the run, while the warm-up takes {timeline.warmup}"
+            raise ValueError(f"training: a change begins {begin}; put it later, or lower optimizer.warmup")
         for name, _ in segment.mixture:
             if domains and name not in domains:
                 raise ValueError(
@@ -74,18 +74,18 @@ def check_shares(batch_sizes: Iterable[int], accumulate: int, parts: int) -> Non
     """
     for size in batch_sizes:
         if size % accumulate:
-            found = f"batch_size {size} and accumulate {accumulate}"
-            raise ValueError(f"training: accumulate must divide batch_size, found {found}; change one of them")
+            sizes = f"batch_size {size} and accumulate {accumulate}"
+            raise ValueError(f"training: accumulate must divide batch_size, found {sizes}; change one of them")
         if size // accumulate % parts:
-            found = f"{size // accumulate} sequences at a time over data x fsdp = {parts} devices"
-            raise ValueError(f"training: batch_size / accumulate must share evenly, found {found}; change one of them")
+            sizes = f"{size // accumulate} sequences at a time over data x fsdp = {parts} devices"
+            raise ValueError(f"training: batch_size / accumulate must share evenly, found {sizes}; change one of them")
 
 
 def check_evaluation_shares(evaluation_batch: int, parts: int) -> None:
     """The same for the windows that are scored at a time."""
     if evaluation_batch % parts:
-        found = f"{evaluation_batch} windows over data x fsdp = {parts} devices"
-        raise ValueError(f"training: evaluation_batch must share evenly, found {found}; change one of them")
+        sizes = f"{evaluation_batch} windows over data x fsdp = {parts} devices"
+        raise ValueError(f"training: evaluation_batch must share evenly, found {sizes}; change one of them")
 
 
 def _check_optimizer(config: OptimizerConfig, total_steps: int) -> None:
@@ -101,8 +101,8 @@ def _check_optimizer(config: OptimizerConfig, total_steps: int) -> None:
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"training: {name} is a share between 0 and 1, found {getattr(config, name)}")
     if config.schedule == "wsd" and config.warmup + config.decay > 1:
-        found = f"warmup {config.warmup} and decay {config.decay}"
-        raise ValueError(f"training: {found} are more than the whole run; lower one of them")
+        lengths = f"warmup {config.warmup} and decay {config.decay}"
+        raise ValueError(f"training: {lengths} are more than the whole run; lower one of them")
     if config.schedule == "wsd" and config.decay_form == "exponential" and not config.final_ratio:
         raise ValueError("training: an exponential decay never reaches final_ratio 0; raise it, or decay linearly")
     for name in ("weight_decay", "clip"):
@@ -111,14 +111,14 @@ def _check_optimizer(config: OptimizerConfig, total_steps: int) -> None:
 
     warmup, decay = warmup_and_decay_steps(config, total_steps)
     if warmup >= total_steps:
-        found = f"warmup {config.warmup} leaves no step of {total_steps} at the full learning rate"
-        raise ValueError(f"training: {found}; lower it")
+        problem = f"warmup {config.warmup} leaves no step of {total_steps} at the full learning rate"
+        raise ValueError(f"training: {problem}; lower it")
     if config.schedule == "wsd" and not decay:
-        found = f"decay {config.decay} of {total_steps} steps is no step"
-        raise ValueError(f"training: {found}; raise it, or choose the schedule constant")
+        problem = f"decay {config.decay} of {total_steps} steps is no step"
+        raise ValueError(f"training: {problem}; raise it, or choose the schedule constant")
     if warmup + decay > total_steps:
-        found = f"warmup and decay are {warmup} and {decay} of {total_steps} steps"
-        raise ValueError(f"training: {found}; lower one of them")
+        lengths = f"warmup and decay are {warmup} and {decay} of {total_steps} steps"
+        raise ValueError(f"training: {lengths}; lower one of them")
     if config.schedule == "restarts" and config.cycles > total_steps - warmup:
-        found = f"{config.cycles} cycles of {total_steps - warmup} steps after the warm-up leave some without a step"
-        raise ValueError(f"training: {found}; lower cycles")
+        problem = f"{config.cycles} cycles of {total_steps - warmup} steps after the warm-up leave some without a step"
+        raise ValueError(f"training: {problem}; lower cycles")

@@ -24,11 +24,11 @@ def shape(config: MeshConfig, devices: int) -> tuple[int, int, int]:
     """
     inner = config.fsdp * config.tensor
     data = config.data or max(1, devices // inner)
-    found = f"mesh data {config.data}, fsdp {config.fsdp}, tensor {config.tensor} on {devices} devices"
+    axes = f"mesh data {config.data}, fsdp {config.fsdp}, tensor {config.tensor} on {devices} devices"
     if data * inner > devices:
-        raise ValueError(f"training: {found} needs {data * inner}; lower one of them, or give it more devices")
+        raise ValueError(f"training: {axes} needs {data * inner}; lower one of them, or give it more devices")
     if not config.data and devices % inner:
-        raise ValueError(f"training: {found} leaves some without work; let fsdp x tensor divide them, or give data")
+        raise ValueError(f"training: {axes} leaves some without work; let fsdp x tensor divide them, or give data")
     return data, config.fsdp, config.tensor
 
 

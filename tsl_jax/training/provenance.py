@@ -133,17 +133,17 @@ def check_tokenizer(run: Path, corpus: Corpus, end_of_text: str) -> None:
     """
     from tsl_jax.data import tokenizer
 
-    kept, now = run / run_dir.TOKENIZER, corpus.tokenizer_file
-    if now is None or not kept.exists() or kept.read_bytes() == now.read_bytes():
+    recorded, current = run / run_dir.TOKENIZER, corpus.tokenizer_file
+    if current is None or not recorded.exists() or recorded.read_bytes() == current.read_bytes():
         return
     # two versions of the library may write one tokenizer in two ways
-    if tokenizer.load(kept, end_of_text).to_str() != tokenizer.load(now, end_of_text).to_str():
-        _refuse_text(run, f"its tokenizer is not that of {kept}")
+    if tokenizer.load(recorded, end_of_text).to_str() != tokenizer.load(current, end_of_text).to_str():
+        _refuse_text(run, f"its tokenizer is not that of {recorded}")
 
 
 def _refuse_text(run: Path, reason: str) -> None:
-    found = f"the text has changed since {run} was begun ({reason})"
-    raise ValueError(f"training: {found}; restore it, or train anew in a new folder")
+    change = f"the text has changed since {run} was begun ({reason})"
+    raise ValueError(f"training: {change}; restore it, or train anew in a new folder")
 
 
 def check_vocabulary(corpus: Corpus, model: ModelConfig) -> None:
@@ -153,8 +153,8 @@ def check_vocabulary(corpus: Corpus, model: ModelConfig) -> None:
         ValueError: for a model with a smaller vocabulary.
     """
     if model.vocabulary < corpus.vocabulary:
-        found = f"the corpus has {corpus.vocabulary} tokens, the model {model.vocabulary}"
-        raise ValueError(f"training: {found}; raise model.vocabulary, or leave it 0")
+        sizes = f"the corpus has {corpus.vocabulary} tokens, the model {model.vocabulary}"
+        raise ValueError(f"training: {sizes}; raise model.vocabulary, or leave it 0")
 
 
 def _git(root: Path, *arguments: str) -> str | None:

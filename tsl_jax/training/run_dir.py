@@ -46,8 +46,8 @@ def is_complete(run: Path, config: TrainConfig, *, resume: bool) -> bool:
             )
             names = [name for name in new if new[name] != old.get(name)]
             differences = ", ".join(f"{name} {new[name]!r}, there {old.get(name)!r}" for name in names)
-            found = f"{run} holds a run with another configuration ({differences})"
-            raise ValueError(f"training: {found}; leave these options out to continue it, or use a new folder")
+            conflict = f"{run} holds a run with another configuration ({differences})"
+            raise ValueError(f"training: {conflict}; leave these options out to continue it, or use a new folder")
         if read_record(run).get("complete"):
             return True
         if not resume:
@@ -133,10 +133,10 @@ def truncate_metrics(run: Path, step: int) -> None:
         lines = text[: text.rfind("\n") + 1].splitlines(keepends=True)
         try:
             # by their step, not by their number: lines of earlier steps may have been lost with the file
-            kept = [line for line in lines if json.loads(line)["step"] <= step]
+            retained = [line for line in lines if json.loads(line)["step"] <= step]
         except ValueError as error:
             raise ValueError(f"training: {path} is damaged ({error}); restore it from a copy, or remove it") from None
-        write_atomically(path, "".join(kept))
+        write_atomically(path, "".join(retained))
 
 
 def append_metrics(run: Path, lines: Iterable[Mapping[str, Any]]) -> None:
@@ -157,12 +157,10 @@ def missing_checkpoints(run: Path, timeline: RunTimeline, before: int) -> list[i
 
 
 def warn_of_missing(run: Path, missing: list[int]) -> None:
-    """Say which checkpoints of the surface are missing, if any."""
+    """Warn of checkpoints of the surface that are missing, if any."""
     if missing:
-        found = f"the surface of {run} has no checkpoint at {', '.join(map(str, missing))} tokens"
-        warnings.warn(
-            f"training: {found}, and it cannot be measured again; restore a copy, or do without", stacklevel=3
-        )
+        gap = f"the surface of {run} has no checkpoint at {', '.join(map(str, missing))} tokens"
+        warnings.warn(f"training: {gap}, and it cannot be measured again; restore a copy, or do without", stacklevel=3)
 
 
 def record_missing(run: Path, timeline: RunTimeline) -> None:

@@ -188,7 +188,7 @@ def _record(
     earlier: Mapping[str, Any],
     devices: Mesh | None,
 ) -> dict[str, Any]:
-    """What record.json says of the run, all but times.
+    """The entries of record.json about the run, all but times.
 
     A run that was moved keeps its name; one that an earlier version began keeps its hash and the entries of its model.
     """

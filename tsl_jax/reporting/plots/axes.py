@@ -84,14 +84,14 @@ def legend_above(figure: Figure, entries: Mapping[str, Any], title: str | None =
     Args:
         entries: label -> handle; those that are None are left out.
     """
-    shown = [(handle, label) for label, handle in entries.items() if handle is not None]
-    if not shown:
+    visible = [(handle, label) for label, handle in entries.items() if handle is not None]
+    if not visible:
         return
     # the fewest rows that fit: matplotlib does not break a legend, it lets it run out of the figure
-    for rows in range(1, len(shown) + 1):
-        columns = -(-len(shown) // rows)
-        order = [k for first in range(columns) for k in range(first, len(shown), columns)]  # it fills columns first
-        handles, labels = zip(*(shown[k] for k in order), strict=True)
+    for rows in range(1, len(visible) + 1):
+        columns = -(-len(visible) // rows)
+        order = [k for first in range(columns) for k in range(first, len(visible), columns)]  # it fills columns first
+        handles, labels = zip(*(visible[k] for k in order), strict=True)
         legend = figure.legend(handles, labels, loc="outside upper center", ncols=columns, title=title)
         legend.get_title().set_fontsize(7)
         width = legend.get_window_extent().width / figure.dpi

@@ -183,13 +183,13 @@ def errors_by(table: pd.DataFrame, xlabel: str = "absolute error (nats)") -> Fig
     offsets = np.linspace(-0.27, 0.27, len(cutoffs)) if len(cutoffs) > 1 else [0.0]
     positive = table[["value", "low", "high"]].where(lambda values: values > 0)
     # on a log scale a bar that reaches zero or below ends at the smallest value drawn
-    floor = float(np.nanmin(positive.to_numpy(float)))
+    smallest = float(np.nanmin(positive.to_numpy(float)))
     shares = percents(cutoff for cutoff in cutoffs if not isinstance(cutoff, str))
     legend = {}
     for k, (cutoff, shade, offset) in enumerate(zip(cutoffs, sequential(len(cutoffs)), offsets, strict=True)):
         here = table[(table.cutoff == cutoff) & (table.value > 0)]
         y = np.array([methods.index(method) for method in here.method]) + offset
-        panel.hlines(y, here.low.clip(lower=floor), here.high, color=shade, linewidth=0.9)
+        panel.hlines(y, here.low.clip(lower=smallest), here.high, color=shade, linewidth=0.9)
         (points,) = panel.plot(here.value, y, MARKERS[k % len(MARKERS)], color=shade, markersize=3.6)
         legend[cutoff if isinstance(cutoff, str) else f"{shares[cutoff]} seen"] = points
     for y, method in enumerate(methods):

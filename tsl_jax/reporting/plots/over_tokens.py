@@ -98,9 +98,9 @@ def _usable_path(path: tuple[xr.DataArray, Any, xr.DataArray | None], name: str)
         error = np.zeros_like(y) if spread is None else np.nan_to_num(spread.sel(param=name).values)
         low, high = y - error, y + error
     # zero tokens have no place on the log axis
-    kept = np.isfinite(y) & (params.tokens.values > 0)
-    kept &= True if usable is None else usable.values.astype(bool)
-    return tuple(values[kept] for values in (params.tokens.values.astype(float), y, low, high))
+    mask = np.isfinite(y) & (params.tokens.values > 0)
+    mask &= True if usable is None else usable.values.astype(bool)
+    return tuple(values[mask] for values in (params.tokens.values.astype(float), y, low, high))
 
 
 @styled
@@ -130,8 +130,8 @@ def prediction(
         within += [array[(array > lowest) & (array < highest)] for array in arrays]
     limits(panel, late, *within, margin=0.1)
     low, high = panel.get_ylim()
-    shown = loss < high - 0.02 * (high - low)  # no halves of dots at the edge
-    panel.plot(tokens[shown], loss[shown], "o", color=INK, zorder=3)
+    inside = loss < high - 0.02 * (high - low)  # no halves of dots at the edge
+    panel.plot(tokens[inside], loss[inside], "o", color=INK, zorder=3)
     panel.set(xlim=(-0.02 * end, 1.02 * end), ylabel="mean loss (nats/token)")
     tokens_axis(panel, tokens, log=False)
     banded = any(low is not None for _, _, low, _ in forecasts.values())

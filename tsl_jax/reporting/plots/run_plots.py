@@ -44,10 +44,10 @@ def figures_of(
 
 def _temporal_laws(backtest: Backtest | None) -> dict[str, xr.DataArray] | None:
     """The temporal laws from the largest cut-off, over the part they were fitted to and beyond."""
-    made = [key for key in (backtest.forecasts if backtest else ()) if key[1] == "temporal"]
-    if backtest is None or not made:
+    keys = [key for key in (backtest.forecasts if backtest else ()) if key[1] == "temporal"]
+    if backtest is None or not keys:
         return None
-    forecast = backtest.forecasts[max(made)]
+    forecast = backtest.forecasts[max(keys)]
     laws = {name: law for name, law in forecast.fits.items() if isinstance(law, Fit) and law.over == ("tokens",)}
     if not laws:
         return None
@@ -62,15 +62,15 @@ def _predictions(surface: xr.Dataset, backtest: Backtest) -> Iterator[tuple[str,
     for cutoff, seen in percents(cutoff for cutoff, _ in backtest.forecasts).items():
         group = {name: forecast for (at, name), forecast in backtest.forecasts.items() if at == cutoff}
         for split in (str(name) for name in surface.split.values):
-            made = {n: f for n, f in group.items() if np.isfinite(f.mean.sel(split=split).values).any()}
+            usable = {n: f for n, f in group.items() if np.isfinite(f.mean.sel(split=split).values).any()}
             curves: dict[str, tuple[Any, Any, Any, Any]] = {}
             # where the schedule is no cosine, the paper's law does not apply and its hyperbolas stand in
-            for name in (name if name in made or name != "paper" else "temporal" for name in DRAWN):
-                if name in made:
-                    mean, quantiles, low, high = made[name].mean.sel(split=split), made[name].quantiles, None, None
+            for name in (name if name in usable or name != "paper" else "temporal" for name in DRAWN):
+                if name in usable:
+                    mean, quantiles, low, high = usable[name].mean.sel(split=split), usable[name].quantiles, None, None
                     if quantiles is not None and name == MAIN:  # several bands on each other would hide all
                         low, high = (quantiles.sel(split=split, quantile=end).values for end in (0.05, 0.95))
                     curves[label(name)] = (mean.tokens.values, mean.values, low, high)
             if curves:
-                drawn = prediction(observed.sel(split=split), curves, max(f.cutoff for f in made.values()))
-                yield f"prediction-{seen.rstrip('%')}-{split}", drawn
+                figure = prediction(observed.sel(split=split), curves, max(f.cutoff for f in usable.values()))
+                yield f"prediction-{seen.rstrip('%')}-{split}", figure

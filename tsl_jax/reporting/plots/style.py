@@ -81,14 +81,14 @@ def styled(draw: Callable[Options, Figure]) -> Callable[Options, Figure]:
     """A drawing function under `SETTINGS`, which are undone afterwards; its figure is laid out when it returns."""
 
     @wraps(draw)
-    def drawn(*args: Options.args, **options: Options.kwargs) -> Figure:
+    def wrapper(*args: Options.args, **options: Options.kwargs) -> Figure:
         settings: Any = {**DEFAULTS, **SETTINGS}
         with mpl.rc_context(settings):
             figure = draw(*args, **options)
             figure.draw_without_rendering()  # ticks are made with the settings in force at the first drawing: these
         return figure
 
-    return drawn
+    return wrapper
 
 
 def sheet(width: float, height: float, rows: int = 1, columns: int = 1, **share: Any) -> tuple[Figure, np.ndarray]:

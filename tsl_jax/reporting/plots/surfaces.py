@@ -33,16 +33,16 @@ def position_curves(surface: xr.Dataset, fit: Any, split: str, checkpoints: int 
     loss = surface.loss.sel(split=split).transpose("tokens", "position")
     position = loss.position.values.astype(float)
     chosen = even_in_log(loss.tokens.values.astype(float), checkpoints)
-    kept = even_in_log(position, POINTS)
+    points = even_in_log(position, POINTS)
     fine = np.geomspace(position[0], position[-1], 120)
     curves = None if fit is None else fit.predict(fine).sel(split=split).transpose("tokens", "position")
     colours = sequential(len(chosen))
     for k, (measured, shade) in enumerate(zip(loss.isel(tokens=chosen), colours, strict=True)):
-        panel.plot(position[kept], measured.values[kept], MARKERS[k % len(MARKERS)], color=shade, markeredgewidth=0)
+        panel.plot(position[points], measured.values[points], MARKERS[k % len(MARKERS)], color=shade, markeredgewidth=0)
         if curves is not None:
             panel.plot(fine, curves.sel(tokens=measured.tokens).values, color=shade, linewidth=0.9)
     position_axis(panel, position)
-    limits(panel, loss.values[chosen][:, kept])
+    limits(panel, loss.values[chosen][:, points])
     panel.set_ylabel("loss (nats/token)")
     style = {"linestyle": "" if fit is None else "-", "markersize": DOT + 0.6, "linewidth": 0.9}
     handles = [Line2D([], [], color=c, marker=MARKERS[k % len(MARKERS)], **style) for k, c in enumerate(colours)]

@@ -65,9 +65,9 @@ def verify(kind: str, source: str, expected: str) -> None:
     Raises:
         ValueError: where it is not.
     """
-    found = sha256(kind, source)
-    if found != expected:
-        was = f"hash {found}, the run began with {expected}" if expected else "the run has no hash of it"
+    digest = sha256(kind, source)
+    if digest != expected:
+        was = f"hash {digest}, the run began with {expected}" if expected else "the run has no hash of it"
         fix = "restore it, or begin another run" if expected else f"write position_weights: {source}"
         raise ValueError(f"training: position weights {source} are not those of this run ({was}); {fix}")
 
@@ -84,8 +84,8 @@ def load_rule(kind: str, source: str) -> Callable[[Any], Any]:
     try:
         module = import_it(module_name)
     except Exception as error:
-        found = f"{type(error).__name__}: {error}"
-        raise ValueError(f"training: position weights {source}: {module_name} cannot be imported ({found})") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"training: position weights {source}: {module_name} cannot be imported ({reason})") from error
     rule = getattr(module, name, None)
     if not callable(rule):
         raise ValueError(f"training: position weights {source}: {module_name} has no function {name!r}")

@@ -73,8 +73,8 @@ class AdaptiveWeights:
         lines = [line for line in read_lines(self.path) if line["step"] < step]
         expected = [update for update in self.timeline.weight_updates if update < step]
         if [line["step"] for line in lines] != expected:
-            found = f"updates at steps {[line['step'] for line in lines]}, expected {expected}"
-            raise ValueError(f"training: {self.path / WEIGHTS} has {found}; restore it from a copy, or train anew")
+            steps = f"updates at steps {[line['step'] for line in lines]}, expected {expected}"
+            raise ValueError(f"training: {self.path / WEIGHTS} has {steps}; restore it from a copy, or train anew")
         if (self.path / WEIGHTS).exists():
             text = "".join(json.dumps(line) + "\n" for line in lines)
             write_atomically(self.path / WEIGHTS, text)
@@ -100,9 +100,9 @@ class AdaptiveWeights:
         for name, values in measured.items():
             if not np.isfinite(values).all():
                 what = {"noise": "gradient noise"}.get(name, name)
-                found = f"{what} at position {np.flatnonzero(~np.isfinite(values))[0] + 1} is not finite"
+                problem = f"{what} at position {np.flatnonzero(~np.isfinite(values))[0] + 1} is not finite"
                 fix = "Lower peak_lr, or raise warmup or clip"
-                raise ValueError(f"training: at the update of the weights after step {step} the {found}. {fix}")
+                raise ValueError(f"training: at the update of the weights after step {step} the {problem}. {fix}")
             if last[name] is not None:
                 measured[name] = KEEP * np.array(last[name]) + (1 - KEEP) * values
 

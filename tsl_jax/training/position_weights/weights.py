@@ -92,9 +92,9 @@ class PositionWeights:
         kind = sources.kind(source)
         if kind:
             return PositionWeights(kind, source=source, sha256=sha256 or sources.sha256(kind, source))
-        known = f"uniform, linear, head:K@FACTOR, tail:K@FACTOR, middle:A-B@FACTOR, {', '.join(sources.RULES)}"
-        others = "a .npy, .csv or .json file, module:function or ./file.py:function"
-        raise ValueError(f"training: position weights {text!r} are unknown; they are one of {known}, {others}")
+        names = f"uniform, linear, head:K@FACTOR, tail:K@FACTOR, middle:A-B@FACTOR, {', '.join(sources.RULES)}"
+        paths = "a .npy, .csv or .json file, module:function or ./file.py:function"
+        raise ValueError(f"training: position weights {text!r} are unknown; they are one of {names}, {paths}")
 
     def __str__(self) -> str:
         """The text that `parse` reads."""
@@ -154,16 +154,16 @@ class PositionWeights:
         if self.kind == "file":
             return mean_one(sources.read_file(self.source), f"position weights {self.source}", context)
         if self.kind not in KINDS:
-            known = ", ".join((*KINDS, *sources.RULES))
-            raise ValueError(f"training: position weights are one of {known}; found {self.kind!r}")
+            kinds = ", ".join((*KINDS, *sources.RULES))
+            raise ValueError(f"training: position weights are one of {kinds}; found {self.kind!r}")
         n, position = context, np.arange(1, context + 1)
         ranges = {"head": (1, self.k), "middle": (self.a, self.b), "tail": (n - self.k + 1, n)}
         first, last = ranges.get(self.kind, (1, 0))  # uniform and linear: the factor applies to none
         if self.kind in ranges and not 1 <= first <= last <= n:
             given = f"a {self.a} and b {self.b}" if self.kind == "middle" else f"k {self.k}"
-            found = f"position weights {self.kind!r} with {given} asks for positions {first}..{last}"
+            request = f"position weights {self.kind!r} with {given} asks for positions {first}..{last}"
             fix = "choose 1 <= a <= b <= context" if self.kind == "middle" else "choose k from 1 to the context"
-            raise ValueError(f"training: {found}; the context has 1..{n}: {fix}")
+            raise ValueError(f"training: {request}; the context has 1..{n}: {fix}")
         chosen = (first <= position) & (position <= last)
         raw = position if self.kind == "linear" else np.where(chosen, self.factor, 1.0)
         raw = validated(raw, f"position weights {self}", context)
@@ -186,8 +186,8 @@ def validated(weights: Any, origin: str, context: int) -> np.ndarray:
         raise ValueError(f"training: {origin} gave shape {w.shape}, expected ({context},): one weight a position")
     wrong = np.flatnonzero(~np.isfinite(w) | (w < 0))
     if len(wrong):
-        found = f"weight {w[wrong[0]]} at position {wrong[0] + 1}"
-        raise ValueError(f"training: {origin} gave {found}; weights must be finite, and 0 or more")
+        entry = f"weight {w[wrong[0]]} at position {wrong[0] + 1}"
+        raise ValueError(f"training: {origin} gave {entry}; weights must be finite, and 0 or more")
     if not w.any():
         raise ValueError(f"training: {origin} gave no weight to any position; some weight must be left")
     return w
