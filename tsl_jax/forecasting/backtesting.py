@@ -64,19 +64,20 @@ def backtest(
     names = [method if isinstance(method, str) else method.name for method in methods]
     twice = sorted({name for name in names if names.count(name) > 1})
     if not names or twice:
-        found = f"{', '.join(twice)} twice" if twice else "none"
-        raise ValueError(f"backtest: expected methods with names of their own, found {found}; test them in turn")
+        names_found = f"{', '.join(twice)} twice" if twice else "none"
+        raise ValueError(f"backtest: expected methods with distinct names, found {names_found}; test them in turn")
     plan = read_schedule(surface, schedule)
+    # Compiling a law takes far longer than fitting it, and compilers run in parallel. Laws of the mean come first:
+    # the routes by position share them, and would compile them twice.
+    of_mean = [name for name, info in METHODS.items() if info.is_baseline]
+    mean_first = sorted(methods, key=lambda method: not (isinstance(method, Baseline) or method in of_mean))
     tables, forecasts = [], {}
     seen = pasts(surface, cutoffs, schedule)
     for k, (cutoff, past) in enumerate(seen.items()):
-        at = surface.tokens.values[past.sizes["tokens"] :]
-        known = None if plan is None else plan.known_at(float(past.tokens[-1]))
-        # Compiling a law takes far longer than fitting it, and compilers run in parallel. Laws of the mean come first:
-        # the routes by position share them, and would compile them twice.
+        at = surface.tokens.values[past.sizes["tokens"] :]  # the held-out checkpoints
+        plan_then = None if plan is None else plan.known_at(float(past.tokens[-1]))  # without later changes
         with ThreadPoolExecutor(max_workers=_cores()) as pool:
-            mean_first = sorted(methods, key=lambda method: not _is_baseline(method))
-            tasks = [pool.submit(forecast, past, at, known, method) for method in mean_first]
+            tasks = [pool.submit(forecast, past, at, plan_then, method) for method in mean_first]
         of_method = {made.method: made for made in (task.result() for task in tasks)}
         forecasts |= {(cutoff, name): of_method[name] for name in names}
         table = score(of_method[names[0]], surface, [of_method[name] for name in names[1:]])
@@ -90,12 +91,6 @@ def backtest(
 def _cores() -> int:
     """Cores that this process may use, which a container or `taskset` can make fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _is_baseline(method: Any) -> bool:
-    return isinstance(method, Baseline) or (
-        isinstance(method, str) and method in METHODS and METHODS[method].is_baseline
-    )
 
 
 def pasts(surface: xr.Dataset, cutoffs: Sequence[float] = CUTOFFS, schedule: Any = None) -> dict[float, xr.Dataset]:
@@ -152,16 +147,16 @@ def _checkpoints(run: int, surface: xr.Dataset, made: Forecast) -> list[tuple[An
     """A row for each later checkpoint that has an interval and a loss."""
     if made.quantiles is None:
         return []
-    known = made.quantiles.dropna("tokens", how="all").sortby("tokens")
-    observed = mean_loss(surface).sel(tokens=known.tokens)
+    intervals = made.quantiles.dropna("tokens", how="all").sortby("tokens")
+    observed = mean_loss(surface).sel(tokens=intervals.tokens)
     rows = []
-    for split in known.split.values:
-        lowest, low, _, high, highest = known.sel(split=split).transpose("quantile", "tokens").values
-        truth, ahead = observed.sel(split=split).values, known.tokens.values / made.cutoff
+    for split in intervals.split.values:
+        lowest, low, _, high, highest = intervals.sel(split=split).transpose("quantile", "tokens").values
+        truth, ahead = observed.sel(split=split).values, intervals.tokens.values / made.cutoff
         horizon = np.array(list(HORIZONS))[np.searchsorted(list(HORIZONS.values()), ahead)]
         inside = (low <= truth) & (truth <= high), (lowest <= truth) & (truth <= highest)
         score = winkler(lowest, highest, truth)
-        kept = np.isfinite(score) & (ahead > 1)
+        kept = np.isfinite(score) & (ahead > 1)  # beyond the cut-off
         columns = (column[kept] for column in (horizon, *inside, score))
         rows += [(run, made.method, *row) for row in zip(*columns, strict=True)]
     return rows
@@ -177,9 +172,9 @@ def clustered_mean(values: Any, clusters: Any) -> tuple[float, float, float]:
     sums, counts = by.sum().to_numpy(), by.count().to_numpy()
     if not len(sums):
         return np.nan, np.nan, np.nan
-    mean = float(sums.sum() / counts.sum())
+    mean = float(sums.sum() / counts.sum())  # a ratio of sums: long runs count for more
     if len(sums) < 2:
         return mean, np.nan, np.nan
-    chosen = np.random.default_rng(0).integers(len(sums), size=(BOOTSTRAPS, len(sums)))
+    chosen = np.random.default_rng(0).integers(len(sums), size=(BOOTSTRAPS, len(sums)))  # whole runs
     low, high = np.quantile(sums[chosen].sum(1) / counts[chosen].sum(1), (0.025, 0.975))
     return mean, float(low), float(high)

@@ -80,14 +80,10 @@ def mean_loss(surface: xr.Dataset) -> xr.DataArray:
 def incomplete_checkpoints(
     mean: xr.DataArray, flag: ForecastFlag = ForecastFlag.INCOMPLETE_PAST, where: str = ""
 ) -> ForecastStatus:
-    """What to say of the checkpoints of mean (tokens,) that cannot be used; ok where all can."""
+    """How many checkpoints of mean (tokens,) cannot be used, as a status; ok where all can."""
     missing = int(mean.isnull().sum())
-    said = f"{where}{missing} of {mean.size} checkpoints lack positions and are left out"
-    return ForecastStatus(flag, (said,)) if missing else ForecastStatus()
-
-
-def _cosine_law(plan: Schedule | None) -> Law | None:
-    return laws.piecewise_cosine(plan) if plan is not None and plan.kind == "cosine" else None
+    detail = f"{where}{missing} of {mean.size} checkpoints lack positions and are left out"
+    return ForecastStatus(flag, (detail,)) if missing else ForecastStatus()
 
 
 POWER_LAW = Baseline("power", lambda plan: laws.POWER)
@@ -96,6 +92,8 @@ RECIPROCAL = Baseline("reciprocal", lambda plan: laws.RECIPROCAL)
 LOGARITHMIC = Baseline("logarithmic", lambda plan: laws.LOGARITHMIC)
 LAST = Baseline("last", None)
 MEAN_LOG = Baseline("mean_log", lambda plan: laws.LOG)
-MEAN_COSINE = Baseline("mean_cosine", _cosine_law)
+MEAN_COSINE = Baseline(
+    "mean_cosine", lambda plan: laws.piecewise_cosine(plan) if plan and plan.kind == "cosine" else None
+)
 
 ALL = (POWER_LAW, POWER_PURE, RECIPROCAL, LOGARITHMIC, LAST, MEAN_LOG, MEAN_COSINE)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from tsl_jax.forecasting import mixed_model, priors
 from tsl_jax.forecasting.lr_history import LearningRate
@@ -45,8 +45,8 @@ class RunCurve:
         noise: (point,) factors of the variance of the white residual, or None for equal ones.
     """
 
-    tokens: np.ndarray
-    y: np.ndarray
+    tokens: Float[np.ndarray, " point"]
+    y: Float[np.ndarray, " point"]
     rate: LearningRate
     n_params: float | None = None
     noise: np.ndarray | None = None
@@ -64,13 +64,13 @@ class Extrapolation:
     Attributes:
         draws: (draw, at) at the tokens asked for. law_alone: the same without residuals. posterior: of the parameters.
         backtest_z: of each backtest on reference runs the error over the sd that was claimed. factor: by which the
-            draws were spread about their median in consequence. shares: of each law, where several are stacked.
-        decay_unseen: whether the learning rate will fall further than it did in any curve that is known: what that
-            does to the loss is then the prior's word.
+            distance of the draws from their median was multiplied. shares: of each law, where several are stacked.
+        decay_unseen: whether the learning rate will fall further than it did in any known curve: its effect on the
+            loss then rests on the prior alone.
     """
 
-    draws: np.ndarray
-    law_alone: np.ndarray
+    draws: Float[np.ndarray, "draw at"]
+    law_alone: Float[np.ndarray, "draw at"]
     posterior: mixed_model.Posterior
     backtest_z: tuple[float, ...] = ()
     factor: float = 1.0
@@ -78,7 +78,7 @@ class Extrapolation:
     decay_unseen: bool = False
 
 
-def usable(run: RunCurve) -> np.ndarray:
+def usable(run: RunCurve) -> Bool[np.ndarray, " point"]:
     """Which points of a run are fitted (point,)."""
     finite = np.isfinite(run.y)
     last = run.tokens[finite].max(initial=0)
@@ -103,7 +103,7 @@ def extrapolate(
     # Priors are about (y - start)/unit over clock/reference, so that neither the unit of the loss nor the length of the
     # run matters. Both are read at the last point seen: of the run, or of the longest reference run if it has none.
     newest = curves[0] if len(curves[0].tokens) else max(curves[1:], key=lambda curve: curve.last)
-    level, now = float(newest.y[-1]), float(newest.tokens[-1])
+    level, now = float(newest.y[-1]), float(newest.tokens[-1])  # value and tokens of the last point
     start, unit = level if prior.centred else 0.0, prior.unit or abs(level) or 1.0
     reference = _clock(law, run.rate, newest.tokens[-1:])[0]
     scaled = [replace(curve, y=(curve.y - start) / unit) for curve in curves]
@@ -118,13 +118,13 @@ def extrapolate(
     change = alone - alone[:, np.searchsorted(points, now)][:, None]
     draws = draws + share * np.where(points > now, change, 0.0)
     draws, alone = (paths[:, np.searchsorted(points, at)] for paths in (draws, alone))
-    fallen = max(curve.rate.fallen(curve.last) for curve in curves)
+    fallen = max(curve.rate.fallen(curve.last) for curve in curves)  # at the last points, in shares of the peak
     unseen = "decrease" in law.covariates and curves[0].rate.fallen(float(at[-1])) > max(MUCH, FAR * fallen)
     return Extrapolation(start + unit * draws, start + unit * alone, posterior, decay_unseen=unseen)
 
 
 def _thinned(run: RunCurve) -> RunCurve:
-    """The usable points, of many those nearest to an even grid in log tokens."""
+    """The usable points; of more than POINTS, those at or just after an even grid in log tokens."""
     kept = np.flatnonzero(usable(run))
     if len(kept) > POINTS:
         tokens = run.tokens[kept]
@@ -155,7 +155,7 @@ def _mixed_problem(
 
     Curves are filled up with their last point (an empty one with the reference), so that few sizes are compiled.
     """
-    points = -(-max(len(curve.tokens) for curve in curves) // 16) * 16
+    points = -(-max(len(curve.tokens) for curve in curves) // 16) * 16  # rounded up to a multiple of 16
     filling = [(0, points - len(curve.tokens)) for curve in curves]
     covariates, log_clocks = [], []
     for curve, (_, more) in zip(curves, filling, strict=True):
@@ -168,7 +168,7 @@ def _mixed_problem(
     names = covariates[0].keys() if isinstance(covariates[0], dict) else None
     sizes = [curve.n_params for curve in curves]
     size = np.zeros(len(sizes)) if any(n is None for n in sizes) else np.log(np.asarray(sizes, float))
-    size = size - size[0]
+    size = size - size[0]  # log(n_params / that of the run itself), so that its own drift is 0
     mix, model_prior = _effects(prior, size)
     batch = mixed_model.CurveBatch(
         y=np.stack([np.pad(curve.y, fill) for curve, fill in zip(curves, filling, strict=True)]),
@@ -187,16 +187,16 @@ def _effects(prior: Prior, size: np.ndarray) -> tuple[np.ndarray, mixed_model.Mo
 
     beta_r = level + trend size_r + own_r,        the run alone: beta = level.
     """
-    mean, sd = (np.array(column) for column in zip(*prior.coefs, strict=True))
-    drift = np.where(np.ptp(size) > 0, np.array(prior.shape_drift), 1e-6)
+    mean, sd = (np.array(column) for column in zip(*prior.coefs, strict=True))  # (k,) each
+    drift = np.where(np.ptp(size) > 0, np.array(prior.shape_drift), 1e-6)  # equal sizes say nothing of a drift
     residuals = (priors.ELL, priors.SIGMA, priors.NU, priors.TAU)
     eta = np.array([m for m, _ in prior.shapes] + [0.0] * len(drift) + [m for m, _ in residuals])
     eta_sd = np.array([s for _, s in prior.shapes] + drift.tolist() + [s for _, s in residuals])
     runs = len(size)
     if runs == 1:
         return np.ones((1, 1)), mixed_model.ModelPrior(eta, eta_sd, mean[None], sd[None], np.zeros(1, bool))
-    mix = np.concatenate([np.ones((runs, 1)), size[:, None], np.eye(runs)], axis=1)
-    effect = np.concatenate([mean[None], np.zeros((1 + runs, len(mean)))])
+    mix = np.concatenate([np.ones((runs, 1)), size[:, None], np.eye(runs)], axis=1)  # (R, 2 + R)
+    effect = np.concatenate([mean[None], np.zeros((1 + runs, len(mean)))])  # only the level has a mean
     effect_sd = np.concatenate([2 * sd[None], np.array([prior.drift]), np.tile(sd, (runs, 1))])
     return mix, mixed_model.ModelPrior(eta, eta_sd, effect, effect_sd, np.arange(2 + runs) >= 2)
 
@@ -210,7 +210,7 @@ def calibrated(
     """`extrapolate`, with intervals as wide as backtests on the reference runs ask for.
 
     With ENOUGH_REFERENCE_RUNS, each is forecast to its end by the others, from the share of its clock that the cut-off
-    is of this one. With z the errors over the sds that were claimed, draws are spread about their median by
+    is of this one. With z the errors over the predicted sds, distances of the draws from their median scale by
 
         sqrt((TRUST + sum z^2) / (TRUST + count)):
 
@@ -220,7 +220,7 @@ def calibrated(
     errors = [backtest_case(law, prior, *case) for case in backtest_cases(law, run, at, reference_runs)]
     z = [float(np.clip(error / sd, -WORST, WORST)) for error, sd in errors if np.isfinite(error)]
     factor = float(np.sqrt((TRUST + sum(value**2 for value in z)) / (TRUST + len(z))))
-    middle = np.median(own.draws, axis=0)
+    middle = np.median(own.draws, axis=0)  # (at,): the width changes, the point forecast does not
     return replace(own, draws=middle + factor * (own.draws - middle), backtest_z=tuple(z), factor=factor)
 
 
@@ -231,7 +231,7 @@ def backtest_cases(
     if len(reference_runs) < ENOUGH_REFERENCE_RUNS:
         return []
     seen = _clock(law, run.rate, run.tokens[-1:]).sum()  # zero where nothing was seen
-    share = float(seen / _clock(law, run.rate, at[-1:])[0])
+    share = float(seen / _clock(law, run.rate, at[-1:])[0])  # of the clock at the last token count asked for
     cases = []
     for k, target in enumerate(reference_runs):
         clock = _clock(law, target.rate, target.tokens)
@@ -248,7 +248,7 @@ def backtest_case(
     NaN where one side of the origin holds too little.
     """
     seen, kept = run.tokens <= origin, usable(run)
-    past = RunCurve(run.tokens[seen], run.y[seen], run.rate, run.n_params, None)
+    past = RunCurve(run.tokens[seen], run.y[seen], run.rate, run.n_params, None)  # the schedule ahead is known
     if usable(past).sum() < FEWEST or not (kept & ~seen).any():
         return np.nan, np.nan
     last = np.flatnonzero(kept)[-1]
@@ -299,7 +299,7 @@ def stacking_weights(log_density: Float[np.ndarray, "law case"]) -> Float[np.nda
     Source: Yao, Vehtari, Simpson & Gelman, Using Stacking to Average Bayesian Predictive Distributions (2018).
     """
     count = len(log_density)
-    density = np.exp(log_density - log_density.max(axis=0, initial=-np.inf))
+    density = np.exp(log_density - log_density.max(axis=0, initial=-np.inf))  # a factor by case: same weights
     share = np.full(count, 1 / count)
     for _ in range(ROUNDS):
         mixed = share[:, None] * density

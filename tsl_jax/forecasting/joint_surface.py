@@ -74,11 +74,11 @@ def refine(parts: Mapping[str, Fit], loss: xr.DataArray, usable: xr.DataArray) -
     for k in range(loss.sizes["split"]):
         raw = [(of.raw_params.isel(split=k).values, len(of.law.shapes)) for of in separate]
         log_shapes = [np.log(params[:shapes]) for params, shapes in raw]
-        starts.append(np.concatenate([*log_shapes, raw[1][0][raw[1][1] :]]))
-    more = -loss.sizes["tokens"] % PAD
+        starts.append(np.concatenate([*log_shapes, raw[1][0][raw[1][1] :]]))  # theta: all log shapes, then c1
+    more = -loss.sizes["tokens"] % PAD  # up to the next multiple of PAD
     values = np.pad(loss.values, ((0, 0), (0, more), (0, 0)))
     weights = np.pad(usable.transpose("split", "tokens").values.astype(float), ((0, 0), (0, more)))
-    tokens = np.pad(loss.tokens.values.astype(float), (0, more), mode="edge")
+    tokens = np.pad(loss.tokens.values.astype(float), (0, more), mode="edge")  # not 0, where N^-delta is infinite
     with jax.enable_x64(True):
         arrays = [jnp.asarray(a, float) for a in (np.stack(starts), tokens, loss.position.values, values, weights)]
         solution = jax.tree.map(np.asarray, _solve(forms, *arrays))
@@ -105,7 +105,7 @@ def _design(forms: tuple[Law, Law, Law], theta: Array, tokens: Array, position: 
         bases.append(law.basis(jnp.exp(log_shape), tokens))
     # a hyperbola has a pole where a1 is negative, and is over before the first position where it is huge
     a1 = jnp.clip(bases[1] @ coef1, 0, laws.HYPERBOLIC.bounds(position)[0, 1])
-    falling = 1 / (1 + a1[:, None] * position[None])
+    falling = 1 / (1 + a1[:, None] * position[None])  # (tokens, position)
     constant = jnp.ones_like(falling)
     return jnp.concatenate([falling[..., None] * bases[0][:, None], constant[..., None] * bases[2][:, None]], axis=-1)
 
@@ -125,23 +125,23 @@ def _solve(
     Variable projection: with Q an orthonormal basis of the weighted design at theta, the residual of the best
     coefficients is y - Q Q'y, a function of theta alone. It is scaled by |y|, so that one tolerance serves all units.
     """
-    limits = jnp.log(jnp.concatenate([law.bounds(tokens) for law in forms]))
+    limits = jnp.log(jnp.concatenate([law.bounds(tokens) for law in forms]))  # (shape, 2)
     shapes = len(limits)
 
     def within(theta: Array) -> Array:  # log shapes in the range of their laws: beyond it extrapolation means nothing
         return jnp.concatenate([jnp.clip(theta[:shapes], limits[:, 0], limits[:, 1]), theta[shapes:]])
 
     def solve_split(start: Array, loss: Array, weights: Array) -> _Solution:
-        root = jnp.broadcast_to(weights[:, None], loss.shape).ravel()
+        root = jnp.broadcast_to(weights[:, None], loss.shape).ravel()  # weights are 0 or 1, their own roots
         target = root * loss.ravel()
-        size = jnp.sqrt(jnp.sum(target**2))
+        size = jnp.sqrt(jnp.sum(target**2))  # |y|
 
         def basis(theta: Array) -> tuple[Array, Array]:
             design = _design(forms, within(theta), tokens, position).reshape(len(root), -1)
             return orthonormal(root[:, None] * design)
 
         def residual(step: Array) -> Array:
-            q, _ = basis(start + step)
+            q, _ = basis(start + step)  # the step from the start is searched, not theta
             return (target - q @ (q.T @ target)) / size
 
         nowhere = jnp.zeros_like(start)
@@ -150,8 +150,8 @@ def _solve(
         first, last = (jnp.sum(residual(step) ** 2) for step in (nowhere, end.params))
         theta = within(start + jnp.where(last <= first, end.params, 0))
         q, r = basis(theta)
-        coef = jax.scipy.linalg.solve_triangular(r, q.T @ target)
-        sse = size**2 * jnp.minimum(first, last)
+        coef = jax.scipy.linalg.solve_triangular(r, q.T @ target)  # R c = Q'y
+        sse = size**2 * jnp.minimum(first, last)  # nats^2 again
         return _Solution(theta, coef, sse, end.stopped)
 
     return jax.vmap(solve_split)(starts, loss, weights)

@@ -80,15 +80,15 @@ def forecast_splits(
         reasons = [BELOW_ZERO] if (np.median(draws, axis=0) < 0).any() else []
         strange = sum(not np.array_equal(run.position, own.position) for run in others) if method.by_position else 0
         if strange:
-            said = f"{strange} of {len(others)} reference runs have other positions and are left out"
-            reasons.append((ForecastFlag.REFERENCE_RUNS_IGNORED, said))
+            detail = f"{strange} of {len(others)} reference runs have other positions and are left out"
+            reasons.append((ForecastFlag.REFERENCE_RUNS_IGNORED, detail))
         stuck = [name for name, curve in curves.items() if not curve.posterior.converged]
         reasons += [(ForecastFlag.SAMPLER_NOT_CONVERGED, f"the sampler did not converge ({name})") for name in stuck]
         status[split] = ForecastStatus.of(reasons)
     dims = ("draw", "split", "tokens", "position")[: 1 + len(shape)]
     coordinates = {"split": list(draws_of), "tokens": increasing, "position": position}
-    known = {dim: coordinates[dim] for dim in dims[1:]}
-    draws = xr.DataArray(np.stack(list(draws_of.values()), axis=1), known, dims).sel(tokens=at)
+    labels = {dim: coordinates[dim] for dim in dims[1:]}
+    draws = xr.DataArray(np.stack(list(draws_of.values()), axis=1), labels, dims).sel(tokens=at)
     mean = draws.mean("position", skipna=False) if method.by_position else draws
     mean_quantiles = quantiles(mean)
     surface_quantiles = quantiles(draws) if method.by_position else None
@@ -152,7 +152,7 @@ def by_parameters(law: Law, past: xr.Dataset, at: np.ndarray, plan: Any, referen
         curves[name] = extrapolation.calibrated(law, prior, own[name], at, [run[name] for run in others], seed=2 * k)
     a0, log_a1, a2 = _paired(curves, own)
     position = past.position.values
-    surface = a0[..., None] / (1 + np.exp(log_a1)[..., None] * position) + a2[..., None]
+    surface = a0[..., None] / (1 + np.exp(log_a1)[..., None] * position) + a2[..., None]  # (draw, at, position)
     offset, scatter = anchor(past.loss, own["a0"].y, own["a1"].y, own["a2"].y)
     by_position = scatter * np.random.default_rng(7).standard_normal((len(surface), 1, len(position)))
     return surface + offset + by_position, curves
@@ -205,7 +205,7 @@ def _paired(curves: Mapping[str, Extrapolation], past: Mapping[str, RunCurve]) -
     shrunk = 0.95 * correlation + 0.05 * np.eye(3)
     np.fill_diagonal(shrunk, 1.0)
     normal = np.random.default_rng(5).standard_normal((extrapolation.DRAWS, 3)) @ np.linalg.cholesky(shrunk).T
-    ranks = normal.argsort(0).argsort(0)
+    ranks = normal.argsort(0).argsort(0)  # of each column: argsort of argsort
     draws = [curves[name].draws for name in PARAMETERS]
     return [paths[paths[:, -1].argsort()][ranks[:, k]] for k, paths in enumerate(draws)]  # sorted by where they end
 

@@ -66,17 +66,17 @@ class LearningRate:
 
     def area(self, tokens: np.ndarray) -> np.ndarray:
         """S at the tokens given; beyond the last knot eta stays as it is there."""
-        at, steps = np.asarray(tokens, float), np.diff(self.tokens) * (self.lr[1:] + self.lr[:-1]) / 2
-        before = np.searchsorted(self.tokens, at, side="right") - 1
-        rest = (at - self.tokens[before]) * (self.lr[before] + np.interp(at, self.tokens, self.lr)) / 2
+        at, steps = np.asarray(tokens, float), np.diff(self.tokens) * (self.lr[1:] + self.lr[:-1]) / 2  # trapezoids
+        before = np.searchsorted(self.tokens, at, side="right") - 1  # the last knot at or before
+        rest = (at - self.tokens[before]) * (self.lr[before] + np.interp(at, self.tokens, self.lr)) / 2  # beyond it
         return np.concatenate([[0.0], np.cumsum(steps)])[before] + rest
 
     def covariates(self, tokens: np.ndarray, reference: float, edges: Sequence[float] = ()) -> Mapping[str, np.ndarray]:
         """What laws of `annealing.py` read: areas in units of `reference`, and the decreases after the warm-up.
 
         Args:
-            edges: tokens (edge,), increasing; default the ends of the run. The decreases between two of them are told
-                in parts of their own, so that what a law reads up to an edge does not depend on what is planned beyond.
+            edges: tokens (edge,), increasing; default the ends of the run. Decreases between two edges are
+                summed apart, so that what a law reads up to an edge does not depend on what is planned beyond it.
 
         Returns:
             tokens, area: (point,); decrease, at_area, to_rate: ((edge - 1) DECREASES,) d_k, S_k, eta_k, of size zero
@@ -94,30 +94,30 @@ class LearningRate:
             d_k = sum_j d_j,   S_k = sum_j |d_j| S_j / sum_j |d_j|,   eta_k likewise.
         """
         within = self.tokens[(self.tokens > begin) & (self.tokens < end)]
-        grid = np.union1d(np.linspace(begin, max(begin, end), FINE), within)
+        grid = np.union1d(np.linspace(begin, max(begin, end), FINE), within)  # with the knots: a jump stays sharp
         eta, area = np.interp(grid, self.tokens, self.lr), self.area(grid)
         fall = np.where(grid[1:] > self.warmup, -np.diff(eta), 0.0)  # the rise of the warm-up is no decrease
         parts = {name: np.full(DECREASES, value) for name, value in UNUSED.items()}
-        moved = np.flatnonzero(np.abs(fall) > 1e-9)
+        moved = np.flatnonzero(np.abs(fall) > 1e-9)  # less is rounding
         if len(moved):
-            below = np.abs(np.diff(np.minimum(eta, 1.0)))[moved]
+            below = np.abs(np.diff(np.minimum(eta, 1.0)))[moved]  # the part of each move that is below the peak
             above = np.abs(fall[moved]) - below
             # ups and downs can move further than the peak; those of a burst above it must not take all parts
             share = np.cumsum(below + above / max(above.sum(), 1.0))
             each = max(share[-1], 1.0) / DECREASES
             part = np.minimum((share / each).astype(int), DECREASES - 1)
-            size = np.bincount(part, np.abs(fall[moved]), DECREASES)
+            size = np.bincount(part, np.abs(fall[moved]), DECREASES)  # sum_j |d_j|
             moving = size > 0
-            parts["decrease"] = np.bincount(part, fall[moved], DECREASES)
+            parts["decrease"] = np.bincount(part, fall[moved], DECREASES)  # d_k, negative where eta rises
             for name, values in (("at_area", (area[1:] + area[:-1]) / 2 / reference), ("to_rate", eta[1:])):
                 mean = np.bincount(part, np.abs(fall[moved]) * values[moved], DECREASES)
-                parts[name][moving] = mean[moving] / size[moving]
+                parts[name][moving] = mean[moving] / size[moving]  # S_k, eta_k
         parts["to_rate"] = np.maximum(parts["to_rate"], 1e-3)  # laws divide by it
         return parts
 
 
 def schedule_of(surface: xr.Dataset) -> Schedule | None:
-    """The plan that a surface carries, if any.
+    """The learning-rate schedule stored in the attributes of a surface, or None.
 
     Raises:
         ValueError: if it cannot be read.
@@ -129,16 +129,16 @@ def schedule_of(surface: xr.Dataset) -> Schedule | None:
 def of_run(past: xr.Dataset, plan: Schedule | None) -> LearningRate:
     """The learning rate of a run: what it was up to the last checkpoint, and from there on as planned.
 
-    What it was says the plan that the surface carries (the one given, where it carries none), or the rates recorded in
-    its coordinate `lr`, where they differ from that by more than a twentieth of the peak. So two plans for what is to
-    come share one past, to the bit. Without a plan the last rate goes on, and without a record it is constant.
+    The past is read from the schedule stored in the surface (if none is, from `plan`); the rates recorded in its
+    coordinate `lr` replace it where they differ by more than 5 % of the peak. So two plans for the future share one
+    past, bit for bit. Without a plan the last rate goes on; without any record it is constant.
     """
     now = float(past.tokens.values.max(initial=0))
     own = schedule_of(past) or plan
-    tokens, lr, warmed = _until(past, own and own.known_at(now), now)
+    tokens, lr, warmed = _until(past, own and own.known_at(now), now)  # changes after `now` are not known yet
     ahead, planned = _beyond(plan, now) if plan is not None else (np.zeros(0), np.zeros(0))
     if not len(ahead):
-        ahead, planned = np.array([max(1.001 * now, 1.0)]), lr[-1:]
+        ahead, planned = np.array([max(1.001 * now, 1.0)]), lr[-1:]  # the last rate goes on
     # the peak is what has been reached, and, while the rate still rises, the top of that rise: a burst that is planned
     # for later must not rescale the past
     warming = lr[0] < lr[-1] if len(lr) < 3 else lr[-2] < lr[-1]
@@ -153,14 +153,14 @@ def of_run(past: xr.Dataset, plan: Schedule | None) -> LearningRate:
 def _beyond(plan: Schedule, now: float) -> tuple[np.ndarray, np.ndarray]:
     """Knots and learning rates of a plan after `now`; the first stands so near that a change of plan is a jump."""
     tokens, lr = plan.knots()
-    begin = now * (1 + 1e-12)
+    begin = now * (1 + 1e-12)  # just after `now`: knots increase strictly
     first = np.full(int(0 < now < tokens[-1]), begin)
     ahead = np.append(first, tokens[tokens > begin])
     return ahead, np.interp(ahead, tokens, lr)
 
 
 def _until(past: xr.Dataset, own: Schedule | None, now: float) -> tuple[np.ndarray, np.ndarray, float | None]:
-    """Knots and learning rates up to the last checkpoint, and the end of the warm-up where the plan tells it."""
+    """Knots and learning rates up to the last checkpoint, and the end of the warm-up where the plan states it."""
     seen = past.tokens.values.astype(float)
     recorded = past.lr.values.astype(float) if "lr" in past.coords and len(seen) else None
     if own is None:
@@ -169,12 +169,12 @@ def _until(past: xr.Dataset, own: Schedule | None, now: float) -> tuple[np.ndarr
     drawn, first = own.knots(), (own.plans or (own,))[0]
     if recorded is not None and not np.allclose(np.interp(seen, *drawn), recorded, atol=0.05 * first.peak, rtol=0):
         return _recorded(past, seen, recorded)
-    tokens = np.append(drawn[0][drawn[0] < now], now)
+    tokens = np.append(drawn[0][drawn[0] < now], now)  # knots of the plan, cut at `now`
     return tokens, np.interp(tokens, *drawn), None if first.table else float(first.warmup_tokens)
 
 
 def _recorded(past: xr.Dataset, tokens: np.ndarray, lr: np.ndarray) -> tuple[np.ndarray, np.ndarray, None]:
-    """Knots at the checkpoints, and before them from the warm-up that the surface tells of; its top is to be found."""
+    """Knots at the checkpoints, after a warm-up as in the attribute `warmup_tokens`; its end (None) is read from lr."""
     warmup = float(past.attrs.get("warmup_tokens", 0))
     first = np.array([0.0, warmup]) if 0 < warmup < tokens[0] else np.zeros(int(tokens[0] > 0))
     rates = np.append(0.0, np.full(len(first) - 1, lr[0])) if len(first) else first

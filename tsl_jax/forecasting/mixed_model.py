@@ -97,7 +97,7 @@ class Posterior:
     def learned(self) -> np.ndarray:
         """How far the data narrowed the prior of each log shape (shape,): 0, not at all, to 1, to a point."""
         count = len(self.law.shapes)
-        sd = np.sqrt(self.weight @ (self.eta[:, :count] - self.mean[:count]) ** 2)
+        sd = np.sqrt(self.weight @ (self.eta[:, :count] - self.mean[:count]) ** 2)  # posterior sd of each log s
         return 1 - sd / self.prior.eta_sd[:count]
 
     def paths(
@@ -111,32 +111,33 @@ class Posterior:
             curve: which. x: covariates at the points, without the axis of curves. log_clock: (point,), increasing.
             draws: how many, taken evenly from the weights. seed: of the normal numbers.
         """
+        # systematic resampling: quantiles (j + 1/2)/draws of the weights, not independent draws from them
         chosen = np.searchsorted(np.cumsum(self.weight), (np.arange(draws) + 0.5) / draws).clip(0, len(self.eta) - 1)
-        eta, curves, random = self.eta[chosen], self.curves, np.random.default_rng(seed)
-        ell, sigma, nu, _ = _residual_params(self.law, eta)
+        eta, curves, random = self.eta[chosen], self.curves, np.random.default_rng(seed)  # eta (draw, d)
+        ell, sigma, nu, _ = _residual_params(self.law, eta)  # (draw,) each; tau is in the prior of the effects
         given = _integrate_effects(self.law, curves, self.prior, eta)
         # effects ~ N(mean, precision^-1): with precision = F F', mean + F'^-1 z has that covariance
         mean = given.effect.reshape(len(eta), -1)
         z = random.standard_normal(mean.shape)
         effect = mean + np.linalg.solve(np.swapaxes(given.factor, 1, 2), z[..., None])[..., 0]
-        beta = np.einsum("p,spk->sk", curves.mix[curve], effect.reshape(given.effect.shape))
+        beta = np.einsum("p,spk->sk", curves.mix[curve], effect.reshape(given.effect.shape))  # sum_p w_rp gamma_p
         one_curve = jax.tree.map(lambda values: values[None], x)
-        basis = _columns(self.law, eta, one_curve, curves.size[curve : curve + 1])[:, 0]
+        basis = _columns(self.law, eta, one_curve, curves.size[curve : curve + 1])[:, 0]  # (draw, point, k)
         law_alone = np.einsum("snk,sk->sn", basis, beta)
         # the filter is linear: the residual's state is that of y minus those of the basis columns times beta
         state = given.state[:, curve, -1] - np.einsum("sk,sk->s", given.state[:, curve, :-1], beta)
         state = state + np.sqrt(np.maximum(given.state_variance[:, curve], 0)) * random.standard_normal(len(eta))
-        known = curves.known[curve].any()
-        before = given.last[curve] if known else log_clock[0]
+        seen = curves.known[curve].any()
+        before = given.last[curve] if seen else log_clock[0]  # no past: z is stationary, N(0, 1)
         paths = np.empty_like(law_alone)
         for j, now in enumerate(log_clock):
-            if known and now <= given.last[curve]:  # seen already: what the law says
+            if seen and now <= given.last[curve]:  # not beyond the last point: the law alone
                 paths[:, j] = law_alone[:, j]
                 continue
             decay = np.exp(-(now - before) / ell)  # z(now) = decay z(before) + sqrt(1 - decay^2) n
             state = decay * state + np.sqrt(1 - decay**2) * random.standard_normal(len(eta))
             before = now
-            white = nu * random.standard_normal(len(eta))
+            white = nu * random.standard_normal(len(eta))  # m = 1: the typical noise
             paths[:, j] = law_alone[:, j] + sigma * np.exp(-KAPPA * now) * state + white
         return paths, law_alone
 
@@ -144,7 +145,7 @@ class Posterior:
 class _GivenEta(NamedTuple):
     """For each value of eta: log posterior density (up to a constant), effects, their factor, and the filters' ends."""
 
-    log_density: np.ndarray
+    log_density: np.ndarray  # (S,)
     effect: np.ndarray  # (S, p, k)
     factor: np.ndarray  # (S, pk, pk) Cholesky factor of the precision of the effects
     state: np.ndarray  # (S, R, k + 1) filtered z of each column at the last known point
@@ -160,23 +161,23 @@ def sample(law: Law, curves: CurveBatch, prior: ModelPrior) -> Posterior:
     Rounds at temperature 1 are kept, each with the weight of its effective draws 1/sum w^2, until they are worth
     ENOUGH.
     """
-    mean, covariance, kept = prior.eta, np.diag(prior.eta_sd**2), []
+    mean, covariance, kept = prior.eta, np.diag(prior.eta_sd**2), []  # the first q is at the prior
     floor = np.diag((1e-2 * prior.eta_sd) ** 2)  # no proposal collapses to a point
     for attempt in range(ROUNDS):
         z, log_proposal = _student(DRAWS, len(mean), attempt)
-        eta = mean + z @ np.linalg.cholesky(covariance + 1e-14 * np.eye(len(mean))).T
+        eta = mean + z @ np.linalg.cholesky(covariance + 1e-14 * np.eye(len(mean))).T  # log|L| cancels in a round
         log_weight = _integrate_effects(law, curves, prior, eta).log_density - log_proposal
-        log_weight = np.where(np.isfinite(log_weight), log_weight, -np.inf)
+        log_weight = np.where(np.isfinite(log_weight), log_weight, -np.inf)  # no density: weight 0
         temperature, weight = _tempered(log_weight)
-        if temperature == 1 or attempt == ROUNDS - 1:
+        if temperature == 1 or attempt == ROUNDS - 1:  # the last round is kept at any temperature
             weight = _normalised(log_weight)
-            kept.append((eta, weight, 1 / float((weight**2).sum())))
+            kept.append((eta, weight, 1 / float((weight**2).sum())))  # effective draws 1/sum w^2
             if sum(worth for *_, worth in kept) > ENOUGH * DRAWS:
                 break
         mean = weight @ eta
-        covariance = 1.05 * (eta - mean).T @ ((eta - mean) * weight[:, None]) + floor
+        covariance = 1.05 * (eta - mean).T @ ((eta - mean) * weight[:, None]) + floor  # q a little wider than p
     worth = np.array([effective for *_, effective in kept])
-    shares = zip(kept, worth / worth.sum(), strict=True)
+    shares = zip(kept, worth / worth.sum(), strict=True)  # rounds weigh by their effective draws
     weight = np.concatenate([of_round * share for (_, of_round, _), share in shares])
     total = float(worth.sum())
     return Posterior(law, curves, prior, np.concatenate([eta for eta, *_ in kept]), weight, total, total > FEW * DRAWS)
@@ -189,14 +190,14 @@ def _tempered(log_weight: np.ndarray) -> tuple[float, np.ndarray]:
         middle = (low + high) / 2
         weight = _normalised(log_weight * np.exp(-middle))
         low, high = (low, middle) if 1 / (weight**2).sum() > TEMPERED * len(weight) else (middle, high)
-    temperature = 1.0 if high < 1e-6 else float(np.exp(high))
+    temperature = 1.0 if high < 1e-6 else float(np.exp(high))  # bisection ends near log T = 0, never at it
     return temperature, _normalised(log_weight / temperature)
 
 
 def _normalised(log_weight: np.ndarray) -> np.ndarray:
     if not np.any(np.isfinite(log_weight)):
         return np.full(len(log_weight), 1 / len(log_weight))
-    weight = np.exp(log_weight - log_weight.max())
+    weight = np.exp(log_weight - log_weight.max())  # the largest is exp(0): no overflow
     return weight / weight.sum()
 
 
@@ -209,9 +210,9 @@ def _student(count: int, dimensions: int, attempt: int) -> tuple[np.ndarray, np.
     random = np.random.default_rng(attempt)
     with jax.enable_x64(True):
         even = np.asarray(quasi_random(count, dimensions))
-        shifted = ((even + random.random(dimensions)) % 1).clip(1e-6, 1 - 1e-6)
+        shifted = ((even + random.random(dimensions)) % 1).clip(1e-6, 1 - 1e-6)  # ndtri is infinite at 0 and 1
         normal = np.asarray(ndtri(jnp.asarray(shifted)))
-    z = normal * np.sqrt(FREEDOM / random.chisquare(FREEDOM, (count, 1)))
+    z = normal * np.sqrt(FREEDOM / random.chisquare(FREEDOM, (count, 1)))  # one chi^2 a draw: jointly Student
     return z, -(FREEDOM + dimensions) / 2 * np.log1p((z**2).sum(1) / FREEDOM)
 
 
@@ -226,7 +227,7 @@ def _columns(law: Law, eta: np.ndarray, x: Any, size: np.ndarray) -> np.ndarray:
     """The law's basis (S, R, n, k) at the shapes exp(log s + drift size_r)."""
     count = len(law.shapes)
     with jax.enable_x64(True):
-        shape = jnp.exp(eta[:, None, :count] + eta[:, None, count : 2 * count] * size[:, None])
+        shape = jnp.exp(eta[:, None, :count] + eta[:, None, count : 2 * count] * size[:, None])  # (S, R, shape)
         return np.asarray(_basis(law, shape, jax.tree.map(jnp.asarray, x)))
 
 
@@ -249,34 +250,34 @@ def _integrate_effects(law: Law, curves: CurveBatch, prior: ModelPrior, eta: np.
     ell, sigma, nu, tau = _residual_params(law, eta)
     basis = _columns(law, eta, curves.x, curves.size)
     y = np.broadcast_to(curves.y[None, ..., None], (*basis.shape[:3], 1))
-    columns = np.where(curves.known[..., None], np.concatenate([basis, y], -1), 0.0)
-    with np.errstate(all="ignore"):
+    columns = np.where(curves.known[..., None], np.concatenate([basis, y], -1), 0.0)  # (S, R, n, k + 1)
+    with np.errstate(all="ignore"):  # an eta that overflows is `bad`, of density 0
         white, log_sd, state, variance, last = _whiten(columns, curves, ell, sigma, nu)
         gram = np.swapaxes(white, -1, -2) @ white  # (S, R, k + 1, k + 1), y last
         k, p = gram.shape[-1] - 1, curves.mix.shape[1]
-        sd = prior.effect_sd * np.where(prior.own[:, None], tau[:, None, None], 1.0)
+        sd = prior.effect_sd * np.where(prior.own[:, None], tau[:, None, None], 1.0)  # (S, p, k)
         precision = (1 / sd**2).reshape(len(eta), -1)  # D, diagonal
         before = np.broadcast_to(prior.effect.ravel(), precision.shape)  # m
-        pairs = curves.mix[:, :, None] * curves.mix[:, None]
+        pairs = curves.mix[:, :, None] * curves.mix[:, None]  # w_rp w_rq, (R, p, p)
         full = np.einsum("rpq,srij->spiqj", pairs, gram[..., :k, :k], optimize=True).reshape(len(eta), p * k, p * k)
-        full[:, np.arange(p * k), np.arange(p * k)] += precision
+        full[:, np.arange(p * k), np.arange(p * k)] += precision  # P = A'A + D
         right = np.einsum("rp,sri->spi", curves.mix, gram[..., :k, k]).reshape(len(eta), -1) + precision * before
         bad = ~np.isfinite(full).all((1, 2)) | ~np.isfinite(right).all(1)
         full[bad], right[bad] = np.eye(p * k), 0.0
-        factor, effect = _solve_precision(full, right)
+        factor, effect = _solve_precision(full, right)  # P = F F', gamma = P^-1 (A'b + D m)
         misfit = gram[..., k, k].sum(1) + (precision * before**2).sum(1) - (right * effect).sum(1)
-        density = -0.5 * misfit - np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(1)
-        density += 0.5 * np.log(precision).sum(1) - log_sd.sum(1)
-        density -= 0.5 * (((eta - prior.eta) / prior.eta_sd) ** 2).sum(1)
+        density = -0.5 * misfit - np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(1)  # log|P|/2 = sum log F_ii
+        density += 0.5 * np.log(precision).sum(1) - log_sd.sum(1)  # log|D|/2 - log|V|/2
+        density -= 0.5 * (((eta - prior.eta) / prior.eta_sd) ** 2).sum(1)  # the prior of eta
     return _GivenEta(np.where(bad, -np.inf, density), effect.reshape(-1, p, k), factor, state, variance, last)
 
 
 def _solve_precision(full: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Cholesky factors of full (S, n, n), and full^-1 right (S, n).
 
-    At unit diagonal, as effects may be known to very different precision, and with what rounding asks for added.
+    Scaled to unit diagonal, as precisions differ by orders of magnitude; the least jitter that lets it factor is added.
     """
-    size = np.sqrt(np.diagonal(full, axis1=1, axis2=2))
+    size = np.sqrt(np.diagonal(full, axis1=1, axis2=2))  # (S, n)
     scaled = full / size[:, :, None] / size[:, None]
     for jitter in (1e-13, 1e-10, 1e-7, 1e-4, 1e-2):
         try:
@@ -285,8 +286,8 @@ def _solve_precision(full: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, n
         except np.linalg.LinAlgError:
             continue
     else:
-        raise FloatingPointError("mixed: the effects cannot be told apart in float64; give the law fewer coefficients")
-    half = np.linalg.solve(factor, (right / size)[..., None])
+        raise FloatingPointError("mixed: the effects are not identified in float64; give the law fewer coefficients")
+    half = np.linalg.solve(factor, (right / size)[..., None])  # full = S C S, C = F F': x = S^-1 F'^-1 F^-1 S^-1 b
     return factor * size[:, :, None], np.linalg.solve(np.swapaxes(factor, 1, 2), half)[..., 0] / size
 
 
@@ -302,18 +303,18 @@ def _whiten(columns: np.ndarray, curves: CurveBatch, ell: np.ndarray, sigma: np.
     """
     draws, runs, points, _ = columns.shape
     white, log_sd = np.zeros_like(columns), np.zeros((draws, runs))
-    state, variance = np.zeros((draws, runs, columns.shape[-1])), np.ones((draws, runs))
+    state, variance = np.zeros((draws, runs, columns.shape[-1])), np.ones((draws, runs))  # stationary z
     before = curves.log_clock[:, 0]
     for j in range(points):
         known, now = curves.known[:, j], curves.log_clock[:, j]
-        decay = np.where(known, np.exp(-(now - before) / ell[:, None]), 1.0)
+        decay = np.where(known, np.exp(-(now - before) / ell[:, None]), 1.0)  # f; 1 at filling, which changes nothing
         before = np.where(known, now, before)
-        state, variance = state * decay[..., None], variance * decay**2 + 1 - decay**2
-        scale = sigma[:, None] * np.exp(-KAPPA * now)
-        total = scale**2 * variance + nu[:, None] ** 2 * curves.noise[:, j]
-        innovation = columns[:, :, j] - scale[..., None] * state
+        state, variance = state * decay[..., None], variance * decay**2 + 1 - decay**2  # predict
+        scale = sigma[:, None] * np.exp(-KAPPA * now)  # h
+        total = scale**2 * variance + nu[:, None] ** 2 * curves.noise[:, j]  # s = h^2 v + r
+        innovation = columns[:, :, j] - scale[..., None] * state  # y - h z, of basis columns and y alike
         white[:, :, j] = np.where(known[:, None], innovation / np.sqrt(total)[..., None], 0)
-        log_sd += np.where(known, np.log(total) / 2, 0)
-        gain = np.where(known, variance * scale / total, 0)
+        log_sd += np.where(known, np.log(total) / 2, 0)  # adds up to log|V|/2
+        gain = np.where(known, variance * scale / total, 0)  # g
         state, variance = state + gain[..., None] * innovation, variance * (1 - gain * scale)
     return white, log_sd, state, variance, before

@@ -97,7 +97,7 @@ def by_position(
         apart = (cosine - predicted).clip(-moved, moved)
         discrepancy = apart.where(np.isfinite(cosine), moved).where(instead, 0.0).reindex(split=splits).fillna(0.0)
         predicted = predicted.where(instead, cosine)
-    highest = float(loss.where(usable).max())
+    highest = float(loss.where(usable).max())  # nats; predictions far above it are discarded
     for split in able:
         status[split] = _status(fits, predicted.sel(split=split), highest, split, unidentified.get(split))
     predicted = discard_implausible(predicted, highest).reindex(split=splits)
@@ -164,11 +164,11 @@ def _unable(learned: xr.Dataset, plan: Schedule | None, method: str | Paper) -> 
 
 
 def _too_few(position_fit: Fit) -> dict[str, Reason]:
-    """The splits without enough usable position fits, with what to say of them."""
+    """The splits without enough usable position fits, each with its reason."""
     usable = position_fit.usable.sum("tokens")
     counts = {split: int(usable.sel(split=split)) for split in usable.split.values.tolist()}
-    said = "{} usable position fits, {} are needed"
-    return {s: (ForecastFlag.NO_FORECAST, said.format(n, FEWEST)) for s, n in counts.items() if n < FEWEST}
+    message = "{} usable position fits, {} are needed"
+    return {s: (ForecastFlag.NO_FORECAST, message.format(n, FEWEST)) for s, n in counts.items() if n < FEWEST}
 
 
 def _temporal_fits(
@@ -184,15 +184,15 @@ def _temporal_fits(
     for name, law in forms.items():
         chosen = {"split": usable.split, "param": name}
         values, errors = (a.sel(chosen).drop_vars("param") for a in (position_fit.params, position_fit.stderr))
-        known = errors.where(usable)
-        typical = known.median("tokens").clip(min=1e-12)
-        weights = (typical**2 / (known**2 + typical**2)).where(usable, 0.0)
+        stderr = errors.where(usable)
+        typical = stderr.median("tokens").clip(min=1e-12)  # (split,); above 0, as weights divide by it
+        weights = (typical**2 / (stderr**2 + typical**2)).where(usable, 0.0)  # 1/2 at the typical error
         fits[name] = fit(law, values.where(usable, 0.0), over="tokens", weights=weights, method=solver)
     return fits
 
 
 def _unidentified(cosine: Fit, usable: xr.DataArray, plan: Schedule) -> dict[str, str]:
-    """The splits whose past does not identify the cosine piece, with what to say of it.
+    """The splits whose past does not identify the cosine piece, each with its reason.
 
     Its amplitude is gamma3 = -s/(gamma4 sin phi), s the slope of the hyperbola and phi the phase at N_sep.
     """
@@ -200,13 +200,13 @@ def _unidentified(cosine: Fit, usable: xr.DataArray, plan: Schedule) -> dict[str
     for split in usable.split.values.tolist():
         n_sep = float(cosine.params.sel(split=split, param="n_sep"))
         later = usable.tokens > n_sep * (1 + 1e-6)  # a search that ends at the last checkpoint is rounded
-        beyond = int((usable.sel(split=split) & later).sum())
+        beyond = int((usable.sel(split=split) & later).sum())  # checkpoints that can show the cosine piece
         phase = np.pi * np.clip((n_sep - plan.warmup_tokens) / (plan.total_tokens - plan.warmup_tokens), 0, 1)
         why = ""
         if not np.isfinite(n_sep):
             why = "too few checkpoints to find N_sep"
-        elif np.sin(phase) < LEAST_SINE:
-            end = "start" if phase < 1 else "end"
+        elif np.sin(phase) < LEAST_SINE:  # the amplitude divides by it
+            end = "start" if phase < 1 else "end"  # in [0, pi] the sine is small near 0 and near pi
             why = f"N_sep = {n_sep:.3g} is so near the {end} of the cosine that its amplitude is nearly divided by zero"
         elif beyond < FEWEST_BEYOND:
             why = f"{beyond} usable checkpoints beyond N_sep = {n_sep:.3g}, {FEWEST_BEYOND} are needed"
@@ -223,14 +223,14 @@ def _anchored(fits: Mapping[str, Any], loss: xr.DataArray, usable: xr.DataArray,
 
     L(i, N) + mean over the last third of the usable checkpoints n of (observed(i, n) - L(i, n)).
     """
-    times, place = np.unique(np.concatenate([loss.tokens.values, at]), return_inverse=True)
-    surface = surface_of(fits, times, loss.position)
+    tokens, place = np.unique(np.concatenate([loss.tokens.values, at]), return_inverse=True)  # sorted, each once
+    surface = surface_of(fits, tokens, loss.position)
     seen, ahead = (surface.isel(tokens=part) for part in (place[: -len(at)], place[-len(at) :]))
     # rank 1 for the last usable checkpoint of each split, 2 for the one before
     rank = usable.isel(tokens=slice(None, None, -1)).cumsum("tokens").isel(tokens=slice(None, None, -1))
-    recent = usable & (rank <= (usable.sum("tokens") // 3).clip(min=1))
+    recent = usable & (rank <= (usable.sum("tokens") // 3).clip(min=1))  # the last third, one at least
     residual = (loss.transpose("split", "tokens", "position") - seen).where(recent)
-    return ahead + residual.mean("tokens", skipna=True)
+    return ahead + residual.mean("tokens", skipna=True)  # offset (split, position), nats
 
 
 def anchor(loss: xr.DataArray, a0: np.ndarray, log_a1: np.ndarray, a2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -240,9 +240,9 @@ def anchor(loss: xr.DataArray, a0: np.ndarray, log_a1: np.ndarray, a2: np.ndarra
         loss: (tokens, position). a0, log_a1, a2: (tokens,), NaN where there is no fit.
     """
     known = np.flatnonzero(np.isfinite(a0))
-    recent = known[-max(len(known) // 3, 1) :]
+    recent = known[-max(len(known) // 3, 1) :]  # as in `_anchored`
     curves = a0[recent, None] / (1 + np.exp(log_a1[recent, None]) * loss.position.values) + a2[recent, None]
-    rest = loss.values[recent] - curves
+    rest = loss.values[recent] - curves  # (recent checkpoint, position), nats
     return rest.mean(0), rest.std(0)
 
 
@@ -255,7 +255,7 @@ def discard_implausible(predicted: xr.DataArray, highest: float) -> xr.DataArray
 def _status(
     fits: Mapping[str, Any], predicted: xr.DataArray, highest: float, split: str, unidentified: str | None
 ) -> ForecastStatus:
-    """What speaks against the forecast of a split, and which temporal law is not well determined, and how."""
+    """The status of a split's forecast: implausible predictions, and temporal laws whose fit did not converge."""
     flag = ForecastFlag
     reasons: list[Reason] = [(flag.COSINE_NOT_IDENTIFIED, unidentified)] if unidentified else []
     if not bool(np.isfinite(predicted).all()):

@@ -38,7 +38,7 @@ def winkler(low: Any, high: Any, observed: Any, level: float = LEVEL) -> Any:
     NaN where a bound or the value is. Its expectation is least for the true quantiles.
     Source: Winkler (1972); Gneiting & Raftery, Strictly Proper Scoring Rules (2007), equation 43.
     """
-    outside = np.maximum(low - observed, 0) + np.maximum(observed - high, 0)
+    outside = np.maximum(low - observed, 0) + np.maximum(observed - high, 0)  # 0 inside the interval
     return high - low + 2 / (1 - level) * outside
 
 
@@ -57,7 +57,7 @@ def score(
     Args:
         predicted: the forecast. surface: the whole run.
         against: baselines or other forecasts to stand beside it; baselines see the same past, forecasts no more.
-        schedule: the plan that baselines are told, as for `forecast`.
+        schedule: the plan given to baselines, as for `forecast`.
 
     Returns:
         DataFrame indexed by (split, method): final (predicted, nats), observed, error, mse, r2, covered_50 and
@@ -70,8 +70,8 @@ def score(
             or if one in `against` has seen more than the forecast that is scored.
     """
     beside = [against] if isinstance(against, Baseline | Forecast) else list(against)
-    past = surface.sel(tokens=surface.tokens <= predicted.cutoff)
-    at = surface.tokens.values[surface.tokens.values > predicted.cutoff]
+    past = surface.sel(tokens=surface.tokens <= predicted.cutoff)  # all that a baseline may see
+    at = surface.tokens.values[surface.tokens.values > predicted.cutoff]  # the held-out checkpoints
     if len(at) < 2:
         raise ValueError(
             f"score: {len(at)} checkpoints beyond the cut-off of {predicted.cutoff:.4g} tokens, 2 are needed"
@@ -89,7 +89,7 @@ def score(
                 f"score: the forecast {scored.method} spans {first:.6g} to {last:.6g} tokens, the held-out checkpoints "
                 f"{at[0]:.6g} to {at[-1]:.6g}; make it with at=surface.tokens"
             )
-    observed = mean_loss(surface.sel(tokens=at))
+    observed = mean_loss(surface.sel(tokens=at))  # (split, tokens), nats
     splits = observed.split.values.tolist()
     rows = [_row(scored, observed.sel(split=split), split) for split in splits for scored in (predicted, *made)]
     return pd.DataFrame(rows).set_index(["split", "method"])
@@ -109,13 +109,13 @@ def _row(predicted: Forecast, observed: xr.DataArray, split: str) -> dict[str, A
     # on an even grid of tokens: where checkpoints are dense, errors do not count for more
     mean = predicted.mean.sel(split=split).sortby("tokens")
     grid = np.linspace(float(truth.tokens[0]), float(truth.tokens[-1]), GRID)
-    y, f = (np.interp(grid, curve.tokens.values, curve.values) for curve in (truth, mean))
+    y, f = (np.interp(grid, curve.tokens.values, curve.values) for curve in (truth, mean))  # (GRID,), nats
     mse, final, last = float(np.mean((f - y) ** 2)), float(f[-1]), float(truth[-1])
-    r2 = 1 - mse / float(np.var(y)) if np.var(y) > 0 else np.nan
+    r2 = 1 - mse / float(np.var(y)) if np.var(y) > 0 else np.nan  # below 0: worse than the mean of what came
     row |= {"final": final, "observed": last, "error": final - last, "mse": mse, "r2": r2}
     if predicted.quantiles is not None:
-        known = predicted.quantiles.sel(split=split).sortby("tokens")
-        at = {q: np.interp(truth.tokens, known.tokens, known.sel(quantile=q)) for q in QUANTILES}
+        curves = predicted.quantiles.sel(split=split).sortby("tokens")  # (tokens, quantile)
+        at = {q: np.interp(truth.tokens, curves.tokens, curves.sel(quantile=q)) for q in QUANTILES}
         row["covered_50"] = covered(at[0.25], at[0.75], truth.values)
         row["covered_90"] = covered(at[LOW], at[HIGH], truth.values)
         row["interval_score"] = float(np.mean(winkler(at[LOW], at[HIGH], truth.values)))
