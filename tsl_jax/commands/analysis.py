@@ -22,7 +22,7 @@ AHEAD = 24  # points from here to the end of the plan
 
 @dataclass(frozen=True)
 class Analysis:
-    """What is known of a surface.
+    """Fit, noise ceiling, backtest and forecast of one surface.
 
     Attributes:
         surface: the surface. by_position: HYPERBOLIC fitted to the plain mean at every checkpoint.
@@ -52,13 +52,9 @@ def analyse(surface: xr.Dataset, progress: Callable[[str, int, int], None]) -> A
     progress("fit", 3, 3)
     cutoffs = _reached(surface)
     tested = backtest(surface, cutoffs, progress=progress) if cutoffs else None
-    return Analysis(surface, by_position, xr.Dataset(r2), tested, _ahead(surface))
-
-
-def _ahead(surface: xr.Dataset) -> Forecast | None:
-    """The rest of the plan, from all that is known."""
     last, total = float(surface.tokens[-1]), _total(surface)
-    return forecast(surface, np.linspace(last, total, AHEAD + 1)[1:], method=MAIN) if last < total else None
+    ahead = forecast(surface, np.linspace(last, total, AHEAD + 1)[1:], method=MAIN) if last < total else None
+    return Analysis(surface, by_position, xr.Dataset(r2), tested, ahead)
 
 
 def missing(surface: xr.Dataset) -> str:
@@ -67,12 +63,12 @@ def missing(surface: xr.Dataset) -> str:
     if not without:
         return ""
     first, *_, last = (f"{share:.0%}" for share in surface.tokens.values[[0, -1]] / _total(surface))
-    stand = f"{surface.sizes['tokens']} at {first} to {last} of the plan"
-    return f"no forecast from {', '.join(without)}: it takes a checkpoint before and two after; there are {stand}"
+    checkpoints = f"{surface.sizes['tokens']} at {first} to {last} of the plan"
+    return f"no forecast from {', '.join(without)}: it takes a checkpoint before and two after; there are {checkpoints}"
 
 
 def _total(surface: xr.Dataset) -> float:
-    """Tokens of the whole run: those planned, as far as that is known."""
+    """Tokens of the whole run: the planned total, or those of the last checkpoint where no plan is stored."""
     plan: Any = read_schedule(surface)
     return float(plan.total_tokens if plan is not None else surface.tokens[-1])
 

@@ -5,14 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import tyro
-
-if TYPE_CHECKING:
-    import xarray as xr
-
-    from tsl_jax.forecasting import Backtest
 
 
 @dataclass(frozen=True)
@@ -30,10 +25,12 @@ class BacktestCommand:
 
 
 def run_backtest(command: BacktestCommand) -> None:
-    """Backtest every run; print scores and coverage, write both, after each run what is known by then."""
+    """Backtest every run, write scores and coverage after each of them, and print both at the end."""
+    import pandas as pd
+
     from tsl_jax.commands import options
     from tsl_jax.commands.progress import bars
-    from tsl_jax.forecasting import backtest
+    from tsl_jax.forecasting import backtest, coverage
     from tsl_jax.forecasting.backtesting import pasts
     from tsl_jax.reporting import terminal_tables
     from tsl_jax.surface import load_surface
@@ -48,22 +45,13 @@ def run_backtest(command: BacktestCommand) -> None:
     with bars() as progress:
         for surface in surfaces:
             tested.append(backtest(surface, command.cutoffs, methods=methods, progress=progress))
-            scores, covered = _tables(command, surfaces, tested)
-            told = {"scores": _records(scores), "coverage": _records(covered)}
-            options.write_json(command.out, {**told, "made_by": options.stamp(command)})
+            names = [str(path) for path in command.runs[: len(tested)]]
+            scores = pd.concat([result.scores for result in tested], keys=names, names=["run"])
+            covered = coverage(surfaces[: len(tested)], tested)
+            tables = {"scores": _records(scores), "coverage": _records(covered)}
+            options.write_json(command.out, {**tables, "made_by": options.stamp(command)})
     terminal_tables.show_backtests(scores, covered)
     print(f"backtest: {command.out}")
-
-
-def _tables(command: BacktestCommand, surfaces: list[xr.Dataset], tested: list[Backtest]) -> tuple[Any, Any]:
-    """Scores and coverage of the runs that have been tested."""
-    import pandas as pd
-
-    from tsl_jax.forecasting import coverage
-
-    names = [str(path) for path in command.runs[: len(tested)]]
-    scores = pd.concat([one.scores for one in tested], keys=names, names=["run"])
-    return scores, coverage(surfaces[: len(tested)], tested)
 
 
 def _records(table: Any) -> list[dict[str, Any]]:
@@ -72,7 +60,7 @@ def _records(table: Any) -> list[dict[str, Any]]:
 
 
 def _methods(command: BacktestCommand) -> list[str]:
-    """The methods asked for, after all options that can be wrong have been looked at."""
+    """The methods asked for; raises ValueError for options that cannot be met, before any work."""
     from tsl_jax.forecasting import METHODS
 
     if command.out.suffix != ".json":

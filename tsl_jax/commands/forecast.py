@@ -38,8 +38,9 @@ class ForecastCommand:
 def run_forecast(command: ForecastCommand) -> None:
     """Forecast by every method, or compare plans; print the table, write the result."""
     from tsl_jax.commands import options
+    from tsl_jax.forecasting import compare_plans
     from tsl_jax.importers import read_plans
-    from tsl_jax.reporting import terminal_tables
+    from tsl_jax.reporting import json_values, terminal_tables
     from tsl_jax.surface import load_surface
 
     out = _out(command)
@@ -49,10 +50,15 @@ def run_forecast(command: ForecastCommand) -> None:
     siblings = [_sibling(path, command.run, surface) for path in command.siblings]
     past = _past(surface, command)
     if surface.attrs.get("changes"):
-        known = "knows the learning rate of changes before its cut-off, and nothing of those of batch, mixture or data"
-        print(f"this run changes on its way ({', '.join(surface.attrs['changes'])}): a forecast {known}")
+        changes = ", ".join(surface.attrs["changes"])
+        print(
+            f"this run changes on its way ({changes}): a forecast knows the learning rate of changes before its "
+            "cut-off, and nothing of those of batch, mixture or data"
+        )
     if plans:
-        result = _compare(past, plans, siblings)
+        comparison = compare_plans(past, plans, reference_runs=siblings)
+        terminal_tables.show_plans(comparison)
+        result = {"plans": json_values.plans(comparison)}
     else:
         at = _at(surface, past, schedule, command)
         if not at:
@@ -63,7 +69,7 @@ def run_forecast(command: ForecastCommand) -> None:
 
 
 def _out(command: ForecastCommand) -> Path:
-    """Where the result goes, after all options that can be wrong have been looked at."""
+    """The file of the result; raises ValueError for options that cannot be met, before any work."""
     from tsl_jax.commands import options
 
     out = options.output_folder(command.run) / "forecast.json" if command.out is None else command.out
@@ -80,26 +86,26 @@ def _out(command: ForecastCommand) -> Path:
 
 
 def _sibling(path: Path, run: Path, surface: xr.Dataset) -> xr.Dataset:
-    """The surface of a sibling, which must be able to tell something of the run."""
+    """The surface of another run, which must have a readable schedule and a split in common with this run."""
     from tsl_jax.forecasting.forecast_run import read_schedule
     from tsl_jax.surface import load_surface
 
     if path.resolve() == run.resolve():
         raise ValueError(f"forecast: --siblings names {path}, which is the run itself; its end would be known")
     try:
-        found = load_surface(path)
-        read_schedule(found)
+        sibling = load_surface(path)
+        read_schedule(sibling)  # raises where the stored schedule cannot be read
     except (OSError, ValueError) as error:
         raise ValueError(f"forecast: --siblings {path} cannot be used: {error}") from None
-    names = [set(map(str, one.split.values)) for one in (found, surface)]
-    if not names[0] & names[1]:
-        have, need = (", ".join(sorted(one)) for one in names)
-        raise ValueError(f"forecast: --siblings {path} has the splits {have}, and none of the run's: {need}")
-    return found
+    splits, needed = (sorted(map(str, data.split.values)) for data in (sibling, surface))
+    if not set(splits) & set(needed):
+        found = f"has the splits {', '.join(splits)}, and none of the run's: {', '.join(needed)}"
+        raise ValueError(f"forecast: --siblings {path} {found}")
+    return sibling
 
 
 def _past(surface: xr.Dataset, command: ForecastCommand) -> xr.Dataset:
-    """The checkpoints that are looked at."""
+    """The checkpoints up to the cut-off, a share of the planned tokens (of the last checkpoint's without a plan)."""
     from tsl_jax.forecasting.forecast_run import read_schedule
 
     plan = read_schedule(surface)
@@ -130,26 +136,16 @@ def _at(surface: xr.Dataset, past: xr.Dataset, schedule: Schedule | None, comman
 def _forecast(
     past: xr.Dataset, at: list[float], schedule: Schedule | None, siblings: Sequence[xr.Dataset], where: str
 ) -> dict[str, Any]:
-    """Every method's forecast, shown; as JSON values."""
+    """Forecast by every method and print the table; the forecasts as JSON values."""
     from tsl_jax.commands.progress import bars
     from tsl_jax.forecasting import forecast, methods
     from tsl_jax.reporting import json_values, terminal_tables
 
-    made = []
+    forecasts = []
     with bars() as progress:
         for done, method in enumerate(methods.METHODS):
             progress("forecast", done, len(methods.METHODS))
-            made.append(forecast(past, at, schedule, method, siblings))
+            forecasts.append(forecast(past, at, schedule, method, siblings))
         progress("forecast", len(methods.METHODS), len(methods.METHODS))
-    terminal_tables.show_forecasts(made, past, where)
-    return {"forecasts": json_values.forecasts(made)}
-
-
-def _compare(past: xr.Dataset, plans: dict[str, Schedule], siblings: Sequence[xr.Dataset]) -> dict[str, Any]:
-    """The end of each plan and the differences, shown; as JSON values."""
-    from tsl_jax.forecasting import compare_plans
-    from tsl_jax.reporting import json_values, terminal_tables
-
-    found = compare_plans(past, plans, reference_runs=siblings)
-    terminal_tables.show_plans(found)
-    return {"plans": json_values.plans(found)}
+    terminal_tables.show_forecasts(forecasts, past, where)
+    return {"forecasts": json_values.forecasts(forecasts)}
