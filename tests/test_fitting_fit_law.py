@@ -229,6 +229,7 @@ def test_float32_stays_close_to_float64():
     np.testing.assert_allclose(single.sse, double.sse, rtol=1e-4)
 
 
+@pytest.mark.wrong_types
 def test_requests_that_make_no_sense_are_refused_in_words(simulated):
     loss = simulated.loss
     with pytest.raises(ValueError, match=r"over='positon' is not a dimension of loss; it has \('split'"):
