@@ -223,8 +223,8 @@ def test_one_expert_is_the_dense_model() -> None:
 @each_architecture
 @pytest.mark.parametrize("tied", [True, False])
 def test_parameter_counts_equal_the_parameters(name: str, tied: bool) -> None:
-    config = replace(TINY[name], tied=tied, n_layers=3)
-    config = config if name == "lstm" else replace(config, d_model=48, n_heads=6, n_kv_heads=2, d_ff=56)
+    sizes = {} if name == "lstm" else {"d_model": 48, "n_heads": 6, "n_kv_heads": 2, "d_ff": 56}
+    config = resolve(replace(TINY[name], **sizes, tied=tied, n_layers=3))
     _, params = abstract(config)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     outside = sum(params[part].size for part in ("embedding", "unembedding") if part in params)
@@ -240,7 +240,7 @@ def test_parameter_counts_equal_the_parameters(name: str, tied: bool) -> None:
 def test_training_flops_equal_the_products_in_the_gradient(name: str) -> None:
     """Every product in the traced gradient is counted; full attention is what the trace has, causal what counts."""
     sizes = {} if name == "lstm" else {"d_model": 48, "n_heads": 6, "n_kv_heads": 2, "d_ff": 56}
-    config = replace(TINY[name], **sizes, n_layers=3, attention="fused", experts="ragged")
+    config = resolve(replace(TINY[name], **sizes, n_layers=3, attention="fused", experts="ragged"))
     (graphdef, params), x = abstract(config), tokens(2, T)
 
     def objective(params: dict) -> jax.Array:

@@ -121,7 +121,7 @@ def speed(size: Size, calls: int, peak: float) -> None:
         ms = 1e3 * seconds / size.steps_per_call
         scored = evaluation_rate(size, model, state.params, calls)
         print(
-            f"| {n_params(model) / 1e6:,.1f}M | {v:,} | {rate:,.0f} | {ms:,.1f} "
+            f"| {n_params(resolve(model)) / 1e6:,.1f}M | {v:,} | {rate:,.0f} | {ms:,.1f} "
             f"| {causal:.3f} ({whole:.3f}) | {planned / 1e9:.1f} | {compiled:.1f} "
             f"| {scored:,.0f} | {scored / rate:.2f} |",
             flush=True,

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from tsl_jax.cli import TUNABLES
-from tsl_jax.models.config import ModelConfig
+from tsl_jax.models.config import ModelConfig, resolve
 from tsl_jax.models.cost import flops_per_token
 
 PEERS = Path(__file__).parent / "peers"
@@ -105,7 +105,7 @@ def flops(shape: dict[str, int], *, whole: bool = False) -> float:
         d_ff=shape["ff"],
     )
     masked = 6 * shape["layers"] * shape["d"] * (shape["context"] - 1)
-    return flops_per_token(config) + (masked if whole else 0)
+    return flops_per_token(resolve(config)) + (masked if whole else 0)
 
 
 def lacks(python: str, needs: str) -> str:

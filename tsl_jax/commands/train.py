@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from tsl_jax.data.config import EvalConfig
 from tsl_jax.training.config import MeshConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from tsl_jax.training.timeline import RunTimeline
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,14 @@ def run_train(command: TrainCommand) -> None:
     """Train, and print where the result is."""
     from tsl_jax.commands.progress import bars
     from tsl_jax.training import run_dir
-    from tsl_jax.training.loop import already_complete, train
+    from tsl_jax.training.loop import check_run, train
 
     config, out = resolved(command), command.out
     if command.resume and not (out / run_dir.CONFIG).exists():
         raise ValueError(f"train: {out} holds no run to continue; check --out, or begin one without --resume")
-    if not already_complete(config, out, resume=command.resume):
-        print(cost(config))
+    timeline, complete = check_run(config, out, resume=command.resume)
+    if not complete:
+        print(cost(config, timeline))
         silent = nullcontext(lambda facts: None)
         tensorboard = tensorboard_scalars(out / "tensorboard") if command.tensorboard else silent
         try:
@@ -92,16 +96,14 @@ def resolved(command: TrainCommand) -> TrainConfig:
     return replace(command.train, data=replace(command.train.data, text=command.text))
 
 
-def cost(config: TrainConfig) -> str:
+def cost(config: TrainConfig, timeline: RunTimeline) -> str:
     """What the run will take, before it begins."""
     from tsl_jax.data.corpora import vocabulary_size
     from tsl_jax.models.config import resolve
     from tsl_jax.models.cost import flops_per_token, n_params
-    from tsl_jax.training.timeline import resolve_timeline
 
     vocabulary = config.model.vocabulary or vocabulary_size(config.data)
     model = resolve(config.model, vocabulary=vocabulary, context=config.context)
-    timeline = resolve_timeline(config)
     flops = flops_per_token(model, config.context) * timeline.total_tokens
     size = f"{n_params(model):,} parameters without embeddings"
     return f"{size}, {timeline.total_tokens:,} tokens, {flops:.2e} FLOPs, {len(timeline.evaluations)} evaluations"
@@ -122,10 +124,11 @@ def run_demo(command: DemoCommand) -> None:
     from tsl_jax.commands import options, report
     from tsl_jax.commands.progress import bars
     from tsl_jax.surface import load_surface
-    from tsl_jax.training.loop import already_complete, train
+    from tsl_jax.training.loop import check_run, train
 
-    if not already_complete(command.train, command.out, resume=True):
-        print(cost(command.train))
+    timeline, complete = check_run(command.train, command.out, resume=True)
+    if not complete:
+        print(cost(command.train, timeline))
     try:
         with bars() as progress:
             train(command.train, command.out, resume=True, progress=progress, observe=progress.observe)

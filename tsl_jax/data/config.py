@@ -102,11 +102,11 @@ class Mixture:
         return dict(self.shares).get(name, 0.0)
 
 
-def validate_data_config(config: DataConfig) -> None:
-    """Refuse what is wrong whatever the text may be.
+def validate_data_config(config: DataConfig) -> tuple[DomainSource, ...]:
+    """The domains that `text` names (none of a corpus that is built: they are known once it is opened).
 
     Raises:
-        ValueError: naming the entry, what was found, and what to give instead.
+        ValueError: for what is wrong whatever the text may be, naming the entry and what to give instead.
     """
     if not 0 <= config.heldout < 1:
         raise ValueError(f"data: heldout is a share of the text, at least 0 and below 1, found {config.heldout}")
@@ -119,8 +119,7 @@ def validate_data_config(config: DataConfig) -> None:
         raise ValueError(f"data: max_bytes must be positive, found {config.max_bytes}")
     if not config.end_of_text:
         raise ValueError("data: end_of_text is empty; name the token that stands between documents")
-    if not config.corpus:
-        domain_sources(config)
+    return () if config.corpus else domain_sources(config)
 
 
 def validate_eval_config(config: EvalConfig) -> None:

@@ -72,9 +72,7 @@ def load(config: DataConfig, progress: Progress = lambda stage, done, total: Non
     """
     if config.corpus:
         validate_data_config(config)
-        folder = Path(config.corpus).expanduser()
-        manifest = read_manifest(folder)
-        return _open(folder, manifest, select_domains(config, tuple(manifest["record"]["tokens"])))
+        return _open(*_built(config))
     domains = find(config)
     key = _key(config, domains)
     folder = cache.root() / key
@@ -129,9 +127,14 @@ def configured_domains(config: DataConfig) -> tuple[DomainSource, ...]:
     Raises:
         ValueError: for entries or weights that cannot be used, or a corpus that is damaged.
     """
-    if not config.corpus:
-        return domain_sources(config)
-    return select_domains(config, tuple(read_manifest(Path(config.corpus).expanduser())["record"]["tokens"]))
+    return _built(config)[2] if config.corpus else domain_sources(config)
+
+
+def _built(config: DataConfig) -> tuple[Path, dict[str, Any], tuple[DomainSource, ...]]:
+    """Folder and manifest of a corpus that was built, and the domains of it that the configuration selects."""
+    folder = Path(config.corpus).expanduser()
+    manifest = read_manifest(folder)
+    return folder, manifest, select_domains(config, tuple(manifest["record"]["tokens"]))
 
 
 def find(config: DataConfig) -> preparation.DomainFiles:
@@ -140,10 +143,9 @@ def find(config: DataConfig) -> preparation.DomainFiles:
     Raises:
         ValueError, OSError: for what `load` would find wrong before it reads any text.
     """
-    validate_data_config(config)
-    sources = configured_domains(config)
+    sources = validate_data_config(config)
     if config.corpus:
-        return [(source, []) for source in sources]
+        return [(source, []) for source in _built(config)[2]]
     for source in sources:
         for name in source.installed:
             catalogue.find(name, config.packages)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tsl_jax.data.config import EvalConfig, validate_eval_config
+from tsl_jax.data.config import EvalConfig
 
 if TYPE_CHECKING:
     from tsl_jax.data.corpora import Corpus
@@ -100,7 +100,6 @@ def offset_rule(number: int, stride: int) -> np.ndarray:
 
 def _numbers(config: EvalConfig, split: str) -> tuple[int, int]:
     """Excerpts of a split, and windows in each."""
-    validate_eval_config(config)
     of_id = (config.id_stretches, config.id_offsets)
     return of_id if split == "id" else (config.ood_stretches, config.ood_offsets)
 

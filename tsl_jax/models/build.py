@@ -7,7 +7,9 @@ Parameters are nested dictionaries; every leaf under "blocks" has the layers as 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -49,15 +51,14 @@ def build(config: ModelConfig, seed: int, mesh: Mesh | None = None) -> tuple[nnx
     Raises:
         ValueError: where the config is not a model (see `config.resolve`).
     """
-    config = for_platform(resolve(config))
-    architecture = ARCHITECTURES[config.architecture]
+    decoder = _decoder(config)
 
     def initial(key: jax.Array) -> Params:
-        return nnx.to_pure_dict(nnx.state(Decoder(config, architecture, nnx.Rngs(key))))
+        return nnx.to_pure_dict(nnx.state(decoder(nnx.Rngs(key))))
 
     # This program runs once: on CPU optimising it takes three times as long as it could save.
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-    graphdef, shapes = abstract(config)
+    graphdef, shapes = _abstract(decoder)
     placed = None if mesh is None else shardings(shapes, mesh)
     return graphdef, jax.jit(initial, compiler_options=options, out_shardings=placed)(jax.random.key(seed))
 
@@ -68,8 +69,17 @@ def abstract(config: ModelConfig) -> tuple[nnx.GraphDef, Params]:
     Raises:
         ValueError: where the config is not a model (see `config.resolve`).
     """
+    return _abstract(_decoder(config))
+
+
+def _decoder(config: ModelConfig) -> Callable[[nnx.Rngs], Decoder]:
+    """The model but for its random numbers, every choice of its config made."""
     config = for_platform(resolve(config))
-    model = nnx.eval_shape(lambda: Decoder(config, ARCHITECTURES[config.architecture], nnx.Rngs(0)))
+    return partial(Decoder, config, ARCHITECTURES[config.architecture])
+
+
+def _abstract(decoder: Callable[[nnx.Rngs], Decoder]) -> tuple[nnx.GraphDef, Params]:
+    model = nnx.eval_shape(lambda: decoder(nnx.Rngs(0)))
     return nnx.graphdef(model), nnx.to_pure_dict(nnx.state(model))
 
 

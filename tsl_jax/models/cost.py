@@ -1,5 +1,7 @@
 """What a model costs: parameters and training FLOPs, embeddings apart. Standard library only.
 
+Every function takes a resolved configuration (`config.resolve`).
+
 With d = d_model, h = head dimension, H query heads, K key/value heads, f = d_ff, L layers, E experts of which a token
 uses A, V tokens and T positions, the matrices of one layer hold M parameters, its norms and biases m:
 
@@ -19,32 +21,28 @@ for forward and backward. Kaplan et al. (arXiv 2001.08361, section 2.1) count 6 
 
 from __future__ import annotations
 
-from tsl_jax.models.config import ModelConfig, head_dim, resolve
+from tsl_jax.models.config import ModelConfig, head_dim
 
 
 def n_params(config: ModelConfig) -> int:
     """Parameters without embeddings, norms and biases included (N of the scaling laws); shared ones count once."""
-    config = resolve(config, vocabulary=1, context=1)
     stored = 1 if config.architecture == "universal" else config.n_layers
     return stored * (_layer_matrices(config, config.n_experts) + _layer_vectors(config)) + _outside_layers(config)
 
 
 def n_params_active(config: ModelConfig) -> int:
     """Parameters that a token meets, as often as it meets them: unused experts out, a shared block once a layer."""
-    config = resolve(config, vocabulary=1, context=1)
     met = _layer_matrices(config, config.experts_per_token) + _layer_vectors(config)
     return config.n_layers * met + _outside_layers(config)
 
 
 def n_params_embedding(config: ModelConfig) -> int:
     """Parameters of the embedding, and of the unembedding where it is not tied."""
-    config = resolve(config, context=1)
     return (1 if config.tied else 2) * config.vocabulary * config.d_model
 
 
 def flops_per_token(config: ModelConfig, context: int = 0) -> int:
     """Training FLOPs a token, forward and backward: the matrices it meets, the unembedding and causal attention."""
-    config = resolve(config)
     matrices = config.n_layers * _layer_matrices(config, config.experts_per_token)
     if config.architecture == "lstm":
         attention, matrices = 0, matrices + config.d_model**2

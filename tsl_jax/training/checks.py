@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tsl_jax.data.config import domain_sources, validate_data_config, validate_eval_config
+from tsl_jax.data.config import validate_data_config, validate_eval_config
 from tsl_jax.models import config as model_config
-from tsl_jax.training.config import OptimizerConfig, TrainConfig, warmup_and_decay_steps
+from tsl_jax.training.config import OptimizerConfig, TrainConfig
+from tsl_jax.training.optimizer import warmup_and_decay_steps
 from tsl_jax.training.timeline import RunTimeline, resolve_timeline
 
 SCHEDULES = ("cosine", "constant", "wsd", "restarts")
@@ -16,8 +17,8 @@ AT_LEAST_ONE = (
 )  # fmt: skip
 
 
-def validate_config(config: TrainConfig) -> None:
-    """Nothing, where a run can be made of the configuration as far as one can tell by now.
+def validate_config(config: TrainConfig) -> RunTimeline:
+    """The timeline of the run that the configuration describes, where one can be made as far as one can tell by now.
 
     Raises:
         ValueError: naming the entry, what was found, and what to give instead.
@@ -41,15 +42,15 @@ def validate_config(config: TrainConfig) -> None:
     if steps < 2:
         problem = f"{config.tokens} tokens are less than two batches of {batch_tokens}"
         raise ValueError(f"training: {problem}; raise tokens, or lower batch_size or context")
-    validate_data_config(config.data)
+    sources = validate_data_config(config.data)
     validate_eval_config(config.evaluation)
     model_config.resolve(config.model, vocabulary=config.data.vocabulary, context=config.context)
     _check_optimizer(config.optimizer, steps)
     timeline = resolve_timeline(config)
     check_shares(timeline.batch_sizes, config.accumulate, parts)
-    # the domains of a corpus that is built are known once it is opened
-    _check_interventions(timeline, () if config.data.corpus else tuple(s.name for s in domain_sources(config.data)))
+    _check_interventions(timeline, tuple(source.name for source in sources))
     config.position_weights.check(config.context)
+    return timeline
 
 
 def _check_interventions(timeline: RunTimeline, domains: tuple[str, ...]) -> None:

@@ -78,12 +78,6 @@ class TrainConfig:
     seed: int = 0  # of the initial parameters and of the order of the data
 
 
-def warmup_and_decay_steps(config: OptimizerConfig, total_steps: int) -> tuple[int, int]:
-    """Whole steps of the warm-up and, for wsd, of the decay."""
-    decay = round(config.decay * total_steps) if config.schedule == "wsd" else 0
-    return round(config.warmup * total_steps), decay
-
-
 def to_dict(config: Any) -> dict[str, Any]:
     """The configuration as JSON or YAML values."""
     values = json.loads(json.dumps(asdict(config)))

@@ -28,7 +28,7 @@ from tsl_jax.training.config import TrainConfig
 from tsl_jax.training.resources import rates
 from tsl_jax.training.setup import Observe, Progress, TrainingRun, prepare
 from tsl_jax.training.step import TrainState
-from tsl_jax.training.timeline import calls_between, resolve_timeline
+from tsl_jax.training.timeline import RunTimeline, calls_between
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -62,8 +62,7 @@ def train(
         KeyboardInterrupt: after Ctrl-C, once the last whole step is in a checkpoint.
     """
     out = Path(out)
-    complete = already_complete(config, out, resume=resume)
-    timeline = resolve_timeline(config)
+    timeline, complete = check_run(config, out, resume=resume)
     if complete:
         run_dir.record_missing(out, timeline)
         return out
@@ -86,20 +85,20 @@ def train(
     return out
 
 
-def already_complete(config: TrainConfig, out: Path, *, resume: bool) -> bool:
-    """Whether the run in `out` is complete. Nothing is written.
+def check_run(config: TrainConfig, out: Path, *, resume: bool) -> tuple[RunTimeline, bool]:
+    """The timeline of the run, and whether the run in `out` is complete. Nothing is written.
 
     Raises:
         ValueError, OSError: for all that can be known to be wrong with configuration, folder and text before any work.
     """
-    validate_config(config)
+    timeline = validate_config(config)
     if run_dir.is_complete(out, config, resume=resume):
-        return True
+        return timeline, True
     data, fsdp, _ = mesh.shape(config.mesh, len(jax.local_devices()))
-    check_shares(resolve_timeline(config).batch_sizes, config.accumulate, data * fsdp)
+    check_shares(timeline.batch_sizes, config.accumulate, data * fsdp)
     check_evaluation_shares(config.evaluation_batch, data * fsdp)
     corpora.find(config.data)
-    return False
+    return timeline, False
 
 
 def _train(run: TrainingRun, state: TrainState, interrupted: Callable[[], bool]) -> None:

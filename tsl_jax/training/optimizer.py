@@ -15,10 +15,16 @@ import jax.numpy as jnp
 import optax
 
 from tsl_jax.schedules import Schedule
-from tsl_jax.training.config import OptimizerConfig, warmup_and_decay_steps
+from tsl_jax.training.config import OptimizerConfig
 
 if TYPE_CHECKING:
     from tsl_jax.training.timeline import RunTimeline
+
+
+def warmup_and_decay_steps(config: OptimizerConfig, total_steps: int) -> tuple[int, int]:
+    """Whole steps of the warm-up and, for wsd, of the decay."""
+    decay = round(config.decay * total_steps) if config.schedule == "wsd" else 0
+    return round(config.warmup * total_steps), decay
 
 
 def lr_plan(config: OptimizerConfig, total_steps: int, batch_tokens: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import jax
 
 from tsl_jax import surface
 from tsl_jax.data import corpora, windows
-from tsl_jax.data.config import DataConfig, EvalConfig
+from tsl_jax.data.config import DataConfig, EvalConfig, validate_eval_config
 from tsl_jax.models.build import build
 from tsl_jax.models.config import ModelConfig, resolve
 from tsl_jax.training import evaluation, mesh, provenance, run_dir
@@ -73,7 +73,9 @@ def reevaluate(
         else:
             provenance.check_text(run, record["corpus"], corpus)
             provenance.check_tokenizer(run, corpus, config.data.end_of_text)
-        sets = windows.for_splits(corpus, config.context, windows_config or config.evaluation)
+        windows_config = windows_config or config.evaluation
+        validate_eval_config(windows_config)
+        sets = windows.for_splits(corpus, config.context, windows_config)
         here = {"corpus": corpus.record, "environment": provenance.environment()}
         begin_surface(out, {**record, **here}, timeline, sets)
 

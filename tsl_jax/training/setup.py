@@ -102,8 +102,8 @@ def prepare(
         }
         if earlier:
             _check_continued(path, model, corpus, earlier, record["environment"])
-        run_dir.write_config(path, config)
         history = provenance.history(earlier, record["environment"], earlier.get("step", 0))
+        run_dir.write_config(path, config)
         run_dir.write_record(path, {**record, "seconds": earlier.get("seconds", {}), **history})
         if corpus.tokenizer_file:
             shutil.copyfile(corpus.tokenizer_file, path / run_dir.TOKENIZER)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from tsl_jax.schedules import Schedule
-from tsl_jax.training.config import TrainConfig, warmup_and_decay_steps
+from tsl_jax.training.config import TrainConfig
 from tsl_jax.training.interventions import Segment, run_segments
 from tsl_jax.training.optimizer import lr_plan
 
@@ -118,12 +118,12 @@ def resolve_timeline(config: TrainConfig) -> RunTimeline:
     """
     batch_tokens = config.batch_size * config.context
     planned_steps = config.tokens // batch_tokens  # if no batch size changes; the learning rate is planned in these
-    warmup, _ = warmup_and_decay_steps(config.optimizer, planned_steps)
+    base_plan = lr_plan(config.optimizer, planned_steps, batch_tokens)
+    warmup = base_plan["warmup_tokens"] // batch_tokens
     segments = run_segments(config.changes, config.tokens, config.context, config.batch_size)
     last = segments[-1]
     steps = last.step + (config.tokens - last.tokens) // (last.batch_size * config.context)
 
-    base_plan = lr_plan(config.optimizer, planned_steps, batch_tokens)
     plans, factor = [{"from_tokens": 0, **base_plan}], 1.0
     for segment in segments:
         if segment.lr_factor != factor:
