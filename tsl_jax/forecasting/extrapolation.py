@@ -25,12 +25,12 @@ from tsl_jax.laws import Law
 
 POINTS = 64  # of a curve that are used, at most: evenly spaced in the logarithm of tokens
 OLDEST = 0.05  # share of the tokens seen: earlier checkpoints mislead about the later ones
-AFTER_WARMUP = 1.25  # times its tokens: the loss still recovers from it
+AFTER_WARMUP = 1.25  # times the tokens of the warm-up: before, the loss still recovers from it
 DRAWS = 512
 FEWEST = 3  # points of all curves together
 ENOUGH_REFERENCE_RUNS = 3
 WORST = 6.0  # no backtest counts as more sds than these
-MUCH, FAR = 0.05, 3.0  # of its peak must the rate fall, and times further than it was ever seen to, to be called unseen
+MUCH, FAR = 0.05, 3.0  # a decay is unseen beyond this share of the peak and this multiple of any known decrease
 TRUST = 4.0  # backtests that the model's own sd is worth
 ORIGINS = (0.3, 0.5, 0.7)  # shares of the tokens seen from which stacked laws forecast the last point seen
 ROUNDS = 200  # of the EM algorithm for the weights, which converges long before
@@ -153,12 +153,12 @@ def _mixed_problem(
 ) -> tuple[mixed_model.CurveBatch, mixed_model.ModelPrior]:
     """Curves and prior of the mixed model; the run itself is the first curve.
 
-    Curves are filled up with their last point (an empty one with the reference), so that few sizes are compiled.
+    Curves are padded with their last point (an empty one with the reference), so that few sizes are compiled.
     """
     points = -(-max(len(curve.tokens) for curve in curves) // 16) * 16  # rounded up to a multiple of 16
-    filling = [(0, points - len(curve.tokens)) for curve in curves]
+    padding = [(0, points - len(curve.tokens)) for curve in curves]
     covariates, log_clocks = [], []
-    for curve, (_, more) in zip(curves, filling, strict=True):
+    for curve, (_, more) in zip(curves, padding, strict=True):
         edge = float(curve.tokens[-1]) if len(curve.tokens) else float(reference)
         tokens = np.concatenate([curve.tokens, np.full(more, edge)])
         x, log_clock = _covariates(law, curve.rate, tokens, reference, [0.0, curve.last])
@@ -171,11 +171,11 @@ def _mixed_problem(
     size = size - size[0]  # log(n_params / that of the run itself), so that its own drift is 0
     mix, model_prior = _effects(prior, size)
     batch = mixed_model.CurveBatch(
-        y=np.stack([np.pad(curve.y, fill) for curve, fill in zip(curves, filling, strict=True)]),
+        y=np.stack([np.pad(curve.y, pad) for curve, pad in zip(curves, padding, strict=True)]),
         x=np.stack(covariates) if names is None else {n: np.stack([x[n] for x in covariates]) for n in names},
         log_clock=np.stack(log_clocks),
         known=np.stack([np.arange(points) < len(curve.tokens) for curve in curves]),
-        noise=np.stack([np.pad(noise, fill, constant_values=1.0) for noise, fill in zip(noises, filling, strict=True)]),
+        noise=np.stack([np.pad(noise, pad, constant_values=1.0) for noise, pad in zip(noises, padding, strict=True)]),
         mix=mix,
         size=size,
     )

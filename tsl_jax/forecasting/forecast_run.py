@@ -1,6 +1,6 @@
 """From the beginning of a run to the rest of it: the predicted loss surface and mean loss, at tokens not yet seen.
 
-`forecast` is the one verb; `methods.py` lists what it can do. Laws that know the learning rate, with reference runs
+`forecast` is the entry point; `methods.py` lists the methods. Laws that know the learning rate, with reference runs
 (`lr_aware.py`), give draws. The paper's temporal laws of a0, a1, a2 (`position_route.py`) and laws of the mean alone
 (`baselines.py`) give points, whose intervals come from earlier origins within the past (`rolling_origin.py`). A
 forecast sees only `past`, its reference runs, and the learning-rate plan as known at the cut-off.
@@ -37,12 +37,12 @@ def forecast(
     Args:
         past: a surface cut at the present, such as `surface.sel(tokens=slice(None, 20e9))`.
         at: tokens seen at which to forecast, in any order; default the end of the plan. Of tokens that `past` has seen
-            the result is what the fitted laws say there, no forecast. Tokens named twice are answered once, where they
-            stand first: a token count is a label of the result.
+            the result is what the fitted laws say there, no forecast. Of tokens named twice the first counts: a
+            token count is a label of the result.
         schedule: the learning-rate plan as known at the cut-off (`Schedule`, mapping, or list of mappings); default the
-            plan that the surface carries; without one, laws that need it are replaced by those that do not. For the
-            laws that know the learning rate it begins at the last checkpoint: what came before says the surface, if it
-            carries a plan.
+            plan that the surface carries; without one the last learning rate goes on, and methods that need a plan do
+            not apply. Laws that know the learning rate read it beyond the last checkpoint only: they read the past from
+            the surface, if it carries a plan.
         method: one of METHODS, one of `tsl.baselines`, or `Paper(n_sep=...)`. The default is of the mean loss alone.
         reference_runs: surfaces of other runs to learn from, of other sizes (attribute n_params), seeds or schedules;
             only the family "lr_aware" uses them. They are used whole: give none that was not known at the cut-off.
@@ -59,8 +59,8 @@ def forecast(
     at = _tokens(at, plan)
     if isinstance(method, str):
         if method not in METHODS:
-            known = ", ".join(METHODS)
-            raise ValueError(f"forecast: method must be one of {known}, or a value of tsl.baselines, found {method!r}")
+            names = ", ".join(METHODS)
+            raise ValueError(f"forecast: method must be one of {names}, or a value of tsl.baselines, found {method!r}")
         method = METHODS[method].implementation
     if isinstance(method, ForecastMethod):
         return lr_aware.forecast_splits(method, past, at, plan, [validate_surface(run) for run in reference_runs])

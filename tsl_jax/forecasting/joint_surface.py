@@ -24,7 +24,7 @@ from tsl_jax.fitting.levenberg_marquardt import DAMPINGS, MAXITER, search
 from tsl_jax.fitting.varpro import orthonormal
 from tsl_jax.laws import Law
 
-PAD = 32  # checkpoints: prefixes are filled up with weight zero, so that they share a compiled program
+PAD = 32  # checkpoints: prefixes are padded with weight zero, so that they share a compiled program
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,10 @@ def refine(parts: Mapping[str, Fit], loss: xr.DataArray, usable: xr.DataArray) -
         raw = [(of.raw_params.isel(split=k).values, len(of.law.shapes)) for of in separate]
         log_shapes = [np.log(params[:shapes]) for params, shapes in raw]
         starts.append(np.concatenate([*log_shapes, raw[1][0][raw[1][1] :]]))  # theta: all log shapes, then c1
-    more = -loss.sizes["tokens"] % PAD  # up to the next multiple of PAD
-    values = np.pad(loss.values, ((0, 0), (0, more), (0, 0)))
-    weights = np.pad(usable.transpose("split", "tokens").values.astype(float), ((0, 0), (0, more)))
-    tokens = np.pad(loss.tokens.values.astype(float), (0, more), mode="edge")  # not 0, where N^-delta is infinite
+    padding = -loss.sizes["tokens"] % PAD  # up to the next multiple of PAD
+    values = np.pad(loss.values, ((0, 0), (0, padding), (0, 0)))
+    weights = np.pad(usable.transpose("split", "tokens").values.astype(float), ((0, 0), (0, padding)))
+    tokens = np.pad(loss.tokens.values.astype(float), (0, padding), mode="edge")  # not 0, where N^-delta is infinite
     with jax.enable_x64(True):
         arrays = [jnp.asarray(a, float) for a in (np.stack(starts), tokens, loss.position.values, values, weights)]
         solution = jax.tree.map(np.asarray, _solve(forms, *arrays))
@@ -146,7 +146,7 @@ def _solve(
 
         nowhere = jnp.zeros_like(start)
         end = search(residual, nowhere, jnp.ones_like(start), DAMPINGS[1], MAXITER, rounds=1)
-        # a search that ended worse than it began is not believed
+        # a search that ended worse than it began is discarded: the start stays
         first, last = (jnp.sum(residual(step) ** 2) for step in (nowhere, end.params))
         theta = within(start + jnp.where(last <= first, end.params, 0))
         q, r = basis(theta)

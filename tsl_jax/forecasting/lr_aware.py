@@ -78,12 +78,12 @@ def forecast_splits(
         for name, curve in curves.items():
             fits.setdefault(name, {})[split] = curve
         reasons = [BELOW_ZERO] if (np.median(draws, axis=0) < 0).any() else []
-        strange = sum(not np.array_equal(run.position, own.position) for run in others) if method.by_position else 0
-        if strange:
-            detail = f"{strange} of {len(others)} reference runs have other positions and are left out"
+        n_ignored = sum(not np.array_equal(run.position, own.position) for run in others) if method.by_position else 0
+        if n_ignored:
+            detail = f"{n_ignored} of {len(others)} reference runs have other positions and are left out"
             reasons.append((ForecastFlag.REFERENCE_RUNS_IGNORED, detail))
-        stuck = [name for name, curve in curves.items() if not curve.posterior.converged]
-        reasons += [(ForecastFlag.SAMPLER_NOT_CONVERGED, f"the sampler did not converge ({name})") for name in stuck]
+        failed = [name for name, curve in curves.items() if not curve.posterior.converged]
+        reasons += [(ForecastFlag.SAMPLER_NOT_CONVERGED, f"the sampler did not converge ({name})") for name in failed]
         status[split] = ForecastStatus.of(reasons)
     dims = ("draw", "split", "tokens", "position")[: 1 + len(shape)]
     coordinates = {"split": list(draws_of), "tokens": increasing, "position": position}

@@ -26,16 +26,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtri
+from jaxtyping import Bool, Float
 
 from tsl_jax.fitting.levenberg_marquardt import quasi_random
 from tsl_jax.laws import Law
 
-KAPPA = 0.5  # a law is wrong by more while the loss is high: the correlated residual shrinks with the clock
+KAPPA = 0.5  # a law errs more while the loss is high: the sd of the correlated residual is sigma clock^-KAPPA
 DRAWS = 256  # values of eta in a round
 ROUNDS = 40  # at most
-ENOUGH = 0.5  # share of a round that the effective draws are worth when the sampler stops
-FEW = 0.15  # with less than this at the end it has not converged
-TEMPERED = 0.12  # share of a round that the temperature leaves effective while it is above 1
+ENOUGH = 0.5  # the sampler stops when its effective draws exceed this share of DRAWS
+FEW = 0.15  # it has not converged if they are no more than this share after the last round
+TEMPERED = 0.12  # share of DRAWS that a temperature above 1 leaves effective
 FREEDOM = 8  # degrees of freedom of the proposal: tails wider than those of a normal
 HOTTEST = 20.0  # log of the highest temperature
 
@@ -46,18 +47,18 @@ class CurveBatch:
 
     Attributes:
         y: (R, n). x: the law's covariates: an array (R, n), or a mapping with leaves (R, ...).
-        log_clock: (R, n), increasing along each curve. known: (R, n) bool, False for points that only fill up.
+        log_clock: (R, n), increasing along each curve. known: (R, n) bool, False for padding.
         noise: (R, n) the factors m of the white variance. mix: (R, p), the w above.
         size: (R,), a covariate of the curves that shapes may drift with.
     """
 
-    y: np.ndarray
+    y: Float[np.ndarray, "curve point"]
     x: Any
-    log_clock: np.ndarray
-    known: np.ndarray
-    noise: np.ndarray
-    mix: np.ndarray
-    size: np.ndarray
+    log_clock: Float[np.ndarray, "curve point"]
+    known: Bool[np.ndarray, "curve point"]
+    noise: Float[np.ndarray, "curve point"]
+    mix: Float[np.ndarray, "curve effect"]
+    size: Float[np.ndarray, " curve"]
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,11 @@ class ModelPrior:
         effect, effect_sd: (p, k) means and sds of the effects on the k coefficients. own: (p,) bool, scaled by tau.
     """
 
-    eta: np.ndarray
-    eta_sd: np.ndarray
-    effect: np.ndarray
-    effect_sd: np.ndarray
-    own: np.ndarray
+    eta: Float[np.ndarray, " eta"]
+    eta_sd: Float[np.ndarray, " eta"]
+    effect: Float[np.ndarray, "effect coef"]
+    effect_sd: Float[np.ndarray, "effect coef"]
+    own: Bool[np.ndarray, " effect"]
 
 
 @dataclass(frozen=True)
@@ -83,13 +84,13 @@ class Posterior:
     law: Law
     curves: CurveBatch
     prior: ModelPrior
-    eta: np.ndarray
-    weight: np.ndarray
+    eta: Float[np.ndarray, "draw eta"]
+    weight: Float[np.ndarray, " draw"]
     effective: float
     converged: bool
 
     @property
-    def mean(self) -> np.ndarray:
+    def mean(self) -> Float[np.ndarray, " eta"]:
         """Posterior mean of eta (d,)."""
         return self.weight @ self.eta
 
@@ -105,7 +106,7 @@ class Posterior:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Draws of one curve at points beyond its last (draw, point), and the same without residuals.
 
-        At points that were seen both are what the law says.
+        At points up to the last known one, both are the law alone.
 
         Args:
             curve: which. x: covariates at the points, without the axis of curves. log_clock: (point,), increasing.
@@ -307,7 +308,7 @@ def _whiten(columns: np.ndarray, curves: CurveBatch, ell: np.ndarray, sigma: np.
     before = curves.log_clock[:, 0]
     for j in range(points):
         known, now = curves.known[:, j], curves.log_clock[:, j]
-        decay = np.where(known, np.exp(-(now - before) / ell[:, None]), 1.0)  # f; 1 at filling, which changes nothing
+        decay = np.where(known, np.exp(-(now - before) / ell[:, None]), 1.0)  # f; 1 at padding, which changes nothing
         before = np.where(known, now, before)
         state, variance = state * decay[..., None], variance * decay**2 + 1 - decay**2  # predict
         scale = sigma[:, None] * np.exp(-KAPPA * now)  # h

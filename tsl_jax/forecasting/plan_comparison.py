@@ -63,8 +63,8 @@ def compare_plans(
     for name, given in plans.items():
         plan = schedules[name] = given if isinstance(given, Schedule) else Schedule.from_plan(given)
         if plan.total_tokens <= seen:
-            found = f"{plan.total_tokens:,} tokens, the past reaches {seen:,.0f}"
-            raise ValueError(f"compare_plans: the plan {name} ends at {found}; give a longer plan or an earlier past")
+            totals = f"{plan.total_tokens:,} tokens, the past reaches {seen:,.0f}"
+            raise ValueError(f"compare_plans: the plan {name} ends at {totals}; give a longer plan or an earlier past")
     made = {name: forecast(past, plan.total_tokens, plan, method, reference_runs) for name, plan in schedules.items()}
     ends = [end.draws.isel(tokens=-1, drop=True) for end in made.values() if end.draws is not None]
     apart = xr.concat([end - ends[0] for end in ends], "plan").assign_coords(plan=list(made))

@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import xarray as xr
+from jaxtyping import Float
 
 from tsl_jax import laws
 from tsl_jax.fitting import Fit, Status, fit
@@ -34,9 +35,9 @@ from tsl_jax.laws import Law, Schedule
 
 SEPARATE = {"a0": laws.LOG, "a1": laws.RECIPROCAL, "a2": laws.RECIPROCAL}
 FEWEST = 4  # checkpoints: one more than a temporal law has parameters
-FEWEST_BEYOND = 3  # of them beyond N_sep, before the cosine piece is believed
+FEWEST_BEYOND = 3  # of them beyond N_sep, for the cosine piece to be used
 IMPLAUSIBLE = 10  # times the highest observed loss: such a prediction is discarded
-LEAST_SINE = 0.1  # of gamma4 N_sep + gamma5, by which its amplitude divides
+LEAST_SINE = 0.1  # of the phase gamma4 N_sep + gamma5: the amplitude of the cosine piece divides by it
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def by_position(
         fits["a2_hyperbola"], fits["a2"] = fits["a2"], _temporal_fits(forms, position_fit, usable)["a2"]
         unidentified, cosine = _unidentified(fits["a2"], usable, plan), _anchored(fits, loss, usable, at)
         instead = predicted.split.isin(list(unidentified))
-        # how far apart both are where the cosine is not used, at most what the loss moved in the past
+        # where the cosine is not used: its distance from the hyperbola, at most the range of the past losses
         moved = (seen := loss.where(usable)).max("tokens") - seen.min("tokens")
         apart = (cosine - predicted).clip(-moved, moved)
         discrepancy = apart.where(np.isfinite(cosine), moved).where(instead, 0.0).reindex(split=splits).fillna(0.0)
@@ -233,7 +234,12 @@ def _anchored(fits: Mapping[str, Any], loss: xr.DataArray, usable: xr.DataArray,
     return ahead + residual.mean("tokens", skipna=True)  # offset (split, position), nats
 
 
-def anchor(loss: xr.DataArray, a0: np.ndarray, log_a1: np.ndarray, a2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def anchor(
+    loss: xr.DataArray,
+    a0: Float[np.ndarray, " checkpoint"],
+    log_a1: Float[np.ndarray, " checkpoint"],
+    a2: Float[np.ndarray, " checkpoint"],
+) -> tuple[Float[np.ndarray, " position"], Float[np.ndarray, " position"]]:
     """Mean and sd (position,) of the residuals of the position law in the last third of the checkpoints with a fit.
 
     Args:

@@ -35,7 +35,7 @@ class Prior:
 # Residuals, relative to the last value: logs of ell, sigma, nu; and tau, how much runs of one kind differ.
 ELL, SIGMA, NU, TAU = (log(0.06), 0.1), (log(0.0007), 1.0), (log(0.0003), 1.0), (log(0.002), 0.4)
 MODEL_ERROR = 0.15  # sd of a law's error, as a share of the change that it forecasts
-_ALPHA = (log(0.5), 0.6)  # .15 to 1.7: small runs fall slowly for long, long runs of large models settle
+_ALPHA = (log(0.5), 0.6)  # 95 %: .15 to 1.7; small runs go on falling slowly, long runs of large models level off
 _LEVEL, _FALL, _ANNEALED = (0.8, 0.3), (0.2, 0.3), (0.06, 0.04)
 _NEVER = 1e-5  # sd of a log shape that does not drift with size
 
