@@ -56,8 +56,8 @@ class Browser:
 
     def run(self, script: str) -> Any:
         """The value of an expression in the page; a promise is awaited."""
-        asked = {"expression": script, "returnByValue": True, "awaitPromise": True}
-        answer = self._say("Runtime.evaluate", asked)
+        request = {"expression": script, "returnByValue": True, "awaitPromise": True}
+        answer = self._say("Runtime.evaluate", request)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 

@@ -56,12 +56,12 @@ def backtest(
 ) -> Backtest:
     """Forecasts of every method from every cut-off; NaN errors are methods that have no forecast."""
     errors = dict(zip(METHODS, (0.3, 0.02, -0.01, np.nan, 0.2, 40.0), strict=True)) if errors is None else errors
-    made = {
+    forecasts = {
         (cutoff, method): forecast(run, cutoff, method, error, fits if method == "temporal" else {})
         for cutoff in cutoffs
         for method, error in errors.items()
     }
-    return Backtest(_scores(run, made, errors), made)
+    return Backtest(_scores(run, forecasts, errors), forecasts)
 
 
 def with_interval(run: xr.Dataset, cutoff: float) -> Forecast:
@@ -74,17 +74,17 @@ def with_interval(run: xr.Dataset, cutoff: float) -> Forecast:
 
 def with_main_method(backtest: Backtest, run: xr.Dataset) -> Backtest:
     """The backtest with the main method in it: each later checkpoint in its 90 % interval, none in that of 50 %."""
-    made = {(cutoff, MAIN): with_interval(run, cutoff) for cutoff in CUTOFFS}
-    scores = _scores(run, made, {MAIN: 0.05}).assign(covered_50=0.0, covered_90=1.0)
-    return Backtest(pd.concat([backtest.scores, scores]), {**backtest.forecasts, **made})
+    forecasts = {(cutoff, MAIN): with_interval(run, cutoff) for cutoff in CUTOFFS}
+    scores = _scores(run, forecasts, {MAIN: 0.05}).assign(covered_50=0.0, covered_90=1.0)
+    return Backtest(pd.concat([backtest.scores, scores]), {**backtest.forecasts, **forecasts})
 
 
-def _scores(run: xr.Dataset, made: Mapping[tuple[float, str], Forecast], errors: Mapping[str, float]) -> Any:
+def _scores(run: xr.Dataset, forecasts: Mapping[tuple[float, str], Forecast], errors: Mapping[str, float]) -> Any:
     rows = []
     too_few = ForecastStatus(ForecastFlag.NO_FORECAST, ("3 usable position fits, 4 are needed",))
-    for (cutoff, method), one in made.items():
+    for (cutoff, method), forecast in forecasts.items():
         for split in run.split.values.tolist():
-            final, observed = float(one.mean.sel(split=split)[-1]), float(run.loss.sel(split=split)[-1].mean())
+            final, observed = float(forecast.mean.sel(split=split)[-1]), float(run.loss.sel(split=split)[-1].mean())
             status = ForecastStatus() if np.isfinite(final) else too_few
             row = {"final": final, "observed": observed, "error": final - observed, "mse": errors[method] ** 2}
             row |= {"r2": 0.9, "status": str(status), "flags": int(status.flags)}

@@ -164,15 +164,15 @@ def test_a_mistake_gets_a_sentence_and_exit_code_2(name, tmp_path, capsys, monke
     monkeypatch.setenv("TSL_JAX_CACHE", str(tmp_path / "cache"))
     arguments, sentence = mistakes(tmp_path)[name]
     assert tsl_command(*arguments) == 2
-    said = capsys.readouterr()
-    assert sentence in said.err.replace("\n", " ")
-    assert "Traceback" not in said.err + said.out
+    output = capsys.readouterr()
+    assert sentence in output.err.replace("\n", " ")
+    assert "Traceback" not in output.err + output.out
     assert not (tmp_path / "fits.parquet").exists()
 
 
 def test_a_wrong_option_prints_no_headline_and_leaves_no_folder(tmp_path, capsys):
-    for wrong in (("--tokens", 10), ("--position-weights", "head"), ("--text", tmp_path / "none")):
-        assert tsl_command("train", "--out", tmp_path / "run", *wrong) == 2
+    for options in (("--tokens", 10), ("--position-weights", "head"), ("--text", tmp_path / "none")):
+        assert tsl_command("train", "--out", tmp_path / "run", *options) == 2
         assert capsys.readouterr().out == ""
     assert not (tmp_path / "run").exists()
 

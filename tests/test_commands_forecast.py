@@ -58,7 +58,7 @@ def test_intervals_stand_first_in_the_table_in_the_file_and_in_a_sentence(
 ) -> None:
     longer = ("--schedule", folder / "long.json")
     rows = {row["method"]: row for row in forecast(folder, *longer, "--siblings", folder / "sibling.npz")["forecasts"]}
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     alone = forecast(folder, *longer)["forecasts"][1]["intervals"]
     main, ends = rows[MAIN], rows[MAIN]["intervals"]
     assert list(rows) == ["temporal", MAIN, "last"]
@@ -70,10 +70,10 @@ def test_intervals_stand_first_in_the_table_in_the_file_and_in_a_sentence(
     assert repeated["0.05"][0] < rows["last"]["loss"][0] < repeated["0.95"][0]
     assert main["population_intervals"] is None
     between = f"{ends['0.05'][0]:.3f} to {ends['0.95'][0]:.3f}"
-    assert said.index(f"│ {MAIN}") < said.index("│ temporal")
-    assert f"│ {between} │" in said
+    assert output.index(f"│ {MAIN}") < output.index("│ temporal")
+    assert f"│ {between} │" in output
     rest = main["intervals_rest_on"]
-    assert f"id: {main['loss'][0]:.3f} nats at the end, 90 %: {between} on these texts ({rest})\n" in said
+    assert f"id: {main['loss'][0]:.3f} nats at the end, 90 %: {between} on these texts ({rest})\n" in output
     assert rest.startswith("model-based")
     assert rows["last"]["intervals_rest_on"].startswith("rolling origins")
 
@@ -84,8 +84,8 @@ def test_plans_are_compared_with_the_first_draw_by_draw(folder: Path, capsys: py
     assert set(rows[1]["difference"].values()) == {0.0}
     apart = rows[2]["difference"]
     assert apart["0.05"] < apart["0.5"] < apart["0.95"] < 0
-    said = capsys.readouterr().out
-    assert f"long.json ends {-apart['0.5']:.3f} nats lower than {folder}/a.json (90 %: {apart['0.05']:+.3f}" in said
+    output = capsys.readouterr().out
+    assert f"long.json ends {-apart['0.5']:.3f} nats lower than {folder}/a.json (90 %: {apart['0.05']:+.3f}" in output
 
 
 def test_a_later_change_of_plan_is_not_known_at_the_cut_off(folder: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_mistake_gets_a_sentence_and_exit_code_2(
     monkeypatch.chdir(folder)
     options, sentence = MISTAKES[name]
     assert tsl_command("forecast", "run.npz", "--out", "wrong.json", *options) == 2
-    said = capsys.readouterr()
-    assert sentence in said.err.replace("\n", " ")
-    assert "Traceback" not in said.err + said.out
+    output = capsys.readouterr()
+    assert sentence in output.err.replace("\n", " ")
+    assert "Traceback" not in output.err + output.out
     assert not (folder / "wrong.json").exists()

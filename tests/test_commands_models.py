@@ -57,19 +57,19 @@ def test_any_shape_of_kaplans_is_a_preset(capsys: pytest.CaptureFixture[str]) ->
 def test_a_gpu_keeps_no_attention_scores_and_runs_only_the_experts_it_needs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    asked = ("9.8m-moe", *QUESTION, "--dtype", "bfloat16", "--no-time", "--platform")
-    kept = [printed(capsys, *asked, platform).split("activations ")[1].split(",")[0] for platform in ("cpu", "gpu")]
+    args = ("9.8m-moe", *QUESTION, "--dtype", "bfloat16", "--no-time", "--platform")
+    sizes = [printed(capsys, *args, platform).split("activations ")[1].split(",")[0] for platform in ("cpu", "gpu")]
     tokens, width = 8 * 64 * 8 * 2, 15 * 320
-    assert kept[0] == f"{tokens * (width + 6 * 432 * 8 + 5 * 40) / 1e6:.3g} MB"
-    assert kept[1] == f"{tokens * (width + 6 * 432 * 2) / 1e6:.3g} MB"
+    assert sizes[0] == f"{tokens * (width + 6 * 432 * 8 + 5 * 40) / 1e6:.3g} MB"
+    assert sizes[1] == f"{tokens * (width + 6 * 432 * 2) / 1e6:.3g} MB"
     assert cli.run_verb("models", ["--platform", "gpu"], debug=False) == 2
     assert "--platform gpu needs its --rate" in capsys.readouterr().err
 
 
 def test_dense_experts_are_timed_as_they_run() -> None:
-    asked = resolve(ModelConfig(preset="9.8m-moe", vocabulary=2048, context=64))
-    dense, ragged = (replace(asked, experts=kind) for kind in ("dense", "ragged"))
-    assert resources.flops_computed(ragged) == flops_per_token(asked)
+    config = resolve(ModelConfig(preset="9.8m-moe", vocabulary=2048, context=64))
+    dense, ragged = (replace(config, experts=kind) for kind in ("dense", "ragged"))
+    assert resources.flops_computed(ragged) == flops_per_token(config)
     all_used = replace(dense, experts_per_token=dense.n_experts)
     assert resources.flops_computed(dense) == flops_per_token(all_used)
     assert resources.memory(dense, 8)["activations"] > 2 * resources.memory(ragged, 8)["activations"]

@@ -39,10 +39,10 @@ def write_sweep(folder: Path, more: str = "") -> Path:
 def test_a_list_says_which_runs_there_are_and_what_they_cost(tmp_path, capsys):
     file = write_sweep(tmp_path)
     assert tsl_command("sweep", file, "--out", tmp_path / "out", "--list") == 0
-    said = capsys.readouterr().out.splitlines()
-    assert said[:2] == [f"{'long-' * 12}{seed}  to do" for seed in (0, 1)]
-    assert said[2].startswith("to make: 2 runs: 5e+06 tokens in ")
-    assert said[3].startswith("about ")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [f"{'long-' * 12}{seed}  to do" for seed in (0, 1)]
+    assert lines[2].startswith("to make: 2 runs: 5e+06 tokens in ")
+    assert lines[3].startswith("about ")
     assert not (tmp_path / "out").exists()
 
 
@@ -84,17 +84,17 @@ def test_runs_of_unlike_dtypes_are_guessed_by_their_own_speed(tmp_path):
     file.write_text(file.read_text().replace("{seed}", "{seed}-{variant}"))
     runs = read_sweep(file)
     last = describe_runs(Pool(tmp_path / "kept", tmp_path / "runs"), runs).splitlines()[-1]
-    seconds = sum(sweep.cost(one).seconds({"float32": 1e9, "bfloat16": 1e10}[one.model.dtype]) for one in runs.values())
+    seconds = sum(sweep.cost(run).seconds({"float32": 1e9, "bfloat16": 1e10}[run.model.dtype]) for run in runs.values())
     assert last.startswith(format_duration(seconds))
     assert [format_duration(60 * n) for n in (3, 600, 1e5)] == ["about 3 minutes", "about 10 hours", "about 69.4 days"]
 
 
 def test_reproduce_lists_the_experiments_with_their_questions(capsys):
     assert tsl_command("reproduce") == 0
-    said = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
-    assert {"learning_dynamics", "position_weighting"} <= said.keys()
-    assert "Do all positions learn at the same rate" in said["learning_dynamics"]
-    assert all((EXPERIMENTS / name / "study.py").exists() for name in said)
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert {"learning_dynamics", "position_weighting"} <= lines.keys()
+    assert "Do all positions learn at the same rate" in lines["learning_dynamics"]
+    assert all((EXPERIMENTS / name / "study.py").exists() for name in lines)
 
 
 def test_a_name_that_is_no_experiment_is_refused_with_those_there_are(capsys):

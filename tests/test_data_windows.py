@@ -34,31 +34,31 @@ def corpus(weights: dict[str, float], sizes: list[int]) -> Corpus:
 
 
 def built(sizes: list[int], config: EvalConfig = SMALL, split: str = "id") -> windows.Windows:
-    one = part(sizes)
-    return windows.build(one.tokens, one.documents, CONTEXT, config, split)
+    stream = part(sizes)
+    return windows.build(stream.tokens, stream.documents, CONTEXT, config, split)
 
 
 @pytest.mark.parametrize("design", ["overlapping", "random"])
 def test_windows_are_runs_of_one_document(design: str):
     sizes = [40, 5, 60, 11, 35, 200, 31, 29]
-    found = built(sizes, replace(SMALL, design=design))
-    assert found.tokens.shape == (30, CONTEXT + 1)
-    assert found.tokens.dtype == np.int32
-    assert (np.diff(found.tokens, axis=1) == 1).all()
-    document = np.searchsorted(np.cumsum(sizes), found.tokens, side="right")
+    drawn = built(sizes, replace(SMALL, design=design))
+    assert drawn.tokens.shape == (30, CONTEXT + 1)
+    assert drawn.tokens.dtype == np.int32
+    assert (np.diff(drawn.tokens, axis=1) == 1).all()
+    document = np.searchsorted(np.cumsum(sizes), drawn.tokens, side="right")
     assert (document == document[:, :1]).all()
-    assert found.n_clusters == len(np.unique(found.cluster)) == found.cluster.max() + 1
-    for cluster in range(found.n_clusters):
-        assert len(np.unique(document[found.cluster == cluster])) == 1
-    assert found.n_clusters == len(np.unique(document))
+    assert drawn.n_clusters == len(np.unique(drawn.cluster)) == drawn.cluster.max() + 1
+    for cluster in range(drawn.n_clusters):
+        assert len(np.unique(document[drawn.cluster == cluster])) == 1
+    assert drawn.n_clusters == len(np.unique(document))
 
 
 def test_offsets_are_places_in_the_stretch_that_step_by_stride_and_one_more_in_turn():
-    found = built([100] * 20)
-    assert found.offset.reshape(6, 5).tolist() == [[0, 4, 9, 13, 18]] * 6
-    start = (found.tokens[:, 0] - found.offset).reshape(6, 5)
+    drawn = built([100] * 20)
+    assert drawn.offset.reshape(6, 5).tolist() == [[0, 4, 9, 13, 18]] * 6
+    start = (drawn.tokens[:, 0] - drawn.offset).reshape(6, 5)
     assert (start == start[:, :1]).all()
-    assert found.excerpt.tolist() == np.repeat(np.arange(6), 5).tolist()
+    assert drawn.excerpt.tolist() == np.repeat(np.arange(6), 5).tolist()
 
 
 def test_a_stretch_a_document_while_there_are_enough():
@@ -67,12 +67,12 @@ def test_a_stretch_a_document_while_there_are_enough():
 
 
 def test_too_few_documents_give_several_stretches_each_that_do_not_overlap():
-    found = built([100, 3, 200, 87])  # a stretch needs 29 tokens: 3, 6 and 3 fit
-    assert found.n_clusters == 3
-    starts = np.sort(found.tokens[::5, 0])
+    drawn = built([100, 3, 200, 87])  # a stretch needs 29 tokens: 3, 6 and 3 fit
+    assert drawn.n_clusters == 3
+    starts = np.sort(drawn.tokens[::5, 0])
     assert len(starts) == 6
     assert np.diff(starts).min() >= 29
-    assert np.bincount(found.cluster[::5]).tolist() == [2, 2, 2]
+    assert np.bincount(drawn.cluster[::5]).tolist() == [2, 2, 2]
     with pytest.warns(UserWarning, match=r"only 3 of the 6 excerpts asked for .* split 'id' \(2 documents\)"):
         tight = built([29, 58])
     assert tight.requested == 6
@@ -82,12 +82,12 @@ def test_too_few_documents_give_several_stretches_each_that_do_not_overlap():
 
 def test_offsets_connect_all_positions_of_a_long_context():
     config = EvalConfig()
-    one = part([1000] * 64)
-    found = windows.build(one.tokens, one.documents, 128, config, "id")
+    stream = part([1000] * 64)
+    drawn = windows.build(stream.tokens, stream.documents, 128, config, "id")
     reached = {0}
     while True:  # positions that share a target with one that is reached
-        targets = set(found.tokens[:, 1:][:, sorted(reached)].ravel().tolist())
-        more = {int(i) for i in np.flatnonzero(np.isin(found.tokens[:, 1:], list(targets)).any(axis=0))}
+        targets = set(drawn.tokens[:, 1:][:, sorted(reached)].ravel().tolist())
+        more = {int(i) for i in np.flatnonzero(np.isin(drawn.tokens[:, 1:], list(targets)).any(axis=0))}
         if more == reached:
             break
         reached = more
@@ -105,9 +105,9 @@ def test_windows_are_the_same_every_time_and_their_digest_tells():
 
 
 def test_another_seed_draws_other_windows_by_the_same_rule():
-    one = corpus({"a": 1.0}, [200] * 20)
-    first, other = (windows.for_splits(one, CONTEXT, SMALL, seed)["id"] for seed in (0, 1))
-    assert windows.for_splits(one, CONTEXT, SMALL)["id"].design == first.design
+    source = corpus({"a": 1.0}, [200] * 20)
+    first, other = (windows.for_splits(source, CONTEXT, SMALL, seed)["id"] for seed in (0, 1))
+    assert windows.for_splits(source, CONTEXT, SMALL)["id"].design == first.design
     assert other.design["seed"] == 1
     assert other.design["digest"] != first.design["digest"]
     np.testing.assert_array_equal(other.offset.reshape(6, 5), [windows.offset_rule(5, 4)] * 6)
@@ -115,8 +115,8 @@ def test_another_seed_draws_other_windows_by_the_same_rule():
 
 def test_random_windows_are_all_different_and_take_what_there_is():
     with pytest.warns(UserWarning, match="only 5 of the 30 windows"):
-        found = built([12, 5, 13], replace(SMALL, design="random"))  # 2 and 3 places
-    assert sorted(found.tokens[:, 0]) == [0, 1, 17, 18, 19]
+        drawn = built([12, 5, 13], replace(SMALL, design="random"))  # 2 and 3 places
+    assert sorted(drawn.tokens[:, 0]) == [0, 1, 17, 18, 19]
 
 
 def test_a_domain_too_small_for_one_window_gets_a_sentence():
@@ -128,31 +128,31 @@ def test_a_domain_too_small_for_one_window_gets_a_sentence():
 
 
 def test_splits_share_stretches_by_weight_and_keep_clusters_apart():
-    found = windows.for_splits(corpus({"a": 0.7, "b": 0.3, "c": 0.0}, [100] * 20), CONTEXT, SMALL)
-    assert set(found) == {"id", "ood"}
-    assert np.unique(found["id"].tokens[::5, 0] // 1_000_000, return_counts=True)[1].tolist() == [4, 2]
-    assert found["id"].n_clusters == 6
-    assert found["id"].excerpt.tolist() == np.repeat(np.arange(6), 5).tolist()
-    assert (found["ood"].tokens // 1_000_000 == 2).all()
-    assert found["id"].design["domains"] == ["a", "b"]
+    splits = windows.for_splits(corpus({"a": 0.7, "b": 0.3, "c": 0.0}, [100] * 20), CONTEXT, SMALL)
+    assert set(splits) == {"id", "ood"}
+    assert np.unique(splits["id"].tokens[::5, 0] // 1_000_000, return_counts=True)[1].tolist() == [4, 2]
+    assert splits["id"].n_clusters == 6
+    assert splits["id"].excerpt.tolist() == np.repeat(np.arange(6), 5).tolist()
+    assert (splits["ood"].tokens // 1_000_000 == 2).all()
+    assert splits["id"].design["domains"] == ["a", "b"]
 
 
-def batches_of(one: Corpus, context: int, size: int, seed: int) -> Callable[[int], np.ndarray]:
+def batches_of(source: Corpus, context: int, size: int, seed: int) -> Callable[[int], np.ndarray]:
     """The batches of a run in which nothing changes."""
-    take = batches.sequences(one, [(0, one.mixture)], context, seed)
+    take = batches.sequences(source, [(0, source.mixture)], context, seed)
     return lambda step: take(step * size, size)
 
 
 def test_a_batch_depends_on_seed_and_step_alone():
     both = corpus({"a": 0.75, "b": 0.25}, [100])
     first = batches_of(both, CONTEXT, 4, seed=3)
-    kept = [first(step) for step in range(30)]
+    expected = [first(step) for step in range(30)]
     again = batches_of(both, CONTEXT, 4, seed=3)
     for step in (29, 0, 13):
-        np.testing.assert_array_equal(again(step), kept[step])
-    assert not np.array_equal(batches_of(both, CONTEXT, 4, seed=4)(0), kept[0])
-    assert kept[0].shape == (4, CONTEXT + 1)
-    assert kept[0].dtype == np.int32
+        np.testing.assert_array_equal(again(step), expected[step])
+    assert not np.array_equal(batches_of(both, CONTEXT, 4, seed=4)(0), expected[0])
+    assert expected[0].shape == (4, CONTEXT + 1)
+    assert expected[0].dtype == np.int32
 
 
 def test_domains_come_in_their_shares():
@@ -180,8 +180,8 @@ def test_domains_go_on_in_their_order_where_a_mixture_follows_another():
 
 
 def test_an_epoch_has_every_target_once_and_the_next_another_order():
-    one = corpus({"a": 1.0}, [100])
-    batch_of = batches_of(one, CONTEXT, 1, seed=0)
+    source = corpus({"a": 1.0}, [100])
+    batch_of = batches_of(source, CONTEXT, 1, seed=0)
     n = (5000 - 1) // CONTEXT
     epochs = [np.concatenate([batch_of(step) for step in range(e * n, (e + 1) * n)]) for e in (0, 1)]
     for epoch in epochs:
@@ -191,19 +191,19 @@ def test_an_epoch_has_every_target_once_and_the_next_another_order():
 
 
 def test_a_mixture_names_only_domains_of_the_corpus():
-    one = corpus({"a": 1.0}, [100])
+    source = corpus({"a": 1.0}, [100])
     with pytest.raises(ValueError, match="the mixture names 'z', the corpus has a"):
-        batches.sequences(one, [(0, Mixture((("z", 1.0),)))], CONTEXT, seed=0)
-    assert one.mixture["a"] == 1.0
-    assert one.mixture["z"] == 0.0
-    assert hash(one.mixture) == hash(Mixture((("a", 1.0),)))
+        batches.sequences(source, [(0, Mixture((("z", 1.0),)))], CONTEXT, seed=0)
+    assert source.mixture["a"] == 1.0
+    assert source.mixture["z"] == 0.0
+    assert hash(source.mixture) == hash(Mixture((("a", 1.0),)))
 
 
 def test_a_batch_costs_little(tmp_path: Path):
     np.save(tmp_path / "a.npy", np.zeros(200_000, np.uint16))
     stream = Part(np.load(tmp_path / "a.npy", mmap_mode="r"), np.zeros(1, np.int64))
-    one = Corpus({"a": Domain(stream, stream)}, Mixture((("a", 1.0),)), {"id": ("a",)}, 1, None, {})
-    batch_of = batches_of(one, 128, 16, seed=0)
+    source = Corpus({"a": Domain(stream, stream)}, Mixture((("a", 1.0),)), {"id": ("a",)}, 1, None, {})
+    batch_of = batches_of(source, 128, 16, seed=0)
     batch_of(0)
     seconds = []
     for step in range(50):

@@ -41,8 +41,8 @@ def test_the_right_law_wins_and_the_log_likelihood_ratio_is_distributed_as_it_sa
     ]
     apart = np.median([result.apart for result in results])
     z = np.array([result.z_first for result in results])
-    wrong = np.mean([result.log_ratio < 0 for result in results])
-    assert abs(wrong - stats.norm.cdf(-apart / 2)) < 0.06
+    error_rate = np.mean([result.log_ratio < 0 for result in results])
+    assert abs(error_rate - stats.norm.cdf(-apart / 2)) < 0.06
     assert abs(z.mean()) < 0.25
     assert 0.75 < z.std() < 1.25
     assert np.mean([result.z_second for result in results]) > 1  # not as the exponential would have it
@@ -101,8 +101,8 @@ def test_the_simulated_reference_is_calibrated_where_the_covariance_is_estimated
     fresh = model_comparison.reference_chi2(HYPERBOLIC, TRUE, X, sigma, clusters, draws=120, seed=2)
     assert abs((fresh > np.quantile(reference, 0.95)).mean() - 0.05) < 0.06
     assert np.mean(fresh) > 7  # the degrees: heavier than chi2
-    wrong = np.asarray(POSITION_LOG(X, c0=4.5, c1=0.4, c2=0.5))
-    far = model_comparison.gls_fit(HYPERBOLIC, wrong, X, sigma / 100).chi2
+    other_law = np.asarray(POSITION_LOG(X, c0=4.5, c1=0.4, c2=0.5))
+    far = model_comparison.gls_fit(HYPERBOLIC, other_law, X, sigma / 100).chi2
     assert far > np.quantile(reference, 0.95)
 
 

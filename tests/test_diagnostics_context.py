@@ -129,7 +129,7 @@ def test_formulas_of_plain_least_squares_refuse_a_weighted_fit():
     assert np.isfinite(effective_context(weighted).high).all()  # by the errors of the fit itself
 
 
-def test_nothing_is_said_of_noise_where_a_coefficient_is_at_its_limit():
+def test_there_is_no_noise_ceiling_where_a_coefficient_is_at_its_limit():
     """A fit that cannot follow the noise in all directions leaves more of it than the formula says."""
     y = curves(noise=0.0)
     covariance = xr.DataArray(1e-4 * np.eye(64)[None], dims=("tokens", "position", "position_"))
@@ -154,18 +154,18 @@ def test_the_order_of_dimensions_of_a_covariance_does_not_matter_and_other_shape
 
 
 @pytest.mark.parametrize(
-    ("wrong", "sentence"),
+    ("options", "sentence"),
     [
         ({"level": 90}, "level must lie between 0 and 1, found 90"),
         ({"clusters": 1, "covariance": True}, "two or more of a covariance, found 1"),
         ({"clusters": 8}, "two or more of a covariance, found 8"),
     ],
 )
-def test_a_level_or_clusters_that_make_no_sense_are_refused(wrong, sentence):
-    if "covariance" in wrong:
-        wrong = wrong | {"covariance": xr.DataArray(np.eye(64)[None], dims=("tokens", "p", "q"))}
+def test_a_level_or_clusters_that_make_no_sense_are_refused(options, sentence):
+    if "covariance" in options:
+        options = options | {"covariance": xr.DataArray(np.eye(64)[None], dims=("tokens", "p", "q"))}
     with pytest.raises(ValueError, match=sentence):
-        effective_context(fitted(), **wrong)
+        effective_context(fitted(), **options)
 
 
 def test_a_bootstrap_of_counts_that_are_none_is_refused():

@@ -71,7 +71,7 @@ def test_the_summary_has_its_stable_keys(run):
         assert set(split["forecast"]) == {"0.1", "0.2", "0.3", "0.4"}
         for by_method in split["forecast"].values():
             assert set(by_method) == methods
-            assert all({"final", "mse", "r2", "status"} <= set(one) for one in by_method.values())
+            assert all({"final", "mse", "r2", "status"} <= set(scores) for scores in by_method.values())
     assert summary["tokens_per_second"] > 0
     assert {"prepare", "train", "evaluate", "analyse", "report"} <= set(summary["seconds"])
     assert {"hash", "bytes", "tokens", "shared_block_rate"} <= set(summary["corpus"])
@@ -82,8 +82,8 @@ def test_the_summary_has_its_stable_keys(run):
 def test_the_summary_is_what_the_library_says(run):
     summary = json.loads((run / "summary.json").read_text())["splits"]["id"]
     surface = tsl.load_surface(run)
-    found = tsl.fit(tsl.laws.HYPERBOLIC, surface.loss, over="position")
-    np.testing.assert_allclose(summary["r2"], found.r2.sel(split="id"), rtol=1e-6)
+    fit = tsl.fit(tsl.laws.HYPERBOLIC, surface.loss, over="position")
+    np.testing.assert_allclose(summary["r2"], fit.r2.sel(split="id"), rtol=1e-6)
     total = surface.attrs["schedule"]["total_tokens"]
     past = surface.sel(tokens=surface.tokens <= 0.4 * total)
     power = tsl.forecast(past, at=surface.tokens, method=tsl.baselines.POWER_LAW)
@@ -115,22 +115,22 @@ def test_fit_reads_a_run(run, tmp_path):
 
 def test_forecast_of_a_run_from_its_beginning(run, tmp_path, capsys):
     assert tsl_command("forecast", run, "--cutoff", 0.4, "--out", tmp_path / "f.json") == 0
-    made = json.loads((tmp_path / "f.json").read_text())["forecasts"]
-    power = next(one for one in made if one["method"] == "power" and one["split"] == "id")
+    forecasts = json.loads((tmp_path / "f.json").read_text())["forecasts"]
+    power = next(forecast for forecast in forecasts if forecast["method"] == "power" and forecast["split"] == "id")
     summary = json.loads((run / "summary.json").read_text())
-    shown = capsys.readouterr().out
-    assert "nats" in shown
-    assert "forecast  " in shown, "its progress"
+    output = capsys.readouterr().out
+    assert "nats" in output
+    assert "forecast  " in output, "its progress"
     count = len(METHODS)
-    assert f"{count}/{count}" in shown
+    assert f"{count}/{count}" in output
     assert power["loss"][-1] == pytest.approx(summary["splits"]["id"]["forecast"]["0.4"]["power"]["final"])
 
 
 def test_a_forecast_looks_ahead_only(run, tmp_path, capsys):
     assert tsl_command("forecast", run, "--out", tmp_path / "f.json") == 0
-    said = capsys.readouterr().out
-    assert "nats observed at 39,936 tokens, the end of the plan" in said
-    assert "the run is finished" in said
+    output = capsys.readouterr().out
+    assert "nats observed at 39,936 tokens, the end of the plan" in output
+    assert "the run is finished" in output
     assert tsl_command("forecast", run, "--cutoff", 0.4, "--at", "1e4", "2e4", "--out", tmp_path / "f.json") == 2
     assert "--at 10,000 is not beyond the last checkpoint" in capsys.readouterr().err
     assert not (tmp_path / "f.json").exists()
@@ -139,25 +139,25 @@ def test_a_forecast_looks_ahead_only(run, tmp_path, capsys):
 def test_evaluate_measures_the_kept_checkpoints_again(run, tmp_path, capsys):
     """On the same text and windows the numbers are the same, bit for bit; on other text they are its own."""
     assert tsl_command("evaluate", run, "--out", tmp_path / "same") == 0
-    same, known = tsl.load_surface(tmp_path / "same"), tsl.load_surface(run)
-    np.testing.assert_array_equal(same.loss, known.loss.sel(tokens=same.tokens))
+    same, original = tsl.load_surface(tmp_path / "same"), tsl.load_surface(run)
+    np.testing.assert_array_equal(same.loss, original.loss.sel(tokens=same.tokens))
     text = [part.split("@")[0] for part in write_text(tmp_path / "more")]
     capsys.readouterr()
     assert tsl_command("evaluate", run, "--out", tmp_path / "else", "--text", *text) == 0
     other = tsl.load_surface(tmp_path / "else")
     assert other.split.values.tolist() == ["main", "other"]
-    assert not np.allclose(other.loss[1, -1], known.loss[0, -1])
+    assert not np.allclose(other.loss[1, -1], original.loss[0, -1])
     windows = other.attrs["windows"]["other"]
-    said = " ".join(capsys.readouterr().out.split())
-    assert f"{windows['documents']} documents of other, {windows['stretches'] * 2 * 32:,} token losses" in said
+    output = " ".join(capsys.readouterr().out.split())
+    assert f"{windows['documents']} documents of other, {windows['stretches'] * 2 * 32:,} token losses" in output
 
 
 def test_a_surface_of_too_few_checkpoints_explains_its_empty_table(run, tmp_path, capsys):
     assert tsl_command("evaluate", run, "--out", tmp_path / "few") == 0
     assert tsl_command("report", tmp_path / "few") == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert "no forecast from 10%, 20%, 30%, 40%: it takes a checkpoint before and two after; there are 2 at" in said
-    assert "forecast of the final loss" not in said
+    output = " ".join(capsys.readouterr().out.split())
+    assert "no forecast from 10%, 20%, 30%, 40%: it takes a checkpoint before and two after; there are 2 at" in output
+    assert "forecast of the final loss" not in output
 
 
 def test_a_complete_run_is_left_alone_and_another_is_refused(run, capsys):
@@ -186,9 +186,9 @@ def test_resume_needs_the_folder_alone_and_names_what_differs(run, tmp_path, cap
     assert tsl_command("train", "--out", out, *TINY) == 2
     assert "another configuration (data.text []" in capsys.readouterr().err
     assert tsl_command("train", "--out", out, "--resume", "--seed", 1, "--model.d-ff=8") == 2
-    said = capsys.readouterr()
-    assert "(model.d_ff 8, there 0, seed 1, there 0)" in said.err.replace("\n", " ")
-    assert said.out == ""
+    output = capsys.readouterr()
+    assert "(model.d_ff 8, there 0, seed 1, there 0)" in output.err.replace("\n", " ")
+    assert output.out == ""
     assert tsl_command("train", "--config", out / "config.yaml", "--out", out) == 2
     assert f"go on with: tsl train --out '{out}' --resume" in capsys.readouterr().err
     assert tsl_command("train", "--out", out, "--resume") == 0
@@ -198,11 +198,11 @@ def test_resume_needs_the_folder_alone_and_names_what_differs(run, tmp_path, cap
 def test_a_report_of_an_unfinished_run_says_so_and_keeps_its_keys(run, tmp_path, capsys):
     out = unfinished(run, tmp_path / "part", 4)
     assert tsl_command("report", out) == 0
-    said = " ".join(capsys.readouterr().out.split())
+    output = " ".join(capsys.readouterr().out.split())
     share = float(tsl.load_surface(out).tokens[-1] / tsl.load_surface(run).tokens[-1])
-    assert f"id: unfinished: {share:.0%} of the plan; last loss so far" in said
+    assert f"id: unfinished: {share:.0%} of the plan; last loss so far" in output
     assert (
-        f"no forecast from 40%: it takes a checkpoint before and two after; there are 10 at 1% to {share:.0%}" in said
+        f"no forecast from 40%: it takes a checkpoint before and two after; there are 10 at 1% to {share:.0%}" in output
     )
     part, whole = (json.loads((folder / "summary.json").read_text()) for folder in (out, run))
     assert set(part) == set(whole)
@@ -261,8 +261,8 @@ def test_ctrl_c_ends_with_130_and_keeps_what_is_done(run, tmp_path):
     while time.time() < deadline and len(list(surface.glob("tokens-*.npz"))) < 1 and child.poll() is None:
         time.sleep(0.1)
     child.send_signal(signal.SIGINT)
-    _, said = child.communicate(timeout=60)
-    assert child.returncode == 130, said
-    assert f"interrupted; go on with: tsl train --out {tmp_path / 'run'} --resume" in said
-    assert "Traceback" not in said
+    _, stderr = child.communicate(timeout=60)
+    assert child.returncode == 130, stderr
+    assert f"interrupted; go on with: tsl train --out {tmp_path / 'run'} --resume" in stderr
+    assert "Traceback" not in stderr
     assert tsl.load_surface(tmp_path / "run").sizes["tokens"] >= 1

@@ -20,31 +20,31 @@ PHONE, DESKTOP = 360, 1280
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Browser]:
     chromium.needed()
-    with chromium.browser(tmp_path_factory.mktemp("profile")) as one:
-        yield one
+    with chromium.browser(tmp_path_factory.mktemp("profile")) as started:
+        yield started
 
 
 def test_the_kept_pages_are_those_of_the_kept_findings():
-    found = pages.studies(RESULTS)
-    assert [study.findings["study"] for study in found] == list(pages.ORDER)
-    assert (RESULTS / "index.html").read_text() == pages.index(found, RESULTS)
-    assert (RESULTS / "paper_and_ours.html").read_text() == pages.paper_and_ours(found)
+    studies = pages.studies(RESULTS)
+    assert [study.findings["study"] for study in studies] == list(pages.ORDER)
+    assert (RESULTS / "index.html").read_text() == pages.index(studies, RESULTS)
+    assert (RESULTS / "paper_and_ours.html").read_text() == pages.paper_and_ours(studies)
 
 
 def test_every_claim_note_and_figure_is_on_the_page():
     page, beside = ((RESULTS / name).read_text() for name in ("index.html", "paper_and_ours.html"))
     for path in RESULTS.parent.glob("*/results/*/findings.json"):
-        told = json.loads(path.read_text())
-        for claim in told["claims"]:
+        findings = json.loads(path.read_text())
+        for claim in findings["claims"]:
             assert escape(claim["claim"]) in page
             assert escape(claim["paper"]) in beside
-        assert all(escape(note) in page for note in told["notes"])
-        for name in told["figures"]:
+        assert all(escape(note) in page for note in findings["notes"])
+        for name in findings["figures"]:
             assert f'src="../{(path.parent / name).relative_to(RESULTS.parent).as_posix()}.png"' in page
             assert (path.parent / f"{name}.png").exists()
 
 
-def test_no_findings_is_said(tmp_path: Path):
+def test_a_folder_without_findings_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="run tsl reproduce NAME first"):
         pages.write(tmp_path / "results")
 

@@ -50,21 +50,21 @@ def hyperbola(a1: float = 0.4, a2: float = 3.0) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def findings(tmp_path_factory):
     measures.DRAWS = 40
     folder = tmp_path_factory.mktemp("runs")
     late = 0.2 * (POSITION > 8) * np.log(POSITION / 8 + (POSITION <= 8))
-    made = {
+    surfaces = {
         "small-cosine@0": planted(folder / "a", hyperbola()),
         "small-cosine@1": planted(folder / "b", hyperbola(), 1),
         "small-lstm-cosine": planted(folder / "c", hyperbola() + late, 2),
     }
     manifest = {"config": {"model": {"architecture": ""}}, "n_params": 1}
-    return program.analyse(Runs(made, dict.fromkeys(made, manifest), "cpu"))
+    return program.analyse(Runs(surfaces, dict.fromkeys(surfaces, manifest), "cpu"))
 
 
-def test_a_planted_hyperbola_passes_is_found_and_has_its_i90(found):
-    row = found.tables["position_law"].iloc[0]
+def test_a_planted_hyperbola_passes_is_found_and_has_its_i90(findings):
+    row = findings.tables["position_law"].iloc[0]
     assert row.p > 0.05
     assert row.r2 > 0.98
     assert row.positions == "position 1..32"
@@ -73,33 +73,33 @@ def test_a_planted_hyperbola_passes_is_found_and_has_its_i90(found):
     assert row.lm_r2 == pytest.approx(row.r2, abs=0.02)
 
 
-def test_what_is_no_hyperbola_fails_and_shows_no_i90(found):
-    row = found.tables["position_law"].set_index(["run", "split"]).loc[("small-lstm-cosine", "id")]
+def test_what_is_no_hyperbola_fails_and_shows_no_i90(findings):
+    row = findings.tables["position_law"].set_index(["run", "split"]).loc[("small-lstm-cosine", "id")]
     assert row.p < 0.05
     assert np.isnan(row.i90)
 
 
-def test_a_gap_that_grows_with_position_is_found_from_paired_clusters(found):
-    pairs = found.tables["architectures"].set_index(["split", "part"]).loc["id"]
+def test_a_gap_that_grows_with_position_is_found_from_paired_clusters(findings):
+    pairs = findings.tables["architectures"].set_index(["split", "part"]).loc["id"]
     assert abs(pairs.difference["early"]) < 0.01
     assert pairs.difference["late"] == pytest.approx(np.mean(0.2 * np.log(POSITION[16:] / 8)), abs=0.02)
     assert pairs.low["late minus early"] > 0.1
-    verdicts = [one.verdict for one in found.claims if one.claim.startswith("LSTMs")]
+    verdicts = [claim.verdict for claim in findings.claims if claim.claim.startswith("LSTMs")]
     assert verdicts == ["agrees", "agrees"]
 
 
-def test_pairs_need_the_same_windows(found, tmp_path):
-    one = planted(tmp_path / "x", hyperbola())
-    other = one.assign_attrs(windows="others")
+def test_pairs_need_the_same_windows(findings, tmp_path):
+    first = planted(tmp_path / "x", hyperbola())
+    other = first.assign_attrs(windows="others")
     with pytest.raises(ValueError, match="same windows"):
-        measures.paired(one, other, "id")
+        measures.paired(first, other, "id")
 
 
-def test_alternatives_to_a_planted_hyperbola_lose_where_they_are_not_fitted(found):
-    overall = found.tables["alternatives_overall"].set_index(["estimate", "alternative"])
+def test_alternatives_to_a_planted_hyperbola_lose_where_they_are_not_fitted(findings):
+    overall = findings.tables["alternatives_overall"].set_index(["estimate", "alternative"])
     assert set(overall.index.get_level_values(0)) == {"plain", "additive"}
     comparisons = (
-        found.tables["alternatives"]
+        findings.tables["alternatives"]
         .query("run == 'small-cosine@0' and estimate == 'plain'")
         .set_index(["alternative", "split"])
     )
@@ -109,8 +109,8 @@ def test_alternatives_to_a_planted_hyperbola_lose_where_they_are_not_fitted(foun
     assert (log.second_half_alternative > log.second_half).all()
 
 
-def test_every_figure_has_a_caption(found):
-    assert set(found.figures) == set(found.captions)
+def test_every_figure_has_a_caption(findings):
+    assert set(findings.figures) == set(findings.captions)
 
 
 @pytest.mark.parametrize("scale", ["cpu", "gpu", "paper"])

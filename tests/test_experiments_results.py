@@ -18,12 +18,12 @@ from experiments.temporal_prediction import study as temporal_prediction
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 CLAIMS = {
-    "position_law": lambda kept: position_law.claims(kept["position_law"], kept["checkpoints"], kept),
-    "temporal_fit": lambda kept: temporal_fit.claims(
-        kept["fit"], kept["differences"], temporal_fit.first_cosine(kept["runs"])
+    "position_law": lambda tables: position_law.claims(tables["position_law"], tables["checkpoints"], tables),
+    "temporal_fit": lambda tables: temporal_fit.claims(
+        tables["fit"], tables["differences"], temporal_fit.first_cosine(tables["runs"])
     ),
-    "temporal_prediction": lambda kept: temporal_prediction.claims(kept["pairs"], "small-cosine"),
-    "selection_cost": lambda kept: selection_cost.claims(kept["selection"], kept["costs"]),
+    "temporal_prediction": lambda tables: temporal_prediction.claims(tables["pairs"], "small-cosine"),
+    "selection_cost": lambda tables: selection_cost.claims(tables["selection"], tables["costs"]),
 }
 
 
@@ -31,23 +31,23 @@ CLAIMS = {
 def test_claims_and_verdicts_follow_from_the_kept_tables(name):
     folder = EXPERIMENTS / name / "results" / "cpu"
     findings = json.loads((folder / "findings.json").read_text())
-    kept = {table: pd.read_csv(folder / f"{table}.csv") for table in findings["tables"]}
-    assert [asdict(claim) for claim in CLAIMS[name](kept)] == findings["claims"]
+    tables = {table: pd.read_csv(folder / f"{table}.csv") for table in findings["tables"]}
+    assert [asdict(claim) for claim in CLAIMS[name](tables)] == findings["claims"]
 
 
 def test_results_of_a_study_are_no_more_than_a_megabyte():
     for folder in EXPERIMENTS.glob("*/results"):
-        kept = [path for path in folder.rglob("*") if path.suffix in (".csv", ".json", ".png", ".parquet")]
-        assert sum(path.stat().st_size for path in kept) <= 1e6, folder
+        files = [path for path in folder.rglob("*") if path.suffix in (".csv", ".json", ".png", ".parquet")]
+        assert sum(path.stat().st_size for path in files) <= 1e6, folder
 
 
 def test_a_number_that_differs_beyond_four_digits_is_found():
-    kept = pd.DataFrame({"arm": ["a", "b"], "loss": [1.0, 2.0], "lm_sse_excess": [1e-15, 0.0], "moves": ["", "a2"]})
-    assert not list(cells(kept, kept.assign(loss=[1.0001, 2.0], lm_sse_excess=[-3e-15, 1e-14])))
-    (found,) = cells(kept, kept.assign(loss=[1.0, 2.01]))
-    assert found == "row 1 (b, a2), loss: kept 2.0, now 2.01"
-    assert len(list(cells(kept, kept.assign(moves=["a0", "a2"])))) == 1
-    assert "now 1 of" in next(cells(kept, kept.iloc[:1]))
+    table = pd.DataFrame({"arm": ["a", "b"], "loss": [1.0, 2.0], "lm_sse_excess": [1e-15, 0.0], "moves": ["", "a2"]})
+    assert not list(cells(table, table.assign(loss=[1.0001, 2.0], lm_sse_excess=[-3e-15, 1e-14])))
+    (difference,) = cells(table, table.assign(loss=[1.0, 2.01]))
+    assert difference == "row 1 (b, a2), loss: kept 2.0, now 2.01"
+    assert len(list(cells(table, table.assign(moves=["a0", "a2"])))) == 1
+    assert "now 1 of" in next(cells(table, table.iloc[:1]))
 
 
 def test_an_interval_is_one_cell_of_four_digits():

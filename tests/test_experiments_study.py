@@ -29,7 +29,7 @@ def analyse(runs: Runs) -> Findings:
 
     figure = matplotlib.figure.Figure(figsize=(2, 2))
     axes = figure.add_subplot()
-    ends = {name: float(one.loss.isel(tokens=-1).sel(split="id").mean()) for name, one in runs.surfaces.items()}
+    ends = {name: float(surface.loss.isel(tokens=-1).sel(split="id").mean()) for name, surface in runs.surfaces.items()}
     axes.plot(list(ends.values()))
     table = pd.DataFrame(
         {"run": list(ends), "loss": list(ends.values()), "n": [runs.manifests[k]["n_params"] for k in ends]}
@@ -63,23 +63,23 @@ def test_a_study_of_kept_runs_trains_nothing_and_writes_its_results(home, capsys
     assert {f"drawn.{kind}" for kind in ("png", "svg", "pdf")} <= {path.name for path in folder.iterdir()}
     table = pd.read_csv(folder / "ends.csv")
     assert table.run.tolist() == ["a-0", "a-1"]
-    told = json.loads((folder / "findings.json").read_text())
-    assert told["claims"][0]["ours"] == "2 of 2"
-    assert told["figures"] == {"drawn": "What is drawn."}
-    assert (told["study"], told["scale"], told["command"]) == ("made_up", "cpu", "tsl reproduce made_up --scale cpu")
-    kept = read_manifests(BASE)["small-cosine@1"]["final_loss"]["id"]
-    assert table.loss[1] == pytest.approx(kept, abs=1e-7)
-    said = capsys.readouterr().out
-    assert "nothing to train: every run is kept" in said
-    assert "* They end: paper yes; here 2 of 2: agrees.\n" in said
+    saved = json.loads((folder / "findings.json").read_text())
+    assert saved["claims"][0]["ours"] == "2 of 2"
+    assert saved["figures"] == {"drawn": "What is drawn."}
+    assert (saved["study"], saved["scale"], saved["command"]) == ("made_up", "cpu", "tsl reproduce made_up --scale cpu")
+    final_loss = read_manifests(BASE)["small-cosine@1"]["final_loss"]["id"]
+    assert table.loss[1] == pytest.approx(final_loss, abs=1e-7)
+    output = capsys.readouterr().out
+    assert "nothing to train: every run is kept" in output
+    assert "* They end: paper yes; here 2 of 2: agrees.\n" in output
     assert not (home / "runs").exists()
 
 
 def test_cost_says_what_is_there_and_does_nothing(home, capsys):
     STUDY.main(["--scale", "gpu", "--cost"], home)
-    said = capsys.readouterr().out
-    assert said.splitlines()[:2] == ["a-1  kept", "a-7  to do"]
-    assert "to make: 1 runs; what they cost is not known yet: data: runs/corpora/four holds no whole corpus" in said
+    output = capsys.readouterr().out
+    assert output.splitlines()[:2] == ["a-1  kept", "a-7  to do"]
+    assert "to make: 1 runs; what they cost is not known yet: data: runs/corpora/four holds no whole corpus" in output
     assert not (home / "made_up" / "results").exists()
 
 

@@ -1,4 +1,4 @@
-"""The experiments about temporal laws: planted surfaces come back, pairs and rules are as said, plans can be read."""
+"""The experiments about temporal laws: planted surfaces come back, pairs and rules follow their plan."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def test_a_planted_surface_is_described_without_rest_and_held_out_checkpoints_to
     assert curve is not None
     np.testing.assert_allclose(curve, learned.loss, atol=2e-5)
     for name in learned.split.values:
-        found = fitting.judged(*(one.sel(split=name).mean("position") for one in (learned.loss, curve, curve)), 9)
-        assert min(found[measure] for measure in fitting.MEASURES) > 1 - 1e-8
+        scores = fitting.judged(*(part.sel(split=name).mean("position") for part in (learned.loss, curve, curve)), 9)
+        assert min(scores[measure] for measure in fitting.MEASURES) > 1 - 1e-8
         assert fitting.of_surface(learned.loss.sel(split=name), curve.sel(split=name))["within_r2"] > 1 - 1e-8
 
 
@@ -86,11 +86,11 @@ def test_seeds_with_other_checkpoints_are_not_stacked():
 def test_measures_are_those_of_the_plan_by_hand():
     tokens = np.array([1.0, 2.0, 3.0, 4.0])
     observed = xr.DataArray([4.0, 3.0, 2.0, 1.0], {"tokens": tokens}, "tokens")
-    found = fitting.judged(observed, observed + np.eye(4)[0], observed + np.eye(4)[1], 2)
-    assert found["r2"] == pytest.approx(1 - 1 / 5)
-    assert found["r2_heldout"] == pytest.approx(1 - 1 / 2)  # of the second and the fourth: 3 and 1 about 2
-    assert found["r2_late"] == 1.0
-    assert found["bic"] == pytest.approx(4 * np.log(1 / 4) + 2 * np.log(4))
+    scores = fitting.judged(observed, observed + np.eye(4)[0], observed + np.eye(4)[1], 2)
+    assert scores["r2"] == pytest.approx(1 - 1 / 5)
+    assert scores["r2_heldout"] == pytest.approx(1 - 1 / 2)  # of the second and the fourth: 3 and 1 about 2
+    assert scores["r2_late"] == 1.0
+    assert scores["bic"] == pytest.approx(4 * np.log(1 / 4) + 2 * np.log(4))
     surface = xr.DataArray([[1.0, 3.0], [2.0, 4.0]], {"tokens": [1, 2]}, ("tokens", "position"))
     off = fitting.of_surface(surface, surface + xr.DataArray([1.0, 0.0], dims="position"))
     assert off["surface_r2"] == pytest.approx(1 - 2 / 5)
@@ -110,7 +110,7 @@ def test_free_numbers_are_counted_without_what_the_schedule_fixes():
         9,
         9,
     ]
-    assert {one.name: one.parameters(None) for one in tl.OF_MEAN}["power"] == 3
+    assert {law.name: law.parameters(None) for law in tl.OF_MEAN}["power"] == 3
 
 
 # -------------------------------------------------------------------------------------------------------- predictions
@@ -126,9 +126,9 @@ def test_differences_are_paired_by_seed_and_refused_forecasts_leave_their_pair()
     table = pd.DataFrame(rows)
     table.loc[table.method == "paper", "rmse"] -= 0.5
     table.loc[(table.method == "paper") & (table.seed == "3"), ["rmse", "error"]] = np.nan
-    found = prediction.pairs(table).set_index(["method", "minus"]).loc[("paper", "power")]
-    assert (found.rmse, found.rmse_low, found.rmse_high) == pytest.approx((-0.5, -0.5, -0.5), abs=1e-12)
-    assert (found.seeds, found.error, found.rmse_better) == (3, 0.0, 1.0)
+    difference = prediction.pairs(table).set_index(["method", "minus"]).loc[("paper", "power")]
+    assert (difference.rmse, difference.rmse_low, difference.rmse_high) == pytest.approx((-0.5, -0.5, -0.5), abs=1e-12)
+    assert (difference.seeds, difference.error, difference.rmse_better) == (3, 0.0, 1.0)
 
 
 def test_the_verdict_needs_all_cut_offs():
@@ -140,21 +140,21 @@ def test_the_verdict_needs_all_cut_offs():
 
 
 def test_tables_are_made_once_and_again_when_the_losses_or_the_question_change(tmp_path):
-    made = []
+    calls = []
 
     def make():
-        made.append(1)
+        calls.append(1)
         return {"rows": pd.DataFrame({"seed": ["0"], "error": [np.nan], "x": [1 / 3]})}
 
     first = cached({"a": planted()}, "question", make, tmp_path)["rows"]
     again = cached({"a": planted()}, "question", make, tmp_path)["rows"]
-    assert len(made) == 1
+    assert len(calls) == 1
     assert again.seed.tolist() == ["0"]
     assert np.isnan(again.error[0])
     assert again.x[0] == pytest.approx(first.x[0], abs=1e-15)
     cached({"a": planted()}, "another", make, tmp_path)
     cached({"a": planted(2.1)}, "question", make, tmp_path)
-    assert len(made) == 3
+    assert len(calls) == 3
 
 
 # --------------------------------------------------------------------------------------------------------------- cost
@@ -204,8 +204,8 @@ def _forecasts(level: float) -> pd.DataFrame:
 def test_the_level_of_the_documents_counts_in_errors_and_cancels_in_differences():
     rows = _forecasts(0.5)
     table = cost.errors(rows, {("small-constant", "id"): 800.0, ("small-wsd", "id"): 800.0})
-    one = table[(table.runs == "small-constant") & (table.quarters == 1)].iloc[0]
-    assert (one.error, one.evaluated_tokens) == (pytest.approx(0.5), 1000.0)
+    row = table[(table.runs == "small-constant") & (table.quarters == 1)].iloc[0]
+    assert (row.error, row.evaluated_tokens) == (pytest.approx(0.5), 1000.0)
     apart = cost.contrast_table(cost.contrasts(rows))
     assert apart.difference_error.tolist() == pytest.approx([0.01, 0.01])
     assert apart.excess.tolist() == pytest.approx([0, 0], abs=1e-12)

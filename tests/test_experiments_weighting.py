@@ -22,12 +22,12 @@ def test_equivalence_needs_small_differences_and_little_noise():
         paired_differences.equivalence(tight, 0.0)
 
 
-def test_an_effect_of_the_detectable_size_is_found_as_often_as_said():
+def test_an_effect_of_the_detectable_size_is_found_with_the_planned_power():
     random, n = np.random.default_rng(0), 5
     drawn = paired_differences.detectable(1.0, n) + random.standard_normal((4000, n))
     t = drawn.mean(1) / (drawn.std(1, ddof=1) / np.sqrt(n))
-    found = np.mean(np.abs(t) > paired_differences.stats.t.ppf(0.975, n - 1))
-    assert found == pytest.approx(0.8, abs=0.03)
+    power = np.mean(np.abs(t) > paired_differences.stats.t.ppf(0.975, n - 1))
+    assert power == pytest.approx(0.8, abs=0.03)
 
 
 def test_holm_is_no_smaller_than_p_and_keeps_its_order():
@@ -41,9 +41,9 @@ def test_simultaneous_bands_hold_the_whole_curve(common, monkeypatch):
     random, inside = np.random.default_rng(0), []
     for k in range(60):
         shared = np.sqrt(common) * random.standard_normal((5, 1))
-        found = seeds_and_intervals.bands(shared + np.sqrt(1 - common) * random.standard_normal((5, 16)), 0.9, seed=k)
-        inside.append(((found.low <= 0) & (found.high >= 0)).all())
-        assert (found.low <= found.pointwise_low).all()
+        band = seeds_and_intervals.bands(shared + np.sqrt(1 - common) * random.standard_normal((5, 16)), 0.9, seed=k)
+        inside.append(((band.low <= 0) & (band.high >= 0)).all())
+        assert (band.low <= band.pointwise_low).all()
     assert np.mean(inside) > 0.78  # .9 within three standard errors
 
 
@@ -59,10 +59,10 @@ def curves(slopes: np.ndarray) -> xr.DataArray:
 
 def test_rates_are_the_slopes_and_bands_of_positions_their_means():
     slopes = np.linspace(0.1, 0.8, 8)
-    found = dynamics.rates(curves(slopes))
-    np.testing.assert_allclose(found, slopes, rtol=1e-10)
-    np.testing.assert_allclose(in_bands(found), [0.1, 0.2, 0.35, 0.65], rtol=1e-10)
-    np.testing.assert_allclose(dynamics.relative(found).mean(), 0, atol=1e-12)
+    rates = dynamics.rates(curves(slopes))
+    np.testing.assert_allclose(rates, slopes, rtol=1e-10)
+    np.testing.assert_allclose(in_bands(rates), [0.1, 0.2, 0.35, 0.65], rtol=1e-10)
+    np.testing.assert_allclose(dynamics.relative(rates).mean(), 0, atol=1e-12)
 
 
 def test_equal_rates_are_found_the_same_and_others_different():

@@ -99,9 +99,9 @@ def test_the_annealing_law_is_recovered_from_a_history_longer_than_the_data():
 
 def test_variable_projection_and_levenberg_marquardt_agree(tolerance):
     y = noisy(40)
-    one, other = (tsl.fit(laws.HYPERBOLIC, y, x=POSITION, method=method) for method in ("varpro", "lm"))
-    np.testing.assert_allclose(one.sse, other.sse, rtol=tolerance["solver"])
-    np.testing.assert_array_equal(one.status, other.status)
+    varpro, lm = (tsl.fit(laws.HYPERBOLIC, y, x=POSITION, method=method) for method in ("varpro", "lm"))
+    np.testing.assert_allclose(varpro.sse, lm.sse, rtol=tolerance["solver"])
+    np.testing.assert_array_equal(varpro.status, lm.status)
 
 
 def test_no_start_beats_the_global_search(tolerance):

@@ -59,7 +59,7 @@ def test_huber_errors_are_those_of_repetitions():
 
 @pytest.mark.parametrize("loss", ["huber", "log", "log_huber"])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_robust_losses_settle_on_smooth_and_on_perfect_curves(loss, dtype):
+def test_robust_losses_converge_on_smooth_and_on_perfect_curves(loss, dtype):
     a1 = np.geomspace(0.1, 1, 4)[:, None]
     noise = np.random.default_rng(0).standard_normal((4, len(POSITION)))
     y = hyperbola(POSITION, 1.5, a1, 4.0) + np.array([[0], [0], [1e-4], [1e-3]]) * noise

@@ -1,4 +1,4 @@
-"""The engine beneath `fit`: global, exact to its dtype, the same bits in any batch, differentiable, honest."""
+"""The engine beneath `fit`: global, exact to its dtype, the same bits in any batch, differentiable."""
 
 import os
 import subprocess
@@ -265,7 +265,7 @@ NUMBERS = st.sampled_from([0.0, 1.0, -1.0, 4.0, 1e-30, 1e30, np.nan, np.inf, -np
     dtype=st.sampled_from([np.float16, np.float32, np.float64, np.int32]),
     law=st.sampled_from([laws.HYPERBOLIC, laws.LOG, laws.POSITION_POWER]),
 )
-def test_no_input_crashes_or_is_told_a_lie(data, points, dtype, law):
+def test_no_input_crashes_or_gets_a_wrong_status(data, points, dtype, law):
     with np.errstate(all="ignore"):
         y = np.array(data).astype(dtype)
     n = np.arange(1.0, len(y) + 1)
@@ -313,7 +313,7 @@ def test_plain_variable_projection_needs_no_compression():
 
 
 @pytest.mark.filterwarnings("error")
-def test_data_beyond_float32_are_said_not_to_be_finite():
+def test_data_beyond_float32_have_the_status_non_finite():
     y = noisy(3)
     y[1, 5] = 1e300
     fit = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, dtype="float32")

@@ -30,7 +30,7 @@ def write_curves(folder: Path, unlocked: bool) -> Path:
         (folder / "multipower" / size).mkdir(parents=True)
         for name in THREE_AND_A_TARGET if unlocked or size == "25M" else ():
             step = np.arange(2160, 8000, 128)
-            lines = [f"{one},0.0003,{2.5 + 20 * one**-0.4 + 1e-3 * noise.standard_normal():.5f}" for one in step]
+            lines = [f"{t},0.0003,{2.5 + 20 * t**-0.4 + 1e-3 * noise.standard_normal():.5f}" for t in step]
             (folder / "multipower" / size / f"{name}.csv").write_text("\n".join(["step,lr,loss", *lines]))
     if not unlocked:
         (folder / "multipower" / "100M" / "cosine_72000.csv").write_text("locked")
@@ -87,15 +87,15 @@ def test_a_development_run_opens_no_locked_file_and_makes_each_row_once(tmp_path
     folder, pool = write_curves(tmp_path / "curves", unlocked=False), write_pool(tmp_path / "pool", simulated, False)
     home, opened = tmp_path / "home", []
     recording = True
-    sys.addaudithook(lambda event, found: opened.append(str(found[0])) if recording and event == "open" else None)
+    sys.addaudithook(lambda event, args: opened.append(str(args[0])) if recording and event == "open" else None)
     arguments = ["--curves", str(folder), "--pool", str(pool)]
     program.main([*arguments, "--only", "fit_three"], home)
     program.main(arguments, home)
     recording = False
     assert any("25M" in path for path in opened), "the recorder sees what is opened"
     assert not any(name in path for path in opened for name in ("100M", "s50.npz", "100.npz"))
-    told = capsys.readouterr().out
-    assert "left out" not in told, "words in place of locked losses were read"
+    output = capsys.readouterr().out
+    assert "left out" not in output, "words in place of locked losses were read"
     table = pd.read_parquet(home / "forecast_evidence" / "results" / "development.parquet")
     assert set(table.protocol) == set(program.PROTOCOLS)
     assert set(table.data) == {"multipower/25M", "olmo_ladder", "pool", "gemstones/cooldown"} | {
@@ -106,8 +106,8 @@ def test_a_development_run_opens_no_locked_file_and_makes_each_row_once(tmp_path
     nothing = table[table.final_error.isna()]
     assert nothing.run.str.endswith("@22B").all(), "two checkpoints are too few, and the row says so"
     assert nothing.status.str.contains("3 checkpoints past the warm-up are needed").all()
-    known = table[table.method == "last"].set_index("intervals").covered_90.notna().groupby("intervals").unique()
-    assert {why: inside.tolist() for why, inside in known.items()} == {
+    grouped = table[table.method == "last"].set_index("intervals").covered_90.notna().groupby("intervals").unique()
+    assert {why: inside.tolist() for why, inside in grouped.items()} == {
         "none: too few checkpoints": [False],
         "rolling origins (1)": [True],
         "rolling origins (4)": [True],
@@ -124,10 +124,10 @@ def test_a_development_run_opens_no_locked_file_and_makes_each_row_once(tmp_path
     assert (cooled.siblings, cooled.cutoff, cooled.prefix_checkpoints) == ("384-8@110B (1.1e+11)", 0.909, 10)
     program.main(arguments, home)
     forecasts = table.groupby(["protocol", "data", "run", "method", "cutoff"]).ngroups
-    said = capsys.readouterr().out
-    assert f"{forecasts} forecasts, 0 to make" in said
+    output = capsys.readouterr().out
+    assert f"{forecasts} forecasts, 0 to make" in output
     program.main(["--summarise", "development"], home)
-    assert capsys.readouterr().out.strip() in said
+    assert capsys.readouterr().out.strip() in output
     assert table[table.protocol.str.startswith("cooldown")].r2.isna().all(), "one point has no spread"
     assert table[table.run == "small-wsd@2"].cluster.unique().tolist() == ["pool small-wsd@2"]
 
@@ -154,8 +154,8 @@ def test_locked_rows_need_the_option_a_clean_tree_and_are_counted(tmp_path, quic
     assert not (home / "forecast_evidence" / "openings.json").exists()
     (home / "changed").unlink()
     program.main(arguments, home)
-    told = capsys.readouterr().out
-    assert told.index("will be opened") < told.index("forecasts,")
+    output = capsys.readouterr().out
+    assert output.index("will be opened") < output.index("forecasts,")
     (opening,) = json.loads((home / "forecast_evidence" / "openings.json").read_text())["openings"]
     assert opening["finished"]
     log = (home / "LOG.md").read_text()
@@ -179,9 +179,9 @@ def test_locked_rows_need_the_option_a_clean_tree_and_are_counted(tmp_path, quic
 
 def test_what_is_locked_comes_apart_by_name_size_and_seed(tmp_path, simulated):
     folder, pool = write_curves(tmp_path / "curves", unlocked=True), write_pool(tmp_path / "pool", simulated, True)
-    every, said = curves.load(curves.PARTS, folder, pool)
-    assert said == []
-    by_part = {part: {(one.data, one.run) for one in every if one.part == part} for part in curves.PARTS}
+    loaded, notes = curves.load(curves.PARTS, folder, pool)
+    assert notes == []
+    by_part = {part: {(case.data, case.run) for case in loaded if case.part == part} for part in curves.PARTS}
     assert {run for data, run in by_part["locked_test_set"] if data in ("olmo_ladder", "pool")} == {
         "760M-5",
         "one-s100",
@@ -191,14 +191,14 @@ def test_what_is_locked_comes_apart_by_name_size_and_seed(tmp_path, simulated):
     assert {data for data, _ in by_part["locked_test_set"] if data.startswith("multi")} == {"multipower/100M"}
     small = {"small-wsd", "small-cosine@1", "small-wsd@2"}
     assert {run for data, run in by_part["development"] if data == "pool"} == {"one-s1"} | small
-    locked = cases.cases(every, "locked_test_set")
+    locked = cases.cases(loaded, "locked_test_set")
     seeded = {case.protocol: case for case in locked if case.target.run == "small-wsd@100"}
-    assert {one.run for one in seeded["earlier_seeds"].siblings} == {"small-wsd", "small-cosine@1"}
-    assert {one.run for one in seeded["other_schedules"].siblings} == {"small-cosine@1"}
+    assert {case.run for case in seeded["earlier_seeds"].siblings} == {"small-wsd", "small-cosine@1"}
+    assert {case.run for case in seeded["other_schedules"].siblings} == {"small-cosine@1"}
     (big,) = (case for case in locked if case.protocol == "cooldown" and "110B" in case.target.run)
-    assert [one.run for one in big.siblings] == ["384-8@110B", "256-8@110B"]  # of the development part, nearest first
-    (ladder,) = (one for one in locked if one.protocol == "ladder")
-    assert [one.run for one in ladder.siblings] == ["190M-5", "190M-2"]
+    assert [case.run for case in big.siblings] == ["384-8@110B", "256-8@110B"]  # of the development part, nearest first
+    (ladder,) = (case for case in locked if case.protocol == "ladder")
+    assert [case.run for case in ladder.siblings] == ["190M-5", "190M-2"]
 
 
 def test_siblings_of_the_ladder_are_at_most_eight_in_turns_from_the_nearest_size():
@@ -207,9 +207,9 @@ def test_siblings_of_the_ladder_are_at_most_eight_in_turns_from_the_nearest_size
         surface = tsl.from_losses(np.ones((2, 1)), tokens=[1.0, 20 * n_params * float(multiple)], n_params=n_params)
         return curves.Curve("development", "olmo_ladder", f"{size}-{multiple}", surface)
 
-    every = [run(size, multiple) for size in ("190M", "370M", "760M") for multiple in ("0.5", "1", "2", "5", "10")]
-    (target,) = (one for one in every if one.run == "760M-10")
-    siblings = [one.run for one in cases._shorter_and_smaller(target, every)]
+    runs = [run(size, multiple) for size in ("190M", "370M", "760M") for multiple in ("0.5", "1", "2", "5", "10")]
+    (target,) = (case for case in runs if case.run == "760M-10")
+    siblings = [case.run for case in cases._shorter_and_smaller(target, runs)]
     assert siblings == ["760M-5", "760M-2", "760M-1", "370M-10", "190M-10", "370M-5", "190M-5", "370M-2"]
 
 
@@ -218,12 +218,12 @@ def test_the_plan_is_the_lr_column_and_a_cosine_where_it_is_one():
     plan = tsl.laws.Schedule("cosine", 2.0, 200, 1000, final_ratio=0.1)
     lr = np.asarray(plan.lr(tokens))
     surface = tsl.from_losses(np.ones((9, 1)), tokens=tokens).assign_coords(lr=("tokens", lr))
-    found = tsl.laws.Schedule.from_plan(curves.plan_of(surface, 200))
-    assert found.kind == "cosine"
-    np.testing.assert_allclose(found.lr(tokens), lr, rtol=1e-5)
+    schedule = tsl.laws.Schedule.from_plan(curves.plan_of(surface, 200))
+    assert schedule.kind == "cosine"
+    np.testing.assert_allclose(schedule.lr(tokens), lr, rtol=1e-5)
     dropped = surface.assign_coords(lr=("tokens", np.where(tokens > 500, 0.5, 2.0)))
-    found = tsl.laws.Schedule.from_plan(curves.plan_of(dropped, 200))
-    np.testing.assert_allclose(found.lr(np.array([100, 200, 500, 550, 600, 1000])), [1, 2, 2, 1.25, 0.5, 0.5])
+    schedule = tsl.laws.Schedule.from_plan(curves.plan_of(dropped, 200))
+    np.testing.assert_allclose(schedule.lr(np.array([100, 200, 500, 550, 600, 1000])), [1, 2, 2, 1.25, 0.5, 0.5])
 
 
 def test_a_row_is_judged_by_hand():
@@ -262,9 +262,9 @@ def test_components_and_positions_alone_continue_a_planted_surface():
     loss = 2.5 + 0.5 * fall + position**-0.5 * (1 + 0.1 * fall)
     surface = tsl.from_losses(loss, tokens=tokens, position=position)
     for method in controls.ALL:
-        found = tsl.forecast(surface.sel(tokens=slice(None, 4e7)), tokens[-1:], method=method)
-        assert found.surface is not None
-        np.testing.assert_allclose(found.surface[0, 0], loss[-1], atol=0.03)
-        low, high = (found.surface_quantiles[0, 0].sel(quantile=q).values for q in (0.05, 0.95))
+        forecast = tsl.forecast(surface.sel(tokens=slice(None, 4e7)), tokens[-1:], method=method)
+        assert forecast.surface is not None
+        np.testing.assert_allclose(forecast.surface[0, 0], loss[-1], atol=0.03)
+        low, high = (forecast.surface_quantiles[0, 0].sel(quantile=q).values for q in (0.05, 0.95))
         assert (low < loss[-1]).all()
         assert (loss[-1] < high).all()

@@ -18,7 +18,7 @@ def whole(seed: int) -> xr.Dataset:
     return tsl.from_losses(loss[None, :, None], tokens=tokens, split=["id"])
 
 
-def told(surface: xr.Dataset, share: float, off: float) -> Forecast:
+def shifted(surface: xr.Dataset, share: float, off: float) -> Forecast:
     """A forecast from that share of the tokens that is wrong by `off`, with intervals of +-.1 and +-.2."""
     cutoff = share * float(surface.tokens[-1])
     ahead = surface.loss.mean("position").sel(tokens=slice(cutoff + 1, None)) + off
@@ -30,8 +30,8 @@ def test_coverage_counts_checkpoints_by_horizon_and_runs_as_clusters():
     runs = [whole(seed) for seed in range(4)]
     offs = (0.0, 0.15, 0.25, 0.0)  # inside both, inside the wide one, outside, inside both
     tested = [
-        Backtest(None, {(0.1, "plain"): told(one, 0.1, off), (0.5, "plain"): told(one, 0.5, off)})
-        for one, off in zip(runs, offs, strict=True)
+        Backtest(None, {(0.1, "plain"): shifted(surface, 0.1, off), (0.5, "plain"): shifted(surface, 0.5, off)})
+        for surface, off in zip(runs, offs, strict=True)
     ]
     table = coverage(runs, tested)
     assert list(table.index.get_level_values("horizon")) == ["up to 2 x", "2 to 4 x", "beyond 4 x", "all"]
@@ -43,8 +43,8 @@ def test_coverage_counts_checkpoints_by_horizon_and_runs_as_clusters():
     assert (table.high == 1).all()
     late = runs[0].tokens.values
     assert table.checkpoints["plain", "beyond 4 x"] == 4 * (late > 4e7).sum(), "from a tenth alone, beyond .4"
-    one = coverage(runs[:1], tested[:1])
-    assert one.low.isna().all(), "one run does not tell how runs differ"
+    single = coverage(runs[:1], tested[:1])
+    assert single.low.isna().all(), "one run does not tell how runs differ"
 
 
 def test_the_verb_judges_several_runs_and_writes_both_tables(tmp_path, capsys):
@@ -53,18 +53,18 @@ def test_the_verb_judges_several_runs_and_writes_both_tables(tmp_path, capsys):
     paths = [tmp_path / "0.npz", tmp_path / "1.npz"]
     options = ["--cutoffs", 0.2, 0.4, "--methods", "mean_area_power", "last", "--out", tmp_path / "found.json"]
     assert tsl_command("backtest", *paths, *options) == 0
-    said, found = capsys.readouterr().out, json.loads((tmp_path / "found.json").read_text())
-    assert "later checkpoints inside their intervals" in said
-    assert "…" not in said, "a table wider than the terminal"
-    assert len(found["scores"]) == 2 * 2 * 2
-    assert {row["method"] for row in found["coverage"]} == {"mean_area_power", "last"}
-    assert {row["runs"] for row in found["coverage"]} == {2}
-    error = {row["method"]: abs(row["error"]) for row in found["scores"] if row["cutoff"] == 0.4}
+    output, result = capsys.readouterr().out, json.loads((tmp_path / "found.json").read_text())
+    assert "later checkpoints inside their intervals" in output
+    assert "…" not in output, "a table wider than the terminal"
+    assert len(result["scores"]) == 2 * 2 * 2
+    assert {row["method"] for row in result["coverage"]} == {"mean_area_power", "last"}
+    assert {row["runs"] for row in result["coverage"]} == {2}
+    error = {row["method"]: abs(row["error"]) for row in result["scores"] if row["cutoff"] == 0.4}
     assert error["mean_area_power"] < 0.1 < error["last"]
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("arguments", "message"),
     [
         (["--cutoffs", 0.99], "checkpoints beyond the first 99%"),
         (["--cutoffs", 0.001], "no checkpoint within the first 0.1%"),
@@ -74,8 +74,8 @@ def test_the_verb_judges_several_runs_and_writes_both_tables(tmp_path, capsys):
         (["--out", "x.txt"], "a .json file"),
     ],
 )
-def test_mistakes_are_said_before_any_work(tmp_path, capsys, wrong, said):
+def test_mistakes_are_refused_before_any_work(tmp_path, capsys, arguments, message):
     tsl.save_surface(whole(0), tmp_path / "0.npz")
-    again = [tmp_path / "0.npz" if one == "REPEATED" else one for one in wrong]
+    again = [tmp_path / "0.npz" if path == "REPEATED" else path for path in arguments]
     assert tsl_command("backtest", tmp_path / "0.npz", *again) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -41,8 +41,8 @@ def past_of(surface: xr.Dataset, share: float) -> xr.Dataset:
     return surface.sel(tokens=slice(None, share * TOTAL))
 
 
-def inside(found: tsl.Forecast, truth: float) -> bool:
-    low, high = (float(found.quantiles.sel(split="id", quantile=q)[-1]) for q in (0.05, 0.95))
+def inside(forecast: tsl.Forecast, truth: float) -> bool:
+    low, high = (float(forecast.quantiles.sel(split="id", quantile=q)[-1]) for q in (0.05, 0.95))
     return low < truth < high
 
 
@@ -52,11 +52,11 @@ def test_a_planted_law_is_continued_under_every_schedule(kind):
     # the change of plan is known once it has begun: before, the old plan is what a forecast can know
     plan = tsl.laws.Schedule.from_plan(PLANS[kind]) if kind != "changed" else None
     share = 0.4 if kind != "changed" else 0.7
-    found = tsl.forecast(past_of(surface, share), method="mean_annealing", schedule=plan)
+    forecast = tsl.forecast(past_of(surface, share), method="mean_annealing", schedule=plan)
     truth = float(surface.loss[0, -1].mean())
-    assert abs(float(found.mean[0, -1]) - truth) < 0.05
-    assert inside(found, truth)
-    assert found.status["id"].ok
+    assert abs(float(forecast.mean[0, -1]) - truth) < 0.05
+    assert inside(forecast, truth)
+    assert forecast.status["id"].ok
 
 
 def test_reference_runs_tell_what_the_prefix_cannot():
@@ -76,29 +76,29 @@ def test_intervals_by_position_widen_and_hold():
     surface = planted("cosine")
     past = past_of(surface, 0.3)
     at = surface.tokens.values[past.sizes["tokens"] :]
-    found = tsl.forecast(past, at, method="annealing")
+    forecast = tsl.forecast(past, at, method="annealing")
     ahead = surface.loss.sel(tokens=at)
-    low, high = (found.surface_quantiles.sel(quantile=q) for q in (0.05, 0.95))
+    low, high = (forecast.surface_quantiles.sel(quantile=q) for q in (0.05, 0.95))
     assert float(((ahead > low) & (ahead < high)).mean()) > 0.8
     width = (high - low).mean(("split", "position"))
     assert float(width[-1]) > 2 * float(width[0])
-    np.testing.assert_allclose(found.draws.quantile(0.5, "draw"), found.mean)
-    assert "to" in repr(found)
+    np.testing.assert_allclose(forecast.draws.quantile(0.5, "draw"), forecast.mean)
+    assert "to" in repr(forecast)
 
 
 @pytest.mark.parametrize("method", ["mean_annealing", "mean_area_power"])
 def test_units_of_loss_and_tokens_do_not_matter(method):
     """Bits for nats, thousands of tokens for tokens: the same forecast in the new units."""
     surface = planted("cosine")
-    found = tsl.forecast(past_of(surface, 0.4), method=method)
+    forecast = tsl.forecast(past_of(surface, 0.4), method=method)
     bits = surface.assign(loss=surface.loss / np.log(2))
     np.testing.assert_allclose(
-        tsl.forecast(past_of(bits, 0.4), method=method).quantiles, found.quantiles / np.log(2), rtol=1e-9
+        tsl.forecast(past_of(bits, 0.4), method=method).quantiles, forecast.quantiles / np.log(2), rtol=1e-9
     )
     plan = {k: v / 1000 if k.endswith("tokens") else v for k, v in PLANS["cosine"].items()}
     thousands = surface.assign_coords(tokens=surface.tokens / 1000).assign_attrs(schedule=plan)
     past = thousands.sel(tokens=slice(None, 0.4 * TOTAL / 1000))
-    np.testing.assert_allclose(tsl.forecast(past, method=method).quantiles, found.quantiles, rtol=1e-6)
+    np.testing.assert_allclose(tsl.forecast(past, method=method).quantiles, forecast.quantiles, rtol=1e-6)
 
 
 def test_the_spacing_of_checkpoints_hardly_matters():
@@ -108,25 +108,25 @@ def test_the_spacing_of_checkpoints_hardly_matters():
 
 
 def test_a_later_change_of_plan_is_not_known():
-    """The run drops its rate at 60 %; from 40 % the old plan is forecast, and another one once told."""
+    """The run drops its rate at 60 %; from 40 % the old plan is forecast, and another one once it is given."""
     surface = planted("changed")
     past = past_of(surface, 0.4)
     unaware = tsl.forecast(past.assign_attrs(schedule=PLANS["constant"]), method="mean_annealing")
-    found = tsl.forecast(past, method="mean_annealing")
-    np.testing.assert_array_equal(found.draws, unaware.draws)
-    told = {**SHARED, "kind": "wsd", "decay_start_tokens": 60_000_000}
-    assert float(tsl.forecast(past, schedule=told, method="mean_annealing").mean[0, -1]) < float(found.mean[0, -1])
+    aware = tsl.forecast(past, method="mean_annealing")
+    np.testing.assert_array_equal(aware.draws, unaware.draws)
+    plan = {**SHARED, "kind": "wsd", "decay_start_tokens": 60_000_000}
+    assert float(tsl.forecast(past, schedule=plan, method="mean_annealing").mean[0, -1]) < float(aware.mean[0, -1])
 
 
-def test_what_cannot_be_forecast_is_said_and_leaves_the_others_alone():
+def test_what_cannot_be_forecast_has_a_status_and_leaves_the_others_alone():
     surface = planted("cosine")
     both = xr.concat([surface, surface.assign_coords(split=["bad"])], "split")
     both.loss[1, 3:] = np.nan
-    found = tsl.forecast(past_of(both, 0.4), method="mean_annealing")
-    assert found.mean.sel(split="bad").isnull().all()
-    assert "checkpoints past the warm-up are needed" in str(found.status["bad"])
+    forecast = tsl.forecast(past_of(both, 0.4), method="mean_annealing")
+    assert forecast.mean.sel(split="bad").isnull().all()
+    assert "checkpoints past the warm-up are needed" in str(forecast.status["bad"])
     alone = tsl.forecast(past_of(surface, 0.4), method="mean_annealing")
-    np.testing.assert_array_equal(found.quantiles.sel(split="id"), alone.quantiles.sel(split="id"))
+    np.testing.assert_array_equal(forecast.quantiles.sel(split="id"), alone.quantiles.sel(split="id"))
 
 
 def test_nine_of_ten_intervals_hold():
@@ -159,14 +159,14 @@ def test_the_area_counts_the_warm_up_and_every_decrease():
     rate = LearningRate(np.array([0.0, 10, 50, 60, 100]), np.array([0.0, 2, 2, 0.8, 0.8]))
     assert rate.warmup == pytest.approx(10, abs=0.05)
     np.testing.assert_allclose(rate.area(np.array([10.0, 50, 60, 100, 200])), [5, 45, 52, 68, 108], rtol=1e-6)
-    told = rate.covariates(np.array([50.0]), reference=10.0)
-    assert told["decrease"].sum() == pytest.approx(0.6)
-    used = told["decrease"] > 0
-    assert np.all((told["at_area"][used] > 4.5) & (told["at_area"][used] < 5.2))
-    assert told["to_rate"][used].min() == pytest.approx(0.4, abs=0.02)
-    for wrong in ([1.0, 2.0], [0.0, 0.0]):
+    covariates = rate.covariates(np.array([50.0]), reference=10.0)
+    assert covariates["decrease"].sum() == pytest.approx(0.6)
+    used = covariates["decrease"] > 0
+    assert np.all((covariates["at_area"][used] > 4.5) & (covariates["at_area"][used] < 5.2))
+    assert covariates["to_rate"][used].min() == pytest.approx(0.4, abs=0.02)
+    for tokens in ([1.0, 2.0], [0.0, 0.0]):
         with pytest.raises(ValueError, match="learning rate"):
-            LearningRate(np.array(wrong), np.array([1.0, 1.0]))
+            LearningRate(np.array(tokens), np.array([1.0, 1.0]))
 
 
 def test_the_record_of_a_run_counts_where_it_left_its_plan():
@@ -185,8 +185,8 @@ def test_the_record_of_a_run_counts_where_it_left_its_plan():
 def test_laws_are_stacked_by_what_they_would_have_forecast():
     """A planted law wins weight over one that is wrong; without trials all weigh the same; a mixture is wider."""
     surface = planted("wsd")
-    found = tsl.forecast(past_of(surface, 0.9), method="mean_stack")
-    shares = found.fits["mean"]["id"].shares
+    forecast = tsl.forecast(past_of(surface, 0.9), method="mean_stack")
+    shares = forecast.fits["mean"]["id"].shares
     assert sum(shares.values()) == pytest.approx(1)
     assert shares["area_annealing"] > 2 * shares["area_power"], "which knows nothing of the decay that was seen"
     np.testing.assert_allclose(stacking_weights(np.zeros((3, 0))), 1 / 3)
@@ -194,7 +194,7 @@ def test_laws_are_stacked_by_what_they_would_have_forecast():
     assert stacking_weights(np.array([[0.0] * 50, [-3.0] * 50]))[0] > 0.95
 
 
-def test_a_fall_of_the_learning_rate_that_was_never_seen_is_said():
+def test_an_unseen_decay_of_the_learning_rate_is_flagged():
     wsd, cosine = planted("wsd"), planted("cosine", seed=1)
     early, late = (tsl.forecast(past_of(wsd, share), method="mean_annealing") for share in (0.4, 0.9))
     assert early.intervals["id"] == "model-based, the learning rate's fall not yet seen"
@@ -204,7 +204,7 @@ def test_a_fall_of_the_learning_rate_that_was_never_seen_is_said():
     assert "seen" not in tsl.forecast(past_of(planted("constant"), 0.4), method="mean_annealing").intervals["id"]
 
 
-def test_what_was_learned_of_each_shape_is_told():
+def test_what_was_learned_of_each_shape_is_reported():
     """Of the exponent much; of how a fall of the rate acts nothing where there was none, and more where there was."""
     constant, wsd = (
         tsl.forecast(past_of(planted(kind), 0.95), method="mean_annealing").fits["mean"]["id"].posterior.learned

@@ -24,13 +24,13 @@ def past_of(surface: xr.Dataset, share: float) -> xr.Dataset:
 @pytest.mark.parametrize(("method", "a2"), [("temporal", "reciprocal"), ("temporal_joint", "power")])
 def test_planted_laws_are_continued(method, a2):
     surface = simulate(a2)
-    found = tsl.forecast(past_of(surface, 0.4), at=surface.tokens, method=method)
+    forecast = tsl.forecast(past_of(surface, 0.4), at=surface.tokens, method=method)
     ahead = surface.tokens.values > 0.4 * TOTAL
     truth = planted(surface.tokens.values[ahead], surface.position.values, a2)
-    np.testing.assert_allclose(found.surface.sel(split="id")[ahead], truth, atol=0.03)
-    np.testing.assert_allclose(found.surface.sel(split="ood")[ahead], truth + 0.5, atol=0.03)
-    assert found.mean.dims == ("split", "tokens")
-    assert found.cutoff <= 0.4 * TOTAL
+    np.testing.assert_allclose(forecast.surface.sel(split="id")[ahead], truth, atol=0.03)
+    np.testing.assert_allclose(forecast.surface.sel(split="ood")[ahead], truth + 0.5, atol=0.03)
+    assert forecast.mean.dims == ("split", "tokens")
+    assert forecast.cutoff <= 0.4 * TOTAL
 
 
 def with_another_future(surface: xr.Dataset, share: float) -> xr.Dataset:
@@ -42,14 +42,14 @@ def with_another_future(surface: xr.Dataset, share: float) -> xr.Dataset:
 def test_a_backtest_never_sees_the_future(simulated, cutoff):
     """Whole runs that differ beyond the cut-off: every method forecasts the same numbers, bit for bit."""
     schedule = {**PLAN, "kind": "cosine"}
-    one, other = (
+    past_only, altered = (
         backtest(surface, cutoffs=(0.2, 0.4), schedule=schedule).forecasts
         for surface in (simulated, with_another_future(simulated, cutoff))
     )
     for method in (getattr(method, "name", method) for method in ALL):
-        assert np.isfinite(one[cutoff, method].mean).all(), method
-        np.testing.assert_array_equal(one[cutoff, method].mean, other[cutoff, method].mean, method)
-        np.testing.assert_array_equal(one[cutoff, method].quantiles, other[cutoff, method].quantiles, method)
+        assert np.isfinite(past_only[cutoff, method].mean).all(), method
+        np.testing.assert_array_equal(past_only[cutoff, method].mean, altered[cutoff, method].mean, method)
+        np.testing.assert_array_equal(past_only[cutoff, method].quantiles, altered[cutoff, method].quantiles, method)
 
 
 def test_the_baselines_of_a_score_never_see_the_future(simulated):
@@ -69,12 +69,12 @@ def test_the_forecast_is_anchored_where_the_position_law_is_wrong(method):
     level = 4.0 / (1 + 5e-6 * tokens) + 3.5 if method == "temporal" else 60 * tokens**-0.3 + 2.5
     loss = level[:, None] + 1.5 * position**-0.4 + 0.05 * np.sin(position)  # no hyperbola has waves
     surface = tsl.from_losses(loss, tokens=tokens, schedule={**PLAN, "kind": "constant"})
-    found = tsl.forecast(past_of(surface, 0.4), at=surface.tokens, method=method)
+    forecast = tsl.forecast(past_of(surface, 0.4), at=surface.tokens, method=method)
     observed = surface.loss.mean("position")
     ahead = surface.tokens > 0.4 * TOTAL
-    np.testing.assert_allclose(found.mean.where(ahead, drop=True), observed.where(ahead, drop=True), atol=0.02)
+    np.testing.assert_allclose(forecast.mean.where(ahead, drop=True), observed.where(ahead, drop=True), atol=0.02)
     # by position too: the waves are carried forward
-    np.testing.assert_allclose(found.surface[0, -1], surface.loss[0, -1], atol=0.02)
+    np.testing.assert_allclose(forecast.surface[0, -1], surface.loss[0, -1], atol=0.02)
 
 
 def test_the_mean_is_anchored_where_the_temporal_law_is_wrong():
@@ -86,60 +86,60 @@ def test_the_mean_is_anchored_where_the_temporal_law_is_wrong():
     surface = tsl.from_losses(loss, tokens=tokens, schedule={**PLAN, "kind": "constant"})
     past, first, observed = past_of(surface, 0.4), surface.tokens.values[29:30], float(surface.loss[0, 29].mean())
     assert past.sizes["tokens"] == 29
-    found = tsl.forecast(past, at=first, method="temporal")
-    assert abs(float(surface_of(found.fits, first, surface.position).mean()) - observed) > 0.05  # the laws alone
-    assert float(found.mean[0, 0]) == pytest.approx(observed, abs=0.02)
+    forecast = tsl.forecast(past, at=first, method="temporal")
+    assert abs(float(surface_of(forecast.fits, first, surface.position).mean()) - observed) > 0.05  # the laws alone
+    assert float(forecast.mean[0, 0]) == pytest.approx(observed, abs=0.02)
 
 
 def test_checkpoints_count_by_the_precision_of_their_fits(simulated):
     """One early checkpoint has 200 times the noise, its fit is usable and far off: the forecast stays where it was."""
     noisy = simulated.copy(deep=True)
     noisy.loss[:, 3, :] += 0.2 * np.random.default_rng(1).standard_normal((2, 64))
-    found, clean = (
+    forecast, clean = (
         tsl.forecast(past_of(surface, 0.4), at=simulated.tokens[17:], method="temporal")
         for surface in (noisy, simulated)
     )
-    assert (found.fits["position"].status.isel(tokens=1) == tsl.Status.WEAKLY_IDENTIFIED).all()
-    np.testing.assert_allclose(found.mean, clean.mean, atol=0.005)  # with equal weights 0.02 off
+    assert (forecast.fits["position"].status.isel(tokens=1) == tsl.Status.WEAKLY_IDENTIFIED).all()
+    np.testing.assert_allclose(forecast.mean, clean.mean, atol=0.005)  # with equal weights 0.02 off
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_checkpoint_with_a_gap_is_left_out(simulated, method):
     gap = simulated.copy(deep=True)
     gap.loss[0, 5, 7] = np.nan
-    found, without = (
+    forecast, without = (
         tsl.forecast(past_of(surface, 0.4), at=simulated.tokens, method=method)
         for surface in (gap, simulated.drop_isel(tokens=5))
     )
-    assert np.isfinite(found.surface).all()
-    np.testing.assert_allclose(found.mean.sel(split="id"), without.mean.sel(split="id"), rtol=1e-4)
-    assert found.status["id"].ok
+    assert np.isfinite(forecast.surface).all()
+    np.testing.assert_allclose(forecast.mean.sel(split="id"), without.mean.sel(split="id"), rtol=1e-4)
+    assert forecast.status["id"].ok
 
 
 @pytest.mark.parametrize("method", [baselines.RECIPROCAL, baselines.LAST], ids=lambda m: m.name)
 def test_a_baseline_leaves_out_a_checkpoint_with_a_gap_and_says_so(simulated, method):
     gap = simulated.copy(deep=True)
     gap.loss[0, 16, 7] = np.nan  # the last one of the past
-    found = tsl.forecast(past_of(gap, 0.4), at=simulated.tokens, method=method)
+    forecast = tsl.forecast(past_of(gap, 0.4), at=simulated.tokens, method=method)
     without = tsl.forecast(past_of(simulated.drop_isel(tokens=16), 0.4), at=simulated.tokens, method=method)
-    np.testing.assert_allclose(found.mean.sel(split="id"), without.mean.sel(split="id"), rtol=1e-6)
-    assert found.status["id"].flags == ForecastFlag.INCOMPLETE_PAST
-    assert str(found.status["id"]) == "1 of 15 checkpoints lack positions and are left out"
-    assert found.status["ood"].ok
+    np.testing.assert_allclose(forecast.mean.sel(split="id"), without.mean.sel(split="id"), rtol=1e-6)
+    assert forecast.status["id"].flags == ForecastFlag.INCOMPLETE_PAST
+    assert str(forecast.status["id"]) == "1 of 15 checkpoints lack positions and are left out"
+    assert forecast.status["ood"].ok
 
 
 def test_a_score_leaves_out_a_checkpoint_with_a_gap_and_says_so(simulated):
     gap = simulated.copy(deep=True)
     gap.loss[0, -1, 7] = np.nan
-    found = tsl.forecast(past_of(simulated, 0.4), at=simulated.tokens, method=baselines.LAST)
-    table, without = tsl.score(found, gap), tsl.score(found, simulated.isel(tokens=slice(-1)))
+    forecast = tsl.forecast(past_of(simulated, 0.4), at=simulated.tokens, method=baselines.LAST)
+    table, without = tsl.score(forecast, gap), tsl.score(forecast, simulated.isel(tokens=slice(-1)))
     numbers = ["final", "observed", "error", "mse", "r2"]
     np.testing.assert_array_equal(table.loc["id", numbers], without.loc["id", numbers])
-    said = "of those held out, 1 of 14 checkpoints lack positions and are left out"
-    assert table.status.tolist() == [said, "ok"]
+    reason = "of those held out, 1 of 14 checkpoints lack positions and are left out"
+    assert table.status.tolist() == [reason, "ok"]
     assert table["flags"].tolist() == [ForecastFlag.INCOMPLETE_FUTURE, 0]
     gap.loss[0, 18:, 7] = np.nan
-    assert tsl.score(found, gap).loc["id", numbers].isna().all(axis=None)
+    assert tsl.score(forecast, gap).loc["id", numbers].isna().all(axis=None)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -147,24 +147,24 @@ def test_a_split_that_cannot_be_forecast_leaves_the_others_alone(simulated, meth
     """Nearly all checkpoints of ood are steps (a1 at the bound): id is forecast as if it were alone."""
     broken = simulated.copy(deep=True)
     broken.loss[1, 4:] = np.where(np.arange(64) < 1, 9.0, 7.0)
-    found = tsl.forecast(past_of(broken, 0.4), at=simulated.tokens, method=method)
+    forecast = tsl.forecast(past_of(broken, 0.4), at=simulated.tokens, method=method)
     alone = tsl.forecast(past_of(broken.sel(split=["id"]), 0.4), at=simulated.tokens, method=method)
-    np.testing.assert_allclose(found.surface.sel(split="id"), alone.surface.sel(split="id"), rtol=1e-6)
-    assert found.mean.sel(split="ood").isnull().all()
-    assert found.surface.sel(split="ood").isnull().all()
-    assert found.status["id"].ok
-    assert found.status["ood"].flags == ForecastFlag.NO_FORECAST
-    assert str(found.status["ood"]) == "2 usable position fits, 4 are needed"
+    np.testing.assert_allclose(forecast.surface.sel(split="id"), alone.surface.sel(split="id"), rtol=1e-6)
+    assert forecast.mean.sel(split="ood").isnull().all()
+    assert forecast.surface.sel(split="ood").isnull().all()
+    assert forecast.status["id"].ok
+    assert forecast.status["ood"].flags == ForecastFlag.NO_FORECAST
+    assert str(forecast.status["ood"]) == "2 usable position fits, 4 are needed"
 
 
 def test_a_status_names_the_parameter_whose_law_is_not_determined(simulated):
     tokens = simulated.tokens
     straight = simulated.assign(loss=simulated.loss - 4 / (1 + 5e-6 * tokens) + 2.5 - 1e-6 * tokens)
-    found = tsl.forecast(past_of(straight, 0.4), at=[TOTAL, 8 * TOTAL], method="temporal")
-    for split, status in found.status.items():  # noise decides which of the two
+    forecast = tsl.forecast(past_of(straight, 0.4), at=[TOTAL, 8 * TOTAL], method="temporal")
+    for split, status in forecast.status.items():  # noise decides which of the two
         assert re.fullmatch("falls below zero, which no loss does, a2 (straight_line|lower_bound)", str(status))
         assert status.flags == ForecastFlag.BELOW_ZERO | ForecastFlag.FIT_NOT_CONVERGED
-        assert f"{split}: {status}" in repr(found)
+        assert f"{split}: {status}" in repr(forecast)
     clean = tsl.forecast(past_of(simulated, 0.4), at=[TOTAL], method="temporal")
     assert all(status.ok for status in clean.status.values())
 
@@ -173,9 +173,9 @@ def test_a_status_says_that_the_checkpoints_are_too_few_for_a_cosine(simulated):
     """Four checkpoints are enough for the hyperbola that goes on instead, and too few for the break of the cosine."""
     schedule = {**PLAN, "kind": "cosine"}
     past = simulated.isel(tokens=slice(2, 6))
-    found = tsl.forecast(past, at=[TOTAL], schedule=schedule, method="paper")
-    np.testing.assert_array_equal(found.mean, tsl.forecast(past, at=[TOTAL], schedule=schedule, method="temporal").mean)
-    for status in found.status.values():
+    paper = tsl.forecast(past, at=[TOTAL], schedule=schedule, method="paper")
+    np.testing.assert_array_equal(paper.mean, tsl.forecast(past, at=[TOTAL], schedule=schedule, method="temporal").mean)
+    for status in paper.status.values():
         assert status.flags & ForecastFlag.COSINE_NOT_IDENTIFIED
         assert str(status).startswith("the cosine piece is not identified: too few checkpoints to find N_sep")
 
@@ -184,37 +184,37 @@ def test_checkpoints_whose_fit_is_at_a_bound_are_left_out(simulated):
     """One early checkpoint is a step (its a1 at the bound): the forecast is the one without it."""
     broken = simulated.copy(deep=True)
     broken.loss[:, 3, :] = np.where(np.arange(64) < 1, 9.0, 7.0)
-    found = tsl.forecast(past_of(broken, 0.4), at=simulated.tokens, method="temporal")
-    assert (found.fits["position"].status.isel(tokens=1) == tsl.Status.UPPER_BOUND).all()
+    forecast = tsl.forecast(past_of(broken, 0.4), at=simulated.tokens, method="temporal")
+    assert (forecast.fits["position"].status.isel(tokens=1) == tsl.Status.UPPER_BOUND).all()
     without = tsl.forecast(past_of(simulated.drop_isel(tokens=3), 0.4), at=simulated.tokens, method="temporal")
-    np.testing.assert_allclose(found.mean, without.mean, rtol=1e-6)
+    np.testing.assert_allclose(forecast.mean, without.mean, rtol=1e-6)
 
 
 def test_too_few_checkpoints_give_no_number_and_say_so(simulated):
-    found = tsl.forecast(simulated.isel(tokens=slice(0, 4)), at=simulated.tokens, method="temporal")
-    assert found.mean.isnull().all()
-    assert "checkpoints past the warm-up" in str(found.status["id"])
-    assert "nan" in repr(found)
+    forecast = tsl.forecast(simulated.isel(tokens=slice(0, 4)), at=simulated.tokens, method="temporal")
+    assert forecast.mean.isnull().all()
+    assert "checkpoints past the warm-up" in str(forecast.status["id"])
+    assert "nan" in repr(forecast)
 
 
 @pytest.mark.parametrize("positions", [1, 3])
 def test_too_few_positions_for_a_law_over_them_leave_the_methods_of_the_mean(simulated, positions):
     past = past_of(simulated.isel(position=slice(positions)), 0.4)
     for method in (*METHODS, "paper"):
-        found = tsl.forecast(past, method=method)
-        assert found.mean.isnull().all()
-        assert str(found.status["id"]) == f"a law over positions needs 4 of them, the surface has {positions}"
+        forecast = tsl.forecast(past, method=method)
+        assert forecast.mean.isnull().all()
+        assert str(forecast.status["id"]) == f"a law over positions needs 4 of them, the surface has {positions}"
     assert np.isfinite(tsl.forecast(past, method=baselines.LAST).mean).all()
 
 
 def test_without_tokens_the_end_of_the_plan_is_meant(simulated):
-    found = tsl.forecast(past_of(simulated, 0.4), method=tsl.baselines.LAST)
-    assert found.mean.tokens.values.tolist() == [TOTAL]
+    forecast = tsl.forecast(past_of(simulated, 0.4), method=tsl.baselines.LAST)
+    assert forecast.mean.tokens.values.tolist() == [TOTAL]
     other = tsl.forecast(past_of(simulated, 0.4), schedule={**PLAN, "total_tokens": 10**7}, method=tsl.baselines.LAST)
     assert other.mean.tokens.values.tolist() == [10**7]
 
 
-def test_a_forecast_below_zero_is_doubted(simulated):
+def test_a_forecast_below_zero_is_flagged(simulated):
     falling = tsl.from_losses(np.linspace(5, 1, 12)[:, None] * [[1.0, 1.1]], tokens=np.geomspace(1e5, 1e6, 12))
     near, far = (tsl.forecast(falling, at, method=tsl.baselines.LOGARITHMIC) for at in (1.1e6, 1e8))
     assert near.status["id"].ok
@@ -226,13 +226,13 @@ def test_a_baseline_is_its_law():
     loss = np.broadcast_to((50 * tokens**-0.3 + 2.0)[:, None], (20, 4))
     surface = tsl.from_losses(loss, tokens=tokens)
     at = tokens[12:]
-    found = tsl.forecast(surface.isel(tokens=slice(12)), at=at, method=tsl.baselines.POWER_LAW)
-    np.testing.assert_allclose(found.mean[0], 50 * at**-0.3 + 2.0, rtol=1e-6)
+    forecast = tsl.forecast(surface.isel(tokens=slice(12)), at=at, method=tsl.baselines.POWER_LAW)
+    np.testing.assert_allclose(forecast.mean[0], 50 * at**-0.3 + 2.0, rtol=1e-6)
     last = tsl.forecast(surface.isel(tokens=slice(12)), at=at, method=tsl.baselines.LAST)
     np.testing.assert_allclose(last.mean[0], loss[11, 0])
     straight = tsl.from_losses(np.log(tokens)[:, None] * [[-0.5, -0.5]] + 9, tokens=tokens)
-    found = tsl.forecast(straight.isel(tokens=slice(12)), at=at, method=tsl.baselines.LOGARITHMIC)
-    np.testing.assert_allclose(found.mean[0], 9 - 0.5 * np.log(at), rtol=1e-9)
+    forecast = tsl.forecast(straight.isel(tokens=slice(12)), at=at, method=tsl.baselines.LOGARITHMIC)
+    np.testing.assert_allclose(forecast.mean[0], 9 - 0.5 * np.log(at), rtol=1e-9)
 
 
 def test_a_score_weighs_tokens_evenly_and_looks_at_the_future_only():
@@ -264,10 +264,10 @@ def test_interval_scores_and_coverage_by_hand():
 
 def test_a_score_tells_of_intervals_at_the_checkpoints(simulated):
     past = past_of(simulated, 0.4)
-    found = tsl.forecast(past, at=simulated.tokens, method="mean_annealing")
+    forecast = tsl.forecast(past, at=simulated.tokens, method="mean_annealing")
     truth = simulated.loss.mean("position")[:, past.sizes["tokens"] :]
-    held_out = found.quantiles.sel(tokens=truth.tokens)
-    table = tsl.score(found, simulated, against=baselines.LAST)
+    held_out = forecast.quantiles.sel(tokens=truth.tokens)
+    table = tsl.score(forecast, simulated, against=baselines.LAST)
     for split in ("id", "ood"):
         low, high, observed = held_out.sel(split=split)[:, 0], held_out.sel(split=split)[:, -1], truth.sel(split=split)
         assert table.loc[(split, "mean_annealing"), "covered_90"] == covered(low, high, observed)
@@ -277,15 +277,15 @@ def test_a_score_tells_of_intervals_at_the_checkpoints(simulated):
 
 
 def test_a_backtest_has_every_split_cutoff_and_method(simulated):
-    found = backtest(simulated, cutoffs=(0.2, 0.4))
-    methods = {getattr(one, "name", one) for one in ALL}
-    assert set(found.scores.index) == {(s, c, m) for s in ("id", "ood") for c in (0.2, 0.4) for m in methods}
-    one = found.scores.loc["id", 0.4, "power"]
+    result = backtest(simulated, cutoffs=(0.2, 0.4))
+    methods = {getattr(method, "name", method) for method in ALL}
+    assert set(result.scores.index) == {(s, c, m) for s in ("id", "ood") for c in (0.2, 0.4) for m in methods}
+    row = result.scores.loc["id", 0.4, "power"]
     alone = tsl.forecast(past_of(simulated, 0.4), at=simulated.tokens, method=tsl.baselines.POWER_LAW)
-    assert one.final == pytest.approx(float(alone.mean.sel(split="id")[-1]))
-    assert found.scores.loc["id", 0.4, "mean_cosine"].status == "needs a cosine schedule"
-    assert np.isnan(found.scores.loc["id", 0.4, "mean_cosine"].final)
-    assert found.scores.loc["id", 0.4, "temporal"].r2 > 0.9
+    assert row.final == pytest.approx(float(alone.mean.sel(split="id")[-1]))
+    assert result.scores.loc["id", 0.4, "mean_cosine"].status == "needs a cosine schedule"
+    assert np.isnan(result.scores.loc["id", 0.4, "mean_cosine"].final)
+    assert result.scores.loc["id", 0.4, "temporal"].r2 > 0.9
 
 
 def test_a_score_refuses_what_it_would_have_to_invent_and_what_saw_more(simulated):
@@ -320,6 +320,6 @@ def test_requests_that_make_no_sense_are_refused_in_words(simulated):
 def test_an_exploded_fit_gives_no_number():
     values = xr.DataArray(np.full((2, 3, 4), 5.0), {"split": ["id", "ood"]}, ("split", "tokens", "position"))
     values[1, 2, 0] = -1e16
-    kept = discard_implausible(values, highest=8.0)
-    assert kept.sel(split="id").notnull().all()
-    assert kept.sel(split="ood").isnull().all()
+    plausible = discard_implausible(values, highest=8.0)
+    assert plausible.sel(split="id").notnull().all()
+    assert plausible.sel(split="ood").isnull().all()

@@ -17,15 +17,15 @@ def problem(runs: int = 2, points: int = 12, seed: int = 0) -> tuple[mixed_model
     random = np.random.default_rng(seed)
     x = np.stack([np.geomspace(0.1, 1, points)] * runs)
     y = 0.4 * x**-0.5 + 0.6 + 0.01 * random.standard_normal(x.shape)
-    known = np.ones((runs, points), bool)
-    known[1:, -2:] = False
+    observed = np.ones((runs, points), bool)
+    observed[1:, -2:] = False
     noise = random.uniform(0.5, 2, x.shape)
     mix = np.concatenate([np.ones((runs, 1)), np.eye(runs)], 1) if runs > 1 else np.ones((1, 1))
     effect = np.zeros((mix.shape[1], 2))
     effect[0] = (0.5, 0.5)
     own = np.arange(mix.shape[1]) > 0
     eta, sd = (np.array(column) for column in zip((np.log(0.5), 0.3), (0.0, 0.05), *TAIL, strict=True))
-    curves = mixed_model.CurveBatch(y, x, np.log(x), known, noise, mix, np.arange(runs) / 2)
+    curves = mixed_model.CurveBatch(y, x, np.log(x), observed, noise, mix, np.arange(runs) / 2)
     return curves, mixed_model.ModelPrior(eta, sd, effect, np.full(effect.shape, 0.3), own)
 
 
@@ -35,15 +35,15 @@ def marginal(
     """Log density of the known points and the mean effects, by dense matrices over all of them."""
     log_shape, drift, log_ell, log_sigma, log_nu, log_tau = eta
     blocks, designs, y = [], [], []
-    for r, known in enumerate(curves.known):
-        x, u = curves.x[r, known], curves.log_clock[r, known]
+    for r, observed in enumerate(curves.known):
+        x, u = curves.x[r, observed], curves.log_clock[r, observed]
         size = np.exp(log_sigma) * np.exp(-mixed_model.KAPPA * u)
         serial = np.exp(-np.abs(u[:, None] - u) / np.exp(log_ell))
-        blocks.append(size[:, None] * size * serial + np.diag(np.exp(2 * log_nu) * curves.noise[r, known]))
+        blocks.append(size[:, None] * size * serial + np.diag(np.exp(2 * log_nu) * curves.noise[r, observed]))
         power = x ** -np.exp(log_shape + drift * curves.size[r])
         basis = np.stack([power, np.ones_like(x)], 1)
         designs.append(np.einsum("p,nk->npk", curves.mix[r], basis).reshape(len(x), -1))
-        y.append(curves.y[r, known])
+        y.append(curves.y[r, observed])
     count = sum(map(len, y))
     covariance, at = np.zeros((count, count)), 0
     for block in blocks:
@@ -61,10 +61,10 @@ def marginal(
 def test_the_filter_is_generalised_least_squares():
     curves, prior = problem()
     eta = prior.eta + 0.3 * np.random.default_rng(1).standard_normal((3, 6))
-    found = mixed_model._integrate_effects(laws.POWER, curves, prior, eta)
-    dense = [marginal(curves, prior, one) for one in eta]
-    np.testing.assert_allclose(np.diff(found.log_density), np.diff([d for d, _ in dense]), rtol=1e-7, atol=1e-7)
-    np.testing.assert_allclose(found.effect.reshape(3, -1), [e for _, e in dense], rtol=1e-7, atol=1e-8)
+    effects = mixed_model._integrate_effects(laws.POWER, curves, prior, eta)
+    dense = [marginal(curves, prior, vector) for vector in eta]
+    np.testing.assert_allclose(np.diff(effects.log_density), np.diff([d for d, _ in dense]), rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose(effects.effect.reshape(3, -1), [e for _, e in dense], rtol=1e-7, atol=1e-8)
 
 
 def test_the_sampler_integrates():
@@ -78,10 +78,10 @@ def test_the_sampler_integrates():
     weight = np.exp(log_density - log_density.max())
     mean = (weight @ grid[:, 0]) / weight.sum()
     sd = np.sqrt(weight @ (grid[:, 0] - mean) ** 2 / weight.sum())
-    found = mixed_model.sample(laws.POWER, curves, prior)
-    assert found.converged
-    assert found.mean[0] == pytest.approx(mean, abs=0.05 * sd)
-    spread = np.sqrt(found.weight @ (found.eta[:, 0] - found.mean[0]) ** 2)
+    posterior = mixed_model.sample(laws.POWER, curves, prior)
+    assert posterior.converged
+    assert posterior.mean[0] == pytest.approx(mean, abs=0.05 * sd)
+    spread = np.sqrt(posterior.weight @ (posterior.eta[:, 0] - posterior.mean[0]) ** 2)
     assert spread == pytest.approx(sd, rel=0.1)
 
 

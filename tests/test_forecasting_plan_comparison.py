@@ -25,17 +25,17 @@ def past(simulated: xr.Dataset) -> xr.Dataset:
 
 
 def test_identical_plans_differ_by_exactly_nothing_and_all_plans_share_one_fit(past: xr.Dataset) -> None:
-    found = compare_plans(past, PLANS)
-    assert (found.differences.sel(plan=["as planned", "the same"]) == 0).all()
-    first, *others = (one.fits["mean"]["id"].posterior for one in found.forecasts.values())
+    comparison = compare_plans(past, PLANS)
+    assert (comparison.differences.sel(plan=["as planned", "the same"]) == 0).all()
+    first, *others = (each.fits["mean"]["id"].posterior for each in comparison.forecasts.values())
     for other in others:
         np.testing.assert_array_equal(other.eta, first.eta)
         np.testing.assert_array_equal(other.weight, first.weight)
-    ends = {name: one.draws[:, 0, -1] for name, one in found.forecasts.items() if one.draws is not None}
+    ends = {name: each.draws[:, 0, -1] for name, each in comparison.forecasts.items() if each.draws is not None}
     expected = np.quantile((ends["decayed"] - ends["as planned"]).values, 0.95)
-    assert float(found.differences.sel(plan="decayed", quantile=0.95)[0]) == pytest.approx(expected)
-    assert float(found.differences.sel(plan="decayed", quantile=0.5)[0]) < 0
-    assert float(found.forecasts["longer and higher"].mean.tokens[-1]) == 2 * TOTAL
+    assert float(comparison.differences.sel(plan="decayed", quantile=0.95)[0]) == pytest.approx(expected)
+    assert float(comparison.differences.sel(plan="decayed", quantile=0.5)[0]) < 0
+    assert float(comparison.forecasts["longer and higher"].mean.tokens[-1]) == 2 * TOTAL
 
 
 @pytest.mark.parametrize("name", ["decayed", "longer and higher"])
@@ -44,14 +44,14 @@ def test_what_is_read_of_the_past_is_the_same_whatever_is_planned(past: xr.Datas
     past = past.assign_attrs(schedule=PLAN)
     seen = past.tokens.values.astype(float)
     own, other = (of_run(past, Schedule.from_plan(plan)) for plan in (PLAN, PLANS[name]))
-    told, also = (one.covariates(seen, seen[-1], [0.0, seen[-1]]) for one in (own, other))
-    assert told["decrease"].sum() > 0.1
-    for key in told:
-        np.testing.assert_array_equal(told[key], also[key])
+    past_rates, also = (history.covariates(seen, seen[-1], [0.0, seen[-1]]) for history in (own, other))
+    assert past_rates["decrease"].sum() > 0.1
+    for key in past_rates:
+        np.testing.assert_array_equal(past_rates[key], also[key])
     whole = other.covariates(seen[-1:], seen[-1], [0.0, seen[-1], 2.0 * TOTAL])
     jump = PLANS[name]["peak"] / PLAN["peak"] - np.interp(seen[-1], own.tokens, own.lr)
     end = -0.9 if name == "decayed" else 0.0
-    assert whole["decrease"].sum() - told["decrease"].sum() == pytest.approx(-jump - end, abs=1e-3)
+    assert whole["decrease"].sum() - past_rates["decrease"].sum() == pytest.approx(-jump - end, abs=1e-3)
 
 
 def test_the_area_under_the_learning_rate_is_exact_between_knots_and_goes_on_beyond_them() -> None:
@@ -62,9 +62,9 @@ def test_the_area_under_the_learning_rate_is_exact_between_knots_and_goes_on_bey
 
 def test_a_run_in_its_warm_up_is_measured_by_the_peak_to_come(past: xr.Dataset) -> None:
     early = past.isel(tokens=slice(0, 2))
-    found = of_run(early, Schedule.from_plan(CONSTANT))
-    assert found.warmup == PLAN["warmup_tokens"]
-    assert found.lr.max() == 1
+    history = of_run(early, Schedule.from_plan(CONSTANT))
+    assert history.warmup == PLAN["warmup_tokens"]
+    assert history.lr.max() == 1
 
 
 def test_plans_that_cannot_be_compared_are_refused_in_words(past: xr.Dataset) -> None:
@@ -88,18 +88,18 @@ def test_reference_runs_with_other_positions_are_named(past: xr.Dataset) -> None
 
 
 def test_a_score_counts_the_checkpoints_inside_the_intervals(past: xr.Dataset) -> None:
-    made = tsl.forecast(past, at=[10**6, 15 * 10**5, 2 * 10**6, TOTAL], method="mean_annealing")
-    assert made.quantiles is not None
-    low, quarter, middle, _, high = made.quantiles.values[0].T
-    at = made.mean.tokens.values
+    forecast = tsl.forecast(past, at=[10**6, 15 * 10**5, 2 * 10**6, TOTAL], method="mean_annealing")
+    assert forecast.quantiles is not None
+    low, quarter, middle, _, high = forecast.quantiles.values[0].T
+    at = forecast.mean.tokens.values
     came = np.array([middle[0], quarter[1] - 1e-9, low[2] + 1e-9, high[3] + 1e-9])
     whole = tsl.from_losses(np.append(past.loss[0, :, 0], came)[:, None], tokens=np.append(past.tokens, at))
-    row = tsl.score(made, whole, against=tsl.baselines.LAST).loc["id"]
+    row = tsl.score(forecast, whole, against=tsl.baselines.LAST).loc["id"]
     assert row.loc["mean_annealing", ["covered_50", "covered_90"]].tolist() == [0.25, 0.75]
     assert np.isfinite(row.loc["last", ["covered_50", "covered_90"]].astype(float)).all()
 
 
-def test_effects_that_can_hardly_be_told_apart_are_solved_nevertheless() -> None:
+def test_effects_that_are_hardly_identified_are_solved_nevertheless() -> None:
     """A matrix of rank one, of entries 1e40 and 1: at unit diagonal and with a little added it has a factor."""
     column = np.array([1e20, 1.0, 1e-3])
     full = np.stack([np.outer(column, column), np.eye(3)])

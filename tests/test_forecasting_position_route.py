@@ -1,4 +1,4 @@
-"""The paper's law with its cosine piece: recovered where the past identifies it, and said and replaced where not."""
+"""The paper's law with its cosine piece: recovered where the past identifies it, flagged and replaced where not."""
 
 import jax
 import numpy as np
@@ -33,14 +33,14 @@ def past_of(surface: xr.Dataset, share: float) -> xr.Dataset:
 
 @pytest.mark.parametrize("method", ["paper", Paper(n_sep=N_SEP)], ids=["searched", "given"])
 def test_a_planted_cosine_is_continued_from_beyond_its_beginning(surface, method):
-    found = tsl.forecast(past_of(surface, 0.4), at=surface.tokens[-8:], method=method)
-    np.testing.assert_allclose(found.surface[0], surface.loss[0, -8:], atol=0.02)
-    assert (found.method, str(found.status["id"])) == ("paper", "ok")
-    parameters = found.fits["a2"].params[0]
+    forecast = tsl.forecast(past_of(surface, 0.4), at=surface.tokens[-8:], method=method)
+    np.testing.assert_allclose(forecast.surface[0], surface.loss[0, -8:], atol=0.02)
+    assert (forecast.method, str(forecast.status["id"])) == ("paper", "ok")
+    parameters = forecast.fits["a2"].params[0]
     assert float(parameters.sel(param="n_sep")) == pytest.approx(N_SEP, rel=0.01)
     assert float(parameters.sel(param="gamma4")) == pytest.approx(np.pi / (TOTAL - PLAN["warmup_tokens"]))
-    blind = tsl.forecast(past_of(surface, 0.4), at=surface.tokens[-8:], method="temporal")
-    assert abs(float(blind.mean[0, -1] - surface.loss[0, -1].mean())) > 1
+    unaware = tsl.forecast(past_of(surface, 0.4), at=surface.tokens[-8:], method="temporal")
+    assert abs(float(unaware.mean[0, -1] - surface.loss[0, -1].mean())) > 1
 
 
 BEYOND, START = "usable checkpoints beyond N_sep = ", "is so near the start of the cosine"
@@ -55,24 +55,24 @@ CASES = {
 def test_where_the_cosine_is_not_identified_the_hyperbola_goes_on_with_wider_intervals(surface, case):
     method, share, why = CASES[case]
     past, at = past_of(surface, share), [share * TOTAL, 0.7 * TOTAL, TOTAL]
-    found, plain = (tsl.forecast(past, at, method=one) for one in (method, "temporal"))
-    assert str(found.status["id"]).startswith("the cosine piece is not identified: ")
-    assert why in str(found.status["id"])
-    assert "; the hyperbola goes on instead" in str(found.status["id"])
-    np.testing.assert_allclose(found.mean, plain.mean, rtol=1e-9)
-    wide, usual = (one.quantiles[0, :, -1] - one.quantiles[0, :, 0] for one in (found, plain))
+    forecast, plain = (tsl.forecast(past, at, method=name) for name in (method, "temporal"))
+    assert str(forecast.status["id"]).startswith("the cosine piece is not identified: ")
+    assert why in str(forecast.status["id"])
+    assert "; the hyperbola goes on instead" in str(forecast.status["id"])
+    np.testing.assert_allclose(forecast.mean, plain.mean, rtol=1e-9)
+    wide, usual = (result.quantiles[0, :, -1] - result.quantiles[0, :, 0] for result in (forecast, plain))
     assert (wide[1:] > usual[1:] + 0.1).all()
-    by_position = found.surface_quantiles[0, -1]
+    by_position = forecast.surface_quantiles[0, -1]
     assert (by_position[:, -1] - by_position[:, 0] > 0.1).all()
     moved = float(np.ptp(past.loss.values))
-    assert float(abs(found.model_discrepancy_sd).max()) <= moved
+    assert float(abs(forecast.model_discrepancy_sd).max()) <= moved
 
 
 def test_the_past_alone_decides(surface):
     """Another future changes nothing, and N_sep is searched up to the last checkpoint, however early that is."""
     other = surface.assign(loss=surface.loss.where(surface.tokens <= 0.4 * TOTAL, 9 - surface.loss))
-    one, two = (tsl.forecast(past_of(each, 0.4), [TOTAL], method="paper") for each in (surface, other))
-    np.testing.assert_array_equal(one.quantiles, two.quantiles)
+    first, second = (tsl.forecast(past_of(each, 0.4), [TOTAL], method="paper") for each in (surface, other))
+    np.testing.assert_array_equal(first.quantiles, second.quantiles)
     with jax.enable_x64(True):
         for last in (0.9 * PLAN["warmup_tokens"], 1.2 * PLAN["warmup_tokens"], 0.3 * TOTAL, TOTAL):
             low, high = np.asarray(COSINE.bounds(np.linspace(0.5 * PLAN["warmup_tokens"], last, 9)))[1]
@@ -90,6 +90,6 @@ def test_a_law_with_n_sep_given_searches_one_shape_and_publishes_it():
 
 
 def test_an_n_sep_that_makes_no_sense_is_refused():
-    for wrong in (0, -1.0, float("nan")):
+    for n_sep in (0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="n_sep is a positive number of tokens seen, found"):
-            Paper(n_sep=wrong)
+            Paper(n_sep=n_sep)

@@ -34,9 +34,9 @@ def past(simulated: xr.Dataset) -> xr.Dataset:
 @pytest.mark.parametrize("method", [MAIN, "temporal", baselines.LAST], ids=str)
 def test_tokens_named_twice_are_answered_once_where_they_stand_first(past, method):
     at = [2.0e6, 2.5e6, 2.0e6, 2.2e6]
-    found, without = (tsl.forecast(past, tokens, method=method) for tokens in (at, [2.0e6, 2.5e6, 2.2e6]))
-    assert found.mean.tokens.values.tolist() == [2.0e6, 2.5e6, 2.2e6]
-    np.testing.assert_array_equal(found.quantiles, without.quantiles)
+    forecast, without = (tsl.forecast(past, tokens, method=method) for tokens in (at, [2.0e6, 2.5e6, 2.2e6]))
+    assert forecast.mean.tokens.values.tolist() == [2.0e6, 2.5e6, 2.2e6]
+    np.testing.assert_array_equal(forecast.quantiles, without.quantiles)
 
 
 def test_a_printed_forecast_names_all_token_counts_in_order_or_the_first_and_the_last(past):
@@ -64,9 +64,9 @@ def test_the_registry_says_of_each_method_its_name_and_whether_it_forecasts_posi
     """Of too few checkpoints nothing is forecast, by any method, in the shape that it would have."""
     short = simulated.isel(tokens=slice(3))
     for name, info in METHODS.items():
-        found = tsl.forecast(short, TOTAL, method=name)
-        assert found.method == info.name == name
-        assert (found.surface is not None) == info.by_position
+        forecast = tsl.forecast(short, TOTAL, method=name)
+        assert forecast.method == info.name == name
+        assert (forecast.surface is not None) == info.by_position
         assert info.is_baseline == (info.implementation in baselines.ALL)
     assert {info.family for info in METHODS.values()} == {"lr_aware", "position", "mean"}
     assert METHODS["mean_stack"].family == "lr_aware"  # and no baseline
@@ -80,11 +80,11 @@ def test_a_baseline_can_be_named(past):
 
 def test_a_split_without_forecast_has_no_interval(past):
     broken = past.assign(loss=past.loss.where(past.split == "id"))
-    found = tsl.forecast(broken, TOTAL, method=MAIN)
-    assert found.status["ood"].flags == ForecastFlag.NO_FORECAST
-    assert found.intervals["ood"] == "none: no forecast"
-    assert found.status["id"].ok
-    assert set(found.fits["mean"]) == {"id"}
+    forecast = tsl.forecast(broken, TOTAL, method=MAIN)
+    assert forecast.status["ood"].flags == ForecastFlag.NO_FORECAST
+    assert forecast.intervals["ood"] == "none: no forecast"
+    assert forecast.status["id"].ok
+    assert set(forecast.fits["mean"]) == {"id"}
 
 
 def test_a_reference_run_of_which_nothing_is_usable_is_as_good_as_none(past):
@@ -92,13 +92,13 @@ def test_a_reference_run_of_which_nothing_is_usable_is_as_good_as_none(past):
     whole = past.sel(split="id")
     nothing, gap = whole.isel(tokens=slice(0)), whole.assign(loss=whole.loss * np.nan)
     own, *others = mean_runs(nothing, schedule_of(past), [gap, whole])
-    made = extrapolation.extrapolate(laws.AREA_POWER, priors.of_loss(laws.AREA_POWER), own, np.array([2e6]), others)
-    assert np.isfinite(made.draws).all()
+    forecast = extrapolation.extrapolate(laws.AREA_POWER, priors.of_loss(laws.AREA_POWER), own, np.array([2e6]), others)
+    assert np.isfinite(forecast.draws).all()
 
 
 def test_two_methods_of_one_name_cannot_be_tested_at_once(simulated):
-    for methods, found in ((("paper", Paper(n_sep=1e6)), "paper twice"), ((), "found none")):
-        with pytest.raises(ValueError, match=found):
+    for methods, sentence in ((("paper", Paper(n_sep=1e6)), "paper twice"), ((), "found none")):
+        with pytest.raises(ValueError, match=sentence):
             backtest(simulated, cutoffs=(0.4,), methods=methods)
 
 
@@ -111,5 +111,5 @@ def test_a_backtest_uses_the_cores_that_it_is_allowed(monkeypatch):
 
 
 def test_a_law_over_positions_needs_as_many_as_it_says(past):
-    found = tsl.forecast(past.isel(position=slice(FEWEST - 1)), TOTAL, method="annealing")
-    assert found.status["id"].flags == ForecastFlag.NO_FORECAST
+    forecast = tsl.forecast(past.isel(position=slice(FEWEST - 1)), TOTAL, method="annealing")
+    assert forecast.status["id"].flags == ForecastFlag.NO_FORECAST

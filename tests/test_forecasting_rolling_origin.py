@@ -1,4 +1,4 @@
-"""Intervals from earlier origins within the past: right by hand, wider with the horizon, and blind to the future."""
+"""Intervals from earlier origins within the past: right by hand, wider with the horizon, never of the future."""
 
 import numpy as np
 import pytest
@@ -17,9 +17,9 @@ def run(loss: np.ndarray, tokens: np.ndarray) -> xr.Dataset:
     return tsl.from_losses(loss[..., None], tokens=tokens, split=names)
 
 
-def width(found: tsl.Forecast) -> np.ndarray:
+def width(forecast: tsl.Forecast) -> np.ndarray:
     """Of the 90 % interval, (split, tokens)."""
-    low, *_, high = found.quantiles.transpose("quantile", ...).values
+    low, *_, high = forecast.quantiles.transpose("quantile", ...).values
     return high - low
 
 
@@ -27,23 +27,23 @@ def test_errors_that_grow_with_the_logarithm_of_tokens_are_carried_on_by_hand():
     """A loss that falls by .3 an e-fold: repeating the last value is off by .3 h from every origin."""
     tokens = np.linspace(1e6, 2e7, 20)
     at = np.array([2e7, 4e7, 3e7, 1e6])
-    found = tsl.forecast(run(9 - 0.3 * np.log(tokens)[None], tokens), at, method=baselines.LAST)
-    assert found.intervals == {"run 0": "rolling origins (5)"}
-    np.testing.assert_allclose(found.quantiles.sel(quantile=0.5), found.mean, rtol=1e-12)
+    forecast = tsl.forecast(run(9 - 0.3 * np.log(tokens)[None], tokens), at, method=baselines.LAST)
+    assert forecast.intervals == {"run 0": "rolling origins (5)"}
+    np.testing.assert_allclose(forecast.quantiles.sel(quantile=0.5), forecast.mean, rtol=1e-12)
     off = 0.3 * np.log(np.maximum(at / 2e7, 1))
     expected = 2 * student.ppf(0.95, df=4) * off[None]
     np.testing.assert_allclose(
-        width(found), expected, rtol=0.02, atol=0.003
+        width(forecast), expected, rtol=0.02, atol=0.003
     )  # of 512 draws; curvature counts as scatter
-    later = (found.draws.values - found.mean.values)[:, 0, 1:3]  # comonotone: one number a draw
+    later = (forecast.draws.values - forecast.mean.values)[:, 0, 1:3]  # comonotone: one number a draw
     np.testing.assert_allclose(later[:, 0] / off[1], later[:, 1] / off[2], atol=0.03)
 
 
 def test_scatter_alone_gives_intervals_that_do_not_vanish_at_the_cut_off():
     noise = 0.02 * np.random.default_rng(0).standard_normal((8, 40))
     tokens = np.linspace(1e6, 4e7, 40)
-    found = tsl.forecast(run(3 + noise, tokens), [4e7, 4.1e7], method=baselines.LAST)
-    usual = np.median(width(found), axis=0) / 0.02
+    forecast = tsl.forecast(run(3 + noise, tokens), [4e7, 4.1e7], method=baselines.LAST)
+    usual = np.median(width(forecast), axis=0) / 0.02
     assert (usual > 2).all()  # 3.3 for the noise alone, were its size known
     assert (usual < 6).all()
 
@@ -56,8 +56,8 @@ def test_intervals_hold_what_they_promise_on_runs_whose_noise_remembers():
         for k in range(1, 60):
             noise[:, k] = 0.9 * noise[:, k - 1] + 0.01 * random.standard_normal(5)
         surface = run(2.5 + 1.5 / (1 + 2e-7 * tokens) + noise, tokens)
-        found = tsl.forecast(surface.isel(tokens=slice(30)), tokens[30:], method=baselines.RECIPROCAL)
-        lowest, low, _, high, highest = found.quantiles.transpose("quantile", ...).values
+        forecast = tsl.forecast(surface.isel(tokens=slice(30)), tokens[30:], method=baselines.RECIPROCAL)
+        lowest, low, _, high, highest = forecast.quantiles.transpose("quantile", ...).values
         truth = surface.loss[:, 30:, 0].values
         inside.append([covered(low, high, truth), covered(lowest, highest, truth)])
     half, most = np.mean(inside, axis=0)
@@ -71,21 +71,21 @@ def test_intervals_hold_what_they_promise_on_runs_whose_noise_remembers():
 def test_intervals_widen_with_the_horizon_keep_their_unit_and_never_see_the_future(simulated, method):
     past = simulated.sel(tokens=slice(None, 0.4 * TOTAL))
     at = [TOTAL, 4 * TOTAL]
-    found = tsl.forecast(past, at, method=method)
-    wide = width(found)
+    forecast = tsl.forecast(past, at, method=method)
+    wide = width(forecast)
     assert (wide[:, 1] > wide[:, 0]).all()
-    assert set(found.intervals.values()) <= {"rolling origins (2)", "rolling origins (4)"}
+    assert set(forecast.intervals.values()) <= {"rolling origins (2)", "rolling origins (4)"}
     in_bits = tsl.forecast(past.assign(loss=past.loss / np.log(2)), at, method=method)
     np.testing.assert_allclose(width(in_bits), wide / np.log(2), rtol=1e-3)
     beyond = simulated.assign(loss=simulated.loss.where(simulated.tokens <= 0.4 * TOTAL, 9 - simulated.loss))
     again = tsl.forecast(beyond.sel(tokens=slice(None, 0.4 * TOTAL)), at, method=method)
-    np.testing.assert_array_equal(found.quantiles, again.quantiles)
-    if found.surface is not None:
-        by_position = found.surface_quantiles
+    np.testing.assert_array_equal(forecast.quantiles, again.quantiles)
+    if forecast.surface is not None:
+        by_position = forecast.surface_quantiles
         assert by_position.dims == ("split", "tokens", "position", "quantile")
-        np.testing.assert_allclose(by_position.sel(quantile=0.5), found.surface, rtol=1e-12)
+        np.testing.assert_allclose(by_position.sel(quantile=0.5), forecast.surface, rtol=1e-12)
         assert (by_position.diff("quantile") > 0).all()
-        assert set(found.fits["a2"].status.split.values) == {"id", "ood"}  # the origins stay inside
+        assert set(forecast.fits["a2"].status.split.values) == {"id", "ood"}  # the origins stay inside
 
 
 def test_origins_leave_enough_before_them_and_one_after():
@@ -99,18 +99,18 @@ def test_origins_leave_enough_before_them_and_one_after():
 def test_too_few_checkpoints_give_no_interval_and_say_so():
     tokens = np.arange(1, 9) * 1e6
     surface = run(np.full((1, 8), 3.0), tokens)
-    found = tsl.forecast(surface.isel(tokens=slice(5)), tokens, method=baselines.LAST)
-    assert (found.quantiles, found.draws) == (None, None)
-    assert found.intervals == {"run 0": "none: too few checkpoints"}
-    assert tsl.score(found, surface).covered_90.isna().all()
+    forecast = tsl.forecast(surface.isel(tokens=slice(5)), tokens, method=baselines.LAST)
+    assert (forecast.quantiles, forecast.draws) == (None, None)
+    assert forecast.intervals == {"run 0": "none: too few checkpoints"}
+    assert tsl.score(forecast, surface).covered_90.isna().all()
     gaps = surface.assign(loss=surface.loss.where(surface.tokens < 6e6))  # nothing is known beyond the origin
     assert tsl.forecast(gaps, tokens, method=baselines.LAST).intervals == {"run 0": "none: too few checkpoints"}
 
 
 def test_a_forecast_that_is_no_number_has_no_interval(simulated):
-    found = tsl.forecast(simulated, method=baselines.MEAN_COSINE)
-    assert found.intervals == dict.fromkeys(("id", "ood"), "none: no forecast")
-    assert found.quantiles is None
+    forecast = tsl.forecast(simulated, method=baselines.MEAN_COSINE)
+    assert forecast.intervals == dict.fromkeys(("id", "ood"), "none: no forecast")
+    assert forecast.quantiles is None
 
 
 def test_the_interval_of_all_texts_is_wider_than_that_of_these():
@@ -120,6 +120,6 @@ def test_the_interval_of_all_texts_is_wider_than_that_of_these():
     ones = xr.ones_like(sums)
     loss = tsl.from_losses(by_document.mean(0), tokens=tokens)
     past = loss.assign(cluster_sum=sums, cluster_count=ones, count=ones.sum("cluster"))
-    found = tsl.forecast(past, [2e7], method=baselines.LAST)
-    these, everywhere = (one[0, 0, -1] - one[0, 0, 0] for one in (found.quantiles, found.population_quantiles))
+    forecast = tsl.forecast(past, [2e7], method=baselines.LAST)
+    these, everywhere = (q[0, 0, -1] - q[0, 0, 0] for q in (forecast.quantiles, forecast.population_quantiles))
     assert everywhere > these + 0.05

@@ -22,7 +22,7 @@ public = pytest.mark.skipif(not CURVES, reason="TSL_JAX_CURVES does not name the
 
 def table(**columns: list) -> pd.DataFrame:
     """Two runs of three checkpoints and two losses, unless a column is replaced, or removed by None."""
-    made = {
+    defaults = {
         "size": ["1M"] * 3 + ["2M"] * 3,
         "rerun": [None] * 3 + ["again"] * 3,
         "n_params": [1_000_000] * 3 + [2_000_000] * 3,
@@ -32,7 +32,7 @@ def table(**columns: list) -> pd.DataFrame:
         "web": [4.0, 3.5, 3.25, 3.9, 3.4, 3.1],
         "code": [3.0, 2.5, 2.25, 2.9, 2.4, 1 / 3],
     }
-    return pd.DataFrame({name: cells for name, cells in {**made, **columns}.items() if cells is not None})
+    return pd.DataFrame({name: cells for name, cells in {**defaults, **columns}.items() if cells is not None})
 
 
 def written(folder: Path, rows: pd.DataFrame, kind: str = "csv") -> Path:
@@ -139,9 +139,9 @@ ASKED = {
 
 @pytest.mark.parametrize("what", ASKED)
 def test_a_request_that_makes_no_sense_is_refused(what, tmp_path):
-    asked, sentence = ASKED[what]
+    options, sentence = ASKED[what]
     with pytest.raises(ValueError, match=sentence):
-        tsl.read_table(written(tmp_path, table()), **{**NAMED, **asked})
+        tsl.read_table(written(tmp_path, table()), **{**NAMED, **options})
 
 
 DAMAGED = {
@@ -194,15 +194,15 @@ def test_a_cell_that_only_python_takes_for_a_number_is_none(cell, tmp_path):
 
 def test_a_plan_may_be_any_mapping_or_a_schedule_and_runs_may_be_numbers(tmp_path):
     file = written(tmp_path, table(size=[1] * 3 + [2] * 3, rerun=None))
-    asked = {"loss": "web", "run": "size"}
-    plain = tsl.read_table(file, **asked, schedule=PLAN)
+    options = {"loss": "web", "run": "size"}
+    plain = tsl.read_table(file, **options, schedule=PLAN)
     for schedule in (MappingProxyType(PLAN), tsl.Schedule.from_plan(PLAN), {1: PLAN, 2: MappingProxyType(PLAN)}):
-        surfaces = tsl.read_table(file, **asked, schedule=schedule)
+        surfaces = tsl.read_table(file, **options, schedule=schedule)
         for run, surface in surfaces.items():
             assert tsl.Schedule.from_plan(surface.schedule) == tsl.Schedule.from_plan(PLAN)
             assert tsl.load_surface(tsl.save_surface(surface, tmp_path / "s")).loss.identical(plain[run].loss)
     with pytest.raises(ValueError, match="schedule names a run twice"):
-        tsl.read_table(file, **asked, schedule={1: PLAN, "1": PLAN})
+        tsl.read_table(file, **options, schedule={1: PLAN, "1": PLAN})
 
 
 def test_a_labelled_array_is_read_by_its_names_and_a_masked_one_by_its_mask():
@@ -254,16 +254,16 @@ def test_the_verb_writes_a_file_a_run_and_never_over_another(tmp_path, capsys):
 def test_the_verb_takes_a_plan_and_one_file(tmp_path, capsys):
     file, out = written(tmp_path, table(size=["a/b"] * 6, tokens=[1, 2, 3, 4, 5, 6])), tmp_path / "one.npz"
     (tmp_path / "plan.yaml").write_text("kind: cosine\npeak: 3e-4\nwarmup_tokens: 1\ntotal_tokens: 1e3\n")
-    asked = ("--loss", "web", "--schedule", tmp_path / "plan.yaml", "--n-params", "None", "--run", "size")
-    assert tsl_command("import", file, "--out", out, *asked) == 0
+    arguments = ("--loss", "web", "--schedule", tmp_path / "plan.yaml", "--n-params", "None", "--run", "size")
+    assert tsl_command("import", file, "--out", out, *arguments) == 0
     assert tsl.laws.Schedule.from_plan(tsl.load_surface(out).schedule) == tsl.laws.Schedule("cosine", 3e-4, 1, 1000)
-    assert tsl_command("import", file, "--out", tmp_path / "runs", *asked) == 0
+    assert tsl_command("import", file, "--out", tmp_path / "runs", *arguments) == 0
     assert (tmp_path / "runs" / "a_b.npz").exists()
     capsys.readouterr()
-    assert tsl_command("import", file, "--out", out, *asked, "rerun") == 2
+    assert tsl_command("import", file, "--out", out, *arguments, "rerun") == 2
     assert "the table has 2 runs" in capsys.readouterr().err
     (tmp_path / "plan.yaml").write_text("kind: cosine\npeek: 3\n")
-    assert tsl_command("import", file, "--out", out, *asked) == 2
+    assert tsl_command("import", file, "--out", out, *arguments) == 2
     assert "plan.yaml: a plan has no 'peek'; it has kind, peak" in capsys.readouterr().err
 
 
@@ -274,8 +274,8 @@ def test_an_imported_run_is_forecast_and_reported(tmp_path, capsys):
     assert tsl_command("report", file) == 0
     assert "a law over positions needs 4 of them" in capsys.readouterr().out.replace("\n", " ")
     assert tsl_command("forecast", file, "--cutoff", "0.4") == 0
-    made = json.loads((tmp_path / "run" / "forecast.json").read_text())["forecasts"]
-    (power,) = (surface for surface in made if surface["method"] == "power")
+    forecasts = json.loads((tmp_path / "run" / "forecast.json").read_text())["forecasts"]
+    (power,) = (surface for surface in forecasts if surface["method"] == "power")
     assert power["loss"][-1] == pytest.approx(rows.loss.iloc[-1], abs=1e-5)
     page = (tmp_path / "run" / "report.html").read_text()
     assert ">The forecast</h2>" in page
@@ -288,8 +288,8 @@ def test_an_imported_run_is_forecast_and_reported(tmp_path, capsys):
 def test_public_curves_are_read(tmp_path):
     root = Path(str(CURVES))
     plan = {"kind": "cosine", "peak": 3e-4, "warmup_tokens": 2160, "total_tokens": 72_000, "final_ratio": 0.1}
-    asked = {"tokens_per_step": 1, "schedule": plan, "warmup_tokens": 2160}
-    (surface,) = tsl.read_table(root / "multipower/25M/cosine_72000.csv", **asked).values()
+    options = {"tokens_per_step": 1, "schedule": plan, "warmup_tokens": 2160}
+    (surface,) = tsl.read_table(root / "multipower/25M/cosine_72000.csv", **options).values()
     assert surface.sizes == {"split": 1, "tokens": 546, "position": 1}
     np.testing.assert_allclose(tsl.laws.Schedule.from_plan(plan).lr(surface.tokens.values), surface.lr, rtol=1e-5)
     run = ["size", "chinchilla_multiple", "rerun"]

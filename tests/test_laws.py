@@ -138,14 +138,14 @@ def test_a_law_reads_its_published_constants_as_well_as_its_raw_parameters(law):
 def test_the_parameters_of_one_fitted_curve_are_read_as_they_are():
     n_params = np.geomspace(1e6, 1e9, 12)
     loss = np.stack([(8.8e13 / n_params) ** 0.076, (4e13 / n_params) ** 0.08])
-    found = tsl.fit(laws.KAPLAN_N, loss, x=n_params)
+    fit = tsl.fit(laws.KAPLAN_N, loss, x=n_params)
     for k, curve in enumerate(loss):
-        params = found.params.isel(curve=k)
+        params = fit.params.isel(curve=k)
         with jax.enable_x64(True):
             np.testing.assert_allclose(laws.KAPLAN_N(n_params, params), curve, rtol=1e-9)
             np.testing.assert_allclose(laws.KAPLAN_N(n_params, **params.to_series()), curve, rtol=1e-9)
     with pytest.raises(ValueError, match="expected values for"):
-        laws.KAPLAN_N(n_params, found.params)  # two curves
+        laws.KAPLAN_N(n_params, fit.params)  # two curves
 
 
 def test_the_range_of_an_exponential_follows_from_the_spacing_of_x():

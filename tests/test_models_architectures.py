@@ -32,7 +32,7 @@ T = 17
 each_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
 
 # Loss of step 20 on one batch, as `trained` gives it; made with jax 0.10.2 on an x86-64 CPU. All digits stay with one
-# core or two and with more optimisation by XLA; the tolerance leaves room for other processors and versions.
+# core or two and with more optimisation by XLA; the tolerance allows for other processors and versions.
 GOLDEN = {"llama": 2.386283, "gpt_neox": 2.216838, "moe": 2.387700, "lstm": 3.253110, "universal": 2.537439}
 GOLDEN_TOLERANCE = 2e-4
 

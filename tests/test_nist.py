@@ -152,7 +152,7 @@ def test_the_certified_digits_are_reached(fits, name, start):
 
 
 def test_at_least_two_first_dampings_find_each_optimum(fits):
-    """The result does not hang on one lucky value."""
+    """The result does not depend on one lucky value."""
     assert {name: int(solution.agree.min()) for name, solution in fits.items() if solution.agree.min() < 2} == {}
 
 

@@ -92,8 +92,8 @@ def test_no_label_of_a_figure_is_cut_off_or_on_top_of_another(
 def test_page_asks_the_network_for_nothing(browser: chromium.Browser, page: Path) -> None:
     browser.requests.clear()
     browser.open(page, DESKTOP)
-    asked = [url for url in browser.requests if not url.startswith(("data:", "blob:"))]
-    assert asked == [page.resolve().as_uri()]
+    urls = [url for url in browser.requests if not url.startswith(("data:", "blob:"))]
+    assert urls == [page.resolve().as_uri()]
 
 
 LINE = "document.querySelector('#figure-forecast .js-line').style.stroke"

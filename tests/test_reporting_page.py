@@ -105,8 +105,8 @@ def test_plotly_stands_in_the_page_once_and_not_at_all_without_figures(whole: Pa
     assert sum("plotly.js v" in script for script in Page(whole).scripts) == 1
     two = laws.KAPLAN_ND
     sizes = {"n_params": np.geomspace(1e6, 1e9, 12), "tokens": np.tile([1e9, 1e10], 6)}
-    found = fit(two, 2 + sizes["n_params"] ** -0.1, x=sizes)
-    page = report(tmp_path / "small.html", found)
+    fitted = fit(two, 2 + sizes["n_params"] ** -0.1, x=sizes)
+    page = report(tmp_path / "small.html", fitted)
     assert page.stat().st_size < 100_000
     assert "kaplan nd" in Page(page).text
 
@@ -118,7 +118,7 @@ def test_every_view_is_valid_plotly_but_for_the_names_of_colours(
     for drawing in (*Page(whole).drawings, *Page(bands).drawings):
         assert ",".join(drawing["start"]) in drawing["views"]
         for view in drawing["views"].values():
-            assert {trace["legendgroup"] for trace in view["data"]} >= {one["key"] for one in view["legend"]} - {
+            assert {trace["legendgroup"] for trace in view["data"]} >= {entry["key"] for entry in view["legend"]} - {
                 "held out"
             }
             plain = json.dumps({"data": view["data"], "layout": view["layout"]})
@@ -161,7 +161,7 @@ def test_intervals_open_from_the_last_loss_seen_and_are_compared_with_what_was_o
     tmp_path: Path, run: xr.Dataset, backtest: Any
 ) -> None:
     page = Page(report(tmp_path / "bands.html", run, material.with_main_method(backtest, run)))
-    fan, coverage, every, curves, _ = page.drawings[1:6]
+    fan, coverage, methods, curves, _ = page.drawings[1:6]
     wide, narrow, median, observed, _ = fan["views"]["0,1"]["data"]
     here = run.loss.sel(split="id").mean("position")
     seen = here.sel(tokens=slice(None, 0.4 * material.TOTAL))
@@ -172,7 +172,7 @@ def test_intervals_open_from_the_last_loss_seen_and_are_compared_with_what_was_o
         assert high[0] == low[0] == median["y"][0] == pytest.approx(float(seen[-1]), abs=1e-5)
         assert (high[-1], low[-1]) == pytest.approx((median["y"][-1] + half, median["y"][-1] - half), abs=1e-4)
     assert len(observed["x"]) == run.sizes["tokens"]
-    assert fan["start"] == every["start"] == ["0", "1"]
+    assert fan["start"] == methods["start"] == ["0", "1"]
     inside = [trace["y"] for trace in coverage["views"]["0"]["data"] if trace["mode"] == "markers"]
     assert inside == [[100.0, 100.0], [0.0, 0.0]]
     drawn = [entry["key"] for entry in curves["views"]["0"]["legend"]]
@@ -191,17 +191,17 @@ def test_the_end_of_an_unfinished_run_is_forecast_with_its_interval(
     page = Page(report(tmp_path / "ahead.html", part, ahead, title="A run"))
     assert ahead.quantiles is not None
     low, middle, high = (float(ahead.quantiles.sel(split="id", quantile=q)[-1]) for q in (0.05, 0.5, 0.95))
-    told = f"{middle:.3f} nats on id (90% interval {low:.3f} to {high:.3f} on these texts)"
-    assert f"Forecast at the end of the plan by the annealing law: {told}" in page.text
+    sentence = f"{middle:.3f} nats on id (90% interval {low:.3f} to {high:.3f} on these texts)"
+    assert f"Forecast at the end of the plan by the annealing law: {sentence}" in page.text
     assert f"forecast at the end of the plan, id {middle:.3f} 90%: {low:.3f} to {high:.3f}" in page.text
     assert page.sections == ["by-position", "forecast", "facts"]
-    fan, every = (drawing["views"]["0,0"] for drawing in page.drawings[1:3])
-    assert [view["legend"][-1]["label"] for view in (fan, every)] == ["not yet observed"] * 2
-    bottom, top = every["layout"]["yaxis"]["range"]
+    fan, methods = (drawing["views"]["0,0"] for drawing in page.drawings[1:3])
+    assert [view["legend"][-1]["label"] for view in (fan, methods)] == ["not yet observed"] * 2
+    bottom, top = methods["layout"]["yaxis"]["range"]
     assert bottom < middle < top
     assert "a prior from other runs" in page.text
     without_plan = Page(report(tmp_path / "no-plan.html", part.assign_attrs(schedule={}), ahead)).text
-    assert f"Forecast at 1M tokens by the annealing law: {told}" in without_plan
+    assert f"Forecast at 1M tokens by the annealing law: {sentence}" in without_plan
     assert "end of the plan" not in without_plan
     other = Page(report(tmp_path / "other.html", part, replace(ahead, method="power")))
     assert "when it forecast later checkpoints of that part from earlier ones" in other.text
@@ -299,10 +299,10 @@ def test_an_unfinished_run_is_called_so_wherever_its_last_loss_is_named(
 
 
 def test_cut_offs_that_see_the_same_checkpoints_are_named(tmp_path: Path, run: xr.Dataset, backtest: Any) -> None:
-    same = {key: replace(one, cutoff=1e5) for key, one in backtest.forecasts.items()}
-    told = "From 10% and 40% the same checkpoints are seen"
-    assert told in Page(report(tmp_path / "same.html", run, replace(backtest, forecasts=same))).text
-    assert told not in Page(report(tmp_path / "two.html", run, backtest)).text
+    same = {key: replace(forecast, cutoff=1e5) for key, forecast in backtest.forecasts.items()}
+    sentence = "From 10% and 40% the same checkpoints are seen"
+    assert sentence in Page(report(tmp_path / "same.html", run, replace(backtest, forecasts=same))).text
+    assert sentence not in Page(report(tmp_path / "two.html", run, backtest)).text
 
 
 def test_a_forecast_without_cut_off_is_drawn_and_not_judged_by_losses_that_it_saw(
@@ -350,8 +350,8 @@ def test_r2_with_ceiling_is_drawn_and_stated(tmp_path: Path, by_position: Any) -
     r2 = xr.Dataset({"plain": by_position.r2, "additive": by_position.r2, "ceiling": by_position.r2 * 0 + 0.99})
     page = Page(report(tmp_path / "r2.html", by_position, r2=r2))
     assert "0.990 (ceiling)" in page.text
-    shown = [entry["label"] for entry in page.drawings[-1]["views"]["0"]["legend"]]
-    assert shown == ["plain mean", "additive estimate", "noise ceiling"]
+    labels = [entry["label"] for entry in page.drawings[-1]["views"]["0"]["legend"]]
+    assert labels == ["plain mean", "additive estimate", "noise ceiling"]
 
 
 def test_an_r2_near_one_is_a_point_and_not_beyond_the_axis(tmp_path: Path, by_position: Any) -> None:
@@ -378,7 +378,7 @@ def test_a_plan_that_changed_is_drawn_with_its_jump_and_named_in_the_facts(
     assert "kind constant" in Page(report(tmp_path / "facts.html", surface)).text
     figure = every_method(sort([surface, backtest]))
     assert figure is not None
-    (rate,) = (one for one in next(iter(figure.views.values()))["data"] if one.get("yaxis") == "y2")
+    (rate,) = (trace for trace in next(iter(figure.views.values()))["data"] if trace.get("yaxis") == "y2")
     jump = int(np.argmin(np.diff(rate["y"])))
     np.testing.assert_allclose([*rate["x"][jump : jump + 2], *rate["y"][jump : jump + 2]], [half, half, 0.008, 0.002])
 
@@ -388,7 +388,7 @@ def test_failed_writing_leaves_the_old_page_and_no_rest(tmp_path: Path, run: xr.
     path.mkdir()  # a folder stands where the page should go
     with pytest.raises(OSError, match=re.escape("report.html")):
         report(path, run)
-    assert [one.name for one in tmp_path.iterdir()] == ["report.html"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["report.html"]
 
 
 def test_errors_say_what_was_found_and_what_to_give(tmp_path: Path, run: xr.Dataset, backtest: Any) -> None:

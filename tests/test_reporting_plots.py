@@ -103,20 +103,20 @@ def lines_of(figure: Figure) -> list[np.ndarray]:
 
 
 def holds(figure: Figure, values: np.ndarray) -> bool:
-    return any(len(one) == len(values) and np.allclose(one, values) for one in lines_of(figure))
+    return any(len(line) == len(values) and np.allclose(line, values) for line in lines_of(figure))
 
 
 def words(figure: Figure) -> list[Text]:
     """The texts that are seen: not those of ticks beyond the frame."""
     figure.canvas.draw()
-    seen = [one for one in figure.findobj(Text) if one.get_visible() and one.get_text().strip()]
+    visible = [word for word in figure.findobj(Text) if word.get_visible() and word.get_text().strip()]
     ticks = {}
     for panel in figure.axes:
         for axis, (low, high) in ((panel.xaxis, sorted(panel.get_xlim())), (panel.yaxis, sorted(panel.get_ylim()))):
             for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]:
                 for label in (tick.label1, tick.label2):
                     ticks[id(label)] = label.get_visible() and low <= tick.get_loc() <= high
-    return [one for one in seen if ticks.get(id(one), True)]
+    return [word for word in visible if ticks.get(id(word), True)]
 
 
 NAMES = (
@@ -128,7 +128,7 @@ NAMES = (
 @pytest.mark.parametrize("name", NAMES)
 def test_no_word_lies_on_another_or_beyond_the_sheet(figures, name):
     figure = figures[name]
-    boxes = [(one.get_text(), one.get_window_extent()) for one in words(figure)]
+    boxes = [(word.get_text(), word.get_window_extent()) for word in words(figure)]
     assert len(boxes) > 5
     for k, (text, box) in enumerate(boxes):
         assert box.x0 >= -1, text
@@ -159,8 +159,8 @@ def test_a_figure_fits_a_column_and_names_its_axes(figures, name):
 
 def test_position_curves_hold_the_fitted_law_and_measured_losses(run, figures):
     last = run.surface.loss.sel(split="id").isel(tokens=-1).values
-    found = [one for one in lines_of(figures["position_curves"]) if len(one) < 32]
-    assert any(np.isin(one, last).all() for one in found)
+    markers = [line for line in lines_of(figures["position_curves"]) if len(line) < 32]
+    assert any(np.isin(line, last).all() for line in markers)
     panel = figures["position_curves"].axes[0]
     fine = panel.get_lines()[1].get_xdata()
     assert holds(figures["position_curves"], run.fit.predict(fine).sel(split="id").isel(tokens=-1).values)
@@ -192,9 +192,9 @@ def test_a_prediction_holds_its_curves_and_does_not_follow_an_absurd_one(run, fi
 def test_differences_hold_means_seeds_and_margin(figures):
     figure = figures["differences_by_position"]
     assert all(holds(figure, values) for values in ARMS.values())
-    assert sum(np.allclose(one, 0.02) for one in lines_of(figure)) == len(ARMS)
+    assert sum(np.allclose(curve, 0.02) for curve in lines_of(figure)) == len(ARMS)
     seeds = [line.get_xdata() for line in figures["differences_overall"].axes[0].get_lines()]
-    assert any(np.array_equal(one, ARMS["tail"][:4]) for one in seeds)
+    assert any(np.array_equal(curve, ARMS["tail"][:4]) for curve in seeds)
 
 
 def test_the_map_means_over_cells_and_hatches_what_is_below_zero():
@@ -209,9 +209,9 @@ def test_the_map_means_over_cells_and_hatches_what_is_below_zero():
 
 
 def test_errors_without_a_value_are_named(figures):
-    shown = [one.get_text() for one in words(figures["errors_by"])]
-    assert "none at all" in shown
-    assert "none" in shown
+    labels = [word.get_text() for word in words(figures["errors_by"])]
+    assert "none at all" in labels
+    assert "none" in labels
 
 
 def linear(colour: str) -> np.ndarray:
@@ -228,14 +228,14 @@ def lab(rgb: np.ndarray) -> np.ndarray:
 
 
 def test_members_of_the_palette_differ_in_lightness_from_each_other_and_from_paper():
-    lightness = sorted(lab(linear(one))[0] for one in (style.INK, *style.PALETTE))
+    lightness = sorted(lab(linear(colour))[0] for colour in (style.INK, *style.PALETTE))
     assert np.diff(lightness).min() >= 9
     assert lightness[-1] <= 75
 
 
 @pytest.mark.parametrize("sight", SIGHTS)
 def test_members_of_the_palette_stay_apart_without_one_kind_of_cone(sight):
-    seen = [lab(np.array(SIGHTS[sight]) @ linear(one)) for one in (style.INK, *style.PALETTE)]
+    seen = [lab(np.array(SIGHTS[sight]) @ linear(colour)) for colour in (style.INK, *style.PALETTE)]
     apart = [np.linalg.norm(a - b) for k, a in enumerate(seen) for b in seen[k + 1 :]]
     assert min(apart) >= 15
 
@@ -248,7 +248,7 @@ def test_neighbouring_lines_differ_in_dash_and_marker_as_well():
 
 
 def test_the_sequential_scale_darkens_evenly():
-    assert (np.diff([lab(linear(one))[0] for one in style.sequential(6)]) < -8).all()
+    assert (np.diff([lab(linear(colour))[0] for colour in style.sequential(6)]) < -8).all()
 
 
 def test_files_are_the_same_bytes_whenever_they_are_written(run, tmp_path, monkeypatch):
@@ -269,7 +269,7 @@ def test_text_stays_text(figures, tmp_path):
     assert b"/Type3" not in pdf.read_bytes()
     assert b"/TrueType" in pdf.read_bytes() or b"/CIDFontType2" in pdf.read_bytes()
     assert png.read_bytes()[:4] == b"\x89PNG"
-    assert sorted(one.name for one in (tmp_path / "new").iterdir()) == ["forest.pdf", "forest.png", "forest.svg"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["forest.pdf", "forest.png", "forest.svg"]
 
 
 def test_drawing_leaves_no_setting_changed(tmp_path):
@@ -286,9 +286,9 @@ def test_a_users_settings_do_not_reach_a_figure():
 
 
 def test_a_run_has_its_figures(run):
-    one = run.surface.sel(split=["id"])
-    made = dict(plots.figures_of(one, run.fit, run.backtest, run.r2))
-    assert list(made) == [
+    surface = run.surface.sel(split=["id"])
+    figures = dict(plots.figures_of(surface, run.fit, run.backtest, run.r2))
+    assert list(figures) == [
         "position-curves-id",
         "residual-id",
         "r2-id",
@@ -296,15 +296,15 @@ def test_a_run_has_its_figures(run):
         "prediction-10-id",
         "prediction-40-id",
     ]
-    labels = [text.get_text() for text in made["prediction-40-id"].legends[0].get_texts()]
+    labels = [text.get_text() for text in figures["prediction-40-id"].legends[0].get_texts()]
     assert set(labels) == {"observed", "seen", "90 % interval", "annealing law", "by position", "power law"}
-    assert "temporal law" in [text.get_text() for text in made["parameters"].legends[0].get_texts()]
+    assert "temporal law" in [text.get_text() for text in figures["parameters"].legends[0].get_texts()]
 
 
 def test_cut_offs_that_differ_little_have_figures_of_their_own(run):
     near = material.backtest(run.surface, {}, {"power": 0.1}, cutoffs=(0.4, 0.403))
-    made = [name for name, _ in plots.figures_of(run.surface.sel(split=["id"]), run.fit, near)]
-    assert made[-2:] == ["prediction-40.0-id", "prediction-40.3-id"]
+    names = [name for name, _ in plots.figures_of(run.surface.sel(split=["id"]), run.fit, near)]
+    assert names[-2:] == ["prediction-40.0-id", "prediction-40.3-id"]
     rows = [("power law", cutoff, 0.1, 0.05, 0.2) for cutoff in (0.4, 0.403)]
     table = pd.DataFrame(rows, columns=["method", "cutoff", "value", "low", "high"])
     legend = [text.get_text() for text in plots.errors_by(table).legends[0].get_texts()]

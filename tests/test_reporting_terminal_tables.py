@@ -49,8 +49,8 @@ def test_the_terminal_prints_warnings_and_merges_equal_columns(
     scores = backtest.scores.sort_index()  # a copy
     scores.loc[("id", 0.4, "power"), ["status", "flags"]] = "upper_bound", int(ForecastFlag.FIT_NOT_CONVERGED)
     part = run.isel(tokens=slice(None, -1))
-    made = summary(part, xr.Dataset({"plain": by_position.r2}), replace(backtest, scores=scores), {}, {})
-    show_summary(made, part)
+    values = summary(part, xr.Dataset({"plain": by_position.r2}), replace(backtest, scores=scores), {}, {})
+    show_summary(values, part)
     printed = capsys.readouterr().out
     assert "unfinished: " in printed
     assert "last loss so far" in printed
@@ -58,7 +58,7 @@ def test_the_terminal_prints_warnings_and_merges_equal_columns(
     assert "† upper bound: power (40%)" in printed
     assert "- 3 usable position fits, 4 are needed: reciprocal" in printed
     assert printed.count("†") == 2, "one number, one line"
-    show_summary(made, run.isel(tokens=[0, -2, -1]))
+    show_summary(values, run.isel(tokens=[0, -2, -1]))
     assert "from 10% = 40%" in capsys.readouterr().out
 
 
@@ -66,13 +66,13 @@ def test_cut_offs_that_differ_little_have_columns_and_keys_of_their_own(
     capsys: pytest.CaptureFixture[str], run: xr.Dataset, by_position: Fit
 ) -> None:
     near = material.backtest(run, {}, {"power": 0.1, "last": 0.2}, cutoffs=(0.4, 0.403, 0.40300001))
-    made = summary(run, xr.Dataset({"plain": by_position.r2}), near, {}, {})
-    assert list(made["splits"]["id"]["forecast"]) == ["0.4", "0.403", "0.40300001"]
-    del made["splits"]["id"]["forecast"]["0.40300001"]
-    show_summary(made, run)
+    values = summary(run, xr.Dataset({"plain": by_position.r2}), near, {}, {})
+    assert list(values["splits"]["id"]["forecast"]) == ["0.4", "0.403", "0.40300001"]
+    del values["splits"]["id"]["forecast"]["0.40300001"]
+    show_summary(values, run)
     assert "from 40.0% = 40.3%" in capsys.readouterr().out, "no checkpoint lies between them"
     between = run.tokens.values.copy()
     between[np.searchsorted(between, 0.4 * material.TOTAL)] = 0.402 * material.TOTAL
-    show_summary(made, run.assign_coords(tokens=between))
+    show_summary(values, run.assign_coords(tokens=between))
     printed = capsys.readouterr().out
     assert all(f"from {name} " in printed for name in ("40.0%", "40.3%"))

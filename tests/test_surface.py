@@ -50,10 +50,10 @@ def test_what_is_written_is_read(folder):
     assert loaded.step.values.tolist() == [1, 2, 3]
     assert loaded.attrs["run"] == "r"
     expected = measured(3, 7, 12)
-    one = loaded.sel(split="ood", tokens=2000)
-    np.testing.assert_array_equal(one.loss, expected["loss_sum"] / expected["count"])
-    np.testing.assert_array_equal(one.cluster_sum[:3], expected["cluster_sum"])
-    assert float(one.cluster_count[3:].sum()) == 0  # filled up to the widest split
+    checkpoint = loaded.sel(split="ood", tokens=2000)
+    np.testing.assert_array_equal(checkpoint.loss, expected["loss_sum"] / expected["count"])
+    np.testing.assert_array_equal(checkpoint.cluster_sum[:3], expected["cluster_sum"])
+    assert float(checkpoint.cluster_count[3:].sum()) == 0  # filled up to the widest split
 
 
 def test_a_packed_surface_is_the_same_surface(folder, tmp_path):
@@ -71,12 +71,12 @@ def test_a_saved_surface_is_the_same_surface(folder, tmp_path):
     )
     losses.attrs |= {"schedule": PLAN, "n_params": np.int64(7), "warm": None}
     losses.loss.attrs["units"] = "nats"
-    for name, one in {"losses": losses, "run": tsl.load_surface(folder)}.items():
-        saved = tsl.save_surface(one, tmp_path / "new" / name)
+    for name, original in {"losses": losses, "run": tsl.load_surface(folder)}.items():
+        saved = tsl.save_surface(original, tmp_path / "new" / name)
         assert saved == tmp_path / "new" / f"{name}.npz"
         loaded = tsl.load_surface(saved)
-        assert loaded.identical(one)
-        assert {n: v.dtype for n, v in loaded.variables.items()} == {n: v.dtype for n, v in one.variables.items()}
+        assert loaded.identical(original)
+        assert {n: v.dtype for n, v in loaded.variables.items()} == {n: v.dtype for n, v in original.variables.items()}
     assert tsl.load_surface(tsl.pack(saved, tmp_path / "packed")).equals(tsl.load_surface(folder))
 
 
@@ -149,8 +149,8 @@ def test_a_changed_value_does_not_pass_the_surfaces_own_checksum(folder):
     arrays["id/loss_sum"][3] += 1e-9
     with open(file, "wb") as opened:
         np.savez(opened, **arrays)
-    found = rf"{file.name} is damaged \(its checksum does not match\)"
-    with pytest.raises(ValueError, match=f"{found}; restore it from a copy, or delete it: that checkpoint is lost"):
+    damage = rf"{file.name} is damaged \(its checksum does not match\)"
+    with pytest.raises(ValueError, match=f"{damage}; restore it from a copy, or delete it: that checkpoint is lost"):
         tsl.load_surface(folder)
 
 
@@ -167,12 +167,12 @@ def test_any_flipped_byte_is_met_with_a_sentence(tmp_path):
     """Damage of an archive shows as half a dozen kinds of errors in the layers below."""
     surface.create(tmp_path, clusters={"id": 1}, context=1, attrs={})
     file = surface.append(tmp_path, tokens=1, step=1, lr=0.1, splits={"id": measured(1, 1, 0)})
-    data, said = file.read_bytes(), []
+    data, refusals = file.read_bytes(), []
     for at in range(0, len(data), 3):
         file.write_bytes(data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :])
-        said.append(refusal(file))
-    assert all("damaged" in sentence for sentence in said if sentence)
-    assert sum(map(bool, said)) > 0.5 * len(said), "what is read all the same has a flip in a time of day, say"
+        refusals.append(refusal(file))
+    assert all("damaged" in sentence for sentence in refusals if sentence)
+    assert sum(map(bool, refusals)) > 0.5 * len(refusals), "what is read all the same has a flip in a time of day, say"
 
 
 def test_a_file_that_cannot_be_read_is_not_called_damaged(folder):
@@ -194,11 +194,11 @@ def test_a_surface_packed_with_fewer_clusters_has_the_same_losses(folder, tmp_pa
 
 
 def test_files_that_are_no_packed_surface_get_a_sentence(folder, tmp_path):
-    one = next(iter(surface.checkpoints(folder / "surface").values()))
+    checkpoint = next(iter(surface.checkpoints(folder / "surface").values()))
     np.save(tmp_path / "array.npy", np.ones((3, 4)))
     np.savez(tmp_path / "arrays.npz", loss=np.ones((3, 4)))
     for file, sentence in {
-        one: "is one checkpoint of a surface; name its folder",
+        checkpoint: "is one checkpoint of a surface; name its folder",
         tmp_path / "array.npy": "is a single array; make a surface of it with from_losses",
         tmp_path / "arrays.npz": "has no checksum: no file of a surface",
     }.items():

@@ -53,10 +53,10 @@ variants:
     schedules, seeds = ("cosine", "wsd"), (0, 1)
     names = [f"{v}-{s}-lr0.002@{k}" for v in ("plain", "tail") for s in schedules for k in seeds]
     assert list(runs) == names
-    one = runs["tail-wsd-lr0.002@1"]
-    assert (one.optimizer.schedule, one.seed, one.context, one.tokens) == ("wsd", 1, 128, 3_000_000)
-    assert (one.model.preset, one.model.dtype) == ("tiny", "bfloat16")
-    assert one.position_weights.factor == 4
+    run = runs["tail-wsd-lr0.002@1"]
+    assert (run.optimizer.schedule, run.seed, run.context, run.tokens) == ("wsd", 1, 128, 3_000_000)
+    assert (run.model.preset, run.model.dtype) == ("tiny", "bfloat16")
+    assert run.position_weights.factor == 4
     assert runs["plain-cosine-lr0.002@0"].position_weights.kind == "uniform"
 
 
@@ -67,7 +67,7 @@ def test_a_base_is_not_changed_by_the_runs_made_of_it(tmp_path):
     assert runs["r@1"].optimizer.warmup == 0.1
     text = "- {name: a, base: {model: {preset: tiny}}, set: {model.n_layers: 3}}\n"
     text += "- {name: b, base: {model: {preset: tiny}}}"
-    assert [one.model.n_layers for one in sweep(tmp_path, text).values()] == [3, 0]
+    assert [run.model.n_layers for run in sweep(tmp_path, text).values()] == [3, 0]
 
 
 @pytest.mark.parametrize(
@@ -113,19 +113,19 @@ def test_all_plans_of_experiments_can_be_read_and_a_name_is_one_run():
 
 def test_every_kept_run_is_found_by_its_own_configuration():
     manifests = {name: manifest for file in KEPT.glob("*.parquet") for name, manifest in read_manifests(file).items()}
-    runs = {f"other-{name}": from_dict(TrainConfig, one["config"]) for name, one in manifests.items()}
+    runs = {f"other-{name}": from_dict(TrainConfig, run["config"]) for name, run in manifests.items()}
     assert len(runs) > 40
-    found = Pool(KEPT, Path("nowhere")).manifests_of(runs)
-    assert {name: one["name"] for name, one in found.items()} == {name: name.removeprefix("other-") for name in runs}
+    stored = Pool(KEPT, Path("nowhere")).manifests_of(runs)
+    assert {name: run["name"] for name, run in stored.items()} == {name: name.removeprefix("other-") for name in runs}
     assert set(Pool(KEPT, Path("nowhere")).states(runs).values()) == {"kept"}
 
 
 def test_plans_of_kept_runs_find_them_under_the_names_of_before():
     runs = read_sweep(REPOSITORY / "experiments/plans/base-runs/cpu.yaml")
-    found = Pool(KEPT, Path("nowhere")).manifests_of(runs)
-    assert found.keys() == runs.keys()
-    assert found["small-cosine@0"]["name"] == "small-cosine"
-    assert found["small-wsd@3"]["name"] == "small-wsd@3"
+    manifests = Pool(KEPT, Path("nowhere")).manifests_of(runs)
+    assert manifests.keys() == runs.keys()
+    assert manifests["small-cosine@0"]["name"] == "small-cosine"
+    assert manifests["small-wsd@3"]["name"] == "small-wsd@3"
 
 
 @pytest.mark.parametrize("file", sorted(KEPT.glob("*.parquet")), ids=lambda file: file.stem)
@@ -146,9 +146,9 @@ def test_an_archive_keeps_every_bit_of_the_losses_and_the_clusters_that_were_ask
         assert read_manifests(file) == {name: manifest for name, (_, manifest) in runs.items()}
         for name, read in read_archive(file).items():
             written = runs[name][0]
-            kept = ["loss", "loss_sum", "count"] + ["loss_additive"] * additive
-            xr.testing.assert_identical(read[kept], written[kept])
-            assert set(read) - set(kept) == ({"cluster_sum", "cluster_count", "sem"} if last else set())
+            names = ["loss", "loss_sum", "count"] + ["loss_additive"] * additive
+            xr.testing.assert_identical(read[names], written[names])
+            assert set(read) - set(names) == ({"cluster_sum", "cluster_count", "sem"} if last else set())
             if last:
                 sums = written.cluster_sum.where(written.tokens.isin(written.tokens[last]))
                 xr.testing.assert_equal(read.cluster_sum, sums)
@@ -281,15 +281,15 @@ def test_a_run_that_fails_says_so(made):
 
 
 def test_cost_counts_what_the_run_evaluated(made):
-    told = cost(made.config)
-    assert (told.runs, told.tokens) == (1, made.config.tokens)
-    assert told.evaluated == 6 * (4 * 5 + 3 * 4) * 16
+    estimate = cost(made.config)
+    assert (estimate.runs, estimate.tokens) == (1, made.config.tokens)
+    assert estimate.evaluated == 6 * (4 * 5 + 3 * 4) * 16
     alone = replace(made.config, data=replace(made.config.data, text=made.config.data.text[:1]))
     assert cost(alone).evaluated == 6 * 4 * 5 * 16
     manifest = made.whole.find(made.config)
     assert manifest is not None
-    assert told.training == manifest["flops_per_token"] * made.config.tokens
-    assert (told + told).runs == 2
+    assert estimate.training == manifest["flops_per_token"] * made.config.tokens
+    assert (estimate + estimate).runs == 2
 
 
 # ------------------------------------------------------------------------------------------------------ its own process
@@ -313,13 +313,13 @@ def test_a_run_that_does_not_stop_in_time_is_killed_and_can_go_on(tmp_path, monk
 
 
 def test_ctrl_c_is_passed_on_once_and_waits_for_the_checkpoint(tmp_path, monkeypatch):
-    ready, told = tmp_path / "ready", tmp_path / "told"
+    ready, log = tmp_path / "ready", tmp_path / "log"
     program = f"""
 import signal, sys, time
 def stop(*_):
-    open({str(told)!r}, "a").write("told\\n")
+    open({str(log)!r}, "a").write("interrupted\\n")
     time.sleep(0.3)
-    open({str(told)!r}, "a").write("checkpoint\\n")
+    open({str(log)!r}, "a").write("checkpoint\\n")
     sys.exit(130)
 signal.signal(signal.SIGINT, stop)
 open({str(ready)!r}, "w")
@@ -334,13 +334,13 @@ time.sleep(100)
 
     with distribute.lock(tmp_path / "run") as locked, pytest.raises(KeyboardInterrupt):
         distribute.train(tmp_path / "run", TrainConfig(), locked or 0, press, bars=False)
-    assert told.read_text().splitlines() == ["told", "checkpoint"]
+    assert log.read_text().splitlines() == ["interrupted", "checkpoint"]
 
 
-@pytest.mark.parametrize(("number", "said"), [(signal.SIGKILL, "memory"), (signal.SIGSEGV, "signal 11")])
-def test_a_run_that_the_system_ends_is_a_failure_not_a_stop(tmp_path, monkeypatch, number, said):
+@pytest.mark.parametrize(("number", "message"), [(signal.SIGKILL, "memory"), (signal.SIGSEGV, "signal 11")])
+def test_a_run_that_the_system_ends_is_a_failure_not_a_stop(tmp_path, monkeypatch, number, message):
     started(monkeypatch, f"import os; os.kill(os.getpid(), {int(number)})")
-    with distribute.lock(tmp_path / "run") as locked, pytest.raises(ValueError, match=said):
+    with distribute.lock(tmp_path / "run") as locked, pytest.raises(ValueError, match=message):
         distribute.train(tmp_path / "run", TrainConfig(), locked or 0, lambda: False, bars=False)
 
 
@@ -427,9 +427,9 @@ def test_each_of_several_runs_has_cores_of_its_own(monkeypatch):
         barrier = threading.Barrier(2)
         list(executor.map(lambda _: barrier.wait(10), range(2)))
     assert sorted(given) == [(3, 4), (5, 8)]
-    for wrong in (0, 5):
+    for number in (0, 5):
         with pytest.raises(ValueError, match="need a core each, there are 4"):
-            distribute.side_by_side(wrong)
+            distribute.side_by_side(number)
 
 
 def test_where_cores_cannot_be_chosen_runs_go_side_by_side_all_the_same(monkeypatch):
@@ -442,12 +442,12 @@ def test_where_cores_cannot_be_chosen_runs_go_side_by_side_all_the_same(monkeypa
 
 def test_a_plan_is_the_configuration_that_the_process_reads(tmp_path, monkeypatch):
     """Position weights and lists survive the way through the file."""
-    told = {}
-    monkeypatch.setattr(subprocess, "Popen", lambda command, **rest: told.update(command=command, **rest))
+    process = {}
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **rest: process.update(command=command, **rest))
     config = from_dict(TrainConfig, {"position_weights": "head:16@4", "data": {"text": ["code@1", "docs@0"]}})
     distribute._start(tmp_path / "a.b@1", config, 3, bars=False)
-    written = Path(told["command"][told["command"].index("--config") + 1])
+    written = Path(process["command"][process["command"].index("--config") + 1])
     assert from_dict(TrainConfig, yaml.safe_load(written.read_text())) == config
-    assert "--resume" not in told["command"]
-    assert told["env"]["TERM"] == "dumb"
-    assert told["process_group"] == 0
+    assert "--resume" not in process["command"]
+    assert process["env"]["TERM"] == "dumb"
+    assert process["process_group"] == 0

@@ -96,7 +96,7 @@ def test_changes_of_one_place_hold_together_and_those_before_go_on() -> None:
         ((".05:lr=2",), "a change begins after 2 steps, 0.05 of the run, while the warm-up takes 4"),
     ],
 )
-def test_what_cannot_be_is_said_before_any_work(config: TrainConfig, changes: tuple[str, ...], message: str) -> None:
+def test_impossible_changes_are_refused_at_once(config: TrainConfig, changes: tuple[str, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         validate_config(replace(config, changes=changes))
 

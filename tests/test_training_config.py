@@ -46,12 +46,12 @@ def test_the_hash_follows_every_number_that_counts() -> None:
     assert config_hash(TrainConfig()) == base
     assert config_hash(TrainConfig(keep=9)) == base, "how many checkpoints are kept changes no result"
     assert config_hash(TrainConfig(mesh=MeshConfig(fsdp=8), steps_per_call=4)) == base, "nor does where it is made"
-    others = [TrainConfig(seed=1), TrainConfig(optimizer=OptimizerConfig(peak_lr=1e-3)), TrainConfig(tokens=3_000_000)]
-    others += [
+    changed = [TrainConfig(seed=1), TrainConfig(optimizer=OptimizerConfig(peak_lr=1e-3)), TrainConfig(tokens=3_000_000)]
+    changed += [
         TrainConfig(optimizer=OptimizerConfig(decay_form="sqrt")),
         TrainConfig(optimizer=OptimizerConfig(cycles=3)),
     ]
-    assert len({base, *(config_hash(other) for other in others)}) == 6
+    assert len({base, *(config_hash(other) for other in changed)}) == 6
 
 
 def test_a_configuration_file_without_the_newest_entries_has_the_hash_of_one_with_them() -> None:

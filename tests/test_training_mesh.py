@@ -103,24 +103,24 @@ def test_one_device_is_no_mesh() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "devices", "shape"),
+    ("axes", "devices", "shape"),
     [((0, 1, 1), 8, (8, 1, 1)), ((0, 2, 2), 8, (2, 2, 2)), ((0, 8, 1), 8, (1, 8, 1)), ((2, 2, 1), 8, (2, 2, 1))],
 )
-def test_zero_takes_all_remaining_devices(asked: tuple, devices: int, shape: tuple) -> None:
-    assert mesh.shape(MeshConfig(*asked), devices) == shape
+def test_zero_takes_all_remaining_devices(axes: tuple, devices: int, shape: tuple) -> None:
+    assert mesh.shape(MeshConfig(*axes), devices) == shape
 
 
 @pytest.mark.parametrize(
-    ("asked", "devices", "message"),
+    ("axes", "devices", "message"),
     [
         ((4, 2, 2), 8, "data 4, fsdp 2, tensor 2 on 8 devices needs 16; lower one of them"),
         ((0, 2, 8), 8, "data 0, fsdp 2, tensor 8 on 8 devices needs 16"),
         ((0, 3, 1), 8, "leaves some without work; let fsdp x tensor divide them, or give data"),
     ],
 )
-def test_a_mesh_that_does_not_fit_the_devices_is_refused(asked: tuple, devices: int, message: str) -> None:
+def test_a_mesh_that_does_not_fit_the_devices_is_refused(axes: tuple, devices: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        mesh.shape(MeshConfig(*asked), devices)
+        mesh.shape(MeshConfig(*axes), devices)
 
 
 def test_batches_that_the_devices_cannot_share_evenly_are_refused() -> None:

@@ -76,12 +76,12 @@ def test_the_summary_of_a_surface_alone_says_what_it_is(run: Path, tmp_path: Pat
     """There is no record beside it."""
     reevaluate(run, tmp_path / "out", progress=quiet)
     loaded = surface.load_surface(tmp_path / "out")
-    made = json_values.summary(loaded, xr.Dataset(), None, {}, {})
-    assert made["config_hash"] == run_dir.read_record(run)["config_hash"]
-    assert made["corpus"]["tokens"] == run_dir.read_record(run)["corpus"]["tokens"]
+    values = json_values.summary(loaded, xr.Dataset(), None, {}, {})
+    assert values["config_hash"] == run_dir.read_record(run)["config_hash"]
+    assert values["corpus"]["tokens"] == run_dir.read_record(run)["corpus"]["tokens"]
     assert (
         json_values.summary(loaded, xr.Dataset(), None, {"config_hash": "of the record"}, {})["config_hash"]
-        != (made["config_hash"])
+        != (values["config_hash"])
     )
 
 

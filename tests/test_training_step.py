@@ -97,9 +97,9 @@ def test_a_run_of_several_steps_a_call_is_the_same_run_and_keeps_its_bits_when_i
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path / "stopped", progress=at("train", 16, interrupt_me))
     train(config, tmp_path / "stopped", resume=True)
-    several, one = metrics(tmp_path / "several"), metrics(tmp_path / "one")
+    several, single = metrics(tmp_path / "several"), metrics(tmp_path / "one")
     assert metrics(tmp_path / "stopped") == several
-    np.testing.assert_allclose([x["loss"] for x in several], [x["loss"] for x in one], rtol=FLOAT32)
+    np.testing.assert_allclose([x["loss"] for x in several], [x["loss"] for x in single], rtol=FLOAT32)
     assert [x["step"] for x in seen if "loss" in x] == list(range(1, 31))
     evaluations = [x for x in seen if "id/loss" in x]
     assert [x["step"] for x in evaluations][-1] == 30
@@ -108,17 +108,17 @@ def test_a_run_of_several_steps_a_call_is_the_same_run_and_keeps_its_bits_when_i
 
 
 def test_things_made_ahead_come_in_order_and_no_further_than_asked() -> None:
-    made: list[int] = []
+    keys: list[int] = []
 
     def make(key: int) -> int:
         assert threading.current_thread() is not threading.main_thread()
-        made.append(key)
+        keys.append(key)
         return key * key
 
     with closing(made_ahead(make, range(100), depth=2)) as things:
         assert [next(things) for _ in range(5)] == [0, 1, 4, 9, 16]
-    assert made[:5] == [0, 1, 2, 3, 4]
-    assert len(made) <= 7
+    assert keys[:5] == [0, 1, 2, 3, 4]
+    assert len(keys) <= 7
     assert list(made_ahead(make, range(3))) == [0, 1, 4]
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 

@@ -50,6 +50,6 @@ def test_the_lines_below_the_bars_show_speed_and_losses(capsys: pytest.CaptureFi
         progress("train", 3, 10)
         progress.observe(STEP)
         progress.observe(EVALUATION)
-    shown = capsys.readouterr().out
-    assert "3/10" in shown
-    assert all(line in shown for line in lines.splitlines())
+    output = capsys.readouterr().out
+    assert "3/10" in output
+    assert all(line in output for line in lines.splitlines())

@@ -205,8 +205,8 @@ def test_lines_of_metrics_are_cut_by_their_step_also_where_earlier_ones_are_lost
     lines = [json.dumps({"step": step, "loss": 4.0}) for step in range(8, 15)]
     (tmp_path / run_dir.METRICS).write_text("\n".join(lines) + '\n{"step": 15, "lo')
     run_dir.truncate_metrics(tmp_path, 10)
-    kept = (tmp_path / run_dir.METRICS).read_text().splitlines()
-    assert [json.loads(line)["step"] for line in kept] == [8, 9, 10]
+    remaining = (tmp_path / run_dir.METRICS).read_text().splitlines()
+    assert [json.loads(line)["step"] for line in remaining] == [8, 9, 10]
 
 
 def test_parameters_that_explode_stop_the_run_before_they_are_saved(config: TrainConfig, tmp_path: Path) -> None:

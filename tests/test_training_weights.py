@@ -276,10 +276,10 @@ def test_what_is_kept_of_the_updates(config: TrainConfig, whole: Path) -> None:
     np.testing.assert_allclose(weights.mean("position"), 1)
     assert (weights[0] == 1).all()
     assert not (weights[1] == 1).all()
-    kept = run_dir.read_record(whole)["probes"]["weights"]
-    assert kept["tokens"] == weights.tokens.values.tolist()[1:]
-    assert kept["tokens_forward"] == 4 * 64 * 16
-    assert kept["tokens_forward_and_backward"] == 4 * len(gradient_noise.bands(16)) * 16 * 16
+    record = run_dir.read_record(whole)["probes"]["weights"]
+    assert record["tokens"] == weights.tokens.values.tolist()[1:]
+    assert record["tokens_forward"] == 4 * 64 * 16
+    assert record["tokens_forward_and_backward"] == 4 * len(gradient_noise.bands(16)) * 16 * 16
 
 
 def test_the_steps_take_the_weights_of_the_last_update(config: TrainConfig, whole: Path, tmp_path: Path) -> None:
