@@ -27,8 +27,8 @@ def past(simulated: xr.Dataset) -> xr.Dataset:
 def test_identical_plans_differ_by_exactly_nothing_and_all_plans_share_one_fit(past: xr.Dataset) -> None:
     comparison = compare_plans(past, PLANS)
     assert (comparison.differences.sel(plan=["as planned", "the same"]) == 0).all()
-    first, *others = (each.fits["mean"]["id"].posterior for each in comparison.forecasts.values())
-    for other in others:
+    first, *rest = (forecast.fits["mean"]["id"].posterior for forecast in comparison.forecasts.values())
+    for other in rest:
         np.testing.assert_array_equal(other.eta, first.eta)
         np.testing.assert_array_equal(other.weight, first.weight)
     ends = {name: each.draws[:, 0, -1] for name, each in comparison.forecasts.items() if each.draws is not None}

@@ -207,7 +207,7 @@ def test_a_name_that_another_configuration_has_is_refused_before_training(tmp_pa
 
 
 @dataclass
-class Made:
+class Pair:
     """One run in two pools: made at once, and with an interruption; what happened meanwhile."""
 
     config: TrainConfig
@@ -217,10 +217,10 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Made:
+def pools(tmp_path_factory) -> Pair:
     home = tmp_path_factory.mktemp("sweeps")
     config = small_run(write_words(home / "text"), steps=400)
-    both = Made(config, *(Pool(home / kind / "kept", home / kind / "runs", clusters=2) for kind in ("whole", "broken")))
+    both = Pair(config, *(Pool(home / kind / "kept", home / kind / "runs", clusters=2) for kind in ("whole", "broken")))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distribute, "POLL", 0.01)
         assert both.whole.make("whole", config)
@@ -242,53 +242,53 @@ def under_way(run: Path) -> bool:
     return (run / run_dir.METRICS).exists() and len((run / run_dir.METRICS).read_text().splitlines()) > 5
 
 
-def test_a_run_stopped_by_a_deadline_ends_as_one_made_at_once(made):
-    assert made.seen == [False, "begun"]
-    whole, broken = (pool.load({"run": made.config})["run"] for pool in (made.whole, made.broken))
+def test_a_run_stopped_by_a_deadline_ends_as_one_made_at_once(pools):
+    assert pools.seen == [False, "begun"]
+    whole, broken = (pool.load({"run": pools.config})["run"] for pool in (pools.whole, pools.broken))
     assert whole.sizes["tokens"] == 6
     assert whole.sizes["cluster"] == 2
     xr.testing.assert_equal(whole.drop_attrs(), broken.drop_attrs())
-    first, second = (pool.find(made.config) for pool in (made.whole, made.broken))
+    first, second = (pool.find(pools.config) for pool in (pools.whole, pools.broken))
     assert first is not None
     assert second is not None
     assert first["final_loss"] == second["final_loss"]
     assert (first["name"], second["name"]) == ("whole", "run")
-    assert from_dict(TrainConfig, first["config"]) == made.config
+    assert from_dict(TrainConfig, first["config"]) == pools.config
 
 
-def test_what_is_kept_is_not_made_again_under_any_name(made, monkeypatch):
+def test_what_is_kept_is_not_made_again_under_any_name(pools, monkeypatch):
     monkeypatch.setattr(distribute, "train", None)
-    assert made.whole.make("whole", made.config)
-    assert made.whole.make("other", made.config)
-    assert distribute.make_all(made.whole, {"other": made.config}) == []
+    assert pools.whole.make("whole", pools.config)
+    assert pools.whole.make("other", pools.config)
+    assert distribute.make_all(pools.whole, {"other": pools.config}) == []
 
 
-def test_no_run_begins_after_the_deadline_nor_beside_itself(made, monkeypatch):
+def test_no_run_begins_after_the_deadline_nor_beside_itself(pools, monkeypatch):
     monkeypatch.setattr(distribute, "train", None)
-    other = replace(made.config, seed=1)
-    assert not made.whole.make("new", other, deadline=time.time() - 1)
-    with distribute.lock(made.whole.runs / "new") as locked, distribute.lock(made.whole.runs / "new") as second:
+    other = replace(pools.config, seed=1)
+    assert not pools.whole.make("new", other, deadline=time.time() - 1)
+    with distribute.lock(pools.whole.runs / "new") as locked, distribute.lock(pools.whole.runs / "new") as second:
         assert locked is not None
         assert second is None
-        assert not made.whole.make("new", other)
+        assert not pools.whole.make("new", other)
 
 
-def test_a_run_that_fails_says_so(made):
-    bad = replace(made.config, data=replace(made.config.data, text=("text=/nowhere/*.txt@1",)))
+def test_a_run_that_fails_says_so(pools):
+    bad = replace(pools.config, data=replace(pools.config.data, text=("text=/nowhere/*.txt@1",)))
     with pytest.raises(ValueError, match="run bad ended with exit code 2; its message stands above"):
-        made.whole.make("bad", bad)
-    assert made.whole.find(bad) is None
+        pools.whole.make("bad", bad)
+    assert pools.whole.find(bad) is None
 
 
-def test_cost_counts_what_the_run_evaluated(made):
-    estimate = cost(made.config)
-    assert (estimate.runs, estimate.tokens) == (1, made.config.tokens)
+def test_cost_counts_what_the_run_evaluated(pools):
+    estimate = cost(pools.config)
+    assert (estimate.runs, estimate.tokens) == (1, pools.config.tokens)
     assert estimate.evaluated == 6 * (4 * 5 + 3 * 4) * 16
-    alone = replace(made.config, data=replace(made.config.data, text=made.config.data.text[:1]))
+    alone = replace(pools.config, data=replace(pools.config.data, text=pools.config.data.text[:1]))
     assert cost(alone).evaluated == 6 * 4 * 5 * 16
-    manifest = made.whole.find(made.config)
+    manifest = pools.whole.find(pools.config)
     assert manifest is not None
-    assert estimate.training == manifest["flops_per_token"] * made.config.tokens
+    assert estimate.training == manifest["flops_per_token"] * pools.config.tokens
     assert (estimate + estimate).runs == 2
 
 

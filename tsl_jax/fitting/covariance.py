@@ -5,7 +5,7 @@ len(q):
 
     cov(q) = SSE/(n - p) (J^T J)^-1,    cov(published) = G cov(q) G^T,   G = d published / d q  (delta method).
 
-Weights are relative: multiplying all of them by a constant changes nothing, unless they are said to be
+Weights are relative: multiplying all of them by a constant changes nothing, unless they are declared to be
 inverse variances.
 """
 

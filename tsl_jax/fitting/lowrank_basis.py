@@ -227,7 +227,7 @@ def _gram_schmidt(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return q * sign[:, None, :], r * sign[:, :, None]
 
 
-def _family(at_nodes: np.ndarray, between: np.ndarray, tolerance: float, others: int) -> np.ndarray | None:
+def _family(at_nodes: np.ndarray, between: np.ndarray, tolerance: float, n_other_columns: int) -> np.ndarray | None:
     """As few orthonormal vectors (point, K) as hold all u to the tolerance, or None if they are many."""
     stacked = np.concatenate([part.transpose(0, 2, 1).reshape(-1, part.shape[1]) for part in (at_nodes, between)])
     _, _, vectors = np.linalg.svd(stacked, full_matrices=False)
@@ -235,7 +235,7 @@ def _family(at_nodes: np.ndarray, between: np.ndarray, tolerance: float, others:
     enough = np.flatnonzero(np.sqrt(beyond.max(axis=0)) <= tolerance)
     count = int(enough[0]) if len(enough) else len(vectors)
     # With the other columns of the basis a multiple of ROUND: whole vector registers, and few programs to compile.
-    count += -(count + others) % ROUND
+    count += -(count + n_other_columns) % ROUND
     return vectors[: min(count, len(vectors))].T if count <= LARGEST else None
 
 

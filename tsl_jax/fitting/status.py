@@ -56,10 +56,10 @@ _SENTENCES = {
     Status.STRAIGHT_LINE: "a straight line fits as well: only slope and level are known",
     Status.FLAT: "the data are constant: any shape fits; the level alone is known",
     Status.RISING: "the fitted curve rises where the law falls: check the sign and the order of the data",
-    Status.TOO_FEW_POINTS: "no more points than parameters: nothing can be said about errors; add points",
+    Status.TOO_FEW_POINTS: "no more points than parameters: the standard errors are unknown; add points",
     Status.NON_FINITE: "NaN or infinity in the data: give these points weight zero, or fix them",
     Status.MAX_ITERATIONS: "the solver stopped at its limit of iterations: scale the data, or choose another method",
-    Status.COVARIATE_CONSTANT: "a covariate does not vary: what depends on it cannot be told from the constant; "
+    Status.COVARIATE_CONSTANT: "a covariate does not vary: what depends on it is not identified; "
     "add points where it differs",
     Status.COVARIATES_COLLINEAR: "the covariates move together: only the curve along their line is known; "
     "add points where one differs and the other does not",
@@ -163,4 +163,4 @@ def design_message(law: Law, design: Design) -> str:
     lost = [name for name in law.params if name not in identified]
     holds = f"; {', '.join(identified)} hold" if identified else ""
     does = "does" if len(names) == 1 else "do"
-    return f"{listed} {does} not vary: {', '.join(lost)} cannot be told apart{holds}; add points where {listed} differs"
+    return f"{listed} {does} not vary: {', '.join(lost)} are not identified{holds}; add points where {listed} differs"

@@ -42,7 +42,7 @@ class Architecture:
         block: makes a layer, which is called as x = layer(x, rotary table, key of its dropout or None).
         norm: makes the last norm from (d_model, eps); None: a projection (d_model, d_model) in its place.
         blocks: runs all blocks; some architectures do more than `plain_blocks`.
-        shares_block: one block serves all layers, told apart by an embedding of the depth.
+        shares_block: one block serves all layers, distinguished by an embedding of the depth.
         scales_embedding: by sqrt(d_model).
     """
 

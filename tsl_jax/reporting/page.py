@@ -170,5 +170,5 @@ def _best_method(scores: pd.DataFrame, split: str, row: pd.Series, share: float 
     errors = errors[[is_by_position(str(method)) != by_position for method in errors.index]]
     if not len(errors):
         return best, ""
-    others = "methods that use the mean loss alone" if by_position else "methods by position"
-    return best, f"The smallest error of the {others} was {signed(errors[errors.abs().idxmin()])}."
+    family = "methods that use the mean loss alone" if by_position else "methods by position"
+    return best, f"The smallest error of the {family} was {signed(errors[errors.abs().idxmin()])}."

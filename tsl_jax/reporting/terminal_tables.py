@@ -193,7 +193,7 @@ def show_plans(comparison: Comparison) -> None:
 
     rows = json_values.plans(comparison)
     for split in dict.fromkeys(row["split"] for row in rows):
-        first, *others = of_split = [row for row in rows if row["split"] == split]
+        first, *alternatives = of_split = [row for row in rows if row["split"] == split]
         title = f"{split}: the end of each plan, forecast from {first['cutoff']:.4g} tokens"
         table = _table(title, "plan", "ends at", "nats (90 %)", f"beside {first['plan']} (90 %)")
         for row in of_split:
@@ -203,7 +203,7 @@ def show_plans(comparison: Comparison) -> None:
             beside = "-" if middle is None else f"{middle:+.3f} ({low:+.3f} to {high:+.3f})"
             table.add_row(row["plan"], count(row["tokens"][-1]), end, "" if row is first else beside)
         Console().print(table)
-        for row in others:
+        for row in alternatives:
             print(difference_sentence(first["plan"], row))
     print("A difference is the law's: what two runs differ by through chance alone is not in it.")
 
