@@ -43,8 +43,8 @@ def run_train(command: TrainCommand) -> None:
     config, out = resolved(command), command.out
     if command.resume and not (out / run_dir.CONFIG).exists():
         raise ValueError(f"train: {out} holds no run to continue; check --out, or begin one without --resume")
-    timeline, complete = check_run(config, out, resume=command.resume)
-    if not complete:
+    timeline, domains = check_run(config, out, resume=command.resume)
+    if domains is not None:  # not complete
         print(cost(config, timeline))
         silent = nullcontext(lambda facts: None)
         tensorboard = tensorboard_scalars(out / "tensorboard") if command.tensorboard else silent
@@ -126,8 +126,8 @@ def run_demo(command: DemoCommand) -> None:
     from tsl_jax.surface import load_surface
     from tsl_jax.training.loop import check_run, train
 
-    timeline, complete = check_run(command.train, command.out, resume=True)
-    if not complete:
+    timeline, domains = check_run(command.train, command.out, resume=True)
+    if domains is not None:  # not complete
         print(cost(command.train, timeline))
     try:
         with bars() as progress:

@@ -26,6 +26,7 @@ import numpy as np
 from tsl_jax.data import cache, hub, preparation, text_files
 from tsl_jax.data.config import DataConfig, DomainSource, Mixture, domain_sources, select_domains, validate_data_config
 from tsl_jax.data.installed import catalogue
+from tsl_jax.data.preparation import DomainFiles
 
 FORMAT = 2  # of prepared corpora; raise it when what is made from the same text changes
 Progress = Callable[[str, int, int], None]
@@ -60,20 +61,22 @@ class Corpus:
     record: dict[str, Any]
 
 
-def load(config: DataConfig, progress: Progress = lambda stage, done, total: None) -> Corpus:
+def load(
+    config: DataConfig, progress: Progress = lambda stage, done, total: None, domains: DomainFiles | None = None
+) -> Corpus:
     """The corpus of a configuration, from the cache where it has been prepared before.
 
     Args:
         progress: called with a stage ("read", "deduplicate", "tokenizer", "tokens"), what is done and what there is.
+        domains: what `find` gave for this configuration, where it was asked before.
 
     Raises:
         ValueError: for entries, weights or text that cannot be used, a domain without held-out text among them.
         OSError: for files that are missing or unreadable, or a cache that cannot be written.
     """
     if config.corpus:
-        validate_data_config(config)
         return _open(*_built(config))
-    domains = find(config)
+    domains = find(config) if domains is None else domains
     key = _key(config, domains)
     folder = cache.root() / key
     manifest = cache.read(folder)
@@ -132,20 +135,21 @@ def configured_domains(config: DataConfig) -> tuple[DomainSource, ...]:
 
 def _built(config: DataConfig) -> tuple[Path, dict[str, Any], tuple[DomainSource, ...]]:
     """Folder and manifest of a corpus that was built, and the domains of it that the configuration selects."""
+    validate_data_config(config)
     folder = Path(config.corpus).expanduser()
     manifest = read_manifest(folder)
     return folder, manifest, select_domains(config, tuple(manifest["record"]["tokens"]))
 
 
-def find(config: DataConfig) -> preparation.DomainFiles:
+def find(config: DataConfig) -> DomainFiles:
     """The files of every domain, which are not opened yet; none of a corpus that was built.
 
     Raises:
         ValueError, OSError: for what `load` would find wrong before it reads any text.
     """
-    sources = validate_data_config(config)
     if config.corpus:
         return [(source, []) for source in _built(config)[2]]
+    sources = validate_data_config(config)
     for source in sources:
         for name in source.installed:
             catalogue.find(name, config.packages)
@@ -158,7 +162,7 @@ def find(config: DataConfig) -> preparation.DomainFiles:
     return domains
 
 
-def _is_pretokenised(domains: preparation.DomainFiles) -> bool:
+def _is_pretokenised(domains: DomainFiles) -> bool:
     """Whether the corpus is token ids; text and ids cannot be distinguished later, so they do not mix."""
     files = [file for _, files in domains for file in files]
     text = [str(file) for file in files if file.suffix not in text_files.TOKEN_FILES]
@@ -178,7 +182,7 @@ def _tokenizer_file(config: DataConfig) -> Path:
     return file
 
 
-def _key(config: DataConfig, domains: preparation.DomainFiles) -> str:
+def _key(config: DataConfig, domains: DomainFiles) -> str:
     """The hash of all that decides about the prepared corpus: settings, versions, and the bytes that are read."""
     places = ("text", "tokenizer", "corpus", "packages")  # what they name counts, not where it lies
     settings = {
@@ -201,9 +205,7 @@ def _key(config: DataConfig, domains: preparation.DomainFiles) -> str:
     return cache.key(settings, files)
 
 
-def _prepare(
-    folder: Path, config: DataConfig, domains: preparation.DomainFiles, key: str, progress: Progress
-) -> dict[str, Any]:
+def _prepare(folder: Path, config: DataConfig, domains: DomainFiles, key: str, progress: Progress) -> dict[str, Any]:
     write = preparation.prepare_tokens if _is_pretokenised(domains) else preparation.prepare_text
     manifest = write(folder, config, domains, progress)
     return {**manifest, "record": {"hash": key, **manifest["record"]}}

@@ -73,7 +73,7 @@ def abstract(config: ModelConfig) -> tuple[nnx.GraphDef, Params]:
 
 
 def _decoder(config: ModelConfig) -> Callable[[nnx.Rngs], Decoder]:
-    """The model but for its random numbers, every choice of its config made."""
+    """The model for given random numbers, every choice of its config made."""
     config = for_platform(resolve(config))
     return partial(Decoder, config, ARCHITECTURES[config.architecture])
 

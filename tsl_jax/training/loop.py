@@ -22,6 +22,7 @@ import numpy as np
 
 from tsl_jax import surface
 from tsl_jax.data import corpora
+from tsl_jax.data.preparation import DomainFiles
 from tsl_jax.training import evaluation, mesh, run_dir
 from tsl_jax.training.checks import check_evaluation_shares, check_shares, validate_config
 from tsl_jax.training.config import TrainConfig
@@ -62,13 +63,13 @@ def train(
         KeyboardInterrupt: after Ctrl-C, once the last whole step is in a checkpoint.
     """
     out = Path(out)
-    timeline, complete = check_run(config, out, resume=resume)
-    if complete:
+    timeline, domains = check_run(config, out, resume=resume)
+    if domains is None:
         run_dir.record_missing(out, timeline)
         return out
     created = run_dir.make(out)
     try:
-        run, state = prepare(config, timeline, out, progress or (lambda *_: None), observe or (lambda _: None))
+        run, state = prepare(config, timeline, domains, out, progress or (lambda *_: None), observe or (lambda _: None))
     except BaseException:
         if created and not any(out.iterdir()):
             out.rmdir()
@@ -85,20 +86,19 @@ def train(
     return out
 
 
-def check_run(config: TrainConfig, out: Path, *, resume: bool) -> tuple[RunTimeline, bool]:
-    """The timeline of the run, and whether the run in `out` is complete. Nothing is written.
+def check_run(config: TrainConfig, out: Path, *, resume: bool) -> tuple[RunTimeline, DomainFiles | None]:
+    """The timeline of the run and the files of its text, or None where it is complete in `out`. Nothing is written.
 
     Raises:
         ValueError, OSError: for all that can be known to be wrong with configuration, folder and text before any work.
     """
     timeline = validate_config(config)
     if run_dir.is_complete(out, config, resume=resume):
-        return timeline, True
+        return timeline, None
     data, fsdp, _ = mesh.shape(config.mesh, len(jax.local_devices()))
     check_shares(timeline.batch_sizes, config.accumulate, data * fsdp)
     check_evaluation_shares(config.evaluation_batch, data * fsdp)
-    corpora.find(config.data)
-    return timeline, False
+    return timeline, corpora.find(config.data)
 
 
 def _train(run: TrainingRun, state: TrainState, interrupted: Callable[[], bool]) -> None:

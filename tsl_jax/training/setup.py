@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from jax.sharding import Mesh
 from tsl_jax import surface
 from tsl_jax.data import batches, corpora, windows
 from tsl_jax.data.config import Mixture
+from tsl_jax.data.preparation import DomainFiles
 from tsl_jax.models.build import build
 from tsl_jax.models.config import ModelConfig, resolve
 from tsl_jax.models.cost import flops_per_token, n_params, n_params_embedding
@@ -80,7 +82,7 @@ class TrainingRun:
 
 
 def prepare(
-    config: TrainConfig, timeline: RunTimeline, path: Path, progress: Progress, observe: Observe
+    config: TrainConfig, timeline: RunTimeline, domains: DomainFiles, path: Path, progress: Progress, observe: Observe
 ) -> tuple[TrainingRun, TrainState]:
     """The run and the state it goes on from: the newest checkpoint in `path`, or the beginning.
 
@@ -90,7 +92,7 @@ def prepare(
     earlier = run_dir.read_record(path)
     clock = Clock(earlier.get("seconds", {}))
     with clock("prepare"):
-        corpus = corpora.load(config.data, progress)
+        corpus = corpora.load(config.data, progress, domains)
         model = resolve(config.model, vocabulary=corpus.vocabulary, context=config.context)
         provenance.check_vocabulary(corpus, model)
         sets = windows.for_splits(corpus, config.context, config.evaluation)
@@ -103,6 +105,7 @@ def prepare(
         if earlier:
             _check_continued(path, model, corpus, earlier, record["environment"])
         history = provenance.history(earlier, record["environment"], earlier.get("step", 0))
+        model_hash = provenance.model_hash(record["model"])
         run_dir.write_config(path, config)
         run_dir.write_record(path, {**record, "seconds": earlier.get("seconds", {}), **history})
         if corpus.tokenizer_file:
@@ -116,7 +119,6 @@ def prepare(
         step_functions, forward, noise, state = _compile(config, timeline, model, devices, per_call)
         progress("compile", 1, 1)
     with clock("checkpoint"):
-        model_hash = provenance.model_hash(record["model"])
         checkpoints = Checkpoints(path / run_dir.CHECKPOINTS, keep=config.keep, model_hash=model_hash)
         state = checkpoints.restore(state) or state
         done = int(state.step)
@@ -166,11 +168,8 @@ def steps_per_call(configured: int, flops_per_step: float) -> int:
 
 def _batch_at(timeline: RunTimeline, corpus: corpora.Corpus, seed: int) -> Callable[[int], np.ndarray]:
     """The batch of a step, by the steps done before it: a pure function of that and the seed."""
-    mixtures = [(0, corpus.mixture)]
-    for segment in timeline.segments:
-        mixture = Mixture(segment.mixture) if segment.mixture else corpus.mixture
-        if mixture != mixtures[-1][1]:
-            mixtures.append((segment.sequence, mixture))
+    starts = [(s.sequence, Mixture(s.mixture) if s.mixture else corpus.mixture) for s in timeline.segments]
+    mixtures = [starts[0], *(after for before, after in pairwise(starts) if after[1] != before[1])]
     sequences = batches.sequences(corpus, mixtures, timeline.context, seed)
 
     def batch_at(step: int) -> np.ndarray:
