@@ -11,7 +11,6 @@ import time
 import warnings
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -30,7 +29,7 @@ from tsl_jax.curve_tables import (
     shards,
     worker,
 )
-from tsl_jax.fitting import Status, fit
+from tsl_jax.fitting import CurveFits, Status, fit
 
 HYPERBOLIC = laws.HYPERBOLIC
 POSITION = np.arange(1.0, 33.0)
@@ -43,7 +42,7 @@ def curves(n: int, points: int = 32) -> np.ndarray:
     return 1.5 / (1 + a1 * np.arange(1.0, points + 1)) + 4
 
 
-def moments(law, y, x=None, weights=None, method="auto", dtype=None) -> SimpleNamespace:
+def moments(law, y, x=None, weights=None, method="auto", dtype=None) -> CurveFits:
     """A fit for tests of what surrounds it: a0 = sum w, a1 = sum w y, a2 = sum w x y of each curve, and no errors."""
     y = np.asarray(y, float)
     w = np.ones_like(y) if weights is None else np.broadcast_to(weights, y.shape)
@@ -58,7 +57,16 @@ def moments(law, y, x=None, weights=None, method="auto", dtype=None) -> SimpleNa
     ones = np.where(bad, np.nan, 1.0)
     status = np.where(bad, Status.NON_FINITE, Status.CONVERGED).astype(np.int8)
     spread = params[:, :, None] ** 2 * np.eye(3)  # standard errors that are the parameters themselves
-    return SimpleNamespace(params=params, covariance=spread, status=status, sse=ones, sst=np.full_like(ones, np.inf))
+    return CurveFits(
+        params=params,
+        raw_params=params,
+        covariance=spread,
+        log_error=ones[:, None],
+        sse=ones,
+        sst=np.full_like(ones, np.inf),
+        status=status,
+        n_agreeing_starts=np.full_like(status, -1),
+    )
 
 
 @pytest.fixture
