@@ -159,7 +159,7 @@ def test_answers_are_held_within_limits_at_mean_one() -> None:
 
 
 def test_the_excess_is_the_part_of_a_planted_law_that_falls() -> None:
-    i = np.arange(1, 65)
+    i = np.arange(1.0, 65.0, dtype=np.float32)
     weights, sentence = position_weight_rules.learnable_excess(
         observed(np.asarray(HYPERBOLIC(i, a0=3.0, a1=0.2, a2=2.0)))
     )
