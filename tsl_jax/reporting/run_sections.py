@@ -28,7 +28,7 @@ FACTS = {
     "n_params_embedding": "parameters of embeddings",
     "model": "model",
     "schedule": "learning-rate schedule",
-    "changes": "interventions",
+    "changes": "changes in mid-run",
     "batch_tokens": "tokens a step",
     "windows": "evaluation windows",
     "document_boundary": "document boundaries",
