@@ -85,7 +85,7 @@ def test_a_law_with_n_sep_given_searches_one_shape_and_publishes_it():
     tokens = np.linspace(1e5, TOTAL, 9)
     with jax.enable_x64(True):
         np.testing.assert_allclose(law(tokens, **values), COSINE(tokens, **values, n_sep=1e6), rtol=1e-12)
-        published = law.to_params(np.array([values[name] for name in law.raw_params]))
+        published = law.to_params(jax.numpy.asarray([values[name] for name in law.raw_params]))
     assert (law.shapes, float(published[law.params.index("n_sep")])) == (("gamma1",), 1e6)
 
 
