@@ -74,9 +74,12 @@ def main(names: list[str]) -> int:
         study = importlib.import_module(f"experiments.{name}.study").STUDY
         findings = study.analyse(load_runs(Pool(HOME / "kept_runs", Path("runs/pool")), study.runs("cpu"), "cpu"))
         claims = [{"claim": claim.claim, "verdict": claim.verdict} for claim in findings.claims]
-        found = list(differences(HOME / name / "results" / "cpu", findings.tables, claims))
-        different += len(found)
-        print("\n".join([f"{name}: {len(found)} differences in {len(findings.tables)} tables", *found]), flush=True)
+        mismatches = list(differences(HOME / name / "results" / "cpu", findings.tables, claims))
+        different += len(mismatches)
+        print(
+            "\n".join([f"{name}: {len(mismatches)} differences in {len(findings.tables)} tables", *mismatches]),
+            flush=True,
+        )
     return int(different > 0)
 
 

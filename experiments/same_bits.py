@@ -58,9 +58,9 @@ def differences(before: Path, after: Path) -> Iterator[tuple[str, Any, Any]]:
     steps = [[[line.get(name) for name in METRICS] for line in run if "loss" in line] for run in lines]
     if len(steps[0]) != len(steps[1]):
         yield "metrics.jsonl: lines", len(steps[0]), len(steps[1])
-    for one, other in zip(*steps, strict=False):
-        if one != other:
-            yield f"metrics.jsonl: step {one[0]}", one, other
+    for old_step, new_step in zip(*steps, strict=False):
+        if old_step != new_step:
+            yield f"metrics.jsonl: step {old_step[0]}", old_step, new_step
     files = [{file.name: file for file in (run / "surface").glob("*.npz")} for run in (before, after)]
     for name in sorted(files[0].keys() | files[1].keys()):
         if name not in files[0] or name not in files[1]:

@@ -26,11 +26,11 @@ def simulate(seed: int):
     """A surface (2 splits, CHECKPOINTS, POSITIONS)."""
     random = np.random.default_rng(seed)
     tokens = np.linspace(TOTAL // CHECKPOINTS, TOTAL, CHECKPOINTS).astype(int)
-    told = LearningRate(*tsl.laws.Schedule.from_plan(PLAN).knots()).covariates(tokens, float(TOTAL))
-    basis = np.asarray(tsl.laws.AREA_ANNEALING.basis(np.array([0.4, 500.0]), told), float)
+    covariates = LearningRate(*tsl.laws.Schedule.from_plan(PLAN).knots()).covariates(tokens, float(TOTAL))
+    basis = np.asarray(tsl.laws.AREA_ANNEALING.basis(np.array([0.4, 500.0]), covariates), float)
     level = basis @ np.array([2.5, 0.5, 0.1])
     position = np.arange(1, POSITIONS + 1)
-    gap = (1.2 + 0.1 * np.log(told["area"]))[:, None] / (1 + 0.3 * position)
+    gap = (1.2 + 0.1 * np.log(covariates["area"]))[:, None] / (1 + 0.3 * position)
     loss = np.stack([level[:, None] + gap + 0.003 * random.standard_normal(gap.shape) + extra for extra in (0.0, 0.4)])
     return tsl.from_losses(loss, tokens=tokens, split=["id", "ood"], schedule=PLAN)
 

@@ -63,9 +63,9 @@ def run(given: argparse.Namespace) -> None:
         "| V | | chunk | naive, ms | chunks, ms | naive / chunks | naive, MB | chunks, MB | times less | difference |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|")
-    for v in (int(one) for one in given.vocabularies.split(",")):
+    for v in (int(vocabulary) for vocabulary in given.vocabularies.split(",")):
         data = problem(given, v)
-        for chunk in (int(one) for one in given.chunks.split(",")):
+        for chunk in (int(size) for size in given.chunks.split(",")):
             for what, naive, ours in programs(given, chunk):
                 row(given, data, what, chunk, naive, ours)
 

@@ -168,10 +168,10 @@ class Bench:
         bare = jax.jit(lambda plan, y: jax.lax.map(lambda rows: some(solve_curves(plan, rows)), y))
         for name, program in (("parameters and SSE", bare), ("errors and status too", whole)):
             start = time.perf_counter()
-            found = jax.block_until_ready(program(plan, y))
+            solution = jax.block_until_ready(program(plan, y))
             compiled = time.perf_counter() - start
             seconds = best_time(lambda p=program: jax.block_until_ready(p(plan, y)))
-            params = found[0].reshape(-1, 3)
+            params = solution[0].reshape(-1, 3)
             note = f"first call {compiled:.1f} s"
             row(f"tsl_jax, on the device: {name}", len(self.y), seconds, self.within(params), note)
 
@@ -196,14 +196,14 @@ class Bench:
             return np.stack([f, -a0 * i * f * f, np.ones_like(f)], axis=1)
 
         def run(count: int, **how: Any) -> Any:
-            found = np.full((count, 3), np.nan)
+            params = np.full((count, 3), np.nan)
             for k in range(count):
                 start = {"p0": (1.5, self.a1[k], 4.0), "jac": slopes} if how else {}
                 try:
-                    found[k] = curve_fit(curve, self.x, self.few[k], **start)[0]
+                    params[k] = curve_fit(curve, self.x, self.few[k], **start)[0]
                 except RuntimeError:
                     continue
-            return found
+            return params
 
         with np.errstate(all="ignore"):
             for name, how in (("true start and Jacobian", {"true": True}), ("default start", {})):
@@ -248,14 +248,14 @@ class Bench:
         x = jnp.asarray(self.x, self.given.dtype)
         solver = optimistix.LevenbergMarquardt(rtol=1e-6, atol=1e-6)
 
-        def one(p: Any, y: Any) -> Any:
+        def solve(p: Any, y: Any) -> Any:
             def left(p: Any, y: Any) -> Any:
                 return y - p[0] / (1 + p[1] * x) - p[2]
 
             return optimistix.least_squares(left, solver, p, args=y, max_steps=256, throw=False).value
 
         start = self.np.stack([self.np.full(count, 1.5), self.a1[:count], self.np.full(count, 4.0)], 1)
-        program, y = jax.jit(jax.vmap(one)), jnp.asarray(self.few[:count], x.dtype)
+        program, y = jax.jit(jax.vmap(solve)), jnp.asarray(self.few[:count], x.dtype)
         p = jnp.asarray(start, x.dtype)
         seconds = best_time(lambda: jax.block_until_ready(program(p, y)), 2)
         row("optimistix LevenbergMarquardt, jit + vmap, true start", count, seconds, self.within(program(p, y)))

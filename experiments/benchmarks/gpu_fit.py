@@ -71,8 +71,8 @@ def main() -> None:
                 flush=True,
             )
     few = np.asarray(y[:4096], float)
-    found = jax.jit(solve_curves)(plan, y[:4096])
-    a0, a1, a2 = np.asarray(found.params, float).T[..., None]
+    solution = jax.jit(solve_curves)(plan, y[:4096])
+    a0, a1, a2 = np.asarray(solution.params, float).T[..., None]
     sse = ((few - a0 / (1 + a1 * x) - a2) ** 2).sum(axis=1)
     best = tsl.fit(tsl.laws.HYPERBOLIC, few, x=x).sse.values
     print(f"within 1e-6 of the best SSE: {np.mean(sse / best - 1 <= 1e-6):.4f} of {len(few)} curves")

@@ -97,8 +97,8 @@ def as_told(size: Size, given: argparse.Namespace) -> Size:
     hints = {name: type(value) for name, value in vars(size.model).items()}
     entries = dict(entry.split("=", 1) for entry in given.model)
     truth = {"true": True, "false": False}
-    told = {name: value_of(hints[name], name, truth.get(value, value)) for name, value in entries.items()}
-    model = replace(size.model, **told)
+    changes = {name: value_of(hints[name], name, truth.get(value, value)) for name, value in entries.items()}
+    model = replace(size.model, **changes)
     vocabularies = tuple(int(v) for v in given.vocabularies.split(",")) if given.vocabularies else size.vocabularies
     batch, several = given.batch or size.batch, given.steps_per_call or size.steps_per_call
     return replace(size, model=model, batch=batch, steps_per_call=several, vocabularies=vocabularies)
@@ -196,7 +196,7 @@ def numerics(size: Size, steps: int) -> None:
     """Losses of the same run with bfloat16 and float32 activations; text in which there is something to learn."""
     v = size.vocabularies[0]
     size = replace(size, batch=min(size.batch, 8), steps_per_call=1)
-    found = {}
+    losses_by_precision = {}
     for name, dtype, precision in (
         ("float32, highest", "float32", "highest"),
         ("float32, default", "float32", "default"),  # tf32 on an accelerator, the same as highest on CPU
@@ -209,13 +209,13 @@ def numerics(size: Size, steps: int) -> None:
             for batch in itertools.islice(prefetched(learnable(size, v)), steps):
                 state, metrics = step(state, batch)
                 losses.append(metrics["loss"])
-            found[name] = np.asarray(jax.device_get(losses), np.float64)
-    exact = found["float32, highest"]
+            losses_by_precision[name] = np.asarray(jax.device_get(losses), np.float64)
+    exact = losses_by_precision["float32, highest"]
     tail = max(1, steps // 4)
     fell = f"float32 fell from {exact[0]:.4f} to {exact[-1]:.4f}"
     print(f"\n{steps} steps of {size.batch} x {size.context} tokens; {fell}\n")
     print("| activations | largest difference | mean difference of the last quarter | last loss |\n|---|---|---|---|")
-    for name, losses in found.items():
+    for name, losses in losses_by_precision.items():
         apart = losses - exact
         print(f"| {name} | {abs(apart).max():.1e} | {apart[-tail:].mean():+.1e} | {losses[-1]:.4f} |")
 

@@ -61,12 +61,12 @@ def main() -> None:
     wanted = [r for r in ROWS if r.startswith(tuple(given.rows.split(",")) if given.rows else "")]
     if not wanted:
         sys.exit(f"train_throughput: no row begins with {given.rows!r}; choose among {', '.join(ROWS)}")
-    found = {}
+    speeds_by_cores = {}
     for cores in (int(count) for count in given.cores.split(",")):
         print(f"\nshape {given.shape}, {cores} cores, allocator {'default' if given.no_tune else 'tuned'}\n")
         print("| | tokens/s | ms a step | share of the GEMM peak | to first step, s |\n|---|---|---|---|---|")
-        found[cores] = table(given, cores, wanted)
-    ratios(found)
+        speeds_by_cores[cores] = table(given, cores, wanted)
+    ratios(speeds_by_cores)
 
 
 def table(given: argparse.Namespace, cores: int, wanted: list[str]) -> dict[str, float]:
@@ -85,11 +85,11 @@ def table(given: argparse.Namespace, cores: int, wanted: list[str]) -> dict[str,
             continue
         with tempfile.TemporaryDirectory() as programs:
             runs = [child(given, cores, script, variant, python, programs) for _ in range(1 + (script == "ours.py"))]
-        one = runs[-1]
-        speeds[name] = shape["batch"] * shape["context"] / one["seconds"]
+        last = runs[-1]
+        speeds[name] = shape["batch"] * shape["context"] / last["seconds"]
         causal, whole = (speeds[name] * flops(shape, whole=w) / top for w in (False, True))
         first = ", ".join(f"{run['to_first_step']:.1f}" for run in runs) + (" (cold, warm)" if len(runs) > 1 else "")
-        ms = f"{1e3 * one['seconds']:,.1f} (best {1e3 * one['best']:,.1f})"
+        ms = f"{1e3 * last['seconds']:,.1f} (best {1e3 * last['best']:,.1f})"
         print(f"| {name} | {speeds[name]:,.0f} | {ms} | {causal:.2f} ({whole:.2f}) | {first} |", flush=True)
     return speeds
 
@@ -140,16 +140,16 @@ def child(
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def ratios(found: dict[int, dict[str, float]]) -> None:
+def ratios(speeds_by_cores: dict[int, dict[str, float]]) -> None:
     """Ours over each peer, and many cores over few."""
     print()
-    for cores, speeds in found.items():
+    for cores, speeds in speeds_by_cores.items():
         for name, speed in speeds.items():
             if "ours" in speeds and name != "ours":
                 print(f"{cores} cores: ours / {name}: {speeds['ours'] / speed:.2f}")
-    with_ours = [cores for cores in found if "ours" in found[cores]]
+    with_ours = [cores for cores in speeds_by_cores if "ours" in speeds_by_cores[cores]]
     for few, many in itertools.pairwise(with_ours):
-        print(f"ours, {many} cores / {few}: {found[many]['ours'] / found[few]['ours']:.2f}")
+        print(f"ours, {many} cores / {few}: {speeds_by_cores[many]['ours'] / speeds_by_cores[few]['ours']:.2f}")
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def simulate(seed: int, cutoff: float, population: str) -> tuple[str, xr.Dataset
 def _as_believed(random: np.random.Generator) -> tuple[np.ndarray, float, float, float]:
     """Shapes, fall and annealing in units of the loss at the cut-off, misfit: drawn from the priors, none negative."""
     belief = priors.of_loss(tsl.laws.AREA_ANNEALING)
-    shape = np.exp([random.normal(*one) for one in belief.shapes])
+    shape = np.exp([random.normal(*prior) for prior in belief.shapes])
     _, fall, annealed = belief.coefs
     return shape, abs(random.normal(*fall)), abs(random.normal(*annealed)), priors.MODEL_ERROR
 
@@ -119,23 +119,25 @@ def rows(seed: int, population: str) -> list[dict]:
         truth = surface.sel(tokens=at).loss
         for method in METHODS:
             start = time.perf_counter()
-            found = tsl.forecast(past, at, method=method)
+            forecast = tsl.forecast(past, at, method=method)
             row = {
                 "population": population,
                 "seed": seed,
                 "schedule": kind,
                 "cutoff": cutoff,
                 "method": method,
-                "status": str(found.status["id"]),
+                "status": str(forecast.status["id"]),
             }
             mean = truth.mean("position")
-            row["error"] = float(found.mean[0, -1] - mean[0, -1])
+            row["error"] = float(forecast.mean[0, -1] - mean[0, -1])
             for name, (low, high) in {"50": (0.25, 0.75), "90": (0.05, 0.95)}.items():
-                inside = _inside(found.quantiles, mean, low, high)
+                inside = _inside(forecast.quantiles, mean, low, high)
                 row |= {f"final_{name}": float(inside[0, -1]), f"mean_{name}": float(inside.mean())}
-                if found.surface_quantiles is not None:
-                    row[f"position_{name}"] = float(_inside(found.surface_quantiles, truth, low, high).mean())
-            row["width"] = float(found.quantiles[0, -1].sel(quantile=0.95) - found.quantiles[0, -1].sel(quantile=0.05))
+                if forecast.surface_quantiles is not None:
+                    row[f"position_{name}"] = float(_inside(forecast.surface_quantiles, truth, low, high).mean())
+            row["width"] = float(
+                forecast.quantiles[0, -1].sel(quantile=0.95) - forecast.quantiles[0, -1].sel(quantile=0.05)
+            )
             made.append({**row, "seconds": time.perf_counter() - start})
     return made
 
@@ -144,13 +146,13 @@ def _inside(quantiles, truth, low: float, high: float):
     return (truth >= quantiles.sel(quantile=low)) & (truth <= quantiles.sel(quantile=high))
 
 
-def table(found: pd.DataFrame) -> str:
+def table(forecasts: pd.DataFrame) -> str:
     """Coverage by method and cut-off, with standard errors over runs."""
-    kept = [name for name in found if name.startswith(("final_", "mean_", "position_"))]
-    by = found.groupby(["population", "method", "cutoff"])[kept]
+    kept = [name for name in forecasts if name.startswith(("final_", "mean_", "position_"))]
+    by = forecasts.groupby(["population", "method", "cutoff"])[kept]
     mean, error = by.mean(), by.std() / np.sqrt(by.count())
     cells = mean.map("{:.3f}".format) + " ± " + error.map("{:.3f}".format)
-    overall = found.groupby(["population", "method"])[kept].mean().map("{:.3f}".format)
+    overall = forecasts.groupby(["population", "method"])[kept].mean().map("{:.3f}".format)
     return f"{cells.to_string()}\n\nover all cut-offs\n{overall.to_string()}"
 
 
@@ -171,9 +173,9 @@ def main() -> None:
         if k % SAVED_EVERY == 0 or k == len(todo) - 1:
             kept = pd.DataFrame(made)
             write_atomically(wanted.out, lambda file, kept=kept: kept.to_parquet(file, compression="zstd"))
-    found = pd.DataFrame(made)
-    found = found[found.seed.isin(seeds) & found.population.isin(wanted.population)]
-    print(table(found))
+    forecasts = pd.DataFrame(made)
+    forecasts = forecasts[forecasts.seed.isin(seeds) & forecasts.population.isin(wanted.population)]
+    print(table(forecasts))
 
 
 if __name__ == "__main__":

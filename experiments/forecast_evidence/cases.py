@@ -38,7 +38,7 @@ COOLDOWN = "gemstones/cooldown"
 PAPER = tuple(name for name, info in METHODS.items() if info.family == "position")
 LR_AWARE = tuple(info.implementation for info in METHODS.values() if info.family == "lr_aware")
 EARLIER = ("", "1")  # seeds, as they stand in the names of runs
-MEAN = tuple(one for one in LR_AWARE if one.through is lr_aware.of_mean)
+MEAN = tuple(method for method in LR_AWARE if method.through is lr_aware.of_mean)
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _enough(case: Case) -> bool:
 def _with_three(curves: Sequence[Curve]) -> Iterator[tuple[Curve, tuple[Curve, ...]]]:
     """Each multipower run beside the three of its model, where these are there."""
     for target in curves:
-        same = {one.run: one for one in curves if one.data == target.data}
+        same = {curve.run: curve for curve in curves if curve.data == target.data}
         if target.data.startswith("multipower/") and target.run not in THREE and set(THREE) <= set(same):
             yield target, tuple(same[run] for run in THREE)
 
@@ -121,7 +121,7 @@ def _three_siblings(curves: Sequence[Curve]) -> Iterator[Case]:
 
 
 def _ladder(curves: Sequence[Curve]) -> Iterator[Case]:
-    runs = [one for one in curves if one.data == "olmo_ladder" and not one.run.endswith("rerun")]
+    runs = [curve for curve in curves if curve.data == "olmo_ladder" and not curve.run.endswith("rerun")]
     for target in runs:
         siblings = _shorter_and_smaller(target, runs)
         if float(target.run.split("-")[1]) in LONG and siblings:
@@ -130,10 +130,10 @@ def _ladder(curves: Sequence[Curve]) -> Iterator[Case]:
 
 def _shorter_and_smaller(target: Curve, runs: Sequence[Curve]) -> tuple[Curve, ...]:
     longest_first = sorted(runs, key=_total, reverse=True)
-    same = [one for one in longest_first if one.n_params == target.n_params and _total(one) < _total(target)]
-    sizes = sorted({one.n_params for one in runs if one.n_params < target.n_params}, reverse=True)
-    turns = zip_longest(*([one for one in longest_first if one.n_params == size] for size in sizes))
-    smaller = [one for turn in turns for one in turn if one is not None]
+    same = [curve for curve in longest_first if curve.n_params == target.n_params and _total(curve) < _total(target)]
+    sizes = sorted({curve.n_params for curve in runs if curve.n_params < target.n_params}, reverse=True)
+    turns = zip_longest(*([curve for curve in longest_first if curve.n_params == size] for size in sizes))
+    smaller = [curve for turn in turns for curve in turn if curve is not None]
     same = same[:SAME_SIZE]
     return tuple(same + smaller[: AT_MOST - len(same)])
 
@@ -144,9 +144,9 @@ def _model(target: Curve) -> str:
 
 def _cooldown(curves: Sequence[Curve]) -> Iterator[Case]:
     ends: dict[str, list[Curve]] = {}
-    for one in curves:
-        if one.data == COOLDOWN:
-            ends.setdefault(_model(one), []).append(one)
+    for curve in curves:
+        if curve.data == COOLDOWN:
+            ends.setdefault(_model(curve), []).append(curve)
     for model, own in ends.items():
         own = sorted(own, key=_total)
         for place in sorted({ceil(share * len(own)) - 1 for share in ENDS}):
@@ -161,18 +161,18 @@ def _cooldown(curves: Sequence[Curve]) -> Iterator[Case]:
 def _other_models(target: Curve, ends: dict[str, list[Curve]]) -> tuple[Curve, ...]:
     allowed = [runs for runs in ends.values() if runs[0].part == DEVELOPMENT]
     nearest = sorted(allowed, key=lambda runs: abs(log(runs[0].n_params / target.n_params)))[:OTHER_MODELS]
-    return tuple(min(runs, key=lambda one: abs(_total(one) - _total(target))) for runs in nearest)
+    return tuple(min(runs, key=lambda curve: abs(_total(curve) - _total(target))) for runs in nearest)
 
 
 def _seeds(curves: Sequence[Curve]) -> Iterator[Case]:
-    small = {one.run: one for one in curves if one.data == "pool" and one.run.startswith("small-")}
+    small = {curve.run: curve for curve in curves if curve.data == "pool" and curve.run.startswith("small-")}
     earlier = [name for name in small if name.partition("@")[2] in EARLIER]
     for name, target in small.items():
         kind = name.partition("@")[0]
-        others = [one for one in earlier if one.partition("@")[0] != kind]
+        others = [run for run in earlier if run.partition("@")[0] != kind]
         sets = {"earlier_seeds": earlier, "other_schedules": others} if name not in earlier and earlier else {}
         for protocol, siblings in sets.items():
-            beside = tuple(small[one] for one in siblings)
+            beside = tuple(small[run] for run in siblings)
             for cutoff in CUTOFFS:
                 seen = cutoff * _total(target)
                 yield Case(protocol, target, cutoff, seen, (lr_aware.MEAN_ANNEALING,), beside)
@@ -180,13 +180,13 @@ def _seeds(curves: Sequence[Curve]) -> Iterator[Case]:
 
 def sibling_compute(case: Case) -> float:
     """Training compute of the siblings over that of the whole target run."""
-    spent = sum(one.n_params * _total(one) for one in case.siblings)
+    spent = sum(sibling.n_params * _total(sibling) for sibling in case.siblings)
     return float(spent / (case.target.n_params * _total(case.target))) if case.siblings else 0.0
 
 
 def siblings_of(case: Case) -> str:
     """The siblings with their tokens."""
-    return "; ".join(f"{one.run} ({_total(one):.3g})" for one in case.siblings)
+    return "; ".join(f"{sibling.run} ({_total(sibling):.3g})" for sibling in case.siblings)
 
 
 def cluster(target: Curve) -> str:

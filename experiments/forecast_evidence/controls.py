@@ -26,9 +26,9 @@ def each_position(law: Law, past: xr.Dataset, at: np.ndarray, plan: Any, sibling
     """Draws (draw, at, position); those of neighbours go together, as all use the same random numbers."""
     runs, parts = with_plans(past, plan, _alike(past, siblings)), {}
     for place, position in enumerate(past.position.values):
-        own, *others = (as_run(one, one.loss.isel(position=place).values, plan) for one, plan in runs)
+        own, *others = (as_run(surface, surface.loss.isel(position=place).values, plan) for surface, plan in runs)
         parts[f"position {position}"] = extrapolation.calibrated(law, priors.of_loss(law), own, at, others)
-    return np.stack([one.draws for one in parts.values()], axis=-1), parts
+    return np.stack([part.draws for part in parts.values()], axis=-1), parts
 
 
 def components(law: Law, past: xr.Dataset, at: np.ndarray, plan: Any, siblings: Sequence[xr.Dataset]):
@@ -39,19 +39,19 @@ def components(law: Law, past: xr.Dataset, at: np.ndarray, plan: Any, siblings: 
     _, _, direction = np.linalg.svd(loss[kept], full_matrices=False)
     direction = direction[:RANK] * np.sign(direction[:RANK].sum(axis=1, keepdims=True))
     runs = with_plans(past, plan, _alike(past, siblings))
-    scores = [one.loss.transpose("tokens", "position").values @ direction.T for one, _ in runs]
+    scores = [surface.loss.transpose("tokens", "position").values @ direction.T for surface, _ in runs]
     level, parts = abs(float(scores[0][kept][-1, 0])), {}
     for k in range(len(direction)):
-        own, *others = (as_run(one, score[:, k], plan) for (one, plan), score in zip(runs, scores, strict=True))
+        own, *others = (as_run(surface, score[:, k], plan) for (surface, plan), score in zip(runs, scores, strict=True))
         prior = priors.of_loss(law) if k == 0 else priors.of_parameter(law, level)
         parts[f"component {k + 1}"] = extrapolation.calibrated(law, prior, own, at, others, seed=2 * k)
-    draws = np.stack([one.draws for one in parts.values()], axis=-1) @ direction
+    draws = np.stack([part.draws for part in parts.values()], axis=-1) @ direction
     recent = np.flatnonzero(kept)[-max(kept.sum() // 3, 1) :]
     return draws + (loss[recent] - scores[0][recent] @ direction).mean(axis=0), parts
 
 
 def _alike(past: xr.Dataset, siblings: Sequence[xr.Dataset]) -> list[xr.Dataset]:
-    return [one for one in siblings if np.array_equal(one.position, past.position)]
+    return [sibling for sibling in siblings if np.array_equal(sibling.position, past.position)]
 
 
 EACH_POSITION = ForecastMethod("each_position", laws.AREA_ANNEALING, each_position, True)

@@ -62,12 +62,12 @@ def load(parts: tuple[str, ...], folder: Path | None, pool: Path) -> tuple[list[
     for name, source in sources.items():
         for part in parts:
             try:
-                found = list(source(part))
+                loaded = list(source(part))
             except (ValueError, OSError) as error:  # the other data sets go on
-                found, why = [], str(error)
+                loaded, why = [], str(error)
             else:
-                why = "" if found else "no run is there"
-            curves += found
+                why = "" if loaded else "no run is there"
+            curves += loaded
             left_out += [f"{name}, {part} part: {why}; left out"] if why else []
     return curves, left_out
 

@@ -44,14 +44,14 @@ def rows(case: Case, method: Any) -> list[dict[str, Any]]:
 
 def _made(case: Case, method: Any, at: np.ndarray) -> tuple[xr.DataArray, xr.DataArray | None, dict[str, Any]]:
     """Expected mean loss (split, tokens), draws of it where the method has them, and what it says of each split."""
-    siblings = [one.surface for one in case.siblings]
+    siblings = [sibling.surface for sibling in case.siblings]
     if case.past.sizes["tokens"]:
-        found = tsl.forecast(case.past, at, method=method, reference_runs=siblings)
+        forecast = tsl.forecast(case.past, at, method=method, reference_runs=siblings)
         facts_by_split = {
-            split: {"status": str(status), "intervals": found.intervals.get(split)}
-            for split, status in found.status.items()
+            split: {"status": str(status), "intervals": forecast.intervals.get(split)}
+            for split, status in forecast.status.items()
         }
-        return found.mean, found.draws, facts_by_split
+        return forecast.mean, forecast.draws, facts_by_split
     return _from_siblings(case, method, at)
 
 
@@ -60,14 +60,14 @@ def _from_siblings(
 ) -> tuple[xr.DataArray, xr.DataArray, dict[str, Any]]:
     """A run of which nothing is seen: `tsl.forecast` refuses it, the mixed model beneath does not."""
     target, (split,) = case.target.surface, case.target.surface.split.values.tolist()
-    plan, others = lr_history.schedule_of(target), [one.surface.sel(split=split) for one in case.siblings]
+    plan, others = lr_history.schedule_of(target), [sibling.surface.sel(split=split) for sibling in case.siblings]
     values, parts = method.through(method.law, case.past.sel(split=split), at.astype(float), plan, others)
-    found = parts["mean"]
+    part = parts["mean"]
     draws = xr.DataArray(values[:, None], {"split": [split], "tokens": at}, ("draw", "split", "tokens"))
-    status = "ok" if found.posterior.converged else "the sampler did not converge (mean)"
+    status = "ok" if part.posterior.converged else "the sampler did not converge (mean)"
     facts_of_split = {
         "status": status,
-        "intervals": f"calibrated on {n} reference runs" if (n := len(found.backtest_z)) else "model-based",
+        "intervals": f"calibrated on {n} reference runs" if (n := len(part.backtest_z)) else "model-based",
     }
     return draws.median("draw"), draws, {split: facts_of_split}
 
@@ -89,11 +89,11 @@ def judge(
     mse = float(np.mean((f - y) ** 2))
     final, came = (float(values[-last:].mean()) for values in (predicted, observed))
     r2 = 1 - mse / float(np.var(y)) if np.ptp(observed) > 0 else np.nan
-    found = dict(zip(POINTS, (final - came, came, mse, float(np.mean(abs(f - y))), r2), strict=True))
+    points = dict(zip(POINTS, (final - came, came, mse, float(np.mean(abs(f - y))), r2), strict=True))
     if draws is None:
-        return found | dict.fromkeys(INTERVALS, np.nan)
+        return points | dict.fromkeys(INTERVALS, np.nan)
     draws = draws[:, there]
-    return found | dict(zip(INTERVALS, _intervals(draws, observed) + _intervals(_end(draws, last), came), strict=True))
+    return points | dict(zip(INTERVALS, _intervals(draws, observed) + _intervals(_end(draws, last), came), strict=True))
 
 
 POINTS = ("final_error", "final_observed", "mse", "mae", "r2")

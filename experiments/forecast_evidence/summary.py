@@ -54,18 +54,18 @@ def _pairs(rows: pd.DataFrame) -> list[str]:
     """Do positions help, and do siblings? Differences of rows that differ in nothing else."""
     alone = rows[rows.protocol.isin(["alone", "cooldown_alone"])]
     by_law = alone[alone.method == "annealing"]
-    found = [
-        (f"annealing by the law over positions minus {name}, {family}", one, alone[alone.method == method], SAME)
+    comparisons = [
+        (f"annealing by the law over positions minus {name}, {family}", tested, alone[alone.method == method], SAME)
         for method, name in CONTROLS.items()
-        for family, one in [("id", by_law[by_law.split == "id"]), ("ood", by_law[by_law.split == "ood"])]
+        for family, tested in [("id", by_law[by_law.split == "id"]), ("ood", by_law[by_law.split == "ood"])]
     ]
     for protocol, before in BESIDE.items():
         beside = rows[rows.protocol == protocol]
         same = [name for name in SAME if name != "protocol"]
         for method in beside.method.unique():
             pair = beside[beside.method == method], rows[(rows.protocol == before) & (rows.method == method)]
-            found.append((f"{protocol}: {method} with siblings minus without", *pair, same))
-    lines = [line for title, one, other, same in found if (line := _paired(title, one, other, same))]
+            comparisons.append((f"{protocol}: {method} with siblings minus without", *pair, same))
+    lines = [line for title, tested, other, same in comparisons if (line := _paired(title, tested, other, same))]
     head = (
         "pairs",
         "number (clusters)",
@@ -76,8 +76,8 @@ def _pairs(rows: pd.DataFrame) -> list[str]:
     return [_table(head, lines)] if lines else []
 
 
-def _paired(title: str, one: pd.DataFrame, other: pd.DataFrame, same: list[str]) -> tuple[str, ...] | None:
-    pairs = one.merge(other, on=same, suffixes=("", "_other"))
+def _paired(title: str, tested: pd.DataFrame, other: pd.DataFrame, same: list[str]) -> tuple[str, ...] | None:
+    pairs = tested.merge(other, on=same, suffixes=("", "_other"))
     if pairs.empty:
         return None
     measures: list[Callable[[str], pd.Series]] = [
@@ -89,8 +89,8 @@ def _paired(title: str, one: pd.DataFrame, other: pd.DataFrame, same: list[str])
     return (title, f"{len(pairs)} ({pairs.cluster.nunique()})", *differences)
 
 
-def _range(found: tuple[float, float, float], form: str = "{:.2f}") -> str:
-    mean, low, high = (_number(one, form) for one in found)
+def _range(estimate: tuple[float, float, float], form: str = "{:.2f}") -> str:
+    mean, low, high = (_number(value, form) for value in estimate)
     return mean if low == "" else f"{mean} [{low}, {high}]"
 
 

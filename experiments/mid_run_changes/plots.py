@@ -35,7 +35,7 @@ def figures(
         after = mean.sel(tokens=slice(0.98 * CHANGE * float(mean.tokens[-1]), None))
         ends = [interval(after.sel(tokens=t).values, level) for t in after.tokens]
         share = 100 * after.tokens.values / float(mean.tokens[-1])
-        later[arm] = (share, [one.mean for one in ends], [one.low for one in ends], [one.high for one in ends])
+        later[arm] = (share, [end.mean for end in ends], [end.low for end in ends], [end.high for end in ends])
         last = in_bands(difference.isel(tokens=-1, drop=True))
         band = bands(last.values, level)
         by_arm[arm], seeds[arm] = (band["mean"].values, band.low.values, band.high.values), last.values

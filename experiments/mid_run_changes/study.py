@@ -133,7 +133,10 @@ def forecast_table(arms: Arms) -> pd.DataFrame:
     for method in METHODS:
         name = method if isinstance(method, str) else method.name
         for cutoff in CUTOFFS:
-            made = {arm: [final_errors(one, method, cutoff) for one in seeds.values()] for arm, seeds in arms.items()}
+            made = {
+                arm: [final_errors(surface, method, cutoff) for surface in seeds.values()]
+                for arm, seeds in arms.items()
+            }
             for split in SPLITS:
                 pairs = {arm: np.array([ends[split] for ends in of_arm], float).T for arm, of_arm in made.items()}
                 for arm, (error, inside) in pairs.items():

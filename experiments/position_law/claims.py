@@ -60,14 +60,14 @@ def overall(comparisons: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 
 def claims(main: pd.DataFrame, rows: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
     """By the rules of the plan."""
-    found = [_holds(main, rows)]
-    found += [_alternative(row) for _, row in tables["alternatives_overall"].iterrows()]
+    conclusions = [_holds(main, rows)]
+    conclusions += [_alternative(row) for _, row in tables["alternatives_overall"].iterrows()]
     if "ranges" in tables:
-        found.append(_range(tables["ranges"]))
+        conclusions.append(_range(tables["ranges"]))
     if "architectures" in tables:
         pairs = tables["architectures"]
-        found += [_lstm(pairs[pairs.pair == "LSTM - LLaMA"], split) for split in ("id", "ood")]
-    return found
+        conclusions += [_lstm(pairs[pairs.pair == "LSTM - LLaMA"], split) for split in ("id", "ood")]
+    return conclusions
 
 
 def _holds(main: pd.DataFrame, rows: pd.DataFrame) -> Claim:
@@ -122,8 +122,8 @@ def _lstm(pairs: pd.DataFrame, split: str) -> Claim:
     part = pairs[pairs.split == split].set_index("part")
     early, late, more = (part.loc[name] for name in ("early", "late", "late minus early"))
     ours = "; ".join(
-        f"{name} {one.difference:+.3f} [{one.low_all:+.3f}, {one.high_all:+.3f}]"
-        for name, one in (("early", early), ("late", late), ("late minus early", more))
+        f"{name} {row.difference:+.3f} [{row.low_all:+.3f}, {row.high_all:+.3f}]"
+        for name, row in (("early", early), ("late", late), ("late minus early", more))
     )
     equal, behind = max(-early.low_all, early.high_all) < MARGIN, more.low_all > 0
     apart = early.low_all > MARGIN or early.high_all < -MARGIN
@@ -142,7 +142,7 @@ def notes(
     """Sentences, what speaks against us included."""
     late = rows[rows.share >= 0.1]
     excess = (1 - main.r2) / (1 - main.r2_ceiling)
-    found = [
+    sentences = [
         f"What the law leaves is {excess.median():.2f} times (median; {excess.min():.2f} to {excess.max():.2f}) what "
         "noise alone would leave of a true law, by the ceiling.",
         f"The form passes its test at {late.passes.mean():.0%} of late and "
@@ -155,7 +155,7 @@ def notes(
     shown = main.dropna(subset=["i90"])
     for split, part in shown.groupby("split", sort=False):
         each = "; ".join(f"{r.run} {r.i90:.3g} [{r.i90_low:.3g}, {r.i90_high:.3g}]" for r in part.itertuples())
-        found.append(f"i90 at the last checkpoint, {split}, in tokens with 90 % intervals (delta, t): {each}.")
+        sentences.append(f"i90 at the last checkpoint, {split}, in tokens with 90 % intervals (delta, t): {each}.")
     counts = rows.status.map(lambda value: Status(value).short).value_counts()
-    found.append("Status of all fits: " + ", ".join(f"{count} {name}" for name, count in counts.items()) + ".")
-    return found
+    sentences.append("Status of all fits: " + ", ".join(f"{count} {name}" for name, count in counts.items()) + ".")
+    return sentences

@@ -59,17 +59,17 @@ def hyperbolas(surface: xr.Dataset) -> Fit:
     return fit(laws.HYPERBOLIC, surface.loss, over="position")
 
 
-def by_checkpoint(name: str, surface: xr.Dataset, found: Fit, text: str, tested: Tested) -> pd.DataFrame:
+def by_checkpoint(name: str, surface: xr.Dataset, hyperbola: Fit, text: str, tested: Tested) -> pd.DataFrame:
     """One row a split and checkpoint: R2, its ceiling, chi2 of every law, p of the hyperbola, i90."""
     sigma = position_covariance(surface)
-    ceiling = noise_ceiling(found, surface.loss, sigma)
+    ceiling = noise_ceiling(hyperbola, surface.loss, sigma)
     additive = fit(laws.HYPERBOLIC, surface.loss_additive, over="position")
     rows = []
     x = surface.position.values.astype(float)
     for split in map(str, surface.split.values):
         clusters = clusters_of(surface, split)
         smooth = stationary_covariance(sigma.sel(split=split).values)
-        used = _context(found, split, smooth, clusters)
+        used = _context(hyperbola, split, smooth, clusters)
         key = (text, len(x), split, clusters)
         order = range(surface.sizes["tokens"] - 1, -1, -1)  # the last first: its noise makes the reference
         for k in order:
@@ -82,30 +82,30 @@ def by_checkpoint(name: str, surface: xr.Dataset, found: Fit, text: str, tested:
                     "run": name,
                     **at,
                     "share": float(surface.tokens[k] / surface.tokens[-1]),
-                    "r2": float(found.r2.sel(at)),
+                    "r2": float(hyperbola.r2.sel(at)),
                     "r2_additive": float(additive.r2.sel(at)),
                     "r2_ceiling": float(ceiling.sel(at)),
-                    "status": int(found.status.sel(at)),
+                    "status": int(hyperbola.status.sel(at)),
                     "p": tested.p(best.chi2, key, best.curve, x, smooth[k]),
                     "degrees": best.degrees,
-                    **{f"chi2_{law}": one.chi2 for law, one in each.items()},
+                    **{f"chi2_{law}": law_fit.chi2 for law, law_fit in each.items()},
                     **{
                         f"p_{law.name}": tested.p(each[law.name].chi2, key, best.curve, x, smooth[k])
                         for law in ALTERNATIVES
                     },
-                    **{param: float(found.params.sel({**at, "param": param})) for param in laws.HYPERBOLIC.params},
+                    **{param: float(hyperbola.params.sel({**at, "param": param})) for param in laws.HYPERBOLIC.params},
                     **{end: float(used[end].isel(tokens=k)) for end in ("i90", "low", "high")},
                 }
             )
     return pd.DataFrame(rows).sort_values(["split", "tokens"], ignore_index=True)
 
 
-def _context(found: Fit, split: str, smooth: np.ndarray, clusters: int) -> xr.Dataset:
+def _context(hyperbola: Fit, split: str, smooth: np.ndarray, clusters: int) -> xr.Dataset:
     """i90 of a split over tokens, its error from the smoothed noise, t of clusters - 1 degrees."""
-    both = found.status.dims
-    sigma = np.broadcast_to(smooth, (found.status.sizes["split"], *smooth.shape))
+    both = hyperbola.status.dims
+    sigma = np.broadcast_to(smooth, (hyperbola.status.sizes["split"], *smooth.shape))
     labelled = xr.DataArray(sigma, dims=("split", "tokens", "position", "position_")).transpose(*both, ...)
-    return effective_context(found, labelled, clusters=clusters).sel(split=split)
+    return effective_context(hyperbola, labelled, clusters=clusters).sel(split=split)
 
 
 def comparisons(surface: xr.Dataset, split: str) -> Iterator[dict[str, Any]]:
@@ -125,9 +125,9 @@ def comparisons(surface: xr.Dataset, split: str) -> Iterator[dict[str, Any]]:
             yield row | _held_out(missed["hyperbolic"], missed[law.name])
 
 
-def _ratio(one: CoxTest) -> dict[str, float]:
+def _ratio(test: CoxTest) -> dict[str, float]:
     names = ("log_likelihood_ratio", "apart", "z_if_hyperbolic", "z_if_alternative")
-    return dict(zip(names, one, strict=True))
+    return dict(zip(names, test, strict=True))
 
 
 def _held_out(ours: tuple[float, Any], theirs: tuple[float, Any]) -> dict[str, float]:
@@ -157,8 +157,8 @@ def resampled_i90(surface: xr.Dataset, split: str, resamples: int = 500) -> tupl
     """90 % interval of i90 at the last checkpoint by resampled clusters."""
     last = surface.isel(tokens=-1).sel(split=split)
     sums, counts = (last[name].isel(cluster=slice(clusters_of(surface, split))).values for name in PARTS)
-    found = bootstrap(laws.HYPERBOLIC, sums, counts, last.position.values.astype(float), resamples=resamples)
-    low, high = effective_context_resampled(found)
+    resampled = bootstrap(laws.HYPERBOLIC, sums, counts, last.position.values.astype(float), resamples=resamples)
+    low, high = effective_context_resampled(resampled)
     return float(low), float(high)
 
 
@@ -188,9 +188,9 @@ def paired(one: xr.Dataset, other: xr.Dataset, split: str) -> tuple[np.ndarray, 
 
 def _merged(surface: xr.Dataset, split: str, clusters: int) -> tuple[np.ndarray, np.ndarray]:
     """Sums and counts (cluster, position) of the last checkpoint, neighbouring clusters together."""
-    found = clusters_of(surface, split)
-    last = surface.isel(tokens=-1, cluster=slice(found)).sel(split=split)
-    first = np.arange(clusters) * found // clusters
+    own_clusters = clusters_of(surface, split)
+    last = surface.isel(tokens=-1, cluster=slice(own_clusters)).sel(split=split)
+    first = np.arange(clusters) * own_clusters // clusters
     sums, counts = (np.add.reduceat(last[name].values, first, axis=0) for name in PARTS)
     return sums, counts
 

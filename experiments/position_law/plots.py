@@ -25,7 +25,7 @@ WIDEST = 1e3  # intervals of i90 wider than this factor tell nothing and are not
 def architectures(names: Iterable[str]) -> dict[str, str]:
     """The run of each architecture, SIZE[-ARCHITECTURE]-cosine[@SEED], of the size that has most of them."""
     names = list(names)
-    found = [
+    by_size = [
         {
             label: next(name for name in names if name.startswith(f"{size}{part}-cosine"))
             for label, part in ARCHITECTURES.items()
@@ -33,7 +33,7 @@ def architectures(names: Iterable[str]) -> dict[str, str]:
         }
         for size in dict.fromkeys(name.split("-")[0] for name in names)
     ]
-    return max(found, key=len, default={})
+    return max(by_size, key=len, default={})
 
 
 def curves(surfaces: Mapping[str, xr.Dataset], fits: Mapping[str, Fit]) -> dict[str, Any]:
@@ -46,15 +46,15 @@ def curves(surfaces: Mapping[str, xr.Dataset], fits: Mapping[str, Fit]) -> dict[
 
 def quality(rows: pd.DataFrame, run: str) -> dict[str, Any]:
     """R2 and its ceiling by checkpoint of a run, each split."""
-    found = {}
+    figures = {}
     for split, part in rows[rows.run == run].groupby("split"):
-        found[f"r2-{split}"] = drawn.r2_against_ceiling(part.tokens.values, part.r2.values, part.r2_ceiling.values)
-    return found
+        figures[f"r2-{split}"] = drawn.r2_against_ceiling(part.tokens.values, part.r2.values, part.r2_ceiling.values)
+    return figures
 
 
-def residuals(surface: xr.Dataset, found: Fit, split: str) -> Any:
+def residuals(surface: xr.Dataset, hyperbola: Fit, split: str) -> Any:
     """Residual (tokens, position) in standard errors of the positions' noise without its common mode."""
-    left = (surface.loss - found.predict()).sel(split=split)
+    left = (surface.loss - hyperbola.predict()).sel(split=split)
     sigma = position_covariance(surface).sel(split=split).values
     common = sigma.mean(axis=(1, 2))
     alone = np.sqrt(np.maximum(np.diagonal(sigma, axis1=1, axis2=2).mean(axis=1) - common, 0))
@@ -86,8 +86,8 @@ def alternatives(comparisons: pd.DataFrame, estimate: str) -> Any:
         for measure, word in names.items():
             values = part[measure + end].values
             low, high = np.quantile(values, [0.05, 0.95])
-            one = {"method": law.removeprefix("position_"), "cutoff": word}
-            table.append({**one, "value": float(stats.gmean(values)), "low": low, "high": high})
+            row = {"method": law.removeprefix("position_"), "cutoff": word}
+            table.append({**row, "value": float(stats.gmean(values)), "low": low, "high": high})
     return drawn.errors_by(pd.DataFrame(table), xlabel="root mean square error (nats)")
 
 
@@ -106,5 +106,5 @@ def by_position(differences: Mapping[str, tuple[np.ndarray, np.ndarray, int]], p
 
 def clusters_in(surfaces: Mapping[str, xr.Dataset]) -> str:
     """How many clusters the runs have, in words."""
-    found = {clusters_of(surface, str(split)) for surface in surfaces.values() for split in surface.split.values}
-    return " or ".join(map(str, sorted(found)))
+    counts = {clusters_of(surface, str(split)) for surface in surfaces.values() for split in surface.split.values}
+    return " or ".join(map(str, sorted(counts)))

@@ -107,13 +107,13 @@ I90 = (("", "i90"), ("_low", "low"), ("_high", "high"))
 
 
 def _comparisons(surfaces: dict[str, xr.Dataset]) -> pd.DataFrame:
-    found = [
-        {"run": name, "split": split, **one}
+    rows = [
+        {"run": name, "split": split, **comparison}
         for name, surface in surfaces.items()
         for split in map(str, surface.split.values)
-        for one in measures.comparisons(surface, split)
+        for comparison in measures.comparisons(surface, split)
     ]
-    return pd.DataFrame(found)
+    return pd.DataFrame(rows)
 
 
 def _ranges(surfaces: dict[str, xr.Dataset]) -> pd.DataFrame:
@@ -121,14 +121,16 @@ def _ranges(surfaces: dict[str, xr.Dataset]) -> pd.DataFrame:
     longest = max(surfaces, key=lambda name: surfaces[name].sizes["position"])
     n = surfaces[longest].sizes["position"]
     table = []
-    for end, one in measures.by_range(surfaces[longest], (n // 4, n // 2, n)).items():
+    for end, hyperbola in measures.by_range(surfaces[longest], (n // 4, n // 2, n)).items():
         beside = lm.beside(HYPERBOLIC, surfaces[longest].loss.isel(tokens=-1, position=slice(end)), "position")
-        for split in map(str, one.status.split.values):
-            params = align_params({"last": one}).params.sel(fit="last", split=split)
-            stds = one.log_shape_stderr.sel(split=split, shape="a1")
+        for split in map(str, hyperbola.status.split.values):
+            params = align_params({"last": hyperbola}).params.sel(fit="last", split=split)
+            stds = hyperbola.log_shape_stderr.sel(split=split, shape="a1")
             values = {str(name): float(params.sel(param=name)) for name in params.param.values}
-            fit = {"r2": float(one.r2.sel(split=split)), "log_a1_stderr": float(stds)}
-            table.append({"run": longest, "split": split, "positions": one.range_in_words(), **values, **fit, **beside})
+            fit = {"r2": float(hyperbola.r2.sel(split=split)), "log_a1_stderr": float(stds)}
+            table.append(
+                {"run": longest, "split": split, "positions": hyperbola.range_in_words(), **values, **fit, **beside}
+            )
     return pd.DataFrame(table).sort_values(["split", "positions"], key=lambda c: c.str.len(), kind="stable")
 
 
@@ -168,7 +170,7 @@ def _figures(
             if len(rows[(rows.split == split) & rows.passes]):
                 drawn[f"i90-{split}"] = figures.context(rows, split)
         position = surfaces[llama].position.values.astype(float)
-        lstm = {label: one for label, one in differences.items() if label.startswith("LSTM")}
+        lstm = {label: difference for label, difference in differences.items() if label.startswith("LSTM")}
         if lstm:
             drawn["lstm"] = figures.by_position(lstm, position)
     for estimate in ("plain", "additive"):

@@ -54,7 +54,7 @@ def figures(
 
 def late_weights(updates: Sequence[Mapping[str, Any]]) -> tuple[Any, Any, Any, Any]:
     """Position, and mean, lowest and highest over seeds of the weights, means of the second half of the updates."""
-    late = np.array([np.mean(one["weights"][len(one["weights"]) // 2 :], axis=0) for one in updates])
+    late = np.array([np.mean(run["weights"][len(run["weights"]) // 2 :], axis=0) for run in updates])
     return np.array(updates[0]["position"]), late.mean(0), late.min(0), late.max(0)
 
 

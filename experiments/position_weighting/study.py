@@ -182,7 +182,7 @@ def analyse(runs: Runs) -> Findings:
     more = arm_table(more_arms, rates) if more_arms[UNIFORM] else table.iloc[:0]
     tables = {"arms": table, "more_seeds": more, "law": law_table(arms), "forecasts": forecast_table(arms)}
     tables |= {"learning_rates": developed}
-    tables = {name: one for name, one in tables.items() if len(one)}
+    tables = {name: rows for name, rows in tables.items() if len(rows)}
     pairs = {arm: differences(arms, arm).sel(split="id") for arm in weighted(arms)}
     weights = {arm: updates(runs, arm) for arm in ADAPTIVE}
     drawn = plots.figures(arms, pairs, weights, UNIFORM, MARGIN, LEVEL)
@@ -224,7 +224,9 @@ def claims(table: pd.DataFrame, more: pd.DataFrame) -> list[Claim]:
 def notes(runs: Runs, arms: Arms, table: pd.DataFrame, more: pd.DataFrame) -> list[str]:
     """The level, what could be seen, and each arm."""
     before, came = detectable_effects(runs, arms)
-    finals = [loss_on_clusters(one, FINAL).sel(split="id").isel(tokens=-1).mean() for one in arms[UNIFORM].values()]
+    finals = [
+        loss_on_clusters(surface, FINAL).sel(split="id").isel(tokens=-1).mean() for surface in arms[UNIFORM].values()
+    ]
     loss = interval([float(final) for final in finals], LEVEL)
     messages = [message for update in updates(runs, "learnable_excess") for message in update["said"]]
     kept = sum(message.startswith("weights kept") for message in messages)

@@ -49,10 +49,10 @@ def subsets(clusters: int) -> dict[str, tuple[int, range]]:
     """
     if clusters % 4 or not clusters:
         raise ValueError(f"subsets: expected clusters of documents in a multiple of 4, found {clusters}")
-    found, each = {"all": (4, range(clusters))}, clusters // 4
+    parts, each = {"all": (4, range(clusters))}, clusters // 4
     for size in QUARTERS:
-        found |= {f"{size}a": (size, range(size * each)), f"{size}b": (size, range(2 * each, (2 + size) * each))}
-    return found
+        parts |= {f"{size}a": (size, range(size * each)), f"{size}b": (size, range(2 * each, (2 + size) * each))}
+    return parts
 
 
 def clusters_of(surface: xr.Dataset) -> int:
@@ -69,10 +69,10 @@ def thinned(surface: xr.Dataset, every: int) -> xr.Dataset:
 def designs(seeds: Mapping[str, xr.Dataset]) -> xr.Dataset:
     """All seeds and subsets of documents as the splits "id@SEED/SUBSET" of one surface, past the warm-up."""
     parts, first = [], next(iter(seeds.values()))
-    for seed, one in seeds.items():
-        for name, (_, chosen) in subsets(clusters_of(one)).items():
-            loss = loss_on_clusters(one, list(chosen))
-            parts.append(loss.assign_coords(split=[f"{split}@{seed}/{name}" for split in one.split.values]))
+    for seed, surface in seeds.items():
+        for name, (_, chosen) in subsets(clusters_of(surface)).items():
+            loss = loss_on_clusters(surface, list(chosen))
+            parts.append(loss.assign_coords(split=[f"{split}@{seed}/{name}" for split in surface.split.values]))
     whole = xr.Dataset({"loss": xr.concat(parts, "split", coords="minimal", compat="override")}, attrs=first.attrs)
     return after_warmup(whole, lr_history.schedule_of(first))
 
@@ -86,7 +86,7 @@ def forecasts(kind: str, seeds: Mapping[str, xr.Dataset]) -> dict[str, pd.DataFr
     """`rows`: the forecast of the final loss for every cut-off, design, seed, split and method."""
     whole, rows = designs(seeds), []
     end, sizes = float(whole.tokens[-1]), subsets(4)
-    truth = {seed: mean_loss(one).isel(tokens=-1) for seed, one in seeds.items()}
+    truth = {seed: mean_loss(surface).isel(tokens=-1) for seed, surface in seeds.items()}
     for cutoff in CUTOFFS:
         past = whole.sel(tokens=whole.tokens <= cutoff * end)
         for every in EVERY:
@@ -120,12 +120,12 @@ def errors(rows: pd.DataFrame, spent: Mapping[tuple[str, str], float]) -> pd.Dat
     """
     rows, lines = rows.assign(error=(rows.forecast - rows.final).abs()), []
     for (kind, method, *design), group in rows.groupby(["runs", "method", *DESIGN], sort=False):
-        found = interval(group.groupby("seed").error.mean())
+        estimate = interval(group.groupby("seed").error.mean())
         tokens = spent[kind, design[0]] * design[-1] / 4 * int(group.checkpoints.iloc[0])
         line = {"runs": kind, "method": method, **dict(zip(DESIGN, design, strict=True))}
-        line |= {"checkpoints": int(group.checkpoints.iloc[0]), "evaluated_tokens": tokens, "seeds": found.n}
+        line |= {"checkpoints": int(group.checkpoints.iloc[0]), "evaluated_tokens": tokens, "seeds": estimate.n}
         line |= {"missing": float(group.error.isna().mean())}
-        lines.append(line | {"error": found.mean, "low": found.low, "high": found.high})
+        lines.append(line | {"error": estimate.mean, "low": estimate.low, "high": estimate.high})
     return pd.DataFrame(lines)
 
 
@@ -137,7 +137,7 @@ def contrasts(rows: pd.DataFrame) -> pd.DataFrame:
     named = rows.assign(law=rows.method.replace("temporal", "paper"))
     named[["size", "schedule"]] = named.runs.str.split("-", n=1, expand=True)
     keys = ["size", "seed", "subset", "law", *DESIGN]
-    by = {schedule: one.set_index(keys) for schedule, one in named.groupby("schedule")}
+    by = {schedule: group.set_index(keys) for schedule, group in named.groupby("schedule")}
     made = []
     for schedule in (name for name in by if name != "constant" and "constant" in by):
         both = by[schedule].join(by["constant"].add_suffix("_other"), how="inner")
@@ -156,11 +156,13 @@ def contrast_table(pairs: pd.DataFrame) -> pd.DataFrame:
     by_seed = pairs.groupby([*keys, "seed"], sort=False).error.mean()
     for key, group in by_seed.groupby(keys, sort=False):
         own, full = group.droplevel(keys), _full(by_seed, key)
-        found, more = interval(own), interval(own - full)
-        line = {**dict(zip(keys, key, strict=True)), "seeds": found.n, "difference_error": found.mean}
-        line |= {"low": found.low, "high": found.high}
+        estimate, more = interval(own), interval(own - full)
+        line = {**dict(zip(keys, key, strict=True)), "seeds": estimate.n, "difference_error": estimate.mean}
+        line |= {"low": estimate.low, "high": estimate.high}
         lines.append(line | {"excess": more.mean, "excess_low": more.low, "excess_high": more.high})
-    right = pairs.dropna(subset=["forecast"]).assign(right=lambda one: np.sign(one.forecast) == np.sign(one.observed))
+    right = pairs.dropna(subset=["forecast"]).assign(
+        right=lambda frame: np.sign(frame.forecast) == np.sign(frame.observed)
+    )
     share = right.groupby(keys, sort=False).right.mean().reset_index()
     size = pairs.assign(observed_size=pairs["observed"].abs()).groupby(keys, sort=False).observed_size.mean()
     return pd.DataFrame(lines).merge(share, on=keys, how="left").merge(size.reset_index(), on=keys, how="left")
@@ -188,7 +190,7 @@ def costs(runs: Runs) -> pd.DataFrame:
     """A line for each kind of run: FLOPs of training and of its evaluations, seconds, and seconds of a forecast."""
     seconds, lines = fitting_seconds(), []
     for kind, seeds in tl.by_kind_and_seed(runs.surfaces).items():
-        name = next(one for one in runs.surfaces if one.partition("@")[0] == kind)
+        name = next(run for run in runs.surfaces if run.partition("@")[0] == kind)
         surface, made = next(iter(seeds.values())), runs.manifests[name]
         flops, tokens = float(made["flops_per_token"]), float(made["total_tokens"])
         each, count = sum(evaluated(surface).values()), surface.sizes["tokens"]
@@ -221,12 +223,12 @@ def selections(table: pd.DataFrame, design: tuple[int, int]) -> pd.DataFrame:
     """Choosing among k candidates by runs to a share of the tokens, in FLOPs, against training all to their end."""
     (every, quarters), lines = design, []
     for row in _sizes(table):
-        one, evaluation = row.training_flops, row.evaluation_flops / row.checkpoints
+        training, evaluation = row.training_flops, row.evaluation_flops / row.checkpoints
         for k in CANDIDATES:
-            everything = k * (one + evaluation)
+            everything = k * (training + evaluation)
             for share in SHARES:
                 seen = int(row[_until(share)])
-                short, rest = k * share * one, (1 - share) * one + evaluation
+                short, rest = k * share * training, (1 - share) * training + evaluation
                 line = {"runs": row.runs, "k": k, "share": share, "all_to_end": everything}
                 for name, part in (("full_evaluation", seen), ("thin_evaluation", -(-seen // every) * quarters / 4)):
                     spent = k * evaluation * part
@@ -247,7 +249,7 @@ def _sizes(table: pd.DataFrame) -> Iterator[pd.Series]:
 def beside_lm(kind: str, seeds: Mapping[str, xr.Dataset]) -> pd.DataFrame:
     """The lm columns of the laws that are fitted by least squares, from all documents, by cut-off and thinning."""
     surface, learned = next(iter(seeds.values())), tl.stacked(seeds)
-    power = next(one for one in tl.OF_MEAN if one.name == baselines.POWER_LAW.name)
+    power = next(mean_law for mean_law in tl.OF_MEAN if mean_law.name == baselines.POWER_LAW.name)
     law = methods(surface)[-1]
     lines = []
     for cutoff in CUTOFFS:
@@ -295,9 +297,9 @@ def notes(error: pd.DataFrame, contrast: pd.DataFrame, cost: pd.DataFrame, desig
     for (size, law), group in _on_id(contrast):
         for cutoff, own in group.groupby("cutoff"):
             best = ", ".join(
-                f"1/{one.every} x {one.quarters}/4: {one.difference_error:.3f} ({one.right:.0%})"
-                for one in own.itertuples()
-                if one.seeds
+                f"1/{line.every} x {line.quarters}/4: {line.difference_error:.3f} ({line.right:.0%})"
+                for line in own.itertuples()
+                if line.seeds
             )
             sentences.append(
                 f"{size}, {law}, from {100 * float(str(cutoff)):.0f} %, |difference error| (right sign): {best}"
@@ -330,7 +332,7 @@ def analyse(runs: Runs) -> Findings:
         for kind, seeds in grouped.items()
         for split, tokens in evaluated(next(iter(seeds.values()))).items()
     }
-    beside = pd.concat([beside_lm(*one) for one in grouped.items()], ignore_index=True)
+    beside = pd.concat([beside_lm(*group) for group in grouped.items()], ignore_index=True)
     error = errors(rows, spent).merge(beside, on=["runs", "method", *DESIGN], how="left")
     pairs, cost = contrasts(rows), costs(runs)
     contrast = contrast_table(pairs) if len(pairs) else pd.DataFrame()
@@ -344,7 +346,7 @@ def analyse(runs: Runs) -> Findings:
 KEPT = ["runs", "split", "seed", "subset", "cutoff", "every", "method", "forecast", "final"]
 MADE_BY = (subsets, loss_on_clusters, clusters_of, thinned, designs, methods, forecasts)
 # Read once, as a file may be edited while its analysis runs.
-ASKED = f"{CUTOFFS} {EVERY} {QUARTERS} " + "".join(inspect.getsource(one) for one in MADE_BY)
+ASKED = f"{CUTOFFS} {EVERY} {QUARTERS} " + "".join(inspect.getsource(maker) for maker in MADE_BY)
 
 
 def _size_of_rule(rows: pd.DataFrame) -> str:

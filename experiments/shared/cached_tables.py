@@ -38,7 +38,8 @@ def cached(
     made = make()
     folder.mkdir(parents=True, exist_ok=True)
     content = {
-        name: json.loads(one.to_json(orient="split", index=False, double_precision=15)) for name, one in made.items()
+        name: json.loads(table.to_json(orient="split", index=False, double_precision=15))
+        for name, table in made.items()
     }
     write_atomically(path, json.dumps(content))
     return made

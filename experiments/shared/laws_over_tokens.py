@@ -41,7 +41,7 @@ ANNEALED = (
     MeanLaw("area_power", lambda plan: tsl.laws.AREA_POWER),
     MeanLaw("area_annealing", lambda plan: tsl.laws.AREA_ANNEALING),
 )
-OF_MEAN = (*(MeanLaw(one.name, one.law) for one in baselines.ALL if one.law is not None), *ANNEALED)
+OF_MEAN = (*(MeanLaw(baseline.name, baseline.law) for baseline in baselines.ALL if baseline.law is not None), *ANNEALED)
 BY_POSITION = {"paper": position_route.Paper(), "temporal": "temporal", "temporal_joint": "temporal_joint"}
 
 
@@ -62,10 +62,10 @@ def stacked(seeds: Mapping[str, xr.Dataset]) -> xr.Dataset:
     """
     first = next(iter(seeds.values()))
     parts = []
-    for seed, one in seeds.items():
-        if not np.array_equal(one.tokens, first.tokens) or one.attrs.get("schedule") != first.attrs.get("schedule"):
+    for seed, run in seeds.items():
+        if not np.array_equal(run.tokens, first.tokens) or run.attrs.get("schedule") != first.attrs.get("schedule"):
             raise ValueError(f"stacked: seed {seed} has other checkpoints or another schedule than the first")
-        parts.append(one.loss.assign_coords(split=[f"{split}@{seed}" for split in one.split.values]))
+        parts.append(run.loss.assign_coords(split=[f"{split}@{seed}" for split in run.split.values]))
     whole = xr.Dataset({"loss": xr.concat(parts, "split", coords="minimal", compat="override")}, attrs=first.attrs)
     return after_warmup(whole, lr_history.schedule_of(first))
 
@@ -79,12 +79,12 @@ def covariates(law: Law, surface: xr.Dataset, tokens: np.ndarray) -> Any:
     return {name: values[name] for name in law.covariates}
 
 
-def mean_curve(one: MeanLaw, surface: xr.Dataset, learned: xr.Dataset, every: int = 1) -> xr.DataArray | None:
+def mean_curve(mean_law: MeanLaw, surface: xr.Dataset, learned: xr.Dataset, every: int = 1) -> xr.DataArray | None:
     """The law fitted to the mean loss at every so many checkpoints of `learned`, read at all, (split, tokens).
 
     None where it does not apply. Checkpoints are left out by a weight of zero: programs are compiled for each length.
     """
-    law = one.law(lr_history.schedule_of(surface))
+    law = mean_law.law(lr_history.schedule_of(surface))
     if law is None:
         return None
     mean, x = mean_loss(learned), covariates(law, surface, learned.tokens.values)
@@ -110,8 +110,8 @@ def position_surface(method: Any, learned: xr.Dataset, tokens: np.ndarray, solve
     if not own.sizes["split"]:
         where = {"split": learned.split.values, "tokens": tokens, "position": learned.position.values}
         return xr.DataArray(np.nan, where, ("split", "tokens", "position"))
-    found = position_route.surface_of(position_route.described(own, plan, method, solver), tokens, own.position)
-    return found.reindex(split=learned.split)
+    fitted = position_route.surface_of(position_route.described(own, plan, method, solver), tokens, own.position)
+    return fitted.reindex(split=learned.split)
 
 
 def described_splits(learned: xr.Dataset) -> xr.Dataset:
@@ -127,9 +127,9 @@ def position_parameters(method: Any) -> int:
     )
 
 
-def lm_of_mean(one: MeanLaw, surface: xr.Dataset, learned: xr.Dataset) -> dict[str, float]:
+def lm_of_mean(mean_law: MeanLaw, surface: xr.Dataset, learned: xr.Dataset) -> dict[str, float]:
     """The lm columns of a law on the mean losses."""
-    law = one.law(lr_history.schedule_of(surface))
+    law = mean_law.law(lr_history.schedule_of(surface))
     if law is None:
         return dict.fromkeys(solver_comparison.COLUMNS, np.nan)
     return solver_comparison.beside(

@@ -60,7 +60,7 @@ def judged(mean: xr.DataArray, fitted: xr.DataArray, heldout: xr.DataArray, para
 
 def of_surface(loss: xr.DataArray, fitted: xr.DataArray) -> dict[str, float]:
     """R2 of a surface (tokens, position) about its grand mean, and about the mean over tokens of each position."""
-    observed, predicted = (one.transpose("tokens", "position").values for one in (loss, fitted))
+    observed, predicted = (surface.transpose("tokens", "position").values for surface in (loss, fitted))
     sse = ((observed - predicted) ** 2).sum()
     return {
         "surface_r2": r2(observed, predicted),
@@ -77,9 +77,9 @@ def by_run(kind: str, seeds: Mapping[str, xr.Dataset]) -> tuple[pd.DataFrame, pd
     half, at = learned.isel(tokens=slice(None, None, 2)), learned.tokens.values
     plan, mean = lr_history.schedule_of(surface), mean_loss(learned)
     rows, surfaces = [], []
-    for one in tl.OF_MEAN:
-        fits = tl.mean_curve(one, surface, learned), tl.mean_curve(one, surface, learned, every=2)
-        rows += _rows(kind, one.name, mean, fits, one.parameters(plan))
+    for mean_law in tl.OF_MEAN:
+        fits = tl.mean_curve(mean_law, surface, learned), tl.mean_curve(mean_law, surface, learned, every=2)
+        rows += _rows(kind, mean_law.name, mean, fits, mean_law.parameters(plan))
     for name, method in tl.BY_POSITION.items():
         whole, other = tl.position_surface(method, learned, at), tl.position_surface(method, half, at)
         if whole is not None and other is not None:
@@ -111,8 +111,8 @@ def _rows(kind: str, law: str, mean: xr.DataArray, fits: tuple[Any, Any], parame
     made = []
     for name in mean.split.values.tolist():
         split, _, seed = name.partition("@")
-        found = judged(*(one.sel(split=name) for one in (mean, *fits)), parameters)
-        made.append({"runs": kind, "split": split, "law": law, "seed": seed, "parameters": parameters, **found})
+        measures = judged(*(curve.sel(split=name) for curve in (mean, *fits)), parameters)
+        made.append({"runs": kind, "split": split, "law": law, "seed": seed, "parameters": parameters, **measures})
     return made
 
 
@@ -120,8 +120,8 @@ def _surfaces(kind: str, law: str, learned: xr.Dataset, fitted: xr.DataArray, pa
     made = []
     for name in learned.split.values.tolist():
         split, _, seed = name.partition("@")
-        found = of_surface(learned.loss.sel(split=name), fitted.sel(split=name))
-        made.append({"runs": kind, "split": split, "law": law, "seed": seed, "parameters": parameters, **found})
+        measures = of_surface(learned.loss.sel(split=name), fitted.sel(split=name))
+        made.append({"runs": kind, "split": split, "law": law, "seed": seed, "parameters": parameters, **measures})
     return made
 
 
@@ -135,10 +135,10 @@ def main_table(rows: pd.DataFrame, beside: pd.DataFrame) -> pd.DataFrame:
         line: dict[str, Any] = {"runs": kind, "split": split, "law": law}
         line |= {"parameters": int(group.parameters.iloc[0]), "seeds": len(group)}
         for name in MEASURES:
-            found = interval(group[name])
-            line[name] = found.mean
+            estimate = interval(group[name])
+            line[name] = estimate.mean
             if name in ("r2", "r2_heldout"):
-                line |= {f"{name}_low": found.low, f"{name}_high": found.high}
+                line |= {f"{name}_low": estimate.low, f"{name}_high": estimate.high}
         line |= {"r2_least": group.r2.min(), "rmse": group.rmse.mean(), "bic": group.bic.mean()}
         lines.append(line)
     return pd.DataFrame(lines).merge(beside, on=["runs", "split", "law"], how="left")
@@ -149,8 +149,8 @@ def surface_table(surfaces: pd.DataFrame) -> pd.DataFrame:
     for (kind, split, law), group in surfaces.groupby(["runs", "split", "law"], sort=False):
         line: dict[str, Any] = {"runs": kind, "split": split, "law": law, "parameters": int(group.parameters.iloc[0])}
         for name in ("surface_r2", "within_r2"):
-            found = interval(group[name])
-            line |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+            estimate = interval(group[name])
+            line |= {name: estimate.mean, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
         lines.append(line)
     return pd.DataFrame(lines)
 
@@ -160,14 +160,14 @@ def differences(rows: pd.DataFrame) -> pd.DataFrame:
     wide = rows.set_index(["runs", "split", "seed", "law"])
     lines = []
     for (kind, split), group in wide.groupby(["runs", "split"], sort=False):
-        by_law = {name: one.droplevel(["runs", "split", "law"]) for name, one in group.groupby("law", sort=False)}
+        by_law = {name: of_law.droplevel(["runs", "split", "law"]) for name, of_law in group.groupby("law", sort=False)}
         for name in (name for name in tl.BY_POSITION if name in by_law):
             for other in (name for name in by_law if name not in tl.BY_POSITION):
                 apart = by_law[name] - by_law[other]
                 line = {"runs": kind, "split": split, "law": name, "minus": other, "seeds": len(apart)}
                 for measure in ("r2", "r2_heldout", "bic"):
-                    found = interval(apart[measure])
-                    line |= {measure: found.mean, f"{measure}_low": found.low, f"{measure}_high": found.high}
+                    estimate = interval(apart[measure])
+                    line |= {measure: estimate.mean, f"{measure}_low": estimate.low, f"{measure}_high": estimate.high}
                 lines.append(line)
     return pd.DataFrame(lines)
 
@@ -179,13 +179,13 @@ def beside_lm(kind: str, seeds: Mapping[str, xr.Dataset]) -> tuple[pd.DataFrame,
     for split in surface.split.values.tolist():
         own = learned.sel(split=tl.seeds_of(learned.split.values.tolist(), split))
         name = {"runs": kind, "split": split}
-        lines += [{**name, "law": one.name, **tl.lm_of_mean(one, surface, own)} for one in tl.OF_MEAN]
+        lines += [{**name, "law": mean_law.name, **tl.lm_of_mean(mean_law, surface, own)} for mean_law in tl.OF_MEAN]
         for law, method in tl.BY_POSITION.items():
             if tl.applies(method, own):
-                found = tl.lm_by_position(method, own)
-                together = found.loc["together", list(tl.solver_comparison.COLUMNS)].to_dict()
+                lm_table = tl.lm_by_position(method, own)
+                together = lm_table.loc["together", list(tl.solver_comparison.COLUMNS)].to_dict()
                 if law != "temporal_joint":
-                    parts = found.drop("together").reset_index(names="parameter")
+                    parts = lm_table.drop("together").reset_index(names="parameter")
                     parameters += [{**name, "law": law, **row} for row in parts.to_dict("records")]
                 lines.append({**name, "law": law, **together, "lm_mean_r2": _mean_r2_by_lm(law, method, own)})
     return pd.DataFrame(lines), pd.DataFrame(parameters)
@@ -208,7 +208,9 @@ def _interval_of(table: pd.DataFrame, kind: str, split: str, law: str, name: str
 
 
 def _sentence(splits: Mapping[str, Interval]) -> str:
-    return "; ".join(f"{split} {one.mean:.3f} [{one.low:.3f}, {one.high:.3f}]" for split, one in splits.items())
+    return "; ".join(
+        f"{split} {estimate.mean:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]" for split, estimate in splits.items()
+    )
 
 
 def claims(table: pd.DataFrame, apart: pd.DataFrame, kind: str) -> list[Claim]:
@@ -222,8 +224,10 @@ def claims(table: pd.DataFrame, apart: pd.DataFrame, kind: str) -> list[Claim]:
         for split in splits
     }
     gain = {
-        split: Interval(*one[["r2_heldout", "r2_heldout_low", "r2_heldout_high"]].iloc[0], int(one.seeds.iloc[0]))
-        for split, one in row.items()
+        split: Interval(
+            *of_split[["r2_heldout", "r2_heldout_low", "r2_heldout_high"]].iloc[0], int(of_split.seeds.iloc[0])
+        )
+        for split, of_split in row.items()
     }
     best = table[table.runs == kind].groupby("split").r2.max()
     return [
@@ -240,7 +244,9 @@ def claims(table: pd.DataFrame, apart: pd.DataFrame, kind: str) -> list[Claim]:
             "A power law in tokens on the mean loss describes them with R2 of .6 to .7",
             ".6 to .7",
             f"without constant: {_sentence(coarse)}; with one: {_sentence(fair)}",
-            "agrees" if all(one.low <= COARSE[1] and one.high >= COARSE[0] for one in coarse.values()) else "differs",
+            "agrees"
+            if all(estimate.low <= COARSE[1] and estimate.high >= COARSE[0] for estimate in coarse.values())
+            else "differs",
             "How bad a power law without constant is depends on how near a run has come to its floor, and a cosine "
             "that lowers the loss late hides the missing constant.",
         ),
@@ -257,9 +263,9 @@ def claims(table: pd.DataFrame, apart: pd.DataFrame, kind: str) -> list[Claim]:
 def above(intervals: Iterable[Interval], goal: float) -> str:
     """Whether all intervals lie above a goal: differs if one lies below it."""
     intervals = list(intervals)
-    if any(one.high < goal for one in intervals):
+    if any(estimate.high < goal for estimate in intervals):
         return "differs"
-    return "agrees" if all(one.low > goal for one in intervals) else "undecided"
+    return "agrees" if all(estimate.low > goal for estimate in intervals) else "undecided"
 
 
 def notes(table: pd.DataFrame, surfaces: pd.DataFrame) -> list[str]:
@@ -321,7 +327,8 @@ def analyse(runs: Runs) -> Findings:
         made.append(cached(seeds, f"{kind} {ASKED}", lambda kind=kind, seeds=seeds: fitted(kind, seeds)))
         print(f"fitted: {kind}", flush=True)
     rows, surfaces, beside, parameters = (
-        pd.concat([one[name] for one in made], ignore_index=True) for name in ("rows", "surfaces", "lm", "parameters")
+        pd.concat([of_kind[name] for of_kind in made], ignore_index=True)
+        for name in ("rows", "surfaces", "lm", "parameters")
     )
     surfaces, table, apart = surface_table(surfaces), main_table(rows, beside), differences(rows)
     kind = first_cosine(rows)
@@ -337,7 +344,7 @@ def fitted(kind: str, seeds: Mapping[str, xr.Dataset]) -> dict[str, pd.DataFrame
 
 # Read once, as a file may be edited while its analysis runs.
 MADE_BY = (by_run, _rows, _surfaces, controls, beside_lm, _mean_r2_by_lm, judged, of_surface, r2)
-ASKED = f"{GRID} {LATE} " + "".join(inspect.getsource(one) for one in (*MADE_BY, tl))
+ASKED = f"{GRID} {LATE} " + "".join(inspect.getsource(maker) for maker in (*MADE_BY, tl))
 
 
 STUDY = Study(

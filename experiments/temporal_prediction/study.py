@@ -32,7 +32,7 @@ from tsl_jax.training.provenance import git_commit
 POSITION = ("paper", "temporal", "temporal_joint", "annealing")
 MEAN = (*baselines.ALL, "mean_annealing")
 METHODS = (*POSITION, *MEAN)
-NAMES = tuple(one if isinstance(one, str) else one.name for one in METHODS)
+NAMES = tuple(method if isinstance(method, str) else method.name for method in METHODS)
 FAIR, THEIRS = "power", ("power_pure", "reciprocal", "logarithmic")
 KEYS = ["runs", "split", "seed", "cutoff", "method"]
 KEPT = [*KEYS, "error", "mse", "covered_90", "final_inside"]
@@ -54,7 +54,7 @@ def kept_forecasts(kind: str, seeds: Mapping[str, xr.Dataset], folder: Path = EV
     )
     rows = rows[(rows.protocol == "alone") & (rows.data == "pool") & rows.method.isin(NAMES)]
     runs = {kind if seed == "0" else f"{kind}@{seed}": seed for seed in seeds}
-    tokens = {seed: float(one.tokens[-1]) for seed, one in seeds.items()}
+    tokens = {seed: float(surface.tokens[-1]) for seed, surface in seeds.items()}
     own = rows[rows.run.isin(runs)]
     own = own.assign(runs=kind, seed=own.run.map(runs))
     own = own[own.total_tokens == own.seed.map(tokens)].rename(columns=COLUMNS)
@@ -76,7 +76,9 @@ def new_forecasts(kind: str, seeds: Mapping[str, xr.Dataset]) -> dict[str, pd.Da
     made = backtest(tl.stacked(seeds), CUTOFFS, methods=METHODS)
     rows = made.scores.reset_index().rename(columns={"split": "name"})
     rows[["split", "seed"]] = rows.name.str.split("@", expand=True)
-    ends = pd.DataFrame([_end(key, one, name) for key, one in made.forecasts.items() for name in set(rows.name)])
+    ends = pd.DataFrame(
+        [_end(key, forecast, name) for key, forecast in made.forecasts.items() for name in set(rows.name)]
+    )
     rows = rows.merge(ends, on=["cutoff", "method", "name"], how="left")
     inside = (rows.low <= rows.observed) & (rows.observed <= rows.high)
     rows = rows.assign(runs=kind, rmse=rows.mse**0.5, commit=git_commit())
@@ -84,10 +86,10 @@ def new_forecasts(kind: str, seeds: Mapping[str, xr.Dataset]) -> dict[str, pd.Da
     return {"rows": rows.drop(columns=["name", "low", "high", "final"])}
 
 
-def _end(key: tuple[float, str], one: Any, name: str) -> dict[str, Any]:
+def _end(key: tuple[float, str], forecast: Any, name: str) -> dict[str, Any]:
     """The 90 % interval of the final loss."""
     cutoff, method = key
-    quantiles = None if one.quantiles is None else one.quantiles.sel(split=name).isel(tokens=-1)
+    quantiles = None if forecast.quantiles is None else forecast.quantiles.sel(split=name).isel(tokens=-1)
     low, high = (np.nan if quantiles is None else float(quantiles.sel(quantile=q)) for q in (0.05, 0.95))
     return {"cutoff": cutoff, "method": method, "name": name, "low": low, "high": high}
 
@@ -113,7 +115,7 @@ def pairs(rows: pd.DataFrame) -> pd.DataFrame:
     """Each method by position minus each of the mean, paired over seeds: |final error| and rmse, nats."""
     lines = []
     for (kind, split, cutoff), group in rows.groupby(["runs", "split", "cutoff"], sort=False):
-        by = {name: one.set_index("seed") for name, one in group.groupby("method")}
+        by = {name: of_method.set_index("seed") for name, of_method in group.groupby("method")}
         for method in POSITION:
             for other in (name for name in NAMES if name not in POSITION):
                 line: dict[str, Any] = {
@@ -125,10 +127,10 @@ def pairs(rows: pd.DataFrame) -> pd.DataFrame:
                 }
                 for measure in ("error", "rmse"):
                     apart = by[method][measure].abs() - by[other][measure].abs()
-                    found = interval(apart)
-                    line |= {measure: found.mean, f"{measure}_low": found.low, f"{measure}_high": found.high}
-                    line |= {f"{measure}_better": float((apart.dropna() < 0).mean()) if found.n else np.nan}
-                    line["seeds"] = found.n
+                    estimate = interval(apart)
+                    line |= {measure: estimate.mean, f"{measure}_low": estimate.low, f"{measure}_high": estimate.high}
+                    line |= {f"{measure}_better": float((apart.dropna() < 0).mean()) if estimate.n else np.nan}
+                    line["seeds"] = estimate.n
                 lines.append(line)
     return pd.DataFrame(lines)
 
@@ -143,9 +145,9 @@ def coverage(rows: pd.DataFrame) -> pd.DataFrame:
     for key, group in rows[rows.covered_90.notna()].groupby(["runs", "split", "method", "cutoff"], sort=False):
         line = dict(zip(("runs", "split", "method", "cutoff"), key, strict=True))
         for name in ("covered_90", "final_inside"):
-            found = interval(group[name])
-            low, high = np.clip([found.low, found.high], 0, 1)
-            line |= {"seeds": found.n, name: found.mean, f"{name}_low": low, f"{name}_high": high}
+            estimate = interval(group[name])
+            low, high = np.clip([estimate.low, estimate.high], 0, 1)
+            line |= {"seeds": estimate.n, name: estimate.mean, f"{name}_low": low, f"{name}_high": high}
         lines.append(line | {"covered_50": group.covered_50.mean(), "interval_score": group.interval_score.mean()})
     return pd.DataFrame(lines)
 
@@ -159,14 +161,14 @@ def beside_lm(kind: str, seeds: Mapping[str, xr.Dataset]) -> pd.DataFrame:
         own = past.sel(split=tl.seeds_of(past.split.values.tolist(), split))
         name = {"runs": kind, "split": split}
         lines += [
-            {**name, "method": one.name, **tl.lm_of_mean(one, surface, own)}
-            for one in tl.OF_MEAN
-            if one not in tl.ANNEALED
+            {**name, "method": mean_law.name, **tl.lm_of_mean(mean_law, surface, own)}
+            for mean_law in tl.OF_MEAN
+            if mean_law not in tl.ANNEALED
         ]
         for law, method in tl.BY_POSITION.items():
             if tl.applies(method, own):
-                found = tl.lm_by_position(method, own).loc["together", list(tl.solver_comparison.COLUMNS)].to_dict()
-                lines.append({**name, "method": law, **found})
+                columns = tl.lm_by_position(method, own).loc["together", list(tl.solver_comparison.COLUMNS)].to_dict()
+                lines.append({**name, "method": law, **columns})
     return pd.DataFrame(lines)
 
 
@@ -175,7 +177,10 @@ def beside_lm(kind: str, seeds: Mapping[str, xr.Dataset]) -> pd.DataFrame:
 
 def verdict(intervals: Mapping[float, Interval]) -> str:
     """By the rule of the plan: agrees below zero everywhere; differs above somewhere and below nowhere."""
-    below, above = ([one.high < 0 for one in intervals.values()], [one.low > 0 for one in intervals.values()])
+    below, above = (
+        [estimate.high < 0 for estimate in intervals.values()],
+        [estimate.low > 0 for estimate in intervals.values()],
+    )
     if all(below):
         return "agrees"
     return "differs" if any(above) and not any(below) else "undecided"
@@ -193,7 +198,7 @@ def claims(table: pd.DataFrame, kind: str) -> list[Claim]:
     for split in ("id", "ood"):
         for other in (FAIR, *THEIRS):
             intervals = _paired(table, kind, split, "paper", other)
-            ours = "; ".join(f"{100 * cutoff:.0f} %: {one}" for cutoff, one in intervals.items())
+            ours = "; ".join(f"{100 * cutoff:.0f} %: {estimate}" for cutoff, estimate in intervals.items())
             made.append(
                 Claim(
                     f"The temporal law predicts the rest of a run better than {LABELS[other]}, {split}",
@@ -228,9 +233,9 @@ def notes(rows: pd.DataFrame) -> list[str]:
     for (kind, split), group in rows[rows.runs.isin(repeated_kinds(rows))].groupby(["runs", "split"], sort=False):
         inside = []
         for method, own in group.groupby("method", sort=False):
-            found = interval(own.groupby("seed").covered_90.mean())
-            low, high = max(found.low, 0), min(found.high, 1)
-            inside += [f"{method} {found.mean:.2f} [{low:.2f}, {high:.2f}]"] if found.n else []
+            estimate = interval(own.groupby("seed").covered_90.mean())
+            low, high = max(estimate.low, 0), min(estimate.high, 1)
+            inside += [f"{method} {estimate.mean:.2f} [{low:.2f}, {high:.2f}]"] if estimate.n else []
         sentences.append(
             f"{kind}, {split}, later checkpoints inside the 90 % interval, all cut-offs: {', '.join(inside)}"
         )
@@ -276,7 +281,7 @@ def analyse(runs: Runs) -> Findings:
         parts.append(forecasts)
         print(f"forecast: {kind}", flush=True)
     rows = pd.concat(parts, ignore_index=True)
-    beside = pd.concat([beside_lm(*one) for one in tl.by_kind_and_seed(runs.surfaces).items()], ignore_index=True)
+    beside = pd.concat([beside_lm(*group) for group in tl.by_kind_and_seed(runs.surfaces).items()], ignore_index=True)
     table, apart = main_table(rows, beside), pairs(rows)
     kind = first_cosine(rows)
     drawn, captions = plots.figures(rows[rows.runs.isin(repeated_kinds(rows))])
@@ -285,7 +290,7 @@ def analyse(runs: Runs) -> Findings:
 
 
 # Read once, as a file may be edited while its analysis runs.
-ASKED = f"{NAMES} {CUTOFFS} " + "".join(inspect.getsource(one) for one in (new_forecasts, _end))
+ASKED = f"{NAMES} {CUTOFFS} " + "".join(inspect.getsource(maker) for maker in (new_forecasts, _end))
 
 
 def first_cosine(rows: pd.DataFrame) -> str:

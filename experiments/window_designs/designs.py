@@ -49,13 +49,13 @@ def dense_losses(run: Path) -> np.ndarray:
     corpus = corpora.load(config.data, lambda *_: None)
     provenance.check_text(run, known["corpus"], corpus)
     forward = evaluation.make_forward(graphdef)
-    found = []
+    losses_by_seed = []
     for seed in SEEDS:
         tokens = windows.for_splits(corpus, config.context, DENSE, seed)["id"].tokens
         losses = evaluation.window_losses(forward, state.params, tokens, config.evaluation_batch)
-        found.append(losses.reshape(DENSE.id_stretches, DENSE.id_offsets, config.context))
+        losses_by_seed.append(losses.reshape(DENSE.id_stretches, DENSE.id_offsets, config.context))
         print(f"seed {seed}: mean loss {losses.mean():.4f}", flush=True)
-    return np.stack(found)
+    return np.stack(losses_by_seed)
 
 
 def r2(dense: np.ndarray, halves: np.ndarray, offsets: np.ndarray, positions: int) -> np.ndarray:
@@ -79,10 +79,10 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for positions in (dense.shape[-1] // 2, dense.shape[-1]):
         for count, stride in DESIGNS:
-            found = r2(dense, halves, windows.offset_rule(count, stride), positions)
+            r2s = r2(dense, halves, windows.offset_rule(count, stride), positions)
             print(
-                f"| {halves.shape[-1]} x {count} | {stride} | {positions} | {np.median(found):.3f} | {found.min():.3f} "
-                f"| {np.mean(found > ENOUGH):.2f} |"
+                f"| {halves.shape[-1]} x {count} | {stride} | {positions} | {np.median(r2s):.3f} | {r2s.min():.3f} "
+                f"| {np.mean(r2s > ENOUGH):.2f} |"
             )
 
 

@@ -48,8 +48,8 @@ def load(path: str | Path) -> Any:
         _refuse_repeats(yaml.compose(text, yaml.SafeLoader))  # the tree still has what loading drops
         return _numbers(yaml.safe_load(text))
     except (ValueError, yaml.YAMLError) as error:
-        found = " ".join(str(error).split())  # YAML's are of several lines
-        raise ValueError(f"{path}: not {kind} ({found}); write the plan as in surface.json, under schedule") from None
+        reason = " ".join(str(error).split())  # YAML's are of several lines
+        raise ValueError(f"{path}: not {kind} ({reason}); write the plan as in surface.json, under schedule") from None
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

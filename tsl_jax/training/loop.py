@@ -78,9 +78,9 @@ def train(
         with interrupt_deferred() as interrupted:
             _train(run, state, interrupted)
     except OSError as error:
-        found = str(error).removeprefix("training: ")
+        reason = str(error).removeprefix("training: ")
         advice = f"what was written before is whole; make room and {run_dir.how_to_resume(out)}"
-        raise OSError(f"training: {out} stopped: {found}; {advice}") from error
+        raise OSError(f"training: {out} stopped: {reason}; {advice}") from error
     finally:
         run.checkpoints.close()
     return out

@@ -66,12 +66,12 @@ def main() -> None:
         update, moments = adam.update(gradient, moments, params)
         return (optax.apply_updates(params, update), moments), value
 
-    def one(batch: Any) -> Any:
+    def advance(batch: Any) -> Any:
         nonlocal state
         state, value = step(state, batch)
         return value
 
-    timing.measure(shape, one, float)
+    timing.measure(shape, advance, float)
 
 
 if __name__ == "__main__":

@@ -36,12 +36,12 @@ def main() -> None:
     step = make_step(graphdef, transformation, weights)
     state = initial_state(params, transformation)
 
-    def one(batch: Any) -> Any:
+    def advance(batch: Any) -> Any:
         nonlocal state
         state, metrics = step(state, batch)
         return metrics
 
-    timing.measure(shape, one, lambda metrics: float(metrics["loss"]))
+    timing.measure(shape, advance, lambda metrics: float(metrics["loss"]))
 
 
 if __name__ == "__main__":

@@ -51,5 +51,5 @@ def measure(shape: dict[str, Any], step: Callable[[np.ndarray], Any], loss_of: C
             last = step(data[i % len(data)])
         last_loss = loss_of(last)
         seconds.append((time.perf_counter() - start) / shape["steps"])
-    found = {"seconds": statistics.median(seconds), "best": min(seconds), "to_first_step": to_first_step}
-    print(json.dumps({**found, "first_loss": first_loss, "last_loss": last_loss}))
+    times = {"seconds": statistics.median(seconds), "best": min(seconds), "to_first_step": to_first_step}
+    print(json.dumps({**times, "first_loss": first_loss, "last_loss": last_loss}))

@@ -17,7 +17,7 @@ def run(shape: dict[str, Any], model: torch.nn.Module) -> None:
     forward = torch.compile(model) if "compile" in shape["variant"] else model
     low = "bfloat16" in shape["variant"]
 
-    def one(batch: Any) -> torch.Tensor:
+    def advance(batch: Any) -> torch.Tensor:
         tokens = torch.from_numpy(batch).long()
         with torch.autocast("cpu", torch.bfloat16, enabled=low):
             logits = forward(tokens[:, :-1])
@@ -28,4 +28,4 @@ def run(shape: dict[str, Any], model: torch.nn.Module) -> None:
         adam.zero_grad(set_to_none=True)
         return loss.detach()
 
-    timing.measure(shape, one, float)
+    timing.measure(shape, advance, float)
