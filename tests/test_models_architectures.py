@@ -277,8 +277,8 @@ def products(jaxpr: Any) -> tuple[float, float]:
 def test_the_estimated_memory_of_a_step_is_near_what_is_allotted(name: str) -> None:
     """So small a model, scanned, needs up to 1.4 times the estimate; see `estimate` for larger ones."""
     allotted = stepper(name)[0].memory_analysis()  # pyright: ignore[reportFunctionMemberAccess]
-    config = model_build.for_platform(resolve(replace(TINY[name], context=T)))
-    share = sum(memory(config, 4).values()) / (allotted.temp_size_in_bytes + allotted.argument_size_in_bytes)
+    config = model_build.for_platform(resolve(replace(TINY[name], context=T)), "cpu")
+    share = sum(memory(config, 4, "cpu").values()) / (allotted.temp_size_in_bytes + allotted.argument_size_in_bytes)
     assert 0.65 < share < 1.2
 
 

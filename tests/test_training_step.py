@@ -73,14 +73,13 @@ def test_calls_go_from_stop_to_stop_and_cover_every_step_once() -> None:
         assert later == [call for call in calls if call[0] >= stop], "a continued run makes the same calls"
 
 
-def test_small_models_make_several_steps_a_call_on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert steps_per_call(0, 512e6) == 1
-    assert steps_per_call(3, 512e6) == 3
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert steps_per_call(0, 512e6) == 16
-    assert steps_per_call(0, 1e12 / 4) == 4
-    assert steps_per_call(0, 1e12 / 8) == 8
-    assert steps_per_call(0, 512e12) == 1
+def test_small_models_make_several_steps_a_call_on_an_accelerator() -> None:
+    assert steps_per_call(0, 512e6, "cpu") == 1
+    assert steps_per_call(3, 512e6, "cpu") == 3
+    assert steps_per_call(0, 512e6, "gpu") == 16
+    assert steps_per_call(0, 1e12 / 4, "gpu") == 4
+    assert steps_per_call(0, 1e12 / 8, "tpu") == 8
+    assert steps_per_call(0, 512e12, "gpu") == 1
 
 
 def metrics(out: Path) -> list[dict[str, Any]]:

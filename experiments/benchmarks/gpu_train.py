@@ -201,7 +201,7 @@ def numerics(size: Size, steps: int) -> None:
         ("float32, highest", "float32", "highest"),
         ("float32, default", "float32", "default"),  # tf32 on an accelerator, the same as highest on CPU
         ("bfloat16", "bfloat16", "default"),
-    )[:: 2 if jax.default_backend() == "cpu" else 1]:
+    )[:: 2 if jax.devices()[0].platform == "cpu" else 1]:
         with jax.default_matmul_precision(precision):
             model = replace(size.model, vocabulary=v, context=size.context, dtype=dtype)
             step, state, _, _ = prepared(size, model)

@@ -33,7 +33,7 @@ class ModelsCommand:
     """Of activations."""
     utilisation: float = 0.4
     """Share of the machine's matrix rate that training is assumed to reach; .3 to .5 is usual."""
-    platform: Literal["here", "cpu", "gpu"] = "here"
+    platform: Literal["here", "cpu", "gpu", "tpu"] = "here"
     """Where it would run: a CPU runs attention and experts another way than a GPU, and keeps more in memory."""
     rate: float = 0.0
     """FLOPs a second that the matrix products of another machine reach, for its times; 0: measured here."""
@@ -61,6 +61,7 @@ def run_models(command: ModelsCommand) -> None:
     from tsl_jax.models.config import ModelConfig, resolve
     from tsl_jax.models.cost import n_params, n_params_active
     from tsl_jax.models.presets import PRESETS
+    from tsl_jax.models.sharding import platform_of
     from tsl_jax.training.resources import flops_computed, matrix_rate, memory
 
     if command.batch_size < 1 or command.tokens < 0:
@@ -70,12 +71,12 @@ def run_models(command: ModelsCommand) -> None:
         raise ValueError(f"models: --rate is a number of FLOPs a second, such as 1e14, found {command.rate}")
     if not 0 < command.utilisation <= 1:
         raise ValueError(f"models: utilisation is a share between 0 and 1, found {command.utilisation}")
-    platform = "" if command.platform == "here" else command.platform
+    platform = platform_of(None) if command.platform == "here" else command.platform
     names = [command.preset] if command.preset else list(PRESETS)
     configs = [ModelConfig(preset=name, dtype=command.dtype) for name in names]
     sizes = {"vocabulary": command.vocabulary, "context": command.context}
     models = [for_platform(resolve(config, **sizes), platform) for config in configs]
-    if command.time and not command.rate and platform:
+    if command.time and not command.rate and command.platform != "here":
         raise ValueError(f"models: --platform {platform} needs its --rate, in FLOPs a second, or --no-time")
     rate = (command.rate or matrix_rate(command.dtype)) if command.time else 0.0
 

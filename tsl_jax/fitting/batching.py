@@ -34,16 +34,17 @@ def run(prepared: PreparedFit, y: np.ndarray, weights: np.ndarray | None) -> Cur
     Args:
         weights: (curve, point), or None for those of `prepared`.
     """
+    devices = jax.local_devices()
+    platform = devices[0].platform
     # Curves in a product depend on what is prepared alone, so that results do not depend on the batch.
     if prepared.solver != "compressed" or weights is not None:
         rows = ROWS_GENERAL
     else:
-        most = ROWS if jax.default_backend() == "cpu" else ROWS_ELSEWHERE
+        most = ROWS if platform == "cpu" else ROWS_ELSEWHERE
         rows = max(8, most * ENTRIES // max(len(prepared.weights), ENTRIES))
     group = 1 if len(y) <= GROUP * rows // 2 else GROUP
     size = group * rows
     starts = range(0, len(y), size)
-    devices = jax.local_devices()
     workers = min(_most_workers(), len(starts))
     idle: SimpleQueue[_Worker] = SimpleQueue()
     for k in range(workers):
@@ -121,7 +122,7 @@ class _Worker:
         if weights is not None and self.own is not None:
             _fill(self.own, weights)
             arguments.append(jax.device_put(self.own.reshape(self.shape), self.device))
-        fits = _program()(*arguments)
+        fits = _program(self.device.platform)(*arguments)
         return [np.asarray(a).reshape(len(self.y), *a.shape[2:]) for a in fits]
 
 
@@ -148,8 +149,8 @@ def _solve_group(prepared: PreparedFit, y: jax.Array, weights: jax.Array | None 
     return jax.lax.map(lambda rows: solve_curves(prepared, rows), y)
 
 
-@lru_cache(maxsize=1)
-def _program() -> Any:
+@lru_cache
+def _program(platform: str) -> Any:
     """`_solve_group`, compiled for one core on CPU: workers share the cores, and operations this small would wait."""
-    alone = {"xla_cpu_multi_thread_eigen": False} if jax.default_backend() == "cpu" else None
+    alone = {"xla_cpu_multi_thread_eigen": False} if platform == "cpu" else None
     return jax.jit(_solve_group, compiler_options=alone)

@@ -1,4 +1,4 @@
-"""Causal attention with grouped key/value heads: by a fused kernel, or in blocks of queries, which is fast on a CPU.
+"""Causal attention with grouped key/value heads: by a library's kernel, or in blocks of queries, fast on a CPU.
 
 With p = softmax(q k' / sqrt(h)), past and present only, out = p v. Letters in names give shapes, as in `layers`; R =
 G t are the rows of one block: t positions, for each of the G query heads of a key/value head. In blocks the gradient is
@@ -17,9 +17,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from tsl_jax.models.sharding import BATCH, by_device
+
 MASKED = -1e30  # score of a future position: its exponential is 0, and no row is inf - inf
 BLOCKS = 4  # of queries: more would save little and compile longer
 SHORTEST = 32  # positions of a block at least
+LANES = 128  # of a TPU's vector unit
+SPLASH_BLOCKS = (512, 256, LANES)  # positions of a block of the TPU kernel: the first that divides T
 
 
 def causal_attention(
@@ -32,19 +36,44 @@ def causal_attention(
 
     Args:
         q_BxTxHxh, k_BxTxKxh, v_BxTxKxh: queries, keys, values; K divides H.
-        kind: "fused" calls `jax.nn.dot_product_attention` (cuDNN's flash kernel for bfloat16 on GPU); "chunks" gives
-            blocks of queries their own prefix of keys, which skips nearly half of the work and is quicker on CPU.
+        kind: "chunks" gives blocks of queries their own prefix of keys, which skips nearly half of the work and is
+            quicker on CPU. "fused" is `jax.nn.dot_product_attention`, whose scores (T, T) XLA keeps. "cudnn" is cuDNN's
+            flash kernel, for bfloat16 on a GPU, and "splash" jax's for TPU; "fused" in their place where the shape is
+            not one of theirs (h a multiple of 8 up to 128; T a multiple of 128).
     """
-    if kind == "fused":
-        flash = jax.default_backend() == "gpu" and q_BxTxHxh.dtype == jnp.bfloat16
+    B, T, H, h = q_BxTxHxh.shape
+    if kind == "splash" and T % LANES == 0:
+        return by_device(_splash, (q_BxTxHxh, k_BxTxKxh, v_BxTxKxh), BATCH, None, "tensor", None)
+    if kind != "chunks":
+        flash = kind == "cudnn" and q_BxTxHxh.dtype == jnp.bfloat16 and h % 8 == 0 and h <= 128
         return jax.nn.dot_product_attention(
             q_BxTxHxh, k_BxTxKxh, v_BxTxKxh, is_causal=True, implementation="cudnn" if flash else None
         )
-    B, T, H, h = q_BxTxHxh.shape
     K = k_BxTxKxh.shape[2]
     q_BxKxGxTxh = (q_BxTxHxh * h**-0.5).reshape(B, T, K, H // K, h).transpose(0, 2, 3, 1, 4)
     out_BxKxGxTxh = _in_blocks(q_BxKxGxTxh, k_BxTxKxh.transpose(0, 2, 1, 3), v_BxTxKxh.transpose(0, 2, 1, 3))
     return out_BxKxGxTxh.transpose(0, 3, 1, 2, 4).reshape(B, T, H, h)
+
+
+def _splash(q_BxTxHxh: jax.Array, k_BxTxKxh: jax.Array, v_BxTxKxh: jax.Array, interpret: bool = False) -> jax.Array:
+    """Attention by jax's kernel for TPU, which makes no scores of T x T and skips the blocks above the diagonal."""
+    # Imported where it is used: it takes half a second, and other platforms do not need it.
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    T, H, h = q_BxTxHxh.shape[1:]
+    block = next(size for size in SPLASH_BLOCKS if T % size == 0)
+    names = ("block_q", "block_kv", "block_q_dkv", "block_kv_dkv", "block_q_dq", "block_kv_dq")
+    mask = masks.MultiHeadMask([masks.CausalMask((T, T))] * H)
+    kernel = splash.make_splash_mha(
+        mask,
+        block_sizes=splash.BlockSizes(**dict.fromkeys(names, block)),
+        head_shards=1,
+        q_seq_shards=1,
+        interpret=interpret,
+    )
+    scaled_BxHxTxh = (q_BxTxHxh * h**-0.5).swapaxes(1, 2)
+    return jax.vmap(kernel)(scaled_BxHxTxh, k_BxTxKxh.swapaxes(1, 2), v_BxTxKxh.swapaxes(1, 2)).swapaxes(1, 2)
 
 
 @jax.custom_vjp

@@ -24,7 +24,7 @@ from tsl_jax.models.gpt_neox import GPT_NEOX
 from tsl_jax.models.llama import LLAMA, UNIVERSAL
 from tsl_jax.models.lstm import LSTM
 from tsl_jax.models.moe import MOE
-from tsl_jax.models.sharding import shardings
+from tsl_jax.models.sharding import platform_of, shardings
 
 Params = dict[str, Any]
 LARGE = 1_000_000_000  # parameters from which on the activations of all layers no longer fit beside them
@@ -41,7 +41,7 @@ def build(config: ModelConfig, seed: int, mesh: Mesh | None = None) -> tuple[nnx
     """A freshly initialised model, the same for the same seed.
 
     Args:
-        config: vocabulary and context must be known (see `config.resolve`); "auto" is decided here by the platform.
+        config: vocabulary and context must be known (see `config.resolve`); "auto" is decided by the mesh's platform.
         seed: of the initial parameters.
         mesh: of devices over which the parameters are made and kept, see `sharding`; None: one device.
 
@@ -51,30 +51,34 @@ def build(config: ModelConfig, seed: int, mesh: Mesh | None = None) -> tuple[nnx
     Raises:
         ValueError: where the config is not a model (see `config.resolve`).
     """
-    decoder = _decoder(config)
+    platform = platform_of(mesh)
+    decoder = _decoder(config, platform)
 
     def initial(key: jax.Array) -> Params:
         return nnx.to_pure_dict(nnx.state(decoder(nnx.Rngs(key))))
 
     # This program runs once: on CPU optimising it takes three times as long as it could save.
-    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    options = {"xla_backend_optimization_level": 1} if platform == "cpu" else None
     graphdef, shapes = _abstract(decoder)
     placed = None if mesh is None else shardings(shapes, mesh)
     return graphdef, jax.jit(initial, compiler_options=options, out_shardings=placed)(jax.random.key(seed))
 
 
-def abstract(config: ModelConfig) -> tuple[nnx.GraphDef, Params]:
+def abstract(config: ModelConfig, platform: str = "") -> tuple[nnx.GraphDef, Params]:
     """What `build` gives, with shapes and dtypes in place of parameters: nothing is computed.
+
+    Args:
+        config: as for `build`. platform: "cpu", "gpu" or "tpu", on which it will run; "" is this machine's.
 
     Raises:
         ValueError: where the config is not a model (see `config.resolve`).
     """
-    return _abstract(_decoder(config))
+    return _abstract(_decoder(config, platform or platform_of(None)))
 
 
-def _decoder(config: ModelConfig) -> Callable[[nnx.Rngs], Decoder]:
+def _decoder(config: ModelConfig, platform: str) -> Callable[[nnx.Rngs], Decoder]:
     """The model for given random numbers, every choice of its config made."""
-    config = for_platform(resolve(config))
+    config = for_platform(resolve(config), platform)
     return partial(Decoder, config, ARCHITECTURES[config.architecture])
 
 
@@ -83,15 +87,19 @@ def _abstract(decoder: Callable[[nnx.Rngs], Decoder]) -> tuple[nnx.GraphDef, Par
     return nnx.graphdef(model), nnx.to_pure_dict(nnx.state(model))
 
 
-def for_platform(config: ModelConfig, platform: str = "") -> ModelConfig:
-    """The config with "auto" decided for a platform, "" being this one.
+def for_platform(config: ModelConfig, platform: str) -> ModelConfig:
+    """The config with "auto" decided for a platform: "cpu", "gpu" or "tpu".
 
     On "cpu" layers are unrolled, attention goes in chunks, experts run dense, and the backward pass makes nothing
-    again; elsewhere scan, fused and ragged, and from `LARGE` parameters on all but products is made again.
+    again; elsewhere scan, fused and ragged, and from `LARGE` parameters on all but products is made again. Fused
+    attention is a library's kernel where there is one: cuDNN's on a GPU in bfloat16, splash attention on a TPU.
     """
-    on_cpu = (platform or jax.default_backend()) == "cpu"
+    on_cpu = platform == "cpu"
     layers = ("unroll" if on_cpu else "scan") if config.layers == "auto" else config.layers
     attention = ("chunks" if on_cpu else "fused") if config.attention == "auto" else config.attention
+    if attention == "fused":
+        flash = {"gpu": "cudnn" if config.dtype == "bfloat16" else "fused", "tpu": "splash"}
+        attention = flash.get(platform, "fused")
     experts = ("dense" if on_cpu else "ragged") if config.experts == "auto" else config.experts
     memory = "none" if on_cpu or n_params(config) < LARGE else "dots"
     remat = memory if config.remat == "auto" else config.remat

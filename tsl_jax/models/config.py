@@ -34,7 +34,7 @@ class ModelConfig:
     dropout: float = 0.0  # share of embeddings and of branch outputs set to zero, in training only
     dtype: str = "float32"  # of activations: float32 or bfloat16; parameters stay float32
     layers: str = "auto"  # "unroll", "scan", or by platform: unrolled on CPU, scanned elsewhere
-    attention: str = "auto"  # "chunks", "fused" (jax.nn.dot_product_attention), or by platform: chunks on CPU
+    attention: str = "auto"  # "chunks", "fused", a kernel by name ("cudnn", "splash"), or by platform: chunks on CPU
     remat: str = "auto"  # kept for the backward pass: all ("none"), products ("dots"), each layer's input ("full")
     experts: str = "auto"  # "dense" (all experts see all tokens), "ragged" (sorted), or by platform: dense on CPU
 
@@ -53,7 +53,7 @@ _ALL_SIZES = SIZES["moe"]
 _CHOICES = {
     "dtype": ("float32", "bfloat16"),
     "layers": ("auto", "unroll", "scan"),
-    "attention": ("auto", "chunks", "fused"),
+    "attention": ("auto", "chunks", "fused", "cudnn", "splash"),
     "remat": ("auto", "none", "dots", "full"),
     "experts": ("auto", "dense", "ragged"),
 }

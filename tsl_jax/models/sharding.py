@@ -9,6 +9,7 @@ functions ask jax for the one that is set where a program is traced (`jax.set_me
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
@@ -41,6 +42,15 @@ RULES: dict[str, P] = {
     "router": P(),
     "depth": P(),
 }
+
+
+def platform_of(mesh: Mesh | None) -> str:
+    """ "cpu", "gpu" or "tpu": where programs for this mesh run; without a mesh on jax's default device.
+
+    Code for one platform is chosen by this, and passed down, so that a program can be compiled for devices that this
+    machine does not have.
+    """
+    return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
 
 
 def specification(path: tuple[Any, ...], shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> P:
@@ -81,6 +91,21 @@ def constrain(x: jax.Array, *axes: Any) -> jax.Array:
         return x
     spec = P(*(_if_divides(axis, n, mesh) for axis, n in zip(axes, x.shape, strict=True)))
     return jax.lax.with_sharding_constraint(x, spec)
+
+
+def by_device(f: Callable[..., jax.Array], arrays: tuple[jax.Array, ...], *axes: Any) -> jax.Array:
+    """f(*arrays) inside a program, each device with its own part: for kernels that XLA cannot split by itself.
+
+    Args:
+        f: gives an array that is split as its arguments are.
+        arrays: of one rank. axes: that split them; None: whole; one that does not divide an array is left out for all.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return f(*arrays)
+    sizes = zip(axes, zip(*(x.shape for x in arrays), strict=True), strict=True)
+    spec = P(*(axis if all(_if_divides(axis, n, mesh) for n in lengths) else None for axis, lengths in sizes))
+    return jax.shard_map(f, in_specs=(spec,) * len(arrays), out_specs=spec, check_vma=False)(*arrays)
 
 
 def residual(x: T) -> T:

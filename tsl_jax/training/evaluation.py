@@ -70,12 +70,16 @@ def prepare(windows: Windows) -> EvaluationSet:
     return EvaluationSet(windows.tokens, windows.cluster, windows.n_clusters, design)
 
 
-def make_forward(graphdef: nnx.GraphDef) -> Any:
-    """A jitted function: params, windows (B, T + 1) int32 -> losses (B, T) float32, nats."""
+def make_forward(graphdef: nnx.GraphDef, platform: str = "") -> Any:
+    """A jitted function: params, windows (B, T + 1) int32 -> losses (B, T) float32, nats.
+
+    Args:
+        graphdef: of the model. platform: "cpu", "gpu" or "tpu", on which it will run; "" is this machine's.
+    """
 
     def forward(params: Params, tokens_BxN: jax.Array) -> jax.Array:
         h_BxTxD = hidden(graphdef, params, tokens_BxN[:, :-1])
-        return token_losses(h_BxTxD, unembedding(params), tokens_BxN[:, 1:])
+        return token_losses(h_BxTxD, unembedding(params), tokens_BxN[:, 1:], platform=platform)
 
     return jax.jit(forward)
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from tsl_jax.models.sharding import BATCH, batch_parts, constrain, gathered
+from tsl_jax.models.sharding import BATCH, batch_parts, constrain, gathered, platform_of
 
 # On CPU a chunk of logits fits the cache where V allows, and all arrays but h, W and their gradients take 128 MB.
 CHUNK_LOGITS = 1 << 22  # entries of a chunk of logits: larger chunks are no faster
@@ -32,10 +32,13 @@ Targets = Int[Array, "batch position"]
 
 
 def token_losses(
-    h_BxTxD: Hidden, w_VxD: Unembedding, target_BxT: Targets, chunk: int = 0
+    h_BxTxD: Hidden, w_VxD: Unembedding, target_BxT: Targets, chunk: int = 0, platform: str = ""
 ) -> Float[Array, "batch position"]:
-    """Cross-entropy of every token in nats, (B, T) float32. For evaluation: its gradient would keep the logits."""
-    h, y, _ = _chunked(h_BxTxD, target_BxT, None, chunk or chunk_tokens(len(w_VxD)))
+    """Cross-entropy of every token in nats, (B, T) float32. For evaluation: its gradient would keep the logits.
+
+    Arguments are those of `weighted_loss`.
+    """
+    h, y, _ = _chunked(h_BxTxD, target_BxT, None, chunk or chunk_tokens(len(w_VxD), platform))
     w_VxD = gathered(w_VxD.astype(h.dtype))
     losses_CxM = jax.lax.map(lambda part: _losses(part[0], w_VxD, part[1])[0], (h, y))
     parts = batch_parts(len(target_BxT))
@@ -49,16 +52,18 @@ def weighted_loss(
     target_BxT: Targets,
     weight_T: Float[Array, " position"],
     chunk: int = 0,
+    platform: str = "",
 ) -> Float[Array, ""]:
     """The position-weighted mean cross-entropy in nats, a float32 scalar, differentiable in h and W.
 
     Args:
         h_BxTxD: hidden states; w_VxD: unembedding; target_BxT: the tokens to predict.
         weight_T: weights of positions, mean one (`PositionWeights.values`), constants of the run.
-        chunk: tokens at a time; 0: by the size of V.
+        chunk: tokens at a time; 0: by the size of V and the platform.
+        platform: "cpu", "gpu" or "tpu", on which the program will run; "" is this machine's.
     """
     share_BxT = jnp.broadcast_to(weight_T.astype(jnp.float32)[None, :] / target_BxT.size, target_BxT.shape)
-    h, y, share = _chunked(h_BxTxD, target_BxT, share_BxT, chunk or chunk_tokens(len(w_VxD)))
+    h, y, share = _chunked(h_BxTxD, target_BxT, share_BxT, chunk or chunk_tokens(len(w_VxD), platform))
     return _summed_loss(h, w_VxD, y, share)
 
 
@@ -104,14 +109,18 @@ def _add_product(dw_VxD: jax.Array, g_MxV: jax.Array, h_MxD: jax.Array) -> jax.A
         rows_RxD += product(jax.lax.dynamic_slice_in_dim(g_MxV, start, count, axis=1), h_MxD)
         return jax.lax.dynamic_update_slice_in_dim(dw_VxD, rows_RxD, start, axis=0)
 
-    if jax.default_backend() != "cpu":
+    def on_cpu(dw_VxD: jax.Array, g_MxV: jax.Array, h_MxD: jax.Array) -> jax.Array:
+        if dw_VxD.size <= WHOLE_DW:
+            # Without the barrier XLA would turn the product into the slow one.
+            return dw_VxD + jax.lax.optimization_barrier(product(h_MxD, g_MxV)).T
+        blocks, left = divmod(dw_VxD.shape[0], DW_ROWS)
+        dw_VxD = jax.lax.fori_loop(0, blocks, lambda i, dw_VxD: add_rows(dw_VxD, i * DW_ROWS, DW_ROWS), dw_VxD)
+        return add_rows(dw_VxD, blocks * DW_ROWS, left) if left else dw_VxD
+
+    def elsewhere(dw_VxD: jax.Array, g_MxV: jax.Array, h_MxD: jax.Array) -> jax.Array:
         return dw_VxD + product(g_MxV, h_MxD)
-    if dw_VxD.size <= WHOLE_DW:
-        # Without the barrier XLA would turn the product into the slow one.
-        return dw_VxD + jax.lax.optimization_barrier(product(h_MxD, g_MxV)).T
-    blocks, left = divmod(dw_VxD.shape[0], DW_ROWS)
-    dw_VxD = jax.lax.fori_loop(0, blocks, lambda i, dw_VxD: add_rows(dw_VxD, i * DW_ROWS, DW_ROWS), dw_VxD)
-    return add_rows(dw_VxD, blocks * DW_ROWS, left) if left else dw_VxD
+
+    return jax.lax.platform_dependent(dw_VxD, g_MxV, h_MxD, cpu=on_cpu, default=elsewhere)
 
 
 def _backward(residuals: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array, None, None]:
@@ -137,8 +146,8 @@ def _losses(h_MxD: jax.Array, w_VxD: jax.Array, y_M: jax.Array) -> tuple[jax.Arr
 
 
 def chunk_tokens(vocabulary: int, platform: str = "") -> int:
-    """Tokens of a chunk on a platform, "" being this one."""
-    if (platform or jax.default_backend()) != "cpu":
+    """Tokens of a chunk on a platform, "" being this machine's."""
+    if (platform or platform_of(None)) != "cpu":
         return max(1, ACCELERATOR_LOGITS // vocabulary)
     return min(max(CHUNK_TOKENS, CHUNK_LOGITS // vocabulary), max(1, MOST_LOGITS // vocabulary))
 

@@ -16,6 +16,7 @@ from tsl_jax.data import corpora, windows
 from tsl_jax.data.config import DataConfig, EvalConfig, validate_eval_config
 from tsl_jax.models.build import build
 from tsl_jax.models.config import ModelConfig, resolve
+from tsl_jax.models.sharding import platform_of
 from tsl_jax.training import evaluation, mesh, provenance, run_dir
 from tsl_jax.training.checkpoint import Checkpoints
 from tsl_jax.training.checks import check_evaluation_shares
@@ -82,7 +83,7 @@ def reevaluate(
         placed = mesh.make(layout)
         graphdef, params = build(model, config.seed, placed)
         like = initial_state(params, run_optimizer(config.optimizer, timeline), placed)
-        forward = evaluation.make_forward(graphdef)
+        forward = evaluation.make_forward(graphdef, platform_of(placed))
         evaluation_sets = {split: evaluation.prepare(part) for split, part in sets.items()}
         for done, step in enumerate(steps, start=1):
             tokens = timeline.tokens_at(step)

@@ -9,11 +9,11 @@ With n parameters (embeddings included), B sequences of T tokens, L layers, b by
     w = 15 d + 5 f  (llama, universal);   14 d + 3 f  (gpt_neox);   15 d + 6 f E  (moe, E experts that a token is
     multiplied with: all where they run dense);   20 d  (lstm)
 
-and attention scores in w: 5/8 H T where queries go in chunks, 3 H T where attention is fused in float32, none in
-cuDNN's kernel for bfloat16. The numbers in w are read off what XLA allots on CPU in float32: the sum is within 5 % of
-that for presets from demo to 9.8m with a vocabulary of 4,096 to 32,000. Where layers are recomputed
-(`ModelConfig.remat`, by itself off CPU from 1e9 parameters) it is an upper bound. XLA computes bfloat16 in float32 on
-CPU, where activations take up to twice as much.
+and attention scores in w: 5/8 H T where queries go in chunks, 3 H T where attention is fused without a kernel, none in
+cuDNN's kernel for bfloat16 and in splash attention. The numbers in w are read off what XLA allots on CPU in float32:
+the sum is within 5 % of that for presets from demo to 9.8m with a vocabulary of 4,096 to 32,000. Where layers are
+recomputed (`ModelConfig.remat`, by itself off CPU from 1e9 parameters) it is an upper bound. XLA computes bfloat16 in
+float32 on CPU, where activations take up to twice as much.
 
     utilisation = FLOPs a token x tokens/s / (devices x peak),   FLOPs of the model alone, without what is made again
 
@@ -32,16 +32,17 @@ from tsl_jax.models.cost import flops_per_token, n_params, n_params_embedding
 from tsl_jax.training.objective import chunk_tokens
 
 BYTES = {"float32": 4, "bfloat16": 2}
+SCORES = {"chunks": 5 / 8, "fused": 3.0}  # attention -> arrays of T x T kept for each head; kernels keep none
 # The beginning of a device's name -> FLOP/s. Cards for a PCIe slot are slower under nearly the same name.
 PEAKS = {"NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H200": 989e12, "NVIDIA A100": 312e12}
 
 
-def memory(config: ModelConfig, batch_size: int, platform: str = "") -> dict[str, int]:
+def memory(config: ModelConfig, batch_size: int, platform: str) -> dict[str, int]:
     """Bytes of a training step: "state", "activations" and "loss".
 
     Args:
         config: resolved, with choices for the platform (`build.for_platform`). batch_size: B, of the model's context.
-        platform: "" is this one.
+        platform: "cpu", "gpu" or "tpu".
     """
     tokens = batch_size * config.context
     return {
@@ -56,8 +57,7 @@ def _kept(config: ModelConfig) -> int:
     d, f = config.d_model, config.d_ff
     if config.architecture == "lstm":
         return 20 * d
-    fused = 3 * config.context if config.dtype == "float32" else 0
-    scores = config.n_heads * (5 * config.context // 8 if config.attention == "chunks" else fused)
+    scores = config.n_heads * int(SCORES.get(config.attention, 0.0) * config.context)
     if config.architecture == "gpt_neox":
         return 14 * d + 3 * f + scores
     if config.architecture == "moe":
@@ -87,7 +87,7 @@ def matrix_rate(dtype: str, size: int = 0) -> float:
     import jax
     import jax.numpy as jnp
 
-    n = size or (2048 if jax.default_backend() == "cpu" else 8192)
+    n = size or (2048 if jax.devices()[0].platform == "cpu" else 8192)
     x = jnp.ones((n, n), dtype)
     product = jax.jit(jnp.matmul)
     product(x, x).block_until_ready()

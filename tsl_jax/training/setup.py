@@ -23,6 +23,7 @@ from tsl_jax.data.preparation import DomainFiles
 from tsl_jax.models.build import build
 from tsl_jax.models.config import ModelConfig, resolve
 from tsl_jax.models.cost import flops_per_token, n_params, n_params_embedding
+from tsl_jax.models.sharding import platform_of
 from tsl_jax.training import evaluation, mesh, provenance, resources, run_dir
 from tsl_jax.training.checkpoint import Checkpoints
 from tsl_jax.training.config import TrainConfig, config_hash, from_dict
@@ -115,7 +116,9 @@ def prepare(
     with clock("compile"):
         progress("compile", 0, 1)
         n_devices = 1 if devices is None else devices.size
-        per_call = steps_per_call(config.steps_per_call, record["flops_per_token"] * timeline.batch_tokens / n_devices)
+        per_call = steps_per_call(
+            config.steps_per_call, record["flops_per_token"] * timeline.batch_tokens / n_devices, platform_of(devices)
+        )
         step_functions, forward, noise, state = _compile(config, timeline, model, devices, per_call)
         progress("compile", 1, 1)
     with clock("checkpoint"):
@@ -155,13 +158,14 @@ def prepare(
     ), state
 
 
-def steps_per_call(configured: int, flops_per_step: float) -> int:
+def steps_per_call(configured: int, flops_per_step: float, platform: str) -> int:
     """The configured number, or by platform: 1 on CPU; elsewhere so many that a call is `WORK`, 16 at most.
 
     Args:
         configured: `TrainConfig.steps_per_call`. flops_per_step: of one device.
+        platform: "cpu", "gpu" or "tpu".
     """
-    if configured or jax.default_backend() == "cpu":
+    if configured or platform == "cpu":
         return configured or 1
     return max(1, min(FLUSH, round(WORK / flops_per_step)))
 
@@ -254,16 +258,17 @@ def _compile(
         placed = mesh.batch_sharding(devices, stacked=len(shape) > 1)
         return jax.ShapeDtypeStruct((*shape, T + 1), np.int32, sharding=placed)
 
+    platform = platform_of(devices)
     with mesh.traced_on(devices):
         graphdef, params = build(model, config.seed, devices)
         state = initial_state(params, optimizer, devices)
         step_functions = {}
         for n in sorted({1, per_call}):
-            step = make_step(graphdef, optimizer, weights, n, config.accumulate, config.seed)
+            step = make_step(graphdef, optimizer, weights, n, config.accumulate, config.seed, platform)
             for size in timeline.batch_sizes:
                 shape = (size,) if n == 1 else (n, size)
                 step_functions[shape] = step.lower(state, batch(*shape), *more).compile()
-        forward = evaluation.make_forward(graphdef).lower(params, batch(config.evaluation_batch)).compile()
+        forward = evaluation.make_forward(graphdef, platform).lower(params, batch(config.evaluation_batch)).compile()
         noise = None
         if rule.adaptive and wants_noise(sources.load_rule(rule.kind, rule.source)):
             noise = gradient_noise.compiled_noise(graphdef, params, T, devices)

@@ -83,6 +83,7 @@ def make_step(
     steps_per_call: int = 1,
     accumulate: int = 1,
     seed: int = 0,
+    platform: str = "",
 ) -> Any:
     """The step as a jitted function: state, batch (B, T + 1) int32 -> state, metrics.
 
@@ -100,12 +101,14 @@ def make_step(
         steps_per_call: steps that one call makes, so that a device need not wait for the host between small steps.
         accumulate: microbatches that a batch is taken in, see `accumulated`.
         seed: of dropout, whose masks are a function of seed and step.
+        platform: "cpu", "gpu" or "tpu", on which it will run; "" is this machine's.
     """
     constant_T = None if weights is None else np.asarray(weights, np.float32)
 
     def objective(weight_T: Any, params: Params, batch_BxN: jax.Array, key: jax.Array) -> tuple[jax.Array, Metrics]:
         h_BxTxD, auxiliary = hidden_and_auxiliary(graphdef, params, batch_BxN[:, :-1], key)
-        loss = weighted_loss(h_BxTxD, unembedding(params), batch_BxN[:, 1:], jnp.asarray(weight_T))
+        targets_BxT = batch_BxN[:, 1:]
+        loss = weighted_loss(h_BxTxD, unembedding(params), targets_BxT, jnp.asarray(weight_T), platform=platform)
         if auxiliary is None:
             return loss, {"loss": loss}
         return loss + auxiliary, {"loss": loss, "auxiliary": auxiliary}

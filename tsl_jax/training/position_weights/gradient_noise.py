@@ -28,6 +28,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from tsl_jax.models.build import Params, hidden, unembedding
+from tsl_jax.models.sharding import platform_of
 from tsl_jax.training import mesh
 from tsl_jax.training.evaluation import Forward, window_losses
 from tsl_jax.training.objective import weighted_loss
@@ -63,12 +64,16 @@ def copies(devices: Mesh | None) -> int:
     return parts // math.gcd(parts, ROWS)
 
 
-def make_noise(graphdef: nnx.GraphDef) -> Any:
-    """A jitted function: params, microbatches (M, b, T + 1), weights (T,) of mean one on a band -> tr Sigma / b."""
+def make_noise(graphdef: nnx.GraphDef, platform: str = "") -> Any:
+    """A jitted function: params, microbatches (M, b, T + 1), weights (T,) of mean one on a band -> tr Sigma / b.
+
+    Args:
+        graphdef: of the model. platform: "cpu", "gpu" or "tpu", on which it will run; "" is this machine's.
+    """
 
     def loss(params: Params, batch_BxN: jax.Array, weight_T: jax.Array) -> jax.Array:
         h_BxTxD = hidden(graphdef, params, batch_BxN[:, :-1])
-        return weighted_loss(h_BxTxD, unembedding(params), batch_BxN[:, 1:], weight_T)
+        return weighted_loss(h_BxTxD, unembedding(params), batch_BxN[:, 1:], weight_T, platform=platform)
 
     def noise(params: Params, batch_MxBxN: jax.Array, weight_T: jax.Array) -> jax.Array:
         def add(carry: tuple[Params, jax.Array], batch_BxN: jax.Array) -> tuple[tuple[Params, jax.Array], None]:
@@ -89,7 +94,7 @@ def compiled_noise(graphdef: nnx.GraphDef, params: Params, context: int, devices
     placed = mesh.batch_sharding(devices, stacked=True)
     batch = jax.ShapeDtypeStruct((MICROBATCHES, ROWS * copies(devices), context + 1), np.int32, sharding=placed)
     weight = jax.ShapeDtypeStruct((context,), np.float32, sharding=mesh.everywhere(devices))
-    return make_noise(graphdef).lower(params, batch, weight).compile()
+    return make_noise(graphdef, platform_of(devices)).lower(params, batch, weight).compile()
 
 
 def noise_by_position(noise: Noise, params: Params, tokens: np.ndarray, devices: Mesh | None) -> np.ndarray:
