@@ -24,6 +24,7 @@ VERBS = {  # verb: (its module in tsl_jax.commands, what it does)
     "sweep": ("sweep", "many runs from one file, each made once and kept"),
     "reproduce": ("reproduce", "an experiment of the papers: its runs, tables, figures and page"),
     "models": ("models", "sizes by name: parameters, memory, and how long they would train here"),
+    "fits": ("fits", "does a model fit on GPUs or TPUs that are not here? its step is compiled for them"),
 }
 HELP = "\n".join(
     (

@@ -104,7 +104,7 @@ def _detail(estimate: Estimate) -> str:
         + ", ".join(f"{name} {_bytes(value)}" for name, value in parts.items()),
     ]
     if estimate.seconds:
-        lines.append(f"time                           {_duration(estimate.seconds)} for {estimate.tokens:,} tokens")
+        lines.append(f"time                           {duration(estimate.seconds)} for {estimate.tokens:,} tokens")
     return "\n".join(lines)
 
 
@@ -119,7 +119,7 @@ def _table(estimates: list[Estimate]) -> str:
         shape, cost = f"{model.n_layers} x {model.d_model}", f"{flops_per_token(model):.2e}"
         sizes = _short(n), _short(n + n_params_embedding(model))
         row = (model.preset, model.architecture, shape, *sizes, cost, _bytes(sum(estimate.memory.values())))
-        rows.append((*row, _short(estimate.tokens), _duration(estimate.seconds)) if timed else row)
+        rows.append((*row, _short(estimate.tokens), duration(estimate.seconds)) if timed else row)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     # Texts stand to the left; numbers, from the third column on, to the right.
     rule = tuple("-" * (width - 1) + ":" if i > 1 else "-" * width for i, width in enumerate(widths))
@@ -160,7 +160,8 @@ def _bytes(count: float) -> str:
     return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time in the largest unit of which there are two."""
     for unit, name in ((365 * 86_400, "years"), (86_400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * unit:
             return f"{seconds / unit:,.2g} {name}" if seconds < 100 * unit else f"{seconds / unit:,.0f} {name}"
