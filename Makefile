@@ -5,7 +5,7 @@ VENV := .venv
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test lint gpu-bundle clean
 
 install: $(VENV)/.installed
 
@@ -32,6 +32,10 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) -e '.[dev]'
 	@touch $@
+
+# Text and wheels for experiments/gpu/quarter_hour.sh; the domains' text must be installed, see docs/corpora.md.
+gpu-bundle: $(VENV)/.installed
+	$(VENV)/bin/python experiments/gpu/bundle.py
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache

@@ -129,10 +129,9 @@ def _topology(platform: str, devices: str, n: int) -> Any:
     from jax.experimental import topologies
 
     if platform == "gpu":
-        import jax_plugins.xla_cuda12 as plugin  # pyright: ignore[reportMissingImports]
+        import jax_plugins.xla_cuda12  # noqa: F401  # pyright: ignore[reportMissingImports]
 
-        if "cuda" not in jax._src.xla_bridge._backend_factories:  # pyright: ignore[reportAttributeAccessIssue]
-            plugin.initialize()
+        jax.devices("cpu")  # loads the plugins, which is all that is needed of them
         return topologies.get_topology_desc(
             platform="cuda", topology_name="", topology=f"1x{n}x1", target_config=_H100
         ).devices

@@ -12,8 +12,8 @@ With n parameters (embeddings included), B sequences of T tokens, L layers, b by
 and attention scores in w: 5/8 H T where queries go in chunks, 3 H T where attention is fused without a kernel, none in
 cuDNN's kernel for bfloat16 and in splash attention. The numbers in w are read off what XLA allots on CPU in float32:
 the sum is within 5 % of that for presets from demo to 9.8m with a vocabulary of 4,096 to 32,000. Where layers are
-recomputed (`ModelConfig.remat`, by itself off CPU from 1e9 parameters) it is an upper bound. XLA computes bfloat16 in
-float32 on CPU, where activations take up to twice as much.
+recomputed (`ModelConfig.remat`, by itself off CPU) it is an upper bound. XLA computes bfloat16 in float32 on CPU, where
+activations take up to twice as much.
 
     utilisation = FLOPs a token x tokens/s / (devices x peak),   FLOPs of the model alone, without what is made again
 
