@@ -5,7 +5,8 @@ methods          METHODS: every method, its family, label and implementation
 result           Forecast, ForecastStatus, ForecastFlag, and quantiles of draws
 lr_aware         laws that know the learning rate, of the mean loss or of a0, a1 and a2
 extrapolation    one curve from its past and reference runs; backtests within; stacking of laws
-mixed_model      the Bayesian mixed model beneath: Kalman filter, importance sampling
+mixed_model      the Bayesian mixed model beneath: Kalman filter, effects integrated out
+importance_sampling   its sampler: proposals and tempered weights
 priors           its priors
 lr_history       the learning rate of a run as laws read it: area and decreases
 position_route   temporal laws of a0, a1 and a2: the paper's route

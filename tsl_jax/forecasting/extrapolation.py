@@ -11,6 +11,9 @@ draws of the future curve, from which any interval can be read. The layers:
 
 from __future__ import annotations
 
+import hashlib
+import pickle
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -28,7 +31,8 @@ OLDEST = 0.05  # share of the tokens seen: earlier checkpoints mislead about the
 AFTER_WARMUP = 1.25  # times the tokens of the warm-up: before, the loss still recovers from it
 DRAWS = 512
 FEWEST = 3  # points of all curves together
-ENOUGH_REFERENCE_RUNS = 3
+ENOUGH_REFERENCE_RUNS, MOST_BACKTESTS = 3, 8
+KEPT = 16  # calibrated forecasts that are remembered
 WORST = 6.0  # no backtest counts as more sds than these
 MUCH, FAR = 0.05, 3.0  # a decay is unseen beyond this share of the peak and this multiple of any known decrease
 TRUST = 4.0  # backtests that the model's own sd is worth
@@ -86,13 +90,20 @@ def usable(run: RunCurve) -> Bool[np.ndarray, " point"]:
 
 
 def extrapolate(
-    law: Law, prior: Prior, run: RunCurve, at: np.ndarray, reference_runs: Sequence[RunCurve] = (), seed: int = 0
+    law: Law,
+    prior: Prior,
+    run: RunCurve,
+    at: np.ndarray,
+    reference_runs: Sequence[RunCurve] = (),
+    seed: int = 0,
+    near: mixed_model.Posterior | None = None,
 ) -> Extrapolation:
     """Extrapolate a curve to tokens `at`, increasing and beyond its last point.
 
     Args:
         law: over ("tokens",) or the covariates of the learning rate. prior: of its parameters.
         run: the past, perhaps empty where there are reference runs. reference_runs: other runs, whole or not.
+        near: a posterior of nearly the same curves, at which the sampler begins; default the prior.
 
     Raises:
         ValueError: if run and reference runs together hold fewer than FEWEST points.
@@ -107,7 +118,7 @@ def extrapolate(
     start, unit = level if prior.centred else 0.0, prior.unit or abs(level) or 1.0
     reference = _clock(law, run.rate, newest.tokens[-1:])[0]
     scaled = [replace(curve, y=(curve.y - start) / unit) for curve in curves]
-    posterior = mixed_model.sample(law, *_mixed_problem(law, prior, scaled, reference))
+    posterior = mixed_model.sample(law, *_mixed_problem(law, prior, scaled, reference), near)
     # the past, what is asked for, and the rest of the plan in parts of their own: the law's value at `now` must not
     # depend on how far one looks ahead
     edges = [0.0, curves[0].last, max(float(at[-1]), run.rate.tokens[-1])]
@@ -210,30 +221,52 @@ def calibrated(
     """`extrapolate`, with intervals as wide as backtests on the reference runs ask for.
 
     With ENOUGH_REFERENCE_RUNS, each is forecast to its end by the others, from the share of its clock that the cut-off
-    is of this one. With z the errors over the predicted sds, distances of the draws from their median scale by
+    is of this one; of more than MOST_BACKTESTS so many are, evenly among them as they were given. With z the errors
+    over the predicted sds, distances of the draws from their median scale by
 
         sqrt((TRUST + sum z^2) / (TRUST + count)):
 
     the model's own sd counts as TRUST backtests with z = 1. With fewer reference runs the intervals are the model's.
     """
+    return _calibrated(law, prior, run, at, reference_runs, seed)[0]
+
+
+_kept: OrderedDict[tuple[Law, bytes], tuple[Extrapolation, list[tuple[float, float]]]] = OrderedDict()
+
+
+def _calibrated(
+    law: Law, prior: Prior, run: RunCurve, at: np.ndarray, reference_runs: Sequence[RunCurve], seed: int = 0
+) -> tuple[Extrapolation, list[tuple[float, float]]]:
+    """`calibrated`, and error and sd of each backtest; the last KEPT are remembered: stacked laws ask again."""
+    key = law, hashlib.sha256(pickle.dumps((prior, run, at, tuple(reference_runs), seed))).digest()
+    found = _kept.get(key)
+    if found is not None:
+        return found
     own = extrapolate(law, prior, run, at, reference_runs, seed)
-    errors = [backtest_case(law, prior, *case) for case in backtest_cases(law, run, at, reference_runs)]
+    near = own.posterior if len(reference_runs) > MOST_BACKTESTS else None
+    errors = [backtest_case(law, prior, *case, near) for case in backtest_cases(law, run, at, reference_runs)]
     z = [float(np.clip(error / sd, -WORST, WORST)) for error, sd in errors if np.isfinite(error)]
     factor = float(np.sqrt((TRUST + sum(value**2 for value in z)) / (TRUST + len(z))))
     middle = np.median(own.draws, axis=0)  # (at,): the width changes, the point forecast does not
-    return replace(own, draws=middle + factor * (own.draws - middle), backtest_z=tuple(z), factor=factor)
+    scaled = replace(own, draws=middle + factor * (own.draws - middle), backtest_z=tuple(z), factor=factor)
+    _kept[key] = scaled, errors
+    while len(_kept) > KEPT:
+        _kept.popitem(last=False)
+    return scaled, errors
 
 
 def backtest_cases(
     law: Law, run: RunCurve, at: np.ndarray, reference_runs: Sequence[RunCurve]
 ) -> list[tuple[RunCurve, float, Sequence[RunCurve]]]:
     """(run, tokens to forecast it from, others) of each backtest on reference runs; none with too few of them."""
-    if len(reference_runs) < ENOUGH_REFERENCE_RUNS:
+    count = len(reference_runs)
+    if count < ENOUGH_REFERENCE_RUNS:
         return []
     seen = _clock(law, run.rate, run.tokens[-1:]).sum()  # zero where nothing was seen
     share = float(seen / _clock(law, run.rate, at[-1:])[0])  # of the clock at the last token count asked for
     cases = []
-    for k, target in enumerate(reference_runs):
+    for k in np.unique(np.linspace(0, count - 1, min(count, MOST_BACKTESTS)).round().astype(int)).tolist():
+        target = reference_runs[k]
         clock = _clock(law, target.rate, target.tokens)
         others = (*reference_runs[:k], *reference_runs[k + 1 :])
         cases.append((target, float(np.interp(share * clock[-1], clock, target.tokens)), others))
@@ -241,7 +274,12 @@ def backtest_cases(
 
 
 def backtest_case(
-    law: Law, prior: Prior, run: RunCurve, origin: float, others: Sequence[RunCurve]
+    law: Law,
+    prior: Prior,
+    run: RunCurve,
+    origin: float,
+    others: Sequence[RunCurve],
+    near: mixed_model.Posterior | None = None,
 ) -> tuple[float, float]:
     """Error (observed minus forecast) at the last point of a run, forecast from tokens up to `origin`, and its sd.
 
@@ -252,7 +290,7 @@ def backtest_case(
     if usable(past).sum() < FEWEST or not (kept & ~seen).any():
         return np.nan, np.nan
     last = np.flatnonzero(kept)[-1]
-    draws = extrapolate(law, prior, past, run.tokens[last : last + 1], others).draws[:, 0]
+    draws = extrapolate(law, prior, past, run.tokens[last : last + 1], others, near=near).draws[:, 0]
     return float(run.y[last] - np.median(draws)), max(float(draws.std()), 1e-12)
 
 
@@ -267,12 +305,16 @@ def stacked(
     Each law forecasts the last point of the past from ORIGINS within it, and the ends of reference runs from the
     others where there are enough of them. How well a law fits the past counts for nothing.
     """
-    own = [calibrated(law, priors.of_loss(law), run, at, reference_runs) for law in laws]
-    within = [(run, origin * run.tokens.max(initial=0.0), reference_runs) for origin in ORIGINS]
-    log_density = []
+    own, log_density = [], []
     for law in laws:  # whose cases are the same where they share a clock
-        cases = [*within, *backtest_cases(law, run, at, reference_runs)]
-        error, sd = np.array([backtest_case(law, priors.of_loss(law), *case) for case in cases]).T
+        of_law, backtests = _calibrated(law, priors.of_loss(law), run, at, reference_runs)
+        near = of_law.posterior if len(reference_runs) > MOST_BACKTESTS else None
+        within = [
+            backtest_case(law, priors.of_loss(law), run, origin * run.tokens.max(initial=0.0), reference_runs, near)
+            for origin in ORIGINS
+        ]
+        own.append(of_law)
+        error, sd = np.array([*within, *backtests]).T
         log_density.append(np.where(np.isfinite(error), -0.5 * (error / sd) ** 2 - np.log(sd), 0.0))
     share = stacking_weights(np.stack(log_density))
     # draw k of the mixture is draw k of a law; the laws' counts are their shares, in an order without meaning

@@ -18,6 +18,7 @@ Bugallo et al., Adaptive Importance Sampling (2017).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -25,10 +26,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import ndtri
 from jaxtyping import Bool, Float
 
-from tsl_jax.fitting.levenberg_marquardt import quasi_random
+from tsl_jax.forecasting.importance_sampling import normalised, student, tempered
 from tsl_jax.laws import Law
 
 KAPPA = 0.5  # a law errs more while the loss is high: the sd of the correlated residual is sigma clock^-KAPPA
@@ -36,9 +36,11 @@ DRAWS = 256  # values of eta in a round
 ROUNDS = 40  # at most
 ENOUGH = 0.5  # the sampler stops when its effective draws exceed this share of DRAWS
 FEW = 0.15  # it has not converged if they are no more than this share after the last round
-TEMPERED = 0.12  # share of DRAWS that a temperature above 1 leaves effective
-FREEDOM = 8  # degrees of freedom of the proposal: tails wider than those of a normal
-HOTTEST = 20.0  # log of the highest temperature
+WIDER = 2.0  # times the covariance of a posterior nearby: where the search for another one begins
+JITTERS = (1e-13, 1e-10, 1e-7, 1e-4, 1e-2)  # added to a diagonal of ones: the least that lets it factor
+UNIDENTIFIED = "mixed: the effects are not identified in float64; give the law fewer coefficients"
+AT_ONCE = 256  # points of a forecast at which a law is read together
+POINTWISE = ("tokens", "area")  # covariates with a value a point; the others are the history of a run
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,12 @@ class Posterior:
         return self.weight @ self.eta
 
     @property
+    def covariance(self) -> Float[np.ndarray, "eta eta"]:
+        """Posterior covariance of eta (d, d)."""
+        apart = self.eta - self.mean
+        return apart.T @ (apart * self.weight[:, None])
+
+    @property
     def learned(self) -> np.ndarray:
         """How far the data narrowed the prior of each log shape (shape,): 0, not at all, to 1, to a point."""
         count = len(self.law.shapes)
@@ -122,9 +130,7 @@ class Posterior:
         z = random.standard_normal(mean.shape)
         effect = mean + np.linalg.solve(np.swapaxes(given.factor, 1, 2), z[..., None])[..., 0]
         beta = np.einsum("p,spk->sk", curves.mix[curve], effect.reshape(given.effect.shape))  # sum_p w_rp gamma_p
-        one_curve = jax.tree.map(lambda values: values[None], x)
-        basis = _columns(self.law, eta, one_curve, curves.size[curve : curve + 1])[:, 0]  # (draw, point, k)
-        law_alone = np.einsum("snk,sk->sn", basis, beta)
+        law_alone = _along(self.law, eta, beta, x, curves.size[curve : curve + 1], len(log_clock))
         # the filter is linear: the residual's state is that of y minus those of the basis columns times beta
         state = given.state[:, curve, -1] - np.einsum("sk,sk->s", given.state[:, curve, :-1], beta)
         state = state + np.sqrt(np.maximum(given.state_variance[:, curve], 0)) * random.standard_normal(len(eta))
@@ -144,9 +150,8 @@ class Posterior:
 
 
 class _GivenEta(NamedTuple):
-    """For each value of eta: log posterior density (up to a constant), effects, their factor, and the filters' ends."""
+    """For each value of eta: the effects, their factor, and the filters' ends."""
 
-    log_density: np.ndarray  # (S,)
     effect: np.ndarray  # (S, p, k)
     factor: np.ndarray  # (S, pk, pk) Cholesky factor of the precision of the effects
     state: np.ndarray  # (S, R, k + 1) filtered z of each column at the last known point
@@ -154,24 +159,26 @@ class _GivenEta(NamedTuple):
     last: np.ndarray  # (R,) log clock there
 
 
-def sample(law: Law, curves: CurveBatch, prior: ModelPrior) -> Posterior:
+def sample(law: Law, curves: CurveBatch, prior: ModelPrior, near: Posterior | None = None) -> Posterior:
     """The posterior of eta, by importance sampling from Student distributions fitted to tempered draws.
 
     Each round draws eta ~ q, weighs it by (p/q)^(1/T), p the posterior, and moves q to the weighted mean and
     covariance. T is the lowest temperature that leaves TEMPERED of the draws effective; it falls to 1 as q nears p.
     Rounds at temperature 1 are kept, each with the weight of its effective draws 1/sum w^2, until they are worth
-    ENOUGH.
+    ENOUGH. The first q is at the prior, or at a posterior `near` the one that is sought, which takes fewer rounds.
     """
-    mean, covariance, kept = prior.eta, np.diag(prior.eta_sd**2), []  # the first q is at the prior
     floor = np.diag((1e-2 * prior.eta_sd) ** 2)  # no proposal collapses to a point
+    mean, covariance, kept = prior.eta, np.diag(prior.eta_sd**2), []
+    if near is not None:
+        mean, covariance = near.mean, WIDER * near.covariance + floor
     for attempt in range(ROUNDS):
-        z, log_proposal = _student(DRAWS, len(mean), attempt)
+        z, log_proposal = student(DRAWS, len(mean), attempt)
         eta = mean + z @ np.linalg.cholesky(covariance + 1e-14 * np.eye(len(mean))).T  # log|L| cancels in a round
-        log_weight = _integrate_effects(law, curves, prior, eta).log_density - log_proposal
+        log_weight = _log_density(law, curves, prior, eta) - log_proposal
         log_weight = np.where(np.isfinite(log_weight), log_weight, -np.inf)  # no density: weight 0
-        temperature, weight = _tempered(log_weight)
+        temperature, weight = tempered(log_weight)
         if temperature == 1 or attempt == ROUNDS - 1:  # the last round is kept at any temperature
-            weight = _normalised(log_weight)
+            weight = normalised(log_weight)
             kept.append((eta, weight, 1 / float((weight**2).sum())))  # effective draws 1/sum w^2
             if sum(worth for *_, worth in kept) > ENOUGH * DRAWS:
                 break
@@ -182,39 +189,6 @@ def sample(law: Law, curves: CurveBatch, prior: ModelPrior) -> Posterior:
     weight = np.concatenate([of_round * share for (_, of_round, _), share in shares])
     total = float(worth.sum())
     return Posterior(law, curves, prior, np.concatenate([eta for eta, *_ in kept]), weight, total, total > FEW * DRAWS)
-
-
-def _tempered(log_weight: np.ndarray) -> tuple[float, np.ndarray]:
-    """The lowest temperature, at least 1, that leaves TEMPERED of the draws effective; and the weights there."""
-    low, high = 0.0, HOTTEST  # of log T, bisected: effective draws grow with T
-    for _ in range(30):
-        middle = (low + high) / 2
-        weight = _normalised(log_weight * np.exp(-middle))
-        low, high = (low, middle) if 1 / (weight**2).sum() > TEMPERED * len(weight) else (middle, high)
-    temperature = 1.0 if high < 1e-6 else float(np.exp(high))  # bisection ends near log T = 0, never at it
-    return temperature, _normalised(log_weight / temperature)
-
-
-def _normalised(log_weight: np.ndarray) -> np.ndarray:
-    if not np.any(np.isfinite(log_weight)):
-        return np.full(len(log_weight), 1 / len(log_weight))
-    weight = np.exp(log_weight - log_weight.max())  # the largest is exp(0): no overflow
-    return weight / weight.sum()
-
-
-def _student(count: int, dimensions: int, attempt: int) -> tuple[np.ndarray, np.ndarray]:
-    """Student numbers (count, dimensions), quasi-random and others at each attempt; and their log density.
-
-    t = n sqrt(FREEDOM / chi^2), with n normal: the uniform numbers of a low-discrepancy sequence, shifted at random
-    (modulo 1), through the normal quantile function. Density, up to a constant: (1 + |t|^2/FREEDOM)^-(FREEDOM + d)/2.
-    """
-    random = np.random.default_rng(attempt)
-    with jax.enable_x64(True):
-        even = np.asarray(quasi_random(count, dimensions))
-        shifted = ((even + random.random(dimensions)) % 1).clip(1e-6, 1 - 1e-6)  # ndtri is infinite at 0 and 1
-        normal = np.asarray(ndtri(jnp.asarray(shifted)))
-    z = normal * np.sqrt(FREEDOM / random.chisquare(FREEDOM, (count, 1)))  # one chi^2 a draw: jointly Student
-    return z, -(FREEDOM + dimensions) / 2 * np.log1p((z**2).sum(1) / FREEDOM)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -232,13 +206,101 @@ def _columns(law: Law, eta: np.ndarray, x: Any, size: np.ndarray) -> np.ndarray:
         return np.asarray(_basis(law, shape, jax.tree.map(jnp.asarray, x)))
 
 
+def _along(law: Law, eta: np.ndarray, beta: np.ndarray, x: Any, size: np.ndarray, points: int) -> np.ndarray:
+    """The law (S, n) of one curve with coefficients beta (S, k), at many points AT_ONCE after the other."""
+    each = points if points <= AT_ONCE else AT_ONCE
+    parts = []
+    for first in range(0, points, each):
+        here = np.minimum(np.arange(first, first + each), points - 1)  # the last is repeated: one compiled program
+        if isinstance(x, Mapping):
+            part = {name: values[None, here] if name in POINTWISE else values[None] for name, values in x.items()}
+        else:
+            part = x[None, here]
+        parts.append(np.einsum("snk,sk->sn", _columns(law, eta, part, size)[:, 0], beta))
+    return np.concatenate(parts, axis=1)[:, :points]
+
+
 def _residual_params(law: Law, eta: np.ndarray) -> np.ndarray:
     """ell, sigma, nu, tau: (4, S)."""
     return np.exp(eta[:, 2 * len(law.shapes) :]).T
 
 
+def _whitened(law: Law, curves: CurveBatch, eta: np.ndarray):
+    """The Gram matrices (S, R, k + 1, k + 1) of whitened basis and y (last), log|V|/2 (S,), and the filters' ends."""
+    ell, sigma, nu, _ = _residual_params(law, eta)
+    basis = _columns(law, eta, curves.x, curves.size)
+    y = np.broadcast_to(curves.y[None, ..., None], (*basis.shape[:3], 1))
+    columns = np.where(curves.known[..., None], np.concatenate([basis, y], -1), 0.0)  # (S, R, n, k + 1)
+    white, log_sd, *ends = _whiten(columns, curves, ell, sigma, nu)
+    return np.swapaxes(white, -1, -2) @ white, log_sd.sum(1), ends
+
+
+def _effect_precision(law: Law, prior: ModelPrior, eta: np.ndarray) -> np.ndarray:
+    """The prior precision D of the effects, diagonal, (S, p, k)."""
+    tau = _residual_params(law, eta)[3]
+    return 1 / (prior.effect_sd * np.where(prior.own[:, None], tau[:, None, None], 1.0)) ** 2
+
+
+def _log_density(law: Law, curves: CurveBatch, prior: ModelPrior, eta: np.ndarray) -> np.ndarray:
+    """The posterior density of eta (S,), see `_integrate_effects`, at a cost linear in the number of curves."""
+    with np.errstate(all="ignore"):  # an eta that overflows is `bad`, of density 0
+        gram, log_volume, _ = _whitened(law, curves, eta)
+        k, precision = gram.shape[-1] - 1, _effect_precision(law, prior, eta)
+        solved, log_size, bad = _eliminated(curves.mix, prior, gram[..., :k, :k], gram[..., :k, k], precision)
+        misfit = gram[..., k, k].sum(1) + (precision * prior.effect**2).sum((1, 2)) - solved
+        density = -0.5 * misfit - log_size + 0.5 * np.log(precision).sum((1, 2)) - log_volume
+        density -= 0.5 * (((eta - prior.eta) / prior.eta_sd) ** 2).sum(1)  # the prior of eta
+    return np.where(bad, -np.inf, density)
+
+
+def _eliminated(mix: np.ndarray, prior: ModelPrior, gram: np.ndarray, along: np.ndarray, precision: np.ndarray):
+    """r' P^-1 r and log|P|/2 of P = A'A + D and r = A'b + D m, (S,) each; and which of them are not finite.
+
+    The own effect of a curve meets other effects in the Gram matrix G of that curve alone. So P has an arrow's shape,
+    and its Cholesky factor, own effects first, costs as much as there are curves:
+
+        P = [C_r, B_r; B_r', A],   C_r = F_r F_r',   W_r = F_r^-1 B_r,   A - sum_r W_r' W_r = F F'.
+
+    Args:
+        mix: (R, p). gram: (S, R, k, k) of the basis. along: (S, R, k), basis times y. precision: (S, p, k), D.
+    """
+    draws, k, own = len(gram), gram.shape[-1], prior.own
+    of_own, right = gram[:, : own.sum()], along[:, : own.sum()]  # no curve where none has an effect of its own
+    shared, size = mix[:, ~own], int((~own).sum()) * k
+    c = of_own + precision[:, own, :, None] * np.eye(k)
+    b = np.einsum("rp,srij->sripj", shared[: own.sum()], of_own).reshape(*of_own.shape[:3], size)
+    a = np.einsum("rp,rq,srij->spiqj", shared, shared, gram, optimize=True).reshape(draws, size, size)
+    a[:, np.arange(size), np.arange(size)] += precision[:, ~own].reshape(draws, size)
+    right = right + precision[:, own] * prior.effect[own]
+    of_shared = np.einsum("rp,sri->spi", shared, along) + precision[:, ~own] * prior.effect[~own]
+    # scaled to unit diagonal, as precisions differ by orders of magnitude
+    scale, scale_c = np.sqrt(np.diagonal(a, axis1=1, axis2=2)), np.sqrt(np.diagonal(c, axis1=2, axis2=3))
+    a = a / scale[:, :, None] / scale[:, None]
+    c = c / scale_c[..., None] / scale_c[..., None, :]
+    b = np.concatenate([b / scale[:, None, None], right[..., None]], axis=-1) / scale_c[..., None]
+    end = of_shared.reshape(draws, size) / scale
+    bad = ~(np.isfinite(a).all((1, 2)) & np.isfinite(c).all((1, 2, 3)) & np.isfinite(b).all((1, 2, 3)))
+    bad |= ~np.isfinite(end).all(1)
+    a[bad], c[bad], b[bad], end[bad] = np.eye(size), np.eye(k), 0.0, 0.0
+    for jitter in JITTERS:
+        try:
+            factor_c = np.linalg.cholesky(c + jitter * np.eye(k))
+            w, z = np.split(np.linalg.solve(factor_c, b), [size], axis=-1)
+            rest = a + jitter * np.eye(size) - np.einsum("srki,srkj->sij", w, w, optimize=True)
+            factor = np.linalg.cholesky(rest)
+            break
+        except np.linalg.LinAlgError:
+            continue
+    else:
+        raise FloatingPointError(UNIDENTIFIED)
+    end = np.linalg.solve(factor, (end - np.einsum("srki,srkj->si", w, z))[..., None])
+    log_size = np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(1) + np.log(scale).sum(1)
+    log_size += (np.log(np.diagonal(factor_c, axis1=2, axis2=3)) + np.log(scale_c)).sum((1, 2))
+    return (z**2).sum((1, 2, 3)) + (end**2).sum((1, 2)), log_size, bad
+
+
 def _integrate_effects(law: Law, curves: CurveBatch, prior: ModelPrior, eta: np.ndarray) -> _GivenEta:
-    """The effects gamma given eta, and the posterior density of eta with gamma integrated out, for each eta (S, d).
+    """The effects gamma given eta, for each eta (S, d); with gamma integrated out the density is `_log_density`.
 
     With A the whitened design of the effects, b the whitened y, D the prior precision and m the prior mean:
 
@@ -248,29 +310,19 @@ def _integrate_effects(law: Law, curves: CurveBatch, prior: ModelPrior, eta: np.
     V the covariance of the residuals. A is the whitened basis (n, k) mixed by w (R, p), so that A'A is assembled from
     the curves' Gram matrices of basis and y alone.
     """
-    ell, sigma, nu, tau = _residual_params(law, eta)
-    basis = _columns(law, eta, curves.x, curves.size)
-    y = np.broadcast_to(curves.y[None, ..., None], (*basis.shape[:3], 1))
-    columns = np.where(curves.known[..., None], np.concatenate([basis, y], -1), 0.0)  # (S, R, n, k + 1)
-    with np.errstate(all="ignore"):  # an eta that overflows is `bad`, of density 0
-        white, log_sd, state, variance, last = _whiten(columns, curves, ell, sigma, nu)
-        gram = np.swapaxes(white, -1, -2) @ white  # (S, R, k + 1, k + 1), y last
-        k, p = gram.shape[-1] - 1, curves.mix.shape[1]
-        sd = prior.effect_sd * np.where(prior.own[:, None], tau[:, None, None], 1.0)  # (S, p, k)
-        precision = (1 / sd**2).reshape(len(eta), -1)  # D, diagonal
-        before = np.broadcast_to(prior.effect.ravel(), precision.shape)  # m
+    with np.errstate(all="ignore"):  # an eta that overflows has the density 0
+        gram, _, (state, variance, last) = _whitened(law, curves, eta)
+        k, precision = gram.shape[-1] - 1, _effect_precision(law, prior, eta)
+        size = precision[0].size
         pairs = curves.mix[:, :, None] * curves.mix[:, None]  # w_rp w_rq, (R, p, p)
-        full = np.einsum("rpq,srij->spiqj", pairs, gram[..., :k, :k], optimize=True).reshape(len(eta), p * k, p * k)
-        full[:, np.arange(p * k), np.arange(p * k)] += precision  # P = A'A + D
-        right = np.einsum("rp,sri->spi", curves.mix, gram[..., :k, k]).reshape(len(eta), -1) + precision * before
+        full = np.einsum("rpq,srij->spiqj", pairs, gram[..., :k, :k], optimize=True).reshape(len(eta), size, size)
+        full[:, np.arange(size), np.arange(size)] += precision.reshape(len(eta), size)
+        right = np.einsum("rp,sri->spi", curves.mix, gram[..., :k, k]) + precision * prior.effect
+        right = right.reshape(len(eta), size)
         bad = ~np.isfinite(full).all((1, 2)) | ~np.isfinite(right).all(1)
-        full[bad], right[bad] = np.eye(p * k), 0.0
-        factor, effect = _solve_precision(full, right)  # P = F F', gamma = P^-1 (A'b + D m)
-        misfit = gram[..., k, k].sum(1) + (precision * before**2).sum(1) - (right * effect).sum(1)
-        density = -0.5 * misfit - np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(1)  # log|P|/2 = sum log F_ii
-        density += 0.5 * np.log(precision).sum(1) - log_sd.sum(1)  # log|D|/2 - log|V|/2
-        density -= 0.5 * (((eta - prior.eta) / prior.eta_sd) ** 2).sum(1)  # the prior of eta
-    return _GivenEta(np.where(bad, -np.inf, density), effect.reshape(-1, p, k), factor, state, variance, last)
+        full[bad], right[bad] = np.eye(size), 0.0
+        factor, effect = _solve_precision(full, right)
+    return _GivenEta(effect.reshape(precision.shape), factor, state, variance, last)
 
 
 def _solve_precision(full: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -280,14 +332,14 @@ def _solve_precision(full: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, n
     """
     size = np.sqrt(np.diagonal(full, axis1=1, axis2=2))  # (S, n)
     scaled = full / size[:, :, None] / size[:, None]
-    for jitter in (1e-13, 1e-10, 1e-7, 1e-4, 1e-2):
+    for jitter in JITTERS:
         try:
             factor = np.linalg.cholesky(scaled + jitter * np.eye(full.shape[1]))
             break
         except np.linalg.LinAlgError:
             continue
     else:
-        raise FloatingPointError("mixed: the effects are not identified in float64; give the law fewer coefficients")
+        raise FloatingPointError(UNIDENTIFIED)
     half = np.linalg.solve(factor, (right / size)[..., None])  # full = S C S, C = F F': x = S^-1 F'^-1 F^-1 S^-1 b
     return factor * size[:, :, None], np.linalg.solve(np.swapaxes(factor, 1, 2), half)[..., 0] / size
 
