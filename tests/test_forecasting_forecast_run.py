@@ -10,7 +10,7 @@ from conftest import PLAN, TOTAL, planted, simulate, token_grid
 import tsl_jax as tsl
 from tsl_jax import baselines
 from tsl_jax.forecasting import ForecastFlag, ForecastStatus, backtest, covered, winkler
-from tsl_jax.forecasting.position_route import discard_implausible, surface_of
+from tsl_jax.forecasting.position_route import Reach, surface_of
 
 METHODS = ("temporal", "temporal_joint")
 CONTINUED = ("annealing", "mean_annealing", "mean_multi_power", "mean_area_power", "mean_stack")
@@ -320,6 +320,6 @@ def test_requests_that_make_no_sense_are_refused_in_words(simulated):
 def test_an_exploded_fit_gives_no_number():
     values = xr.DataArray(np.full((2, 3, 4), 5.0), {"split": ["id", "ood"]}, ("split", "tokens", "position"))
     values[1, 2, 0] = -1e16
-    plausible = discard_implausible(values, highest=8.0)
-    assert plausible.sel(split="id").notnull().all()
-    assert plausible.sel(split="ood").isnull().all()
+    for parts in ([values], [values[..., :1], values[..., 1:]]):  # whole, or some positions after the other
+        plausible = Reach.over([Reach.of(part) for part in parts]).plausible(highest=8.0)
+        assert plausible.values.tolist() == [True, False]

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 from conftest import PLAN
 
 import tsl_jax as tsl
 from tsl_jax import surface
-from tsl_jax.surface_file import read_arrays, write_arrays
+from tsl_jax.surface_file import CheckpointArray, read_arrays, write_arrays
 
 
 def measured(clusters: int, context: int, seed: int) -> dict[str, np.ndarray]:
@@ -54,6 +55,27 @@ def test_what_is_written_is_read(folder):
     np.testing.assert_array_equal(checkpoint.loss, expected["loss_sum"] / expected["count"])
     np.testing.assert_array_equal(checkpoint.cluster_sum[:3], expected["cluster_sum"])
     assert float(checkpoint.cluster_count[3:].sum()) == 0  # filled up to the widest split
+
+
+def test_many_sums_by_cluster_are_read_when_they_are_used(folder, monkeypatch):
+    whole = tsl.load_surface(folder)
+    monkeypatch.setattr(surface, "IN_MEMORY", 0)
+    reads = []
+    monkeypatch.setattr(
+        CheckpointArray, "_read", lambda self, key, read=CheckpointArray._read: (reads.append(key), read(self, key))[1]
+    )
+    late = tsl.load_surface(folder)
+    assert late.sizes == whole.sizes
+    xr.testing.assert_equal(late.loss, whole.loss)
+    xr.testing.assert_equal(late.sem, whole.sem)
+    past = late.sel(tokens=late.tokens <= 2000)
+    assert not reads
+    last = past.isel(tokens=[-1])
+    xr.testing.assert_equal(surface.position_covariance(last), surface.position_covariance(whole.isel(tokens=[1])))
+    assert {key[1].indices(3)[0] for key in reads} == {1}  # of one checkpoint alone
+    for chosen in ({"split": "ood"}, {"tokens": [1000, 3000]}, {"tokens": 2000, "split": ["ood"]}, {"position": 4}):
+        xr.testing.assert_equal(late.sel(chosen).cluster_sum, whole.sel(chosen).cluster_sum)
+    assert late.load().identical(whole)
 
 
 def test_a_packed_surface_is_the_same_surface(folder, tmp_path):

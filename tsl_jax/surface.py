@@ -22,14 +22,16 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from xarray.core import indexing
 
 from tsl_jax.atomic_write import write_atomically
-from tsl_jax.surface_file import from_arrays, read_arrays, to_arrays, write_arrays
+from tsl_jax.surface_file import CheckpointArray, from_arrays, read_arrays, to_arrays, write_arrays
 
 SCHEMA = 1
 HEADER = "surface.json"
 DIMENSIONS = ("split", "tokens", "position")
 IDENTITY = ("run", "config_hash", "model", "windows", "seed")  # attributes that all checkpoints of a surface share
+IN_MEMORY = 2**28  # bytes of sums by cluster that are loaded with the rest
 # What one checkpoint stores for each split: (name, dimensions).
 STORED = {
     "loss_sum": ("position",),
@@ -71,18 +73,30 @@ def validate_surface(surface: object) -> xr.Dataset:
     return surface
 
 
+def position_noise(surface: xr.Dataset) -> xr.DataArray:
+    """What each cluster adds to the noise of the plain mean loss: a root of its covariance between positions, nats,
+
+        noise_c(i) = (S_c(i) - m(i) n_c(i))/n(i) sqrt(C/(C - 1)),     covariance(i, j) = sum_c noise_c(i) noise_c(j).
+
+    A covariance of n positions has n^2 numbers a checkpoint, its root only n a cluster.
+
+    Returns:
+        DataArray (split, tokens, cluster, position). NaN where fewer than two clusters were scored.
+    """
+    residual = surface.cluster_sum - surface.loss * surface.cluster_count
+    clusters = (surface.cluster_count.sum("position") > 0).sum("cluster")
+    noise = residual / surface["count"] * (clusters / (clusters - 1).where(clusters > 1)) ** 0.5
+    return noise.transpose("split", "tokens", "cluster", "position")
+
+
 def position_covariance(surface: xr.Dataset) -> xr.DataArray:
-    """Covariance of the plain mean loss between positions, from cluster sums.
+    """Covariance of the plain mean loss between positions, from cluster sums; see `position_noise`.
 
     Returns:
         DataArray (split, tokens, position, position_), nats^2. NaN where fewer than two clusters were scored.
     """
-    residual = surface.cluster_sum - surface.loss * surface.cluster_count
-    clusters = (surface.cluster_count.sum("position") > 0).sum("cluster")
-    total = surface["count"]
-    other = {"position": "position_"}
-    product = xr.dot(residual, residual.rename(other), dim="cluster") / (total * total.rename(other))
-    covariance = product * (clusters / (clusters - 1).where(clusters > 1))
+    noise = position_noise(surface)
+    covariance = xr.dot(noise, noise.rename(position="position_"), dim="cluster")
     return covariance.transpose("split", "tokens", "position", "position_")
 
 
@@ -171,7 +185,8 @@ def load_surface(path: str | Path) -> xr.Dataset:
 
     Returns:
         Dataset with `loss`, `sem`, `loss_additive` ... over (split, tokens, position), the sums by cluster, the
-        coordinates `step` and `lr` on tokens, and the run's facts as attrs; of a saved file what was saved.
+        coordinates `step` and `lr` on tokens, and the run's facts as attrs; of a saved file what was saved. Sums by
+        cluster of a folder that are larger than IN_MEMORY are read when they are used, checkpoint by checkpoint.
 
     Raises:
         FileNotFoundError: no surface there. ValueError: a file is damaged (named) or of another schema.
@@ -192,8 +207,18 @@ def load_surface(path: str | Path) -> xr.Dataset:
     files = list(checkpoints(folder).values())
     if not files:
         raise ValueError(f"surface: {folder} holds no checkpoint yet; wait for the first evaluation")
-    loaded = [read_arrays(file) for file in files]
-    return _assemble(header, {name: np.stack([a[name] for a in loaded]) for name in loaded[0]})
+    of_clusters = [name for name, dims in STORED.items() if "cluster" in dims]
+    positions, clusters = header["context"], header["clusters"]
+    if 8 * len(files) * len(of_clusters) * sum(clusters.values()) * positions <= IN_MEMORY:
+        loaded = [read_arrays(file) for file in files]
+        return _assemble(header, {name: np.stack([a[name] for a in loaded]) for name in loaded[0]})
+    parts = []
+    for file in files:
+        arrays = {name: values[None] for name, values in read_arrays(file).items()}
+        parts.append(_assemble(header, arrays).drop_vars(of_clusters))
+    late = {name: CheckpointArray(files, name, clusters, positions) for name in of_clusters}
+    lazy = {name: (("split", "tokens", *STORED[name]), indexing.LazilyIndexedArray(late[name])) for name in late}
+    return xr.concat(parts, "tokens").assign(lazy)
 
 
 def save_surface(surface: xr.Dataset, file: str | Path) -> Path:

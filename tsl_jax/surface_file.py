@@ -10,12 +10,14 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from xarray.backends import BackendArray
+from xarray.core import indexing
 
 from tsl_jax.atomic_write import write_atomically
 
@@ -56,6 +58,36 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> str:
         sha.update(f"{name} {value.dtype.str} {value.shape}".encode())
         sha.update(value.tobytes())
     return sha.hexdigest()
+
+
+class CheckpointArray(BackendArray):
+    """One array of every checkpoint of a folder, (split, tokens, cluster, position), read when it is indexed.
+
+    Splits with fewer clusters than the widest are filled up with zeros. The files must have been verified.
+    """
+
+    def __init__(self, files: Sequence[Path], name: str, clusters: Mapping[str, int], positions: int) -> None:
+        """Of the arrays SPLIT/`name` in `files`; clusters: of each split."""
+        self.files, self.name, self.splits = list(files), name, list(clusters)
+        self.shape = (len(clusters), len(self.files), max(clusters.values()), positions)
+        self.dtype = np.dtype(np.float64)
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.BASIC, self._read)
+
+    def _read(self, key: tuple[int | slice, ...]) -> np.ndarray:
+        """The array at integers and slices."""
+        which_split, which_file, *rest = key
+        places = np.arange(len(self.files))[which_file]
+        splits = np.arange(len(self.splits))[which_split]
+        found = np.zeros((np.size(splits), np.size(places), *self.shape[2:]))
+        for j, place in enumerate(np.atleast_1d(places)):
+            with np.load(self.files[place], allow_pickle=False) as file:
+                for i, split in enumerate(np.atleast_1d(splits)):
+                    array = file[f"{self.splits[split]}/{self.name}"]
+                    found[i, j, : len(array)] = array
+        outer = tuple(0 if isinstance(part, int | np.integer) else slice(None) for part in (which_split, which_file))
+        return found[(*outer, *rest)]
 
 
 # ------------------------------------------------------------------------------------- a dataset as arrays and a header

@@ -10,12 +10,11 @@ import numpy as np
 import xarray as xr
 
 from tsl_jax import laws
-from tsl_jax.diagnostics import noise_ceiling
+from tsl_jax.diagnostics import surface_noise_ceiling
 from tsl_jax.fitting import Fit, fit
 from tsl_jax.forecasting import MAIN, Backtest, Forecast, backtest, forecast
 from tsl_jax.forecasting.backtesting import CUTOFFS
 from tsl_jax.forecasting.forecast_run import read_schedule
-from tsl_jax.surface import position_covariance
 
 AHEAD = 24  # points from here to the end of the plan
 
@@ -48,10 +47,10 @@ def analyse(surface: xr.Dataset, progress: Callable[[str, int, int], None]) -> A
         r2["additive"] = fit(laws.HYPERBOLIC, surface.loss_additive, over="position").r2
     progress("fit", 2, 3)
     if "cluster_sum" in surface:
-        r2["ceiling"] = noise_ceiling(by_position, surface.loss, position_covariance(surface))
+        r2["ceiling"] = surface_noise_ceiling(by_position, surface)
     progress("fit", 3, 3)
     cutoffs = _reached(surface)
-    tested = backtest(surface, cutoffs, progress=progress) if cutoffs else None
+    tested = backtest(surface, cutoffs, progress=progress, by_position=False) if cutoffs else None
     last, total = float(surface.tokens[-1]), _total(surface)
     ahead = forecast(surface, np.linspace(last, total, AHEAD + 1)[1:], method=MAIN) if last < total else None
     return Analysis(surface, by_position, xr.Dataset(r2), tested, ahead)

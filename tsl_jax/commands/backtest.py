@@ -44,7 +44,7 @@ def run_backtest(command: BacktestCommand) -> None:
     tested = []
     with bars() as progress:
         for surface in surfaces:
-            tested.append(backtest(surface, command.cutoffs, methods=methods, progress=progress))
+            tested.append(backtest(surface, command.cutoffs, methods=methods, progress=progress, by_position=False))
             names = [str(path) for path in command.runs[: len(tested)]]
             scores = pd.concat([result.scores for result in tested], keys=names, names=["run"])
             covered = coverage(surfaces[: len(tested)], tested)

@@ -145,7 +145,7 @@ def _forecast(
     with bars() as progress:
         for done, method in enumerate(methods.METHODS):
             progress("forecast", done, len(methods.METHODS))
-            forecasts.append(forecast(past, at, schedule, method, siblings))
+            forecasts.append(forecast(past, at, schedule, method, siblings, by_position=False))
         progress("forecast", len(methods.METHODS), len(methods.METHODS))
     terminal_tables.show_forecasts(forecasts, past, where)
     return {"forecasts": json_values.forecasts(forecasts)}

@@ -19,7 +19,7 @@ from tsl_jax.diagnostics.model_comparison import (
     lack_of_fit,
     reference_chi2,
 )
-from tsl_jax.diagnostics.noise import log_bins, noise_ceiling, stationary_covariance
+from tsl_jax.diagnostics.noise import log_bins, noise_ceiling, stationary_covariance, surface_noise_ceiling
 from tsl_jax.diagnostics.parameter_table import align_params
 
 __all__ = [
@@ -39,4 +39,5 @@ __all__ = [
     "noise_ceiling",
     "reference_chi2",
     "stationary_covariance",
+    "surface_noise_ceiling",
 ]

@@ -19,7 +19,7 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 from tsl_jax.diagnostics.bootstrapping import Bootstrap
-from tsl_jax.diagnostics.noise import under_noise
+from tsl_jax.diagnostics.noise import Noise, under_noise
 from tsl_jax.fitting.covariance import jacobian
 from tsl_jax.fitting.result import Fit
 from tsl_jax.fitting.varpro import orthonormal
@@ -62,13 +62,13 @@ def effective_context(
     error = fit.log_shape_stderr.sel(shape="a1", drop=True)
     if covariance is not None:
 
-        def variance(q: Array, x: Covariates, sigma: Array) -> Array:
+        def variance(q: Array, x: Covariates, noise: Noise) -> Array:
             # Row a1 of (J'J)^-1 J' = R^-1 Q', with the columns of J scaled to one first.
             columns = jacobian(fit.law, q, x)
             size = jnp.sqrt(jnp.sum(columns**2, axis=0))
             basis, r = orthonormal(columns / size[None])
             row = jax.scipy.linalg.solve_triangular(r, basis.T)[0] / size[0]
-            return row @ sigma @ row
+            return noise.of(row[:, None])[0, 0]
 
         error = np.sqrt(under_noise("effective_context", fit, covariance, variance))
     tail = (1 + level) / 2

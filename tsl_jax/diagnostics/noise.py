@@ -19,6 +19,8 @@ rejects nearly all. Hence `model_comparison.reference_chi2`, which simulates chi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +32,10 @@ from tsl_jax.fitting.covariance import jacobian
 from tsl_jax.fitting.result import Fit, as_covariates
 from tsl_jax.fitting.varpro import orthonormal
 from tsl_jax.laws import Covariates
+from tsl_jax.surface import position_noise
 
 BINS = 10
+BLOCK = 2**21  # numbers of a surface's clusters that are worked on at once, 16 MB
 
 
 def stationary_covariance(covariance: Float[np.ndarray, "*batch n n"]) -> Float[np.ndarray, "*batch n n"]:
@@ -92,7 +96,8 @@ def noise_ceiling(fit: Fit, y: xr.DataArray, covariance: xr.DataArray) -> xr.Dat
 
     Args:
         fit: a fit of y over one dimension, unweighted. y: the data it was made from.
-        covariance: (..., point, point_) of y's noise, from clusters.
+        covariance: (..., point, point_) of y's noise, from clusters, or its root (..., cluster, point), see
+            `tsl_jax.surface.position_noise`, which is smaller where points are many.
 
     Returns:
         (...) over the fit's other dimensions; NaN where y is constant, or a coefficient is at its limit.
@@ -101,9 +106,9 @@ def noise_ceiling(fit: Fit, y: xr.DataArray, covariance: xr.DataArray) -> xr.Dat
         ValueError: for a weighted fit, a fit over several dimensions, or shapes that do not belong to it.
     """
 
-    def expected_sse(q: Array, x: Covariates, sigma: Array) -> Array:
-        basis, _ = orthonormal(jacobian(fit.law, q, x))  # H = Q Q', so tr(H Sigma) = sum of Q * (Sigma Q)
-        return jnp.trace(sigma) - jnp.sum(basis * (sigma @ basis))
+    def expected_sse(q: Array, x: Covariates, noise: Noise) -> Array:
+        basis, _ = orthonormal(jacobian(fit.law, q, x))  # H = Q Q', so tr(H Sigma) = tr(Q' Sigma Q)
+        return noise.total - jnp.trace(noise.of(basis))
 
     expected = under_noise("noise_ceiling", fit, covariance, expected_sse)
     (over,) = fit.over
@@ -114,27 +119,70 @@ def noise_ceiling(fit: Fit, y: xr.DataArray, covariance: xr.DataArray) -> xr.Dat
     return 1 - expected / sst.where(sst > 0)
 
 
+def surface_noise_ceiling(fit: Fit, surface: xr.Dataset) -> xr.DataArray:
+    """`noise_ceiling` of a fit of `surface.loss` over positions, under the noise that its clusters show.
+
+    Some checkpoints after the other, so that memory does not grow with their number.
+
+    Returns:
+        (split, tokens).
+
+    Raises:
+        ValueError: as `noise_ceiling`.
+    """
+    sizes = surface.cluster_sum.sizes
+    each = max(BLOCK // (sizes["split"] * sizes["cluster"] * sizes["position"]), 1)
+    parts = []
+    for first in range(0, sizes["tokens"], each):
+        part = {"tokens": slice(first, first + each)}
+        arrays = {name: a for name, a in vars(fit).items() if isinstance(a, xr.DataArray) and "tokens" in a.dims}
+        here = replace(fit, **{name: a.isel(part) for name, a in arrays.items()})
+        of_part = surface[["loss", "count", "cluster_sum", "cluster_count"]].isel(part).load()
+        parts.append(noise_ceiling(here, of_part.loss, position_noise(of_part)))
+    return xr.concat(parts, "tokens")
+
+
+class Noise(NamedTuple):
+    """A covariance Sigma (point, point): its trace, and B -> B' Sigma B for columns B (point, column)."""
+
+    total: Array
+    of: Callable[[Array], Array]
+
+    @classmethod
+    def from_covariance(cls, sigma: Array) -> Noise:
+        return cls(jnp.trace(sigma), lambda columns: columns.T @ (sigma @ columns))
+
+    @classmethod
+    def from_root(cls, root: Array) -> Noise:
+        """Sigma = root' root, root (cluster, point)."""
+        return cls(jnp.sum(root**2), lambda columns: (root @ columns).T @ (root @ columns))
+
+
 def under_noise(
-    name: str, fit: Fit, covariance: xr.DataArray, quantity: Callable[[Array, Covariates, Array], Array]
+    name: str, fit: Fit, covariance: xr.DataArray, quantity: Callable[[Array, Covariates, Noise], Array]
 ) -> xr.DataArray:
-    """quantity(q, x, Sigma) at every fit by plain least squares, with q = (log shapes, coefficients) and its Sigma.
+    """quantity(q, x, noise) at every fit by plain least squares, with q = (log shapes, coefficients) and its noise.
 
     NaN where a coefficient is at its limit. Raises ValueError in the name of the caller, for a weighted fit, one over
-    several dimensions, or a covariance of another shape.
+    several dimensions, or a covariance (or root, with a dimension cluster) of another shape.
     """
     if fit.weights is not None:
         raise ValueError(f"{name}: the formula is that of unweighted least squares, found a weighted fit; fit without")
     if len(fit.over) != 1:
         raise ValueError(f"{name}: expected a fit over one dimension, found {fit.over}")
     points = fit.predict().sizes[fit.over[0]] if isinstance(fit.x, Mapping) else np.size(fit.x)
-    expected = (*fit.status.shape, points, points)
-    sigma = covariance.transpose(*fit.status.dims, ...).values
+    is_root = "cluster" in covariance.dims
+    rows = covariance.sizes["cluster"] if is_root else points
+    expected = (*fit.status.shape, rows, points)
+    sigma = covariance.transpose(*fit.status.dims, *(("cluster",) if is_root else ()), ...).values
     if sigma.shape != expected:
         raise ValueError(f"{name}: expected a covariance of shape {expected}, found {sigma.shape}")
     raw, shapes = fit.raw_params.values.reshape(-1, len(fit.law.raw_params)), len(fit.law.shapes)
+    as_noise = Noise.from_root if is_root else Noise.from_covariance
     with jax.enable_x64(True):
         x = jax.tree.map(jnp.asarray, as_covariates(fit.x))
         q = jnp.concatenate([jnp.log(jnp.asarray(raw[:, :shapes])), jnp.asarray(raw[:, shapes:])], axis=-1)
-        values = jax.vmap(lambda q, s: quantity(q, x, s))(q, jnp.asarray(sigma.reshape(-1, points, points)))
+        of_each = jax.jit(jax.vmap(lambda q, s: quantity(q, x, as_noise(s))))
+        values = of_each(q, jnp.asarray(sigma.reshape(-1, rows, points)))
     # At its limit a coefficient does not move with the noise: the tangent space is a smaller one.
     return fit.sse.copy(data=np.asarray(values).reshape(fit.sse.shape)).where((fit.active == 0).all("coef"))

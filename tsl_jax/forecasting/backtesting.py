@@ -25,6 +25,7 @@ from tsl_jax.forecasting.scoring import score, winkler
 
 CUTOFFS = (0.1, 0.2, 0.3, 0.4)
 HORIZONS = {"up to 2 x": 2.0, "2 to 4 x": 4.0, "beyond 4 x": np.inf}  # tokens over those at the cut-off
+MOST_AHEAD = 512  # held-out checkpoints at which forecasts are made
 BOOTSTRAPS = 4000
 
 
@@ -34,7 +35,8 @@ class Backtest:
 
     Attributes:
         scores: DataFrame indexed by (split, cutoff, method); columns as in `score`.
-        forecasts: (cutoff, method) -> Forecast over the checkpoints beyond that cut-off.
+        forecasts: (cutoff, method) -> Forecast over the checkpoints beyond that cut-off; of more than MOST_AHEAD at so
+            many, evenly picked, the last among them. `score` interpolates between them.
     """
 
     scores: pd.DataFrame
@@ -50,12 +52,14 @@ def backtest(
     schedule: Any = None,
     methods: Sequence[Any] = tuple(METHODS),
     progress: Callable[[str, int, int], None] | None = None,
+    by_position: bool = True,
 ) -> Backtest:
     """Forecast from each fraction of the planned tokens and score against what came.
 
     Args:
         surface: a whole run. cutoffs: fractions of the planned tokens (of the last checkpoint where no plan is known).
-        schedule: as for `forecast`. methods: names and baselines. progress: called with (stage, done, total).
+        schedule, by_position: as for `forecast`. methods: names and baselines. progress: called with (stage, done,
+            total).
 
     Raises:
         ValueError: if a cut-off leaves no checkpoint before it, or fewer than two after it; without a method, or for
@@ -74,10 +78,11 @@ def backtest(
     tables, forecasts = [], {}
     seen = pasts(surface, cutoffs, schedule)
     for k, (cutoff, past) in enumerate(seen.items()):
-        at = surface.tokens.values[past.sizes["tokens"] :]  # the held-out checkpoints
+        ahead = surface.tokens.values[past.sizes["tokens"] :]  # the held-out checkpoints
+        at = ahead[np.linspace(0, len(ahead) - 1, min(len(ahead), MOST_AHEAD)).round().astype(int)]
         plan_then = None if plan is None else plan.known_at(float(past.tokens[-1]))  # without later changes
         with ThreadPoolExecutor(max_workers=_cores()) as pool:
-            tasks = [pool.submit(forecast, past, at, plan_then, method) for method in mean_first]
+            tasks = [pool.submit(forecast, past, at, plan_then, method, (), by_position) for method in mean_first]
         of_method = {made.method: made for made in (task.result() for task in tasks)}
         forecasts |= {(cutoff, name): of_method[name] for name in names}
         table = score(of_method[names[0]], surface, [of_method[name] for name in names[1:]])

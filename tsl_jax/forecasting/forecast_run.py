@@ -9,6 +9,8 @@ forecast sees only `past`, its reference runs, and the learning-rate plan as kno
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +22,12 @@ from tsl_jax.forecasting.lr_aware import ForecastMethod
 from tsl_jax.forecasting.lr_history import schedule_of
 from tsl_jax.forecasting.methods import MAIN, METHODS
 from tsl_jax.forecasting.position_route import Paper
-from tsl_jax.forecasting.result import Forecast
+from tsl_jax.forecasting.result import QUANTILES, Forecast, ForecastFlag, ForecastStatus
+from tsl_jax.forecasting.rolling_origin import Copies, Points
 from tsl_jax.laws import Schedule
 from tsl_jax.surface import validate_surface
+
+MOST_LEARNED = 1024  # checkpoints of the past
 
 
 def forecast(
@@ -31,6 +36,7 @@ def forecast(
     schedule: Any = None,
     method: str | Baseline | ForecastMethod | Paper = MAIN,
     reference_runs: Sequence[xr.Dataset] = (),
+    by_position: bool = True,
 ) -> Forecast:
     """Forecast the loss at tokens `at` from the surface of the past.
 
@@ -46,35 +52,70 @@ def forecast(
         method: one of METHODS, one of `tsl.baselines`, or `Paper(n_sep=...)`. The default is of the mean loss alone.
         reference_runs: surfaces of other runs to learn from, of other sizes (attribute n_params), seeds or schedules;
             only the family "lr_aware" uses them. They are used whole: give none that was not known at the cut-off.
+        by_position: whether methods by position give the loss of every position, with its quantiles; without, `surface`
+            is None and the mean costs no memory that grows with positions times tokens.
 
     Raises:
         ValueError: for an unknown method, a surface without checkpoints, tokens that are not positive, or none where
-            no plan is known. Too few usable checkpoints do not raise: the forecast of that split is NaN and its status
-            says why.
+            no plan is known, or a loss by position that memory cannot hold. Too few usable checkpoints do not raise:
+            the forecast of that split is NaN and its status says why.
     """
     past = validate_surface(past)
     plan = read_schedule(past, schedule)
     if past.sizes["tokens"] == 0:
         raise ValueError("forecast: past holds no checkpoint; check the cut-off against surface.tokens")
     at = _tokens(at, plan)
+    if by_position:
+        _check_memory(past, at, method)
     if isinstance(method, str):
         if method not in METHODS:
             names = ", ".join(METHODS)
             raise ValueError(f"forecast: method must be one of {names}, or a value of tsl.baselines, found {method!r}")
         method = METHODS[method].implementation
     if isinstance(method, ForecastMethod):
-        return lr_aware.forecast_splits(method, past, at, plan, [validate_surface(run) for run in reference_runs])
-    learned = after_warmup(past, plan)
-    cutoff = float(past.tokens[-1])
+        return lr_aware.forecast_splits(
+            method, past, at, plan, [validate_surface(run) for run in reference_runs], by_position
+        )
+    usable = after_warmup(past, plan)
+    learned = picked(usable)
+    mean = mean_loss(learned)
 
-    def points(surface: xr.Dataset, tokens: np.ndarray) -> Forecast:
+    def points(copies: Copies, tokens: np.ndarray) -> Points:
         if not isinstance(method, Baseline):
-            return position_route.by_position(surface, tokens, plan, method, cutoff)
-        mean, status, fits = method.predict(mean_loss(surface), tokens, plan)
-        return Forecast(method.name, cutoff, mean, None, status, fits)
+            return position_route.by_position(learned, copies, tokens, plan, method)
+        return Points(*method.predict(copies.of(mean), tokens, plan))
 
+    name = method if isinstance(method, str) else method.name
     shares = rolling_origin.FEW_SHARES if method == "temporal_joint" else rolling_origin.SHARES
-    return rolling_origin.with_intervals(points, past, learned, at, shares)
+    made = rolling_origin.with_intervals(points, name, past, learned, at, shares, by_position)
+    if learned.sizes["tokens"] == usable.sizes["tokens"]:
+        return made
+    detail = f"learned from {MOST_LEARNED:,} of {usable.sizes['tokens']:,} checkpoints, evenly picked"
+    thinned = ForecastStatus(ForecastFlag.PAST_THINNED, (detail,))
+    return replace(made, status={split: status | thinned for split, status in made.status.items()})
+
+
+def _check_memory(past: xr.Dataset, at: np.ndarray, method: Any) -> None:
+    """Refuse a surface by position, with its quantiles, that is larger than the memory that is free."""
+    info = METHODS.get(method) if isinstance(method, str) else None
+    by_position = info.by_position if info is not None else getattr(method, "by_position", isinstance(method, Paper))
+    size = 8 * past.sizes["split"] * len(at) * past.sizes["position"] * (2 + len(QUANTILES))
+    free = _free_memory()
+    if by_position and free is not None and size > free:
+        raise ValueError(
+            f"forecast: the loss at {past.sizes['position']:,} positions and {len(at):,} token counts takes "
+            f"{size / 1e9:.1f} GB with its quantiles, {free / 1e9:.1f} GB are free; name fewer tokens in at=, or take "
+            "the mean alone with by_position=False"
+        )
+
+
+def _free_memory() -> float | None:
+    """Bytes of memory that can be had without swapping; None where the system does not say (Linux does)."""
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        return 1024.0 * float(lines["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):
+        return None
 
 
 def _tokens(at: Any, plan: Schedule | None) -> np.ndarray:
@@ -101,3 +142,14 @@ def read_schedule(past: xr.Dataset, schedule: Any = None) -> Schedule | None:
 def after_warmup(past: xr.Dataset, plan: Schedule | None) -> xr.Dataset:
     """The checkpoints that every law and baseline learns from: past the warm-up, as far as it is known."""
     return past.sel(tokens=past.tokens > 0 if plan is None else past.tokens >= max(plan.warmup_tokens, 1))
+
+
+def picked(learned: xr.Dataset) -> xr.Dataset:
+    """The checkpoints that laws without learning rate are fitted to: of more than MOST_LEARNED so many, evenly picked.
+
+    First and last are among them. Laws that know the learning rate pick their own, see `extrapolation.POINTS`.
+    """
+    count = learned.sizes["tokens"]
+    if count <= MOST_LEARNED:
+        return learned
+    return learned.isel(tokens=np.linspace(0, count - 1, MOST_LEARNED).round().astype(int))

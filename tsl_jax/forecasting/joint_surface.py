@@ -17,13 +17,17 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jax import Array
+from scipy.linalg import qr
 
 from tsl_jax import laws
 from tsl_jax.fitting import Fit, fit
 from tsl_jax.fitting.levenberg_marquardt import DAMPINGS, MAXITER, search
 from tsl_jax.fitting.varpro import orthonormal
+from tsl_jax.forecasting.rolling_origin import Copies
 from tsl_jax.laws import Law
 
+LARGE = 2**18  # losses of a split beyond which positions are compressed
+SAMPLES, MISSED = 256, 1e-14  # of the family in log a1; what the positions kept may miss of it, relative
 PAD = 32  # checkpoints: prefixes are padded with weight zero, so that they share a compiled program
 
 
@@ -59,13 +63,18 @@ class _Solution(NamedTuple):
     converged: Array
 
 
-def refine(parts: Mapping[str, Fit], loss: xr.DataArray, usable: xr.DataArray) -> JointFit:
+def refine(
+    parts: Mapping[str, Fit], loss: xr.DataArray, usable: xr.DataArray, copies: Copies | None = None
+) -> JointFit:
     """Fit the surface jointly, from the separate fits of a0, a1, a2.
 
     Args:
         parts: temporal fits by name. loss: (split, tokens, position), nats. usable: (split, tokens), which to fit;
-            the loss of the others may be NaN.
+            the loss of the others may be NaN. copies: which splits of `usable` are copies of those of `loss`.
     """
+    compressed = _compress(loss) if loss.sizes["tokens"] * loss.sizes["position"] > LARGE else _Compressed.nothing(loss)
+    own = copies or Copies()
+    loss, beyond = (own.of(part).sel(split=usable.split) for part in (compressed.loss, compressed.beyond))
     loss = loss.where(usable, 0.0).transpose("split", "tokens", "position")  # weight zero times NaN would be NaN
     power = fit(laws.POWER, parts["a2"].predict(loss.tokens.values), over="tokens", weights=usable)
     separate = (parts["a0"], parts["a1"], power)
@@ -80,22 +89,69 @@ def refine(parts: Mapping[str, Fit], loss: xr.DataArray, usable: xr.DataArray) -
     weights = np.pad(usable.transpose("split", "tokens").values.astype(float), ((0, 0), (0, padding)))
     tokens = np.pad(loss.tokens.values.astype(float), (0, padding), mode="edge")  # not 0, where N^-delta is infinite
     with jax.enable_x64(True):
-        arrays = [jnp.asarray(a, float) for a in (np.stack(starts), tokens, loss.position.values, values, weights)]
-        solution = jax.tree.map(np.asarray, _solve(forms, *arrays))
+        arrays = [np.stack(starts), tokens, loss.position.values, compressed.mixing, values, weights]
+        solution = jax.tree.map(np.asarray, _solve(forms, *(jnp.asarray(array, float) for array in arrays)))
     split = {"split": loss.split.values}
     return JointFit(
         laws=forms,
         theta=xr.DataArray(solution.theta, split, ("split", "theta")),
         coef=xr.DataArray(solution.coef, split, ("split", "coef")),
-        sse=xr.DataArray(solution.sse, split, ("split",)),
+        sse=xr.DataArray(solution.sse, split, ("split",)) + beyond.where(usable, 0.0).sum("tokens"),
         converged=xr.DataArray(solution.converged, split, ("split",)),
     )
 
 
-def _design(forms: tuple[Law, Law, Law], theta: Array, tokens: Array, position: Array) -> Array:
+@dataclass(frozen=True)
+class _Compressed:
+    """Least squares over positions as the same over a few numbers.
+
+    Of a loss y (position,) and f of `_compress`, Q orthonormal: |y - f|^2 = |Q'y - R f(i_k)|^2 + |y - QQ'y|^2.
+
+    Attributes:
+        loss: (split, tokens, number) Q'y, its dimension called position, its coordinate the positions i_k.
+        mixing: R (number, number). beyond: |y - QQ'y|^2 (split, tokens).
+    """
+
+    loss: xr.DataArray
+    mixing: np.ndarray
+    beyond: xr.DataArray
+
+    @classmethod
+    def nothing(cls, loss: xr.DataArray) -> _Compressed:
+        """The losses as they are."""
+        return cls(loss, np.eye(0), xr.zeros_like(loss.isel(position=0, drop=True)))
+
+
+def _compress(loss: xr.DataArray) -> _Compressed:
+    """Of every f = b/(1 + a1 i) + c the values at a few positions i_k say all others, f(i) = sum_k W_ik f(i_k):
+
+    the family has low rank, as 1/(1 + a1 i) is smooth in log a1. i_k are the pivots of a QR of the family sampled in
+    log a1, W their interpolation, W = Q R. Exact up to rounding (MISSED).
+    """
+    position = loss.position.values.astype(float)
+    highest = float(laws.HYPERBOLIC.bounds(position)[0, 1])
+    a1 = np.append(0.0, np.geomspace(1e-6 / position[-1], highest, SAMPLES))[:, None]
+    family = (1 + a1 * position[0]) / (1 + a1 * position)  # (sample, position), 1 at the first position
+    _, triangle, pivots = qr(family, mode="economic", pivoting=True)
+    size = np.abs(np.diagonal(triangle))
+    count = int((size > MISSED * size[0]).sum())
+    interpolation = np.empty((len(position), count))  # W
+    interpolation[pivots] = np.linalg.lstsq(triangle[:count, :count], triangle[:count], rcond=None)[0].T
+    basis, mixing = np.linalg.qr(interpolation)
+    over = xr.DataArray(basis, {"position": loss.position}, ("position", "number"))
+    kept = xr.dot(loss, over, dim="position")
+    beyond = (loss**2).sum("position", skipna=False) - (kept**2).sum("number", skipna=False)
+    kept = kept.rename(number="position").assign_coords(position=position[pivots[:count]])
+    return _Compressed(kept, mixing, beyond.clip(min=0))
+
+
+def _design(
+    forms: tuple[Law, Law, Law], theta: Array, tokens: Array, position: Array, mixing: Array | None = None
+) -> Array:
     """Columns (tokens, position, coef) of the surface, linear in the coefficients of a0 and a2.
 
-    a0(N) = B0(N) c0 and a2(N) = B2(N) c2, so that L = [B0(N)/(1 + a1(N) i), B2(N)] [c0, c2].
+    a0(N) = B0(N) c0 and a2(N) = B2(N) c2, so that L = [B0(N)/(1 + a1(N) i), B2(N)] [c0, c2]; positions mixed by R
+    where they are compressed.
     """
     shape0, shape1, shape2, coef1 = jnp.split(theta, np.cumsum([len(law.shapes) for law in forms]))
     bases = []
@@ -107,6 +163,8 @@ def _design(forms: tuple[Law, Law, Law], theta: Array, tokens: Array, position: 
     a1 = jnp.clip(bases[1] @ coef1, 0, laws.HYPERBOLIC.bounds(position)[0, 1])
     falling = 1 / (1 + a1[:, None] * position[None])  # (tokens, position)
     constant = jnp.ones_like(falling)
+    if mixing is not None and mixing.size:
+        falling, constant = falling @ mixing.T, constant @ mixing.T
     return jnp.concatenate([falling[..., None] * bases[0][:, None], constant[..., None] * bases[2][:, None]], axis=-1)
 
 
@@ -118,7 +176,13 @@ def _surface(forms: tuple[Law, Law, Law], theta: Array, coef: Array, tokens: Arr
 
 @partial(jax.jit, static_argnums=0)
 def _solve(
-    forms: tuple[Law, Law, Law], starts: Array, tokens: Array, position: Array, loss: Array, weights: Array
+    forms: tuple[Law, Law, Law],
+    starts: Array,
+    tokens: Array,
+    position: Array,
+    mixing: Array,
+    loss: Array,
+    weights: Array,
 ) -> _Solution:
     """Least squares over every checkpoint and position of each split; starts (split, theta), loss (split, ...).
 
@@ -137,7 +201,7 @@ def _solve(
         size = jnp.sqrt(jnp.sum(target**2))  # |y|
 
         def basis(theta: Array) -> tuple[Array, Array]:
-            design = _design(forms, within(theta), tokens, position).reshape(len(root), -1)
+            design = _design(forms, within(theta), tokens, position, mixing).reshape(len(root), -1)
             return orthonormal(root[:, None] * design)
 
         def residual(step: Array) -> Array:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from jaxtyping import Float
 
 from tsl_jax import laws
 from tsl_jax.fitting import fit
@@ -26,10 +27,18 @@ from tsl_jax.forecasting import extrapolation, lr_history, priors
 from tsl_jax.forecasting.baselines import BELOW_ZERO, mean_loss
 from tsl_jax.forecasting.extrapolation import Extrapolation, RunCurve
 from tsl_jax.forecasting.position_route import FEWEST, anchor
-from tsl_jax.forecasting.result import Forecast, ForecastFlag, ForecastStatus, population_quantiles, quantiles
+from tsl_jax.forecasting.result import (
+    QUANTILES,
+    Forecast,
+    ForecastFlag,
+    ForecastStatus,
+    population_quantiles,
+    quantiles,
+)
 from tsl_jax.laws import Law, Schedule
 
 PARAMETERS = ("a0", "a1", "a2")
+BLOCK = 2**22  # losses of draws that are in memory at once, 32 MB
 STACKED = (laws.AREA_ANNEALING, laws.MULTI_POWER, laws.AREA_POWER)
 
 
@@ -41,16 +50,45 @@ class ForecastMethod:
         name: short name, as in tables.
         law: of each curve. through: which curves are extrapolated, and how they become the loss: a function of (law,
             past of one split, tokens, plan, reference_runs) that gives draws of the mean loss (draw, at), or of the
-            surface (draw, at, position), and the `Extrapolation` of each curve by name.
+            surface (draw, at, position) as an array or `SurfaceDraws`, and the `Extrapolation` of each curve by name.
         by_position: whether the draws are of the surface.
     """
 
     name: str
     law: Law
     through: Callable[
-        [Law, xr.Dataset, np.ndarray, Any, Sequence[xr.Dataset]], tuple[np.ndarray, Mapping[str, Extrapolation]]
+        [Law, xr.Dataset, np.ndarray, Any, Sequence[xr.Dataset]],
+        tuple[np.ndarray | SurfaceDraws, Mapping[str, Extrapolation]],
     ]
     by_position: bool = False
+
+
+@dataclass(frozen=True)
+class SurfaceDraws:
+    """Draws of a0/(1 + a1 i) + a2 + residual, which would fill the memory if all of them were made at once.
+
+    Attributes:
+        a0, log_a1, a2: (draw, at). position: (position,). residual: (draw, position), common to all tokens.
+    """
+
+    a0: Float[np.ndarray, "draw at"]
+    log_a1: Float[np.ndarray, "draw at"]
+    a2: Float[np.ndarray, "draw at"]
+    position: Float[np.ndarray, " position"]
+    residual: Float[np.ndarray, "draw position"]
+
+    def at(self, tokens: slice) -> Float[np.ndarray, "draw at position"]:
+        """The draws at some of the tokens."""
+        a0, log_a1, a2 = (values[:, tokens, None] for values in (self.a0, self.log_a1, self.a2))
+        surface = a0 / (1 + np.exp(log_a1) * self.position) + a2
+        surface += self.residual[:, None]
+        return surface
+
+    @property
+    def least(self) -> Float[np.ndarray, " at"]:
+        """A bound that no draw is below, (at,): the law is monotone in position, least at the first or the last."""
+        ends = [self.a0 / (1 + np.exp(self.log_a1) * i) + self.a2 for i in self.position[[0, -1]]]
+        return (np.minimum(*ends) + self.residual.min(axis=1, keepdims=True)).min(axis=0)
 
 
 def forecast_splits(
@@ -59,11 +97,12 @@ def forecast_splits(
     at: np.ndarray,
     plan: Schedule | None,
     reference_runs: Sequence[xr.Dataset],
+    by_position: bool = True,
 ) -> Forecast:
     """The forecast of every split at tokens `at`; arguments as in `forecast`."""
     increasing, position = np.sort(at), past.position.values
-    shape = (extrapolation.DRAWS, len(at), *([len(position)] if method.by_position else []))
-    draws_of, status, intervals = {}, {}, {}
+    by_position = by_position and method.by_position
+    mean_of, surface_of, status, intervals = {}, {}, {}, {}
     fits: dict[str, dict[str, Extrapolation]] = {}
     for split in past.split.values.tolist():
         own = past.sel(split=split)
@@ -71,13 +110,16 @@ def forecast_splits(
         try:
             draws, curves = method.through(method.law, own, increasing, plan, others)
         except ValueError as error:  # too little is known of this split; the others go on
-            draws_of[split], intervals[split] = np.full(shape, np.nan), "none: no forecast"
+            mean_of[split] = np.full((extrapolation.DRAWS, len(at)), np.nan)
+            surface_of[split] = np.full((len(at), len(position), len(QUANTILES)), np.nan) if by_position else None
             status[split] = ForecastStatus(ForecastFlag.NO_FORECAST, (str(error),))
+            intervals[split] = "none: no forecast"
             continue
-        draws_of[split], intervals[split] = draws, _width_rests_on(curves)
+        mean_of[split], surface_of[split], below = _summarised(draws, by_position)
+        intervals[split] = _width_rests_on(curves)
         for name, curve in curves.items():
             fits.setdefault(name, {})[split] = curve
-        reasons = [BELOW_ZERO] if (np.median(draws, axis=0) < 0).any() else []
+        reasons = [BELOW_ZERO] if below else []
         n_ignored = sum(not np.array_equal(run.position, own.position) for run in others) if method.by_position else 0
         if n_ignored:
             detail = f"{n_ignored} of {len(others)} reference runs have other positions and are left out"
@@ -85,13 +127,13 @@ def forecast_splits(
         failed = [name for name, curve in curves.items() if not curve.posterior.converged]
         reasons += [(ForecastFlag.SAMPLER_NOT_CONVERGED, f"the sampler did not converge ({name})") for name in failed]
         status[split] = ForecastStatus.of(reasons)
-    dims = ("draw", "split", "tokens", "position")[: 1 + len(shape)]
-    coordinates = {"split": list(draws_of), "tokens": increasing, "position": position}
-    labels = {dim: coordinates[dim] for dim in dims[1:]}
-    draws = xr.DataArray(np.stack(list(draws_of.values()), axis=1), labels, dims).sel(tokens=at)
-    mean = draws.mean("position", skipna=False) if method.by_position else draws
-    mean_quantiles = quantiles(mean)
-    surface_quantiles = quantiles(draws) if method.by_position else None
+    labels = {"split": list(mean_of), "tokens": increasing}
+    stacked = np.stack(list(mean_of.values()), axis=1)
+    mean = xr.DataArray(stacked, labels, ("draw", "split", "tokens")).sel(tokens=at)
+    mean_quantiles, surface_quantiles = quantiles(mean), None
+    if by_position:
+        labels = {**labels, "position": position, "quantile": np.array(QUANTILES)}
+        surface_quantiles = xr.DataArray(np.stack(list(surface_of.values())), labels, tuple(labels)).sel(tokens=at)
     return Forecast(
         method=method.name,
         cutoff=float(past.tokens[-1]),
@@ -105,6 +147,31 @@ def forecast_splits(
         draws=mean,
         intervals=intervals,
     )
+
+
+def _summarised(draws: np.ndarray | SurfaceDraws, by_position: bool) -> tuple[np.ndarray, np.ndarray | None, bool]:
+    """Draws of the mean (draw, at), QUANTILES of the surface (at, position, quantile), whether some median is negative.
+
+    Draws of a surface are made and summarised for BLOCK losses at a time.
+    """
+    if not isinstance(draws, SurfaceDraws) and draws.ndim == 2:
+        return draws, None, bool((np.median(draws, axis=0) < 0).any())
+    draw_count, tokens = draws.a0.shape if isinstance(draws, SurfaceDraws) else draws.shape[:2]
+    positions = len(draws.position) if isinstance(draws, SurfaceDraws) else draws.shape[2]
+    # where no draw is below zero, no median is: most need not be looked for
+    low = draws.least <= 0 if isinstance(draws, SurfaceDraws) else np.ones(tokens, bool)
+    mean, of_surface, below = np.empty((draw_count, tokens)), [], False
+    each = max(BLOCK // (draw_count * positions), 1)
+    for first in range(0, tokens, each):
+        part = slice(first, first + each)
+        block = draws.at(part) if isinstance(draws, SurfaceDraws) else draws[:, part]  # (draw, at, position)
+        mean[:, part] = block.mean(axis=2)
+        if by_position:
+            of_surface.append(np.moveaxis(np.quantile(block, QUANTILES, axis=0), 0, -1))
+            below |= bool((of_surface[-1][..., QUANTILES.index(0.5)] < 0).any())
+        elif low[part].any():
+            below |= bool((np.median(block, axis=0) < 0).any())
+    return mean, np.concatenate(of_surface) if by_position else None, below
 
 
 def _width_rests_on(curves: Mapping[str, Extrapolation]) -> str:
@@ -152,10 +219,9 @@ def by_parameters(law: Law, past: xr.Dataset, at: np.ndarray, plan: Any, referen
         curves[name] = extrapolation.calibrated(law, prior, own[name], at, [run[name] for run in others], seed=2 * k)
     a0, log_a1, a2 = _paired(curves, own)
     position = past.position.values
-    surface = a0[..., None] / (1 + np.exp(log_a1)[..., None] * position) + a2[..., None]  # (draw, at, position)
     offset, scatter = anchor(past.loss, own["a0"].y, own["a1"].y, own["a2"].y)
-    by_position = scatter * np.random.default_rng(7).standard_normal((len(surface), 1, len(position)))
-    return surface + offset + by_position, curves
+    random = scatter * np.random.default_rng(7).standard_normal((len(a0), len(position)))
+    return SurfaceDraws(a0, log_a1, a2, position, offset + random), curves
 
 
 def with_plans(past: xr.Dataset, plan: Any, reference_runs: Sequence[xr.Dataset]):

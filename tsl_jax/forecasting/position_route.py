@@ -18,7 +18,7 @@ forecast, so that a position law that is not quite true does not shift it. Sourc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -30,13 +30,15 @@ from tsl_jax import laws
 from tsl_jax.fitting import Fit, Status, fit
 from tsl_jax.forecasting import joint_surface
 from tsl_jax.forecasting.baselines import BELOW_ZERO, NEEDS_COSINE
-from tsl_jax.forecasting.result import Forecast, ForecastFlag, ForecastStatus, Reason
+from tsl_jax.forecasting.result import ForecastFlag, ForecastStatus, Reason
+from tsl_jax.forecasting.rolling_origin import Copies, Points
 from tsl_jax.laws import Law, Schedule
 
 SEPARATE = {"a0": laws.LOG, "a1": laws.RECIPROCAL, "a2": laws.RECIPROCAL}
 FEWEST = 4  # checkpoints: one more than a temporal law has parameters
 FEWEST_BEYOND = 3  # of them beyond N_sep, for the cosine piece to be used
 IMPLAUSIBLE = 10  # times the highest observed loss: such a prediction is discarded
+BLOCK = 2**21  # losses of a surface that are in memory at once, 16 MB
 LEAST_SINE = 0.1  # of the phase gamma4 N_sep + gamma5: the amplitude of the cosine piece divides by it
 
 
@@ -60,50 +62,108 @@ class Paper:
 
 
 def by_position(
-    learned: xr.Dataset, at: np.ndarray, plan: Schedule | None, method: str | Paper, cutoff: float
-) -> Forecast:
-    """The forecast at tokens `at`, without intervals, from the checkpoints learned from.
+    learned: xr.Dataset, copies: Copies, at: np.ndarray, plan: Schedule | None, method: str | Paper
+) -> Points:
+    """What the method says at tokens `at`, of each split and its copies, from the checkpoints learned from.
+
+    The position law is fitted once: what is known at an earlier origin are fits of the same checkpoints. The surface is
+    made for BLOCK losses at a time, some positions after the other.
 
     Args:
-        method: "temporal", "temporal_joint" or `Paper`. cutoff: tokens of the last checkpoint of the past.
+        method: "temporal", "temporal_joint" or `Paper`.
     """
-    name, splits = method if isinstance(method, str) else method.name, learned.split.values.tolist()
+    splits = copies.of(learned.loss.isel(position=0, drop=True)).split.values.tolist()
 
-    def nothing(status: dict[str, ForecastStatus]) -> Forecast:
-        shape = (len(splits), len(at), learned.sizes["position"])
-        coordinates = {"split": learned.split.values, "tokens": at, "position": learned.position.values}
-        nan = xr.DataArray(np.full(shape, np.nan), coordinates, ("split", "tokens", "position"))
-        return Forecast(name, cutoff, nan.mean("position", skipna=False), nan, status)
+    def nothing(status: dict[str, ForecastStatus]) -> Points:
+        coordinates = {"split": splits, "tokens": at}
+        nan = xr.DataArray(np.full((len(splits), len(at)), np.nan), coordinates, ("split", "tokens"))
+        surface = nan.expand_dims(position=learned.position.values, axis=2)
+        return Points(nan, status, blocks=lambda: iter([(slice(None), surface, None)]))
 
     unable = _unable(learned, plan, method)
     if unable is not None:
         return nothing(dict.fromkeys(splits, ForecastStatus.of([unable])))
     position_fit = fit(laws.HYPERBOLIC, learned.loss, over="position")
-    status = {split: ForecastStatus.of([why]) for split, why in _too_few(position_fit).items()}
+    usable = copies.of(position_fit.usable.astype(float)) == 1
+    status = {split: ForecastStatus.of([why]) for split, why in _too_few(usable).items()}
     able = [split for split in splits if split not in status]
     if not able:
         return nothing(status)
-    loss, usable = learned.loss.sel(split=able), position_fit.usable.sel(split=able)
-    fits: dict[str, Any] = {"position": position_fit, **_temporal_fits(SEPARATE, position_fit, usable)}
+    usable = usable.sel(split=able)
+    values, errors = (copies.of(of_fit).sel(split=able) for of_fit in (position_fit.params, position_fit.stderr))
+    fits: dict[str, Any] = {"position": position_fit, **_temporal_fits(SEPARATE, values, errors, usable)}
     if method == "temporal_joint":
-        fits["joint"] = joint_surface.refine(fits, loss, usable)
-    predicted, discrepancy, unidentified = _anchored(fits, loss, usable, at), None, {}
+        fits["joint"] = joint_surface.refine(fits, learned.loss, usable, copies)
+    unidentified: dict[str, str] = {}
     if isinstance(method, Paper) and plan is not None:
         forms = {"a2": laws.piecewise_cosine(plan, method.n_sep)}
-        fits["a2_hyperbola"], fits["a2"] = fits["a2"], _temporal_fits(forms, position_fit, usable)["a2"]
-        unidentified, cosine = _unidentified(fits["a2"], usable, plan), _anchored(fits, loss, usable, at)
-        instead = predicted.split.isin(list(unidentified))
+        fits["a2_hyperbola"], fits["a2"] = fits["a2"], _temporal_fits(forms, values, errors, usable)["a2"]
+        unidentified = _unidentified(fits["a2"], usable, plan)
+    predicted = _Prediction(fits, learned.loss, copies, usable, at, tuple(unidentified))
+    highest, reach, mean, discrepancy = predicted.summary()
+    status |= {split: _status(fits, reach, highest, split, unidentified.get(split)) for split in able}
+    plausible = reach.plausible(highest)
+
+    def blocks() -> Iterator[tuple[slice, xr.DataArray, xr.DataArray | None]]:
+        for part in predicted.parts():
+            surface, sd = predicted.block(part)
+            surface = surface.where(plausible).reindex(split=splits)
+            yield part, surface, None if sd is None else sd.reindex(split=splits).fillna(0.0)
+
+    mean = mean.where(plausible).reindex(split=splits)
+    discrepancy = None if discrepancy is None else discrepancy.reindex(split=splits).fillna(0.0)
+    return Points(mean, {split: status[split] for split in splits}, fits, discrepancy, blocks)
+
+
+@dataclass(frozen=True)
+class _Prediction:
+    """The surface that fits predict, BLOCK losses at a time, some positions after the other.
+
+    Attributes:
+        fits: by name, of all splits and their copies. loss: (split, tokens, position) of the splits. usable: (split,
+            tokens) of splits and copies that have a forecast. at: tokens. unidentified: splits without cosine piece.
+    """
+
+    fits: Mapping[str, Any]
+    loss: xr.DataArray
+    copies: Copies
+    usable: xr.DataArray
+    at: np.ndarray
+    unidentified: tuple[str, ...]
+
+    def parts(self) -> list[slice]:
+        """Positions that are worked on together."""
+        count = self.loss.sizes["position"]
+        each = max(BLOCK // (self.usable.sizes["split"] * (self.loss.sizes["tokens"] + len(self.at))), 1)
+        return [slice(first, min(first + each, count)) for first in range(0, count, each)]
+
+    def block(self, positions: slice) -> tuple[xr.DataArray, xr.DataArray | None]:
+        """The surface (split, at, position) there, and the sd of the model's discrepancy, or None."""
+        loss = self.copies.of(self.loss.isel(position=positions)).sel(split=self.usable.split)
+        if "a2_hyperbola" not in self.fits:
+            return _anchored(self.fits, loss, self.usable, self.at), None
+        hyperbola = {**self.fits, "a2": self.fits["a2_hyperbola"]}
+        predicted, cosine = (_anchored(fits, loss, self.usable, self.at) for fits in (hyperbola, self.fits))
+        instead = predicted.split.isin(list(self.unidentified))
         # where the cosine is not used: its distance from the hyperbola, at most the range of the past losses
-        moved = (seen := loss.where(usable)).max("tokens") - seen.min("tokens")
+        moved = (seen := loss.where(self.usable)).max("tokens") - seen.min("tokens")
         apart = (cosine - predicted).clip(-moved, moved)
-        discrepancy = apart.where(np.isfinite(cosine), moved).where(instead, 0.0).reindex(split=splits).fillna(0.0)
-        predicted = predicted.where(instead, cosine)
-    highest = float(loss.where(usable).max())  # nats; predictions far above it are discarded
-    for split in able:
-        status[split] = _status(fits, predicted.sel(split=split), highest, split, unidentified.get(split))
-    predicted = discard_implausible(predicted, highest).reindex(split=splits)
-    mean, status = predicted.mean("position", skipna=False), {split: status[split] for split in splits}
-    return Forecast(name, cutoff, mean, predicted, status, fits, model_discrepancy_sd=discrepancy)
+        return predicted.where(instead, cosine), apart.where(np.isfinite(cosine), moved).where(instead, 0.0)
+
+    def summary(self) -> tuple[float, Reach, xr.DataArray, xr.DataArray | None]:
+        """The highest observed loss, how far predictions go, their mean over positions, and that of the discrepancy."""
+        parts, highest, reaches, mean, discrepancy = self.parts(), -np.inf, [], 0.0, None
+        for part in parts:
+            predicted, sd = self.block(part)
+            seen = self.copies.of(self.loss.isel(position=part)).sel(split=self.usable.split).where(self.usable)
+            highest = max(highest, float(seen.max()))
+            reaches.append(Reach.of(predicted))
+            mean = mean + predicted.sum("position", skipna=False)
+            if sd is not None:
+                discrepancy = (0.0 if discrepancy is None else discrepancy) + sd.sum("position")
+        count = self.loss.sizes["position"]
+        assert isinstance(mean, xr.DataArray)
+        return highest, Reach.over(reaches), mean / count, None if discrepancy is None else discrepancy / count
 
 
 def described(
@@ -126,13 +186,14 @@ def described(
     if unable is not None:
         raise ValueError(f"temporal: {unable[1]}")
     position_fit = fit(laws.HYPERBOLIC, learned.loss, over="position")
-    for split, (_, why) in _too_few(position_fit).items():
+    usable = position_fit.usable
+    for split, (_, why) in _too_few(usable).items():
         raise ValueError(f"temporal: {split} has {why}")
     forms = dict(SEPARATE)
     if isinstance(method, Paper) and plan is not None:
         forms["a2"] = laws.piecewise_cosine(plan, method.n_sep)
-    usable = position_fit.usable
-    fits: dict[str, Any] = {"position": position_fit, **_temporal_fits(forms, position_fit, usable, solver)}
+    values, errors = position_fit.params, position_fit.stderr
+    fits: dict[str, Any] = {"position": position_fit, **_temporal_fits(forms, values, errors, usable, solver)}
     if method == "temporal_joint":
         fits["joint"] = joint_surface.refine(fits, learned.loss, usable)
     return fits
@@ -164,18 +225,17 @@ def _unable(learned: xr.Dataset, plan: Schedule | None, method: str | Paper) -> 
     return None
 
 
-def _too_few(position_fit: Fit) -> dict[str, Reason]:
-    """The splits without enough usable position fits, each with its reason."""
-    usable = position_fit.usable.sum("tokens")
-    counts = {split: int(usable.sel(split=split)) for split in usable.split.values.tolist()}
+def _too_few(usable: xr.DataArray) -> dict[str, Reason]:
+    """The splits without enough usable position fits, of usable (split, tokens), each with its reason."""
+    counts = {split: int(usable.sel(split=split).sum()) for split in usable.split.values.tolist()}
     message = "{} usable position fits, {} are needed"
     return {s: (ForecastFlag.NO_FORECAST, message.format(n, FEWEST)) for s, n in counts.items() if n < FEWEST}
 
 
 def _temporal_fits(
-    forms: Mapping[str, Law], position_fit: Fit, usable: xr.DataArray, solver: str = "auto"
+    forms: Mapping[str, Law], values: xr.DataArray, errors: xr.DataArray, usable: xr.DataArray, solver: str = "auto"
 ) -> dict[str, Fit]:
-    """The temporal law of a0, a1, a2 over the usable checkpoints of the splits that `usable` has.
+    """The temporal law of a0, a1, a2 over the usable checkpoints, from `values` and their standard `errors`.
 
     Checkpoints have the weights typical^2/(stderr^2 + typical^2), zero where the position fit is not usable. Early
     position fits can be worse by orders of magnitude than late ones; the typical error (the median) is added, as
@@ -183,12 +243,10 @@ def _temporal_fits(
     """
     fits = {}
     for name, law in forms.items():
-        chosen = {"split": usable.split, "param": name}
-        values, errors = (a.sel(chosen).drop_vars("param") for a in (position_fit.params, position_fit.stderr))
-        stderr = errors.where(usable)
+        y, stderr = (a.sel(param=name, drop=True).where(usable) for a in (values, errors))
         typical = stderr.median("tokens").clip(min=1e-12)  # (split,); above 0, as weights divide by it
         weights = (typical**2 / (stderr**2 + typical**2)).where(usable, 0.0)  # 1/2 at the typical error
-        fits[name] = fit(law, values.where(usable, 0.0), over="tokens", weights=weights, method=solver)
+        fits[name] = fit(law, y.fillna(0.0), over="tokens", weights=weights, method=solver)
     return fits
 
 
@@ -252,25 +310,45 @@ def anchor(
     return rest.mean(0), rest.std(0)
 
 
-def discard_implausible(predicted: xr.DataArray, highest: float) -> xr.DataArray:
-    """NaN for splits that exceed IMPLAUSIBLE times the highest observed loss: a1 came close to a pole."""
-    reach = abs(predicted).max(("tokens", "position"))
-    return predicted.where(reach <= IMPLAUSIBLE * highest)
+@dataclass(frozen=True)
+class Reach:
+    """How far predictions go: least and greatest, and whether all are finite, each (split,)."""
+
+    low: xr.DataArray
+    high: xr.DataArray
+    finite: xr.DataArray
+
+    @classmethod
+    def of(cls, predicted: xr.DataArray) -> Reach:
+        dims = ("tokens", "position")
+        return cls(predicted.min(dims), predicted.max(dims), np.isfinite(predicted).all(dims))
+
+    @classmethod
+    def over(cls, parts: Sequence[Reach]) -> Reach:
+        """Of all parts together."""
+        low, high, finite = (
+            xr.concat([getattr(part, name) for part in parts], "part") for name in ("low", "high", "finite")
+        )
+        return cls(low.min("part"), high.max("part"), finite.all("part"))
+
+    def plausible(self, highest: float) -> xr.DataArray:
+        """Whether no prediction exceeds IMPLAUSIBLE times the highest observed loss; else a1 came close to a pole."""
+        return (-self.low <= IMPLAUSIBLE * highest) & (self.high <= IMPLAUSIBLE * highest)
 
 
 def _status(
-    fits: Mapping[str, Any], predicted: xr.DataArray, highest: float, split: str, unidentified: str | None
+    fits: Mapping[str, Any], reach: Reach, highest: float, split: str, unidentified: str | None
 ) -> ForecastStatus:
     """The status of a split's forecast: implausible predictions, and temporal laws whose fit did not converge."""
     flag = ForecastFlag
     reasons: list[Reason] = [(flag.COSINE_NOT_IDENTIFIED, unidentified)] if unidentified else []
-    if not bool(np.isfinite(predicted).all()):
+    if not bool(reach.finite.sel(split=split)):
         reasons.append((flag.DISCARDED, "is not finite"))
-    if bool((predicted < 0).any()):
+    if bool(reach.low.sel(split=split) < 0):
         reasons.append(BELOW_ZERO)
-    if bool((abs(predicted) > IMPLAUSIBLE * highest).any()):
+    if bool(reach.high.sel(split=split).notnull()) and not bool(reach.plausible(highest).sel(split=split)):
         reasons.append((flag.DISCARDED, f"prediction exceeds {IMPLAUSIBLE}x the highest observed loss; discarded"))
-    if bool((predicted > 2 * highest).any()):
+    if bool(reach.high.sel(split=split) > 2 * highest):
         reasons.append((flag.ABOVE_OBSERVED, "prediction exceeds twice the highest observed loss"))
     for name in ("a0", "a1", "a2"):
         used = fits["a2_hyperbola"] if unidentified and name == "a2" else fits[name]

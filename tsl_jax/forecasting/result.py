@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from tsl_jax.surface import position_covariance
+from tsl_jax.surface import position_noise
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # the ends of the 90 and the 50 % interval, and the median
 SHOWN = 3  # token counts that the printed form of a forecast names; of more, the first and the last
@@ -35,6 +35,7 @@ class ForecastFlag(IntFlag):
     JOINT_NOT_CONVERGED = auto()  # the joint fit of all parameters stopped at its iteration limit
     SAMPLER_NOT_CONVERGED = auto()  # the posterior rests on too few effective draws
     REFERENCE_RUNS_IGNORED = auto()  # some reference runs have other positions
+    PAST_THINNED = auto()  # of very many checkpoints some were picked, and the others left out of the fit
 
 
 NOTHING = ForecastFlag(0)
@@ -141,14 +142,14 @@ def population_quantiles(past: xr.Dataset, draws: xr.DataArray) -> xr.DataArray 
 
     The error from the choice of texts is normal and common to all tokens, with the variance
 
-        sem^2 = mean over positions i, j of cov_ij,
+        sem^2 = mean over positions i, j of cov_ij = sum over documents c of (mean over i of noise_ci)^2,
 
     cov the covariance of the mean losses by position over documents, at the last checkpoint. None where the surface
     holds no sums by document.
     """
     if "cluster_sum" not in past:
         return None
-    covariance = position_covariance(past.isel(tokens=[-1])).isel(tokens=0)
-    sem = covariance.mean(("position", "position_")).clip(min=0).fillna(0) ** 0.5
+    noise = position_noise(past.isel(tokens=[-1])).isel(tokens=0, drop=True)  # cov = noise' noise, over clusters
+    sem = (noise.mean("position").fillna(0) ** 2).sum("cluster") ** 0.5
     normal = xr.DataArray(np.random.default_rng(9).standard_normal(draws.sizes["draw"]), dims=("draw",))
     return quantiles(draws + normal * sem.sel(split=draws.split))

@@ -17,8 +17,8 @@ for them. Source: rolling-origin evaluation, Tashman, Out-of-sample tests of for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ import xarray as xr
 from scipy.special import stdtrit
 
 from tsl_jax.forecasting.baselines import mean_loss
-from tsl_jax.forecasting.result import QUANTILES, Forecast, population_quantiles, quantiles
+from tsl_jax.forecasting.result import QUANTILES, Forecast, ForecastStatus, population_quantiles, quantiles
 
 SHARES = (0.4, 0.5, 0.6, 0.7, 0.8)  # of the tokens seen, at which the past is cut
 FEW_SHARES = (0.5, 0.7)  # for a method whose every origin costs much
@@ -34,46 +34,89 @@ FEWEST = 5  # checkpoints before an origin: one more than a temporal law has par
 DRAWS = 512
 NONE = "none: too few checkpoints"
 
+# (positions, loss surface (split, tokens, position) there, sd of the model's discrepancy there or None)
+Blocks = Callable[[], Iterator[tuple[slice, xr.DataArray, xr.DataArray | None]]]
+
+
+@dataclass(frozen=True)
+class Points:
+    """What a method says at some tokens, of the past and ahead, without intervals.
+
+    Attributes:
+        mean: (split, tokens), nats. status: by split. fits: as in `Forecast`.
+        discrepancy: mean over positions of `Forecast.model_discrepancy_sd`, (split, tokens), or None.
+        blocks: the loss surface, some positions after the other, as a whole it may not fit into memory; None for
+            methods that know the mean alone.
+    """
+
+    mean: xr.DataArray
+    status: Mapping[str, ForecastStatus]
+    fits: Mapping[str, Any] = field(default_factory=dict)
+    discrepancy: xr.DataArray | None = None
+    blocks: Blocks | None = None
+
 
 def with_intervals(
-    points: Callable[[xr.Dataset, np.ndarray], Forecast],
+    points: Callable[[Copies, np.ndarray], Points],
+    name: str,
     past: xr.Dataset,
     learned: xr.Dataset,
     at: np.ndarray,
     shares: Sequence[float] = SHARES,
+    by_position: bool = True,
 ) -> Forecast:
     """The forecast of a method at tokens `at`, with quantiles and draws where the past allows one origin or more.
 
     Args:
-        points: (surface, tokens) -> the method's forecast there, without intervals.
+        points: (copies, tokens) -> what the method says there of every split and its copies. name: of the method.
         past: the whole past. learned: the checkpoints of it that the method may see. shares: of the origins.
+        by_position: whether the surface is wanted beside the mean.
     """
-    splits = learned.split.values.tolist()
-    places = origins(learned.tokens.values, float(past.tokens[-1]), shares)
-    if not places:
-        return replace(points(learned, at), intervals=dict.fromkeys(splits, NONE))
-    of_all = points(_copies(learned, places, len(shares)), np.concatenate([learned.tokens.values, at]))
-    own = _without_origins(of_all, splits, len(at))  # from the whole past: the forecast itself
-    width = _Width.of(mean_loss(learned), of_all.mean, places)  # s and w^2
-    intervals = {}
-    for split in splits:
-        count = int(width.origins.sel(split=split))
-        intervals[split] = f"rolling origins ({count})" if count else NONE
-        if bool(own.mean.sel(split=split).isnull().all()):
-            intervals[split] = "none: no forecast"
-    own = replace(own, intervals=intervals)
-    if not bool((width.origins > 0).any()):  # no origin with a finite forecast: points only
-        return own
-    discrepancy = None if own.model_discrepancy_sd is None else own.model_discrepancy_sd.mean("position")
-    draws = _draws(own.mean, discrepancy, own.cutoff, width)
-    by_position = None if of_all.surface is None else _Width.of(learned.loss, of_all.surface, places)
-    return replace(
-        own,
-        draws=draws,
-        quantiles=quantiles(draws),
-        population_quantiles=population_quantiles(past, draws),
-        surface_quantiles=None if by_position is None else _surface_quantiles(own, by_position),
+    splits, seen, cutoff = learned.split.values.tolist(), learned.tokens.values, float(past.tokens[-1])
+    places = origins(seen, cutoff, shares)
+    copies = Copies(tuple(places), len(shares) if places else 0)
+    of_all = points(copies, np.concatenate([seen, at]) if places else at)
+    mean, discrepancy = (
+        None if values is None else values.sel(split=splits).isel(tokens=slice(-len(at), None))
+        for values in (of_all.mean, of_all.discrepancy)
     )
+    assert mean is not None
+    status = {split: of_all.status[split] for split in splits}
+    own = Forecast(name, cutoff, mean, None, status, _without_origins(of_all.fits, splits))
+    intervals = dict.fromkeys(splits, NONE)
+    width = _Width.of(mean_loss(learned), of_all.mean, places) if places else None  # s and w^2
+    if width is not None:
+        for split in splits:
+            count = int(width.origins.sel(split=split))
+            intervals[split] = f"rolling origins ({count})" if count else NONE
+            if bool(mean.sel(split=split).isnull().all()):
+                intervals[split] = "none: no forecast"
+    own = replace(own, intervals=intervals)
+    known = width is not None and bool((width.origins > 0).any())  # else there are points only
+    if by_position and of_all.blocks is not None:
+        own = replace(own, **_surface(of_all.blocks, learned.loss, splits, len(at), places, cutoff, known))
+    if width is None or not known:
+        return own
+    draws = _draws(mean, discrepancy, cutoff, width)
+    every = population_quantiles(past, draws)
+    return replace(own, draws=draws, quantiles=quantiles(draws), population_quantiles=every)
+
+
+def _surface(
+    blocks: Blocks, loss: xr.DataArray, splits: list[str], ahead: int, places: Sequence[int], cutoff: float, known: bool
+) -> dict[str, xr.DataArray | None]:
+    """The fields of a forecast by position at the last `ahead` tokens, with quantiles where they are known."""
+    parts: dict[str, list[xr.DataArray]] = {"surface": [], "model_discrepancy_sd": [], "surface_quantiles": []}
+    for positions, predicted, sd in blocks():
+        surface = predicted.sel(split=splits).isel(tokens=slice(-ahead, None))
+        parts["surface"].append(surface)
+        if sd is not None:
+            parts["model_discrepancy_sd"].append(sd.sel(split=splits).isel(tokens=slice(-ahead, None)))
+        if known:
+            width = _Width.of(loss.isel(position=positions), predicted, places)
+            own = None if sd is None else parts["model_discrepancy_sd"][-1]
+            parts["surface_quantiles"].append(_surface_quantiles(surface, own, cutoff, width))
+    return {name: xr.concat(of_blocks, "position") if of_blocks else None for name, of_blocks in parts.items()}
 
 
 # --------------------------------------------------------------------------------- one surface of all origins, and back
@@ -89,28 +132,35 @@ def _name(split: Any, place: int) -> str:
     return f"{split}, first {place + 1}"
 
 
-def _copies(learned: xr.Dataset, places: Sequence[int], count: int) -> xr.Dataset:
-    """The losses, and after them those of each origin as further splits, NaN beyond it.
+@dataclass(frozen=True)
+class Copies:
+    """What is known at each origin, as further splits.
 
-    They are `count` copies, the last ones all NaN, so that cut-offs with fewer origins share the compiled programs.
+    Attributes:
+        places: of the origins, see `origins`. count: copies of each split: those beyond `places` are all NaN, so that
+            cut-offs with fewer origins share the compiled programs.
     """
-    loss, order = learned.loss, xr.DataArray(np.arange(learned.sizes["tokens"]), dims="tokens")
-    splits, cuts = learned.split.values, [*places, *range(-1, len(places) - count - 1, -1)]  # below 0: all NaN
-    earlier = [loss.where(order <= k).assign_coords(split=[_name(split, k) for split in splits]) for k in cuts]
-    return xr.Dataset({"loss": xr.concat([loss, *earlier], "split")})
+
+    places: tuple[int, ...] = ()
+    count: int = 0
+
+    def of(self, values: xr.DataArray) -> xr.DataArray:
+        """The values (split, tokens, ...), and after them those of each origin as further splits, NaN beyond it."""
+        if not self.count:
+            return values
+        order, splits = xr.DataArray(np.arange(values.sizes["tokens"]), dims="tokens"), values.split.values
+        cuts = [*self.places, *range(-1, len(self.places) - self.count - 1, -1)]  # below 0: all NaN
+        earlier = [values.where(order <= k).assign_coords(split=[_name(split, k) for split in splits]) for k in cuts]
+        return xr.concat([values, *earlier], "split")
 
 
-def _without_origins(of_all: Forecast, splits: Sequence[str], count: int) -> Forecast:
-    """The forecast from the whole past at the last `count` tokens, its fits of these splits alone."""
-    ahead: dict[str, Any] = {}
-    for name in ("mean", "surface", "model_discrepancy_sd"):
-        values = getattr(of_all, name)
-        ahead[name] = None if values is None else values.sel(split=splits).isel(tokens=slice(-count, None))
-    fits = {}
-    for name, fit in of_all.fits.items():
+def _without_origins(fits: Mapping[str, Any], splits: Sequence[str]) -> dict[str, Any]:
+    """The fits of these splits alone."""
+    own = {}
+    for name, fit in fits.items():
         arrays = {key: values for key, values in vars(fit).items() if isinstance(values, xr.DataArray)}
-        fits[name] = replace(fit, **{key: a.sel(split=a.split.isin(splits)) for key, a in arrays.items()})
-    return replace(of_all, **ahead, fits=fits, status={split: of_all.status[split] for split in splits})
+        own[name] = replace(fit, **{key: a.sel(split=a.split.isin(splits)) for key, a in arrays.items()})
+    return own
 
 
 # ------------------------------------------------------------------------------------------------------- how wide it is
@@ -189,11 +239,12 @@ def _draws(mean: xr.DataArray, discrepancy: xr.DataArray | None, cutoff: float, 
     return draws.transpose("draw", "split", "tokens")
 
 
-def _surface_quantiles(own: Forecast, width: _Width) -> xr.DataArray:
+def _surface_quantiles(
+    surface: xr.DataArray, discrepancy: xr.DataArray | None, cutoff: float, width: _Width
+) -> xr.DataArray:
     """(split, tokens, position, quantile), as if both kinds of error were Student's."""
-    assert own.surface is not None
-    grown = width.grown(own.surface.tokens, own.cutoff, own.model_discrepancy_sd)
+    grown = width.grown(surface.tokens, cutoff, discrepancy)
     q = xr.DataArray(np.array(QUANTILES), {"quantile": np.array(QUANTILES)}, "quantile")
     t = xr.apply_ufunc(stdtrit, width.freedom, q)
-    at_quantile = own.surface + t * (grown**2 + width.white) ** 0.5
+    at_quantile = surface + t * (grown**2 + width.white) ** 0.5
     return at_quantile.transpose("split", "tokens", "position", "quantile")
