@@ -17,6 +17,7 @@ from tsl_jax.reporting.wording import count
 
 View = dict[str, Any]
 PANEL_GAP = 58  # pixels between stacked panels: the title of the lower one stands there
+MOST_DRAWN = 1000  # checkpoints: more are no wider on a screen, and make a page that opens slowly
 TOP, BOTTOM = 28, 50  # pixels above the first panel (its title) and below the last (ticks and their title)
 
 
@@ -153,6 +154,16 @@ def span(*values: Any, margin: float = 0.08, least: float = 0.0) -> list[float] 
     low, high = float(flat.min()), float(flat.max())
     beyond = max(margin * (high - low) or max(abs(high), 1.0) * 0.05, least)
     return [low - beyond, high + beyond]
+
+
+def drawn(count: int, most: int = MOST_DRAWN) -> np.ndarray:
+    """Which of `count` checkpoints are drawn: at most `most`, evenly picked, first and last among them."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int)
+
+
+def drawn_in_words(count: int, most: int = MOST_DRAWN, what: str = "checkpoint") -> str:
+    """A sentence for the caption where not all are drawn, else nothing."""
+    return f" Of {count:,} {what}s {most:,} are drawn, evenly picked." if count > most else ""
 
 
 def even_in_log(tokens: np.ndarray, most: int) -> np.ndarray:

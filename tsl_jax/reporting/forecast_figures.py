@@ -10,7 +10,7 @@ import xarray as xr
 
 from tsl_jax.forecasting.methods import MAIN
 from tsl_jax.forecasting.result import Forecast
-from tsl_jax.reporting.figures import Figure, View, dots, entry, hover, lines, panels, shade, span
+from tsl_jax.reporting.figures import Figure, View, dots, drawn, entry, hover, lines, panels, shade, span
 from tsl_jax.reporting.material import Material, smallest_errors
 from tsl_jax.reporting.wording import label
 
@@ -149,6 +149,7 @@ def observed_losses(observed: xr.DataArray | None) -> tuple[list[View], list[Vie
     if observed is None:
         return [], []
     on_hover = hover("observed at %{x:,.0f} tokens: %{y:.3f} nats")
+    observed = observed.isel(tokens=drawn(observed.sizes["tokens"]))
     points = dots(observed.tokens.values, observed.values, "--ink", key="observed", size=6.5, **on_hover)
     return [points], [entry("observed", "observed", "--ink", mark="dot")]
 
@@ -173,7 +174,8 @@ def _over_tokens(
         tokens = np.union1d(np.linspace(0, end, 160), knots[0])
         rate = tokens, np.interp(tokens, *knots)
     elif material.surface is not None and "lr" in material.surface.coords:
-        rate = material.surface.tokens.values, material.surface.lr.values
+        recorded = material.surface.lr.isel(tokens=drawn(material.surface.sizes["tokens"]))
+        rate = recorded.tokens.values, recorded.values
     if rate is not None:
         on_hover = hover("learning rate %{y:.3g} at %{x:,.0f} tokens")
         data = [*data, lines(*rate, "--muted", key="learning rate", width=1.8, yaxis="y2", **on_hover)]

@@ -8,6 +8,7 @@ import xarray as xr
 from tsl_jax.forecasting.methods import METHODS
 from tsl_jax.forecasting.result import Forecast
 from tsl_jax.reporting import error_figures, forecast_figures
+from tsl_jax.reporting.figures import drawn_in_words
 from tsl_jax.reporting.markup import Html, figure, folded, paragraph, section, table, text
 from tsl_jax.reporting.material import Material, smallest_errors
 from tsl_jax.reporting.wording import compact, count, how_far, label, last_loss, nats, readable, signed, whole
@@ -109,6 +110,8 @@ def forecast(material: Material) -> str:
         caption = "The mean loss that each method forecasts beyond its cut-off (shaded)."
     if material.unfinished is not None:
         caption += f" The run is {how_far(material.unfinished)}, where the observed losses end."
+    if material.mean is not None:
+        caption += drawn_in_words(material.mean.sizes["tokens"])
     without = _without_forecast(material)
     caption += f" No forecast could be made: {without}." if without else ""
     parts += ["<h3>All methods</h3>" if parts else "", figure(drawing, caption)]

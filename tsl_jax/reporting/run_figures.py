@@ -11,6 +11,7 @@ from tsl_jax.reporting.figures import (
     Figure,
     View,
     dots,
+    drawn,
     entry,
     even_in_log,
     hover,
@@ -104,8 +105,7 @@ def parameters(material: Material) -> Figure | None:
 def _over_tokens(fit: PositionFit, split: str, forecast: Forecast | None, total: float | None) -> View:
     k, names = fit.splits.index(split), fit.fit.law.params
     rows = np.flatnonzero(fit.at > 0)
-    if len(rows) > MOST_CURVES:
-        rows = rows[np.linspace(0, len(rows) - 1, MOST_CURVES).astype(int)]
+    rows = rows[drawn(len(rows), MOST_CURVES)]
     at, end = fit.at[rows], max(total or 0, fit.at[rows].max())
     data: list[View] = []
     ranges = []
@@ -228,8 +228,9 @@ def _r2_of(estimates: dict[str, xr.DataArray], split: str) -> View:
     data, legend, late = [], [], [np.ones(1)]
     for name, r2 in estimates.items():
         r2 = r2.sel(split=split, tokens=r2.tokens > 0)
+        late.append(r2.values[r2.size // 3 :])  # the first checkpoints are flat over positions: they would set the axis
+        r2 = r2.isel(tokens=drawn(r2.size))
         x, y = r2.tokens.values.astype(float), r2.values
-        late.append(y[len(y) // 3 :])  # the first checkpoints are flat over positions: their R2 would set the axis
         on_hover = f"%{{x:,.0f}} tokens: {name} "
         if name == "ceiling":
             data.append(lines(x, y, "--ink", key=name, dash="7px,5px", width=1.6, **hover(on_hover + "%{y:.4f}")))

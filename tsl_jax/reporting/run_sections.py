@@ -14,7 +14,7 @@ import xarray as xr
 
 from tsl_jax.fitting import Fit, Status
 from tsl_jax.reporting import run_figures
-from tsl_jax.reporting.figures import Figure, hover, lines, log_axis, panels, round_ticks
+from tsl_jax.reporting.figures import Figure, drawn_in_words, hover, lines, log_axis, panels, round_ticks
 from tsl_jax.reporting.markup import Html, figure, folded, paragraph, section, table, text
 from tsl_jax.reporting.material import Material
 from tsl_jax.reporting.wording import compact, mathematics, nats, readable, whole
@@ -81,6 +81,8 @@ def parameters(material: Material) -> str:
         return ""
     curve = "curve" if _numbered(material) else "checkpoint"
     caption = f"Parameters of the position law fitted to each {curve}, with standard errors."
+    most = max(len(fit.at) for fit in material.by_position.values())
+    caption += drawn_in_words(most, run_figures.MOST_CURVES, curve)
     marks = run_figures.marks(drawing)
     if "unusable" in marks:
         caption += " Red marks are fits that do not identify the parameters; forecasts leave them out."
@@ -112,6 +114,8 @@ def quality(material: Material, r2: xr.Dataset | None) -> str:
         caption += " The noise ceiling is the R² that a true law would reach on average under the noise of the losses."
     if r2 is not None and "additive" in r2:
         caption += " The additive estimate removes the effect of which text stands at each position."
+    if material.surface is not None:
+        caption += drawn_in_words(material.surface.sizes["tokens"])
     for split in drawing.choices["split"]:
         parts = [f"{nats(value)} ({name})" for name, value in run_figures.medians(r2, material, split).items()]
         caption += f" Median of the later half{f', {split}' if split else ''}: {', '.join(parts)}."
