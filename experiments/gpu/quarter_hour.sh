@@ -12,12 +12,14 @@ OUT=${OUT:-runs/gpu}
 PYTHON=${PYTHON:-python3}
 SMOKE=${SMOKE:-}
 mkdir -p "$OUT"
-export PYTHONPATH="$PWD:$PWD/gpu-bundle/site${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+# The wheels are for Python 3.12, and only where it lacks them.
+"$PYTHON" -c 'import grain, jaxopt, tyro' 2>/dev/null || PYTHONPATH="$PYTHONPATH:$PWD/gpu-bundle/site"
 export XLA_PYTHON_CLIENT_PREALLOCATE=false # stages are processes of their own, and ask for what they need
 failed=0
 
 stage() { # name, seconds, command ...: its output is kept, and what it exits with
-    local name=$1 seconds=$2 begin=$SECONDS
+    local name=$1 seconds=$((${SMOKE:+10 *} $2)) begin=$SECONDS
     shift 2
     echo "== $name (at most $seconds s)"
     timeout --signal=INT --kill-after=20 "$seconds" "$@" 2>&1 | tee "$OUT/$name.log"

@@ -115,7 +115,8 @@ def make_mesh(devices: str, config: MeshConfig | None = None) -> Mesh:
     shape = (1, n, 1) if config is None else meshes.shape(config, n)
     accelerator = ACCELERATORS[name]
     try:
-        described = _topology(accelerator.platform, devices, n)
+        with _standard_error():  # libtpu writes of a network that it does not find
+            described = _topology(accelerator.platform, devices, n)
     except Exception as error:  # which one depends on what is missing
         install = f'pip install "tsl_jax[{accelerator.extra}]"'
         reason = " ".join(str(error).split())[:200]
