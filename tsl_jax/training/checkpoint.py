@@ -23,6 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from tsl_jax.atomic_write import sync
+from tsl_jax.training import hosts
 from tsl_jax.training.step import TrainState
 
 # What tensorstore says of a disk that takes no more; its errors are ValueErrors.
@@ -38,12 +39,16 @@ class Checkpoints:
         self.folder = Path(folder).absolute()
         self.model_hash = model_hash
         self._damaged: set[int] = set()
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        settings: dict[str, Any] = {"max_to_keep": keep, "enable_async_checkpointing": False}
+        if hosts.count() > 1:  # each process reads by itself and the writer has gathered what it writes
+            alone = ocp.options.MultiprocessingOptions(hosts.index(), {hosts.index()}, f"process{hosts.index()}")
+            settings |= {"multiprocessing_options": alone, "create": False}
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self._manager = ocp.CheckpointManager(self.folder, options=ocp.CheckpointManagerOptions(**settings))
 
     def steps(self) -> list[int]:
         """Steps on disk, increasing, without those found damaged."""
-        return sorted(set(self._manager.all_steps()) - self._damaged)
+        return hosts.from_writer(lambda: sorted(set(self._manager.all_steps()) - self._damaged))
 
     def save(self, state: TrainState) -> None:
         """Write the state of `state.step`, durably, unless it is there already.
@@ -51,9 +56,11 @@ class Checkpoints:
         Raises:
             OSError: if it cannot be written; the checkpoints before stay as they are.
         """
-        host = jax.device_get(state)
-        step = int(host.step)
+        step = int(state.step)
         if step in self.steps():
+            return
+        host = _in_writer(state)
+        if host is None:
             return
         facts = {"model": self.model_hash, "step": step, "sha256": _digest(_tree(host))}
         parts = ocp.args.Composite(state=ocp.args.StandardSave(_tree(host)), facts=ocp.args.JsonSave(facts))
@@ -109,13 +116,22 @@ class Checkpoints:
         self._manager.close()
 
     def _load(self, step: int, like: TrainState) -> tuple[TrainState | None, str]:
-        """The state of one step, or None and what is wrong with it."""
+        """The state of one step, or None and what is wrong with it: in all processes, where it is so in one."""
+        tree, expected, problem = self._read(step, like)
+        if hosts.anywhere(bool(problem)):
+            return None, problem or "another process cannot read it"
+        if _digest(tree) != expected:
+            return None, "its checksum does not match"
+        return TrainState(tree["params"], tree["opt_state"], tree["step"]), ""
+
+    def _read(self, step: int, like: TrainState) -> tuple[Any, str, str]:
+        """The arrays of one step, what their checksum should be, and what is wrong with them, which may be nothing."""
         try:
             with _quiet():
                 facts = self._manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore()))["facts"]
             model, expected = facts["model"], facts["sha256"]
         except Exception as error:  # damage shows as whatever the layer that meets it raises
-            return None, _first_line(error)
+            return None, "", _first_line(error)
         if model != self.model_hash:
             mismatch = f"{self.folder / str(step)} is of model {model}, this one is {self.model_hash}"
             raise ValueError(f"training: checkpoint of another model: {mismatch}; use the config it was trained with")
@@ -123,18 +139,24 @@ class Checkpoints:
             target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(like))
             parts = ocp.args.Composite(state=ocp.args.StandardRestore(target))
             with _quiet():
-                tree = self._manager.restore(step, args=parts)["state"]
+                return self._manager.restore(step, args=parts)["state"], expected, ""
         except Exception as error:
-            return None, _first_line(error)
-        if _digest(jax.device_get(tree)) != expected:
-            return None, "its checksum does not match"
-        return TrainState(tree["params"], tree["opt_state"], tree["step"]), ""
+            return None, "", _first_line(error)
 
     def _drop_damaged(self) -> None:
         """Remove what was found damaged: it may be of later steps, which are about to be written again."""
         for step in self._damaged:
             self._manager.delete(step)
         self._damaged.clear()
+
+
+def _in_writer(state: TrainState) -> TrainState | None:
+    """The state in the writer's memory, gathered array by array; None in other processes."""
+    leaves = []
+    for leaf in jax.tree.leaves(state):
+        value = hosts.whole(leaf)
+        leaves += [value] if hosts.is_writer() else []
+    return jax.tree.unflatten(jax.tree.structure(state), leaves) if hosts.is_writer() else None
 
 
 def _need_space(folder: Path, size: int) -> None:
@@ -163,7 +185,7 @@ def _tree(state: TrainState) -> dict[str, Any]:
 def _digest(tree: Any) -> str:
     sha = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        value = np.ascontiguousarray(leaf)
+        value = np.ascontiguousarray(hosts.whole(leaf))
         sha.update(f"{jax.tree_util.keystr(path)} {value.dtype} {value.shape}".encode())
         sha.update(value.tobytes())
     return sha.hexdigest()

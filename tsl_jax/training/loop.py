@@ -23,9 +23,9 @@ import numpy as np
 from tsl_jax import surface
 from tsl_jax.data import corpora
 from tsl_jax.data.preparation import DomainFiles
-from tsl_jax.training import evaluation, mesh, run_dir
+from tsl_jax.training import evaluation, hosts, mesh, run_dir
 from tsl_jax.training.checks import check_evaluation_shares, check_shares, validate_config
-from tsl_jax.training.config import TrainConfig
+from tsl_jax.training.config import TrainConfig, to_dict
 from tsl_jax.training.resources import rates
 from tsl_jax.training.setup import Observe, Progress, TrainingRun, prepare
 from tsl_jax.training.step import TrainState
@@ -64,10 +64,12 @@ def train(
     """
     out = Path(out)
     timeline, domains = check_run(config, out, resume=resume)
+    hosts.check_same("the configuration", to_dict(config))
+    hosts.together()  # all have looked before one writes
     if domains is None:
         run_dir.record_missing(out, timeline)
         return out
-    created = run_dir.make(out)
+    created = hosts.is_writer() and run_dir.make(out)
     try:
         run, state = prepare(config, timeline, domains, out, progress or (lambda *_: None), observe or (lambda _: None))
     except BaseException:
@@ -76,7 +78,7 @@ def train(
         raise
     try:
         with interrupt_deferred() as interrupted:
-            _train(run, state, interrupted)
+            _train(run, state, lambda: hosts.anywhere(interrupted()))
     except OSError as error:
         reason = str(error).removeprefix("training: ")
         advice = f"what was written before is whole; make room and {run_dir.how_to_resume(out)}"
@@ -95,7 +97,7 @@ def check_run(config: TrainConfig, out: Path, *, resume: bool) -> tuple[RunTimel
     timeline = validate_config(config)
     if run_dir.is_complete(out, config, resume=resume):
         return timeline, None
-    data, fsdp, _ = mesh.shape(config.mesh, len(jax.local_devices()))
+    data, fsdp, _ = mesh.shape(config.mesh, len(jax.devices()))
     check_shares(timeline.batch_sizes, config.accumulate, data * fsdp)
     check_evaluation_shares(config.evaluation_batch, data * fsdp)
     return timeline, corpora.find(config.data)
@@ -161,7 +163,7 @@ def _advance(run: TrainingRun, state: TrainState, first: int, last: int, batches
 def _evaluate(run: TrainingRun, state: TrainState, step: int, interrupted: Callable[[], bool]) -> None:
     """Append this checkpoint to the surface, unless it is there; Ctrl-C gives it up, to be made again later."""
     tokens, folder = run.timeline.tokens_at(step), run.path / run_dir.SURFACE
-    if tokens in surface.checkpoints(folder):
+    if hosts.from_writer(lambda: tokens in surface.checkpoints(folder)):
         return
     facts: dict[str, float] = {"step": step}
     with run.clock("evaluate"):
@@ -186,7 +188,8 @@ def _evaluate(run: TrainingRun, state: TrainState, step: int, interrupted: Calla
             facts[f"{split}/loss"] = float(loss.mean())
             thirds = zip(("head", "middle", "tail"), np.array_split(loss, 3), strict=True)
             facts |= {f"{split}/{name}": float(part.mean()) for name, part in thirds if len(part)}
-        surface.append(folder, tokens=tokens, step=step, lr=run.timeline.learning_rate(step), splits=splits)
+        append = hosts.writer_only(surface.append)
+        append(folder, tokens=tokens, step=step, lr=run.timeline.learning_rate(step), splits=splits)
     run.observe(facts)
 
 
@@ -206,6 +209,7 @@ def _save(run: TrainingRun, state: TrainState, step: int, *, complete: bool) -> 
     if run.weighting:
         facts["probes"] = {"weights": run.weighting.summary()}
     run_dir.write_record(run.path, {**run.record, **facts})
+    hosts.together()
 
 
 def made_ahead(make: Callable[[K], V], keys: Iterable[K], depth: int = DEPTH) -> Generator[V, None, None]:

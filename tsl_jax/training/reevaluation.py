@@ -58,7 +58,7 @@ def reevaluate(
     if owner == run.resolve() or (owner / run_dir.CONFIG).exists():
         raise ValueError(f"training: {out} belongs to a run, which has a surface of its own; name a new folder as out")
     layout = devices or config.mesh
-    data, fsdp, _ = mesh.shape(layout, len(jax.local_devices()))
+    data, fsdp, _ = mesh.shape(layout, len(jax.devices()))
     check_evaluation_shares(config.evaluation_batch, data * fsdp)
     timeline = resolve_timeline(config)
     model, model_hash = resolve(from_dict(ModelConfig, record["model"])), provenance.model_hash(record["model"])

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from tsl_jax import surface
 from tsl_jax.atomic_write import write_atomically
+from tsl_jax.training import hosts
 from tsl_jax.training.config import EXECUTION_FIELDS, TrainConfig, config_hash, from_dict, to_dict
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ def read_config(run: Path) -> TrainConfig:
         raise ValueError(f"training: {run / CONFIG} is damaged ({error}); restore it from a copy") from None
 
 
+@hosts.writer_only
 def write_config(run: Path, config: TrainConfig) -> None:
     """Keep the configuration, with its hash as a comment."""
     import yaml
@@ -119,12 +121,14 @@ def read_record(run: Path) -> dict[str, Any]:
         raise ValueError(f"training: {run / RECORD} is damaged ({error}); restore it from a copy") from None
 
 
+@hosts.writer_only
 def write_record(run: Path, record: Mapping[str, Any]) -> None:
     """Replace the record."""
     text = json.dumps(record, indent=1) + "\n"
     write_atomically(run / RECORD, text)
 
 
+@hosts.writer_only
 def truncate_metrics(run: Path, step: int) -> None:
     """Forget the lines after `step`, and a last line that a kill cut short: those steps are made again."""
     path = run / METRICS
@@ -139,6 +143,7 @@ def truncate_metrics(run: Path, step: int) -> None:
         write_atomically(path, "".join(retained))
 
 
+@hosts.writer_only
 def append_metrics(run: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Add a line for each step."""
     with open(run / METRICS, "a") as file:
@@ -171,6 +176,7 @@ def record_missing(run: Path, timeline: RunTimeline) -> None:
     warn_of_missing(run, missing)
 
 
+@hosts.writer_only
 def sync_metrics(run: Path) -> None:
     """The lines so far are on disk once this returns: a checkpoint must not be there without the steps before it."""
     with open(run / METRICS, "a") as file:

@@ -20,11 +20,11 @@ from tsl_jax import surface
 from tsl_jax.data import batches, corpora, windows
 from tsl_jax.data.config import Mixture
 from tsl_jax.data.preparation import DomainFiles
-from tsl_jax.models.build import build
+from tsl_jax.models.build import Params, build
 from tsl_jax.models.config import ModelConfig, resolve
 from tsl_jax.models.cost import flops_per_token, n_params, n_params_embedding
 from tsl_jax.models.sharding import platform_of
-from tsl_jax.training import evaluation, mesh, provenance, resources, run_dir
+from tsl_jax.training import evaluation, hosts, mesh, provenance, resources, run_dir
 from tsl_jax.training.checkpoint import Checkpoints
 from tsl_jax.training.config import TrainConfig, config_hash, from_dict
 from tsl_jax.training.optimizer import run_optimizer
@@ -90,10 +90,15 @@ def prepare(
     Raises:
         ValueError: for text, a model or a checkpoint that does not fit the configuration. OSError: unreadable text.
     """
-    earlier = run_dir.read_record(path)
+    earlier = hosts.from_writer(lambda: run_dir.read_record(path))
     clock = Clock(earlier.get("seconds", {}))
     with clock("prepare"):
+        if not hosts.is_writer():
+            hosts.together()  # the writer has made the prepared text, which the others find in the cache they share
         corpus = corpora.load(config.data, progress, domains)
+        if hosts.is_writer():
+            hosts.together()
+        hosts.check_same("the text", corpus.record)
         model = resolve(config.model, vocabulary=corpus.vocabulary, context=config.context)
         provenance.check_vocabulary(corpus, model)
         sets = windows.for_splits(corpus, config.context, config.evaluation)
@@ -109,7 +114,7 @@ def prepare(
         model_hash = provenance.model_hash(record["model"])
         run_dir.write_config(path, config)
         run_dir.write_record(path, {**record, "seconds": earlier.get("seconds", {}), **history})
-        if corpus.tokenizer_file:
+        if corpus.tokenizer_file and hosts.is_writer():
             shutil.copyfile(corpus.tokenizer_file, path / run_dir.TOKENIZER)
         begin_surface(path / run_dir.SURFACE, record, timeline, sets)
         evaluation_sets = {split: evaluation.prepare(part) for split, part in sets.items()}
@@ -121,6 +126,7 @@ def prepare(
         )
         step_functions, forward, noise, state = _compile(config, timeline, model, devices, per_call)
         progress("compile", 1, 1)
+        hosts.together()  # a collective would wait less long for those whose cache holds no program
     with clock("checkpoint"):
         checkpoints = Checkpoints(path / run_dir.CHECKPOINTS, keep=config.keep, model_hash=model_hash)
         state = checkpoints.restore(state) or state
@@ -136,8 +142,14 @@ def prepare(
 
     def batches_of(call: tuple[int, int]) -> jax.Array:
         first, last = call
-        batch = batch_at(first) if last == first + 1 else np.stack([batch_at(step) for step in range(first, last)])
-        return mesh.put(batch, devices)
+        several, size = last > first + 1, timeline.segment_at(first).batch_size
+
+        def rows(begin: int, after: int) -> np.ndarray:
+            made = [batch_at(step, begin, after) for step in range(first, last)]
+            return np.stack(made) if several else made[0]
+
+        shape = (size, config.context + 1)
+        return mesh.put_rows((last - first, *shape) if several else shape, rows, devices)
 
     return TrainingRun(
         path=path,
@@ -170,14 +182,15 @@ def steps_per_call(configured: int, flops_per_step: float, platform: str) -> int
     return max(1, min(FLUSH, round(WORK / flops_per_step)))
 
 
-def _batch_at(timeline: RunTimeline, corpus: corpora.Corpus, seed: int) -> Callable[[int], np.ndarray]:
-    """The batch of a step, by the steps done before it: a pure function of that and the seed."""
+def _batch_at(timeline: RunTimeline, corpus: corpora.Corpus, seed: int) -> Callable[..., np.ndarray]:
+    """The batch of a step, or some of its rows, by the steps done before it: a pure function of that and the seed."""
     starts = [(s.sequence, Mixture(s.mixture) if s.mixture else corpus.mixture) for s in timeline.segments]
     mixtures = [starts[0], *(after for before, after in pairwise(starts) if after[1] != before[1])]
     sequences = batches.sequences(corpus, mixtures, timeline.context, seed)
 
-    def batch_at(step: int) -> np.ndarray:
-        return sequences(timeline.first_sequence(step), timeline.segment_at(step).batch_size)
+    def batch_at(step: int, begin: int = 0, after: int = 0) -> np.ndarray:
+        after = after or timeline.segment_at(step).batch_size
+        return sequences(timeline.first_sequence(step) + begin, after - begin)
 
     return batch_at
 
@@ -223,6 +236,7 @@ def _check_continued(
         raise ValueError(f"training: {path} was begun with {begun_with}, found {model}; train anew in a new folder")
 
 
+@hosts.writer_only
 def begin_surface(
     folder: Path, record: Mapping[str, Any], timeline: RunTimeline, sets: Mapping[str, windows.Windows]
 ) -> None:
@@ -268,8 +282,13 @@ def _compile(
             for size in timeline.batch_sizes:
                 shape = (size,) if n == 1 else (n, size)
                 step_functions[shape] = step.lower(state, batch(*shape), *more).compile()
-        forward = evaluation.make_forward(graphdef, platform).lower(params, batch(config.evaluation_batch)).compile()
+        losses = evaluation.make_forward(graphdef, platform, mesh.everywhere(devices))
+        losses = losses.lower(params, batch(config.evaluation_batch)).compile()
         noise = None
         if rule.adaptive and wants_noise(sources.load_rule(rule.kind, rule.source)):
             noise = gradient_noise.compiled_noise(graphdef, params, T, devices)
+
+    def forward(params: Params, windows: np.ndarray) -> jax.Array:
+        return losses(params, mesh.put(windows, devices))
+
     return step_functions, forward, noise, state

@@ -26,7 +26,7 @@ from jax.sharding import Mesh
 
 from tsl_jax.atomic_write import write_atomically
 from tsl_jax.models.build import Params
-from tsl_jax.training import mesh, run_dir
+from tsl_jax.training import hosts, mesh, run_dir
 from tsl_jax.training.evaluation import Forward
 from tsl_jax.training.position_weights import adaptive, gradient_noise, sources
 from tsl_jax.training.position_weights.weights import PositionWeights
@@ -75,7 +75,8 @@ class AdaptiveWeights:
         if [line["step"] for line in lines] != expected:
             steps = f"updates at steps {[line['step'] for line in lines]}, expected {expected}"
             raise ValueError(f"training: {self.path / WEIGHTS} has {steps}; restore it from a copy, or train anew")
-        if (self.path / WEIGHTS).exists():
+        hosts.together()  # all have read it
+        if (self.path / WEIGHTS).exists() and hosts.is_writer():
             text = "".join(json.dumps(line) + "\n" for line in lines)
             write_atomically(self.path / WEIGHTS, text)
         self._set_lines(lines)
@@ -112,11 +113,13 @@ class AdaptiveWeights:
         weights, sentence = adaptive.apply_rule(self._rule, self._name, observed)
         line = {"step": step, "tokens": tokens, "weights": weights.tolist(), "loss": loss.tolist()}
         line |= {"noise": None if noise is None else noise.tolist(), "said": sentence}
+        line = hosts.from_writer(lambda: line)  # a rule may not be a pure function
         # On the disk before the next checkpoint, which must not be there without the updates before it.
-        with open(self.path / WEIGHTS, "a") as file:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        if hosts.is_writer():
+            with open(self.path / WEIGHTS, "a") as file:
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
         self._set_lines([*self._lines, line])
 
     def summary(self) -> dict[str, Any]:
