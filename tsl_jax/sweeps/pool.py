@@ -12,6 +12,7 @@ kill of one takes another with it. Whatever ends it, the next call goes on from 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -141,7 +142,8 @@ class Pool:
             if locked is None:
                 return False
             self.validate_name(name, config)
-            if not distribute.train(self.runs / name, config, locked, late, bars=stop is None):
+            bars = stop is None and sys.stderr.isatty()
+            if not distribute.train(self.runs / name, config, locked, late, bars=bars):
                 return False
             self.keep(name)
         return True
