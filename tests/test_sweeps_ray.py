@@ -1,4 +1,4 @@
-"""A sweep over an embedded Ray: shared out, interrupted and gone on with, what fails is tried again and reported."""
+"""A sweep over an embedded Ray: a failed run is tried again and reported, and Ctrl-C stops runs at a checkpoint."""
 
 from __future__ import annotations
 
@@ -6,56 +6,88 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from dataclasses import replace
+import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-import yaml
-from training_material import small_run, write_words
 
-from tsl_jax.sweeps import Pool, read_sweep
-from tsl_jax.training.config import to_dict
+from tsl_jax.curve_tables import RayExecutor
+from tsl_jax.sweeps import distribute
+from tsl_jax.training.config import TrainConfig
 
-pytest.importorskip("ray", reason="Ray is an extra: pip install 'tsl_jax[ray]'")
-
-
-def write_sweep(home: Path) -> Path:
-    """Two runs that work, and one whose loss is not finite."""
-    config = small_run(write_words(home / "text"), steps=400)
-    (home / "base.yaml").write_text(yaml.safe_dump(to_dict(replace(config, seed=7))))
-    file = home / "sweep.yaml"
-    file.write_text(
-        "- {name: 'run-{seed}', base: base.yaml, grid: {seed: [0, 1]}}\n"
-        "- {name: broken, base: base.yaml, set: {optimizer.peak_lr: 1.0e+30}}\n"
-    )
-    return file
+ray = pytest.importorskip("ray", reason="Ray is an extra: pip install 'tsl_jax[ray]'")
+RUNS = {f"run-{k}": replace(TrainConfig(), seed=k) for k in range(3)}
+RUN = """
+import signal, sys, time
+def stop(*_):
+    time.sleep(3)
+    open(sys.argv[1], "w").write("checkpoint")
+    sys.exit(130)
+signal.signal(signal.SIGINT, stop)
+open(sys.argv[1], "w").write("begun")
+time.sleep(100)
+"""
 
 
-def start(home: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tsl_jax.cli", "sweep", "sweep.yaml", "--out", "out", "--ray", "local"]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "HOME": str(home)}
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*command, "--per-run", "CPU=1"], cwd=home, env=environment, **streams)
+@dataclass
+class Simulated:
+    """A pool whose runs fail, or wait to be stopped; they leave files of what happened."""
+
+    folder: Path
+    long: bool = False
+
+    def states(self, runs):
+        return dict.fromkeys(runs, "to do")
+
+    def make(self, name, config, deadline=None):
+        if self.long:
+            process = subprocess.Popen([sys.executable, "-c", RUN, str(self.folder / name)], process_group=0)
+            try:
+                while process.poll() is None:
+                    time.sleep(0.1)
+            except KeyboardInterrupt:
+                distribute._interrupt(process)
+                raise
+            return True
+        attempts = self.folder / name
+        attempts.write_text(f"{attempts.read_text() if attempts.exists() else ''}{os.environ['NPROC']}")
+        if name == "run-2" or (name == "run-1" and attempts.read_text() == "1"):
+            raise ValueError(f"{name}: its worker was lost")
+        return True
 
 
-def test_a_sweep_over_ray_is_interrupted_goes_on_and_reports_what_failed(tmp_path: Path) -> None:
-    file = write_sweep(tmp_path)
-    runs, pool = read_sweep(file), Pool(tmp_path / "out", tmp_path / "out" / "runs")
-    first = start(tmp_path)
-    metrics = pool.runs / "run-0" / "metrics.jsonl"
-    while first.poll() is None and not metrics.exists():
-        time.sleep(0.1)
-    first.send_signal(signal.SIGINT)
-    said = first.communicate()[1]
-    assert first.returncode == 130, said
-    assert pool.states(runs)["run-0"] == "begun"
-    assert list((pool.runs / "run-0" / "checkpoints").iterdir())
+def test_runs_over_ray_are_tried_again_reported_and_stopped_at_a_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))  # where Ray keeps its token
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    seen = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's own
+        with RayExecutor() as executor:
+            assert ray.get_runtime_context().gcs_address.startswith("127.0.0.1:")
+            with pytest.raises(ValueError, match=r"asked for 1000 CPU for a call, the cluster has \d+; ask for less"):
+                executor.share_out({"CPU": 1000})
+            executor.share_out({"CPU": 1})
+            failed = r"^run-2: its worker was lost\nsweep: 1 of 3 runs failed 2 times"
+            with pytest.raises(ValueError, match=failed):
+                distribute.make_all(Simulated(tmp_path), RUNS, executor, watch=seen.__setitem__, retries=1)
+            assert seen == {"run-0": True, "run-1": True}
+            assert [(tmp_path / name).read_text() for name in RUNS] == ["1", "11", "11"]
 
-    second = start(tmp_path)
-    said = second.communicate()
-    assert second.returncode == 2, said
-    assert pool.states(runs) == {"run-0": "kept", "run-1": "kept", "broken": "begun"}
-    assert "Lower peak_lr, or raise warmup or clip" in said[1]
-    assert "it is tried again after the others" in said[1]
-    assert "runs failed 2 times, see above" in said[1]
+            begun = tmp_path / "begun"
+            begun.mkdir()
+
+            def press() -> None:
+                while not list(begun.iterdir()):
+                    time.sleep(0.1)
+                time.sleep(0.5)
+                os.kill(os.getpid(), signal.SIGINT)
+
+            threading.Thread(target=press).start()
+            with pytest.raises(KeyboardInterrupt):
+                distribute.make_all(Simulated(begun, long=True), RUNS, executor)
+            states = {path.read_text() for path in begun.iterdir()}
+            assert states == {"checkpoint"}
+    assert not ray.is_initialized()

@@ -18,7 +18,8 @@ import xarray as xr
 import yaml
 from training_material import small_run, write_words
 
-from tsl_jax import surface
+from tsl_jax import cli, surface
+from tsl_jax.training import hosts, mesh
 from tsl_jax.training.config import MeshConfig, to_dict
 from tsl_jax.training.position_weights.weights import PositionWeights
 from tsl_jax.training.reevaluation import reevaluate
@@ -168,3 +169,98 @@ def test_one_process_reads_the_checkpoint_of_several(runs: Runs, tmp_path: Path)
     reevaluate(runs.several, tmp_path / "again", devices=MeshConfig(1, 1, 1), progress=lambda *_: None)
     again, several = (surface.load_surface(path).loss.isel(tokens=-1) for path in (tmp_path / "again", runs.several))
     np.testing.assert_allclose(again, several, rtol=0, atol=FLOAT32)
+
+
+# ------------------------------------------------------------------------------------------- one process, simulated others
+
+
+class Store:
+    """What jax's client gives: keys that all processes see."""
+
+    def __init__(self, **values: str):
+        self.values = {name.replace("__", "/"): value for name, value in values.items()}
+        self.gone = False
+
+    def key_value_set(self, key: str, value: str, allow_overwrite: bool = False) -> None:
+        if self.gone or (key in self.values and not allow_overwrite):
+            raise RuntimeError("UNAVAILABLE" if self.gone else "ALREADY_EXISTS")
+        self.values[key] = value
+
+    def key_value_try_get(self, key: str) -> str:
+        if key not in self.values:
+            raise RuntimeError("NOT_FOUND: no such key")
+        return self.values[key]
+
+    def key_value_dir_get(self, folder: str) -> list[tuple[str, str]]:
+        return [(key, value) for key, value in self.values.items() if key.startswith(folder)]
+
+    def blocking_key_value_get(self, key: str, timeout: int) -> str:
+        return self.values[key]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Beats of milliseconds; the exit codes of processes that end at once, and of those that leave jax behind."""
+    codes: list[int] = []
+
+    def leave(code: int) -> None:
+        codes.append(code)
+        raise SystemExit(code)
+
+    for name, seconds in (("BEAT", 0.01), ("MISSED", 0.2), ("GRACE", 0.02)):
+        monkeypatch.setattr(hosts, name, seconds)
+    monkeypatch.setattr(hosts.os, "_exit", leave)
+    monkeypatch.setattr(hosts.atexit, "register", lambda exit_at_once, code: codes.append(code))
+    return codes
+
+
+@pytest.mark.parametrize(
+    ("index", "values", "sentence"),
+    [
+        (0, {"tsl__beat__1": "7"}, "process 1 has given no sign of life for 0 seconds: all processes of the run end"),
+        (1, {"tsl__end": "process 0 ended: data: too little text"}, "process 0 ended: data: too little text: all"),
+        (1, {"gone": ""}, "process 0, which all are connected to, is gone: all processes"),
+    ],
+)
+def test_a_process_ends_with_the_reason_of_another(
+    quick: list[int], capsys: pytest.CaptureFixture[str], index: int, values: dict[str, str], sentence: str
+) -> None:
+    group = hosts._Group(index, 2, Store(**values))
+    group.client.gone = "gone" in values
+    with pytest.raises(SystemExit):
+        hosts._watch(group)
+    assert quick == [1]
+    assert sentence in capsys.readouterr().err
+    assert group.client.values.get("tsl/beat/1") == hosts.GONE or index == 0 or group.client.gone
+
+
+def test_an_error_of_one_process_is_the_reason_of_all(quick: list[int]) -> None:
+    error = ValueError("training: the loss is not finite")
+    first = hosts._Group(1, 2, Store())
+    assert hosts._ended(first, error) is error
+    assert first.client.values["tsl/end"] == "process 1 ended: training: the loss is not finite"
+    same = hosts._ended(hosts._Group(1, 2, Store(tsl__end=f"process 0 ended: {error}")), error)
+    assert isinstance(same, SystemExit)
+    interrupted = hosts._ended(hosts._Group(1, 2, Store(tsl__end="process 0 was interrupted")), KeyboardInterrupt())
+    assert isinstance(interrupted, SystemExit)
+    lost = hosts._ended(
+        hosts._Group(1, 2, Store()), ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer")
+    )
+    assert "another process is gone: all processes of the run end" in str(lost)
+    assert quick == [2, 2, 130, 1]
+
+
+def test_processes_that_were_started_differently_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = json.dumps({"seed": 0, "tokens": 100})
+    monkeypatch.setattr(hosts, "_group", hosts._Group(1, 2, Store(tsl__1=theirs, tsl__2=theirs)))
+    hosts.check_same("the configuration", {"tokens": 100, "seed": 0})
+    found = "the configuration of process 1 is {'seed': 1}, of process 0 {'seed': 0}; all processes need the same"
+    with pytest.raises(ValueError, match=found):
+        hosts.check_same("the configuration", {"tokens": 100, "seed": 1})
+    with pytest.raises(ValueError, match="on 4 devices of 2 processes leaves some without work"):
+        mesh.shape(MeshConfig(data=2), 4)
+
+
+def test_options_of_several_processes_alone_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run_verb("train", ["--out", str(tmp_path / "run"), "--processes", "2"], debug=False) == 2
+    assert "add --distributed, or leave them out" in capsys.readouterr().err

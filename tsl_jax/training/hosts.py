@@ -79,8 +79,10 @@ def joined(coordinator: str = "", processes: int = 0, index: int = -1) -> Iterat
             yield
             together()
         except BaseException as error:
-            error = _ended(_group, error)
-            raise error from None
+            other = _ended(_group, error)
+            if other is error:
+                raise
+            raise other from error
         finally:
             _group.left.set()
             watch.join()
@@ -237,7 +239,8 @@ def _ended(group: _Group, error: BaseException) -> BaseException:
         reason = reason or "another process is gone"
         error = ChildProcessError(f"training: {reason}: all processes of the run end; {RESUME}")
     own = "was interrupted" if isinstance(error, KeyboardInterrupt) else f"ended: {error}"
-    _say(group, reason or f"process {group.index} {own}")
+    mine = f"process {group.index} {own}"
+    _say(group, reason or mine)
     first = _end_of_another(group)
     with suppress(Exception):
         group.client.key_value_set(f"{BEATS}{group.index}", GONE, allow_overwrite=True)
@@ -245,7 +248,7 @@ def _ended(group: _Group, error: BaseException) -> BaseException:
     mistake = isinstance(error, ValueError | OSError) and not reason
     code = 130 if isinstance(error, KeyboardInterrupt) else 2 if mistake else 1
     atexit.register(_exit_at_once, code)
-    if group.index and first.endswith(own):  # it was said
+    if group.index and first != mine and first.endswith(own):  # it is said there
         return SystemExit(code)
     return error
 
