@@ -171,7 +171,7 @@ def test_one_process_reads_the_checkpoint_of_several(runs: Runs, tmp_path: Path)
     np.testing.assert_allclose(again, several, rtol=0, atol=FLOAT32)
 
 
-# ------------------------------------------------------------------------------------------- one process, simulated others
+# ---------------------------------------------------------------------------------- one process, the others simulated
 
 
 class Store:
