@@ -10,6 +10,7 @@ import threading
 import time
 import warnings
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ from tsl_jax.curve_tables import RayExecutor
 from tsl_jax.sweeps import distribute
 from tsl_jax.training.config import TrainConfig
 
-ray = pytest.importorskip("ray", reason="Ray is an extra: pip install 'tsl_jax[ray]'")
+if not find_spec("ray"):  # not imported yet: where it listens is decided before
+    pytest.skip("Ray is an extra: pip install 'tsl_jax[ray]'", allow_module_level=True)
 RUNS = {f"run-{k}": replace(TrainConfig(), seed=k) for k in range(3)}
 RUN = """
 import signal, sys, time
@@ -61,11 +63,13 @@ class Simulated:
 
 def test_runs_over_ray_are_tried_again_reported_and_stopped_at_a_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))  # where Ray keeps its token
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     seen = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own
         with RayExecutor() as executor:
+            import ray
+
+            ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
             assert ray.get_runtime_context().gcs_address.startswith("127.0.0.1:")
             with pytest.raises(ValueError, match=r"asked for 1000 CPU for a call, the cluster has \d+; ask for less"):
                 executor.share_out({"CPU": 1000})

@@ -128,8 +128,6 @@ def ray_executor(address: str, shares: Mapping[str, float]) -> Executor:
         executor = RayExecutor(address)
     except ModuleNotFoundError as error:  # a mistake of the user here, with its fix
         raise ValueError(str(error).replace("fit:", "sweep:")) from None
-    except ConnectionError as error:
-        raise ValueError(f"sweep: no Ray cluster answers at {address} ({error}); start it, or check --ray") from None
     try:
         executor.share_out(shares or ({"GPU": 1} if executor.resources.get("GPU") else {"CPU": 1}))
     except ValueError:

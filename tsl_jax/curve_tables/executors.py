@@ -117,7 +117,12 @@ class RayExecutor(Executor):
             import ray  # pyright: ignore[reportMissingImports]
         except ModuleNotFoundError:
             raise ModuleNotFoundError("fit: Ray is not installed; pip install 'tsl_jax[ray]'") from None
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **here)
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **here)
+        except Exception as error:  # Ray's own have no common type
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            message = f"ray: {address!r} gives no cluster ({reason}); start one, or check the address"
+            raise ConnectionError(message) from error
         self._ray = ray
         self._running: dict[Future[Any], Any] = {}
         self.resources: dict[str, float] = ray.cluster_resources()  # of all machines, in Ray's names: "CPU", "GPU"
