@@ -48,7 +48,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """The devices of one process; parameters are split over fsdp and tensor, sequences over data and fsdp."""
+    """The devices of all processes; parameters are split over fsdp and tensor, sequences over data and fsdp."""
 
     data: int = 0  # copies of the model (each spread over fsdp x tensor devices); 0: as many as there are devices for
     fsdp: int = 1  # devices that share the parameters and gather them when a layer runs
