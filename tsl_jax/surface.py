@@ -24,11 +24,12 @@ import numpy as np
 import xarray as xr
 from xarray.core import indexing
 
-from tsl_jax.atomic_write import write_atomically
+from tsl_jax.atomic_write import is_unused, write_atomically
 from tsl_jax.surface_file import CheckpointArray, from_arrays, read_arrays, to_arrays, write_arrays
 
 SCHEMA = 1
 HEADER = "surface.json"
+CHECKPOINT_FILES = "tokens-*.npz"
 DIMENSIONS = ("split", "tokens", "position")
 IDENTITY = ("run", "config_hash", "model", "windows", "seed")  # attributes that all checkpoints of a surface share
 IN_MEMORY = 2**28  # bytes of sums by cluster that are loaded with the rest
@@ -126,7 +127,7 @@ def create(folder: str | Path, *, clusters: Mapping[str, int], context: int, att
             seed, versions, git_commit.
 
     Raises:
-        ValueError: if the folder holds a surface with another header; it is left as it is.
+        ValueError: if the folder holds a surface with another header, or something else; it is left as it is.
     """
     folder = Path(folder)
     header = {"schema": SCHEMA, "clusters": dict(clusters), "context": int(context), "attrs": dict(attrs)}
@@ -140,6 +141,8 @@ def create(folder: str | Path, *, clusters: Mapping[str, int], context: int, att
                 f"surface: {folder} holds another run's surface ({', '.join(identity)} differ); use a new folder"
             )
         return
+    if not is_unused(folder, CHECKPOINT_FILES):
+        raise ValueError(f"surface: {folder} is there and holds no surface; use a new folder, or an empty one")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / HEADER, json.dumps(header, indent=1))
 
@@ -177,7 +180,18 @@ def append(
 
 def checkpoints(folder: str | Path) -> dict[int, Path]:
     """Tokens seen -> file, of the checkpoints on disk, in order; empty where there is no surface yet."""
-    return {int(path.stem.split("-")[1]): path for path in sorted(Path(folder).glob("tokens-*.npz"))}
+    return {int(path.stem.split("-")[1]): path for path in sorted(Path(folder).glob(CHECKPOINT_FILES))}
+
+
+def damage(folder: str | Path, tokens: int) -> str:
+    """What is wrong with the file of a checkpoint, as a sentence; empty where it is whole, or not there."""
+    path = checkpoints(folder).get(tokens)
+    try:
+        if path is not None:
+            read_arrays(path)
+    except (OSError, ValueError) as error:
+        return str(error).removeprefix("surface: ").partition(";")[0]
+    return ""
 
 
 def load_surface(path: str | Path) -> xr.Dataset:

@@ -47,12 +47,15 @@ def run_fit(command: FitCommand) -> None:
     import json
 
     from tsl_jax import laws
+    from tsl_jax.atomic_write import check_outputs
     from tsl_jax.commands import options
     from tsl_jax.curve_tables import check_output
 
     if command.law not in laws.BY_NAME:
         raise ValueError(f"fit: --law {command.law!r} is unknown; expected one of {', '.join(laws.BY_NAME)}")
     check_output(command.out)
+    options.check_folder(command.out.absolute().parent, "fit")
+    check_outputs([command.curves, command.x], [command.out], "fit")
     law = laws.BY_NAME[command.law]
     stamp = {"tsl_jax": json.dumps(options.stamp(command))}
     surface = command.curves.is_dir() or command.curves.suffix == ".npz"

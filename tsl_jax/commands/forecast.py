@@ -82,6 +82,7 @@ def _out(command: ForecastCommand) -> Path:
     if command.plans and (command.schedule or command.at):
         other = "--schedule" if command.schedule else "--at"
         raise ValueError(f"forecast: --plans looks at the end of each of its plans; leave out {other}")
+    options.check_json_output(command, out, command.run, command.schedule, *command.plans, *command.siblings)
     return out
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import sys
 import warnings
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +27,24 @@ def parse(command: type[T], verb: str, arguments: list[str]) -> T:
     file, rest = _config_file(arguments)
     default: dict[str, Any] = {} if file is None else {"default": _from_file(command, file)}
     settings = {"config": (tyro.conf.FlagCreatePairsOff,), "registry": _types_of_one_word()}
-    return tyro.cli(command, args=rest, prog=f"tsl {verb}", **settings, **default)
+    parsed = tyro.cli(command, args=rest, prog=f"tsl {verb}", **settings, **default)
+    train: Any = getattr(parsed, "train", None)
+    if file is not None and train is not None and train.position_weights.runs_code:
+        named = any(argument.partition("=")[0].replace("_", "-") == "--position-weights" for argument in rest)
+        require_trust(parsed, [] if named else [train.position_weights], str(file))
+    return parsed
+
+
+def require_trust(command: Any, rules: Iterable[Any], named_by: str) -> None:
+    """Nothing, where no rule of position weights runs Python of others, or the user trusts it: `command.trust`.
+
+    Raises:
+        ValueError: naming the rule.
+    """
+    for rule in rules:
+        if rule.runs_code and not command.trust:
+            code = f"{named_by} names the rule {rule.source}, which is Python that would run"
+            raise ValueError(f"{stamp(command)['command']}: {code}; look at it, then add --trust")
 
 
 def _config_file(arguments: list[str]) -> tuple[Path | None, list[str]]:
@@ -130,6 +149,41 @@ def stamp(command: Any) -> dict[str, Any]:
         "config": resolved,
         "config_hash": digest,
     } | {"tsl_jax": __version__}
+
+
+def check_folder(folder: Path, area: str) -> None:
+    """Nothing, where the folder can be written or made; known before the work, not after it.
+
+    Raises:
+        OSError: saying why not.
+    """
+    place = folder.absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    if not place.is_dir():
+        raise NotADirectoryError(f"{area}: {place} is no folder, {folder} cannot be made there; give another --out")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(f"{area}: {place} is not writable; give another --out")
+
+
+def check_json_output(command: Any, out: Path, *inputs: Path | None) -> None:
+    """Nothing, where `write_json` may write `out`: nothing is there, or what the same verb wrote before.
+
+    Raises:
+        ValueError: for a file of somebody else's, or one of the inputs.
+    """
+    from tsl_jax.atomic_write import check_outputs
+
+    verb = stamp(command)["command"]
+    check_outputs(inputs, [out], verb)
+    check_folder(out.parent, verb)
+    if os.path.lexists(out):
+        try:
+            made_by = json.loads(out.read_text())["made_by"]["command"]
+        except (OSError, ValueError, KeyError, TypeError):
+            made_by = ""
+        if made_by != verb:
+            raise ValueError(f"{verb}: {out} is there and is no result of tsl {verb}; move it away, or give another --out")
 
 
 def write_json(out: Path, result: dict[str, Any]) -> None:

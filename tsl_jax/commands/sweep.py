@@ -35,15 +35,21 @@ class SweepCommand:
     accelerator leave it at 1: a run takes most of its memory."""
     minutes: float = 0.0
     """Stop after so long, each run at a checkpoint; the same command goes on. 0: until all are made."""
+    trust: bool = False
+    """Run the rules of position weights that the file names: Python of their authors."""
     list: bool = False
     """Only print which runs there are, which are kept, and what the others cost."""
 
 
 def run_sweep(command: SweepCommand) -> None:
     """List the runs, print what they cost, make them."""
+    from tsl_jax.commands.options import check_folder, require_trust
     from tsl_jax.sweeps import Pool, read_sweep
 
     runs = read_sweep(command.file)
+    check_folder(command.out, "sweep")
+    if not command.list:
+        require_trust(command, [config.position_weights for config in runs.values()], str(command.file))
     pool = Pool(command.out, command.out / "runs")
     print(describe_runs(pool, runs), flush=True)
     if command.list:

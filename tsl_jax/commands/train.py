@@ -30,6 +30,8 @@ class TrainCommand:
     """Continue the unfinished run in OUT, with its own configuration."""
     tensorboard: bool = False
     """Write the metrics for TensorBoard too, into OUT/tensorboard (needs tensorboardX)."""
+    trust: bool = False
+    """Run the rule of position weights that a file (--config, or of the run to resume) names: Python of its author."""
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     """Everything else."""
 
@@ -115,6 +117,8 @@ class DemoCommand:
 
     out: Path = Path("runs/demo")
     """Folder of the run, with summary.json and report.html."""
+    trust: bool = False
+    """Run the rule of position weights that a file names: Python of its author."""
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     """The run, should you want it otherwise."""
 

@@ -33,6 +33,7 @@ pc: Any = pyarrow.compute  # made at import, so a type checker does not see it
 NEEDED = ("curve", "x", "y")
 CHUNK_BYTES = 1 << 23  # of CSV text parsed at once
 CHUNK_ROWS = 1 << 18  # of Parquet decoded at once
+HEADER_BYTES = 1 << 20
 BACK_BYTES = 1 << 16  # read before a place in a CSV to learn which curve stands there
 
 
@@ -173,7 +174,13 @@ class LongCsv:
 
     def _cells(self, text: bytes) -> Iterator[list[str]]:
         """The cells of each line. Each line on its own: a stray quote must not swallow its neighbours."""
-        for line in text.decode(errors="replace").replace("\r\n", "\n").split("\n"):
+        try:
+            decoded = text.decode()
+        except UnicodeDecodeError as error:  # to guess the letters could make one name of two
+            line = text[text.rfind(b"\n", 0, error.start) + 1 :].partition(b"\n")[0]
+            problem = f"{self.path} is not UTF-8 text, the first such line is {line[:60]!r}"
+            raise ValueError(f"fit: {problem}; convert it, as with iconv -f latin1 -t utf-8") from None
+        for line in decoded.replace("\r\n", "\n").split("\n"):
             if line:
                 try:
                     yield next(csv.reader([line]))
@@ -205,7 +212,9 @@ def open_csv(path: Path) -> LongCsv:
         ValueError: for a file that lacks columns or rows.
     """
     with open(path, "rb") as file:
-        first = file.readline(1 << 20)
+        first = file.readline(HEADER_BYTES)
+        if len(first) == HEADER_BYTES:
+            raise ValueError(f"fit: {path} begins with a line of more than {HEADER_BYTES:,} bytes; expected its columns")
         start, end = file.tell(), file.seek(0, 2)
         file.seek(start)
         rows = bool(file.read(1 << 16).strip())

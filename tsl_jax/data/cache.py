@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 MANIFEST = "manifest.json"
+UNFINISHED = ".tsl_jax-unfinished-"  # a name that nobody else gives: folders of it are removed after a day
 _DAY = 86_400  # seconds after which an unfinished folder is taken for one that was abandoned
 
 
@@ -63,17 +64,17 @@ def make(folder: Path, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any
     """
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        for abandoned in folder.parent.glob(".unfinished-*"):  # by processes that were killed
+        for abandoned in folder.parent.glob(f"{UNFINISHED}*"):  # by processes that were killed
             with suppress(OSError):
                 if time.time() - abandoned.stat().st_mtime > _DAY:
                     shutil.rmtree(abandoned, ignore_errors=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder.parent))
     try:
         manifest = write(temporary)
         with writing(folder):
             manifest = {**manifest, "files": {file.name: _checksum(file) for file in sorted(temporary.iterdir())}}
             (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
-            if folder.exists() and read(folder) is None:  # damaged
+            if folder.parent == root() and folder.exists() and read(folder) is None:  # damaged
                 shutil.rmtree(folder, ignore_errors=True)
             try:
                 os.rename(temporary, folder)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from typing import Any
 from tsl_jax.data.corpora import configured_domains, vocabulary_size
 from tsl_jax.models.config import resolve
 from tsl_jax.models.cost import flops_per_token
+from tsl_jax.processes import environment, python
 from tsl_jax.training.checks import validate_config
 from tsl_jax.training.config import TrainConfig, config_hash, from_dict
 
@@ -38,7 +38,7 @@ START_UP = 8.0  # seconds of a run: imports, text, compiling with a warm cache
 
 
 def read_sweep(file: Path | str) -> dict[str, TrainConfig]:
-    """The runs of a sweep file, name -> configuration, in the order of the file.
+    """The runs of a sweep file, name -> configuration, in the order of the file; no code that it names is run.
 
     Raises:
         ValueError: for what is not YAML, an unknown entry, a name that two runs have or that cannot be a file's, two
@@ -58,7 +58,7 @@ def read_sweep(file: Path | str) -> dict[str, TrainConfig]:
                 )
             try:
                 runs[name] = from_dict(TrainConfig, values)
-                validate_config(runs[name])
+                validate_config(runs[name], run_code=False)
             except ValueError as error:
                 raise ValueError(f"sweep: {file}: run {name}: {error}") from None
             first = hashes.setdefault(config_hash(runs[name]), name)
@@ -171,7 +171,7 @@ def machine_rate(dtype: str) -> float:
         OSError: where it cannot be measured.
     """
     program = f"from tsl_jax.training.resources import matrix_rate; print(matrix_rate({dtype!r}))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = subprocess.run([*python("-c"), program], capture_output=True, text=True, env=environment())
     if done.returncode:
         raise OSError(f"the speed of this machine could not be measured: {done.stderr.strip().splitlines()[-1:]}")
     return float(done.stdout.split()[-1])

@@ -12,13 +12,25 @@ from tsl_jax.training.timeline import RunTimeline, resolve_timeline
 
 SCHEDULES = ("cosine", "constant", "wsd", "restarts")
 DECAY_FORMS = ("linear", "exponential", "sqrt")
+ON_NONFINITE = ("stop", "rollback")
 AT_LEAST_ONE = (
     "tokens", "context", "batch_size", "accumulate", "weight_updates", "evaluations", "evaluation_batch", "keep",
 )  # fmt: skip
 
 
-def validate_config(config: TrainConfig) -> RunTimeline:
+class NotFiniteError(ValueError):
+    """A loss or gradient that is NaN or infinite: the sentence for the user, what was found, and the step it was in."""
+
+    def __init__(self, message: str, found: str, step: int):
+        super().__init__(message)
+        self.found, self.step = found, step
+
+
+def validate_config(config: TrainConfig, *, run_code: bool = True) -> RunTimeline:
     """The timeline of the run that the configuration describes, where one can be made as far as one can tell by now.
+
+    Args:
+        run_code: False: a rule of position weights that is not the library's own is neither imported nor called.
 
     Raises:
         ValueError: naming the entry, what was found, and what to give instead.
@@ -29,6 +41,8 @@ def validate_config(config: TrainConfig) -> RunTimeline:
     for name, least in (("data", 0), ("fsdp", 1), ("tensor", 1)):
         if getattr(config.mesh, name) < least:
             raise ValueError(f"training: mesh.{name} must be at least {least}, found {getattr(config.mesh, name)}")
+    if config.on_nonfinite not in ON_NONFINITE:
+        raise ValueError(f"training: on_nonfinite must be stop or rollback, found {config.on_nonfinite!r}")
     if config.steps_per_call < 0:
         raise ValueError(f"training: steps_per_call must not be negative, found {config.steps_per_call}")
     parts = max(config.mesh.data, 1) * config.mesh.fsdp
@@ -49,7 +63,7 @@ def validate_config(config: TrainConfig) -> RunTimeline:
     timeline = resolve_timeline(config)
     check_shares(timeline.batch_sizes, config.accumulate, parts)
     _check_interventions(timeline, tuple(source.name for source in sources))
-    config.position_weights.check(config.context)
+    config.position_weights.check(config.context, run_code=run_code)
     return timeline
 
 

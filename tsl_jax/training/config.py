@@ -75,6 +75,7 @@ class TrainConfig:
     evaluations: int = 30  # checkpoints at which the loss surface is measured
     evaluation_batch: int = 32  # windows scored at a time; on CPU more fall out of the cache and take 1.5 times as long
     keep: int = 2  # newest checkpoints kept
+    on_nonfinite: str = "stop"  # of a NaN: or rollback, to the newest checkpoint and on without the batches since then
     seed: int = 0  # of the initial parameters and of the order of the data
 
 
@@ -163,5 +164,7 @@ def config_hash(config: TrainConfig) -> str:
     manifest has them, hashed now; never by a hash that was written down.
     """
     values = {name: value for name, value in to_dict(config).items() if name not in EXECUTION_FIELDS}
+    if config.on_nonfinite == "stop":  # as all runs did before there was a choice
+        del values["on_nonfinite"]
     values["position_weights"] = config.position_weights.identity()  # the content of a file, wherever it lies
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
