@@ -198,7 +198,7 @@ def warn_of_damaged(run: Path, tokens: int) -> None:
     """
     for at in surface.checkpoints(run / SURFACE):
         if at <= tokens and (found := surface.damage(run / SURFACE, at)):
-            advice = "no one can load the surface with it, and it cannot be measured again; restore a copy, or delete it"
+            advice = "no one can load the surface with it, nor measure it again; restore a copy, or delete it"
             warnings.warn(f"training: {found}; {advice}", stacklevel=3)
 
 
