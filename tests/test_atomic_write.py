@@ -28,11 +28,9 @@ def test_no_link_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "out").symlink_to(theirs)
     with pytest.raises(OSError, match="symbolic"):
         append_text(tmp_path / "out", "mine")
+    (tmp_path / atomic_write.LOCK).symlink_to(theirs)
     with pytest.raises(OSError, match="symbolic"), locked(tmp_path, "test"):
-        (tmp_path / "out").rename(tmp_path / atomic_write.LOCK)
-        with locked(tmp_path, "test"):
-            pass
-    (tmp_path / "out").symlink_to(theirs)
+        pass
     write_atomically(tmp_path / "out", "mine")
     assert not (tmp_path / "out").is_symlink()
     monkeypatch.setattr(atomic_write.secrets, "token_hex", lambda n: "00000000")

@@ -431,7 +431,7 @@ def test_damaged_or_missing_manifests_are_refused(interrupted):
     with pytest.raises(ValueError, match="is damaged; remove"):
         fit_table(HYPERBOLIC, source, out, shard_bytes=2048)
     manifest.unlink()
-    with pytest.raises(ValueError, match="holds no manifest.json of finished shards"):
+    with pytest.raises(ValueError, match=r"holds no manifest\.json of finished shards"):
         fit_table(HYPERBOLIC, source, out, shard_bytes=2048)
 
 
@@ -748,5 +748,5 @@ def test_names_that_are_no_utf8_are_refused_and_never_merged(tmp_path, quick):
     with pytest.raises(ValueError, match=r"not UTF-8 text, the first such line is b'caf\\xe9,1,.*iconv"):
         fit_table(HYPERBOLIC, tmp_path / "t.csv", tmp_path / "o.csv")
     (tmp_path / "long.csv").write_bytes(b"curve,x,y," + b"z" * (1 << 20) + b"\na,1,2\n")
-    with pytest.raises(ValueError, match="begins with a line of more than"):
+    with pytest.raises(ValueError, match=r"begins with a line of (more than|over)"):
         fit_table(HYPERBOLIC, tmp_path / "long.csv", tmp_path / "o.csv")

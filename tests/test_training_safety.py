@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -39,7 +40,7 @@ def _begun(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
     def second_one() -> None:
         for resume in (True, False):
-            with pytest.raises(ValueError, match="is writing|holds an unfinished run"):
+            with pytest.raises(ValueError, match=r"is writing|holds an unfinished run"):
                 train(config, out, resume=resume)
         interrupt_me()
 
@@ -105,10 +106,8 @@ def test_metrics_that_were_lost_are_warned_of(config: TrainConfig, out: Path) ->
 
 def interrupt_me_later() -> None:
     """Ctrl-C that a library swallows."""
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
-    except KeyboardInterrupt:
-        pass
 
 
 def test_a_damaged_surface_file_ahead_of_the_checkpoint_is_measured_again(
@@ -121,7 +120,7 @@ def test_a_damaged_surface_file_ahead_of_the_checkpoint_is_measured_again(
     files = list(surface.checkpoints(out / "surface").values())
     for file in (files[0], files[-1]):
         file.write_bytes(file.read_bytes()[:-100])
-    with pytest.warns(UserWarning) as warned:
+    with pytest.warns(UserWarning, match="is damaged") as warned:
         train(config, out, resume=True)
     messages = [str(warning.message) for warning in warned]
     assert any(f"{files[0]} is damaged" in text and "nor measure it again" in text for text in messages)

@@ -7,6 +7,7 @@ SIGTERM in 143, SIGHUP in 129; `--debug` shows the traceback.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -36,9 +37,11 @@ HELP = "\n".join(
         *(f"  {verb:<10}{sentence}" for verb, (_, sentence) in VERBS.items()),
         "\nevery verb: --config FILE.yaml   options from a file; those on the command line win",
         "            --debug              show the traceback of an error",
-        "exit codes: 0 done, 2 a mistake that the message explains, 130 interrupted, 143 SIGTERM, 129 SIGHUP",
+        "exit codes: 0 done, 2 a mistake that the message explains, 3 stopped before all was made,",
+        "            130 Ctrl-C, 143 SIGTERM, 129 SIGHUP",
     )
 )
+LINES, WIDEST = 6, 1200  # of a message
 TUNED = ("demo", "train", "evaluate", "fit")
 # XLA's temporaries fault in hundreds of megabytes of fresh pages at every step; keeping them makes a step on a CPU
 # about 1.5 times as fast. glibc reads this before main(), so the command starts itself once more.
@@ -59,6 +62,8 @@ def main() -> None:
         with processes.interruptible():
             try:
                 processes.forget_current_folder()
+                if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be of any bytes
+                    sys.stdout.reconfigure(errors="backslashreplace")
                 code = _command_line(sys.argv[1:])
                 sys.stdout.flush()
             except KeyboardInterrupt:  # before the verb was known, or after it
@@ -104,7 +109,7 @@ def _run(verb: str, arguments: list[str], debug: bool) -> int:
         module = import_module(f"tsl_jax.commands.{VERBS[verb][0]}")
         options.show_warnings_as_sentences()
         command = options.parse(getattr(module, f"{verb.title()}Command"), verb, arguments)
-        getattr(module, f"run_{verb}")(command)
+        return getattr(module, f"run_{verb}")(command) or 0
     except KeyboardInterrupt as interrupt:
         return _interrupted(str(interrupt))
     except BrokenPipeError:
@@ -120,9 +125,12 @@ def _run(verb: str, arguments: list[str], debug: bool) -> int:
             raise
         if processes.received():  # a library has made an error of its own of the interrupt
             return _interrupted("")
+        if isinstance(error, MemoryError):
+            return _fail("memory is used up; give less, or a smaller model or batch", code=2)
+        if isinstance(error, RecursionError):
+            return _fail("what was given is nested too deep, or refers to itself; write it out flat", code=2)
         defect = "This is a defect of tsl_jax; --debug shows where it happened"
-        return _fail(f"unexpected {type(error).__name__}: {error}\n{defect}", code=1)
-    return 0
+        return _fail(f"unexpected {type(error).__name__}: {error}", defect, code=1)
 
 
 def _interrupted(advice: str) -> int:
@@ -130,8 +138,12 @@ def _interrupted(advice: str) -> int:
     return _fail(sentence, code=128 + (processes.received() or signal.SIGINT))
 
 
-def _fail(sentence: str, *, code: int) -> int:
-    print(f"tsl: {sentence}", file=sys.stderr)
+def _fail(sentence: str, last: str = "", *, code: int) -> int:
+    """Print a sentence in a few lines, without what a terminal would take for orders; the code."""
+    lines = [line if len(line) <= WIDEST else f"{line[:WIDEST]} ..." for line in sentence.splitlines() or [""]]
+    if len(lines) > LINES:
+        lines = [*lines[: LINES - 2], "...", lines[-1]]
+    print(processes.printable("\n".join(["tsl: " + lines[0], *lines[1:], *filter(None, [last])])), file=sys.stderr)
     return code
 
 

@@ -73,6 +73,11 @@ def received() -> int:
     return _received[0] if _received else 0
 
 
+def printable(text: str) -> str:
+    """Text for a terminal: control characters, which may hide or rewrite what stands there, as Python writes them."""
+    return "".join(c if c == "\n" or c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def python(option: str) -> list[str]:
     """The beginning of a command that runs Python's `option`, -m or -c, without the current folder in its path."""
     return [sys.executable, "-P", option]

@@ -63,6 +63,9 @@ def validate_surface(surface: object) -> xr.Dataset:
     if "loss" not in surface or surface.loss.dims != DIMENSIONS:
         dims = surface.loss.dims if "loss" in surface else tuple(surface.data_vars)
         raise ValueError(f"surface: expected a variable loss over {DIMENSIONS}, found {dims}; see tsl.from_losses")
+    for split in map(str, surface.split.values if "split" in surface.coords else ()):
+        if not split.isprintable():
+            raise ValueError(f"surface: the split {split!r:.80} has control characters in its name; rename it")
     for name in ("tokens", "position"):
         if name not in surface.coords:
             raise ValueError(f"surface: the dimension {name} has no coordinate; assign it with .assign_coords({name}=)")

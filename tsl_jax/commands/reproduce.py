@@ -37,6 +37,9 @@ class ReproduceCommand:
 
 def run_reproduce(command: ReproduceCommand) -> None:
     """List the experiments with their questions, or become one."""
+    if command.side_by_side < 1 or not (command.minutes is None or command.minutes >= 0):
+        values = f"{command.side_by_side}, {command.minutes}"
+        raise ValueError(f"reproduce: --side-by-side is 1 or more and --minutes not negative, found {values}")
     folder = experiments()
     if command.name and folder == HERE and not command.trust:
         raise ValueError(f"reproduce: {folder.absolute()} is Python that would run; look at it, then add --trust")

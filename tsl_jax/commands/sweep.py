@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from tsl_jax.training.config import TrainConfig
 
 
+UNFINISHED = 3  # the exit code where time was up
+
+
 @dataclass(frozen=True)
 class SweepCommand:
     """Make every run of a sweep file. Finished ones are skipped, interrupted ones go on; their surfaces are kept.
@@ -41,8 +44,8 @@ class SweepCommand:
     """Only print which runs there are, which are kept, and what the others cost."""
 
 
-def run_sweep(command: SweepCommand) -> None:
-    """List the runs, print what they cost, make them."""
+def run_sweep(command: SweepCommand) -> int:
+    """List the runs, print what they cost, make them; `UNFINISHED` where some are left to make, else 0."""
     from tsl_jax.commands.options import check_folder, require_trust
     from tsl_jax.sweeps import Pool, read_sweep
 
@@ -53,13 +56,14 @@ def run_sweep(command: SweepCommand) -> None:
     pool = Pool(command.out, command.out / "runs")
     print(describe_runs(pool, runs), flush=True)
     if command.list:
-        return
+        return 0
     unfinished = make_runs(pool, runs, command.side_by_side, command.minutes)
     print(_final_losses(pool, runs))
     if unfinished:
         print(f"sweep: {len(unfinished)} of {len(runs)} runs unfinished; the same command goes on")
     else:
         print(f"sweep: all {len(runs)} runs are kept in {command.out}")
+    return UNFINISHED if unfinished else 0
 
 
 def describe_runs(pool: Pool, runs: Mapping[str, TrainConfig]) -> str:

@@ -80,7 +80,14 @@ class LongParquet:
     def rows(self, first: int, end: int) -> Iterator[Chunk]:
         # without pre_buffer, which would hold whole row groups
         with pyarrow.parquet.ParquetFile(self.path, pre_buffer=False, buffer_size=1 << 20) as file:
-            for batch in file.iter_batches(CHUNK_ROWS, list(range(first, end)), list(self.columns)):
+            batches = file.iter_batches(CHUNK_ROWS, list(range(first, end)), list(self.columns))
+            while True:
+                try:
+                    batch = next(batches, None)
+                except (pa.ArrowException, OSError) as error:
+                    raise ValueError(f"fit: {self.path} is damaged ({error!s:.300}); write it again") from None
+                if batch is None:
+                    return
                 yield _check({name: _decode(batch.column(name), names=name == "curve") for name in self.columns}, {})
 
     def name_before(self, place: int) -> pa.Scalar:
@@ -196,10 +203,16 @@ def open_parquet(path: Path) -> LongParquet:
     """
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            names, rows, groups = file.schema_arrow.names, file.metadata.num_rows, file.num_row_groups
+            schema, rows, groups = file.schema_arrow, file.metadata.num_rows, file.num_row_groups
     except (ValueError, OSError) as error:  # pyarrow's own errors are both
-        raise ValueError(f"fit: {path} cannot be read as a table ({error})") from None
-    columns = _columns(path, names)
+        raise ValueError(f"fit: {path} cannot be read as a table ({error!s:.300})") from None
+    columns = _columns(path, schema.names)
+    for name in columns:
+        kind = schema.field(name).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if pa.types.is_nested(kind) or pa.types.is_binary(kind) or (name != "curve" and pa.types.is_boolean(kind)):
+            expected = "names or numbers" if name == "curve" else "numbers"
+            raise ValueError(f"fit: the column {name} of {path} holds {kind!s:.60}; expected {expected}")
     if not rows:
         raise ValueError(f"fit: {path} holds no rows")
     return LongParquet(path, columns, groups)
@@ -214,7 +227,9 @@ def open_csv(path: Path) -> LongCsv:
     with open(path, "rb") as file:
         first = file.readline(HEADER_BYTES)
         if len(first) == HEADER_BYTES:
-            raise ValueError(f"fit: {path} begins with a line of more than {HEADER_BYTES:,} bytes; expected its columns")
+            raise ValueError(
+                f"fit: {path} begins with a line of more than {HEADER_BYTES:,} bytes; expected its columns"
+            )
         start, end = file.tell(), file.seek(0, 2)
         file.seek(start)
         rows = bool(file.read(1 << 16).strip())

@@ -177,11 +177,12 @@ def _broken_file(checkpoint: Path) -> str:
     try:
         sums = json.loads((checkpoint / MANIFEST).read_text())
         for name, expected in sums.items():
+            if Path(name).is_absolute() or ".." in Path(name).parts or not (checkpoint / name).is_file():
+                return f"{name} is missing"
             if _checksum(checkpoint / name) != expected:
                 return f"its checksum does not match in {name}"
-    except FileNotFoundError as error:
-        missing = Path(error.filename)
-        return "" if missing.name == MANIFEST else f"{missing.relative_to(checkpoint)} is missing"
+    except FileNotFoundError:
+        return ""
     except (OSError, ValueError, AttributeError, TypeError) as error:
         return f"{MANIFEST}: {_first_line(error)}"
     return ""

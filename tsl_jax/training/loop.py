@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -24,12 +24,13 @@ from tsl_jax import surface
 from tsl_jax.atomic_write import LOCK, is_unused, locked
 from tsl_jax.data import corpora
 from tsl_jax.data.preparation import DomainFiles
-from tsl_jax.processes import interrupts_deferred, interruptible
+from tsl_jax.models.config import resolve
+from tsl_jax.processes import interruptible, interrupts_deferred
 from tsl_jax.training import evaluation, mesh, run_dir
 from tsl_jax.training.checkpoint import abstract_array
 from tsl_jax.training.checks import NotFiniteError, check_evaluation_shares, check_shares, validate_config
 from tsl_jax.training.config import TrainConfig
-from tsl_jax.training.resources import rates
+from tsl_jax.training.resources import check_memory, rates
 from tsl_jax.training.setup import Observe, Progress, TrainingRun, prepare
 from tsl_jax.training.step import TrainState
 from tsl_jax.training.timeline import RunTimeline, calls_between
@@ -107,10 +108,15 @@ def check_run(config: TrainConfig, out: Path, *, resume: bool) -> tuple[RunTimel
     timeline = validate_config(config)
     if run_dir.is_complete(out, config, resume=resume):
         return timeline, None
-    data, fsdp, _ = mesh.shape(config.mesh, len(jax.local_devices()))
-    check_shares(timeline.batch_sizes, config.accumulate, data * fsdp)
-    check_evaluation_shares(config.evaluation_batch, data * fsdp)
-    return timeline, corpora.find(config.data)
+    sizes = mesh.shape(config.mesh, len(jax.local_devices()))
+    check_shares(timeline.batch_sizes, config.accumulate, sizes[0] * sizes[1])
+    check_evaluation_shares(config.evaluation_batch, sizes[0] * sizes[1])
+    domains = corpora.find(config.data)
+    model = resolve(config.model, vocabulary=corpora.vocabulary_size(config.data), context=config.context)
+    score = config.evaluation
+    windows = score.id_stretches * score.id_offsets + score.ood_stretches * score.ood_offsets
+    check_memory(model, max(timeline.batch_sizes) // config.accumulate, windows, sizes)
+    return timeline, domains
 
 
 def _train_to_the_end(run: TrainingRun, state: TrainState, interrupted: Callable[[], bool]) -> None:
@@ -134,7 +140,8 @@ def _rolled_back(run: TrainingRun, like: TrainState, error: NotFiniteError) -> t
     """
     rollbacks = run.record.get(run_dir.ROLLBACKS, [])
     state = run.checkpoints.restore(like) if len(rollbacks) < MOST_ROLLBACKS else None
-    if state is None or not all(bool(np.isfinite(leaf).all()) for leaf in jax.device_get(jax.tree.leaves(state.params))):
+    leaves = [] if state is None else jax.device_get(jax.tree.leaves(state.params))
+    if state is None or not all(np.isfinite(leaf).all() for leaf in leaves):
         raise ValueError(f"{error} There were {len(rollbacks)} rollbacks before, and there is no more") from None
     good, timeline = int(state.step), run.timeline
     last = max(error.step - 1, good)

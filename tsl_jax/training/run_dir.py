@@ -97,13 +97,13 @@ def read_config(run: Path) -> TrainConfig:
     Raises:
         FileNotFoundError: where there is no run. ValueError: where the file is damaged.
     """
-    import yaml
+    from tsl_jax.yaml_files import read_yaml
 
     try:
-        return from_dict(TrainConfig, yaml.safe_load((run / CONFIG).read_text()))
+        return from_dict(TrainConfig, read_yaml(run / CONFIG))
     except FileNotFoundError:
         raise FileNotFoundError(f"training: no {CONFIG} in {run}; name the folder of a run") from None
-    except yaml.YAMLError as error:
+    except ValueError as error:
         raise ValueError(f"training: {run / CONFIG} is damaged ({error}); restore it from a copy") from None
 
 
@@ -118,10 +118,13 @@ def write_config(run: Path, config: TrainConfig) -> None:
 def read_record(run: Path) -> dict[str, Any]:
     """The record of the run; empty where none is written yet."""
     try:
-        return json.loads((run / RECORD).read_text())
+        record = json.loads((run / RECORD).read_text(encoding="utf-8"))
+        if not isinstance(record, dict):
+            raise ValueError(f"expected a mapping, found {type(record).__name__}")
+        return record
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"training: {run / RECORD} is damaged ({error}); restore it from a copy") from None
 
 

@@ -126,8 +126,9 @@ def read_file(source: str) -> Any:
     }
     try:
         return readers[Path(source).suffix](Path(source))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"training: position weights {source} cannot be read: {error}") from None
+    except Exception as error:  # damage shows as whatever the layer that meets it raises
+        reason = "it holds Python objects" if "pickle" in str(error) else f"{error!s:.200}"
+        raise ValueError(f"training: position weights {source} cannot be read: {reason}") from None
 
 
 def _module(source: str) -> str:
