@@ -105,9 +105,7 @@ def test_so_it_is_with_other_verbs(arguments: tuple[str, ...], tmp_path: Path, c
 
 def test_a_run_that_needs_more_memory_than_there_is_says_how_much(monkeypatch: pytest.MonkeyPatch) -> None:
     model = replace(validated_model(), n_layers=10_000, d_model=4096, d_ff=16_384, n_heads=32, n_kv_heads=32)
-    with pytest.raises(
-        ValueError, match=r"needs [\d,.]+ GiB \(parameters .*, activations .*\), this machine has [\d.]+;"
-    ):
+    with pytest.raises(ValueError, match=r"needs [\d,.]+ GiB \(parameters .*activations .*\), this machine has [\d.]+"):
         resources.check_memory(model, 8, 100, (1, 1, 1))
     resources.check_memory(validated_model(), 8, 100, (1, 1, 1))
     monkeypatch.setattr(resources, "_memory_here", lambda platform: 0)  # not known
@@ -153,14 +151,14 @@ def test_yaml_is_read_within_bounds(text: str | bytes, message: str, tmp_path: P
 
 def test_a_schedule_in_json_that_is_nested_deeply_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("[" * 100_000)
-    with pytest.raises(ValueError, match="a.json: (nested too deep|not JSON)"):
+    with pytest.raises(ValueError, match=r"a.json: (nested too deep|not JSON)"):
         tsl.importers.read_plans(tmp_path / "a.json")
 
 
 def test_a_message_is_a_few_lines_without_control_characters(capsys) -> None:
     assert cli._fail("\n".join(f"line {k}\x1b[31m" for k in range(50)) + "x" * 9_000_000, code=2) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == cli.LINES
+    assert error.count("\n") == processes.LINES
     assert len(error) < 3000
     assert "\x1b" not in error
     assert "\\x1b[31m" in error
@@ -194,7 +192,7 @@ def npy(header: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "shape", ["(1000000000000000000000, 3)", "(-1, 3)", "(3, 4)", "[3]", "((((", "{}", "(2, 10**18)"]
+    "shape", ["(10000000000000000000, 3)", "(-1, 3)", "(3, 4)", "[3]", "((((", "{}", "(2, 10**18)"]
 )
 def test_headers_of_arrays_may_say_anything(shape: str, tmp_path: Path, capsys) -> None:
     header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}"
@@ -218,13 +216,13 @@ def test_columns_of_no_numbers_are_refused(cells: list[Any], tmp_path: Path, cap
 
 def test_numbers_of_many_digits_and_counts_that_would_wrap_are_refused(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text(json.dumps({"tokens": 1, "loss": 10**399}) + "\n")
-    with pytest.raises(ValueError, match="loss is .*expected a number"):
+    with pytest.raises(ValueError, match=r"loss is .*expected a number"):
         tsl.read_table(tmp_path / "t.jsonl")
     (tmp_path / "t.csv").write_text("tokens,loss,n_params\n1,2,1e300\n")
     with pytest.raises(ValueError, match="n_params is 1e\\+300, expected at most 9e15"):
         tsl.read_table(tmp_path / "t.csv")
     (tmp_path / "deep.jsonl").write_text("[" * 100_000 + "\n")
-    with pytest.raises(ValueError, match="line 1 of deep.jsonl is not JSON"):
+    with pytest.raises(ValueError, match=r"line 1 of deep.jsonl is not JSON"):
         read_columns(tmp_path / "deep.jsonl", ["loss"])
 
 

@@ -41,7 +41,6 @@ HELP = "\n".join(
         "            130 Ctrl-C, 143 SIGTERM, 129 SIGHUP",
     )
 )
-LINES, WIDEST = 6, 1200  # of a message
 TUNED = ("demo", "train", "evaluate", "fit")
 # XLA's temporaries fault in hundreds of megabytes of fresh pages at every step; keeping them makes a step on a CPU
 # about 1.5 times as fast. glibc reads this before main(), so the command starts itself once more.
@@ -139,11 +138,7 @@ def _interrupted(advice: str) -> int:
 
 
 def _fail(sentence: str, last: str = "", *, code: int) -> int:
-    """Print a sentence in a few lines, without what a terminal would take for orders; the code."""
-    lines = [line if len(line) <= WIDEST else f"{line[:WIDEST]} ..." for line in sentence.splitlines() or [""]]
-    if len(lines) > LINES:
-        lines = [*lines[: LINES - 2], "...", lines[-1]]
-    print(processes.printable("\n".join(["tsl: " + lines[0], *lines[1:], *filter(None, [last])])), file=sys.stderr)
+    print("\n".join(filter(None, [processes.message(f"tsl: {sentence}"), last])), file=sys.stderr)
     return code
 
 

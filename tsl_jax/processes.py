@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+LINES, WIDEST = 6, 1200  # of a message
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _received: list[int] = []
 _deferred: list[bool] = []  # not empty: signals are noted only
@@ -76,6 +77,14 @@ def received() -> int:
 def printable(text: str) -> str:
     """Text for a terminal: control characters, which may hide or rewrite what stands there, as Python writes them."""
     return "".join(c if c == "\n" or c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def message(text: str) -> str:
+    """A text for the terminal in a few lines, each of some length at most."""
+    lines = [line if len(line) <= WIDEST else f"{line[:WIDEST]} ..." for line in text.splitlines() or [""]]
+    if len(lines) > LINES:
+        lines = [*lines[: LINES - 2], "...", lines[-1]]
+    return printable("\n".join(lines))
 
 
 def python(option: str) -> list[str]:

@@ -40,6 +40,7 @@ class ForecastCommand:
 
 def run_forecast(command: ForecastCommand) -> None:
     """Forecast by every method, or compare plans; print the table, write the result."""
+    from tsl_jax import processes
     from tsl_jax.commands import options
     from tsl_jax.forecasting import compare_plans
     from tsl_jax.importers import read_plans
@@ -52,8 +53,8 @@ def run_forecast(command: ForecastCommand) -> None:
     surface = load_surface(command.run)
     siblings = [_sibling(path, command.run, surface) for path in command.siblings]
     past = _past(surface, command)
-    if surface.attrs.get("changes"):
-        changes = ", ".join(map(str, surface.attrs["changes"]))
+    if isinstance(surface.attrs.get("changes"), list | tuple):
+        changes = processes.printable(", ".join(map(str, surface.attrs["changes"])))
         print(
             f"this run changes on its way ({changes}): a forecast knows the learning rate of changes before its "
             "cut-off, and nothing of those of batch, mixture or data"

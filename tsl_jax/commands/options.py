@@ -224,9 +224,9 @@ def output_folder(run: Path) -> Path:
 def show_warnings_as_sentences() -> None:
     """Warnings of the library reach the user as one line on stderr, without a place in the code."""
 
-    from tsl_jax.processes import printable
+    from tsl_jax import processes
 
     def show(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
-        print(printable(f"tsl: warning: {message}"), file=sys.stderr)
+        print(processes.message(f"tsl: warning: {message}"), file=sys.stderr)
 
     warnings.showwarning = show

@@ -339,5 +339,5 @@ def _as_numbers(name: str, column: pa.Array) -> tuple[np.ndarray, dict[int, str]
         for row in np.flatnonzero(np.isnan(values)).tolist():
             word = column[row].as_py()
             if row not in problems and not (isinstance(word, str) and word.strip().lower() in ("nan", "-nan", "+nan")):
-                problems[row] = f"{name} is {word!r}, not a number"
+                problems[row] = f"{name} is {word!r:.60}, not a number"
     return values, problems

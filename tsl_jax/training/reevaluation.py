@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 
 from tsl_jax import surface
+from tsl_jax.atomic_write import locked, remove_temporary_files
 from tsl_jax.data import corpora, windows
 from tsl_jax.data.config import DataConfig, EvalConfig, validate_eval_config
 from tsl_jax.models.build import build
@@ -88,20 +89,22 @@ def reevaluate(
         like = initial_state(params, run_optimizer(config.optimizer, timeline), placed)
         forward = evaluation.make_forward(graphdef, platform_of(placed))
         evaluation_sets = {split: evaluation.prepare(part) for split, part in sets.items()}
-        for done, step in enumerate(steps, start=1):
-            tokens = timeline.tokens_at(step)
-            if tokens not in surface.checkpoints(out):
-                try:
-                    params, splits = checkpoints.read(step, like).params, {}
-                except FileNotFoundError as error:
-                    warnings.warn(f"{error}, by the training that goes on; it is not measured", stacklevel=2)
-                    continue
-                for split, part in evaluation_sets.items():
-                    with mesh.traced_on(placed):
-                        losses = evaluation.window_losses(forward, params, part.tokens, config.evaluation_batch)
-                    splits[split] = evaluation.reduce(losses, part)
-                surface.append(out, tokens=tokens, step=step, lr=timeline.learning_rate(step), splits=splits)
-            progress("evaluate", done, len(steps))
+        with locked(out, "training"):
+            remove_temporary_files(out)
+            for done, step in enumerate(steps, start=1):
+                tokens = timeline.tokens_at(step)
+                if tokens not in surface.checkpoints(out):
+                    try:
+                        params, splits = checkpoints.read(step, like).params, {}
+                    except FileNotFoundError as error:
+                        warnings.warn(f"{error}, by the training that goes on; it is not measured", stacklevel=2)
+                        continue
+                    for split, part in evaluation_sets.items():
+                        with mesh.traced_on(placed):
+                            losses = evaluation.window_losses(forward, params, part.tokens, config.evaluation_batch)
+                        splits[split] = evaluation.reduce(losses, part)
+                    surface.append(out, tokens=tokens, step=step, lr=timeline.learning_rate(step), splits=splits)
+                progress("evaluate", done, len(steps))
     finally:
         checkpoints.close()
     return out
