@@ -240,7 +240,7 @@ def test_small_files_that_stand_for_large_ones_are_refused(tmp_path: Path, monke
     np.save(content, np.zeros(1 << 20))
     with zipfile.ZipFile(tmp_path / "s.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("loss.npy", content.getvalue())
-    with pytest.raises(ValueError, match=r"s.npz of [\d,]+ bytes unpacks to [\d,]+, which no surface does"):
+    with pytest.raises(ValueError, match=r"s.npz is damaged: its [\d,]+ bytes unpack to [\d,]+, as"):
         tsl.load_surface(tmp_path / "s.npz")
     monkeypatch.setattr("tsl_jax.importers.columns.MOST_ROWS", 10)
     pq.write_table(pa.table({"tokens": [1] * 100, "loss": [1.0] * 100}), tmp_path / "t.parquet")

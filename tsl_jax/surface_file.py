@@ -63,8 +63,8 @@ def _refuse_bomb(data: bytes, path: Path) -> None:
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):  # said by who reads it
         return
     if size > max(UNPACKED, SHRINKS * len(data)):
-        found = f"{path} of {len(data):,} bytes unpacks to {size:,}"
-        raise ValueError(f"surface: {found}, which no surface does; restore it from a copy")
+        found = f"{path} is damaged: its {len(data):,} bytes unpack to {size:,}"
+        raise ValueError(f"surface: {found}, as those of no surface do; restore it from a copy")
 
 
 def _digest(arrays: Mapping[str, np.ndarray]) -> str:

@@ -53,7 +53,7 @@ def run_forecast(command: ForecastCommand) -> None:
     surface = load_surface(command.run)
     siblings = [_sibling(path, command.run, surface) for path in command.siblings]
     past = _past(surface, command)
-    if isinstance(surface.attrs.get("changes"), list | tuple):
+    if surface.attrs.get("changes") and isinstance(surface.attrs["changes"], list | tuple):
         changes = processes.printable(", ".join(map(str, surface.attrs["changes"])))
         print(
             f"this run changes on its way ({changes}): a forecast knows the learning rate of changes before its "

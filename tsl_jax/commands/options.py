@@ -50,7 +50,7 @@ def _refuse_empty_lists(command: type, verb: str, arguments: list[str]) -> None:
                 collect(hint, before if name == "train" else f"{before}{name}.")
 
     collect(command, "")
-    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+    for argument, following in pairwise([*arguments, "--"]):
         if argument.replace("_", "-") in lists and following.startswith("--"):
             raise ValueError(f"{verb}: {argument} needs a value or more; leave it out for the default")
 

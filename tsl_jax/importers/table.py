@@ -145,8 +145,10 @@ def _check_tokens(path: Path, named: Mapping[str, str], tokens_per_step: int | N
             found = f"{found}; name it with tokens= (--tokens), {fix}"
             raise ValueError(f"table: {path.name}: expected a column of tokens, {found}")
         return
-    if not 1 <= tokens_per_step <= WHOLE_MOST or tokens_per_step % 1:
-        raise ValueError(f"table: tokens_per_step must be a whole number from 1 to 9e15, found {tokens_per_step}")
+    if tokens_per_step < 1 or tokens_per_step % 1:
+        raise ValueError(f"table: tokens_per_step must be a whole number from 1, found {tokens_per_step}")
+    if tokens_per_step > WHOLE_MOST:
+        raise ValueError(f"table: tokens_per_step must be at most {WHOLE_MOST:g}, found {tokens_per_step:.3g}")
     if "tokens" in named:
         fix = "leave tokens_per_step out, or pass the column over with tokens=None (--tokens None)"
         raise ValueError(f"table: {path.name}: tokens_per_step beside a column of tokens, {named['tokens']}; {fix}")

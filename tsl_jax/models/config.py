@@ -124,7 +124,7 @@ def _validate(config: ModelConfig) -> ModelConfig:
         if not 0 <= getattr(config, name) <= most:
             raise ValueError(f"models: {name} is a share from 0 to {most}, found {getattr(config, name)}")
     if not 0 <= config.balance < float("inf"):
-        raise ValueError(f"models: balance must be finite and not negative, found {config.balance}")
+        raise ValueError(f"models: balance must not be negative, nor infinite, found {config.balance}")
     if not 1 < config.rope_base < float("inf"):
         raise ValueError(f"models: rope_base must be above 1 and finite, found {config.rope_base}")
     if not 0 < config.norm_eps < 1:

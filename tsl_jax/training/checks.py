@@ -72,7 +72,8 @@ def validate_config(config: TrainConfig, *, run_code: bool = True) -> RunTimelin
 
 def _check_range(name: str, value: int, least: int, most: int) -> None:
     if value < least:
-        raise ValueError(f"training: {name} must be at least {least}, found {value}")
+        bound = f"be at least {least}" if least else "not be negative"
+        raise ValueError(f"training: {name} must {bound}, found {value}")
     if value > most:
         raise ValueError(f"training: {name} must be at most {most:,}, found {value:,}; lower it")
 
@@ -132,7 +133,7 @@ def _check_optimizer(config: OptimizerConfig, total_steps: int) -> None:
         raise ValueError("training: an exponential decay never reaches final_ratio 0; raise it, or decay linearly")
     for name in ("weight_decay", "clip"):
         if not 0 <= getattr(config, name) < float("inf"):
-            raise ValueError(f"training: {name} must be finite and not negative, found {getattr(config, name)}")
+            raise ValueError(f"training: {name} must not be negative, nor infinite, found {getattr(config, name)}")
     for name in ("beta1", "beta2"):
         if not 0 <= getattr(config, name) < 1:
             raise ValueError(f"training: {name} must be at least 0 and below 1, found {getattr(config, name)}")
