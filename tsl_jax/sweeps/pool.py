@@ -120,9 +120,12 @@ class Pool:
 
     @staticmethod
     def _is_begun(file: Path, own: str) -> bool:
-        """Whether a file is the surface of this run, which was packed by a call that was killed before its manifest."""
+        """Whether a file is the surface of this run, of a call that was killed before its manifest, or its manifest."""
         try:
-            return file.suffix == ".npz" and load_surface(file).attrs.get("config_hash") == own
+            if file.suffix == ".npz":
+                return load_surface(file).attrs.get("config_hash") == own
+            manifest = _read_manifest(file)
+            return "config" in manifest and _hash(manifest) == own
         except (OSError, ValueError):
             return False
 

@@ -112,7 +112,8 @@ def check_run(config: TrainConfig, out: Path, *, resume: bool) -> tuple[RunTimel
     check_shares(timeline.batch_sizes, config.accumulate, sizes[0] * sizes[1])
     check_evaluation_shares(config.evaluation_batch, sizes[0] * sizes[1])
     domains = corpora.find(config.data)
-    model = resolve(config.model, vocabulary=corpora.vocabulary_size(config.data), context=config.context)
+    vocabulary = 1 if config.data.corpus else config.data.vocabulary  # of a corpus it is read with the text
+    model = resolve(config.model, vocabulary=vocabulary, context=config.context)
     score = config.evaluation
     windows = score.id_stretches * score.id_offsets + score.ood_stretches * score.ood_offsets
     check_memory(model, max(timeline.batch_sizes) // config.accumulate, windows, sizes)

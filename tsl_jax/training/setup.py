@@ -133,6 +133,11 @@ def prepare(
         }
         if earlier:
             _check_continued(path, model, corpus, earlier, record["environment"])
+        planned = timeline  # the program is compiled as planned, whatever data is passed over
+        for rollback in record.get(run_dir.ROLLBACKS, []):
+            first, after = rollback["skipped_sequences"]
+            timeline = timeline.skipping(rollback["after_step"], after - first)
+        data = DataOrder(timeline, corpus, config.seed, devices)
         history = provenance.history(earlier, record["environment"], earlier.get("step", 0))
         model_hash = provenance.model_hash(record["model"])
 
@@ -154,13 +159,9 @@ def prepare(
         per_call = steps_per_call(
             config.steps_per_call, record["flops_per_token"] * timeline.batch_tokens / n_devices, platform_of(devices)
         )
-        step_functions, forward, noise, state = _compile(config, timeline, model, devices, per_call)
+        step_functions, forward, noise, state = _compile(config, planned, model, devices, per_call)
         progress("compile", 1, 1)
     with clock("checkpoint"):
-        for rollback in record.get(run_dir.ROLLBACKS, []):
-            first, after = rollback["skipped_sequences"]
-            timeline = timeline.skipping(rollback["after_step"], after - first)
-        data = DataOrder(timeline, corpus, config.seed, devices)
         checkpoints = Checkpoints(path / run_dir.CHECKPOINTS, keep=config.keep, model_hash=model_hash)
         state = checkpoints.restore(state) or state
         done = int(state.step)
