@@ -75,7 +75,8 @@ def test_a_base_is_not_changed_by_the_runs_made_of_it(tmp_path):
     [
         ("", "expected a mapping with a name"),
         ("[]", "names no run"),
-        ("name: [", "is not YAML"),
+        ("name: [", "not YAML"),
+        ("{name: a, base: &own [*own]}", "refers to itself in line 1"),
         ("{name: a, grids: {}}", "'grids' is not an entry"),
         ("{name: a, grid: {seed: [0, 1]}}", "there twice"),
         ("[{name: a}, {name: A, set: {seed: 1}}]", "there twice"),

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from tsl_jax.training.config import TrainConfig
 
 
+UNFINISHED = 3  # the exit code where time was up
+
+
 @dataclass(frozen=True)
 class SweepCommand:
     """Make every run of a sweep file. Finished ones are skipped, interrupted ones go on; their surfaces are kept.
@@ -46,19 +49,25 @@ class SweepCommand:
     """How often a run that failed goes on from its last checkpoint, after all others."""
     minutes: float = 0.0
     """Stop after so long, each run at a checkpoint; the same command goes on. 0: until all are made."""
+    trust: bool = False
+    """Run the rules of position weights that the file names: Python of their authors."""
     list: bool = False
     """Only print which runs there are, which are kept, and what the others cost."""
 
 
-def run_sweep(command: SweepCommand) -> None:
-    """List the runs, print what they cost, make them."""
+def run_sweep(command: SweepCommand) -> int:
+    """List the runs, print what they cost, make them; `UNFINISHED` where some are left to make, else 0."""
+    from tsl_jax.commands.options import check_folder, require_trust
     from tsl_jax.sweeps import Pool, read_sweep
 
     runs = read_sweep(command.file)
+    check_folder(command.out, "sweep")
+    if not command.list:
+        require_trust(command, [config.position_weights for config in runs.values()], str(command.file))
     pool = Pool(command.out, command.out / "runs")
     print(describe_runs(pool, runs), flush=True)
     if command.list:
-        return
+        return 0
     if command.ray is None and command.per_run:
         raise ValueError("sweep: --per-run is what a run takes of a machine of --ray; give --ray, or leave it out")
     if command.ray is not None and command.side_by_side > 1:
@@ -71,6 +80,7 @@ def run_sweep(command: SweepCommand) -> None:
         print(f"sweep: {len(unfinished)} of {len(runs)} runs unfinished; the same command goes on")
     else:
         print(f"sweep: all {len(runs)} runs are kept in {command.out}")
+    return UNFINISHED if unfinished else 0
 
 
 def describe_runs(pool: Pool, runs: Mapping[str, TrainConfig]) -> str:

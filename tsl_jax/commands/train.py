@@ -38,6 +38,8 @@ class TrainCommand:
     """How many processes there are, where nothing says so to jax."""
     process_id: int = -1
     """Which of them this is, from 0, where nothing says so to jax."""
+    trust: bool = False
+    """Run the rule of position weights that a file (--config, or of the run to resume) names: Python of its author."""
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     """Everything else."""
 
@@ -140,6 +142,8 @@ class DemoCommand:
 
     out: Path = Path("runs/demo")
     """Folder of the run, with summary.json and report.html."""
+    trust: bool = False
+    """Run the rule of position weights that a file names: Python of its author."""
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     """The run, should you want it otherwise."""
 

@@ -17,7 +17,6 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 import time
 import warnings
@@ -28,6 +27,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tsl_jax.atomic_write import write_atomically
+from tsl_jax.processes import environment, python
 from tsl_jax.training import run_dir
 from tsl_jax.training.config import TrainConfig, to_dict
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from tsl_jax.sweeps.pool import Pool
 
 INTERRUPTED = (130, -signal.SIGINT)  # `tsl` after Ctrl-C; the second while it still loads
+ASKED_TO_END = (143, 129, -signal.SIGTERM, -signal.SIGHUP)  # the same of SIGTERM and SIGHUP
 POLL = 0.2  # seconds between looks at a run under way
 PATIENCE = 600  # seconds that a run may take to write its checkpoint once it is asked to stop
 
@@ -166,7 +168,7 @@ def side_by_side(runs: int) -> ThreadPoolExecutor:
 def lock(run: Path) -> Iterator[int | None]:
     """The lock of a run, a file descriptor; None while another process has it."""
     run.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(_beside(run, "lock"), os.O_RDWR | os.O_CREAT, 0o644)
+    handle = os.open(_beside(run, "lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -196,12 +198,14 @@ def train(run: Path, config: TrainConfig, locked: int, stop: Callable[[], bool],
         raise
     stopped = process.returncode is None
     code = _interrupt(process) if stopped else process.returncode
-    if stopped and code in (*INTERRUPTED, -signal.SIGKILL):
+    if stopped and code in (*INTERRUPTED, *ASKED_TO_END, -signal.SIGKILL):
         return False
     if code in INTERRUPTED:
         raise KeyboardInterrupt
     if code == -signal.SIGKILL:
         reason = "was killed, as a system does whose memory is full; the same command goes on"
+    elif code in ASKED_TO_END:
+        reason = "was asked to end by another process; the same command goes on"
     elif code < 0:
         reason = f"was ended by signal {-code}; the same command goes on"
     else:
@@ -216,15 +220,15 @@ def _start(run: Path, config: TrainConfig, locked: int, bars: bool) -> subproces
     import yaml
 
     file, log = _beside(run, "yaml"), _beside(run, "log")
-    file.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+    write_atomically(file, yaml.safe_dump(to_dict(config), sort_keys=False))
     resume = ["--resume"] if (run / run_dir.CONFIG).exists() else []
-    command = [sys.executable, "-m", "tsl_jax.cli", "train", "--config", str(file), "--out", str(run), *resume]
-    environment = dict(os.environ) if bars else {**os.environ, "TERM": "dumb"}  # no bars over those of another run
+    # the sweep has asked for trust before, or a study in Python names its rules itself
+    command = [*python("-m"), "tsl_jax.cli", "train", "--trust", "--config", str(file), "--out", str(run), *resume]
     if bars:
-        return subprocess.Popen(command, process_group=0, pass_fds=(locked,), env=environment)
-    with open(log, "ab") as file:
-        streams: dict[str, Any] = {"stdout": file, "stderr": file}
-        return subprocess.Popen(command, process_group=0, pass_fds=(locked,), env=environment, **streams)
+        return subprocess.Popen(command, process_group=0, pass_fds=(locked,), env=environment())
+    here = {**environment(), "TERM": "dumb"}  # no bars over those of another run
+    with open(log, "ab") as said:
+        return subprocess.Popen(command, process_group=0, pass_fds=(locked,), env=here, stdout=said, stderr=said)
 
 
 def _last_words(run: Path, bars: bool) -> str:

@@ -19,6 +19,7 @@ import atexit
 import json
 import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -30,6 +31,8 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
+
+from tsl_jax import processes
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -58,18 +61,18 @@ _group: _Group | None = None
 
 
 @contextmanager
-def joined(coordinator: str = "", processes: int = 0, index: int = -1) -> Iterator[None]:
+def joined(coordinator: str = "", total: int = 0, index: int = -1) -> Iterator[None]:
     """Meanwhile this process is one of several; call it before jax has looked at any device.
 
     Args:
-        coordinator: HOST:PORT on which process 0 listens. processes: how many there are. index: of this one, from 0.
+        coordinator: HOST:PORT on which process 0 listens. total: how many processes there are. index: of this one, from 0.
             What is left out jax reads from SLURM, Open MPI, Kubernetes or a TPU pod.
 
     Raises:
         ValueError: where they do not come together. SystemExit: in all but one of several that end for one reason.
     """
     global _group
-    _group = _join(coordinator, processes, index)
+    _group = _join(coordinator, total, index)
     with warnings.catch_warnings():
         if not is_writer():
             warnings.simplefilter("ignore")  # the writer says the same
@@ -170,7 +173,7 @@ def whole(array: Any) -> np.ndarray:
 # ----------------------------------------------------------------------------------------------- coming and going
 
 
-def _join(coordinator: str, processes: int, index: int) -> _Group:
+def _join(coordinator: str, total: int, index: int) -> _Group:
     import jax
     from jax._src import distributed  # nothing public gives jax's client, on which its own checkpointing stands too
 
@@ -179,7 +182,7 @@ def _join(coordinator: str, processes: int, index: int) -> _Group:
     try:
         jax.distributed.initialize(
             coordinator or None,
-            processes or None,
+            total or None,
             index if index >= 0 else None,
             initialization_timeout=JOIN,
             coordinator_bind_address=coordinator if local else None,
@@ -246,7 +249,8 @@ def _ended(group: _Group, error: BaseException) -> BaseException:
         group.client.key_value_set(f"{BEATS}{group.index}", GONE, allow_overwrite=True)
     _wait_for_others(group)
     mistake = isinstance(error, ValueError | OSError) and not reason
-    code = 130 if isinstance(error, KeyboardInterrupt) else 2 if mistake else 1
+    signalled = 128 + (processes.received() or signal.SIGINT)
+    code = signalled if isinstance(error, KeyboardInterrupt) else 2 if mistake else 1
     atexit.register(_exit_at_once, code)
     if group.index and first != mine and first.endswith(own):  # it is said there
         return SystemExit(code)
