@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tsl_jax import cli
 from tsl_jax.commands import reproduce
 from tsl_jax.commands.sweep import describe_runs, format_duration, make_runs
 from tsl_jax.sweeps import Pool, distribute, read_sweep, sweep
+from tsl_jax.training.config import TrainConfig
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
@@ -62,11 +64,22 @@ def test_a_list_of_runs_whose_text_is_not_built_is_a_list_all_the_same(tmp_path,
         (["--minutes", "-1"], "--minutes not negative"),
         (["--minutes", "nan"], "--minutes not negative"),
         (["--side-by-side", "1000"], "ask for fewer"),
+        (["--retries", "-1"], "--retries is 0 or more"),
+        (["--per-run", "GPU=1"], "give --ray, or leave it out"),
+        (["--ray", "local", "--per-run", "GPU:1"], "amounts such as CPU=4 GPU=0.5, found 'GPU:1'"),
+        (["--ray", "local", "--per-run", "GPU=0"], "amounts such as"),
+        (["--ray", "local", "--side-by-side", "2"], "leave out --side-by-side"),
     ],
 )
 def test_options_that_cannot_work_are_refused_before_the_first_run(tmp_path, capsys, arguments, message):
     assert tsl_command("sweep", write_sweep(tmp_path), "--out", tmp_path / "out", *arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_without_ray_the_option_says_what_to_install(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert tsl_command("sweep", write_sweep(tmp_path), "--out", tmp_path / "out", "--ray", "local") == 2
+    assert "sweep: Ray is not installed; pip install 'tsl_jax[ray]'" in capsys.readouterr().err
 
 
 def test_minutes_of_zero_are_no_limit_and_others_are(tmp_path, monkeypatch, capsys):
@@ -110,8 +123,8 @@ def test_reproduce_becomes_the_experiment(monkeypatch):
     assert tsl_command("reproduce", "learning_dynamics") == 0
     (arguments, environment), (defaults, _) = became
     options = ["--scale", "gpu", "--side-by-side", "1", "--minutes", "0.0", "--cost"]
-    assert arguments == ["-m", "experiments.learning_dynamics.study", *options]
-    assert defaults[2:] == ["--scale", "cpu", "--side-by-side", "1"]
+    assert arguments == ["-P", "-m", "experiments.learning_dynamics.study", *options]
+    assert defaults[3:] == ["--scale", "cpu", "--side-by-side", "1"]
     assert environment["PYTHONPATH"].split(os.pathsep)[0] == str(EXPERIMENTS.parent)
 
 
@@ -120,3 +133,36 @@ def test_an_installed_library_says_that_experiments_need_a_checkout(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="clone the repository"):
         reproduce.experiments()
+
+
+def test_experiments_of_the_current_folder_run_only_where_they_are_trusted(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(reproduce, "__file__", str(tmp_path / "a/b/c.py"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments" / "plans").mkdir(parents=True)
+    (tmp_path / "experiments" / "theirs").mkdir()
+    (tmp_path / "experiments" / "theirs" / "study.py").write_text('"""A question?"""\n')
+    became = []
+    monkeypatch.setattr(os, "execve", lambda *arguments: became.append(arguments))
+    assert tsl_command("reproduce") == 0
+    assert tsl_command("reproduce", "theirs") == 2
+    assert "is Python that would run; look at it, then add --trust" in capsys.readouterr().err
+    assert became == []
+    assert tsl_command("reproduce", "theirs", "--trust") == 0
+    assert len(became) == 1
+
+
+def test_a_sweep_that_time_ended_is_no_success(tmp_path, monkeypatch, capsys):
+    file = write_sweep(tmp_path)
+    monkeypatch.setattr(distribute, "make_all", lambda pool, runs, *more: list(runs))
+    assert tsl_command("sweep", file, "--out", tmp_path / "out") == 3
+    assert "2 of 2 runs unfinished" in capsys.readouterr().out
+
+
+def test_files_of_somebody_else_keep_their_names_in_a_pool(tmp_path):
+    pool, config = Pool(tmp_path / "kept", tmp_path / "kept" / "runs"), TrainConfig()
+    (tmp_path / "kept").mkdir()
+    for name, content in (("a.npz", b"mine"), ("b.json", b'{"mine": 1}'), ("c.json", b"[1]")):
+        (tmp_path / "kept" / name).write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{name} is there and is not of this sweep; move it away"):
+            pool.validate_name(name[0], config)
+    pool.validate_name("d", config)

@@ -11,6 +11,7 @@ import time
 import warnings
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
@@ -315,12 +316,12 @@ worker.fit_rows = moments
 moment, after = sys.argv[3], int(sys.argv[4])
 count = 0
 def at(name, before):
-    def call(*arguments):
+    def call(*arguments, **options):
         global count
         count += name == moment
         if name == moment and count > after:
             os.kill(os.getpid(), 9)
-        return before(*arguments)
+        return before(*arguments, **options)
     return call
 atomic_write.os = type("os", (), {{**vars(os), "fsync": staticmethod(at("fsync", os.fsync)),
                              "replace": staticmethod(at("replace", os.replace))}})
@@ -431,7 +432,7 @@ def test_damaged_or_missing_manifests_are_refused(interrupted):
     with pytest.raises(ValueError, match="is damaged; remove"):
         fit_table(HYPERBOLIC, source, out, shard_bytes=2048)
     manifest.unlink()
-    with pytest.raises(ValueError, match="shards but no manifest"):
+    with pytest.raises(ValueError, match=r"holds no manifest\.json of finished shards"):
         fit_table(HYPERBOLIC, source, out, shard_bytes=2048)
 
 
@@ -603,7 +604,8 @@ def test_threads_and_processes_give_the_table_of_one_process(tmp_path):
 
 
 def test_ray_gives_the_table_of_one_process(tmp_path):
-    pytest.importorskip("ray", reason="Ray is an extra: pip install tsl_jax[ray]")
+    if not find_spec("ray"):  # not imported yet: where it listens is decided before
+        pytest.skip("Ray is an extra: pip install 'tsl_jax[ray]'")
     np.save(tmp_path / "c.npy", curves(40))
     fit_table(HYPERBOLIC, tmp_path / "c.npy", tmp_path / "here.parquet", shard_bytes=4096)
     with warnings.catch_warnings():
@@ -681,3 +683,72 @@ def test_progress_and_time(tmp_path, quick):
     assert [count for _, count in seen] == [0, 8, 16, 24, 32, 40, 48, 50]
     assert seen[-1][0] == pytest.approx(1)
     assert time.monotonic() - begun < 10
+
+
+def test_a_file_of_somebody_else_is_never_replaced(tmp_path, quick):
+    np.save(tmp_path / "c.npy", curves(3))
+    (tmp_path / "notes.csv").write_text("curve,thought\n1,keep me\n")
+    (tmp_path / "o.csv.errors.csv").write_text("mine\n")
+    (tmp_path / "p.csv.parts").mkdir()
+    (tmp_path / "p.csv.parts" / "thesis.tex").write_text("keep me")
+    for name in ("notes.csv", "o.csv"):
+        with pytest.raises(ValueError, match=r"is there and was not written by a fit; move it away"):
+            fit_table(HYPERBOLIC, tmp_path / "c.npy", tmp_path / name)
+    with pytest.raises(ValueError, match=r"p.csv.parts is there and holds no manifest"):
+        fit_table(HYPERBOLIC, tmp_path / "c.npy", tmp_path / "p.csv")
+    assert (tmp_path / "notes.csv").read_text() == "curve,thought\n1,keep me\n"
+    assert (tmp_path / "o.csv.errors.csv").read_text() == "mine\n"
+    assert (tmp_path / "p.csv.parts" / "thesis.tex").read_text() == "keep me"
+    fit_table(HYPERBOLIC, tmp_path / "c.npy", tmp_path / "ours.csv")
+    fit_table(HYPERBOLIC, tmp_path / "c.npy", tmp_path / "ours.csv")
+
+
+def test_a_source_under_another_name_is_never_replaced(tmp_path, quick):
+    save(ragged_table(3), tmp_path / "t.csv")
+    before = (tmp_path / "t.csv").read_bytes()
+    os.link(tmp_path / "t.csv", tmp_path / "same.csv")
+    (tmp_path / "link.csv").symlink_to("t.csv")
+    for out in ("t.csv", "same.csv", "link.csv"):
+        with pytest.raises(ValueError, match="the results would overwrite"):
+            fit_table(HYPERBOLIC, tmp_path / "t.csv", tmp_path / out)
+    assert (tmp_path / "t.csv").read_bytes() == before
+
+
+def test_what_others_put_among_the_shards_stays(interrupted):
+    (interrupted / "o.parquet.parts" / "mine.txt").write_text("keep me")
+    fit_table(HYPERBOLIC, interrupted / "c.npy", interrupted / "o.parquet", shard_bytes=2048)
+    assert [path.name for path in (interrupted / "o.parquet.parts").iterdir()] == ["mine.txt"]
+
+
+def test_a_damaged_shard_is_fitted_again(interrupted):
+    first = min((interrupted / "o.parquet.parts").glob("*.arrow"))
+    content = bytearray(first.read_bytes())
+    content[len(content) // 2] ^= 1
+    first.write_bytes(content)
+    with pytest.warns(UserWarning, match=rf"{first.name} is damaged; its curves are fitted again"):
+        fit_table(HYPERBOLIC, interrupted / "c.npy", interrupted / "o.parquet", shard_bytes=2048)
+    fit_table(HYPERBOLIC, interrupted / "c.npy", interrupted / "whole.parquet", shard_bytes=2048)
+    assert pd.read_parquet(interrupted / "o.parquet").equals(pd.read_parquet(interrupted / "whole.parquet"))
+
+
+def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path, quick):
+    np.save(tmp_path / "c.npy", curves(50))
+
+    def rewrite(share, count):
+        if share == 1.0:
+            np.save(tmp_path / "c.npy", curves(50) + 1)
+
+    with pytest.raises(ValueError, match="has changed while it was read"):
+        fit_table(HYPERBOLIC, tmp_path / "c.npy", tmp_path / "o.csv", shard_bytes=2048, progress=rewrite)
+    assert not (tmp_path / "o.csv").exists()
+    fit_table(HYPERBOLIC, tmp_path / "c.npy", tmp_path / "o.csv", shard_bytes=2048)
+
+
+def test_names_that_are_no_utf8_are_refused_and_never_merged(tmp_path, quick):
+    rows = [f"{name},{x},{5 + 1 / x}\n" for name in ("café", "cafè") for x in range(1, 33)]
+    (tmp_path / "t.csv").write_bytes("".join(["curve,x,y\n", *rows]).encode("latin1"))
+    with pytest.raises(ValueError, match=r"not UTF-8 text, the first such line is b'caf\\xe9,1,.*iconv"):
+        fit_table(HYPERBOLIC, tmp_path / "t.csv", tmp_path / "o.csv")
+    (tmp_path / "long.csv").write_bytes(b"curve,x,y," + b"z" * (1 << 20) + b"\na,1,2\n")
+    with pytest.raises(ValueError, match=r"begins with a line of (more than|over)"):
+        fit_table(HYPERBOLIC, tmp_path / "long.csv", tmp_path / "o.csv")

@@ -75,7 +75,8 @@ def test_a_base_is_not_changed_by_the_runs_made_of_it(tmp_path):
     [
         ("", "expected a mapping with a name"),
         ("[]", "names no run"),
-        ("name: [", "is not YAML"),
+        ("name: [", "not YAML"),
+        ("{name: a, base: &own [*own]}", "refers to itself in line 1"),
         ("{name: a, grids: {}}", "'grids' is not an entry"),
         ("{name: a, grid: {seed: [0, 1]}}", "there twice"),
         ("[{name: a}, {name: A, set: {seed: 1}}]", "there twice"),
@@ -275,7 +276,7 @@ def test_no_run_begins_after_the_deadline_nor_beside_itself(pools, monkeypatch):
 
 def test_a_run_that_fails_says_so(pools):
     bad = replace(pools.config, data=replace(pools.config.data, text=("text=/nowhere/*.txt@1",)))
-    with pytest.raises(ValueError, match="run bad ended with exit code 2; its message stands above"):
+    with pytest.raises(ValueError, match=r"run bad ended with exit code 2: data: '/nowhere/\*.txt' matches no file"):
         pools.whole.make("bad", bad)
     assert pools.whole.find(bad) is None
 
@@ -392,6 +393,32 @@ def test_a_run_that_fails_keeps_no_other_from_being_made(workers):
         distribute.make_all(pool, RUNS, executor, watch=seen.__setitem__)
     assert sorted(pool.begun) == list(RUNS)
     assert seen == {name: name != "run-4" for name in RUNS if name != "run-1"}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_that_fails_is_tried_again_after_the_others(workers):
+    def act(name, stop):
+        if name == "run-5" or (name == "run-1" and pool.begun.count(name) == 1):
+            raise ValueError(f"{name}: a worker was lost")
+        return True
+
+    pool, seen = Simulated(act), {}
+    executor = distribute.ThreadPoolExecutor(workers) if workers else None
+    again, twice = (
+        "a worker was lost; it is tried again after the others",
+        r"run-5: .*\nsweep: 1 of 6 runs failed 2 times",
+    )
+    with pytest.warns(UserWarning, match=again), pytest.raises(ValueError, match=twice):
+        distribute.make_all(pool, RUNS, executor, watch=seen.__setitem__, retries=1)
+    assert set(pool.begun[-2:]) == {"run-1", "run-5"}
+    assert seen == {name: True for name in RUNS if name != "run-5"}
+
+
+def test_what_ray_says_of_a_lost_machine_is_a_failure_and_a_defect_is_not():
+    lost = type("NodeDiedError", (Exception,), {"__module__": "ray.exceptions"})("its machine died\nmore")
+    assert distribute._reason(lost) == "sweep: NodeDiedError: its machine died"
+    with pytest.raises(TypeError):
+        distribute._reason(TypeError("a defect"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

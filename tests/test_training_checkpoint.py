@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tsl_jax.training import checkpoint
 from tsl_jax.training.checkpoint import Checkpoints
 from tsl_jax.training.config import OptimizerConfig
 from tsl_jax.training.optimizer import adamw, lr_plan
@@ -76,6 +77,37 @@ def test_a_flipped_byte_is_found_and_the_one_before_is_used(saved: Path) -> None
         state = restored(saved)
     assert state is not None
     assert int(state.step) == 5
+
+
+def test_a_flipped_bit_in_any_file_is_found_before_it_is_read(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [path for path in (saved / "8").rglob("*") if path.is_file() and path.stat().st_size]
+    assert len(files) > 5
+    checkpoints = Checkpoints(saved, keep=2, model_hash="a")
+    monkeypatch.setattr(checkpoints._manager, "restore", None)  # nothing parses a file that is damaged
+    for file in files:
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(ValueError, match=rf"damaged checkpoint {saved}/8 \("):
+            checkpoints.read(8, state_at(0))
+        file.write_bytes(whole)
+    checkpoints.close()
+
+
+def test_a_checkpoint_without_manifest_is_verified_by_its_arrays(saved: Path) -> None:
+    """As earlier versions wrote it, and a kill between the save and the manifest."""
+    (saved / "8" / checkpoint.MANIFEST).unlink()
+    state = restored(saved)
+    assert state is not None
+    assert int(state.step) == int(state_at(8).step)
+
+
+def test_what_a_killed_save_has_left_is_removed(saved: Path) -> None:
+    left = saved / "11.orbax-checkpoint-tmp"
+    shutil.copytree(saved / "8", left)
+    Checkpoints(saved, keep=2, model_hash="a", read_only=True).close()
+    assert left.exists(), "another process may be writing it"
+    assert restored(saved) is not None
+    assert not left.exists()
 
 
 def test_a_missing_file_is_found_and_the_step_can_be_saved_again(saved: Path) -> None:

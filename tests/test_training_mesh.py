@@ -132,7 +132,7 @@ def test_batches_that_the_devices_cannot_share_evenly_are_refused() -> None:
     ("entries", "message"),
     [
         ({"mesh": MeshConfig(fsdp=0)}, "mesh.fsdp must be at least 1, found 0"),
-        ({"mesh": MeshConfig(data=-1)}, "mesh.data must be at least 0, found -1"),
+        ({"mesh": MeshConfig(data=-1)}, "mesh.data must not be negative, found -1"),
         ({"mesh": MeshConfig(data=2, fsdp=8)}, "8 sequences at a time over data x fsdp = 16 devices"),
         ({"mesh": MeshConfig(fsdp=8), "accumulate": 2}, "4 sequences at a time over data x fsdp = 8 devices"),
         ({"mesh": MeshConfig(fsdp=8), "evaluation_batch": 12}, "evaluation_batch must share evenly, found 12 windows"),

@@ -204,7 +204,8 @@ def test_lines_of_metrics_are_cut_by_their_step_also_where_earlier_ones_are_lost
     """A file that was removed begins again at the step of the checkpoint."""
     lines = [json.dumps({"step": step, "loss": 4.0}) for step in range(8, 15)]
     (tmp_path / run_dir.METRICS).write_text("\n".join(lines) + '\n{"step": 15, "lo')
-    run_dir.truncate_metrics(tmp_path, 10)
+    with pytest.warns(UserWarning, match="metrics.jsonl lacks 7 of the 10 steps that are done"):
+        run_dir.write_metrics(tmp_path, run_dir.metrics_until(tmp_path, 10), 10)
     remaining = (tmp_path / run_dir.METRICS).read_text().splitlines()
     assert [json.loads(line)["step"] for line in remaining] == [8, 9, 10]
 
@@ -246,7 +247,7 @@ def test_a_complete_run_is_left_as_it_is(config: TrainConfig, whole: Path) -> No
 
 def test_a_folder_with_something_else_is_refused(config: TrainConfig, whole: Path, tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("mine")
-    with pytest.raises(ValueError, match="is not empty and holds no run; use a new folder"):
+    with pytest.raises(ValueError, match="is there and holds no run; use a new folder"):
         train(config, tmp_path)
     for resume in (False, True):
         with pytest.raises(ValueError, match=r"another configuration \(model.d_model 8, there 0, seed 9, there 0\)"):
@@ -265,6 +266,7 @@ def test_what_cannot_work_leaves_no_folder(config: TrainConfig, tmp_path: Path) 
 def test_another_models_checkpoint_is_refused(config: TrainConfig, whole: Path, tmp_path: Path) -> None:
     wider = replace(config, model=replace(config.model, d_ff=64))
     (tmp_path / "run").mkdir()
+    run_dir.write_config(tmp_path / "run", wider)
     (whole / run_dir.CHECKPOINTS).rename(tmp_path / "run" / run_dir.CHECKPOINTS)
     try:
         with pytest.raises(ValueError, match="checkpoint of another model"):

@@ -1,15 +1,19 @@
 """`tsl`: one screen of verbs. Nothing heavy is imported before the verb is known.
 
 A verb such as `fit` is a frozen dataclass `FitCommand`, whose fields are its options, and a function `run_fit`, which
-gets it, in a module of `tsl_jax.commands`. A user's mistake ends in one sentence and exit code 2, Ctrl-C in 130;
-`--debug` shows the traceback.
+gets it, in a module of `tsl_jax.commands`. A user's mistake ends in one sentence and exit code 2, Ctrl-C in 130,
+SIGTERM in 143, SIGHUP in 129; `--debug` shows the traceback.
 """
 
 from __future__ import annotations
 
+import io
 import os
+import signal
 import sys
 from importlib import import_module
+
+from tsl_jax import processes
 
 VERBS = {  # verb: (its module in tsl_jax.commands, what it does)
     "demo": ("train", "train, fit, forecast and draw an embedded example: minutes on two cores"),
@@ -33,7 +37,8 @@ HELP = "\n".join(
         *(f"  {verb:<10}{sentence}" for verb, (_, sentence) in VERBS.items()),
         "\nevery verb: --config FILE.yaml   options from a file; those on the command line win",
         "            --debug              show the traceback of an error",
-        "exit codes: 0 done, 2 a mistake that the message explains, 130 interrupted",
+        "exit codes: 0 done, 2 a mistake that the message explains, 3 stopped before all was made,",
+        "            130 Ctrl-C, 143 SIGTERM, 129 SIGHUP",
     )
 )
 TUNED = ("demo", "train", "evaluate", "fit")
@@ -53,8 +58,15 @@ TUNABLES = ":".join(
 def main() -> None:
     """The entry point of `tsl`."""
     try:
-        code = _command_line(sys.argv[1:])
-        sys.stdout.flush()
+        with processes.interruptible():
+            try:
+                processes.forget_current_folder()
+                if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be of any bytes
+                    sys.stdout.reconfigure(errors="backslashreplace")
+                code = _command_line(sys.argv[1:])
+                sys.stdout.flush()
+            except KeyboardInterrupt:  # before the verb was known, or after it
+                code = _interrupted("")
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
@@ -81,6 +93,11 @@ def _command_line(arguments: list[str]) -> int:
 
 def run_verb(verb: str, arguments: list[str], *, debug: bool) -> int:
     """Parse the options of a verb and run it; its exit code."""
+    with processes.interruptible():
+        return _run(verb, arguments, debug)
+
+
+def _run(verb: str, arguments: list[str], debug: bool) -> int:
     from tsl_jax.commands import options
     from tsl_jax.data.cache import root
 
@@ -91,10 +108,9 @@ def run_verb(verb: str, arguments: list[str], *, debug: bool) -> int:
         module = import_module(f"tsl_jax.commands.{VERBS[verb][0]}")
         options.show_warnings_as_sentences()
         command = options.parse(getattr(module, f"{verb.title()}Command"), verb, arguments)
-        getattr(module, f"run_{verb}")(command)
+        return getattr(module, f"run_{verb}")(command) or 0
     except KeyboardInterrupt as interrupt:
-        advice = str(interrupt) or "what was computed is on disk: repeat the command to go on"
-        return _fail(f"interrupted; {advice}", code=130)
+        return _interrupted(str(interrupt))
     except BrokenPipeError:
         raise
     except (ValueError, OSError, FloatingPointError) as error:
@@ -106,13 +122,23 @@ def run_verb(verb: str, arguments: list[str], *, debug: bool) -> int:
     except Exception as error:
         if debug:
             raise
+        if processes.received():  # a library has made an error of its own of the interrupt
+            return _interrupted("")
+        if isinstance(error, MemoryError):
+            return _fail("memory is used up; give less, or a smaller model or batch", code=2)
+        if isinstance(error, RecursionError):
+            return _fail("what was given is nested too deep, or refers to itself; write it out flat", code=2)
         defect = "This is a defect of tsl_jax; --debug shows where it happened"
-        return _fail(f"unexpected {type(error).__name__}: {error}\n{defect}", code=1)
-    return 0
+        return _fail(f"unexpected {type(error).__name__}: {error}", defect, code=1)
 
 
-def _fail(sentence: str, *, code: int) -> int:
-    print(f"tsl: {sentence}", file=sys.stderr)
+def _interrupted(advice: str) -> int:
+    sentence = f"interrupted; {advice or 'what was computed is on disk: repeat the command to go on'}"
+    return _fail(sentence, code=128 + (processes.received() or signal.SIGINT))
+
+
+def _fail(sentence: str, last: str = "", *, code: int) -> int:
+    print("\n".join(filter(None, [processes.message(f"tsl: {sentence}"), last])), file=sys.stderr)
     return code
 
 
@@ -125,8 +151,8 @@ def _restart_with_tuned_allocator() -> None:
     except (ValueError, OSError, AttributeError):  # another C library does not know the name
         return
     if libc:
-        environment = {**os.environ, "GLIBC_TUNABLES": TUNABLES}
-        os.execve(sys.executable, [sys.executable, "-m", "tsl_jax.cli", *sys.argv[1:]], environment)
+        environment = {**processes.environment(), "GLIBC_TUNABLES": TUNABLES}
+        os.execve(sys.executable, [*processes.python("-m"), "tsl_jax.cli", *sys.argv[1:]], environment)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ The only interface between training, which writes surfaces, and the fits of laws
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,11 +25,14 @@ import numpy as np
 import xarray as xr
 from xarray.core import indexing
 
-from tsl_jax.atomic_write import write_atomically
+from tsl_jax.atomic_write import is_unused, write_atomically
 from tsl_jax.surface_file import CheckpointArray, from_arrays, read_arrays, to_arrays, write_arrays
 
 SCHEMA = 1
 HEADER = "surface.json"
+CHECKSUM = "sha256"  # entry of the header, of the others
+LARGEST = 1 << 31  # of the numbers in a header
+CHECKPOINT_FILES = "tokens-*.npz"
 DIMENSIONS = ("split", "tokens", "position")
 IDENTITY = ("run", "config_hash", "model", "windows", "seed")  # attributes that all checkpoints of a surface share
 IN_MEMORY = 2**28  # bytes of sums by cluster that are loaded with the rest
@@ -59,6 +63,9 @@ def validate_surface(surface: object) -> xr.Dataset:
     if "loss" not in surface or surface.loss.dims != DIMENSIONS:
         dims = surface.loss.dims if "loss" in surface else tuple(surface.data_vars)
         raise ValueError(f"surface: expected a variable loss over {DIMENSIONS}, found {dims}; see tsl.from_losses")
+    for split in map(str, surface.split.values if "split" in surface.coords else ()):
+        if not split.isprintable():
+            raise ValueError(f"surface: the split {split!r:.80} has control characters in its name; rename it")
     for name in ("tokens", "position"):
         if name not in surface.coords:
             raise ValueError(f"surface: the dimension {name} has no coordinate; assign it with .assign_coords({name}=)")
@@ -126,7 +133,7 @@ def create(folder: str | Path, *, clusters: Mapping[str, int], context: int, att
             seed, versions, git_commit.
 
     Raises:
-        ValueError: if the folder holds a surface with another header; it is left as it is.
+        ValueError: if the folder holds a surface with another header, or something else; it is left as it is.
     """
     folder = Path(folder)
     header = {"schema": SCHEMA, "clusters": dict(clusters), "context": int(context), "attrs": dict(attrs)}
@@ -140,8 +147,10 @@ def create(folder: str | Path, *, clusters: Mapping[str, int], context: int, att
                 f"surface: {folder} holds another run's surface ({', '.join(identity)} differ); use a new folder"
             )
         return
+    if not is_unused(folder, CHECKPOINT_FILES):
+        raise ValueError(f"surface: {folder} is there and holds no surface; use a new folder, or an empty one")
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / HEADER, json.dumps(header, indent=1))
+    write_atomically(folder / HEADER, json.dumps({**header, CHECKSUM: _checksum(header)}, indent=1))
 
 
 def append(
@@ -177,7 +186,18 @@ def append(
 
 def checkpoints(folder: str | Path) -> dict[int, Path]:
     """Tokens seen -> file, of the checkpoints on disk, in order; empty where there is no surface yet."""
-    return {int(path.stem.split("-")[1]): path for path in sorted(Path(folder).glob("tokens-*.npz"))}
+    return {int(path.stem.split("-")[1]): path for path in sorted(Path(folder).glob(CHECKPOINT_FILES))}
+
+
+def damage(folder: str | Path, tokens: int) -> str:
+    """What is wrong with the file of a checkpoint, as a sentence; empty where it is whole, or not there."""
+    path = checkpoints(folder).get(tokens)
+    try:
+        if path is not None:
+            read_arrays(path)
+    except (OSError, ValueError) as error:
+        return str(error).removeprefix("surface: ").partition(";")[0]
+    return ""
 
 
 def load_surface(path: str | Path) -> xr.Dataset:
@@ -196,8 +216,11 @@ def load_surface(path: str | Path) -> xr.Dataset:
         arrays = read_arrays(path)
         if "header" not in arrays:
             raise ValueError(f"surface: {path} is one checkpoint of a surface; name its folder, or a packed file")
-        header = _known(json.loads(str(arrays.pop("header"))), path)
-        return validate_surface(from_arrays(header, arrays)) if "variables" in header else _assemble(header, arrays)
+        try:
+            header = json.loads(str(arrays.pop("header")))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"surface: {path} is damaged (its header: {error}); restore it from a copy") from None
+        return _dataset(_known(header, path), arrays, path)
     folder = path if (path / HEADER).exists() else path / "surface"
     if not (folder / HEADER).exists():
         raise FileNotFoundError(
@@ -211,11 +234,15 @@ def load_surface(path: str | Path) -> xr.Dataset:
     positions, clusters = header["context"], header["clusters"]
     if 8 * len(files) * len(of_clusters) * sum(clusters.values()) * positions <= IN_MEMORY:
         loaded = [read_arrays(file) for file in files]
-        return _assemble(header, {name: np.stack([a[name] for a in loaded]) for name in loaded[0]})
+        for file, arrays in zip(files, loaded, strict=True):
+            if arrays.keys() != loaded[0].keys():
+                problem = f"{file} has other arrays than {files[0]}"
+                raise ValueError(f"surface: {problem}; move it away, it is not of this surface")
+        return _dataset(header, {name: [a[name] for a in loaded] for name in loaded[0]}, folder)
     parts = []
     for file in files:
-        arrays = {name: values[None] for name, values in read_arrays(file).items()}
-        parts.append(_assemble(header, arrays).drop_vars(of_clusters))
+        arrays = {name: [values] for name, values in read_arrays(file).items()}
+        parts.append(_dataset(header, arrays, file).drop_vars(of_clusters))
     late = {name: CheckpointArray(files, name, clusters, positions) for name in of_clusters}
     lazy = {name: (("split", "tokens", *STORED[name]), indexing.LazilyIndexedArray(late[name])) for name in late}
     return xr.concat(parts, "tokens").assign(lazy)
@@ -283,6 +310,25 @@ def _merged(values: np.ndarray, starts: np.ndarray, clusters: int | None) -> np.
     return values if clusters is None else np.add.reduceat(values, starts, axis=1).astype(np.float32).astype(np.float64)
 
 
+def _dataset(header: dict[str, Any], arrays: Mapping[str, Any], path: Path) -> xr.Dataset:
+    """The dataset of a header and its arrays, or lists of them, one a checkpoint.
+
+    Raises:
+        ValueError: where they do not fit together.
+    """
+    try:
+        if "variables" in header:
+            return validate_surface(from_arrays(header, arrays))
+        return _assemble(header, {name: np.stack(values) for name, values in arrays.items()})
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:  # as the layer that meets it raises
+        if str(error).startswith("surface: "):
+            raise
+        found = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        raise ValueError(
+            f"surface: the header and arrays of {path} do not fit together ({found:.200}); restore it from a copy"
+        ) from None
+
+
 def _assemble(header: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> xr.Dataset:
     """The dataset of a header and its arrays, which are stacked over tokens."""
     widest = max(header["clusters"].values())
@@ -305,15 +351,31 @@ def _assemble(header: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> xr.Da
 
 def _read_header(folder: Path) -> dict[str, Any]:
     try:
-        header = json.loads((folder / HEADER).read_text())
+        header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"surface: no {HEADER} in {folder}; begin one with surface.create") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"surface: {folder / HEADER} is damaged ({error}); restore it from a copy") from None
-    return _known(header, folder)
+    if isinstance(header, dict) and CHECKSUM in header and header.pop(CHECKSUM) != _checksum(header):
+        fix = f"restore it from a copy, or take out its {CHECKSUM} if you changed it on purpose"
+        raise ValueError(f"surface: {folder / HEADER} is damaged or was changed: its checksum does not match; {fix}")
+    return _known(header, folder / HEADER)
 
 
-def _known(header: dict[str, Any], path: Path) -> dict[str, Any]:
-    if header.get("schema") != SCHEMA:
-        raise ValueError(f"surface: {path} has schema {header.get('schema')}, this version reads {SCHEMA}")
+def _checksum(header: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
+
+
+def _known(header: Any, path: Path) -> dict[str, Any]:
+    """The header, once it is known to have what every surface has."""
+    schema = header.get("schema") if isinstance(header, dict) else None
+    if schema != SCHEMA:
+        raise ValueError(f"surface: {path} has schema {schema!r:.40}, this version reads {SCHEMA}")
+    if "variables" in header:  # of a saved surface, whose arrays say the rest
+        return header
+    clusters, context, attrs = (header.get(name) for name in ("clusters", "context", "attrs"))
+    counts = [*clusters.values(), context] if isinstance(clusters, dict) and clusters else [0]
+    if not all(type(count) is int and 0 < count <= LARGEST for count in counts) or not isinstance(attrs, dict):
+        expected = "clusters (split: number), context (a number) and attrs (a mapping)"
+        raise ValueError(f"surface: {path} is damaged: expected {expected}; restore it from a copy")
     return header

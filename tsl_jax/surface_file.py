@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from tsl_jax.atomic_write import write_atomically
+
+UNPACKED, SHRINKS = 1 << 30, 100  # bytes; and how far a large file may shrink
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], *, compress: bool = False) -> None:
@@ -35,6 +38,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         ValueError: if it is damaged or something else. OSError: if it cannot be read.
     """
     data = path.read_bytes()
+    _refuse_bomb(data, path)
     if data.startswith(b"\x93NUMPY"):
         raise ValueError(f"surface: {path} is a single array; make a surface of it with from_losses")
     try:
@@ -49,6 +53,18 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     if digest is None:
         raise ValueError(f"surface: {path} has no checksum: no file of a surface, or damaged; name a run's folder")
     return arrays
+
+
+def _refuse_bomb(data: bytes, path: Path) -> None:
+    """Refuse a small file that stands for more than memory may hold: arrays of losses do not shrink so far."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):  # said by who reads it
+        return
+    if size > max(UNPACKED, SHRINKS * len(data)):
+        found = f"{path} is damaged: its {len(data):,} bytes unpack to {size:,}"
+        raise ValueError(f"surface: {found}, as those of no surface do; restore it from a copy")
 
 
 def _digest(arrays: Mapping[str, np.ndarray]) -> str:

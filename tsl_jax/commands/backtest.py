@@ -35,6 +35,7 @@ def run_backtest(command: BacktestCommand) -> None:
     from tsl_jax.reporting import terminal_tables
     from tsl_jax.surface import load_surface
 
+    options.check_json_output(command, command.out, *command.runs)
     methods, surfaces = _methods(command), [load_surface(path) for path in command.runs]
     for path, surface in zip(command.runs, surfaces, strict=True):
         try:

@@ -47,18 +47,24 @@ def run_fit(command: FitCommand) -> None:
     import json
 
     from tsl_jax import laws
+    from tsl_jax.atomic_write import check_outputs
     from tsl_jax.commands import options
     from tsl_jax.curve_tables import check_output
+    from tsl_jax.fitting.status import Status
 
     if command.law not in laws.BY_NAME:
         raise ValueError(f"fit: --law {command.law!r} is unknown; expected one of {', '.join(laws.BY_NAME)}")
     check_output(command.out)
+    options.check_folder(command.out.absolute().parent, "fit")
+    check_outputs([command.curves, command.x], [command.out], "fit")
     law = laws.BY_NAME[command.law]
     stamp = {"tsl_jax": json.dumps(options.stamp(command))}
     surface = command.curves.is_dir() or command.curves.suffix == ".npz"
     summary = (_fit_run if surface else _fit_file)(command, law, stamp)
     counts = ", ".join(f"{count} {name}" for name, count in sorted(summary.status.items(), key=lambda item: -item[1]))
     print(f"{law.formula}: {summary.curves} curves, {counts}\nrows: {command.out}")
+    if summary.malformed_rows and set(summary.status) <= {Status.NON_FINITE.short}:
+        raise ValueError(f"fit: no curve of {command.curves} could be fitted, see {summary.errors}; correct its rows")
 
 
 def _fit_run(command: FitCommand, law: Law, stamp: dict[str, str]) -> TableSummary:

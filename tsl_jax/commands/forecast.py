@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from tsl_jax.laws import Schedule
 
 
+LATEST = 10**18  # tokens
+
+
 @dataclass(frozen=True)
 class ForecastCommand:
     """Forecast the loss at the end of the plan (or at --at) from the checkpoints so far, by every method."""
@@ -37,6 +40,7 @@ class ForecastCommand:
 
 def run_forecast(command: ForecastCommand) -> None:
     """Forecast by every method, or compare plans; print the table, write the result."""
+    from tsl_jax import processes
     from tsl_jax.commands import options
     from tsl_jax.forecasting import compare_plans
     from tsl_jax.importers import read_plans
@@ -49,8 +53,8 @@ def run_forecast(command: ForecastCommand) -> None:
     surface = load_surface(command.run)
     siblings = [_sibling(path, command.run, surface) for path in command.siblings]
     past = _past(surface, command)
-    if surface.attrs.get("changes"):
-        changes = ", ".join(surface.attrs["changes"])
+    if surface.attrs.get("changes") and isinstance(surface.attrs["changes"], list | tuple):
+        changes = processes.printable(", ".join(map(str, surface.attrs["changes"])))
         print(
             f"this run changes on its way ({changes}): a forecast knows the learning rate of changes before its "
             "cut-off, and nothing of those of batch, mixture or data"
@@ -82,6 +86,7 @@ def _out(command: ForecastCommand) -> Path:
     if command.plans and (command.schedule or command.at):
         other = "--schedule" if command.schedule else "--at"
         raise ValueError(f"forecast: --plans looks at the end of each of its plans; leave out {other}")
+    options.check_json_output(command, out, command.run, command.schedule, *command.plans, *command.siblings)
     return out
 
 
@@ -124,6 +129,8 @@ def _at(surface: xr.Dataset, past: xr.Dataset, schedule: Schedule | None, comman
     plan = read_schedule(past, schedule)  # as known at the cut-off: a later change of plan is not
     total = float(plan.total_tokens if plan is not None else surface.tokens[-1])
     last = int(past.tokens[-1]) if past.sizes["tokens"] else 0
+    if command.at and max(command.at) > LATEST:
+        raise ValueError(f"forecast: --at is a number of tokens up to {LATEST:.0e}, found {max(command.at):.3g}")
     early = [at for at in command.at if at <= last]
     if early:
         how = "name later tokens, or let less be seen with --cutoff"

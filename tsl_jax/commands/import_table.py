@@ -51,12 +51,17 @@ class ImportCommand:
 
 def run_import(command: ImportCommand) -> None:
     """Read, write what is not there yet, and print one line a run."""
+    from tsl_jax.atomic_write import check_outputs
+    from tsl_jax.commands.options import check_folder
     from tsl_jax.importers import read_table
     from tsl_jax.surface import load_surface, save_surface
 
     options = {name: value for name, value in vars(command).items() if name not in ("table", "out", "schedule")}
     surfaces = read_table(command.table, **options, schedule=_schedule(command.schedule))
     files = _files(command.out, list(surfaces))
+    for file in files.values():
+        check_folder(file.parent, "import")
+    check_outputs([command.table, command.schedule], files.values(), "import")
     new = []
     for name, surface in surfaces.items():
         if not files[name].exists():

@@ -64,9 +64,10 @@ def run_models(command: ModelsCommand) -> None:
     from tsl_jax.models.sharding import platform_of
     from tsl_jax.training.resources import flops_computed, matrix_rate, memory
 
-    if command.batch_size < 1 or command.tokens < 0:
+    if not 1 <= command.batch_size <= 1 << 24 or not 0 <= command.tokens <= 10**18:
         arguments = f"batch_size {command.batch_size}, tokens {command.tokens}"
-        raise ValueError(f"models: at least one sequence and no negative tokens are needed, found {arguments}")
+        expected = "1 to 2^24 sequences and 0 to 1e18 tokens"
+        raise ValueError(f"models: expected {expected}, found {arguments}")
     if command.rate < 0 or not command.rate < float("inf"):
         raise ValueError(f"models: --rate is a number of FLOPs a second, such as 1e14, found {command.rate}")
     if not 0 < command.utilisation <= 1:

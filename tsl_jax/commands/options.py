@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import sys
 import warnings
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +27,44 @@ def parse(command: type[T], verb: str, arguments: list[str]) -> T:
     file, rest = _config_file(arguments)
     default: dict[str, Any] = {} if file is None else {"default": _from_file(command, file)}
     settings = {"config": (tyro.conf.FlagCreatePairsOff,), "registry": _types_of_one_word()}
-    return tyro.cli(command, args=rest, prog=f"tsl {verb}", **settings, **default)
+    _refuse_empty_lists(command, verb, rest)
+    parsed = tyro.cli(command, args=rest, prog=f"tsl {verb}", **settings, **default)
+    train: Any = getattr(parsed, "train", None)
+    if file is not None and train is not None and train.position_weights.runs_code:
+        named = any(argument.partition("=")[0].replace("_", "-") == "--position-weights" for argument in rest)
+        require_trust(parsed, [] if named else [train.position_weights], str(file))
+    return parsed
+
+
+def _refuse_empty_lists(command: type, verb: str, arguments: list[str]) -> None:
+    """`--text` without a value would be the empty list, which is the default: not what somebody means who writes it."""
+    import typing
+
+    lists: set[str] = set()
+
+    def collect(kind: Any, before: str) -> None:
+        for name, hint in typing.get_type_hints(kind).items():
+            if typing.get_origin(hint) is tuple:
+                lists.add(f"--{before}{name}".replace("_", "-"))
+            elif dataclasses.is_dataclass(hint):
+                collect(hint, before if name == "train" else f"{before}{name}.")
+
+    collect(command, "")
+    for argument, following in pairwise([*arguments, "--"]):
+        if argument.replace("_", "-") in lists and following.startswith("--"):
+            raise ValueError(f"{verb}: {argument} needs a value or more; leave it out for the default")
+
+
+def require_trust(command: Any, rules: Iterable[Any], named_by: str) -> None:
+    """Nothing, where no rule of position weights runs Python of others, or the user trusts it: `command.trust`.
+
+    Raises:
+        ValueError: naming the rule.
+    """
+    for rule in rules:
+        if rule.runs_code and not command.trust:
+            code = f"{named_by} names the rule {rule.source}, which is Python that would run"
+            raise ValueError(f"{stamp(command)['command']}: {code}; look at it, then add --trust")
 
 
 def _config_file(arguments: list[str]) -> tuple[Path | None, list[str]]:
@@ -54,14 +93,14 @@ def _from_file(command: type[T], file: Path) -> T:
     import typing
 
     import tyro
-    import yaml
 
     from tsl_jax.training.config import value_of
+    from tsl_jax.yaml_files import read_yaml
 
     try:
-        values = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file}: not YAML ({error}); write options as `name: value`") from None
+        values = read_yaml(file)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}; write options as `name: value`") from None
     if not isinstance(values, dict):
         raise ValueError(f"{file}: expected a mapping of options, found {type(values).__name__}")
     hints = typing.get_type_hints(command)
@@ -132,6 +171,43 @@ def stamp(command: Any) -> dict[str, Any]:
     } | {"tsl_jax": __version__}
 
 
+def check_folder(folder: Path, area: str) -> None:
+    """Nothing, where the folder can be written or made; known before the work, not after it.
+
+    Raises:
+        OSError: saying why not.
+    """
+    place = folder.absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    if not place.is_dir():
+        raise NotADirectoryError(f"{area}: {place} is no folder, {folder} cannot be made there; give another --out")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(f"{area}: {place} is not writable; give another --out")
+
+
+def check_json_output(command: Any, out: Path, *inputs: Path | None) -> None:
+    """Nothing, where `write_json` may write `out`: nothing is there, or what the same verb wrote before.
+
+    Raises:
+        ValueError: for a file of somebody else's, or one of the inputs.
+    """
+    from tsl_jax.atomic_write import check_outputs
+
+    verb = stamp(command)["command"]
+    check_outputs(inputs, [out], verb)
+    check_folder(out.parent, verb)
+    if os.path.lexists(out):
+        try:
+            made_by = json.loads(out.read_text())["made_by"]["command"]
+        except (OSError, ValueError, KeyError, TypeError):
+            made_by = ""
+        if made_by != verb:
+            raise ValueError(
+                f"{verb}: {out} is there and is no result of tsl {verb}; move it away, or give another --out"
+            )
+
+
 def write_json(out: Path, result: dict[str, Any]) -> None:
     """A result as a JSON file, whole or not at all; its folder is made."""
     from tsl_jax.atomic_write import write_atomically
@@ -148,7 +224,9 @@ def output_folder(run: Path) -> Path:
 def show_warnings_as_sentences() -> None:
     """Warnings of the library reach the user as one line on stderr, without a place in the code."""
 
+    from tsl_jax import processes
+
     def show(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
-        print(f"tsl: warning: {message}", file=sys.stderr)
+        print(processes.message(f"tsl: warning: {message}"), file=sys.stderr)
 
     warnings.showwarning = show

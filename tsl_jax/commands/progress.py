@@ -59,7 +59,7 @@ def bars() -> Iterator[Bars]:
     from rich.text import Text
 
     columns = (
-        TextColumn("{task.description:<14}"),
+        TextColumn("{task.description:<14}", markup=False),  # a split may be called [a]
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -89,9 +89,9 @@ def rate(stage: str, unit: str) -> Iterator[Callable[[float, int], None]]:
     )
 
     console = Console(stderr=True)
-    counted = TextColumn("{task.fields[count]:,} " + unit + ", {task.fields[rate]:,.0f}/s")
+    counted = TextColumn("{task.fields[count]:,} " + unit + ", {task.fields[rate]:,.0f}/s", markup=False)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         counted,

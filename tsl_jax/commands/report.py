@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from tsl_jax.commands.analysis import Analysis
 
 
-PAGE, FIGURES = "report.html", "figures"
+PAGE, SUMMARY, FIGURES = "report.html", "summary.json", "figures"
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,31 @@ def run_report(command: ReportCommand) -> None:
 
     surface = load_surface(command.run)
     out = options.output_folder(command.run) if command.out is None else command.out
+    check_out(command.run, out)
     with bars() as progress:
         summary = write(command.run, out, surface, options.stamp(command), progress, command.figures)
     show(summary, surface, out)
     if command.figures:
         print(f"figures: {out / FIGURES}/*.pdf, .svg, .png")
+
+
+def check_out(run: Path, out: Path) -> None:
+    """Nothing, where what the report writes is not there, or was written by a report; before any work.
+
+    Raises:
+        ValueError: naming a file of somebody else's. OSError: where the folder cannot be written.
+    """
+    from tsl_jax.atomic_write import check_outputs
+    from tsl_jax.commands.options import check_folder
+    from tsl_jax.training import run_dir
+
+    check_folder(out, "report")
+    page, summary = out / PAGE, out / SUMMARY
+    check_outputs([run], [page, summary], "report")
+    ours = (out / run_dir.CONFIG).exists() or (summary.exists() and b'"tsl_jax"' in summary.read_bytes())
+    foreign = [path for path in (summary, page, out / FIGURES) if os.path.lexists(path)]
+    if foreign and not ours and not (page.exists() and b"tsl_jax report" in page.read_bytes()):
+        raise ValueError(f"report: {foreign[0]} is there and is no report; move it away, or give another --out")
 
 
 def show(summary: dict[str, Any], surface: Any, out: Path) -> None:
@@ -88,7 +109,7 @@ def write(
     seconds = {**recorded.get("seconds", {}), "analyse": analysed - started, "report": time.perf_counter() - analysed}
     summary = json_values.summary(surface, result.r2, result.backtest, {**recorded, "seconds": seconds}, stamp)
     text = json.dumps(summary, indent=1, allow_nan=False)
-    write_atomically(out / "summary.json", text)
+    write_atomically(out / SUMMARY, text)
     return summary
 
 

@@ -11,6 +11,10 @@ from typing import Literal
 
 import tyro
 
+from tsl_jax.processes import python
+
+HERE = Path("experiments")
+
 
 @dataclass(frozen=True)
 class ReproduceCommand:
@@ -27,11 +31,18 @@ class ReproduceCommand:
     """Runs at a time, each on its own share of the cores."""
     cost: bool = False
     """Only print which runs there are and what those that are not kept would cost."""
+    trust: bool = False
+    """Run the experiment of the folder below this one, where the library comes without any."""
 
 
 def run_reproduce(command: ReproduceCommand) -> None:
     """List the experiments with their questions, or become one."""
+    if command.side_by_side < 1 or not (command.minutes is None or command.minutes >= 0):
+        values = f"{command.side_by_side}, {command.minutes}"
+        raise ValueError(f"reproduce: --side-by-side is 1 or more and --minutes not negative, found {values}")
     folder = experiments()
+    if command.name and folder == HERE and not command.trust:
+        raise ValueError(f"reproduce: {folder.absolute()} is Python that would run; look at it, then add --trust")
     studies = {path.parent.name: path for path in sorted(folder.glob("*/study.py"))}
     if not command.name:
         for name, path in studies.items():
@@ -47,7 +58,7 @@ def run_reproduce(command: ReproduceCommand) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     sys.stdout.flush()
     # This process becomes the experiment's, so that Ctrl-C and kills reach it, and its exit code is ours.
-    arguments = [sys.executable, "-m", f"experiments.{command.name}.study", *options]
+    arguments = [*python("-m"), f"experiments.{command.name}.study", *options]
     os.execve(sys.executable, arguments, environment)
 
 
@@ -57,7 +68,7 @@ def experiments() -> Path:
     Raises:
         ValueError: where there is none, as in an installed wheel.
     """
-    places = (Path(__file__).parents[2] / "experiments", Path("experiments"))
+    places = (Path(__file__).parents[2] / "experiments", HERE)
     for place in places:
         if (place / "plans").is_dir():
             return place

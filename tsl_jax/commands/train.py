@@ -30,20 +30,47 @@ class TrainCommand:
     """Continue the unfinished run in OUT, with its own configuration."""
     tensorboard: bool = False
     """Write the metrics for TensorBoard too, into OUT/tensorboard (needs tensorboardX)."""
+    distributed: bool = False
+    """One run in several processes, which SLURM, Open MPI, Kubernetes or a TPU pod has started: docs/cluster.md."""
+    coordinator: str = ""
+    """HOST:PORT on which process 0 listens, where nothing says so to jax; the others need --processes, --process-id."""
+    processes: int = 0
+    """How many processes there are, where nothing says so to jax."""
+    process_id: int = -1
+    """Which of them this is, from 0, where nothing says so to jax."""
+    trust: bool = False
+    """Run the rule of position weights that a file (--config, or of the run to resume) names: Python of its author."""
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     """Everything else."""
 
 
 def run_train(command: TrainCommand) -> None:
+    """Train, in this process or in several."""
+    if not command.distributed:
+        if command.coordinator or command.processes or command.process_id >= 0:
+            given = "--coordinator, --processes and --process-id are of a run in several processes"
+            raise ValueError(f"train: {given}; add --distributed, or leave them out")
+        return _train(command)
+    from tsl_jax.training import hosts
+
+    with hosts.joined(command.coordinator, command.processes, command.process_id):
+        _train(command)
+
+
+def _train(command: TrainCommand) -> None:
     """Train, and print where the result is."""
     from tsl_jax.commands.progress import bars
-    from tsl_jax.training import run_dir
+    from tsl_jax.training import hosts, run_dir
     from tsl_jax.training.loop import check_run, train
 
     config, out = resolved(command), command.out
     if command.resume and not (out / run_dir.CONFIG).exists():
         raise ValueError(f"train: {out} holds no run to continue; check --out, or begin one without --resume")
     timeline, domains = check_run(config, out, resume=command.resume)
+    if not hosts.is_writer():  # which shows and says everything
+        if domains is not None:
+            train(config, out, resume=command.resume)
+        return
     if domains is not None:  # not complete
         print(cost(config, timeline))
         silent = nullcontext(lambda facts: None)
@@ -115,6 +142,8 @@ class DemoCommand:
 
     out: Path = Path("runs/demo")
     """Folder of the run, with summary.json and report.html."""
+    trust: bool = False
+    """Run the rule of position weights that a file names: Python of its author."""
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     """The run, should you want it otherwise."""
 

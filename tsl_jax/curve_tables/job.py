@@ -24,17 +24,18 @@ import jax.numpy as jnp
 import pyarrow as pa
 
 from tsl_jax import laws
+from tsl_jax.atomic_write import check_outputs
 from tsl_jax.curve_tables import executors
 from tsl_jax.curve_tables.shards import SHARD_BYTES, MalformedRow, Shard, ShardResult, ShardStore, explain_full_disk
 from tsl_jax.curve_tables.sources import Matrix, Source, open_source
 from tsl_jax.curve_tables.worker import ShardTask, fit_columns, fit_values
-from tsl_jax.curve_tables.writer import TableBuilder, errors_file
+from tsl_jax.curve_tables.writer import TableBuilder, check_replaced, errors_file
 from tsl_jax.fitting.result import Fit
 from tsl_jax.fitting.solver import prepare
 from tsl_jax.laws import Law
 
 Progress = Callable[[float, int], None]  # share of the source that is done, and curves fitted by this call
-LAYOUT = 3  # of the stored shards; those of an earlier layout are not continued
+LAYOUT = 4  # of the stored shards; those of an earlier layout are not continued
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,17 @@ def fit_table(
     task = ShardTask(opened, law.name if named else law, method, dtype)
     # All that the rows depend on: what finished shards must agree with to be continued.
     request = {"law": law.name, "formula": law.formula, "method": method, "dtype": dtype or "float64"}
-    request |= opened.identity() | {name: version(name) for name in ("tsl_jax", "jax", "jaxlib")}
+    identity = opened.identity()
+    request |= identity | {name: version(name) for name in ("tsl_jax", "jax", "jaxlib")}
     store = ShardStore(out, request | {"layout": LAYOUT, "shard_bytes": shard_bytes})
     try:
         table = TableBuilder(store, out, opened.path, dict(metadata or {}))
         _fit_shards(task, store, table, opened.shards(shard_bytes), strict, executor, progress)
         with explain_full_disk(store.folder):
+            if opened.identity() != identity:
+                store.remove()
+                changed = f"{opened.path} has changed while it was read"
+                raise ValueError(f"fit: {changed}, so its fits belong to no one file; nothing is kept, repeat the call")
             if strict and table.tally.first is not None:  # only now known: a curve that comes back
                 raise ValueError(f"fit: {_place(opened, table.tally.first)}; fix it, or fit without strict")
             table.finish()
@@ -122,6 +128,7 @@ def write_fit(law: Law, result: Fit, out: Path, metadata: Mapping[str, str]) -> 
     """Write a fit that is in memory as such a table; curves are named by their labels, joined by "/"."""
     check_output(out)
     out = out.absolute()
+    check_replaced(out)
     status = result.status
     labels: list[Any] = list(range(status.size))
     if status.ndim > 1:
@@ -172,10 +179,8 @@ def _check_files(law: Law, source: Source, out: Path, x: Path | str | None) -> N
             f"fit: {law.name} is a law over {covariate}, which {source.path.name} does not hold: its points are "
             f"positions 1 to {source.shape[1]}; give x= (--x), a .npy of {covariate} at each point"
         )
-    for made in (out, errors_file(out)):
-        for given in (source.path, *([] if x is None else [Path(x)])):
-            if made.resolve() == given.resolve():
-                raise ValueError(f"fit: the results would overwrite {given}, which is read; give another --out")
+    check_outputs([source.path, None if x is None else Path(x)], [out, errors_file(out)], "fit")
+    check_replaced(out)
 
 
 def _fit_shards(

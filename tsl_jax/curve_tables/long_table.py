@@ -33,6 +33,7 @@ pc: Any = pyarrow.compute  # made at import, so a type checker does not see it
 NEEDED = ("curve", "x", "y")
 CHUNK_BYTES = 1 << 23  # of CSV text parsed at once
 CHUNK_ROWS = 1 << 18  # of Parquet decoded at once
+HEADER_BYTES = 1 << 20
 BACK_BYTES = 1 << 16  # read before a place in a CSV to learn which curve stands there
 
 
@@ -79,7 +80,14 @@ class LongParquet:
     def rows(self, first: int, end: int) -> Iterator[Chunk]:
         # without pre_buffer, which would hold whole row groups
         with pyarrow.parquet.ParquetFile(self.path, pre_buffer=False, buffer_size=1 << 20) as file:
-            for batch in file.iter_batches(CHUNK_ROWS, list(range(first, end)), list(self.columns)):
+            batches = file.iter_batches(CHUNK_ROWS, list(range(first, end)), list(self.columns))
+            while True:
+                try:
+                    batch = next(batches, None)
+                except (pa.ArrowException, OSError) as error:
+                    raise ValueError(f"fit: {self.path} is damaged ({error!s:.300}); write it again") from None
+                if batch is None:
+                    return
                 yield _check({name: _decode(batch.column(name), names=name == "curve") for name in self.columns}, {})
 
     def name_before(self, place: int) -> pa.Scalar:
@@ -173,7 +181,13 @@ class LongCsv:
 
     def _cells(self, text: bytes) -> Iterator[list[str]]:
         """The cells of each line. Each line on its own: a stray quote must not swallow its neighbours."""
-        for line in text.decode(errors="replace").replace("\r\n", "\n").split("\n"):
+        try:
+            decoded = text.decode()
+        except UnicodeDecodeError as error:  # to guess the letters could make one name of two
+            line = text[text.rfind(b"\n", 0, error.start) + 1 :].partition(b"\n")[0]
+            problem = f"{self.path} is not UTF-8 text, the first such line is {line[:60]!r}"
+            raise ValueError(f"fit: {problem}; convert it, as with iconv -f latin1 -t utf-8") from None
+        for line in decoded.replace("\r\n", "\n").split("\n"):
             if line:
                 try:
                     yield next(csv.reader([line]))
@@ -189,10 +203,16 @@ def open_parquet(path: Path) -> LongParquet:
     """
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            names, rows, groups = file.schema_arrow.names, file.metadata.num_rows, file.num_row_groups
+            schema, rows, groups = file.schema_arrow, file.metadata.num_rows, file.num_row_groups
     except (ValueError, OSError) as error:  # pyarrow's own errors are both
-        raise ValueError(f"fit: {path} cannot be read as a table ({error})") from None
-    columns = _columns(path, names)
+        raise ValueError(f"fit: {path} cannot be read as a table ({error!s:.300})") from None
+    columns = _columns(path, schema.names)
+    for name in columns:
+        kind = schema.field(name).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if pa.types.is_nested(kind) or pa.types.is_binary(kind) or (name != "curve" and pa.types.is_boolean(kind)):
+            expected = "names or numbers" if name == "curve" else "numbers"
+            raise ValueError(f"fit: the column {name} of {path} holds {kind!s:.60}; expected {expected}")
     if not rows:
         raise ValueError(f"fit: {path} holds no rows")
     return LongParquet(path, columns, groups)
@@ -205,7 +225,11 @@ def open_csv(path: Path) -> LongCsv:
         ValueError: for a file that lacks columns or rows.
     """
     with open(path, "rb") as file:
-        first = file.readline(1 << 20)
+        first = file.readline(HEADER_BYTES)
+        if len(first) == HEADER_BYTES:
+            raise ValueError(
+                f"fit: {path} begins with a line of more than {HEADER_BYTES:,} bytes; expected its columns"
+            )
         start, end = file.tell(), file.seek(0, 2)
         file.seek(start)
         rows = bool(file.read(1 << 16).strip())
@@ -315,5 +339,5 @@ def _as_numbers(name: str, column: pa.Array) -> tuple[np.ndarray, dict[int, str]
         for row in np.flatnonzero(np.isnan(values)).tolist():
             word = column[row].as_py()
             if row not in problems and not (isinstance(word, str) and word.strip().lower() in ("nan", "-nan", "+nan")):
-                problems[row] = f"{name} is {word!r}, not a number"
+                problems[row] = f"{name} is {word!r:.60}, not a number"
     return values, problems

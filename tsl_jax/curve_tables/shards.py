@@ -7,11 +7,15 @@ another request are never mixed in. A lock, which ends with its process, keeps t
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
+import io
 import json
+import mmap
 import os
-import shutil
+import re
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,11 +26,14 @@ from typing import IO, Any, NamedTuple
 import pyarrow as pa
 import pyarrow.ipc
 
-from tsl_jax.atomic_write import write_atomically
+from tsl_jax.atomic_write import is_unused, remove_temporary_files, write_atomically
 
 SHARD_BYTES = 1 << 27  # of the source: the unit that is fitted in memory, and that a kill can cost
 DIGEST_BYTES = 1 << 16  # read at each end of a file to tell it from another of the same size and time
 MANIFEST = "manifest.json"
+TABLE, ERRORS = ".table.tmp", ".errors.tmp"  # the table in the making, and its malformed rows
+_OURS = re.compile(r"\d{8}\.arrow")
+CHECKSUM = 32  # bytes at the end of a result's file: the SHA-256 of those before
 NOTES = b"tsl_jax"  # where a result's file keeps what is not a column
 
 
@@ -91,23 +98,39 @@ class ShardStore:
         """Open or make the folder of the table `out`.
 
         Raises:
-            ValueError: it holds results of another request, or another call is writing to it.
+            ValueError: it holds results of another request or something else, or another call is writing to it.
         """
         self.folder = out.with_name(f"{out.name}.parts")
+        self._intact: set[int] = set()  # shards whose checksum has been compared
         with explain_full_disk(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            if not self.folder.is_symlink() and is_unused(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+            elif not (self.folder / MANIFEST).exists():
+                problem = f"{self.folder} is there and holds no {MANIFEST} of finished shards"
+                raise ValueError(f"fit: {problem}; move it away, or give another --out")
             self._lock = os.open(self.folder, os.O_RDONLY)
         try:
             self._take_lock()
             with explain_full_disk(self.folder):
                 self._match_request(request)
+                remove_temporary_files(self.folder)
         except BaseException:
             os.close(self._lock)
             raise
 
     def has(self, number: int) -> bool:
-        """Whether a shard is finished."""
-        return self._path(number).exists()
+        """Whether a shard is finished; one that is damaged is removed, with a warning, and is to be fitted again."""
+        path = self._path(number)
+        if number in self._intact or not path.exists():
+            return number in self._intact
+        with open(path, "rb") as file:  # a call before this one has left it
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
+        if hashlib.sha256(memoryview(content)[:-CHECKSUM]).digest() == content[-CHECKSUM:]:
+            self._intact.add(number)
+            return True
+        warnings.warn(f"fit: {path} is damaged; its curves are fitted again", stacklevel=2)
+        path.unlink()
+        return False
 
     def save(self, number: int, result: ShardResult) -> None:
         """Keep the result of a shard; on return it survives a kill and a power failure."""
@@ -115,29 +138,40 @@ class ShardStore:
         table = result.table.replace_schema_metadata({NOTES: json.dumps(notes)})
 
         def write(file: IO[bytes]) -> None:
-            with pyarrow.ipc.new_file(file, table.schema) as writer:
+            hashing = _Hashing(file)
+            with pyarrow.ipc.new_file(pa.PythonFile(hashing, "w"), table.schema) as writer:
                 writer.write_table(table)
+            file.write(hashing.sha.digest())
 
         with explain_full_disk(self.folder):
             write_atomically(self._path(number), write)
+        self._intact.add(number)
 
     def load(self, number: int) -> ShardResult:
         """The result of a finished shard, mapped rather than read."""
         with pyarrow.memory_map(str(self._path(number))) as file:
-            table = pyarrow.ipc.open_file(file).read_all()
+            content = file.read_buffer(file.size() - CHECKSUM)
+            table = pyarrow.ipc.open_file(content).read_all()
         notes = json.loads(table.schema.metadata[NOTES])
         malformed = [MalformedRow(*row) for row in notes["malformed"]]
         return ShardResult(table.replace_schema_metadata(None), notes["rows"], malformed, notes["malformed_rows"])
 
     def remove(self) -> None:
-        """Delete the results: the table is complete. The manifest goes last: no kill leaves results without one."""
+        """Delete the results: the table is complete. The manifest goes last: no kill leaves results without one.
+
+        What somebody else has put there stays, and so does the folder then.
+        """
+        remove_temporary_files(self.folder)
+        ours = [path for path in self.folder.iterdir() if _OURS.fullmatch(path.name) or path.name in (TABLE, ERRORS)]
         with ThreadPoolExecutor(8) as pool:  # a file costs milliseconds where the system discards its blocks at once
-            list(pool.map(Path.unlink, [path for path in self.folder.iterdir() if path.name != MANIFEST]))
-        shutil.rmtree(self.folder)
+            list(pool.map(Path.unlink, ours))
+        (self.folder / MANIFEST).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty
+            self.folder.rmdir()
 
     def close(self) -> None:
         """Release the lock; a folder without any result is removed."""
-        if self.folder.exists() and not any(self.folder.glob("*.arrow")):
+        if (self.folder / MANIFEST).exists() and not any(self.folder.glob("*.arrow")):
             self.remove()
         os.close(self._lock)
 
@@ -162,8 +196,6 @@ class ShardStore:
         path = self.folder / MANIFEST
         digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
         if not path.exists():
-            if any(self.folder.glob("*.arrow")):
-                raise ValueError(f"fit: {self.folder} has shards but no {MANIFEST}; remove it, or give another --out")
             text = json.dumps({"request": request, "hash": digest}, indent=1)
             write_atomically(path, text)
             return
@@ -182,6 +214,20 @@ class ShardStore:
                     "give another --out"
                 )
         raise ValueError(f"fit: {path} is damaged; remove {self.folder}, or give another --out")
+
+
+class _Hashing(io.RawIOBase):
+    """Writes on into a file, and hashes what passes."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.sha = file, hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.sha.update(data)
+        return self._file.write(data)
 
 
 @contextmanager

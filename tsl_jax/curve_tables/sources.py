@@ -137,7 +137,10 @@ def _open_matrix(path: Path, x: Path | None) -> Matrix:
 def _map_array(path: Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a header may say anything, and damage shows as whatever meets it raises
         if "empty" in str(error):  # an array without elements is sound, but cannot be mapped
             return np.load(path, allow_pickle=False)
-        raise ValueError(f"fit: {path} is not a .npy array of numbers ({error})") from None
+        reason = "it holds Python objects" if "pickle" in str(error) else f"{error!s:.200}"
+        raise ValueError(f"fit: {path} is not a .npy array of numbers ({reason})") from None

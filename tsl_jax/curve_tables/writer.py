@@ -22,13 +22,14 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from tsl_jax.atomic_write import move_atomically, sync
-from tsl_jax.curve_tables.shards import MalformedRow, ShardResult, ShardStore
+from tsl_jax.curve_tables.shards import ERRORS, TABLE, MalformedRow, ShardResult, ShardStore
 from tsl_jax.curve_tables.worker import MAX_LISTED, ROW_COLUMN
 from tsl_jax.fitting.status import Status
 
 pc: Any = pyarrow.compute  # made at import, so a type checker does not see it
 GROUP_ROWS = 1 << 17  # rows of a row group
 HASHES = 1 << 23  # names compared at once: 64 MB
+ERROR_COLUMNS = ("file", "row", "curve", "problem")
 COMES_BACK = "the curve comes back after others; its rows must stand together: sort the file by curve"
 
 
@@ -50,7 +51,9 @@ class TableBuilder:
         self.tally = Tally()
         self.errors = errors_file(out)
         self._store, self._out, self._source, self._metadata = store, out, source, metadata
-        self._table, self._places = store.folder / ".table.tmp", store.folder / ".errors.tmp"
+        self._table, self._places = store.folder / TABLE, store.folder / ERRORS
+        for left in (self._table, self._places):  # by a killed call; a link is not followed
+            left.unlink(missing_ok=True)
         self._held: list[pa.Table] = []
         self._file: IO[bytes] | None = None
         self._writer: Any = None  # of pyarrow, for CSV or Parquet
@@ -89,10 +92,10 @@ class TableBuilder:
         tally, table = self.tally, result.table
         if result.malformed:  # listed with their places in the whole source
             begin = tally.first is None
-            with open(self._places, "w" if begin else "a", newline="") as file:
+            with open(self._places, "x" if begin else "a", newline="") as file:
                 lines = csv.writer(file, lineterminator="\n")
                 if begin:
-                    lines.writerow(["file", "row", "curve", "problem"])
+                    lines.writerow(ERROR_COLUMNS)
                 for row, curve, problem in result.malformed:
                     lines.writerow([self._source, place := row + tally.rows + 1, curve, problem])
                     tally.first = tally.first or MalformedRow(place, curve, problem)
@@ -120,7 +123,7 @@ class TableBuilder:
         table = table.set_column(k, "status", names.take(table["status"].combine_chunks()))
         self._held = []
         if self._file is None:
-            self._file = open(self._table, "wb")  # noqa: SIM115  (closed in `finish`)
+            self._file = open(self._table, "xb")  # noqa: SIM115  (closed in `finish`)
             if self._out.suffix == ".csv":
                 self._file.write((",".join(table.schema.names) + "\n").encode())
                 options = pyarrow.csv.WriteOptions(include_header=False, quoting_style="needed")
@@ -136,6 +139,34 @@ class TableBuilder:
 def errors_file(out: Path) -> Path:
     """Where the malformed rows of a table are listed."""
     return out.with_name(f"{out.name}.errors.csv")
+
+
+def check_replaced(out: Path) -> None:
+    """Nothing, where files of these names are not there, or are what an earlier fit wrote.
+
+    Raises:
+        ValueError: naming a file of somebody else's.
+    """
+    for path, is_ours in ((out, _is_table), (errors_file(out), _is_list_of_errors)):
+        if os.path.lexists(path) and not is_ours(path):
+            raise ValueError(f"fit: {path} is there and was not written by a fit; move it away, or give another --out")
+
+
+def _is_table(path: Path) -> bool:
+    try:
+        names = _first_line(path).split(",") if path.suffix == ".csv" else pyarrow.parquet.read_schema(path).names
+    except (pa.ArrowException, OSError):
+        return False
+    return names[:1] == ["curve"] and names[-1:] == ["status"] and {"sse", "r2"} <= set(names)
+
+
+def _is_list_of_errors(path: Path) -> bool:
+    return path.is_file() and _first_line(path) == ",".join(ERROR_COLUMNS)
+
+
+def _first_line(path: Path) -> str:
+    with open(path, "rb") as file:
+        return file.readline(1 << 16).decode(errors="replace").rstrip("\r\n")
 
 
 def repeated_names(store: ShardStore, count: int) -> pa.Array | None:

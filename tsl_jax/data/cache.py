@@ -2,7 +2,7 @@
 
 A folder is made under a temporary name and renamed when it is whole. Its manifest has the checksum of every file; a
 folder that does not match is made anew. The cache is $TSL_JAX_CACHE, else $XDG_CACHE_HOME/tsl_jax, else
-~/.cache/tsl_jax, and may be deleted at any time.
+~/.cache/tsl_jax, else a folder for temporary files, and may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -19,13 +19,24 @@ from pathlib import Path
 from typing import Any
 
 MANIFEST = "manifest.json"
+UNFINISHED = ".tsl_jax-unfinished-"  # a name that nobody else gives: folders of it are removed after a day
 _DAY = 86_400  # seconds after which an unfinished folder is taken for one that was abandoned
 
 
 def root() -> Path:
     """The folder of the cache."""
-    named = os.environ.get("TSL_JAX_CACHE")
-    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tsl_jax"
+    if named := os.environ.get("TSL_JAX_CACHE"):
+        return Path(named)
+    if place := os.environ.get("XDG_CACHE_HOME"):
+        return Path(place) / "tsl_jax"
+    try:
+        return Path.home() / ".cache" / "tsl_jax"
+    except RuntimeError:  # a user without a home, as in a container: a folder of this user's alone
+        folder = Path(tempfile.gettempdir()) / f"tsl_jax-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+            raise OSError(f"data: {folder} is not this user's; name a folder for the cache in TSL_JAX_CACHE") from None
+        return folder
 
 
 def key(settings: dict[str, Any], files: Iterable[tuple[str, Path]]) -> str:
@@ -49,9 +60,13 @@ def read(folder: Path) -> dict[str, Any] | None:
     """The manifest of a prepared corpus, or None if it is missing or any file is damaged."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-        intact = all(_checksum(folder / name) == value for name, value in manifest["files"].items())
+        # a name is that of a file in the folder: no path to elsewhere, no device that never ends
+        intact = all(
+            Path(name).name == name and (folder / name).is_file() and _checksum(folder / name) == value
+            for name, value in manifest["files"].items()
+        )
         return manifest if intact else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
@@ -63,17 +78,17 @@ def make(folder: Path, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any
     """
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        for abandoned in folder.parent.glob(".unfinished-*"):  # by processes that were killed
+        for abandoned in folder.parent.glob(f"{UNFINISHED}*"):  # by processes that were killed
             with suppress(OSError):
                 if time.time() - abandoned.stat().st_mtime > _DAY:
                     shutil.rmtree(abandoned, ignore_errors=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder.parent))
     try:
         manifest = write(temporary)
         with writing(folder):
             manifest = {**manifest, "files": {file.name: _checksum(file) for file in sorted(temporary.iterdir())}}
             (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
-            if folder.exists() and read(folder) is None:  # damaged
+            if folder.parent == root() and folder.exists() and read(folder) is None:  # damaged
                 shutil.rmtree(folder, ignore_errors=True)
             try:
                 os.rename(temporary, folder)

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from tsl_jax.data import hub
 from tsl_jax.data.installed import catalogue
 
+MOST = 1 << 24  # tokens of a vocabulary, windows of a split
 DEFAULT_TEXT = ("installed:code@1", "installed:docs@0")
 
 _ENTRY = re.compile(
@@ -113,10 +114,15 @@ def validate_data_config(config: DataConfig) -> tuple[DomainSource, ...]:
     if config.vocabulary < 257:
         problem = f"vocabulary must be at least 257 (256 bytes and {config.end_of_text}), found {config.vocabulary}"
         raise ValueError(f"data: {problem}")
+    if config.vocabulary > MOST or not -1 <= config.end_token < 1 << 32:
+        found = f"vocabulary {config.vocabulary} and end_token {config.end_token}"
+        raise ValueError(
+            f"data: expected a vocabulary of at most {MOST:,} and a token from 0 (-1: none), found {found}"
+        )
     if config.token_type not in ("uint16", "uint32"):
         raise ValueError(f"data: token_type must be uint16 or uint32, found {config.token_type!r}")
-    if config.max_bytes < 1:
-        raise ValueError(f"data: max_bytes must be positive, found {config.max_bytes}")
+    if not 1 <= config.max_bytes < 1 << 62:
+        raise ValueError(f"data: max_bytes must be positive and below 2^62, found {config.max_bytes}")
     if not config.end_of_text:
         raise ValueError("data: end_of_text is empty; name the token that stands between documents")
     return () if config.corpus else domain_sources(config)
@@ -133,6 +139,13 @@ def validate_eval_config(config: EvalConfig) -> None:
     for name in ("id_stretches", "id_offsets", "ood_stretches", "ood_offsets", "stride"):
         if getattr(config, name) < 1:
             raise ValueError(f"data: evaluation {name} must be at least 1, found {getattr(config, name)}")
+        if getattr(config, name) > MOST:
+            raise ValueError(f"data: evaluation {name} must be at most {MOST:,}, found {getattr(config, name):,}")
+    for split in ("id", "ood"):
+        windows = getattr(config, f"{split}_stretches") * getattr(config, f"{split}_offsets")
+        if windows > MOST:
+            problem = f"{windows:,} windows of split {split}, of at most {MOST:,}"
+            raise ValueError(f"data: evaluation asks for {problem}; lower its stretches or offsets")
 
 
 def domain_sources(config: DataConfig) -> tuple[DomainSource, ...]:

@@ -39,7 +39,8 @@ def find(patterns: tuple[str, ...]) -> list[Path]:
         matches = [expanded] if os.path.isfile(expanded) else glob.glob(everything, recursive=True)
         matched = {Path(match) for match in matches if os.path.isfile(match)}
         if not matched:
-            remedy = f"{mistyped_weight(pattern)}; check the path, and quote globs in the shell"
+            here = "" if os.path.isabs(expanded) else f" in {os.getcwd()}"
+            remedy = f"{here}{mistyped_weight(pattern)}; check the path, and quote globs in the shell"
             raise FileNotFoundError(f"data: {pattern!r} matches no file{remedy}")
         files |= matched
     for file in sorted(files):
@@ -71,7 +72,8 @@ def _capped(name: str, places: Sequence[Path | str], field: str, end_of_text: st
     """The texts that are not blank, until there are more than `max_bytes`."""
     size = 0
     for place in places:
-        texts = hub.texts(place, field) if isinstance(place, str) else text_formats.texts(place, field, end_of_text)
+        own = not isinstance(place, str)
+        texts = text_formats.texts(place, field, end_of_text, max_bytes) if own else hub.texts(place, field)
         for text in texts:
             if not text.strip():
                 continue

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from tsl_jax.data.compression import COMPRESSED, open_decompressed
 
+PIECE = 1 << 22  # bytes read at a time
+ROWS = 64  # of Parquet decoded at once: equal ones take no room in the file, and all of it in memory
 LINES = (".jsonl", ".ndjson")
 READ = ".txt and other text, .jsonl, .ndjson, these as .gz or .zst, .parquet, .npy and .bin"
 NO_TEXT = frozenset(
@@ -35,24 +38,41 @@ def validate_format(file: Path) -> None:
         raise ValueError(f"data: {file} is a {file.suffix} file, which is not read; {READ} are; {remedy}")
 
 
-def texts(file: Path, field: str, end_of_text: str) -> Iterator[str]:
+def texts(file: Path, field: str, end_of_text: str, max_bytes: int = 1 << 62) -> Iterator[str]:
     """The texts of a file, blank ones among them.
 
+    Args:
+        max_bytes: of a text that was compressed: a few megabytes may stand for more than memory holds.
+
     Raises:
-        ValueError: for a file that is damaged or not UTF-8, or without text in the field.
+        ValueError: for a file that is damaged or not UTF-8, without text in the field, or beyond `max_bytes`.
         OSError: for one that cannot be read.
     """
     if _suffix(file) == ".parquet":
         yield from _rows(file, field)
         return
+    compressed = file.suffix in COMPRESSED
+
+    def bounded(size: int) -> None:
+        if compressed and size > max_bytes:
+            problem = f"{file} holds a text of more than {max_bytes:,} bytes once it is decompressed"
+            raise ValueError(f"data: {problem}; raise data.max_bytes, or leave it out")
+
     with open_decompressed(file) as stream:
         if _suffix(file) in LINES:
-            for number, raw in enumerate(stream, start=1):
+            for number in count(1):
+                raw = stream.readline(max_bytes + 1 if compressed else -1)
+                bounded(len(raw))
+                if not raw:
+                    break
                 line = _decode(raw, f"line {number} of {file}")
                 if line.strip():
                     yield _field(line, field, f"line {number} of {file}")
             return
-        raw = stream.read()
+        raw = bytearray()
+        while piece := stream.read(PIECE):
+            raw += piece
+            bounded(len(raw))
     yield from _decode(raw, str(file)).split(end_of_text)
 
 
@@ -61,7 +81,7 @@ def _suffix(file: Path) -> str:
     return Path(file.stem).suffix.lower() if file.suffix in COMPRESSED else file.suffix.lower()
 
 
-def _decode(raw: bytes, where: str) -> str:
+def _decode(raw: bytes | bytearray, where: str) -> str:
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -72,8 +92,8 @@ def _decode(raw: bytes, where: str) -> str:
 def _field(line: str, field: str, where: str) -> str:
     try:
         value: Any = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"data: {where} is not JSON ({error}); correct or remove it") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"data: {where} is not JSON ({error!s:.200}); correct or remove it") from None
     if isinstance(value, dict) and isinstance(value.get(field), str):
         return value[field]
     has = f"it has {', '.join(map(repr, value))}" if isinstance(value, dict) else f"it is a {type(value).__name__}"
@@ -94,7 +114,10 @@ def _rows(file: Path, column: str) -> Iterator[str]:
             kind = schema.field(column).type
             if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
                 raise ValueError(f"data: the column {column!r} of {file} holds {kind}, not text; set data.field")
-            for batch in table.iter_batches(batch_size=1024, columns=[column]):
-                yield from (text for text in batch.column(0).to_pylist() if text is not None)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"data: {file} is not a whole .parquet file ({error}); fetch or write it again") from None
+            for batch in table.iter_batches(batch_size=ROWS, columns=[column]):
+                yield from (text.as_py() for text in batch.column(0) if text.is_valid)
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
+        problem = f"{file} is not a whole .parquet file ({error!s:.300})"
+        raise ValueError(f"data: {problem}; fetch or write it again") from None

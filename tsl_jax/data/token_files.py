@@ -25,8 +25,11 @@ def read(files: list[Path], token_type: str) -> list[np.ndarray]:
         if file.suffix == ".npy":
             try:
                 stream = np.load(file, mmap_mode="r", allow_pickle=False)
-            except ValueError as error:
-                problem = f"{file} is not a NumPy array of token ids ({error})"
+            except OSError:
+                raise
+            except Exception as error:  # a header may say anything
+                reason = "it holds Python objects" if "pickle" in str(error) else f"{error!s:.200}"
+                problem = f"{file} is not a NumPy array of token ids ({reason})"
                 raise ValueError(f"data: {problem}; write it with numpy.save") from None
             if stream.ndim != 1 or stream.dtype.name not in ("uint16", "uint32"):
                 content = f"{file} holds {stream.dtype.name} of shape {stream.shape}"

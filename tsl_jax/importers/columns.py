@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import reprlib
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+MOST_ROWS = 20_000_000  # of a table that is held in memory
 MISSING = frozenset(("", "na", "n/a", "nan", "none", "null"))  # words, in lower case
 
 Columns = dict[str, list[Any]]
@@ -57,8 +59,8 @@ def numbers(cells: Sequence[Any], refuse: Callable[[int, str], Any]) -> Float[np
             if isinstance(cell, bool) or (isinstance(cell, str) and "_" in cell):
                 raise ValueError
             values[k] = np.nan if missing(cell) else float(cell)
-        except (TypeError, ValueError):
-            refuse(k, str(cell)[:40])
+        except (TypeError, ValueError, OverflowError):
+            refuse(k, f"{cell!s:.40}" if isinstance(cell, str) else reprlib.repr(cell))
     return values
 
 
@@ -93,8 +95,8 @@ def _read_jsonl(path: Path, wanted: Collection[str]) -> tuple[list[str], Columns
             try:
                 # As pairs: of two entries with one name a dict would keep the last in silence.
                 pairs = json.loads(line, object_pairs_hook=list)
-            except ValueError as error:
-                raise ValueError(f"table: {where} is not JSON ({error}); fix or remove it") from None
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"table: {where} is not JSON ({error!s:.200}); fix or remove it") from None
             if not line.lstrip().startswith("{"):
                 fix = 'write a row as {"step": 1, "loss": 2.5}'
                 raise ValueError(f"table: {where} is no object, found {line[:40]!r}; {fix}")
@@ -112,7 +114,12 @@ def _read_parquet(path: Path, wanted: Collection[str]) -> tuple[list[str], Colum
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
             _refuse_repeated(path, names, wanted)
+            if file.metadata.num_rows > MOST_ROWS:  # a few bytes of Parquet may stand for any number of equal rows
+                found = f"{file.metadata.num_rows:,} rows, more than {MOST_ROWS:,}"
+                raise ValueError(f"table: {path.name} has {found}; take the rows of evaluations alone")
             table = file.read(columns=[name for name in wanted if name in names])
             return names, {name: table.column(name).to_pylist() for name in table.column_names}
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"table: {path.name} is not a whole .parquet file ({error}); write it again") from None
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
+        raise ValueError(f"table: {path.name} is not a whole .parquet file ({error!s:.300}); write it again") from None

@@ -39,16 +39,21 @@ def load(path: str | Path) -> Any:
     """
     import yaml
 
+    from tsl_jax.yaml_files import read_yaml
+
     path = Path(path)
     kind = "JSON" if path.suffix == ".json" else "YAML"
     try:
         text = path.read_text(encoding="utf-8")
         if kind == "JSON":
             return _numbers(json.loads(text, object_pairs_hook=_without_repeats))
+        values = read_yaml(path)
         _refuse_repeats(yaml.compose(text, yaml.SafeLoader))  # the tree still has what loading drops
-        return _numbers(yaml.safe_load(text))
-    except (ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())  # YAML's are of several lines
+        return _numbers(values)
+    except RecursionError:
+        raise ValueError(f"{path}: nested too deep; write the plan as in surface.json, under schedule") from None
+    except ValueError as error:
+        reason = str(error).removeprefix("not YAML (").removesuffix(")")
         raise ValueError(f"{path}: not {kind} ({reason}); write the plan as in surface.json, under schedule") from None
 
 

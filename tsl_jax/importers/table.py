@@ -19,6 +19,7 @@ from tsl_jax.importers.arrays import from_losses
 from tsl_jax.importers.columns import missing, numbers, read_columns
 
 MEAN = "mean over positions"
+WHOLE_MOST = 9e15  # float64 counts exactly up to here
 WHOLE = ("tokens", "step", "n_params", "position")  # columns that count
 PLAN_ENTRIES = "a plan has kind, peak, warmup_tokens, total_tokens, and perhaps final_ratio and decay_start_tokens"
 
@@ -146,6 +147,8 @@ def _check_tokens(path: Path, named: Mapping[str, str], tokens_per_step: int | N
         return
     if tokens_per_step < 1 or tokens_per_step % 1:
         raise ValueError(f"table: tokens_per_step must be a whole number from 1, found {tokens_per_step}")
+    if tokens_per_step > WHOLE_MOST:
+        raise ValueError(f"table: tokens_per_step must be at most {WHOLE_MOST:g}, found {tokens_per_step:.3g}")
     if "tokens" in named:
         fix = "leave tokens_per_step out, or pass the column over with tokens=None (--tokens None)"
         raise ValueError(f"table: {path.name}: tokens_per_step beside a column of tokens, {named['tokens']}; {fix}")
@@ -166,6 +169,8 @@ def _runs(path: Path, keys: list[list[Any]], count: int) -> dict[str, np.ndarray
         if not name or name in runs:  # (a, b-c) and (a-b, c) are two runs of one name
             what = f"a second run is called {name}" if name else "the run has no name"
             raise ValueError(f"table: {path.name}, row {rows[0] + 1}: {what}; name other columns with run= (--run)")
+        if not name.isprintable():
+            raise ValueError(f"table: {path.name}, row {rows[0] + 1}: the run {name!r:.80} has control characters")
         runs[name] = np.array(rows)
     return runs
 
@@ -277,6 +282,11 @@ def _check_column(run: RunRows, role: str) -> None:
         "fix the row" + (without if role in ("lr", "n_params") else ""),
     )
     if role in WHOLE:
+        run.refuse(
+            values > WHOLE_MOST,
+            lambda k: f"{role} is {values[k]:g}, expected at most 9e15",
+            "fix the row" + (without if role == "n_params" else ""),
+        )
         run.refuse(
             values % 1 != 0,
             lambda k: f"{role} is {values[k]:.10g}, expected a whole number",

@@ -50,6 +50,9 @@ SIZES = {
 }
 _ALL_SIZES = SIZES["moe"]
 
+# Beyond these no machine goes.
+LARGEST = dict.fromkeys(_ALL_SIZES, 1 << 24) | {"n_layers": 10_000, "n_experts": 1 << 16, "experts_per_token": 1 << 16}
+
 _CHOICES = {
     "dtype": ("float32", "bfloat16"),
     "layers": ("auto", "unroll", "scan"),
@@ -110,6 +113,8 @@ def _validate(config: ModelConfig) -> ModelConfig:
         value = getattr(config, name)
         if name in sizes and value < 1:
             raise ValueError(f"models: {name} must be at least 1, found {value}; give it in the model's config")
+        if value > LARGEST[name]:
+            raise ValueError(f"models: {name} must be at most {LARGEST[name]:,}, found {value:,}; lower it")
         if name not in sizes and value:
             raise ValueError(f"models: {config.architecture} has no {name}, found {value}; leave it out")
     for name, choices in _CHOICES.items():
@@ -118,8 +123,12 @@ def _validate(config: ModelConfig) -> ModelConfig:
     for name, most in (("dropout", 0.99), ("rotary_share", 1.0)):
         if not 0 <= getattr(config, name) <= most:
             raise ValueError(f"models: {name} is a share from 0 to {most}, found {getattr(config, name)}")
-    if config.balance < 0:
-        raise ValueError(f"models: balance must not be negative, found {config.balance}")
+    if not 0 <= config.balance < float("inf"):
+        raise ValueError(f"models: balance must not be negative, nor infinite, found {config.balance}")
+    if not 1 < config.rope_base < float("inf"):
+        raise ValueError(f"models: rope_base must be above 1 and finite, found {config.rope_base}")
+    if not 0 < config.norm_eps < 1:
+        raise ValueError(f"models: norm_eps must be above 0 and below 1, found {config.norm_eps}")
     if "n_heads" in sizes and config.d_model % (2 * config.n_heads):
         found = f"d_model {config.d_model} and n_heads {config.n_heads}"
         raise ValueError(f"models: rotary heads need d_model / n_heads even, found {found}; change one of them")

@@ -21,13 +21,20 @@ LEVELS = {"50 %": (0.25, 0.75), "90 %": (0.05, 0.95)}
 
 
 def _table(title: str, *columns: str) -> Any:
-    """A table whose columns are not broken."""
+    """A table whose columns are not broken. Names are no markup: a split may be called [a]."""
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title), title_justify="left")
     for name in columns:
-        table.add_column(str(name), no_wrap=True)
+        table.add_column(Text(str(name)), no_wrap=True)
     return table
+
+
+def _add_row(table: Any, *cells: str) -> None:
+    from rich.text import Text
+
+    table.add_row(*map(Text, map(str, cells)))
 
 
 # ------------------------------------------------------------------------------------------------------------- summary
@@ -71,8 +78,9 @@ def _columns(surface: xr.Dataset, cutoffs: Sequence[str]) -> dict[str, str]:
 def _error_table(values: Mapping[str, Any], columns: Mapping[str, str], title: str, first_column: str) -> Any:
     """A row a method, a column a cut-off; a dagger where a warning is printed below."""
     from rich.table import Table
+    from rich.text import Text
 
-    table, observed = Table(title=title, title_justify="left"), values["final_loss"]
+    table, observed = Table(title=Text(title), title_justify="left"), values["final_loss"]
     table.add_column(first_column)
     for name in columns:
         table.add_column(f"from {name}", justify="right")
@@ -83,7 +91,7 @@ def _error_table(values: Mapping[str, Any], columns: Mapping[str, str], title: s
             dagger = "†" if entry["flags"] else ""
             unknown = entry["final"] is None or observed is None
             cells.append("-" if unknown else f"{entry['final'] - observed:+.3f}{dagger}")
-        table.add_row(method, *cells)
+        _add_row(table, method, *cells)
     return table
 
 
@@ -126,7 +134,7 @@ def show_forecasts(forecasts: Sequence[Forecast], past: xr.Dataset, where: str) 
             value = number(forecast.mean.sel(split=split)[-1])
             within = [_interval(forecast.quantiles, split, level) or "-" for level in LEVELS]
             status = readable(forecast.status[str(split)])
-            table.add_row(forecast.method, "-" if value is None else f"{value:.3f}", *within, status)
+            _add_row(table, forecast.method, "-" if value is None else f"{value:.3f}", *within, status)
         Console().print(table)
     for split in map(str, past.split.values):
         sentence, rest = forecast_sentence(ordered[0], split, where), ordered[0].intervals.get(split)
@@ -173,14 +181,14 @@ def show_backtests(scores: Any, coverage: Any) -> None:
     by = scores.error.abs().groupby(["split", "method", "cutoff"], sort=False).median().unstack("cutoff")
     table = _table("absolute error of the final loss, nats, median over runs", "split", "method", *by.columns)
     for (split, method), row in by.iterrows():
-        table.add_row(split, method, *(f"{value:.3f}" if np.isfinite(value) else "-" for value in row))
+        _add_row(table, split, method, *(f"{value:.3f}" if np.isfinite(value) else "-" for value in row))
     Console().print(table)
     names = ("method", "ahead", "runs", "50 %", "90 %", "over runs", "score")
     table = _table("later checkpoints inside their intervals, by tokens over those at the cut-off", *names)
     for (method, horizon), row in coverage.iterrows():
         within = f"{row.low:.2f} to {row.high:.2f}" if np.isfinite(row.low) else "-"
         shares = (f"{row.covered_50:.2f}", f"{row.covered_90:.2f}", within, f"{row.interval_score:.3f}")
-        table.add_row(method, horizon, f"{row.runs:.0f}", *shares)
+        _add_row(table, method, horizon, f"{row.runs:.0f}", *shares)
     Console().print(table)
 
 
@@ -201,7 +209,7 @@ def show_plans(comparison: Comparison) -> None:
             end = f"{row['loss'][-1]:.3f} ({within})" if within else "-"
             low, middle, high = (row["difference"][q] for q in ("0.05", "0.5", "0.95"))
             beside = "-" if middle is None else f"{middle:+.3f} ({low:+.3f} to {high:+.3f})"
-            table.add_row(row["plan"], count(row["tokens"][-1]), end, "" if row is first else beside)
+            _add_row(table, row["plan"], count(row["tokens"][-1]), end, "" if row is first else beside)
         Console().print(table)
         for row in alternatives:
             print(difference_sentence(first["plan"], row))

@@ -2,7 +2,8 @@
 
 `make_all` hands `Pool.make` to a `concurrent.futures` executor. With none the runs go one after another; `side_by_side`
 gives each of several its own cores of this machine; and any executor whose workers see the same folders does, such as
-`curve_tables.RayExecutor`, which is the way to many machines: one run a task, never one inside the other.
+`curve_tables.RayExecutor`, which is the way to many machines: one run a task, never one inside the other. What a run
+says that has no terminal to itself stands in RUNS/.NAME.log.
 
 The process of a run is of a group of its own, so that a terminal's Ctrl-C reaches only the sweep, which passes it on:
 interrupted once, a run writes a checkpoint and ends, interrupted twice it ends without one. It inherits the lock of its
@@ -16,16 +17,18 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tsl_jax.atomic_write import write_atomically
+from tsl_jax.processes import environment, python
 from tsl_jax.training import run_dir
 from tsl_jax.training.config import TrainConfig, to_dict
 
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from tsl_jax.sweeps.pool import Pool
 
 INTERRUPTED = (130, -signal.SIGINT)  # `tsl` after Ctrl-C; the second while it still loads
+ASKED_TO_END = (143, 129, -signal.SIGTERM, -signal.SIGHUP)  # the same of SIGTERM and SIGHUP
 POLL = 0.2  # seconds between looks at a run under way
 PATIENCE = 600  # seconds that a run may take to write its checkpoint once it is asked to stop
 
@@ -45,6 +49,7 @@ def make_all(
     executor: Executor | None = None,
     deadline: float | None = None,
     watch: Callable[[str, bool], Any] = lambda name, done: None,
+    retries: int = 0,
 ) -> list[str]:
     """Make the runs that are not kept yet; the names of those that are unfinished, in order.
 
@@ -54,25 +59,45 @@ def make_all(
     Args:
         pool: keeps them. runs: name -> configuration. executor: None: one after another, here.
         deadline: of `time.time`, for all together. watch: called with each name that was worked on, and whether it is
-            complete.
+            complete. retries: how often a run that failed goes on from its last checkpoint, after all others; a warning
+            says why it failed.
 
     Raises:
         ValueError: naming the runs that failed, once all others have ended. KeyboardInterrupt: see above.
     """
     todo = {name: runs[name] for name, state in pool.states(runs).items() if state != "kept"}
-    left, failed = [], []
-    with _every_end_interrupts(), closing(_outcomes(pool, todo, executor, deadline)) as outcomes:
-        for name, outcome in outcomes:
-            try:
-                done = outcome()
-            except ValueError as error:
-                failed.append(str(error))
-                continue
-            left += [] if done else [name]
-            watch(name, done)
+    left, failed, trying = [], {}, todo
+    for attempt in range(1 + retries):
+        failed = {}
+        with _every_end_interrupts(), closing(_outcomes(pool, trying, executor, deadline)) as outcomes:
+            for name, outcome in outcomes:
+                try:
+                    done = outcome()
+                except Exception as error:
+                    failed[name] = _reason(error)
+                    if attempt < retries:
+                        warnings.warn(f"{failed[name]}; it is tried again after the others", stacklevel=2)
+                    continue
+                left += [] if done else [name]
+                watch(name, done)
+        trying = {name: todo[name] for name in failed}
+        if not trying:
+            break
     if failed:
-        raise ValueError("\n".join([*failed, f"sweep: {len(failed)} of {len(todo)} runs failed, see above"]))
+        attempts = f" {1 + retries} times" if retries else ""
+        summary = f"sweep: {len(failed)} of {len(todo)} runs failed{attempts}, see above"
+        raise ValueError("\n".join([*failed.values(), summary]))
     return [name for name in todo if name in left]
+
+
+def _reason(error: Exception) -> str:
+    """Why a run failed; what is neither a mistake, the system's nor Ray's is a defect, and is raised again."""
+    cause = getattr(error, "cause", None) or error  # Ray wraps what a task raises
+    if isinstance(cause, ValueError | OSError):
+        return str(cause)
+    if type(cause).__module__.partition(".")[0] == "ray":  # a worker or its machine died
+        return f"sweep: {type(cause).__name__}: {(str(cause).splitlines() or [''])[0]}"
+    raise error
 
 
 def _outcomes(
@@ -90,7 +115,8 @@ def _outcomes(
             yield tasks[task], task.result
     finally:  # also where the loop that we feed was left by an exception: Ctrl-C comes to the main thread alone
         stop.set()
-        wait([task for task in tasks if not task.cancel()])
+        if not all(task.done() for task in tasks):
+            executor.shutdown(cancel_futures=True)
 
 
 @contextmanager
@@ -142,7 +168,7 @@ def side_by_side(runs: int) -> ThreadPoolExecutor:
 def lock(run: Path) -> Iterator[int | None]:
     """The lock of a run, a file descriptor; None while another process has it."""
     run.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(_beside(run, "lock"), os.O_RDWR | os.O_CREAT, 0o644)
+    handle = os.open(_beside(run, "lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -172,16 +198,18 @@ def train(run: Path, config: TrainConfig, locked: int, stop: Callable[[], bool],
         raise
     stopped = process.returncode is None
     code = _interrupt(process) if stopped else process.returncode
-    if stopped and code in (*INTERRUPTED, -signal.SIGKILL):
+    if stopped and code in (*INTERRUPTED, *ASKED_TO_END, -signal.SIGKILL):
         return False
     if code in INTERRUPTED:
         raise KeyboardInterrupt
     if code == -signal.SIGKILL:
         reason = "was killed, as a system does whose memory is full; the same command goes on"
+    elif code in ASKED_TO_END:
+        reason = "was asked to end by another process; the same command goes on"
     elif code < 0:
         reason = f"was ended by signal {-code}; the same command goes on"
     else:
-        reason = f"ended with exit code {code}; its message stands above"
+        reason = f"ended with exit code {code}{_last_words(run, bars)}"
     if code:
         raise ValueError(f"sweep: run {run.name} {reason}")
     return True
@@ -191,12 +219,25 @@ def _start(run: Path, config: TrainConfig, locked: int, bars: bool) -> subproces
     """`tsl train`, from a file beside the run's folder."""
     import yaml
 
-    file = _beside(run, "yaml")
-    file.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+    file, log = _beside(run, "yaml"), _beside(run, "log")
+    write_atomically(file, yaml.safe_dump(to_dict(config), sort_keys=False))
     resume = ["--resume"] if (run / run_dir.CONFIG).exists() else []
-    command = [sys.executable, "-m", "tsl_jax.cli", "train", "--config", str(file), "--out", str(run), *resume]
-    environment = dict(os.environ) if bars else {**os.environ, "TERM": "dumb"}  # no bars over those of another run
-    return subprocess.Popen(command, process_group=0, pass_fds=(locked,), env=environment)
+    # the sweep has asked for trust before, or a study in Python names its rules itself
+    command = [*python("-m"), "tsl_jax.cli", "train", "--trust", "--config", str(file), "--out", str(run), *resume]
+    if bars:
+        return subprocess.Popen(command, process_group=0, pass_fds=(locked,), env=environment())
+    here = {**environment(), "TERM": "dumb"}  # no bars over those of another run
+    with open(log, "ab") as said:
+        return subprocess.Popen(command, process_group=0, pass_fds=(locked,), env=here, stdout=said, stderr=said)
+
+
+def _last_words(run: Path, bars: bool) -> str:
+    """What a run has said last, and where the rest is."""
+    if bars:
+        return "; its message stands above"
+    lines = _beside(run, "log").read_text(errors="replace").splitlines() if _beside(run, "log").exists() else []
+    last = next((line.removeprefix("tsl: ") for line in reversed(lines) if line.strip()), "it said nothing")
+    return f": {last} ({_beside(run, 'log')})"
 
 
 def _beside(run: Path, kind: str) -> Path:

@@ -12,6 +12,8 @@ kill of one takes another with it. Whatever ends it, the next call goes on from 
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -102,16 +104,31 @@ class Pool:
         Raises:
             ValueError: where another one has it, kept or begun.
         """
-        own = config_hash(config)
-        for key, manifest in self.manifests().items():
+        own, manifests = config_hash(config), self.manifests()
+        for key, manifest in manifests.items():
             if manifest["name"] == name and key != own:
                 fix = "give the new one another name in the sweep file"
                 raise ValueError(f"sweep: {manifest['file']} has a run {name} with another configuration; {fix}")
+        for file in (self.kept / f"{name}.npz", self.kept / f"{name}.json"):
+            if os.path.lexists(file) and own not in manifests and not self._is_begun(file, own):
+                fix = "move it away, or give the run another name in the sweep file"
+                raise ValueError(f"sweep: {file} is there and is not of this sweep; {fix}")
         try:
             run_dir.is_complete(self.runs / name, config, resume=True)
         except ValueError as error:
             fix = f"give the run another name in the sweep file, or remove {self.runs / name}"
             raise ValueError(f"sweep: run {name}: {error}. In a sweep: {fix}") from None
+
+    @staticmethod
+    def _is_begun(file: Path, own: str) -> bool:
+        """Whether a file is the surface of this run, of a call that was killed before its manifest, or its manifest."""
+        try:
+            if file.suffix == ".npz":
+                return load_surface(file).attrs.get("config_hash") == own
+            manifest = _read_manifest(file)
+            return "config" in manifest and _hash(manifest) == own
+        except (OSError, ValueError):
+            return False
 
     def make(
         self,
@@ -141,7 +158,8 @@ class Pool:
             if locked is None:
                 return False
             self.validate_name(name, config)
-            if not distribute.train(self.runs / name, config, locked, late, bars=stop is None):
+            bars = stop is None and sys.stderr.isatty()
+            if not distribute.train(self.runs / name, config, locked, late, bars=bars):
                 return False
             self.keep(name)
         return True

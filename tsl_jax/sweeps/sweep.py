@@ -16,8 +16,8 @@ A file is one such mapping or a list of them. Entries are written as on the comm
 from __future__ import annotations
 
 import re
+import reprlib
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -28,8 +28,10 @@ from typing import Any
 from tsl_jax.data.corpora import configured_domains, vocabulary_size
 from tsl_jax.models.config import resolve
 from tsl_jax.models.cost import flops_per_token
+from tsl_jax.processes import environment, python
 from tsl_jax.training.checks import validate_config
 from tsl_jax.training.config import TrainConfig, config_hash, from_dict
+from tsl_jax.yaml_files import read_yaml
 
 ENTRIES = ("name", "base", "set", "grid", "variants")
 LONGEST = 200  # characters of a name: a file's may have 255, and ours add to it
@@ -38,7 +40,7 @@ START_UP = 8.0  # seconds of a run: imports, text, compiling with a warm cache
 
 
 def read_sweep(file: Path | str) -> dict[str, TrainConfig]:
-    """The runs of a sweep file, name -> configuration, in the order of the file.
+    """The runs of a sweep file, name -> configuration, in the order of the file; no code that it names is run.
 
     Raises:
         ValueError: for what is not YAML, an unknown entry, a name that two runs have or that cannot be a file's, two
@@ -58,7 +60,7 @@ def read_sweep(file: Path | str) -> dict[str, TrainConfig]:
                 )
             try:
                 runs[name] = from_dict(TrainConfig, values)
-                validate_config(runs[name])
+                validate_config(runs[name], run_code=False)
             except ValueError as error:
                 raise ValueError(f"sweep: {file}: run {name}: {error}") from None
             first = hashes.setdefault(config_hash(runs[name]), name)
@@ -70,24 +72,26 @@ def read_sweep(file: Path | str) -> dict[str, TrainConfig]:
 
 
 def _yaml(file: Path) -> Any:
-    import yaml
-
     try:
-        return yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"sweep: {file} is not YAML ({error})") from None
+        return read_yaml(file)
+    except ValueError as error:
+        raise ValueError(f"sweep: {file}: {error}") from None
 
 
 def _runs(part: Any, file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and nested entries of every run of one mapping."""
     if not isinstance(part, dict) or not isinstance(part.get("name"), str):
-        raise ValueError(f"sweep: {file}: expected a mapping with a name, such as run-{{seed}}, found {part!r}")
+        raise ValueError(
+            f"sweep: {file}: expected a mapping with a name, such as run-{{seed}}, found {reprlib.repr(part)}"
+        )
     if unknown := [entry for entry in part if entry not in ENTRIES]:
         raise ValueError(f"sweep: {file}: {unknown[0]!r} is not an entry; expected some of {', '.join(ENTRIES)}")
 
     def mapping(value: Any, what: str) -> dict[str, Any]:
         if not isinstance(value or {}, dict):
-            raise ValueError(f"sweep: {file}: {what} must be a mapping of entries to values, found {value!r}")
+            raise ValueError(
+                f"sweep: {file}: {what} must be a mapping of entries to values, found {reprlib.repr(value)}"
+            )
         return {str(name): inner for name, inner in (value or {}).items()}
 
     base = part.get("base")
@@ -116,7 +120,9 @@ def _replaced(base: Mapping[str, Any], entries: Mapping[str, Any], file: Path) -
         for name in path:
             inner = inner.setdefault(name, {})
             if not isinstance(inner, dict):
-                raise ValueError(f"sweep: {file}: {entry} leads into {name}, which is {inner!r}; replace it as a whole")
+                raise ValueError(
+                    f"sweep: {file}: {entry} leads into {name}, which is {reprlib.repr(inner)}; replace it as a whole"
+                )
         inner[last] = value
     return values
 
@@ -171,7 +177,7 @@ def machine_rate(dtype: str) -> float:
         OSError: where it cannot be measured.
     """
     program = f"from tsl_jax.training.resources import matrix_rate; print(matrix_rate({dtype!r}))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = subprocess.run([*python("-c"), program], capture_output=True, text=True, env=environment())
     if done.returncode:
         raise OSError(f"the speed of this machine could not be measured: {done.stderr.strip().splitlines()[-1:]}")
     return float(done.stdout.split()[-1])

@@ -2,16 +2,20 @@
 
 Orbax writes a checkpoint under a temporary name and gives it its own when it is whole, so that a kill in mid-save
 leaves the one before. It neither calls fsync nor keeps checksums: here each checkpoint is synced to disk once
-written, carries the SHA-256 of its arrays, and is verified when it is read. The newest that verifies wins.
+written, carries the SHA-256 of its arrays and a manifest with that of each of its files, and is verified when it is
+read, the files before anything parses them. The newest that verifies wins. A kill between save and manifest leaves a
+checkpoint without one, as earlier versions wrote them: it is verified by its arrays.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import logging
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,28 +26,47 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from tsl_jax.atomic_write import sync
+from tsl_jax.atomic_write import sync, write_atomically
+from tsl_jax.training import hosts
 from tsl_jax.training.step import TrainState
 
 # What tensorstore says of a disk that takes no more; its errors are ValueErrors.
 FULL = ("No space left on device", "Disk quota exceeded", "File too large", "RESOURCE_EXHAUSTED")
+MANIFEST = "manifest.json"
+GONE = 0.5  # seconds until a checkpoint that is being removed is gone
 OVERHEAD = 256 * 1024  # bytes of a checkpoint beside its arrays, at most
 
 
 class Checkpoints:
     """The checkpoints of one run."""
 
-    def __init__(self, folder: Path, *, keep: int, model_hash: str):
-        """Open, or begin, the checkpoints in `folder`; the newest `keep` stay; `model_hash` names the model."""
+    def __init__(self, folder: Path, *, keep: int, model_hash: str, read_only: bool = False):
+        """Open, or begin, the checkpoints in `folder`; the newest `keep` stay; `model_hash` names the model.
+
+        Args:
+            read_only: nothing is written, and what another process is writing there is left alone.
+        """
         self.folder = Path(folder).absolute()
         self.model_hash = model_hash
         self._damaged: set[int] = set()
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
+        reads = read_only or not hosts.is_writer()
+        settings: dict[str, Any] = {"create": not reads}
+        if hosts.count() > 1:  # each process reads by itself, and the writer has gathered what it writes
+            alone = ocp.options.MultiprocessingOptions(hosts.index(), {hosts.index()}, f"process{hosts.index()}")
+            settings = {"create": False, "multiprocessing_options": alone}
+            self.folder.mkdir(parents=True, exist_ok=True)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=None if reads else keep,
+            enable_async_checkpointing=False,
+            read_only=reads,
+            cleanup_tmp_directories=not reads,  # left by kills
+            **settings,
+        )
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def steps(self) -> list[int]:
         """Steps on disk, increasing, without those found damaged."""
-        return sorted(set(self._manager.all_steps()) - self._damaged)
+        return hosts.from_writer(lambda: sorted(set(self._manager.all_steps()) - self._damaged))
 
     def save(self, state: TrainState) -> None:
         """Write the state of `state.step`, durably, unless it is there already.
@@ -51,9 +74,11 @@ class Checkpoints:
         Raises:
             OSError: if it cannot be written; the checkpoints before stay as they are.
         """
-        host = jax.device_get(state)
-        step = int(host.step)
+        step = int(state.step)
         if step in self.steps():
+            return
+        host = _in_writer(state)
+        if host is None:
             return
         facts = {"model": self.model_hash, "step": step, "sha256": _digest(_tree(host))}
         parts = ocp.args.Composite(state=ocp.args.StandardSave(_tree(host)), facts=ocp.args.JsonSave(facts))
@@ -62,6 +87,7 @@ class Checkpoints:
             _need_space(self.folder, sum(leaf.nbytes for leaf in jax.tree.leaves(host)))
             with _quiet():
                 self._manager.save(step, args=parts)
+            _write_manifest(self.folder / str(step))
             _sync(self.folder / str(step))
         except Exception as error:
             reasons = [sign for sign in FULL if sign in str(error)]
@@ -96,10 +122,14 @@ class Checkpoints:
         """The state of one step.
 
         Raises:
-            ValueError: where it is damaged, or of another model.
+            ValueError: where it is damaged, or of another model. FileNotFoundError: where it is no longer there, as a
+                training that goes on keeps the newest only.
         """
         state, problem = self._load(step, like)
         if state is None:
+            time.sleep(GONE)  # it may be half removed
+            if not (self.folder / str(step)).exists():
+                raise FileNotFoundError(f"training: the checkpoint of step {step} has been removed meanwhile")
             damage = f"damaged checkpoint {self.folder / str(step)} ({problem})"
             raise ValueError(f"training: {damage}; name another one, or restore it from a copy")
         return state
@@ -109,32 +139,82 @@ class Checkpoints:
         self._manager.close()
 
     def _load(self, step: int, like: TrainState) -> tuple[TrainState | None, str]:
-        """The state of one step, or None and what is wrong with it."""
+        """The state of one step, or None and what is wrong with it: in all processes, where it is so in one."""
+        tree, expected, problem = self._read(step, like)
+        if hosts.anywhere(bool(problem)):
+            return None, problem or "another process cannot read it"
+        if _digest(tree) != expected:
+            return None, "its checksum does not match"
+        return TrainState(tree["params"], tree["opt_state"], tree["step"]), ""
+
+    def _read(self, step: int, like: TrainState) -> tuple[Any, str, str]:
+        """The arrays of one step, what their checksum should be, and what is wrong with them, which may be nothing."""
+        if problem := _broken_file(self.folder / str(step)):
+            return None, "", problem
         try:
             with _quiet():
                 facts = self._manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore()))["facts"]
             model, expected = facts["model"], facts["sha256"]
         except Exception as error:  # damage shows as whatever the layer that meets it raises
-            return None, _first_line(error)
+            return None, "", _first_line(error)
         if model != self.model_hash:
             mismatch = f"{self.folder / str(step)} is of model {model}, this one is {self.model_hash}"
             raise ValueError(f"training: checkpoint of another model: {mismatch}; use the config it was trained with")
         try:
-            target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(like))
+            target = jax.tree.map(abstract_array, _tree(like))
             parts = ocp.args.Composite(state=ocp.args.StandardRestore(target))
             with _quiet():
-                tree = self._manager.restore(step, args=parts)["state"]
+                return self._manager.restore(step, args=parts)["state"], expected, ""
         except Exception as error:
-            return None, _first_line(error)
-        if _digest(jax.device_get(tree)) != expected:
-            return None, "its checksum does not match"
-        return TrainState(tree["params"], tree["opt_state"], tree["step"]), ""
+            return None, "", _first_line(error)
 
     def _drop_damaged(self) -> None:
         """Remove what was found damaged: it may be of later steps, which are about to be written again."""
         for step in self._damaged:
             self._manager.delete(step)
         self._damaged.clear()
+
+
+def abstract_array(array: Any) -> Any:
+    """Shape, dtype and place of an array, for `restore`."""
+    return ocp.utils.to_shape_dtype_struct(array)
+
+
+def _write_manifest(checkpoint: Path) -> None:
+    """The SHA-256 of each file of a checkpoint, in a file of its own."""
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    sums = {path.relative_to(checkpoint).as_posix(): _checksum(path) for path in files}
+    write_atomically(checkpoint / MANIFEST, json.dumps(sums, indent=1))
+
+
+def _broken_file(checkpoint: Path) -> str:
+    """What differs from the manifest of a checkpoint, in words; empty where nothing does, or there is no manifest."""
+    try:
+        sums = json.loads((checkpoint / MANIFEST).read_text())
+        for name, expected in sums.items():
+            if Path(name).is_absolute() or ".." in Path(name).parts or not (checkpoint / name).is_file():
+                return f"{name} is missing"
+            if _checksum(checkpoint / name) != expected:
+                return f"its checksum does not match in {name}"
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        return f"{MANIFEST}: {_first_line(error)}"
+    return ""
+
+
+def _checksum(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _in_writer(state: TrainState) -> TrainState | None:
+    """The state in the writer's memory, gathered array by array; None in other processes."""
+    leaves = []
+    for leaf in jax.tree.leaves(state):
+        value = hosts.whole(leaf)
+        leaves += [value] if hosts.is_writer() else []
+    return jax.tree.unflatten(jax.tree.structure(state), leaves) if hosts.is_writer() else None
 
 
 def _need_space(folder: Path, size: int) -> None:
@@ -163,7 +243,7 @@ def _tree(state: TrainState) -> dict[str, Any]:
 def _digest(tree: Any) -> str:
     sha = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        value = np.ascontiguousarray(leaf)
+        value = np.ascontiguousarray(hosts.whole(leaf))
         sha.update(f"{jax.tree_util.keystr(path)} {value.dtype} {value.shape}".encode())
         sha.update(value.tobytes())
     return sha.hexdigest()

@@ -12,25 +12,39 @@ from tsl_jax.training.timeline import RunTimeline, resolve_timeline
 
 SCHEDULES = ("cosine", "constant", "wsd", "restarts")
 DECAY_FORMS = ("linear", "exponential", "sqrt")
-AT_LEAST_ONE = (
-    "tokens", "context", "batch_size", "accumulate", "weight_updates", "evaluations", "evaluation_batch", "keep",
-)  # fmt: skip
+ON_NONFINITE = ("stop", "rollback")
+# The least and the most of the counts: beyond these no machine goes, or numbers no longer fit their types.
+RANGES = {
+    "tokens": (1, 10**15), "context": (1, 1 << 24), "batch_size": (1, 1 << 24), "accumulate": (1, 1 << 24),
+    "weight_updates": (1, 10_000), "evaluations": (1, 10_000), "evaluation_batch": (1, 1 << 24), "keep": (1, 1 << 24),
+    "steps_per_call": (0, 1 << 16), "seed": (0, (1 << 32) - 1),
+}  # fmt: skip
+MOST_STEPS = 1 << 31  # int32, as the state counts them
 
 
-def validate_config(config: TrainConfig) -> RunTimeline:
+class NotFiniteError(ValueError):
+    """A loss or gradient that is NaN or infinite: the sentence for the user, what was found, and the step it was in."""
+
+    def __init__(self, message: str, found: str, step: int):
+        super().__init__(message)
+        self.found, self.step = found, step
+
+
+def validate_config(config: TrainConfig, *, run_code: bool = True) -> RunTimeline:
     """The timeline of the run that the configuration describes, where one can be made as far as one can tell by now.
+
+    Args:
+        run_code: False: a rule of position weights that is not the library's own is neither imported nor called.
 
     Raises:
         ValueError: naming the entry, what was found, and what to give instead.
     """
-    for name in AT_LEAST_ONE:
-        if getattr(config, name) < 1:
-            raise ValueError(f"training: {name} must be at least 1, found {getattr(config, name)}")
+    for name, (least, most) in RANGES.items():
+        _check_range(name, getattr(config, name), least, most)
     for name, least in (("data", 0), ("fsdp", 1), ("tensor", 1)):
-        if getattr(config.mesh, name) < least:
-            raise ValueError(f"training: mesh.{name} must be at least {least}, found {getattr(config.mesh, name)}")
-    if config.steps_per_call < 0:
-        raise ValueError(f"training: steps_per_call must not be negative, found {config.steps_per_call}")
+        _check_range(f"mesh.{name}", getattr(config.mesh, name), least, 1 << 16)
+    if config.on_nonfinite not in ON_NONFINITE:
+        raise ValueError(f"training: on_nonfinite must be stop or rollback, found {config.on_nonfinite!r}")
     parts = max(config.mesh.data, 1) * config.mesh.fsdp
     check_shares([config.batch_size], config.accumulate, parts)
     check_evaluation_shares(config.evaluation_batch, parts)
@@ -42,6 +56,9 @@ def validate_config(config: TrainConfig) -> RunTimeline:
     if steps < 2:
         problem = f"{config.tokens} tokens are less than two batches of {batch_tokens}"
         raise ValueError(f"training: {problem}; raise tokens, or lower batch_size or context")
+    if steps >= MOST_STEPS:
+        problem = f"{config.tokens} tokens in batches of {batch_tokens} are {steps} steps, more than {MOST_STEPS}"
+        raise ValueError(f"training: {problem}; raise batch_size or context, or lower tokens")
     sources = validate_data_config(config.data)
     validate_eval_config(config.evaluation)
     model_config.resolve(config.model, vocabulary=config.data.vocabulary, context=config.context)
@@ -49,8 +66,16 @@ def validate_config(config: TrainConfig) -> RunTimeline:
     timeline = resolve_timeline(config)
     check_shares(timeline.batch_sizes, config.accumulate, parts)
     _check_interventions(timeline, tuple(source.name for source in sources))
-    config.position_weights.check(config.context)
+    config.position_weights.check(config.context, run_code=run_code)
     return timeline
+
+
+def _check_range(name: str, value: int, least: int, most: int) -> None:
+    if value < least:
+        bound = f"be at least {least}" if least else "not be negative"
+        raise ValueError(f"training: {name} must {bound}, found {value}")
+    if value > most:
+        raise ValueError(f"training: {name} must be at most {most:,}, found {value:,}; lower it")
 
 
 def _check_interventions(timeline: RunTimeline, domains: tuple[str, ...]) -> None:
@@ -94,7 +119,7 @@ def _check_optimizer(config: OptimizerConfig, total_steps: int) -> None:
     for name, choices in (("schedule", SCHEDULES), ("decay_form", DECAY_FORMS)):
         if getattr(config, name) not in choices:
             raise ValueError(f"training: {name} must be one of {', '.join(choices)}, found {getattr(config, name)!r}")
-    if config.cycles < 1:
+    if not 1 <= config.cycles <= 1 << 24:
         raise ValueError(f"training: cycles must be at least 1, found {config.cycles}")
     if not 0 < config.peak_lr < float("inf"):
         raise ValueError(f"training: peak_lr must be positive, found {config.peak_lr}")
@@ -107,8 +132,13 @@ def _check_optimizer(config: OptimizerConfig, total_steps: int) -> None:
     if config.schedule == "wsd" and config.decay_form == "exponential" and not config.final_ratio:
         raise ValueError("training: an exponential decay never reaches final_ratio 0; raise it, or decay linearly")
     for name in ("weight_decay", "clip"):
-        if getattr(config, name) < 0:
-            raise ValueError(f"training: {name} must not be negative, found {getattr(config, name)}")
+        if not 0 <= getattr(config, name) < float("inf"):
+            raise ValueError(f"training: {name} must not be negative, nor infinite, found {getattr(config, name)}")
+    for name in ("beta1", "beta2"):
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"training: {name} must be at least 0 and below 1, found {getattr(config, name)}")
+    if not 0 < config.eps < 1:
+        raise ValueError(f"training: eps must be above 0 and below 1, found {config.eps}")
 
     warmup, decay = warmup_and_decay_steps(config, total_steps)
     if warmup >= total_steps:

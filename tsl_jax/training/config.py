@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import reprlib
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -22,6 +23,8 @@ from tsl_jax.training.position_weights.weights import PositionWeights
 
 T = TypeVar("T")
 _SCIENTIFIC = re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+")
+
+DIGITS = 30  # of a whole number, at most
 
 # How a run is executed, not what it computes: these may differ between a run and its continuation, as they change its
 # numbers by rounding at most. They are no part of the hash.
@@ -48,7 +51,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """The devices of one process; parameters are split over fsdp and tensor, sequences over data and fsdp."""
+    """The devices of all processes; parameters are split over fsdp and tensor, sequences over data and fsdp."""
 
     data: int = 0  # copies of the model (each spread over fsdp x tensor devices); 0: as many as there are devices for
     fsdp: int = 1  # devices that share the parameters and gather them when a layer runs
@@ -75,6 +78,7 @@ class TrainConfig:
     evaluations: int = 30  # checkpoints at which the loss surface is measured
     evaluation_batch: int = 32  # windows scored at a time; on CPU more fall out of the cache and take 1.5 times as long
     keep: int = 2  # newest checkpoints kept
+    on_nonfinite: str = "stop"  # of a NaN: or rollback, to the newest checkpoint and on without the batches since then
     seed: int = 0  # of the initial parameters and of the order of the data
 
 
@@ -93,7 +97,8 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
         ValueError: for an entry that does not exist, or a value of the wrong kind.
     """
     if not isinstance(values, dict):
-        raise ValueError(f"training: {kind.__name__} needs a mapping of names to values, found {values!r}")
+        found = reprlib.repr(values)
+        raise ValueError(f"training: {kind.__name__} needs a mapping of names to values, found {found}")
     hints = get_type_hints(kind)
     names = [f.name for f in fields(kind)]  # pyright: ignore[reportArgumentType]
     unknown = [name for name in values if name not in names]
@@ -114,19 +119,19 @@ def value_of(hint: Any, name: str, value: Any) -> Any:
         return PositionWeights.parse(value)
     if is_dataclass(hint):
         if not isinstance(value, dict):
-            raise ValueError(f"{name} must be a mapping, found {value!r}")
+            raise ValueError(f"{name} must be a mapping, found {reprlib.repr(value)}")
         return from_dict(hint, value)  # pyright: ignore[reportArgumentType]
     if hint in (int, float) and type(value) in (int, float, str):
         try:
             return whole(value) if hint is int else _float(value)
         except (ValueError, OverflowError):
-            raise ValueError(f"{name} must be {hint.__name__}, found {value!r}") from None
+            raise ValueError(f"{name} must be {hint.__name__}, found {reprlib.repr(value)}") from None
     if hint in (int, float, str, bool):
         if type(value) is not hint:
-            raise ValueError(f"{name} must be {hint.__name__}, found {value!r}")
+            raise ValueError(f"{name} must be {hint.__name__}, found {reprlib.repr(value)}")
         return value
     if get_origin(hint) is tuple and not isinstance(value, list | tuple):
-        raise ValueError(f"{name} must be a list, found {value!r}")
+        raise ValueError(f"{name} must be a list, found {reprlib.repr(value)}")
     return Path(str(value)) if hint is Path else _frozen(value)
 
 
@@ -137,10 +142,16 @@ def whole(value: Any) -> int:
         ValueError: for what is no number, or none without a fraction. OverflowError: for infinity.
     """
     if isinstance(value, str) and not _SCIENTIFIC.fullmatch(value):
-        return int(value)
-    number = value if isinstance(value, int) else int(Decimal(str(value)))
-    if number != Decimal(str(value)):
-        raise ValueError(f"{value} is not a whole number")
+        number = int(value)
+    else:
+        exact = Decimal(str(value))
+        if exact.adjusted() > DIGITS:  # to write it out would take the memory of so many digits
+            raise ValueError(f"{value} has more than {DIGITS} digits, beyond all that is counted here")
+        number = value if isinstance(value, int) else int(exact)
+        if number != exact:
+            raise ValueError(f"{value} is not a whole number")
+    if abs(number) >= 10**DIGITS:
+        raise ValueError(f"{value!s:.40} has more than {DIGITS} digits, beyond all that is counted here")
     return number
 
 
@@ -163,5 +174,7 @@ def config_hash(config: TrainConfig) -> str:
     manifest has them, hashed now; never by a hash that was written down.
     """
     values = {name: value for name, value in to_dict(config).items() if name not in EXECUTION_FIELDS}
+    if config.on_nonfinite == "stop":  # as all runs did before there was a choice
+        del values["on_nonfinite"]
     values["position_weights"] = config.position_weights.identity()  # the content of a file, wherever it lies
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

@@ -32,6 +32,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding
 
 from tsl_jax.data.windows import Windows
 from tsl_jax.models.build import Params, hidden, unembedding
@@ -70,18 +71,19 @@ def prepare(windows: Windows) -> EvaluationSet:
     return EvaluationSet(windows.tokens, windows.cluster, windows.n_clusters, design)
 
 
-def make_forward(graphdef: nnx.GraphDef, platform: str = "") -> Any:
+def make_forward(graphdef: nnx.GraphDef, platform: str = "", placed: NamedSharding | None = None) -> Any:
     """A jitted function: params, windows (B, T + 1) int32 -> losses (B, T) float32, nats.
 
     Args:
         graphdef: of the model. platform: "cpu", "gpu" or "tpu", on which it will run; "" is this machine's.
+        placed: where the losses lie, on a mesh: whole on every device, so that every process has them.
     """
 
     def forward(params: Params, tokens_BxN: jax.Array) -> jax.Array:
         h_BxTxD = hidden(graphdef, params, tokens_BxN[:, :-1])
         return token_losses(h_BxTxD, unembedding(params), tokens_BxN[:, 1:], platform=platform)
 
-    return jax.jit(forward)
+    return jax.jit(forward, out_shardings=placed)
 
 
 def window_losses(

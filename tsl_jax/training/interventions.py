@@ -27,6 +27,7 @@ from typing import Any
 from tsl_jax.data.config import validate_weights
 
 KINDS = ("lr", "batch", "mixture", "skip")
+MOST = {"lr": 1e9, "batch": 1 << 24, "skip": 10**12}
 _ENTRY = re.compile(r"(?P<at>\d*\.?\d+):(?P<kind>[a-z]+)=(?P<value>.+)", re.DOTALL)
 
 
@@ -110,7 +111,9 @@ def _parse_number(kind: str, text: str) -> float | int:
         advice = "; separate entries by spaces" if "," in text else ""
         raise ValueError(f"{kind} needs a {expected}, found {text!r}{advice}") from None
     if not 0 < value < float("inf"):
-        raise ValueError(f"{kind} must be positive, found {text}")
+        raise ValueError(f"{kind} must be positive, found {text:.40}")
+    if value > MOST[kind]:
+        raise ValueError(f"{kind} must be at most {MOST[kind]:g}, found {text:.40}")
     return value
 
 

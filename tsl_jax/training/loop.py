@@ -7,26 +7,30 @@ step, the evaluation windows are fixed, and surface files that are there already
 
 from __future__ import annotations
 
-import signal
-import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, nullcontext
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import numpy as np
 
 from tsl_jax import surface
+from tsl_jax.atomic_write import LOCK, is_unused, locked
 from tsl_jax.data import corpora
 from tsl_jax.data.preparation import DomainFiles
-from tsl_jax.training import evaluation, mesh, run_dir
-from tsl_jax.training.checks import check_evaluation_shares, check_shares, validate_config
-from tsl_jax.training.config import TrainConfig
-from tsl_jax.training.resources import rates
+from tsl_jax.models.config import resolve
+from tsl_jax.processes import interruptible, interrupts_deferred
+from tsl_jax.training import evaluation, hosts, mesh, run_dir
+from tsl_jax.training.checkpoint import abstract_array
+from tsl_jax.training.checks import NotFiniteError, check_evaluation_shares, check_shares, validate_config
+from tsl_jax.training.config import TrainConfig, to_dict
+from tsl_jax.training.resources import check_memory, rates
 from tsl_jax.training.setup import Observe, Progress, TrainingRun, prepare
 from tsl_jax.training.step import TrainState
 from tsl_jax.training.timeline import RunTimeline, calls_between
@@ -34,6 +38,7 @@ from tsl_jax.training.timeline import RunTimeline, calls_between
 K = TypeVar("K")
 V = TypeVar("V")
 DEPTH = 2  # batches made ahead: one more than is being waited for
+MOST_ROLLBACKS = 8
 ADVICE = "Lower peak_lr, or raise warmup or clip"
 
 
@@ -60,29 +65,40 @@ def train(
     Raises:
         ValueError: for a configuration, text or folder that cannot work, or a loss that is not finite.
         OSError: where something cannot be read or written.
-        KeyboardInterrupt: after Ctrl-C, once the last whole step is in a checkpoint.
+        KeyboardInterrupt: after Ctrl-C, SIGTERM or SIGHUP, once the last whole step is in a checkpoint.
     """
-    out = Path(out)
+    with interruptible():
+        return _make(config, Path(out), resume, progress or (lambda *_: None), observe or (lambda _: None))
+
+
+def _make(config: TrainConfig, out: Path, resume: bool, progress: Progress, observe: Observe) -> Path:
+    """Check, take the folder, prepare and train."""
     timeline, domains = check_run(config, out, resume=resume)
+    hosts.check_same("the configuration", to_dict(config))
+    hosts.together()  # all have looked before one writes
     if domains is None:
         run_dir.record_missing(out, timeline)
         return out
-    created = run_dir.make(out)
-    try:
-        run, state = prepare(config, timeline, domains, out, progress or (lambda *_: None), observe or (lambda _: None))
-    except BaseException:
-        if created and not any(out.iterdir()):
-            out.rmdir()
-        raise
-    try:
-        with interrupt_deferred() as interrupted:
-            _train(run, state, interrupted)
-    except OSError as error:
-        reason = str(error).removeprefix("training: ")
-        advice = f"what was written before is whole; make room and {run_dir.how_to_resume(out)}"
-        raise OSError(f"training: {out} stopped: {reason}; {advice}") from error
-    finally:
-        run.checkpoints.close()
+    created = hosts.is_writer() and run_dir.make(out)
+    with locked(out, "training") if hosts.is_writer() else nullcontext():
+        try:
+            # another process may have had the lock until now
+            if hosts.from_writer(lambda: run_dir.is_complete(out, config, resume=resume)):
+                return out
+            run, state = prepare(config, timeline, domains, out, progress, observe)
+            try:
+                with interrupts_deferred() as interrupted:
+                    _train_to_the_end(run, state, lambda: hosts.anywhere(interrupted()))
+            except OSError as error:
+                reason = str(error).removeprefix("training: ")
+                advice = f"what was written before is whole; make room and {run_dir.how_to_resume(out)}"
+                raise OSError(f"training: {out} stopped: {reason}; {advice}") from error
+            finally:
+                run.checkpoints.close()
+        finally:
+            if created and is_unused(out):
+                (out / LOCK).unlink(missing_ok=True)
+                out.rmdir()
     return out
 
 
@@ -95,17 +111,69 @@ def check_run(config: TrainConfig, out: Path, *, resume: bool) -> tuple[RunTimel
     timeline = validate_config(config)
     if run_dir.is_complete(out, config, resume=resume):
         return timeline, None
-    data, fsdp, _ = mesh.shape(config.mesh, len(jax.local_devices()))
-    check_shares(timeline.batch_sizes, config.accumulate, data * fsdp)
-    check_evaluation_shares(config.evaluation_batch, data * fsdp)
-    return timeline, corpora.find(config.data)
+    sizes = mesh.shape(config.mesh, len(jax.devices()))
+    check_shares(timeline.batch_sizes, config.accumulate, sizes[0] * sizes[1])
+    check_evaluation_shares(config.evaluation_batch, sizes[0] * sizes[1])
+    domains = corpora.find(config.data)
+    vocabulary = 1 if config.data.corpus else config.data.vocabulary  # of a corpus it is read with the text
+    model = resolve(config.model, vocabulary=vocabulary, context=config.context)
+    score = config.evaluation
+    windows = score.id_stretches * score.id_offsets + score.ood_stretches * score.ood_offsets
+    check_memory(model, max(timeline.batch_sizes) // config.accumulate, windows, sizes)
+    return timeline, domains
+
+
+def _train_to_the_end(run: TrainingRun, state: TrainState, interrupted: Callable[[], bool]) -> None:
+    """From the state to the end of the run, with the rollbacks on the way that the configuration wants."""
+    like = jax.tree.map(abstract_array, state)  # a step consumes the state itself
+    if run.roll_back and not int(state.step):
+        run.checkpoints.save(state)  # there is one to go back to from the first step on
+    while True:
+        try:
+            return _train(run, state, interrupted)
+        except NotFiniteError as error:
+            if not run.roll_back:
+                raise
+            run, state = _rolled_back(run, like, error)
+
+
+def _rolled_back(run: TrainingRun, like: TrainState, error: NotFiniteError) -> tuple[TrainingRun, TrainState]:
+    """The run that skips the batches since the newest checkpoint, and the state of that; the record comes first.
+
+    A kill at any point goes on from here: the record has the rollback, and what it makes void is dropped on resuming.
+    """
+    rollbacks = run.record.get(run_dir.ROLLBACKS, [])
+    state = run.checkpoints.restore(like) if len(rollbacks) < MOST_ROLLBACKS else None
+    leaves = [] if state is None else jax.tree.leaves(state.params)
+    if state is None or not all(np.isfinite(hosts.whole(leaf)).all() for leaf in leaves):
+        raise ValueError(f"{error} There were {len(rollbacks)} rollbacks before, and there is no more") from None
+    good, timeline = int(state.step), run.timeline
+    last = max(error.step - 1, good)
+    sequences = [timeline.first_sequence(good), timeline.first_sequence(last) + timeline.segment_at(last).batch_size]
+    rollback = {"after_step": good, "failed_step": error.step, "skipped_sequences": sequences, "reason": str(error)}
+    record = {**run.record, run_dir.ROLLBACKS: [*rollbacks, rollback]}
+    run_dir.write_record(run.path, {**run_dir.read_record(run.path), **record, "step": good})
+    warnings.warn(
+        f"training: {error.found}; back at the checkpoint of step {good}, the sequences {sequences[0]} to "
+        f"{sequences[1] - 1} of the data are skipped (record.json, {run_dir.ROLLBACKS})",
+        stacklevel=4,
+    )
+    run = replace(run, timeline=timeline.skipping(good, sequences[1] - sequences[0]), record=record)
+    run_dir.forget_after(run.path, run.timeline, good)
+    run.data.follow(run.timeline)
+    if run.weighting:
+        run.weighting.resume(good)
+    return run, state
 
 
 def _train(run: TrainingRun, state: TrainState, interrupted: Callable[[], bool]) -> None:
     """From the state to the end of the run, from stop to stop."""
     timeline, step = run.timeline, int(state.step)
-    with closing(made_ahead(run.batches, timeline.calls(step, run.per_call))) as batches:
+    with closing(made_ahead(run.data.batches, timeline.calls(step, run.per_call))) as batches:
         while True:
+            if interrupted():  # also what was lost on the way here: the state is that of a checkpoint, or the first
+                _save(run, state, step, complete=False)
+                raise KeyboardInterrupt
             if step in timeline.evaluations:
                 _evaluate(run, state, step, interrupted)
                 _save(run, state, step, complete=step == timeline.steps)
@@ -118,9 +186,6 @@ def _train(run: TrainingRun, state: TrainState, interrupted: Callable[[], bool])
             state = _advance(run, state, step, stop, batches)
             step = stop
             run.progress("train", step, timeline.steps)
-            if interrupted():
-                _save(run, state, step, complete=False)
-                raise KeyboardInterrupt
 
 
 def _advance(run: TrainingRun, state: TrainState, first: int, last: int, batches: Iterator[jax.Array]) -> TrainState:
@@ -154,14 +219,15 @@ def _advance(run: TrainingRun, state: TrainState, first: int, last: int, batches
         bad, kept = lines[n_good], run.checkpoints.steps()
         newest = f"the checkpoint of step {kept[-1]} in {run.checkpoints.folder} is good" if kept else ""
         found = f"loss {bad['loss']}, gradient norm {bad['grad_norm']} at step {bad['step']} ({bad['tokens']} tokens)"
-        raise ValueError(f"training: {found}, learning rate {bad['lr']:.3g}; {newest or 'no checkpoint yet'}. {ADVICE}")
+        advice = f"learning rate {bad['lr']:.3g}; {newest or 'no checkpoint yet'}. {ADVICE}"
+        raise NotFiniteError(f"training: {found}, {advice}", found, bad["step"])
     return state
 
 
 def _evaluate(run: TrainingRun, state: TrainState, step: int, interrupted: Callable[[], bool]) -> None:
     """Append this checkpoint to the surface, unless it is there; Ctrl-C gives it up, to be made again later."""
     tokens, folder = run.timeline.tokens_at(step), run.path / run_dir.SURFACE
-    if tokens in surface.checkpoints(folder):
+    if hosts.from_writer(lambda: _is_measured(folder, tokens)):
         return
     facts: dict[str, float] = {"step": step}
     with run.clock("evaluate"):
@@ -179,15 +245,27 @@ def _evaluate(run: TrainingRun, state: TrainState, step: int, interrupted: Calla
                 window, position = np.argwhere(~np.isfinite(losses))[0]
                 where = f"at step {step}, split {split}, window {window}, position {position + 1}"
                 found = f"loss {losses[window, position]} {where}"
-                raise ValueError(f"training: {found}; the checkpoints before are good. {ADVICE}")
+                message = f"training: {found}; the checkpoints before are good. {ADVICE}"
+                raise NotFiniteError(message, found, step)
             splits[split] = evaluation.reduce(losses, windows)
             # a step has the mean of its positions only, an evaluation their thirds too
             loss = splits[split]["loss_sum"] / splits[split]["count"]
             facts[f"{split}/loss"] = float(loss.mean())
             thirds = zip(("head", "middle", "tail"), np.array_split(loss, 3), strict=True)
             facts |= {f"{split}/{name}": float(part.mean()) for name, part in thirds if len(part)}
-        surface.append(folder, tokens=tokens, step=step, lr=run.timeline.learning_rate(step), splits=splits)
+        append = hosts.writer_only(surface.append)
+        append(folder, tokens=tokens, step=step, lr=run.timeline.learning_rate(step), splits=splits)
     run.observe(facts)
+
+
+def _is_measured(folder: Path, tokens: int) -> bool:
+    """Whether the surface has this checkpoint; a damaged one is removed."""
+    measured = surface.checkpoints(folder)
+    damage = surface.damage(folder, tokens) if tokens in measured else ""
+    if damage:
+        warnings.warn(f"training: {damage}; it is measured again", stacklevel=6)
+        measured[tokens].unlink()
+    return tokens in measured and not damage
 
 
 def _save(run: TrainingRun, state: TrainState, step: int, *, complete: bool) -> None:
@@ -206,6 +284,7 @@ def _save(run: TrainingRun, state: TrainState, step: int, *, complete: bool) -> 
     if run.weighting:
         facts["probes"] = {"weights": run.weighting.summary()}
     run_dir.write_record(run.path, {**run.record, **facts})
+    hosts.together()
 
 
 def made_ahead(make: Callable[[K], V], keys: Iterable[K], depth: int = DEPTH) -> Generator[V, None, None]:
@@ -228,27 +307,3 @@ def made_ahead(make: Callable[[K], V], keys: Iterable[K], depth: int = DEPTH) ->
         finally:
             for future in pending:
                 future.cancel()
-
-
-@contextmanager
-def interrupt_deferred() -> Iterator[Callable[[], bool]]:
-    """Gives a function that says whether Ctrl-C was pressed; a second one interrupts at once.
-
-    A step consumes the state it is given, so an exception between its call and the assignment of its result would lose
-    both: the loop asks between steps. Outside the main thread no signal comes, and the answer is always no.
-    """
-    pressed: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        if pressed:
-            raise KeyboardInterrupt
-        pressed.append(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: bool(pressed)
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -6,12 +6,14 @@ tokenised by the run's tokenizer, and nine tenths of its documents are scored (`
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import jax
 
 from tsl_jax import surface
+from tsl_jax.atomic_write import locked, remove_temporary_files
 from tsl_jax.data import corpora, windows
 from tsl_jax.data.config import DataConfig, EvalConfig, validate_eval_config
 from tsl_jax.models.build import build
@@ -52,17 +54,19 @@ def reevaluate(
             the run's own, an `out` that belongs to a run, or a mesh that does not fit the devices.
     """
     config, record = run_dir.read_config(run), run_dir.read_record(run)
+    if not isinstance(record.get("model"), dict):
+        raise ValueError(f"training: {run} has no whole {run_dir.RECORD} yet; wait for its first evaluation")
     # a surface in a run's folder would hide the run's own
     place = out.resolve()
     owner = place.parent if place.name == run_dir.SURFACE else place
     if owner == run.resolve() or (owner / run_dir.CONFIG).exists():
         raise ValueError(f"training: {out} belongs to a run, which has a surface of its own; name a new folder as out")
     layout = devices or config.mesh
-    data, fsdp, _ = mesh.shape(layout, len(jax.local_devices()))
+    data, fsdp, _ = mesh.shape(layout, len(jax.devices()))
     check_evaluation_shares(config.evaluation_batch, data * fsdp)
     timeline = resolve_timeline(config)
     model, model_hash = resolve(from_dict(ModelConfig, record["model"])), provenance.model_hash(record["model"])
-    checkpoints = Checkpoints(run / run_dir.CHECKPOINTS, keep=config.keep, model_hash=model_hash)
+    checkpoints = Checkpoints(run / run_dir.CHECKPOINTS, keep=config.keep, model_hash=model_hash, read_only=True)
     try:
         steps = checkpoints.steps()
         if not steps:
@@ -85,16 +89,22 @@ def reevaluate(
         like = initial_state(params, run_optimizer(config.optimizer, timeline), placed)
         forward = evaluation.make_forward(graphdef, platform_of(placed))
         evaluation_sets = {split: evaluation.prepare(part) for split, part in sets.items()}
-        for done, step in enumerate(steps, start=1):
-            tokens = timeline.tokens_at(step)
-            if tokens not in surface.checkpoints(out):
-                params, splits = checkpoints.read(step, like).params, {}
-                for split, part in evaluation_sets.items():
-                    with mesh.traced_on(placed):
-                        losses = evaluation.window_losses(forward, params, part.tokens, config.evaluation_batch)
-                    splits[split] = evaluation.reduce(losses, part)
-                surface.append(out, tokens=tokens, step=step, lr=timeline.learning_rate(step), splits=splits)
-            progress("evaluate", done, len(steps))
+        with locked(out, "training"):
+            remove_temporary_files(out)
+            for done, step in enumerate(steps, start=1):
+                tokens = timeline.tokens_at(step)
+                if tokens not in surface.checkpoints(out):
+                    try:
+                        params, splits = checkpoints.read(step, like).params, {}
+                    except FileNotFoundError as error:
+                        warnings.warn(f"{error}, by the training that goes on; it is not measured", stacklevel=2)
+                        continue
+                    for split, part in evaluation_sets.items():
+                        with mesh.traced_on(placed):
+                            losses = evaluation.window_losses(forward, params, part.tokens, config.evaluation_batch)
+                        splits[split] = evaluation.reduce(losses, part)
+                    surface.append(out, tokens=tokens, step=step, lr=timeline.learning_rate(step), splits=splits)
+                progress("evaluate", done, len(steps))
     finally:
         checkpoints.close()
     return out

@@ -23,14 +23,19 @@ products in the makers' data sheets; of other devices the utilisation is not kno
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from tsl_jax.models.config import ModelConfig
 from tsl_jax.models.cost import flops_per_token, n_params, n_params_embedding
 from tsl_jax.training.objective import chunk_tokens
 
+GIB = 1 << 30
+WINDOW_BYTES = 24  # of a position of an evaluation window, at least: its token, its target's number, its losses
 BYTES = {"float32": 4, "bfloat16": 2}
 SCORES = {"chunks": 5 / 8, "fused": 3.0}  # attention -> arrays of T x T kept for each head; kernels keep none
 # The beginning of a device's name -> FLOP/s. Cards for a PCIe slot are slower under nearly the same name.
@@ -50,6 +55,52 @@ def memory(config: ModelConfig, batch_size: int, platform: str) -> dict[str, int
         "activations": BYTES[config.dtype] * tokens * config.n_layers * _kept(config),
         "loss": 4 * config.vocabulary * min(tokens, chunk_tokens(config.vocabulary, platform)),
     }
+
+
+def check_memory(config: ModelConfig, batch_size: int, windows: int, mesh: tuple[int, int, int]) -> None:
+    """Nothing, where a run is not known to need more memory than there is, before any of it is taken.
+
+    Args:
+        config: resolved. batch_size: sequences taken at once, over all devices. windows: of all splits of an
+            evaluation. mesh: devices along (data, fsdp, tensor).
+
+    Raises:
+        ValueError: with what is needed and what there is.
+    """
+    import jax
+
+    from tsl_jax.models.build import for_platform
+
+    platform = jax.default_backend()
+    model = for_platform(config, platform)
+    data, fsdp, tensor = mesh
+    parts = memory(model, -(-batch_size // (data * fsdp)), platform)
+    needed = {"parameters and their optimizer": parts["state"] // (fsdp * tensor)}
+    if model.remat == "none" and model.dtype == "float32":  # elsewhere the formula is no lower bound
+        needed["activations"] = (parts["activations"] + parts["loss"]) // tensor
+    if platform == "cpu":  # its devices share the machine's memory
+        needed = {name: size * data * fsdp * tensor for name, size in needed.items()}
+        needed["evaluation windows"] = WINDOW_BYTES * windows * model.context
+    total, there = sum(needed.values()), _memory_here(platform)
+    if there and total > there:
+        listed = ", ".join(f"{name} {size / GIB:,.1f}" for name, size in needed.items())
+        place = "machine" if platform == "cpu" else "device"
+        found = f"this run needs {total / GIB:,.1f} GiB ({listed}), this {place} has"
+        fix = "take a smaller model, batch or context, more accumulate, or fewer windows"
+        raise ValueError(f"training: {found} {there / GIB:,.1f}; {fix}")
+
+
+def _memory_here(platform: str) -> int:
+    """Bytes of this machine, within its control group, or of its first device; 0: not known."""
+    if platform != "cpu":
+        import jax
+
+        return int((jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 0))
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # not there, or "max"
+            limits.append(int(Path(file).read_text()))
+    return min(limits)
 
 
 def _kept(config: ModelConfig) -> int:

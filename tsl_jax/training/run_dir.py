@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsl_jax import surface
-from tsl_jax.atomic_write import write_atomically
+from tsl_jax.atomic_write import append_text, is_unused, remove_temporary_files, write_atomically
+from tsl_jax.training import hosts
 from tsl_jax.training.config import EXECUTION_FIELDS, TrainConfig, config_hash, from_dict, to_dict
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 CONFIG, RECORD, METRICS, TOKENIZER = "config.yaml", "record.json", "metrics.jsonl", "tokenizer.json"
 SURFACE, CHECKPOINTS = "surface", "checkpoints"
+ROLLBACKS = "rollbacks"  # entry of the record: what was skipped after losses that were not finite
 MISSING = "missing_checkpoints"  # entry of the record: tokens of evaluations that the surface lacks
 
 
@@ -52,8 +54,8 @@ def is_complete(run: Path, config: TrainConfig, *, resume: bool) -> bool:
             return True
         if not resume:
             raise ValueError(f"training: {run} holds an unfinished run; {how_to_resume(run)}, or use a new folder")
-    elif not resume and run.exists() and any(run.iterdir()):
-        raise ValueError(f"training: {run} is not empty and holds no run; use a new folder")
+    elif not is_unused(run):
+        raise ValueError(f"training: {run} is there and holds no run; use a new folder, or an empty one")
     return False
 
 
@@ -61,7 +63,12 @@ def how_to_resume(run: Path) -> str:
     """The command, for messages; another sentence where there is nothing to continue."""
     if not (run / CONFIG).exists():
         return "nothing was written yet, the same command begins anew"
-    return f"go on with: tsl train --out {shlex.quote(str(run))} --resume"
+    try:
+        rule = read_config(run).position_weights
+    except (OSError, ValueError):
+        rule = None
+    again = f" --position-weights {shlex.quote(rule.source)}" if rule is not None and rule.runs_code else ""
+    return f"go on with: tsl train --out {shlex.quote(str(run))} --resume{again}"
 
 
 def make(run: Path) -> bool:
@@ -91,16 +98,17 @@ def read_config(run: Path) -> TrainConfig:
     Raises:
         FileNotFoundError: where there is no run. ValueError: where the file is damaged.
     """
-    import yaml
+    from tsl_jax.yaml_files import read_yaml
 
     try:
-        return from_dict(TrainConfig, yaml.safe_load((run / CONFIG).read_text()))
+        return from_dict(TrainConfig, read_yaml(run / CONFIG))
     except FileNotFoundError:
         raise FileNotFoundError(f"training: no {CONFIG} in {run}; name the folder of a run") from None
-    except yaml.YAMLError as error:
+    except ValueError as error:
         raise ValueError(f"training: {run / CONFIG} is damaged ({error}); restore it from a copy") from None
 
 
+@hosts.writer_only
 def write_config(run: Path, config: TrainConfig) -> None:
     """Keep the configuration, with its hash as a comment."""
     import yaml
@@ -112,37 +120,66 @@ def write_config(run: Path, config: TrainConfig) -> None:
 def read_record(run: Path) -> dict[str, Any]:
     """The record of the run; empty where none is written yet."""
     try:
-        return json.loads((run / RECORD).read_text())
+        record = json.loads((run / RECORD).read_text(encoding="utf-8"))
+        if not isinstance(record, dict):
+            raise ValueError(f"expected a mapping, found {type(record).__name__}")
+        return record
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"training: {run / RECORD} is damaged ({error}); restore it from a copy") from None
 
 
+@hosts.writer_only
 def write_record(run: Path, record: Mapping[str, Any]) -> None:
     """Replace the record."""
     text = json.dumps(record, indent=1) + "\n"
     write_atomically(run / RECORD, text)
 
 
-def truncate_metrics(run: Path, step: int) -> None:
-    """Forget the lines after `step`, and a last line that a kill cut short: those steps are made again."""
+def metrics_until(run: Path, step: int) -> list[str]:
+    """The lines of metrics.jsonl of the first `step` steps, without a last one that a kill cut short.
+
+    Raises:
+        ValueError: for a line that is damaged.
+    """
     path = run / METRICS
-    if path.exists():
-        text = path.read_text()
+    if not path.exists():
+        return []
+    try:
+        text = path.read_text(encoding="utf-8")
         lines = text[: text.rfind("\n") + 1].splitlines(keepends=True)
-        try:
-            # by their step, not by their number: lines of earlier steps may have been lost with the file
-            retained = [line for line in lines if json.loads(line)["step"] <= step]
-        except ValueError as error:
-            raise ValueError(f"training: {path} is damaged ({error}); restore it from a copy, or remove it") from None
-        write_atomically(path, "".join(retained))
+        # by their step, not by their number: lines of earlier steps may have been lost with the file
+        return [line for line in lines if json.loads(line)["step"] <= step]
+    except (ValueError, KeyError, TypeError) as error:
+        problem = f"{path} is damaged ({type(error).__name__}: {error})"
+        raise ValueError(f"training: {problem}; restore it from a copy, or remove it") from None
 
 
+@hosts.writer_only
+def write_metrics(run: Path, lines: list[str], step: int) -> None:
+    """Keep these lines of the first `step` steps; the others are made again. A warning says how many are lost."""
+    lost = step - len({json.loads(line)["step"] for line in lines})
+    if lost > 0:
+        gap = f"{run / METRICS} lacks {lost} of the {step} steps that are done"
+        warnings.warn(f"training: {gap}, which are not made again; restore a copy, or do without", stacklevel=3)
+    if lines or (run / METRICS).exists():
+        write_atomically(run / METRICS, "".join(lines))
+
+
+@hosts.writer_only
+def forget_after(run: Path, timeline: RunTimeline, step: int) -> None:
+    """Drop what was written of the steps after `step`, which are made of other data now."""
+    write_metrics(run, metrics_until(run, step), step)
+    for tokens, path in surface.checkpoints(run / SURFACE).items():
+        if tokens > timeline.tokens_at(step):
+            path.unlink()
+
+
+@hosts.writer_only
 def append_metrics(run: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Add a line for each step."""
-    with open(run / METRICS, "a") as file:
-        file.writelines(json.dumps(line) + "\n" for line in lines)
+    append_text(run / METRICS, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def missing_checkpoints(run: Path, timeline: RunTimeline, before: int) -> list[int]:
@@ -163,6 +200,25 @@ def warn_of_missing(run: Path, missing: list[int]) -> None:
         warnings.warn(f"training: {gap}, and it cannot be measured again; restore a copy, or do without", stacklevel=3)
 
 
+@hosts.writer_only
+def warn_of_damaged(run: Path, tokens: int) -> None:
+    """Warn of files of the surface up to so many tokens that are damaged, as no one can load it with them.
+
+    Those of later tokens are measured again on the way.
+    """
+    for at in surface.checkpoints(run / SURFACE):
+        if at <= tokens and (found := surface.damage(run / SURFACE, at)):
+            advice = "no one can load the surface with it, nor measure it again; restore a copy, or delete it"
+            warnings.warn(f"training: {found}; {advice}", stacklevel=3)
+
+
+@hosts.writer_only
+def remove_leftovers(run: Path) -> None:
+    """Remove what killed writes have left; the caller holds the lock."""
+    for folder in (run, run / SURFACE):
+        remove_temporary_files(folder)
+
+
 def record_missing(run: Path, timeline: RunTimeline) -> None:
     """Warn of what a complete run lacks, and keep it in the record."""
     missing, record = missing_checkpoints(run, timeline, timeline.steps + 1), read_record(run)
@@ -171,7 +227,7 @@ def record_missing(run: Path, timeline: RunTimeline) -> None:
     warn_of_missing(run, missing)
 
 
+@hosts.writer_only
 def sync_metrics(run: Path) -> None:
     """The lines so far are on disk once this returns: a checkpoint must not be there without the steps before it."""
-    with open(run / METRICS, "a") as file:
-        os.fsync(file.fileno())
+    append_text(run / METRICS, "", synced=True)

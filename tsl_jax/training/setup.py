@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -17,14 +16,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tsl_jax import surface
+from tsl_jax.atomic_write import write_atomically
 from tsl_jax.data import batches, corpora, windows
 from tsl_jax.data.config import Mixture
 from tsl_jax.data.preparation import DomainFiles
-from tsl_jax.models.build import build
+from tsl_jax.models.build import Params, build
 from tsl_jax.models.config import ModelConfig, resolve
 from tsl_jax.models.cost import flops_per_token, n_params, n_params_embedding
 from tsl_jax.models.sharding import platform_of
-from tsl_jax.training import evaluation, mesh, provenance, resources, run_dir
+from tsl_jax.training import evaluation, hosts, mesh, provenance, resources, run_dir
 from tsl_jax.training.checkpoint import Checkpoints
 from tsl_jax.training.config import TrainConfig, config_hash, from_dict
 from tsl_jax.training.optimizer import run_optimizer
@@ -67,7 +67,7 @@ class TrainingRun:
 
     path: Path
     timeline: RunTimeline
-    batches: Callable[[tuple[int, int]], jax.Array]  # what a call takes, by the steps done before it and after it
+    data: DataOrder
     step_functions: dict[tuple[int, ...], StepFunction]  # by what they take: (sequences,), or (steps, sequences)
     per_call: int  # steps of a call, where so many are left
     forward: evaluation.Forward
@@ -80,6 +80,40 @@ class TrainingRun:
     progress: Progress
     observe: Observe
     record: dict[str, Any]  # record.json, all but the times
+    roll_back: bool  # after a loss that is not finite, rather than stop
+
+
+class DataOrder:
+    """The batches of a run in their order: pure functions of seed and step."""
+
+    def __init__(self, timeline: RunTimeline, corpus: corpora.Corpus, seed: int, devices: Mesh | None):
+        """The order of a timeline, for these devices."""
+        self._corpus, self._seed, self._devices = corpus, seed, devices
+        self.follow(timeline)
+
+    def follow(self, timeline: RunTimeline) -> None:
+        """Take the order of another timeline from here on, as after a rollback."""
+        starts = [(s.sequence, Mixture(s.mixture) if s.mixture else self._corpus.mixture) for s in timeline.segments]
+        mixtures = [(0, starts[0][1]), *(after for before, after in pairwise(starts) if after[1] != before[1])]
+        self._sequences = batches.sequences(self._corpus, mixtures, timeline.context, self._seed)
+        self._timeline = timeline
+
+    def batch(self, step: int, begin: int = 0, after: int = 0) -> np.ndarray:
+        """The batch of a step, (sequences, context + 1), by the steps done before it; or some of its rows."""
+        rows = (after or self._timeline.segment_at(step).batch_size) - begin
+        return self._sequences(self._timeline.first_sequence(step) + begin, rows)
+
+    def batches(self, call: tuple[int, int]) -> jax.Array:
+        """What a call takes, by the steps done before it and after it."""
+        first, last = call
+        several = last > first + 1
+
+        def rows(begin: int, after: int) -> np.ndarray:
+            made = [self.batch(step, begin, after) for step in range(first, last)]
+            return np.stack(made) if several else made[0]
+
+        shape = (self._timeline.segment_at(first).batch_size, self._timeline.context + 1)
+        return mesh.put_rows((last - first, *shape) if several else shape, rows, self._devices)
 
 
 def prepare(
@@ -90,14 +124,19 @@ def prepare(
     Raises:
         ValueError: for text, a model or a checkpoint that does not fit the configuration. OSError: unreadable text.
     """
-    earlier = run_dir.read_record(path)
+    earlier = hosts.from_writer(lambda: run_dir.read_record(path))
+    is_new = hosts.from_writer(lambda: not (path / run_dir.CONFIG).exists())
     clock = Clock(earlier.get("seconds", {}))
     with clock("prepare"):
+        if not hosts.is_writer():
+            hosts.together()  # the writer has made the prepared text, which the others find in the cache they share
         corpus = corpora.load(config.data, progress, domains)
+        if hosts.is_writer():
+            hosts.together()
+        hosts.check_same("the text", corpus.record)
         model = resolve(config.model, vocabulary=corpus.vocabulary, context=config.context)
         provenance.check_vocabulary(corpus, model)
         sets = windows.for_splits(corpus, config.context, config.evaluation)
-        batch_at = _batch_at(timeline, corpus, config.seed)
         devices = mesh.make(config.mesh)
         record = _record(config, timeline, model, corpus, path, earlier, devices)
         record["stretches"] = {
@@ -105,13 +144,26 @@ def prepare(
         }
         if earlier:
             _check_continued(path, model, corpus, earlier, record["environment"])
+        planned = timeline  # the program is compiled as planned, whatever data is passed over
+        for rollback in record.get(run_dir.ROLLBACKS, []):
+            first, after = rollback["skipped_sequences"]
+            timeline = timeline.skipping(rollback["after_step"], after - first)
+        data = DataOrder(timeline, corpus, config.seed, devices)
         history = provenance.history(earlier, record["environment"], earlier.get("step", 0))
         model_hash = provenance.model_hash(record["model"])
-        run_dir.write_config(path, config)
-        run_dir.write_record(path, {**record, "seconds": earlier.get("seconds", {}), **history})
-        if corpus.tokenizer_file:
-            shutil.copyfile(corpus.tokenizer_file, path / run_dir.TOKENIZER)
-        begin_surface(path / run_dir.SURFACE, record, timeline, sets)
+
+        @hosts.writer_only
+        def write_files() -> None:
+            run_dir.write_config(path, config)
+            run_dir.write_record(path, {**earlier, **record, "seconds": earlier.get("seconds", {}), **history})
+            if corpus.tokenizer_file:
+                write_atomically(path / run_dir.TOKENIZER, corpus.tokenizer_file.read_bytes())
+            begin_surface(path / run_dir.SURFACE, record, timeline, sets)
+
+        if is_new:
+            write_files()
+        elif (path / run_dir.SURFACE / surface.HEADER).exists():  # nothing is written before all is known to fit
+            begin_surface(path / run_dir.SURFACE, record, timeline, sets)
         evaluation_sets = {split: evaluation.prepare(part) for split, part in sets.items()}
     with clock("compile"):
         progress("compile", 0, 1)
@@ -119,30 +171,32 @@ def prepare(
         per_call = steps_per_call(
             config.steps_per_call, record["flops_per_token"] * timeline.batch_tokens / n_devices, platform_of(devices)
         )
-        step_functions, forward, noise, state = _compile(config, timeline, model, devices, per_call)
+        step_functions, forward, noise, state = _compile(config, planned, model, devices, per_call)
         progress("compile", 1, 1)
+        hosts.together()  # a collective would wait less long for those whose cache holds no program
     with clock("checkpoint"):
         checkpoints = Checkpoints(path / run_dir.CHECKPOINTS, keep=config.keep, model_hash=model_hash)
         state = checkpoints.restore(state) or state
         done = int(state.step)
-        run_dir.truncate_metrics(path, done)
+        lines = run_dir.metrics_until(path, done)
         weighting = None
         if config.position_weights.adaptive:
             weighting = AdaptiveWeights(
-                config.position_weights, timeline, path, config.evaluation_batch, batch_at, forward, noise, devices
+                config.position_weights, timeline, path, config.evaluation_batch, data.batch, forward, noise, devices
             )
             weighting.resume(done)
+        if not is_new:
+            write_files()
+        run_dir.remove_leftovers(path)
+        run_dir.write_metrics(path, lines, done)
+        if record.get(run_dir.ROLLBACKS):
+            run_dir.forget_after(path, timeline, done)
     run_dir.warn_of_missing(path, run_dir.missing_checkpoints(path, timeline, done))
-
-    def batches_of(call: tuple[int, int]) -> jax.Array:
-        first, last = call
-        batch = batch_at(first) if last == first + 1 else np.stack([batch_at(step) for step in range(first, last)])
-        return mesh.put(batch, devices)
-
+    run_dir.warn_of_damaged(path, timeline.tokens_at(done))
     return TrainingRun(
         path=path,
         timeline=timeline,
-        batches=batches_of,
+        data=data,
         step_functions=step_functions,
         per_call=per_call,
         forward=forward,
@@ -155,6 +209,7 @@ def prepare(
         progress=progress,
         observe=observe,
         record=record | provenance.history(earlier, record["environment"], done),
+        roll_back=config.on_nonfinite == "rollback",
     ), state
 
 
@@ -168,18 +223,6 @@ def steps_per_call(configured: int, flops_per_step: float, platform: str) -> int
     if configured or platform == "cpu":
         return configured or 1
     return max(1, min(FLUSH, round(WORK / flops_per_step)))
-
-
-def _batch_at(timeline: RunTimeline, corpus: corpora.Corpus, seed: int) -> Callable[[int], np.ndarray]:
-    """The batch of a step, by the steps done before it: a pure function of that and the seed."""
-    starts = [(s.sequence, Mixture(s.mixture) if s.mixture else corpus.mixture) for s in timeline.segments]
-    mixtures = [starts[0], *(after for before, after in pairwise(starts) if after[1] != before[1])]
-    sequences = batches.sequences(corpus, mixtures, timeline.context, seed)
-
-    def batch_at(step: int) -> np.ndarray:
-        return sequences(timeline.first_sequence(step), timeline.segment_at(step).batch_size)
-
-    return batch_at
 
 
 def _record(
@@ -208,7 +251,11 @@ def _record(
         "corpus": corpus.record | earlier.get("corpus", {}),  # as it was prepared when the run was begun
         "environment": provenance.environment() | ({} if devices is None else {"mesh": dict(devices.shape)}),
         "complete": False,
-    } | ({"changes": list(config.changes)} if config.changes else {})
+    } | {
+        name: value
+        for name, value in (("changes", list(config.changes)), (run_dir.ROLLBACKS, earlier.get(run_dir.ROLLBACKS)))
+        if value
+    }
 
 
 def _check_continued(
@@ -223,6 +270,7 @@ def _check_continued(
         raise ValueError(f"training: {path} was begun with {begun_with}, found {model}; train anew in a new folder")
 
 
+@hosts.writer_only
 def begin_surface(
     folder: Path, record: Mapping[str, Any], timeline: RunTimeline, sets: Mapping[str, windows.Windows]
 ) -> None:
@@ -268,8 +316,13 @@ def _compile(
             for size in timeline.batch_sizes:
                 shape = (size,) if n == 1 else (n, size)
                 step_functions[shape] = step.lower(state, batch(*shape), *more).compile()
-        forward = evaluation.make_forward(graphdef, platform).lower(params, batch(config.evaluation_batch)).compile()
+        losses = evaluation.make_forward(graphdef, platform, mesh.everywhere(devices))
+        losses = losses.lower(params, batch(config.evaluation_batch)).compile()
         noise = None
         if rule.adaptive and wants_noise(sources.load_rule(rule.kind, rule.source)):
             noise = gradient_noise.compiled_noise(graphdef, params, T, devices)
+
+    def forward(params: Params, windows: np.ndarray) -> jax.Array:
+        return losses(params, mesh.put(windows, devices))
+
     return step_functions, forward, noise, state

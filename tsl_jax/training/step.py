@@ -45,7 +45,7 @@ def initial_state(params: Params, optimizer: optax.GradientTransformation, mesh:
     if mesh is None:
         return TrainState(params, jax.jit(optimizer.init)(params), jnp.zeros((), jnp.int32))
     placed = shardings(jax.eval_shape(optimizer.init, params), mesh)
-    step = jax.device_put(jnp.zeros((), jnp.int32), NamedSharding(mesh, PartitionSpec()))
+    step = jax.jit(lambda: jnp.zeros((), jnp.int32), out_shardings=NamedSharding(mesh, PartitionSpec()))()
     return TrainState(params, jax.jit(optimizer.init, out_shardings=placed)(params), step)
 
 

@@ -13,7 +13,7 @@ that was not.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -83,6 +83,14 @@ class RunTimeline:
         """Place, in the order of the data, of the first sequence of the step that is made after `step` steps."""
         segment = self.segment_at(step)
         return segment.sequence + (step - segment.step) * segment.batch_size
+
+    def skipping(self, step: int, sequences: int) -> RunTimeline:
+        """The same with so many sequences of the data passed over after `step` steps."""
+        first = self.first_sequence(step) + sequences
+        begin = replace(self.segment_at(step), step=step, tokens=self.tokens_at(step), sequence=first)
+        before = [segment for segment in self.segments if segment.step < step]
+        after = [replace(s, sequence=s.sequence + sequences) for s in self.segments if s.step > step]
+        return replace(self, segments=(*before, begin, *after))
 
     def learning_rate(self, step: int) -> float:
         """Learning rate of the last of `step` steps."""

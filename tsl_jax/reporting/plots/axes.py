@@ -94,6 +94,8 @@ def legend_above(figure: Figure, entries: Mapping[str, Any], title: str | None =
         handles, labels = zip(*(visible[k] for k in order), strict=True)
         legend = figure.legend(handles, labels, loc="outside upper center", ncols=columns, title=title)
         legend.get_title().set_fontsize(7)
+        for label in legend.get_texts():
+            label.set_parse_math(False)
         width = legend.get_window_extent().width / figure.dpi
         if width <= figure.get_figwidth() - 0.1 or columns == 1:
             break
@@ -104,7 +106,7 @@ def legend_above(figure: Figure, entries: Mapping[str, Any], title: str | None =
 
 def panel_title(panel: Axes, text: str) -> None:
     """The name of one of several panels; long names become smaller until they fit."""
-    title: Any = panel.set_title(text)
+    title: Any = panel.set_title(text, parse_math=False)  # a $ in a name is a letter
     figure: Any = panel.get_figure()
     grid: Any = panel.get_gridspec()
     width = figure.get_figwidth() / max(grid.ncols, 1) - 0.45

@@ -60,7 +60,7 @@ def apply_rule(rule: Rule, name: str, observed: Observed) -> tuple[np.ndarray, s
     """
     try:
         returned = rule(observed)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"training: rule {name} failed: {type(error).__name__}: {error}") from error
     weights, sentence = returned if isinstance(returned, tuple) else (returned, "")
     if weights is observed.weights:

@@ -36,7 +36,7 @@ def kind(source: str) -> str:
 
 
 def sha256(kind: str, source: str) -> str:
-    """The hash of the file, or of the source file of the function; a module is looked up, not run.
+    """The hash of the file, or of the source file of the function; nothing is imported, no parent package either.
 
     Raises:
         ValueError: where it cannot be found or read.
@@ -45,18 +45,37 @@ def sha256(kind: str, source: str) -> str:
     if kind == "file" or module.endswith(".py"):
         path = Path(module or source)
     else:
-        try:
-            spec = importlib.util.find_spec(module)
-        except (ImportError, ValueError):
-            spec = None
-        if spec is None or not spec.origin or not spec.has_location:
+        found = _source_file(module)
+        if found is None:
             fix = f"install it, name a file as ./file.py:function, or take one of {', '.join(RULES)}"
             raise ValueError(f"training: position weights {source}: there is no module {module}; {fix}")
-        path = Path(spec.origin)
+        path = found
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:DIGITS]
     except OSError as error:
         raise ValueError(f"training: position weights {source}: {path} cannot be read ({error.strerror})") from None
+
+
+def _source_file(module: str) -> Path | None:
+    """The source file of a module; `importlib.util.find_spec` would import, and so run, the packages that hold it."""
+    first, *inner = module.split(".")
+    specs = (finder.find_spec(first, None) for finder in sys.meta_path if hasattr(finder, "find_spec"))
+    spec = next((spec for spec in specs if spec is not None), None)
+    if spec is None:
+        return None
+    if not inner and spec.origin and spec.has_location:
+        return Path(spec.origin)
+    for folder in spec.submodule_search_locations or ():
+        place = Path(folder).joinpath(*inner)
+        for file in (place / "__init__.py", place.with_name(f"{place.name}.py")):
+            if inner and file.is_file():
+                return file
+    return None
+
+
+def is_of_others(kind: str, source: str) -> bool:
+    """Whether weights of this kind run Python that is not the library's own."""
+    return kind == "rule" and _module(source) not in {_module(own) for own in RULES.values()}
 
 
 def verify(kind: str, source: str, expected: str) -> None:
@@ -83,7 +102,7 @@ def load_rule(kind: str, source: str) -> Callable[[Any], Any]:
     import_it = _import_file if module_name.endswith(".py") else importlib.import_module
     try:
         module = import_it(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # how this program ends is not for a rule to say
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"training: position weights {source}: {module_name} cannot be imported ({reason})") from error
     rule = getattr(module, name, None)
@@ -107,8 +126,9 @@ def read_file(source: str) -> Any:
     }
     try:
         return readers[Path(source).suffix](Path(source))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"training: position weights {source} cannot be read: {error}") from None
+    except Exception as error:  # damage shows as whatever the layer that meets it raises
+        reason = "it holds Python objects" if "pickle" in str(error) else f"{error!s:.200}"
+        raise ValueError(f"training: position weights {source} cannot be read: {reason}") from None
 
 
 def _module(source: str) -> str:

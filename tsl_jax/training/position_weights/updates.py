@@ -14,7 +14,6 @@ function of seed, step, parameters and the line before, so that a run that was s
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,10 @@ import numpy as np
 import xarray as xr
 from jax.sharding import Mesh
 
-from tsl_jax.atomic_write import write_atomically
+from tsl_jax.atomic_write import append_text, write_atomically
 from tsl_jax.models.build import Params
-from tsl_jax.training import mesh, run_dir
+from tsl_jax.training import hosts, mesh, run_dir
+from tsl_jax.training.checks import NotFiniteError
 from tsl_jax.training.evaluation import Forward
 from tsl_jax.training.position_weights import adaptive, gradient_noise, sources
 from tsl_jax.training.position_weights.weights import PositionWeights
@@ -75,7 +75,8 @@ class AdaptiveWeights:
         if [line["step"] for line in lines] != expected:
             steps = f"updates at steps {[line['step'] for line in lines]}, expected {expected}"
             raise ValueError(f"training: {self.path / WEIGHTS} has {steps}; restore it from a copy, or train anew")
-        if (self.path / WEIGHTS).exists():
+        hosts.together()  # all have read it
+        if (self.path / WEIGHTS).exists() and hosts.is_writer():
             text = "".join(json.dumps(line) + "\n" for line in lines)
             write_atomically(self.path / WEIGHTS, text)
         self._set_lines(lines)
@@ -101,8 +102,9 @@ class AdaptiveWeights:
             if not np.isfinite(values).all():
                 what = {"noise": "gradient noise"}.get(name, name)
                 problem = f"{what} at position {np.flatnonzero(~np.isfinite(values))[0] + 1} is not finite"
+                found = f"at the update of the weights after step {step} the {problem}"
                 fix = "Lower peak_lr, or raise warmup or clip"
-                raise ValueError(f"training: at the update of the weights after step {step} the {problem}. {fix}")
+                raise NotFiniteError(f"training: {found}. {fix}", found, step)
             if last[name] is not None:
                 measured[name] = KEEP * np.array(last[name]) + (1 - KEEP) * values
 
@@ -112,11 +114,10 @@ class AdaptiveWeights:
         weights, sentence = adaptive.apply_rule(self._rule, self._name, observed)
         line = {"step": step, "tokens": tokens, "weights": weights.tolist(), "loss": loss.tolist()}
         line |= {"noise": None if noise is None else noise.tolist(), "said": sentence}
+        line = hosts.from_writer(lambda: line)  # a rule may not be a pure function
         # On the disk before the next checkpoint, which must not be there without the updates before it.
-        with open(self.path / WEIGHTS, "a") as file:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append = hosts.writer_only(append_text)
+        append(self.path / WEIGHTS, json.dumps(line) + "\n", synced=True)
         self._set_lines([*self._lines, line])
 
     def summary(self) -> dict[str, Any]:

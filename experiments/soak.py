@@ -1,0 +1,178 @@
+"""Runs killed at random and continued, compared with the uninterrupted run bit for bit.
+
+    python -m experiments.soak --kills 100 --out /tmp/soak
+
+Every kill takes an architecture, a moment and a place at random: inside the save of a checkpoint, before or after a
+rename or an fsync, inside the append to the surface, or anywhere. A process trains until SIGKILL ends it there, half of
+the time a second one goes on and is killed as well, then the run is made to its end and compared: every loss of
+metrics.jsonl, every array of the surface, every array of the last checkpoint. Exits with 1 where anything differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from tsl_jax import surface
+from tsl_jax.data.config import DataConfig, EvalConfig
+from tsl_jax.models.config import SIZES, ModelConfig
+from tsl_jax.processes import environment, python
+from tsl_jax.training import run_dir
+from tsl_jax.training.config import TrainConfig, from_dict, to_dict
+from tsl_jax.training.loop import train
+
+MOMENTS = ("save", "rename", "fsync", "append", "any")
+PLACES = {"save": 5, "rename": 40, "fsync": 80, "append": 5, "any": 40}  # how often a run passes there, about
+DELAY = 0.05  # seconds within a moment that lasts
+
+
+def write_text(folder: Path) -> tuple[str, ...]:
+    """Words that nobody wrote, in two domains, of which one is not trained on."""
+    rng = random.Random(0)
+    words = ["".join(rng.choices("abcdefgh", k=rng.randint(2, 6))) for _ in range(120)]
+    for domain in ("tale", "list"):
+        (folder / domain).mkdir(parents=True, exist_ok=True)
+        for i in range(24):
+            (folder / domain / f"{i}.txt").write_text(" ".join(rng.choices(words, k=300)))
+    return f"tale={folder}/tale/*.txt@1", f"list={folder}/list/*.txt@0"
+
+
+def configuration(text: tuple[str, ...], architecture: str) -> TrainConfig:
+    """A run of seconds: 40 steps, 5 evaluations."""
+    return TrainConfig(
+        data=DataConfig(text=text, heldout=0.3, vocabulary=300),
+        model=ModelConfig(preset="tiny", architecture=architecture, layers="scan"),
+        evaluation=EvalConfig(id_stretches=4, id_offsets=5, ood_stretches=3, ood_offsets=4),
+        tokens=2560,
+        context=16,
+        batch_size=4,
+        evaluations=5,
+        evaluation_batch=8,
+    )
+
+
+def train_until_killed(config: TrainConfig, out: Path, moment: str, place: int, later: float) -> None:
+    """Train in this process, which ends at the moment's `place`-th time, `later` seconds into it; or at the end."""
+    from tsl_jax import atomic_write
+    from tsl_jax.training.checkpoint import Checkpoints
+
+    left = [place]
+
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def dying(act: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, within which the process ends once its time has come."""
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                threading.Timer(later, die).start()
+            return act(*arguments, **options)
+
+        return call
+
+    def progress(stage: str, done: int, total: int) -> None:
+        left[0] -= moment == "any"
+        if moment == "any" and left[0] == 0:
+            threading.Timer(later, die).start()
+
+    if moment == "save":
+        Checkpoints.save = dying(Checkpoints.save)
+    elif moment == "append":
+        surface.append = dying(surface.append)
+    elif moment == "rename":
+        os.replace, os.rename = dying(os.replace), dying(os.rename)
+    elif moment == "fsync":
+        atomic_write.os.fsync = dying(os.fsync)
+    train(config, out, resume=True, progress=progress)
+
+
+def differences(out: Path, whole: Path) -> list[str]:
+    """What of a finished run is not, bit for bit, as in another."""
+
+    def metrics(run: Path) -> list[dict[str, Any]]:
+        lines = map(json.loads, (run / run_dir.METRICS).read_text().splitlines())
+        return [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in lines]
+
+    found = [] if metrics(out) == metrics(whole) else [run_dir.METRICS]
+    ours, theirs = (surface.load_surface(run) for run in (out, whole))
+    found += [] if ours.drop_attrs().identical(theirs.drop_attrs()) else [run_dir.SURFACE]
+    for name in ("n_params", "config_hash", "schedule", "windows"):
+        found += [] if ours.attrs[name] == theirs.attrs[name] else [name]
+    checkpoints = [_arrays(run / run_dir.CHECKPOINTS) for run in (out, whole)]
+    found += [] if checkpoints[0] == checkpoints[1] else [run_dir.CHECKPOINTS]
+    left = [path.name for path in out.rglob("*tmp*")]
+    return found + [f"left behind: {', '.join(left)}"] * bool(left)
+
+
+def _arrays(folder: Path) -> dict[str, str]:
+    """Step -> the SHA-256 of all arrays of each checkpoint."""
+    facts = (json.loads(path.read_text()) for path in sorted(folder.glob("*/facts/metadata")))
+    return {fact["step"]: fact["sha256"] for fact in facts}
+
+
+def soak(
+    folder: Path, kills: int, architectures: Iterable[str], seed: int, moments: Iterable[str] = MOMENTS
+) -> list[str]:
+    """Kill and compare; a sentence for each kill after which anything was different."""
+    rng, text, wholes, problems = random.Random(seed), write_text(folder / "text"), {}, []
+    for kill in range(kills):
+        architecture, moment = rng.choice(list(architectures)), rng.choice(list(moments))
+        config = configuration(text, architecture)
+        if architecture not in wholes:
+            wholes[architecture] = train(config, folder / f"whole-{architecture}", resume=True)
+        out = folder / f"killed-{kill}"
+        done, begun = [], time.monotonic()
+        for _ in range(rng.randint(1, 2)):
+            place, later = rng.randint(1, PLACES[moment]), rng.choice([0.0, DELAY * rng.random()])
+            request = json.dumps([to_dict(config), str(out), moment, place, later])
+            child = [*python("-m"), "experiments.soak", "--child", request]
+            code = subprocess.run(child, env=environment(), stderr=subprocess.DEVNULL).returncode
+            done.append(f"{moment} {place}" if code == -signal.SIGKILL else f"{moment} {place} not met, code {code}")
+            if code not in (0, -signal.SIGKILL):
+                problems.append(f"kill {kill}: {architecture}, {done[-1]}")
+        with warnings.catch_warnings(action="ignore"):
+            train(config, out, resume=True)
+        found = differences(out, wholes[architecture])
+        print(f"{kill}: {architecture}, {'; '.join(done)}: {', '.join(found) or 'equal'}, "
+              f"{time.monotonic() - begun:.0f} s", flush=True)  # fmt: skip
+        if found:
+            problems.append(f"kill {kill}: {architecture}, {'; '.join(done)}: {', '.join(found)}; see {out}")
+        else:
+            shutil.rmtree(out)
+    return problems
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--out", type=Path, default=Path("runs/soak"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--architectures", nargs="+", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        values, *rest = json.loads(options.child)
+        config = from_dict(TrainConfig, values)
+        train_until_killed(config, Path(rest[0]), *rest[1:])
+        return
+    problems = soak(options.out, options.kills, options.architectures, options.seed)
+    print("\n".join(problems) or f"{options.kills} kills: every run is the uninterrupted one bit for bit")
+    raise SystemExit(bool(problems))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Processes: what ends one, and how one starts another.
+
+Ctrl-C, SIGTERM (schedulers, `timeout`) and SIGHUP (a closed terminal) end a command alike: what is under way is saved,
+and the exit code is 128 + the number of the signal. A `KeyboardInterrupt` alone may be lost: Python drops one that is
+raised within a callback from C, and libraries turn it into errors of their own. So a signal is noted as well, and
+whoever is about to go on, or to report an error, asks `received`.
+
+A child runs with `python -P`: the folder it is started in is not searched for modules, as a file `random.py` that
+happens to lie there would run in place of Python's own.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+LINES, WIDEST = 6, 1200  # of a message
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_received: list[int] = []
+_deferred: list[bool] = []  # not empty: signals are noted only
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    """The handler. While signals are deferred only a second Ctrl-C interrupts at once."""
+    again = number == signal.SIGINT and signal.SIGINT in _received
+    _received.append(number)
+    if again or not _deferred:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Meanwhile the three signals raise `KeyboardInterrupt`, and are noted. nohup's ignored SIGHUP stays ignored.
+
+    Ctrl-C does so too where a script's `&` made this process ignore it. Outside the main thread nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is _note:
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    ours = [number for number in SIGNALS if number == signal.SIGINT or before[number] != signal.SIG_IGN]
+    try:
+        for number in ours:
+            signal.signal(number, _note)
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, before[number])
+        _received.clear()
+
+
+@contextmanager
+def interrupts_deferred() -> Iterator[Callable[[], bool]]:
+    """Gives a function that says whether a signal came; within `interruptible`. A second Ctrl-C interrupts at once.
+
+    A step consumes the state it is given, so an exception between its call and the assignment of its result would lose
+    both: the loop asks between steps. Outside the main thread no signal comes, and the answer is always no.
+    """
+    _deferred.append(True)
+    try:
+        yield lambda: bool(_received)
+    finally:
+        _deferred.pop()
+
+
+def received() -> int:
+    """The first signal that came since `interruptible` began; 0: none."""
+    return _received[0] if _received else 0
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: control characters, which may hide or rewrite what stands there, as Python writes them."""
+    return "".join(c if c == "\n" or c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def message(text: str) -> str:
+    """A text for the terminal in a few lines, each of some length at most."""
+    lines = [line if len(line) <= WIDEST else f"{line[:WIDEST]} ..." for line in text.splitlines() or [""]]
+    if len(lines) > LINES:
+        lines = [*lines[: LINES - 2], "...", lines[-1]]
+    return printable("\n".join(lines))
+
+
+def python(option: str) -> list[str]:
+    """The beginning of a command that runs Python's `option`, -m or -c, without the current folder in its path."""
+    return [sys.executable, "-P", option]
+
+
+def environment() -> dict[str, str]:
+    """The environment of such a child: this library is found where it was found here."""
+    root = str(Path(__file__).resolve().parents[1])
+    if any(place and os.path.realpath(place) == root for place in sys.path[1:]):  # the first may be the current folder
+        return dict(os.environ)
+    paths = filter(None, [os.environ.get("PYTHONPATH"), root])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def forget_current_folder() -> None:
+    """No module is searched for in the current folder from here on, unless this library itself lies there."""
+    root = os.path.realpath(Path(__file__).parents[1])
+    first = os.path.realpath(sys.path[0] or ".") if sys.path else root
+    if not sys.flags.safe_path and first == os.path.realpath(".") and first != root:
+        del sys.path[0]
