@@ -15,9 +15,10 @@ uses A, V tokens and T positions, the matrices of one layer hold M parameters, i
     embeddings  = V d  (tied)  or  2 V d  (untied);  + C d where the C positions of the context are learned
     FLOPs/token = 6 (L M_met + V d) + 6 L H h (T + 1)         lstm: 6 (L M + d^2 + V d)
 
-In llama, moe and universal m has h (H + 2 K) more for `attention_bias` "qkv", and d more for "all"; and 2 h more for a
-`qk_norm` by "head", h (H + K) for "all". The last term of the FLOPs is causal attention: two products of 2 H h FLOPs per
-visible key, (T + 1) / 2 keys on average, times three for forward and backward. Kaplan et al. (arXiv 2001.08361, section 2.1) count 6 N; here N is then what a token meets.
+In llama, moe and universal m has h (H + 2 K) more for `attention_bias` "qkv", d more still for "all"; and 2 h more for
+`qk_norm` "head", h (H + K) for "all". The last term of the FLOPs is causal attention: two products of 2 H h FLOPs per
+visible key, (T + 1) / 2 keys on average, times three for forward and backward. Kaplan et al. (arXiv 2001.08361, section
+2.1) count 6 N; here N is then what a token meets.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 
 with LayerNorm (Ba et al. 2016, arXiv 1607.06450), biases everywhere, and rotary positions on the first quarter of each
 head. Initial values are those of our LLaMA, not the paper's; `gelu` is the tanh form, or exact (Pythia). Without
-`parallel` the branches follow each other, x = x + attention(norm x), then x + mlp(norm' x), which with learned positions
-is GPT-2 (Radford et al. 2019).
+`parallel` the branches follow each other, x = x + attention(norm x), then x + mlp(norm' x), which with learned
+positions is GPT-2 (Radford et al. 2019).
 """
 
 from __future__ import annotations

@@ -108,8 +108,8 @@ def affine(x_BxTxD: jax.Array, w_DxF: nnx.Param[jax.Array], b_F: nnx.Param[jax.A
 class Attention(nnx.Module):
     """Causal self-attention; one matrix makes queries, keys and values.
 
-    With `qk_norm` queries and keys are normed before they are rotated: over the width of a head (Qwen3, Yang et al. 2025,
-    arXiv 2505.09388), or over all heads at once (OLMo 2, 2501.00656).
+    With `qk_norm` queries and keys are normed before they are rotated: over the width of a head (Qwen3, 2025, arXiv
+    2505.09388), or over all heads at once (OLMo 2, 2501.00656).
     """
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):

@@ -1,6 +1,6 @@
 """The LLaMA decoder (Touvron et al. 2023, arXiv 2302.13971), and the Universal Transformer, which repeats its block.
 
-A LLaMA block is x = x + attention(norm x), then x = x + swiglu(norm' x); with `norm_after`, as OLMo 2 has it (2025, arXiv
+A LLaMA block is x = x + attention(norm x), then x = x + swiglu(norm' x); with `norm_after`, as in OLMo 2 (2025, arXiv
 2501.00656), x = x + norm(attention(x)), then x = x + norm'(swiglu(x)).
 
 The Universal Transformer (Dehghani et al. 2018, arXiv 1807.03819) applies one block n_layers times,

@@ -159,8 +159,8 @@ def _frozen(value: Any) -> Any:
 def config_hash(config: TrainConfig) -> str:
     """Twelve hexadecimal digits that name the run: all entries but EXECUTION_FIELDS.
 
-    A later version with more entries gives other digits (but not for options of the model). Compare two runs by their configurations, as config.yaml or a
-    manifest has them, hashed now; never by a hash that was written down.
+    A later version with more entries gives other digits, unless they are options of models. Compare two runs by their
+    configurations, as config.yaml or a manifest has them, hashed now; never by a hash that was written down.
     """
     values = {name: value for name, value in to_dict(config).items() if name not in EXECUTION_FIELDS}
     values["position_weights"] = config.position_weights.identity()  # the content of a file, wherever it lies

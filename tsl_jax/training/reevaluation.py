@@ -52,11 +52,7 @@ def reevaluate(
             the run's own, an `out` that belongs to a run, or a mesh that does not fit the devices.
     """
     config, record = run_dir.read_config(run), run_dir.read_record(run)
-    # a surface in a run's folder would hide the run's own
-    place = out.resolve()
-    owner = place.parent if place.name == run_dir.SURFACE else place
-    if owner == run.resolve() or (owner / run_dir.CONFIG).exists():
-        raise ValueError(f"training: {out} belongs to a run, which has a surface of its own; name a new folder as out")
+    run_dir.refuse(out)
     layout = devices or config.mesh
     data, fsdp, _ = mesh.shape(layout, len(jax.local_devices()))
     check_evaluation_shares(config.evaluation_batch, data * fsdp)
