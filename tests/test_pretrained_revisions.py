@@ -145,7 +145,7 @@ def test_one_program_serves_all_and_what_is_done_is_passed_over(
         return read_params(folder, *rest)
 
     monkeypatch.setattr(weights, "read_params", noted)
-    monkeypatch.setattr(evaluation, "make_forward", lambda graphdef: made.append(make_forward(graphdef)) or made[-1])
+    monkeypatch.setattr(evaluation, "make_forward", lambda *model: made.append(make_forward(*model)) or made[-1])
 
     def act() -> None:
         raise KeyboardInterrupt
@@ -235,6 +235,7 @@ MISTAKES = {
     "context": ({}, {"context": 25}, "25 positions, the model's longest context, .*, is 24; lower --context"),
     "no windows": ({}, {"batch": 0}, "batch must be at least 1"),
     "end of text": ({}, {"end_of_text": "<eos>"}, "has no token '<eos>'"),
+    "whether to begin": ({}, {"begin": "perhaps"}, "begin must be auto, yes or no, found 'perhaps'"),
     "begin": ({}, {"begin": "yes"}, "names no token that begins a text"),
     "revision": ({}, {"revision": ("step9",)}, "has no revision 'step9'"),
 }
@@ -401,3 +402,21 @@ def test_an_unknown_step_or_rate_survives_packing(measured: Path, tmp_path: Path
     assert again.drop_attrs().identical(tsl.load_surface(measured).drop_attrs())
     with pytest.raises(ValueError, match=r"says whose surface .* cannot change"):
         surface.annotate(measured, run="other")
+
+
+def test_the_notebook_runs_on_a_tiny_model(
+    words: Path, entries: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its code as it is stored, but for the constants."""
+    folder = revisions(tmp_path / "published", words / "text", (1, 2, 4, 8, 16))
+    notebook = json.loads((Path(__file__).parents[1] / "notebooks" / "pythia.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    constants = next(cell for cell in cells if cell.startswith("NAME ="))
+    names: dict[str, Any] = {"TEXT": entries, "OUT": tmp_path / "out", "WINDOWS": WINDOWS, "NAME": str(folder)}
+    names["OPTIONS"] = replace(OPTIONS, discard=True)
+    assert set(names) == {line.split(" = ")[0] for line in constants.splitlines()}
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(cell for cell in cells if cell != constants), names)
+    assert names["surface"].sizes["tokens"] == 5
+    assert names["fitted"].shape == names["surface"].loss.shape
+    assert (folder / "step1" / "model.safetensors").exists(), "what was not downloaded is not deleted"

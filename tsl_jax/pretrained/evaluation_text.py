@@ -40,6 +40,8 @@ def tokenizer_facts(folder: Path, end_of_text: str = "", begin: str = "auto") ->
     Raises:
         ValueError: no tokenizer.json, or no such tokens.
     """
+    if begin not in ("auto", "yes", "no"):
+        raise ValueError(f"pretrained: begin must be auto, yes or no, found {begin!r}")
     file = folder / checkpoint_files.TOKENIZER
     if not file.is_file():
         made = "transformers' AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER) makes one"

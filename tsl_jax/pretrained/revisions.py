@@ -23,7 +23,7 @@ from tsl_jax.data.windows import DOCUMENT_BOUNDARY, Windows
 from tsl_jax.models.build import abstract
 from tsl_jax.models.config import ModelConfig
 from tsl_jax.models.cost import n_params, n_params_embedding
-from tsl_jax.models.sharding import shardings
+from tsl_jax.models.sharding import platform_of, shardings
 from tsl_jax.pretrained import checkpoint_files, description, evaluation_text, weights
 from tsl_jax.pretrained.options import PretrainedOptions, label_revisions
 from tsl_jax.training import evaluation, mesh, provenance, run_dir
@@ -60,8 +60,9 @@ def evaluate_revisions(
     options = options or PretrainedOptions()
     if not text:
         raise ValueError("pretrained: no text to measure on; give --text")
-    if options.batch < 1:
-        raise ValueError(f"pretrained: batch must be at least 1, found {options.batch}")
+    if options.batch < 1 or options.context < 0:
+        found = f"{options.batch} and {options.context}"
+        raise ValueError(f"pretrained: batch must be at least 1 and context at least 0, found {found}")
     run_dir.refuse(out)
     layout = devices or MeshConfig()
     data, fsdp, _ = mesh.shape(layout, len(jax.local_devices()))
@@ -85,8 +86,9 @@ def evaluate_revisions(
     _begin_surface(out, name, config, context, sets, corpus.record)
 
     placed = mesh.make(layout)
-    graphdef, _ = abstract(config)
-    forward = evaluation.make_forward(graphdef)
+    platform = platform_of(placed)
+    graphdef, _ = abstract(config, platform)
+    forward = evaluation.make_forward(graphdef, platform)
     prepared = {split: evaluation.prepare(part) for split, part in sets.items()}
     pending = [revision for revision in names if places[revision][1] not in surface.checkpoints(out)]
     progress("revisions", len(names) - len(pending), len(names))
