@@ -26,7 +26,7 @@ Arrays = list[np.ndarray]
 
 
 @dataclass(frozen=True)
-class Layout:
+class TensorLayout:
     """From the tensors of one layer to our array, and back."""
 
     read: Callable[[Arrays, ModelConfig], np.ndarray]
@@ -38,7 +38,7 @@ class TensorRule:
     """Their names for one leaf of ours, and the layout; names may have {layer} and {expert}."""
 
     names: tuple[str, ...]
-    layout: Layout
+    layout: TensorLayout
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class PretrainedArchitecture:
     head: str = "lm_head.weight"
     extra: tuple[str, ...] = ()  # further keys that are read
 
-    def layout(self, path: str) -> Layout:
+    def layout(self, path: str) -> TensorLayout:
         """Of a leaf of ours."""
         return SAME if path == "unembedding" else self.tensors[path].layout
 
@@ -106,13 +106,13 @@ def _joined(parts: Arrays, config: ModelConfig) -> np.ndarray:
     return np.concatenate([part.T for part in parts], axis=-1)
 
 
-SAME = Layout(lambda parts, config: parts[0], lambda w, config: [w])
-LINEAR = Layout(lambda parts, config: parts[0].T, lambda w, config: [w.T])
-QKV = Layout(_joined, _split_joined(_qkv_sizes))
-GATE_UP = Layout(_joined, _split_joined(lambda config: [config.d_ff, config.d_ff]))
-NEOX_QKV = Layout(_read_neox, _write_neox)
-EXPERTS_GATE_UP = Layout(_read_experts, lambda w, config: _write_experts(w, config, 2))
-EXPERTS_DOWN = Layout(_read_experts, lambda w, config: _write_experts(w, config, 1))
+SAME = TensorLayout(lambda parts, config: parts[0], lambda w, config: [w])
+LINEAR = TensorLayout(lambda parts, config: parts[0].T, lambda w, config: [w.T])
+QKV = TensorLayout(_joined, _split_joined(_qkv_sizes))
+GATE_UP = TensorLayout(_joined, _split_joined(lambda config: [config.d_ff, config.d_ff]))
+NEOX_QKV = TensorLayout(_read_neox, _write_neox)
+EXPERTS_GATE_UP = TensorLayout(_read_experts, lambda w, config: _write_experts(w, config, 2))
+EXPERTS_DOWN = TensorLayout(_read_experts, lambda w, config: _write_experts(w, config, 1))
 
 
 def _llama_tensors(attention_norm: str, mlp_norm: str, moe: bool = False) -> dict[str, TensorRule]:
@@ -145,7 +145,7 @@ def _llama_tensors(attention_norm: str, mlp_norm: str, moe: bool = False) -> dic
     }
 
 
-def _with_biases(names: Mapping[str, tuple[str, str, Layout]]) -> dict[str, TensorRule]:
+def _with_biases(names: Mapping[str, tuple[str, str, TensorLayout]]) -> dict[str, TensorRule]:
     """Weight and bias of layers that have both: our weight -> (our bias, their name, layout of the weight)."""
     rules = {}
     for weight, (bias, name, layout) in names.items():
@@ -154,7 +154,9 @@ def _with_biases(names: Mapping[str, tuple[str, str, Layout]]) -> dict[str, Tens
     return rules
 
 
-def _neox_tensors(layer: str, names: Mapping[str, str], qkv: Layout, linear: Layout) -> dict[str, TensorRule]:
+def _neox_tensors(
+    layer: str, names: Mapping[str, str], qkv: TensorLayout, linear: TensorLayout
+) -> dict[str, TensorRule]:
     """The names of architectures with LayerNorm and biases everywhere, by ours."""
     rows = {"final_norm.scale": ("final_norm.bias", names["final_norm"], SAME)}
     for ours in ("attention_norm", "mlp_norm"):
