@@ -152,6 +152,24 @@ def test_evaluate_measures_the_kept_checkpoints_again(run, tmp_path, capsys):
     assert f"{windows['documents']} documents of other, {windows['stretches'] * 2 * 32:,} token losses" in output
 
 
+def test_a_run_is_exported_and_measured_as_a_published_model(run, tmp_path, capsys):
+    """The same windows of the same text: same losses, whether parameters come from the run or from safetensors."""
+    text = ("--text", f"other={run.parent}/text/other/*.txt")
+    assert tsl_command("export", run, "--out", tmp_path / "published") == 0
+    assert tsl_command("export", run, "--out", tmp_path / "published") == 2
+    assert "published is there; name a new folder" in capsys.readouterr().err
+    assert tsl_command("export", run, "--out", tmp_path / "none", "--step", 1) == 2
+    assert "keeps the steps" in capsys.readouterr().err
+    assert tsl_command("evaluate", run, "--out", tmp_path / "own", *text) == 0
+    own = tsl.load_surface(tmp_path / "own").isel(tokens=[-1])
+    options = ("--tokens", int(own.tokens[0]), "--out", tmp_path / "theirs", *text)
+    windows = ("windows:eval-config", "--windows.ood-stretches", 8, "--windows.ood-offsets", 2)
+    assert tsl_command("evaluate", "--hf", tmp_path / "published", *options, *windows) == 0
+    theirs = tsl.load_surface(tmp_path / "theirs")
+    np.testing.assert_allclose(theirs.loss, own.loss, atol=2e-6)
+    np.testing.assert_array_equal(theirs.cluster_count, own.cluster_count)
+
+
 def test_a_surface_of_too_few_checkpoints_explains_its_empty_table(run, tmp_path, capsys):
     assert tsl_command("evaluate", run, "--out", tmp_path / "few") == 0
     assert tsl_command("report", tmp_path / "few") == 0

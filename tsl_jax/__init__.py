@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # for type checkers, which cannot read the table; a test comp
     from tsl_jax.forecasting import score as score
     from tsl_jax.importers import from_losses as from_losses
     from tsl_jax.importers import read_table as read_table
+    from tsl_jax.pretrained.callables import evaluate as evaluate
+    from tsl_jax.pretrained.evaluation_text import text_windows as text_windows
     from tsl_jax.reporting import report as report
     from tsl_jax.schedules import Schedule as Schedule
     from tsl_jax.surface import load_surface as load_surface
@@ -35,6 +37,8 @@ _NAMES = {  # module: the public names it holds; "tsl_jax" holds packages
     "tsl_jax.fitting": ("Fit", "Status", "fit"),
     "tsl_jax.forecasting": ("Forecast", "backtest", "baselines", "compare_plans", "forecast", "score"),
     "tsl_jax.importers": ("from_losses", "read_table"),
+    "tsl_jax.pretrained.callables": ("evaluate",),
+    "tsl_jax.pretrained.evaluation_text": ("text_windows",),
     "tsl_jax.reporting": ("report",),
     "tsl_jax.schedules": ("Schedule",),
     "tsl_jax.surface": ("load_surface", "pack", "save_surface"),

@@ -18,7 +18,8 @@ from tsl_jax import processes
 VERBS = {  # verb: (its module in tsl_jax.commands, what it does)
     "demo": ("train", "train, fit, forecast and draw an embedded example: minutes on two cores"),
     "train": ("train", "train a decoder on text, measuring the loss of every position at every checkpoint"),
-    "evaluate": ("train", "measure the checkpoints of a run on other text or other windows"),
+    "evaluate": ("evaluate", "measure the checkpoints of a run, or of a published model (--hf), on text"),
+    "export": ("evaluate", "write a checkpoint of a run in the format of transformers"),
     "corpora": ("corpora", "list domains of text, build a corpus of several, describe it"),
     "import": ("import_table", "make surfaces of losses in a table: CSV, JSONL, Parquet"),
     "fit": ("fit", "fit a law to every curve of a file or run, one row a curve"),

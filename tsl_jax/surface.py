@@ -153,6 +153,26 @@ def create(folder: str | Path, *, clusters: Mapping[str, int], context: int, att
     write_atomically(folder / HEADER, json.dumps({**header, CHECKSUM: _checksum(header)}, indent=1))
 
 
+def annotate(folder: str | Path, **attrs: Any) -> None:
+    """Add attributes to the header of a surface, or replace some; those that identify it stay.
+
+    Args:
+        folder: a surface begun by `create`. attrs: JSON values; a mapping adds its entries to those that are there.
+
+    Raises:
+        ValueError: for an attribute in IDENTITY.
+    """
+    folder = Path(folder)
+    fixed = [name for name in attrs if name in IDENTITY]
+    if fixed:
+        raise ValueError(f"surface: {fixed[0]} says whose surface {folder} is and cannot change; use a new folder")
+    header = _read_header(folder)
+    for name, value in attrs.items():
+        before = header["attrs"].get(name)
+        header["attrs"][name] = {**before, **value} if isinstance(before, dict) and isinstance(value, dict) else value
+    write_atomically(folder / HEADER, json.dumps(header, indent=1))
+
+
 def append(
     folder: str | Path, *, tokens: int, step: int, lr: float, splits: Mapping[str, Mapping[str, np.ndarray]]
 ) -> Path:
@@ -160,7 +180,8 @@ def append(
 
     Args:
         folder: a surface begun by `create`.
-        tokens: training tokens seen; step: optimizer steps taken; lr: learning rate of the last step.
+        tokens: training tokens seen; step: optimizer steps taken, -1 where not known; lr: learning rate of the last
+            step, NaN where not known.
         splits: for each split the float64 arrays named in `STORED`.
 
     Raises:
@@ -205,8 +226,8 @@ def load_surface(path: str | Path) -> xr.Dataset:
 
     Returns:
         Dataset with `loss`, `sem`, `loss_additive` ... over (split, tokens, position), the sums by cluster, the
-        coordinates `step` and `lr` on tokens, and the run's facts as attrs; of a saved file what was saved. Sums by
-        cluster of a folder that are larger than IN_MEMORY are read when they are used, checkpoint by checkpoint.
+        coordinates `step` and `lr` on tokens where known, and the run's facts as attrs; of a saved file what was saved.
+        Sums by cluster of a folder that are larger than IN_MEMORY are read when used, checkpoint by checkpoint.
 
     Raises:
         FileNotFoundError: no surface there. ValueError: a file is damaged (named) or of another schema.
@@ -285,7 +306,9 @@ def pack(path: str | Path, file: str | Path, clusters: int | None = None) -> Pat
     if "header" not in surface.attrs:
         raise ValueError(f"surface: {path} is a saved surface without the sums of its clusters; copy it, or name a run")
     header = json.loads(surface.attrs["header"])
-    arrays: dict[str, np.ndarray] = {name: surface[name].values for name in ("tokens", "step", "lr")}
+    unknown = {"step": np.full(surface.sizes["tokens"], -1), "lr": np.full(surface.sizes["tokens"], np.nan)}
+    known = {name: surface[name].values for name in ("tokens", "step", "lr") if name in surface.coords}
+    arrays: dict[str, np.ndarray] = unknown | known
     for split, count in header["clusters"].items():
         source = surface.sel(split=split).isel(cluster=slice(0, count))
         target = min(count, clusters or count)
@@ -342,9 +365,10 @@ def _assemble(header: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> xr.Da
         "split": list(header["clusters"]),
         "tokens": arrays["tokens"],
         "position": np.arange(1, header["context"] + 1),
-        "step": ("tokens", arrays["step"]),
-        "lr": ("tokens", arrays["lr"]),
     }
+    for name, known in (("step", arrays["step"] >= 0), ("lr", np.isfinite(arrays["lr"]))):
+        if known.all():
+            coordinates[name] = ("tokens", arrays[name])
     attrs = {"units": "nats/token", **header["attrs"], "header": json.dumps(header)}
     return validate_surface(with_losses(xr.Dataset(variables, coordinates, attrs)))
 

@@ -1,6 +1,6 @@
 """The verbs of the command line: each a dataclass, whose fields are its options, and a function that runs it.
 
-train: `tsl train`, `tsl demo`, `tsl evaluate`
+train: `tsl train`, `tsl demo`;  evaluate: `tsl evaluate`, `tsl export`
 corpora: `tsl corpora` lists, builds and describes text
 import_table: `tsl import` makes surfaces of losses measured elsewhere
 fit, forecast, backtest, report, sweep, reproduce, models: the verb of that name

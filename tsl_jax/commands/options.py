@@ -106,9 +106,10 @@ def _from_file(command: type[T], file: Path) -> T:
     hints = typing.get_type_hints(command)
     fields: tuple[Any, ...] = dataclasses.fields(command)  # pyright: ignore[reportArgumentType]
     names = [field.name for field in fields]
-    if "train" in names and "train" not in values:  # its options stand beside the verb's own, as on the command line
+    inner = next((name for name in ("train", "pretrained") if name in names), None)
+    if inner and inner not in values:  # its options stand beside the verb's own, as on the command line
         own = {name: value for name, value in values.items() if name in names}
-        values = own | {"train": {name: value for name, value in values.items() if name not in names}}
+        values = own | {inner: {name: value for name, value in values.items() if name not in names}}
     unknown = [name for name in values if name not in names]
     if unknown:
         raise ValueError(f"{file}: {unknown[0]!r} is not an option; expected some of {', '.join(names)}")

@@ -7,6 +7,7 @@ that an architecture does not have stay 0.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tsl_jax.models.presets import shape
 
@@ -15,7 +16,7 @@ from tsl_jax.models.presets import shape
 class ModelConfig:
     """A model. Zeros are filled in by `resolve`, from the preset or from the run."""
 
-    preset: str = "demo"  # a name in PRESETS, or kaplan-LxD; see `tsl models`
+    preset: str = "demo"  # a name in PRESETS, or kaplan-LxD; see `tsl models`; "": every size is given below
     architecture: str = ""  # llama, gpt_neox, moe, lstm or universal; "": that of the preset, which is llama for most
     vocabulary: int = 0  # 0: that of the corpus
     context: int = 0  # longest context the model accepts; 0: that of the training
@@ -28,6 +29,14 @@ class ModelConfig:
     experts_per_token: int = 0  # moe only; 0: 2
     balance: float = 0.01  # moe: weight in the objective of the loss that keeps experts equally busy
     rotary_share: float = 0.25  # gpt_neox: share of each head that carries the position
+    d_head: int = 0  # width of a head; 0: d_model / n_heads
+    qk_norm: str = "none"  # llama, moe: RMS norm of queries and keys: by "head" (Qwen3), or all heads at once, "all"
+    attention_bias: str = "none"  # llama, moe: biases of "qkv" (Qwen2), or of "all" four projections
+    norm_after: bool = False  # llama: norms at the end of the branches, not at their beginning (OLMo 2)
+    gelu: str = "tanh"  # gpt_neox: its tanh form, or "exact": x Phi(x) (Pythia)
+    parallel: bool = True  # gpt_neox: both branches start from the same x; False: one after the other (GPT-2)
+    positions: str = "rotary"  # gpt_neox: or "learned", a vector a position that is added to the embedding (GPT-2)
+    rope_scaling: tuple[float, ...] = ()  # see `layers.rotary_table`: a factor, or LLaMA 3's four numbers
     tied: bool = True  # the unembedding is the embedding; --model.no-tied gives it parameters of its own
     rope_base: float = 10_000.0
     norm_eps: float = 1e-6
@@ -52,8 +61,23 @@ _ALL_SIZES = SIZES["moe"]
 
 # Beyond these no machine goes.
 LARGEST = dict.fromkeys(_ALL_SIZES, 1 << 24) | {"n_layers": 10_000, "n_experts": 1 << 16, "experts_per_token": 1 << 16}
+# Options by architecture that came after the first runs (see `without_default_variants`).
+_ROTARY = ("d_head", "rope_scaling")
+_LLAMA = (*_ROTARY, "qk_norm", "attention_bias")
+VARIANTS = {
+    "llama": (*_LLAMA, "norm_after"),
+    "gpt_neox": (*_ROTARY, "gelu", "parallel", "positions"),
+    "moe": _LLAMA,
+    "lstm": (),
+    "universal": (*_LLAMA, "norm_after"),
+}
+_ALL_VARIANTS = (*VARIANTS["llama"], *VARIANTS["gpt_neox"])
 
 _CHOICES = {
+    "qk_norm": ("none", "head", "all"),
+    "attention_bias": ("none", "qkv", "all"),
+    "gelu": ("tanh", "exact"),
+    "positions": ("rotary", "learned"),
     "dtype": ("float32", "bfloat16"),
     "layers": ("auto", "unroll", "scan"),
     "attention": ("auto", "chunks", "fused", "cudnn", "splash"),
@@ -73,7 +97,7 @@ def resolve(config: ModelConfig, *, vocabulary: int = 0, context: int = 0) -> Mo
         ValueError: for an unknown preset or architecture, a size that is missing, negative, does not divide or does
             not belong to the architecture, an unknown choice.
     """
-    preset = shape(config.preset)
+    preset = shape(config.preset) if config.preset else {"d_model": 0, "n_layers": 0}
     architecture = config.architecture or preset.get("architecture", "llama")
     if architecture not in SIZES:
         raise ValueError(f"models: architecture must be one of {', '.join(SIZES)}, found {architecture!r}")
@@ -123,13 +147,14 @@ def _validate(config: ModelConfig) -> ModelConfig:
     for name, most in (("dropout", 0.99), ("rotary_share", 1.0)):
         if not 0 <= getattr(config, name) <= most:
             raise ValueError(f"models: {name} is a share from 0 to {most}, found {getattr(config, name)}")
+    _validate_variants(config)
     if not 0 <= config.balance < float("inf"):
         raise ValueError(f"models: balance must not be negative, nor infinite, found {config.balance}")
     if not 1 < config.rope_base < float("inf"):
         raise ValueError(f"models: rope_base must be above 1 and finite, found {config.rope_base}")
     if not 0 < config.norm_eps < 1:
         raise ValueError(f"models: norm_eps must be above 0 and below 1, found {config.norm_eps}")
-    if "n_heads" in sizes and config.d_model % (2 * config.n_heads):
+    if "n_heads" in sizes and not config.d_head and config.d_model % (2 * config.n_heads):
         found = f"d_model {config.d_model} and n_heads {config.n_heads}"
         raise ValueError(f"models: rotary heads need d_model / n_heads even, found {found}; change one of them")
     if "n_heads" in sizes and config.n_heads % config.n_kv_heads:
@@ -145,9 +170,37 @@ def _validate(config: ModelConfig) -> ModelConfig:
     return config
 
 
+def _validate_variants(config: ModelConfig) -> None:
+    """Nothing, where the options of VARIANTS belong to the architecture and are in range."""
+    for name in _ALL_VARIANTS:
+        value = getattr(config, name)
+        if value != getattr(ModelConfig, name) and name not in VARIANTS[config.architecture]:
+            have = ", ".join(which for which, names in VARIANTS.items() if name in names)
+            problem = f"{config.architecture} has no option {name}, found {value!r}"
+            raise ValueError(f"models: {problem}; leave it out, or take {have}")
+    if config.d_head < 0 or config.d_head % 2:
+        raise ValueError(f"models: rotary heads need d_head even, found {config.d_head}; change it")
+    scaling = config.rope_scaling
+    if len(scaling) not in (0, 1, 4) or min(scaling, default=1) <= 0:
+        expected = "no number, a factor, or factor, low and high frequency factor and original context, all positive"
+        raise ValueError(f"models: rope_scaling must be {expected}, found {scaling}")
+    if len(scaling) == 4 and scaling[1] >= scaling[2]:
+        problem = f"the low frequency factor {scaling[1]:g} is not below the high one, {scaling[2]:g}"
+        raise ValueError(f"models: rope_scaling: {problem}; exchange them")
+
+
+def without_default_variants(values: dict[str, Any]) -> dict[str, Any]:
+    """The JSON values of a model without those options of VARIANTS that are at their default.
+
+    What names a model or a run is made of these, so that runs from before there were such options keep their names.
+    """
+    default = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(ModelConfig()).items()}
+    return {name: value for name, value in values.items() if name not in _ALL_VARIANTS or value != default[name]}
+
+
 def head_dim(config: ModelConfig) -> int:
     """Width of one attention head."""
-    return config.d_model // config.n_heads
+    return config.d_head or config.d_model // config.n_heads
 
 
 def rotary_dim(config: ModelConfig) -> int:

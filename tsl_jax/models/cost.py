@@ -12,11 +12,13 @@ uses A, V tokens and T positions, the matrices of one layer hold M parameters, i
     universal    M = a + 3 d f           m = 2 d                     stored once, met L times
 
     n_params    = L (M + m) + d         gpt_neox: + 2 d;  lstm: + d^2, its projection;  universal: M + m + L d + d
-    embeddings  = V d  (tied)  or  2 V d  (untied)
+    embeddings  = V d  (tied)  or  2 V d  (untied);  + C d where the C positions of the context are learned
     FLOPs/token = 6 (L M_met + V d) + 6 L H h (T + 1)         lstm: 6 (L M + d^2 + V d)
 
-The last term is causal attention: two products of 2 H h FLOPs per visible key, (T + 1) / 2 keys on average, times three
-for forward and backward. Kaplan et al. (arXiv 2001.08361, section 2.1) count 6 N; here N is then what a token meets.
+In llama, moe and universal m has h (H + 2 K) more for `attention_bias` "qkv", d more still for "all"; and 2 h more for
+`qk_norm` "head", h (H + K) for "all". The last term of the FLOPs is causal attention: two products of 2 H h FLOPs per
+visible key, (T + 1) / 2 keys on average, times three for forward and backward. Kaplan et al. (arXiv 2001.08361, section
+2.1) count 6 N; here N is then what a token meets.
 """
 
 from __future__ import annotations
@@ -37,8 +39,9 @@ def n_params_active(config: ModelConfig) -> int:
 
 
 def n_params_embedding(config: ModelConfig) -> int:
-    """Parameters of the embedding, and of the unembedding where it is not tied."""
-    return (1 if config.tied else 2) * config.vocabulary * config.d_model
+    """Parameters of the embedding, of the unembedding where it is not tied, and of learned positions."""
+    positions = config.context if config.positions == "learned" else 0
+    return ((1 if config.tied else 2) * config.vocabulary + positions) * config.d_model
 
 
 def flops_per_token(config: ModelConfig, context: int = 0) -> int:
@@ -47,7 +50,8 @@ def flops_per_token(config: ModelConfig, context: int = 0) -> int:
     if config.architecture == "lstm":
         attention, matrices = 0, matrices + config.d_model**2
     else:
-        attention = 6 * config.n_layers * config.d_model * ((context or config.context) + 1)
+        width = config.n_heads * head_dim(config)
+        attention = 6 * config.n_layers * width * ((context or config.context) + 1)
     return 6 * (matrices + config.vocabulary * config.d_model) + attention
 
 
@@ -75,9 +79,12 @@ def _layer_vectors(config: ModelConfig) -> int:
     d = config.d_model
     if config.architecture == "lstm":
         return 4 * d
+    h = head_dim(config)
+    qkv = h * (config.n_heads + 2 * config.n_kv_heads)
     if config.architecture == "gpt_neox":
-        return 6 * d + config.d_ff + head_dim(config) * (config.n_heads + 2 * config.n_kv_heads)
-    return 2 * d
+        return 6 * d + config.d_ff + qkv
+    bias = {"none": 0, "qkv": qkv, "all": qkv + d}[config.attention_bias]
+    return 2 * d + bias + {"none": 0, "head": 2 * h, "all": qkv - h * config.n_kv_heads}[config.qk_norm]
 
 
 def _outside_layers(config: ModelConfig) -> int:

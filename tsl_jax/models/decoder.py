@@ -2,6 +2,8 @@
 
     x = E[tokens],    x = block_l(x) for l = 1 .. L,    h = norm(x),    logits = h W'     (W = E where it is tied)
 
+Where positions are learned, x = E[tokens] + P[0, 1, ..].
+
 An `Architecture` says what its blocks are and where it differs. The logits are not made here: the loss takes them in
 chunks (`training.objective`). The parameters of the blocks are stacked along a first axis from the start, so that
 checkpoints, sharding and imports have one form however the forward pass runs: unrolled (10 % quicker on CPU) or scanned
@@ -66,6 +68,8 @@ class Decoder(nnx.Module):
         self.embedding = matrix(rngs, V, D)
         if architecture.shares_block:
             self.depth = matrix(rngs, L, D)
+        if config.positions == "learned":
+            self.place = matrix(rngs, config.context, D)
         self.blocks = stacked_blocks(architecture.block, config, rngs, 1 if architecture.shares_block else L)
         if architecture.norm:
             self.final_norm = architecture.norm(D, config.norm_eps)
@@ -85,8 +89,12 @@ class Decoder(nnx.Module):
 
         x_BxTxD = embed(self.embedding[...], tokens_BxT, config)
         x_BxTxD = x_BxTxD * config.d_model**0.5 if architecture.scales_embedding else x_BxTxD
+        if config.positions == "learned":
+            x_BxTxD = x_BxTxD + self.place[...][None, :n].astype(x_BxTxD.dtype)
         x_BxTxD = dropout(x_BxTxD, config.dropout, embedding_key)
-        table = rotary_table(n, rotary_dim(config), config.rope_base) if config.n_heads else None
+        table = None
+        if config.n_heads and config.positions == "rotary":
+            table = rotary_table(n, rotary_dim(config), config.rope_base, config.rope_scaling)
         x_BxTxD, auxiliary = architecture.blocks(self, x_BxTxD, table, layer_keys)
         return self.final_norm(x_BxTxD) if architecture.norm else matmul(x_BxTxD, self.projection), auxiliary
 

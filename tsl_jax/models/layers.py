@@ -21,13 +21,24 @@ INIT_STD = 0.02
 Table = tuple[np.ndarray, np.ndarray]  # cos and sin of a rotation, each (position, pair)
 
 
-def rotary_table(n: int, dim: int, base: float) -> Table:
-    """cos and sin of i / base^(2 j / dim), each (n, dim / 2), float32.
+def rotary_table(n: int, dim: int, base: float, scaling: tuple[float, ...] = ()) -> Table:
+    """cos and sin of i f_j, f_j = base^(-2 j / dim), each (n, dim / 2), float32.
+
+    For contexts longer than those of the training, `scaling` slows the rotation down: one number divides all f_j; four
+    (factor, low, high, original context n0) divide those whose wave is long against n0, as LLaMA 3.1 does:
+
+        f_j ((1 - s) / factor + s),   s = (n0 f_j / (2 pi) - low) / (high - low), between 0 and 1
 
     Made by numpy, as constants of the program: XLA would merge the computation of a table into every loop that reads
     it, and take sines anew for every number that is rotated.
     """
     frequency_h = np.float32(base) ** (-np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim))
+    if len(scaling) == 1:
+        frequency_h = frequency_h / np.float32(scaling[0])
+    elif scaling:
+        factor, low, high, original = map(np.float32, scaling)
+        share_h = np.clip((original * frequency_h / np.float32(2 * np.pi) - low) / (high - low), 0, 1)
+        frequency_h = frequency_h * ((1 - share_h) / factor + share_h)
     angle_Txh = np.arange(n, dtype=np.float32)[:, None] * frequency_h[None, :]
     return np.cos(angle_Txh), np.sin(angle_Txh)
 
@@ -89,25 +100,46 @@ class RMSNorm(nnx.Module):
         return (x * self.scale[...][None, None, :]).astype(x_BxTxD.dtype)
 
 
+def affine(x_BxTxD: jax.Array, w_DxF: nnx.Param[jax.Array], b_F: nnx.Param[jax.Array]) -> jax.Array:
+    """x W + b."""
+    return matmul(x_BxTxD, w_DxF) + b_F[...].astype(x_BxTxD.dtype)[None, None, :]
+
+
 class Attention(nnx.Module):
-    """Causal self-attention; one matrix makes queries, keys and values."""
+    """Causal self-attention; one matrix makes queries, keys and values.
+
+    With `qk_norm` queries and keys are normed before they are rotated: over the width of a head (Qwen3, 2025, arXiv
+    2505.09388), or over all heads at once (OLMo 2, 2501.00656).
+    """
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         self.n_heads, self.n_kv_heads, self.head_dim = config.n_heads, config.n_kv_heads, head_dim(config)
-        self.kind = config.attention
-        width = config.n_heads * self.head_dim
-        self.qkv = matrix(rngs, config.d_model, width + 2 * config.n_kv_heads * self.head_dim)
+        self.kind, self.qk_norm, self.bias = config.attention, config.qk_norm, config.attention_bias
+        width, kv_width = config.n_heads * self.head_dim, config.n_kv_heads * self.head_dim
+        self.qkv = matrix(rngs, config.d_model, width + 2 * kv_width)
         self.out = matrix(rngs, width, config.d_model, std=branch_std(config))
+        if self.bias != "none":
+            self.qkv_bias = nnx.Param(jnp.zeros(width + 2 * kv_width, jnp.float32))
+        if self.bias == "all":
+            self.out_bias = nnx.Param(jnp.zeros(config.d_model, jnp.float32))
+        if self.qk_norm != "none":
+            widths = (self.head_dim, self.head_dim) if self.qk_norm == "head" else (width, kv_width)
+            self.q_norm, self.k_norm = (RMSNorm(w, config.norm_eps) for w in widths)
 
     def __call__(self, x_BxTxD: jax.Array, table: Table) -> jax.Array:
         B, T, _ = x_BxTxD.shape
         H, K, h = self.n_heads, self.n_kv_heads, self.head_dim
-        q, k, v = jnp.split(matmul(x_BxTxD, self.qkv), [H * h, (H + K) * h], axis=-1)
+        qkv = matmul(x_BxTxD, self.qkv) if self.bias == "none" else affine(x_BxTxD, self.qkv, self.qkv_bias)
+        q, k, v = jnp.split(qkv, [H * h, (H + K) * h], axis=-1)
+        if self.qk_norm != "none":
+            heads = (-1, h) if self.qk_norm == "head" else (T, -1)
+            q, k = (norm(x.reshape(B, *heads)) for norm, x in ((self.q_norm, q), (self.k_norm, k)))
         q = rotate(q.reshape(B, T, H, h), table)
         k = rotate(k.reshape(B, T, K, h), table)
         # The values that a head mixes, side by side, are mapped back to the residual stream.
         mixed_BxTxHxh = causal_attention(q, k, v.reshape(B, T, K, h), self.kind)
-        return matmul(mixed_BxTxHxh.reshape(B, T, H * h), self.out)
+        mixed_BxTxN = mixed_BxTxHxh.reshape(B, T, H * h)
+        return affine(mixed_BxTxN, self.out, self.out_bias) if self.bias == "all" else matmul(mixed_BxTxN, self.out)
 
 
 class SwiGLU(nnx.Module):

@@ -1,6 +1,7 @@
 """The LLaMA decoder (Touvron et al. 2023, arXiv 2302.13971), and the Universal Transformer, which repeats its block.
 
-A LLaMA block is x = x + attention(norm x), then x = x + swiglu(norm' x).
+A LLaMA block is x = x + attention(norm x), then x = x + swiglu(norm' x); with `norm_after`, as in OLMo 2 (2025, arXiv
+2501.00656), x = x + norm(attention(x)), then x = x + norm'(swiglu(x)).
 
 The Universal Transformer (Dehghani et al. 2018, arXiv 1807.03819) applies one block n_layers times,
 
@@ -29,9 +30,12 @@ class Block(nnx.Module):
         self.attention = Attention(config, rngs)
         self.mlp_norm = RMSNorm(config.d_model, config.norm_eps)
         self.mlp = SwiGLU(config, rngs)
-        self.dropout = config.dropout
+        self.dropout, self.norm_after = config.dropout, config.norm_after
 
     def __call__(self, x_BxTxD: jax.Array, table: Table, key: jax.Array | None = None) -> jax.Array:
+        if self.norm_after:
+            x_BxTxD = x_BxTxD + dropout(self.attention_norm(self.attention(x_BxTxD, table)), self.dropout, key, 0)
+            return x_BxTxD + dropout(self.mlp_norm(self.mlp(x_BxTxD)), self.dropout, key, 1)
         attended = self.attention(self.attention_norm(x_BxTxD), table)
         x_BxTxD = x_BxTxD + dropout(attended, self.dropout, key, 0)
         return x_BxTxD + dropout(self.mlp(self.mlp_norm(x_BxTxD)), self.dropout, key, 1)

@@ -13,7 +13,9 @@ equation 4): `balance` times the mean over layers of
 
     E sum_e f_e P_e,   f_e the share of choices that fell on e, P_e the mean of softmax(all r)_e
 
-which is 1 where both are even. Both means are over the whole batch.
+which is 1 where both are even. Both means are over the whole batch. In transformers' `router_aux_loss_coef` f sums to A
+instead of to 1, so with two experts a token a balance of .01 here weighs as its .005 (and it takes f and P over all
+layers together before it multiplies them).
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ BATCH = ("data", "fsdp")
 RULES: dict[str, P] = {
     "embedding": P("tensor", "fsdp"),  # (V, D)
     "unembedding": P("tensor", "fsdp"),
+    "place": P(None, "fsdp"),  # (C, D): learned positions
     "qkv": P("fsdp", "tensor"),  # into the heads
     "out": P("tensor", "fsdp"),  # and back
     "gate_up": P("fsdp", "tensor"),  # into the feed-forward layer, or into each of the experts

@@ -18,7 +18,7 @@ from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from tsl_jax.data.config import DataConfig, EvalConfig
-from tsl_jax.models.config import ModelConfig
+from tsl_jax.models.config import ModelConfig, without_default_variants
 from tsl_jax.training.position_weights.weights import PositionWeights
 
 T = TypeVar("T")
@@ -170,11 +170,12 @@ def _frozen(value: Any) -> Any:
 def config_hash(config: TrainConfig) -> str:
     """Twelve hexadecimal digits that name the run: all entries but EXECUTION_FIELDS.
 
-    A later version with more entries gives other digits. Compare two runs by their configurations, as config.yaml or a
-    manifest has them, hashed now; never by a hash that was written down.
+    A later version with more entries gives other digits, unless they are options of models. Compare two runs by their
+    configurations, as config.yaml or a manifest has them, hashed now; never by a hash that was written down.
     """
     values = {name: value for name, value in to_dict(config).items() if name not in EXECUTION_FIELDS}
     if config.on_nonfinite == "stop":  # as all runs did before there was a choice
         del values["on_nonfinite"]
     values["position_weights"] = config.position_weights.identity()  # the content of a file, wherever it lies
+    values["model"] = without_default_variants(values["model"])
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,6 +1,6 @@
 """The objective: position-weighted mean cross-entropy, in chunks of tokens so that (B, T, V) logits never exist.
 
-    loss = 1/(B T) sum_{b,i} w_i l_{b,i},   l = logsumexp(W h) - (W h)_target,   mean_i w_i = 1
+    loss = 1/(B T) sum_{b,i} w_i l_{b,i},   l = logsumexp(W h) - (W h)_target >= 0,   mean_i w_i = 1
 
 `weighted_loss` makes the gradient in the forward pass, chunk by chunk: with p = softmax(W h) and g = w/(B T) (p -
 onehot), dh = g' W and dW = sum g h'. That is three products with W instead of the four of recomputation, and valid
@@ -135,14 +135,15 @@ def _losses(h_MxD: jax.Array, w_VxD: jax.Array, y_M: jax.Array) -> tuple[jax.Arr
     """Loss of each token, e^(logit - largest) and its sum: the exponentials are taken once for loss and gradient.
 
     The target's logit is computed once more, by itself: read from the logits after the exponentials are taken, it
-    would keep XLA from putting these in the logits' place, and a chunk would need twice the memory.
+    would keep XLA from putting these in the logits' place, and a chunk would need twice the memory. By rounding it may
+    exceed the largest of them; cut off there, no loss is negative, as the sum holds the largest one's e^0 = 1.
     """
     logits_MxV = jax.lax.dot_general(h_MxD, w_VxD, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
     at_target_M = jnp.sum(h_MxD.astype(jnp.float32) * jnp.take(w_VxD, y_M, axis=0).astype(jnp.float32), axis=-1)
     largest_M = logits_MxV.max(axis=-1)
     e_MxV = jnp.exp(logits_MxV - largest_M[:, None])
     total_M = e_MxV.sum(axis=-1)
-    return jnp.log(total_M) + largest_M - at_target_M, e_MxV, total_M
+    return jnp.log(total_M) + jnp.maximum(largest_M - at_target_M, 0.0), e_MxV, total_M
 
 
 def chunk_tokens(vocabulary: int, platform: str = "") -> int:

@@ -56,11 +56,7 @@ def reevaluate(
     config, record = run_dir.read_config(run), run_dir.read_record(run)
     if not isinstance(record.get("model"), dict):
         raise ValueError(f"training: {run} has no whole {run_dir.RECORD} yet; wait for its first evaluation")
-    # a surface in a run's folder would hide the run's own
-    place = out.resolve()
-    owner = place.parent if place.name == run_dir.SURFACE else place
-    if owner == run.resolve() or (owner / run_dir.CONFIG).exists():
-        raise ValueError(f"training: {out} belongs to a run, which has a surface of its own; name a new folder as out")
+    run_dir.refuse(out)
     layout = devices or config.mesh
     data, fsdp, _ = mesh.shape(layout, len(jax.devices()))
     check_evaluation_shares(config.evaluation_batch, data * fsdp)

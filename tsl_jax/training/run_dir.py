@@ -71,6 +71,18 @@ def how_to_resume(run: Path) -> str:
     return f"go on with: tsl train --out {shlex.quote(str(run))} --resume{again}"
 
 
+def refuse(out: Path) -> None:
+    """Nothing, where a surface in `out` would not hide that of a run.
+
+    Raises:
+        ValueError: if it is the folder of a run, or of its surface.
+    """
+    place = out.resolve()
+    owner = place.parent if place.name == SURFACE else place
+    if (owner / CONFIG).exists():
+        raise ValueError(f"training: {out} belongs to a run, which has a surface of its own; name a new folder as out")
+
+
 def make(run: Path) -> bool:
     """Make the folder; whether it was not there before.
 
