@@ -66,8 +66,7 @@ def joined(coordinator: str = "", total: int = 0, index: int = -1) -> Iterator[N
 
     Args:
         coordinator: HOST:PORT on which process 0 listens. total: how many processes there are. index: of this one,
-            from 0.
-            What is left out jax reads from SLURM, Open MPI, Kubernetes or a TPU pod.
+            from 0. What is left out jax reads from SLURM, Open MPI, Kubernetes or a TPU pod.
 
     Raises:
         ValueError: where they do not come together. SystemExit: in all but one of several that end for one reason.
