@@ -1,5 +1,6 @@
 """What all tests share: one table of tolerances, and simulated surfaces whose truth is known."""
 
+import os
 from collections.abc import Iterator
 
 import jax
@@ -54,8 +55,12 @@ TOLERANCE = {
 @pytest.fixture(autouse=True, scope="session")
 def _caches_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Prepared text and compiled programs are kept for this session, child processes included; never the user's own."""
+    # Workers side by side share what they compile; a largest size makes jax lock the folder.
+    session = tmp_path_factory.getbasetemp()
+    programs = (session.parent if "PYTEST_XDIST_WORKER" in os.environ else session) / "programs"
     settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
+        "jax_compilation_cache_dir": str(programs),
+        "jax_compilation_cache_max_size": 8 << 30,
         "jax_persistent_cache_min_compile_time_secs": 0.2,
         "jax_persistent_cache_min_entry_size_bytes": 0,
     }

@@ -15,7 +15,6 @@ The only interface between training, which writes surfaces, and the fits of laws
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,13 +24,20 @@ import numpy as np
 import xarray as xr
 from xarray.core import indexing
 
-from tsl_jax.atomic_write import is_unused, write_atomically
-from tsl_jax.surface_file import CheckpointArray, from_arrays, read_arrays, to_arrays, write_arrays
+from tsl_jax.atomic_write import is_unused
+from tsl_jax.surface_file import (
+    HEADER,
+    SCHEMA,
+    CheckpointArray,
+    checked_header,
+    from_arrays,
+    read_arrays,
+    read_header,
+    to_arrays,
+    write_arrays,
+    write_header,
+)
 
-SCHEMA = 1
-HEADER = "surface.json"
-CHECKSUM = "sha256"  # entry of the header, of the others
-LARGEST = 1 << 31  # of the numbers in a header
 CHECKPOINT_FILES = "tokens-*.npz"
 DIMENSIONS = ("split", "tokens", "position")
 IDENTITY = ("run", "config_hash", "model", "windows", "seed")  # attributes that all checkpoints of a surface share
@@ -139,7 +145,7 @@ def create(folder: str | Path, *, clusters: Mapping[str, int], context: int, att
     header = {"schema": SCHEMA, "clusters": dict(clusters), "context": int(context), "attrs": dict(attrs)}
     header = json.loads(json.dumps(header))  # tuples become lists, as they will on disk
     if (folder / HEADER).exists():
-        on_disk = _read_header(folder)
+        on_disk = read_header(folder)
         identity = [key for key in ("schema", "clusters", "context") if on_disk[key] != header[key]]
         identity += [key for key in IDENTITY if on_disk["attrs"].get(key) != header["attrs"].get(key)]
         if identity:
@@ -150,7 +156,7 @@ def create(folder: str | Path, *, clusters: Mapping[str, int], context: int, att
     if not is_unused(folder, CHECKPOINT_FILES):
         raise ValueError(f"surface: {folder} is there and holds no surface; use a new folder, or an empty one")
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / HEADER, json.dumps({**header, CHECKSUM: _checksum(header)}, indent=1))
+    write_header(folder, header)
 
 
 def annotate(folder: str | Path, **attrs: Any) -> None:
@@ -166,11 +172,11 @@ def annotate(folder: str | Path, **attrs: Any) -> None:
     fixed = [name for name in attrs if name in IDENTITY]
     if fixed:
         raise ValueError(f"surface: {fixed[0]} says whose surface {folder} is and cannot change; use a new folder")
-    header = _read_header(folder)
+    header = read_header(folder)
     for name, value in attrs.items():
         before = header["attrs"].get(name)
         header["attrs"][name] = {**before, **value} if isinstance(before, dict) and isinstance(value, dict) else value
-    write_atomically(folder / HEADER, json.dumps(header, indent=1))
+    write_header(folder, header)
 
 
 def append(
@@ -189,7 +195,7 @@ def append(
         OSError: if the disk is full or not writable; earlier checkpoints are untouched.
     """
     folder = Path(folder)
-    header = _read_header(folder)
+    header = read_header(folder)
     path = folder / f"tokens-{tokens:015d}.npz"
     if path.exists():
         raise ValueError(f"surface: {path} exists, and checkpoints are immutable; load it, or use a new folder")
@@ -241,13 +247,13 @@ def load_surface(path: str | Path) -> xr.Dataset:
             header = json.loads(str(arrays.pop("header")))
         except (ValueError, RecursionError) as error:
             raise ValueError(f"surface: {path} is damaged (its header: {error}); restore it from a copy") from None
-        return _dataset(_known(header, path), arrays, path)
+        return _dataset(checked_header(header, path), arrays, path)
     folder = path if (path / HEADER).exists() else path / "surface"
     if not (folder / HEADER).exists():
         raise FileNotFoundError(
             f"surface: no {HEADER} in {path} or {path / 'surface'}; name a run's folder or a packed file"
         )
-    header = _read_header(folder)
+    header = read_header(folder)
     files = list(checkpoints(folder).values())
     if not files:
         raise ValueError(f"surface: {folder} holds no checkpoint yet; wait for the first evaluation")
@@ -371,35 +377,3 @@ def _assemble(header: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> xr.Da
             coordinates[name] = ("tokens", arrays[name])
     attrs = {"units": "nats/token", **header["attrs"], "header": json.dumps(header)}
     return validate_surface(with_losses(xr.Dataset(variables, coordinates, attrs)))
-
-
-def _read_header(folder: Path) -> dict[str, Any]:
-    try:
-        header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"surface: no {HEADER} in {folder}; begin one with surface.create") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"surface: {folder / HEADER} is damaged ({error}); restore it from a copy") from None
-    if isinstance(header, dict) and CHECKSUM in header and header.pop(CHECKSUM) != _checksum(header):
-        fix = f"restore it from a copy, or take out its {CHECKSUM} if you changed it on purpose"
-        raise ValueError(f"surface: {folder / HEADER} is damaged or was changed: its checksum does not match; {fix}")
-    return _known(header, folder / HEADER)
-
-
-def _checksum(header: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
-
-
-def _known(header: Any, path: Path) -> dict[str, Any]:
-    """The header, once it is known to have what every surface has."""
-    schema = header.get("schema") if isinstance(header, dict) else None
-    if schema != SCHEMA:
-        raise ValueError(f"surface: {path} has schema {schema!r:.40}, this version reads {SCHEMA}")
-    if "variables" in header:  # of a saved surface, whose arrays say the rest
-        return header
-    clusters, context, attrs = (header.get(name) for name in ("clusters", "context", "attrs"))
-    counts = [*clusters.values(), context] if isinstance(clusters, dict) and clusters else [0]
-    if not all(type(count) is int and 0 < count <= LARGEST for count in counts) or not isinstance(attrs, dict):
-        expected = "clusters (split: number), context (a number) and attrs (a mapping)"
-        raise ValueError(f"surface: {path} is damaged: expected {expected}; restore it from a copy")
-    return header

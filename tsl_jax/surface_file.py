@@ -1,4 +1,4 @@
-"""One file of a surface: arrays with their checksum, on disk whole or not at all, and verified when read.
+"""The files of a surface, header and arrays with their checksums: on disk whole or not at all, verified when read.
 
 A checkpoint holds the sums that training measured; a saved surface any dataset, with a header that names its
 variables, coordinates and attributes.
@@ -22,6 +22,10 @@ from xarray.core import indexing
 
 from tsl_jax.atomic_write import write_atomically
 
+SCHEMA = 1
+HEADER = "surface.json"
+CHECKSUM = "sha256"  # entry of the header, of the others
+LARGEST = 1 << 31  # of the numbers in a header
 UNPACKED, SHRINKS = 1 << 30, 100  # bytes; and how far a large file may shrink
 
 
@@ -74,6 +78,55 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> str:
         sha.update(f"{name} {value.dtype.str} {value.shape}".encode())
         sha.update(value.tobytes())
     return sha.hexdigest()
+
+
+def write_header(folder: Path, header: Mapping[str, Any]) -> None:
+    """Write the header of a surface and its checksum."""
+    write_atomically(folder / HEADER, json.dumps({**header, CHECKSUM: _checksum(header)}, indent=1))
+
+
+def read_header(folder: Path) -> dict[str, Any]:
+    """The header of a surface.
+
+    Raises:
+        FileNotFoundError: where there is none. ValueError: where it is damaged, or of another schema.
+    """
+    try:
+        header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"surface: no {HEADER} in {folder}; begin one with surface.create") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"surface: {folder / HEADER} is damaged ({error}); restore it from a copy") from None
+    if isinstance(header, dict) and CHECKSUM in header and header.pop(CHECKSUM) != _checksum(header):
+        fix = f"restore it from a copy, or take out its {CHECKSUM} if you changed it on purpose"
+        raise ValueError(f"surface: {folder / HEADER} is damaged or was changed: its checksum does not match; {fix}")
+    return checked_header(header, folder / HEADER)
+
+
+def _checksum(header: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
+
+
+def checked_header(header: Any, path: Path) -> dict[str, Any]:
+    """The header itself, once it is known to have what every surface has.
+
+    Args:
+        header: as it was read. path: of its file, for messages.
+
+    Raises:
+        ValueError: where it is damaged, or of another schema.
+    """
+    schema = header.get("schema") if isinstance(header, dict) else None
+    if schema != SCHEMA:
+        raise ValueError(f"surface: {path} has schema {schema!r:.40}, this version reads {SCHEMA}")
+    if "variables" in header:  # of a saved surface, whose arrays say the rest
+        return header
+    clusters, context, attrs = (header.get(name) for name in ("clusters", "context", "attrs"))
+    counts = [*clusters.values(), context] if isinstance(clusters, dict) and clusters else [0]
+    if not all(type(count) is int and 0 < count <= LARGEST for count in counts) or not isinstance(attrs, dict):
+        expected = "clusters (split: number), context (a number) and attrs (a mapping)"
+        raise ValueError(f"surface: {path} is damaged: expected {expected}; restore it from a copy")
+    return header
 
 
 class CheckpointArray(BackendArray):

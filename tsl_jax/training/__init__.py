@@ -12,6 +12,7 @@ evaluation       the loss of every position on fixed windows, plain and additive
 reevaluation     the checkpoints of a run on other text or windows
 checkpoint       the state on disk;  run_dir  config, record and metrics in the folder of a run
 provenance       versions, hardware, commit and text that a run was made with
+compile_ahead    the step compiled for devices that are not here
 mesh             devices in the axes (data, fsdp, tensor);  resources  memory of a step, rates, utilisation
 hosts            several processes in one run: what they share, who writes, and how all end when one does
 position_weights static, from a file, or following the run
