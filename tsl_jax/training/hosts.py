@@ -65,8 +65,8 @@ def joined(coordinator: str = "", total: int = 0, index: int = -1) -> Iterator[N
     """Meanwhile this process is one of several; call it before jax has looked at any device.
 
     Args:
-        coordinator: HOST:PORT on which process 0 listens. total: how many processes there are. index: of this one, from 0.
-            What is left out jax reads from SLURM, Open MPI, Kubernetes or a TPU pod.
+        coordinator: HOST:PORT on which process 0 listens. total: how many processes there are. index: of this one,
+            from 0. What is left out jax reads from SLURM, Open MPI, Kubernetes or a TPU pod.
 
     Raises:
         ValueError: where they do not come together. SystemExit: in all but one of several that end for one reason.
