@@ -13,8 +13,8 @@ from tsl_jax.training import run_dir
 
 
 def test_killed_runs_are_continued_to_the_same_bits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert soak.soak(tmp_path, 2, ("llama",), seed=1, moments=("save", "rename")) == []
-    assert capsys.readouterr().out.count("equal") == 2
+    assert soak.soak(tmp_path, 1, ("llama",), seed=1, moments=("save", "rename")) == []
+    assert capsys.readouterr().out.count("equal") == 1
     whole, other = tmp_path / "whole-llama", tmp_path / "other"
     shutil.copytree(whole, other)
     assert soak.differences(other, whole) == []
