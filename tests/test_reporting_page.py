@@ -16,6 +16,7 @@ import xarray as xr
 from tsl_jax import laws
 from tsl_jax.fitting import fit
 from tsl_jax.forecasting import ForecastFlag, ForecastStatus
+from tsl_jax.importers import from_losses
 from tsl_jax.reporting import report
 from tsl_jax.reporting.forecast_figures import every_method
 from tsl_jax.reporting.material import sort
@@ -401,3 +402,15 @@ def test_errors_say_what_was_found_and_what_to_give(tmp_path: Path, run: xr.Data
     with pytest.raises(ValueError, match="surface: expected a variable loss"):
         report(tmp_path / "page.html", xr.Dataset())
     assert not list(tmp_path.iterdir())
+
+
+def test_of_very_many_checkpoints_some_are_drawn_and_the_page_says_so(tmp_path):
+    tokens = np.linspace(1000, material.TOTAL, 1200)
+    loss = 2.5 + (tokens / 1000)[:, None] ** -0.3 + np.zeros((1, 1))
+    log = from_losses(loss, tokens=tokens, schedule=material.PLAN)
+    page = Page(report(tmp_path / "page.html", log, material.forecast(log, 0.4, "power", 0.1, {})))
+    assert "Of 1,200 checkpoints 1,000 are drawn, evenly picked." in page.text
+    (drawing,) = [drawing for drawing in page.drawings if "0,0" in drawing["views"]][:1]
+    (observed,) = [trace for trace in drawing["views"]["0,0"]["data"] if trace["legendgroup"] == "observed"]
+    assert len(observed["x"]) == 1000
+    assert (observed["x"][0], observed["x"][-1]) == (1000, material.TOTAL)

@@ -15,6 +15,7 @@ from tsl_jax.fitting import Fit, fit
 from tsl_jax.forecasting import MAIN, Backtest, Forecast, backtest, forecast
 from tsl_jax.forecasting.backtesting import CUTOFFS
 from tsl_jax.forecasting.forecast_run import read_schedule
+from tsl_jax.surface import position_noise
 
 AHEAD = 24  # points from here to the end of the plan
 
@@ -47,7 +48,7 @@ def analyse(surface: xr.Dataset, progress: Callable[[str, int, int], None]) -> A
         r2["additive"] = fit(laws.HYPERBOLIC, surface.loss_additive, over="position").r2
     progress("fit", 2, 3)
     if "cluster_sum" in surface:
-        r2["ceiling"] = surface_noise_ceiling(by_position, surface)
+        r2["ceiling"] = surface_noise_ceiling(by_position, surface, position_noise)
     progress("fit", 3, 3)
     cutoffs = _reached(surface)
     tested = backtest(surface, cutoffs, progress=progress, by_position=False) if cutoffs else None

@@ -23,7 +23,7 @@ from tsl_jax.diagnostics.noise import Noise, under_noise
 from tsl_jax.fitting.covariance import jacobian
 from tsl_jax.fitting.result import Fit
 from tsl_jax.fitting.varpro import orthonormal
-from tsl_jax.laws import Covariates
+from tsl_jax.laws import Covariates, Law
 
 CLOSED = 0.9  # of the gap
 
@@ -61,22 +61,22 @@ def effective_context(
     log_a1 = np.log(fit.params.sel(param="a1", drop=True).where(fit.usable))
     error = fit.log_shape_stderr.sel(shape="a1", drop=True)
     if covariance is not None:
-
-        def variance(q: Array, x: Covariates, noise: Noise) -> Array:
-            # Row a1 of (J'J)^-1 J' = R^-1 Q', with the columns of J scaled to one first.
-            columns = jacobian(fit.law, q, x)
-            size = jnp.sqrt(jnp.sum(columns**2, axis=0))
-            basis, r = orthonormal(columns / size[None])
-            row = jax.scipy.linalg.solve_triangular(r, basis.T)[0] / size[0]
-            return noise.of(row[:, None])[0, 0]
-
-        error = np.sqrt(under_noise("effective_context", fit, covariance, variance))
+        error = np.sqrt(under_noise("effective_context", fit, covariance, _variance_of_log_a1))
     tail = (1 + level) / 2
     width = error * float(norm.ppf(tail) if clusters is None else t.ppf(tail, clusters - 1))
     # 1/(1 + a1 i) = 1 - CLOSED at i = CLOSED/(1 - CLOSED)/a1.
     middle = np.log(CLOSED / (1 - CLOSED)) - log_a1
     ends = {"i90": np.exp(middle), "low": np.exp(middle - width), "high": np.exp(middle + width)}
     return xr.Dataset(ends, attrs={"range": fit.range_in_words()})
+
+
+def _variance_of_log_a1(law: Law, q: Array, x: Covariates, noise: Noise) -> Array:
+    """The row of a1 in (J'J)^-1 J' = R^-1 Q', with the columns of J scaled to one first, on both sides of Sigma."""
+    columns = jacobian(law, q, x)
+    size = jnp.sqrt(jnp.sum(columns**2, axis=0))
+    basis, r = orthonormal(columns / size[None])
+    row = jax.scipy.linalg.solve_triangular(r, basis.T)[0] / size[0]
+    return noise.of(row[:, None])[0, 0]
 
 
 def effective_context_resampled(

@@ -20,7 +20,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +32,7 @@ from jaxtyping import Array, Float
 from tsl_jax.fitting.covariance import jacobian
 from tsl_jax.fitting.result import Fit, as_covariates
 from tsl_jax.fitting.varpro import orthonormal
-from tsl_jax.laws import Covariates
-from tsl_jax.surface import position_noise
+from tsl_jax.laws import Covariates, Law
 
 BINS = 10
 BLOCK = 2**21  # numbers of a surface's clusters that are worked on at once, 16 MB
@@ -105,12 +105,7 @@ def noise_ceiling(fit: Fit, y: xr.DataArray, covariance: xr.DataArray) -> xr.Dat
     Raises:
         ValueError: for a weighted fit, a fit over several dimensions, or shapes that do not belong to it.
     """
-
-    def expected_sse(q: Array, x: Covariates, noise: Noise) -> Array:
-        basis, _ = orthonormal(jacobian(fit.law, q, x))  # H = Q Q', so tr(H Sigma) = tr(Q' Sigma Q)
-        return noise.total - jnp.trace(noise.of(basis))
-
-    expected = under_noise("noise_ceiling", fit, covariance, expected_sse)
+    expected = under_noise("noise_ceiling", fit, covariance, _expected_sse)
     (over,) = fit.over
     if set(y.dims) != {over, *fit.status.dims}:
         raise ValueError(f"noise_ceiling: y has dimensions {y.dims}, the fit {(*fit.status.dims, over)}; give its data")
@@ -119,10 +114,19 @@ def noise_ceiling(fit: Fit, y: xr.DataArray, covariance: xr.DataArray) -> xr.Dat
     return 1 - expected / sst.where(sst > 0)
 
 
-def surface_noise_ceiling(fit: Fit, surface: xr.Dataset) -> xr.DataArray:
+def _expected_sse(law: Law, q: Array, x: Covariates, noise: Noise) -> Array:
+    """tr((I - H) Sigma) = tr(Sigma) - tr(Q' Sigma Q), with H = Q Q'."""
+    basis, _ = orthonormal(jacobian(law, q, x))
+    return noise.total - jnp.trace(noise.of(basis))
+
+
+def surface_noise_ceiling(fit: Fit, surface: xr.Dataset, noise: Callable[[xr.Dataset], xr.DataArray]) -> xr.DataArray:
     """`noise_ceiling` of a fit of `surface.loss` over positions, under the noise that its clusters show.
 
     Some checkpoints after the other, so that memory does not grow with their number.
+
+    Args:
+        noise: `tsl_jax.surface.position_noise`, or what else gives a root of the covariance of some checkpoints.
 
     Returns:
         (split, tokens).
@@ -138,7 +142,7 @@ def surface_noise_ceiling(fit: Fit, surface: xr.Dataset) -> xr.DataArray:
         arrays = {name: a for name, a in vars(fit).items() if isinstance(a, xr.DataArray) and "tokens" in a.dims}
         here = replace(fit, **{name: a.isel(part) for name, a in arrays.items()})
         of_part = surface[["loss", "count", "cluster_sum", "cluster_count"]].isel(part).load()
-        parts.append(noise_ceiling(here, of_part.loss, position_noise(of_part)))
+        parts.append(noise_ceiling(here, of_part.loss, noise(of_part)))
     return xr.concat(parts, "tokens")
 
 
@@ -159,9 +163,9 @@ class Noise(NamedTuple):
 
 
 def under_noise(
-    name: str, fit: Fit, covariance: xr.DataArray, quantity: Callable[[Array, Covariates, Noise], Array]
+    name: str, fit: Fit, covariance: xr.DataArray, quantity: Callable[[Law, Array, Covariates, Noise], Array]
 ) -> xr.DataArray:
-    """quantity(q, x, noise) at every fit by plain least squares, with q = (log shapes, coefficients) and its noise.
+    """quantity(law, q, x, noise) at every fit by plain least squares, q = (log shapes, coefficients), with its noise.
 
     NaN where a coefficient is at its limit. Raises ValueError in the name of the caller, for a weighted fit, one over
     several dimensions, or a covariance (or root, with a dimension cluster) of another shape.
@@ -178,11 +182,16 @@ def under_noise(
     if sigma.shape != expected:
         raise ValueError(f"{name}: expected a covariance of shape {expected}, found {sigma.shape}")
     raw, shapes = fit.raw_params.values.reshape(-1, len(fit.law.raw_params)), len(fit.law.shapes)
-    as_noise = Noise.from_root if is_root else Noise.from_covariance
     with jax.enable_x64(True):
         x = jax.tree.map(jnp.asarray, as_covariates(fit.x))
         q = jnp.concatenate([jnp.log(jnp.asarray(raw[:, :shapes])), jnp.asarray(raw[:, shapes:])], axis=-1)
-        of_each = jax.jit(jax.vmap(lambda q, s: quantity(q, x, as_noise(s))))
-        values = of_each(q, jnp.asarray(sigma.reshape(-1, rows, points)))
+        values = _of_each(quantity, fit.law, is_root, q, x, jnp.asarray(sigma.reshape(-1, rows, points)))
     # At its limit a coefficient does not move with the noise: the tangent space is a smaller one.
     return fit.sse.copy(data=np.asarray(values).reshape(fit.sse.shape)).where((fit.active == 0).all("coef"))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _of_each(quantity: Any, law: Law, is_root: bool, q: Array, x: Covariates, sigma: Array) -> Array:
+    """The quantity of each curve (curve,), compiled once for all blocks of a surface."""
+    as_noise = Noise.from_root if is_root else Noise.from_covariance
+    return jax.vmap(lambda q, s: quantity(law, q, x, as_noise(s)))(q, sigma)
