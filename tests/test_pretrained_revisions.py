@@ -296,6 +296,9 @@ def test_windows_begin_with_the_token_that_begins_a_text(words: Path, entries: t
     assert evaluation_text.tokenizer_facts(file.parent) == (file, END, 0)
     settings.write_text(json.dumps({"eos_token": END, "add_bos_token": False}))
     assert evaluation_text.tokenizer_facts(file.parent).begin is None
+    settings.unlink()
+    with pytest.raises(ValueError, match=r"names no token between documents; give --end-of-text"):
+        evaluation_text.tokenizer_facts(file.parent)
     file.unlink()
     with pytest.raises(ValueError, match=r"has no tokenizer.json, by which text becomes tokens"):
         evaluation_text.tokenizer_facts(file.parent)
@@ -397,9 +400,17 @@ def test_a_run_and_a_published_model_are_told_apart(
     assert sentence in capsys.readouterr().err.replace("\n", " ")
 
 
-def test_an_unknown_step_or_rate_survives_packing(measured: Path, tmp_path: Path) -> None:
+def test_an_unknown_step_or_rate_survives_packing(
+    measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     again = tsl.load_surface(tsl.pack(measured, tmp_path / "packed"))
     assert again.drop_attrs().identical(tsl.load_surface(measured).drop_attrs())
+    ids = np.random.default_rng(0).integers(0, 20, (3, 5))
+    for tokens, step in ((1, -1), (2, 5)):
+        mixed = tsl.evaluate(lambda x: np.ones((*x.shape, 20)), ids, tokens=tokens, step=step, out=tmp_path / "mixed")
+    assert "step" not in mixed.coords
+    monkeypatch.setattr(surface, "IN_MEMORY", 0)
+    assert "step" not in tsl.load_surface(tmp_path / "mixed").coords
     with pytest.raises(ValueError, match=r"says whose surface .* cannot change"):
         surface.annotate(measured, run="other")
 

@@ -270,6 +270,8 @@ def load_surface(path: str | Path) -> xr.Dataset:
     for file in files:
         arrays = {name: [values] for name, values in read_arrays(file).items()}
         parts.append(_dataset(header, arrays, file).drop_vars(of_clusters))
+    shared = set.intersection(*(set(part.coords) for part in parts))  # a step may be known of some alone
+    parts = [part.drop_vars(set(part.coords) - shared) for part in parts]
     late = {name: CheckpointArray(files, name, clusters, positions) for name in of_clusters}
     lazy = {name: (("split", "tokens", *STORED[name]), indexing.LazilyIndexedArray(late[name])) for name in late}
     return xr.concat(parts, "tokens").assign(lazy)

@@ -51,8 +51,9 @@ def tokenizer_facts(folder: Path, end_of_text: str = "", begin: str = "auto") ->
     raw = _raw(file)
     if not end_of_text:
         end_of_text = _content(settings.get("eos_token"))
-    if not end_of_text:
-        ids = checkpoint_files.read_json(folder / checkpoint_files.CONFIG).get("eos_token_id")
+    config = folder / checkpoint_files.CONFIG
+    if not end_of_text and config.is_file():
+        ids = checkpoint_files.read_json(config).get("eos_token_id")
         first = ids[0] if isinstance(ids, list) and ids else ids
         end_of_text = (raw.id_to_token(first) if isinstance(first, int) else None) or ""
     if not end_of_text:
