@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,11 +64,22 @@ def test_a_list_of_runs_whose_text_is_not_built_is_a_list_all_the_same(tmp_path,
         (["--minutes", "-1"], "--minutes not negative"),
         (["--minutes", "nan"], "--minutes not negative"),
         (["--side-by-side", "1000"], "ask for fewer"),
+        (["--retries", "-1"], "--retries is 0 or more"),
+        (["--per-run", "GPU=1"], "give --ray, or leave it out"),
+        (["--ray", "local", "--per-run", "GPU:1"], "amounts such as CPU=4 GPU=0.5, found 'GPU:1'"),
+        (["--ray", "local", "--per-run", "GPU=0"], "amounts such as"),
+        (["--ray", "local", "--side-by-side", "2"], "leave out --side-by-side"),
     ],
 )
 def test_options_that_cannot_work_are_refused_before_the_first_run(tmp_path, capsys, arguments, message):
     assert tsl_command("sweep", write_sweep(tmp_path), "--out", tmp_path / "out", *arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_without_ray_the_option_says_what_to_install(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert tsl_command("sweep", write_sweep(tmp_path), "--out", tmp_path / "out", "--ray", "local") == 2
+    assert "sweep: Ray is not installed; pip install 'tsl_jax[ray]'" in capsys.readouterr().err
 
 
 def test_minutes_of_zero_are_no_limit_and_others_are(tmp_path, monkeypatch, capsys):
@@ -117,7 +129,7 @@ def test_reproduce_becomes_the_experiment(monkeypatch):
 
 
 def test_an_installed_library_says_that_experiments_need_a_checkout(tmp_path, monkeypatch):
-    monkeypatch.setattr(reproduce, "__file__", str(tmp_path / "a/b/c.py"))
+    monkeypatch.setattr(reproduce, "__file__", str(tmp_path / "library/a/b/c.py"))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="clone the repository"):
         reproduce.experiments()

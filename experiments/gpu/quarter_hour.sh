@@ -58,7 +58,7 @@ science() {
         windows=(--evaluation.id-stretches 4 --evaluation.id-offsets 4 --evaluation.ood-stretches 4 --evaluation.ood-offsets 2)
     fi
     for schedule in cosine wsd; do
-        stage "science-$schedule" $seconds "$PYTHON" -m tsl_jax.cli train --out "$OUT/run-$schedule" --resume \
+        stage "science-$schedule" $seconds "$PYTHON" -m tsl_jax.cli train --out "$OUT/run-$schedule" \
             --data.corpus gpu-bundle/corpus --text dictionary@0.4 linux@0.35 cloud@0.25 perl@0 \
             --model.dtype bfloat16 --optimizer.schedule "$schedule" --optimizer.peak-lr 3e-3 --optimizer.beta2 0.95 \
             --keep 1 "${size[@]}" "${windows[@]}"
