@@ -266,7 +266,7 @@ def load_surface(path: str | Path) -> xr.Dataset:
                 problem = f"{file} has other arrays than {files[0]}"
                 raise ValueError(f"surface: {problem}; move it away, it is not of this surface")
         return _dataset(header, {name: [a[name] for a in loaded] for name in loaded[0]}, folder)
-    parts = []
+    parts: list[xr.Dataset] = []
     for file in files:
         arrays = {name: [values] for name, values in read_arrays(file).items()}
         parts.append(_dataset(header, arrays, file).drop_vars(of_clusters))

@@ -136,7 +136,7 @@ def surface_noise_ceiling(fit: Fit, surface: xr.Dataset, noise: Callable[[xr.Dat
     """
     sizes = surface.cluster_sum.sizes
     each = max(BLOCK // (sizes["split"] * sizes["cluster"] * sizes["position"]), 1)
-    parts = []
+    parts: list[xr.DataArray] = []
     for first in range(0, sizes["tokens"], each):
         part = {"tokens": slice(first, first + each)}
         arrays = {name: a for name, a in vars(fit).items() if isinstance(a, xr.DataArray) and "tokens" in a.dims}

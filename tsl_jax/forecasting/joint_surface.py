@@ -132,7 +132,7 @@ def _compress(loss: xr.DataArray) -> _Compressed:
     highest = float(laws.HYPERBOLIC.bounds(position)[0, 1])
     a1 = np.append(0.0, np.geomspace(1e-6 / position[-1], highest, SAMPLES))[:, None]
     family = (1 + a1 * position[0]) / (1 + a1 * position)  # (sample, position), 1 at the first position
-    _, triangle, pivots = qr(family, mode="economic", pivoting=True)
+    _, triangle, pivots = qr(family, mode="economic", pivoting=True)  # pyright: ignore[reportAssignmentType]
     size = np.abs(np.diagonal(triangle))
     count = int((size > MISSED * size[0]).sum())
     interpolation = np.empty((len(position), count))  # W

@@ -321,15 +321,14 @@ class Reach:
     @classmethod
     def of(cls, predicted: xr.DataArray) -> Reach:
         dims = ("tokens", "position")
-        return cls(predicted.min(dims), predicted.max(dims), np.isfinite(predicted).all(dims))
+        return cls(predicted.min(dims), predicted.max(dims), xr.apply_ufunc(np.isfinite, predicted).all(dims))
 
     @classmethod
     def over(cls, parts: Sequence[Reach]) -> Reach:
         """Of all parts together."""
-        low, high, finite = (
-            xr.concat([getattr(part, name) for part in parts], "part") for name in ("low", "high", "finite")
-        )
-        return cls(low.min("part"), high.max("part"), finite.all("part"))
+        low = xr.concat([part.low for part in parts], "part").min("part")
+        high = xr.concat([part.high for part in parts], "part").max("part")
+        return cls(low, high, xr.concat([part.finite for part in parts], "part").all("part"))
 
     def plausible(self, highest: float) -> xr.DataArray:
         """Whether no prediction exceeds IMPLAUSIBLE times the highest observed loss; else a1 came close to a pole."""

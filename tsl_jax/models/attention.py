@@ -65,7 +65,7 @@ def _splash(q_BxTxHxh: jax.Array, k_BxTxKxh: jax.Array, v_BxTxKxh: jax.Array, in
     block = next(size for size in SPLASH_BLOCKS if T % size == 0)
     names = ("block_q", "block_kv", "block_q_dkv", "block_kv_dkv", "block_q_dq", "block_kv_dq")
     mask = masks.MultiHeadMask([masks.CausalMask((T, T))] * H)
-    kernel = splash.make_splash_mha(
+    kernel: Any = splash.make_splash_mha(
         mask,
         block_sizes=splash.BlockSizes(**dict.fromkeys(names, block)),
         head_shards=1,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +75,8 @@ def evaluate(
                 def report(done: int, total: int, split: str = split) -> None:
                     progress(f"evaluate {split}", done, total)
 
-                losses = evaluation.window_losses(_forward, apply_fn, part.tokens, batch, report)
+                # What the forward pass is given as parameters is the function itself.
+                losses = evaluation.window_losses(_forward, cast(Any, apply_fn), part.tokens, batch, report)
                 splits[split] = evaluation.reduce(losses, part)
             surface.append(folder, tokens=tokens, step=step, lr=float("nan"), splits=splits)
         return surface.load_surface(folder)

@@ -167,7 +167,7 @@ def compile_step(
         leaf = lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)  # noqa: E731
         return jax.tree.map(leaf, tree, shardings(tree, mesh))
 
-    count = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec()))
+    count: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec()))
     state = TrainState(placed(params), placed(jax.eval_shape(optimizer.init, params)), count)
     tokens = jax.ShapeDtypeStruct((batch_size, config.context + 1), jnp.int32, sharding=meshes.batch_sharding(mesh))
     start = time.perf_counter()

@@ -74,10 +74,11 @@ def everywhere(mesh: Mesh | None) -> NamedSharding | None:
 
 def put_everywhere(values: Any, mesh: Mesh | None) -> jax.Array:
     """A small array on every device."""
-    if hosts.count() == 1:
-        return jax.device_put(values, everywhere(mesh))
+    sharding = everywhere(mesh)
+    if hosts.count() == 1 or sharding is None:
+        return jax.device_put(values, sharding)
     values = np.asarray(values)  # device_put would ask all processes whether they have the same
-    return jax.make_array_from_callback(values.shape, everywhere(mesh), lambda index: values[index])
+    return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
 
 
 def put(batch: np.ndarray, mesh: Mesh | None) -> jax.Array:
@@ -94,11 +95,12 @@ def put_rows(shape: tuple[int, ...], make: Callable[[int, int], np.ndarray], mes
     sharding = batch_sharding(mesh, stacked=len(shape) == 3)
     if hosts.count() == 1 or sharding is None:
         return jax.device_put(make(0, shape[-2]), sharding)
-    places = {index[-2].indices(shape[-2])[:2] for index in sharding.addressable_devices_indices_map(shape).values()}
+    indices = [index for index in sharding.addressable_devices_indices_map(shape).values() if index is not None]
+    places = {index[-2].indices(shape[-2])[:2] for index in indices}
     begin = min(first for first, _ in places)
     own = make(begin, max(after for _, after in places))
 
-    def part(index: tuple[slice, ...]) -> np.ndarray:
+    def part(index: Any) -> np.ndarray:
         first, after, _ = index[-2].indices(shape[-2])
         return own[..., first - begin : after - begin, :]
 
