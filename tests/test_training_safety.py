@@ -72,8 +72,11 @@ def content(folder: Path) -> dict[str, bytes]:
             if path.is_file() and path.name != ".lock"}  # fmt: skip
 
 
-def test_the_second_of_two_runs_in_a_new_folder_is_refused(config: TrainConfig, tmp_path: Path) -> None:
+def test_the_second_of_two_runs_in_a_new_folder_is_refused(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever its configuration: neither is made of parts of both."""
+    monkeypatch.setenv("TSL_JAX_CACHE", str(tmp_path / "cache"))  # text that is prepared already is not read
 
     def second_one() -> None:
         with pytest.raises(ValueError, match=rf"process {os.getpid()} on .* is writing .*; wait until it ends"):
@@ -187,6 +190,8 @@ def test_a_signal_saves_and_has_its_exit_code(
         return advance(*arguments)
 
     monkeypatch.setattr(loop, "_advance", signalled)
+    if signal.getsignal(number) is signal.SIG_IGN:  # tests under nohup: a run leaves what is ignored alone
+        signal.signal(number, signal.SIG_DFL)
     before = signal.getsignal(number)
     assert cli.run_verb("train", ["--out", str(out), "--resume"], debug=False) == code
     assert "interrupted; go on with: tsl train" in capsys.readouterr().err
