@@ -5,7 +5,7 @@ VENV := .venv
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: install demo test lint gpu-bundle clean
+.PHONY: install demo test test-slow lint gpu-bundle clean
 
 install: $(VENV)/.installed
 
@@ -14,6 +14,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+# What is left out of `make test`: runs in several processes, kills, kernels by an interpreter.
+test-slow: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS) -m slow
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

@@ -12,6 +12,7 @@ from experiments import soak
 from tsl_jax.training import run_dir
 
 
+@pytest.mark.slow
 def test_killed_runs_are_continued_to_the_same_bits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert soak.soak(tmp_path, 1, ("llama",), seed=1, moments=("save", "rename")) == []
     assert capsys.readouterr().out.count("equal") == 1

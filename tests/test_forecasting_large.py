@@ -95,6 +95,7 @@ def test_positions_are_compressed_exactly():
     np.testing.assert_allclose(missed.beyond, of_noise.beyond, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_joint_forecast_of_compressed_positions_is_that_of_all(simulated, monkeypatch):
     past = simulated.sel(tokens=slice(None, CUTOFF))
     every = tsl.forecast(past, [TOTAL], method="temporal_joint")

@@ -80,6 +80,7 @@ def test_fits_are_lowered(platform: str) -> None:
         assert "stablehlo" in lowered(jax.jit(solver.solve_curves), platform, prepared, np.ones((8, 64), np.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kv_heads", [1, 2])
 def test_the_kernel_for_tpu_equals_attention_in_chunks(kv_heads: int) -> None:
     """The kernel runs by jax's interpreter here."""

@@ -415,6 +415,7 @@ def test_an_unknown_step_or_rate_survives_packing(
         surface.annotate(measured, run="other")
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_on_a_tiny_model(
     words: Path, entries: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

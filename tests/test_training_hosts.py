@@ -125,6 +125,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return Runs(home / "one", home / "several", stopped, lines, killed, finished)
 
 
+@pytest.mark.slow
 def test_losses_and_evaluation_sums_of_two_processes_are_those_of_one_to_the_bit(runs: Runs) -> None:
     assert runs.stopped.codes == [130, 130], runs.stopped.said
     steps = [lines_of(run) for run in (runs.one, runs.several)]
@@ -137,11 +138,13 @@ def test_losses_and_evaluation_sums_of_two_processes_are_those_of_one_to_the_bit
         xr.testing.assert_equal(one[name].sel(before), several[name].sel(before))
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_at_the_same_step(runs: Runs) -> None:
     assert runs.stopped.codes == [130, 130]
     assert runs.stopped_lines == STOPPED
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_others_with_a_sentence(runs: Runs) -> None:
     assert [code for i, code in enumerate(runs.killed.codes) if i != 2] == [1, 1, 1], runs.killed.said
     assert runs.killed.codes[2] == -9
@@ -151,6 +154,7 @@ def test_a_process_that_dies_ends_the_others_with_a_sentence(runs: Runs) -> None
         assert "with --resume goes on" in last
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_in_another_number_of_processes_and_another_mesh(runs: Runs) -> None:
     assert runs.finished.codes == [0, 0], runs.finished.said
     steps = [lines_of(run) for run in (runs.one, runs.several)]
@@ -165,6 +169,7 @@ def test_a_run_goes_on_in_another_number_of_processes_and_another_mesh(runs: Run
     assert (record["environment"]["mesh"]["fsdp"], meshes) == (2, [4, 2])
 
 
+@pytest.mark.slow
 def test_one_process_reads_the_checkpoint_of_several(runs: Runs, tmp_path: Path) -> None:
     reevaluate(runs.several, tmp_path / "again", devices=MeshConfig(1, 1, 1), progress=lambda *_: None)
     again, several = (surface.load_surface(path).loss.isel(tokens=-1) for path in (tmp_path / "again", runs.several))

@@ -24,7 +24,7 @@ from tsl_jax.data.config import DataConfig
 from tsl_jax.models.build import build
 from tsl_jax.models.config import ModelConfig, resolve
 from tsl_jax.training import checkpoint, run_dir, setup
-from tsl_jax.training.config import OptimizerConfig, TrainConfig, to_dict
+from tsl_jax.training.config import OptimizerConfig, TrainConfig, from_dict, to_dict
 from tsl_jax.training.loop import train
 from tsl_jax.training.optimizer import run_optimizer
 from tsl_jax.training.provenance import model_hash
@@ -48,7 +48,7 @@ def _whole(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def final_state(config: TrainConfig, out: Path) -> TrainState:
     """Parameters and optimizer state of a run's newest checkpoint."""
     model = run_dir.read_record(out)["model"]
-    _, params = build(resolve(ModelConfig(**model)), 0)
+    _, params = build(resolve(from_dict(ModelConfig, model)), 0)
     state = initial_state(params, run_optimizer(config.optimizer, resolve_timeline(config)))
     checkpoints = checkpoint.Checkpoints(out / run_dir.CHECKPOINTS, keep=2, model_hash=model_hash(model))
     restored = checkpoints.restore(state)
@@ -103,7 +103,7 @@ def test_the_first_evaluations_equal_a_naive_mean_over_windows(config: TrainConf
     from tsl_jax.models.build import hidden, unembedding
 
     state = final_state(config, whole)
-    graphdef, _ = build(resolve(ModelConfig(**run_dir.read_record(whole)["model"])), 0)
+    graphdef, _ = build(resolve(from_dict(ModelConfig, run_dir.read_record(whole)["model"])), 0)
     part = windows.for_splits(corpora.load(config.data), config.context, config.evaluation)["ood"]
     logits = hidden(graphdef, state.params, jnp.asarray(part.tokens[:, :-1])) @ unembedding(state.params).T
     chosen = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), part.tokens[:, 1:, None], 2)[..., 0]
