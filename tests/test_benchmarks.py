@@ -13,6 +13,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "experiments" / "benchmarks"
 
 
+@pytest.mark.slow
 def test_training_on_an_accelerator_runs_every_piece(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -29,6 +30,7 @@ def test_training_on_an_accelerator_runs_every_piece(
         assert max(differences) < {"bfloat16": 1e-2, "float32": 1e-5}[dtype]
 
 
+@pytest.mark.slow
 def test_training_throughput_prints_our_row_and_says_which_peers_are_missing() -> None:
     arguments = ["--shape=tiny", "--cores=1", "--rows=ours,nanogpt", "--steps=1", "--blocks=1", "--no-tune"]
     command = [sys.executable, str(BENCHMARKS / "train_throughput.py"), *arguments]

@@ -97,6 +97,7 @@ def test_the_page_is_there(run):
     assert "temporal" in page
 
 
+@pytest.mark.slow
 def test_figures_for_print_are_written_on_request(run, tmp_path, capsys):
     assert not (run / "figures").exists()
     assert tsl_command("report", run, "--out", tmp_path, "--figures") == 0

@@ -38,7 +38,7 @@ def with_another_future(surface: xr.Dataset, share: float) -> xr.Dataset:
     return surface.assign(loss=surface.loss.where(surface.tokens <= share * TOTAL, 9 - surface.loss))
 
 
-@pytest.mark.parametrize("cutoff", [0.2, 0.4])
+@pytest.mark.parametrize("cutoff", [0.2, pytest.param(0.4, marks=pytest.mark.slow)])
 def test_a_backtest_never_sees_the_future(simulated, cutoff):
     """Whole runs that differ beyond the cut-off: every method forecasts the same numbers, bit for bit."""
     schedule = {**PLAN, "kind": "cosine"}

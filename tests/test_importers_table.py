@@ -267,6 +267,7 @@ def test_the_verb_takes_a_plan_and_one_file(tmp_path, capsys):
     assert "plan.yaml: a plan has no 'peek'; it has kind, peak" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_imported_run_is_forecast_and_reported(tmp_path, capsys):
     tokens = np.linspace(1e5, 2e6, 20).astype(int)
     rows = pd.DataFrame({"tokens": tokens, "loss": 50 * tokens**-0.3 + 2, "lr": 1e-3})

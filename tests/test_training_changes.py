@@ -197,6 +197,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     assert [line["loss"] for line in lines(tmp_path / name)] == [line["loss"] for line in lines(runs[name])]
 
 
+@pytest.mark.slow
 def test_several_steps_a_call_end_at_a_change(runs: dict[str, Path], config: TrainConfig, tmp_path: Path) -> None:
     several = lines(train(replace(config, changes=CHANGES["batch"], steps_per_call=3), tmp_path / "run"))
     single = lines(runs["batch"])
@@ -219,6 +220,7 @@ def test_the_changes_of_a_run_are_read_before_its_first_step_and_not_again(
     assert not read
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_changes_and_a_folder_remembers_them(
     config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -88,6 +88,7 @@ def metrics(out: Path) -> list[dict[str, Any]]:
     return lines
 
 
+@pytest.mark.slow
 def test_a_run_of_several_steps_a_call_is_the_same_run_and_keeps_its_bits_when_interrupted(tmp_path: Path) -> None:
     config = replace(small_run(write_words(tmp_path / "text"), steps=30, evaluations=3), steps_per_call=4)
     seen: list[dict[str, float]] = []
