@@ -1,6 +1,6 @@
 """Runs killed at random and continued, compared with the uninterrupted run bit for bit.
 
-    python -m experiments.soak --kills 100 --out /tmp/soak
+    python -m experiments.soak --kills 100 --out runs/soak
 
 Every kill takes an architecture, a moment and a place at random: inside the save of a checkpoint, before or after a
 rename or an fsync, inside the append to the surface, or anywhere. A process trains until SIGKILL ends it there, half of

@@ -142,7 +142,6 @@ def test_the_joint_law_says_that_tokens_do_not_vary():
     assert np.isnan(fit.params).all()
 
 
-@pytest.mark.slow
 def test_each_curve_is_judged_by_the_points_it_has():
     """Zero weights leave one value of D to the second of two curves; the first is as if alone."""
     n_params, tokens = (a.ravel() for a in np.meshgrid(np.geomspace(1e7, 1e10, 6), np.geomspace(1e9, 1e12, 4)))
@@ -158,7 +157,6 @@ def test_each_curve_is_judged_by_the_points_it_has():
     np.testing.assert_array_equal(np.isfinite(beyond[1]), tokens == tokens.min())
 
 
-@pytest.mark.slow
 def test_an_exponential_is_the_same_law_after_a_shift_of_x():
     """y = 3 + .5 exp(-(x - 20000)/1000): the range of the rate came from the origin of x, and ended at R2 .91."""
     x = np.linspace(1.0, 8000.0, 60).round()

@@ -161,7 +161,6 @@ print(hashlib.sha256(b"".join(np.ascontiguousarray(a.values).tobytes() for a in 
 """
 
 
-@pytest.mark.slow
 def test_eight_devices_give_the_bits_of_one():
     printed = []
     for devices in (1, 8):
@@ -285,7 +284,6 @@ def test_no_input_crashes_or_gets_a_wrong_status(data, points, dtype, law):
         )
 
 
-@pytest.mark.slow
 def test_two_laws_of_one_name_are_two_laws():
     """Tables are kept by what a law is, not by its name or place in memory."""
     y = 3 + 2 * np.exp(-0.05 * POSITION)

@@ -269,7 +269,6 @@ def after_rollback(out: Path, act: Callable[[], None]) -> Callable[[str, int, in
     return progress
 
 
-@pytest.mark.slow
 def test_rollbacks_have_an_end(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     poisoned_by(batch_after(config, 0), monkeypatch)
     monkeypatch.setattr(loop, "MOST_ROLLBACKS", 0)

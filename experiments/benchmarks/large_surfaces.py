@@ -2,7 +2,7 @@
 
     python experiments/benchmarks/large_surfaces.py                      # every row
     python experiments/benchmarks/large_surfaces.py --rows log siblings  # some of them
-    python experiments/benchmarks/large_surfaces.py --timeout 300 --keep /tmp/surfaces
+    python experiments/benchmarks/large_surfaces.py --timeout 300 --keep runs/surfaces
 
 Surfaces are simulated: an annealing law for the level, a hyperbola over positions, noise, a cosine plan; `clusters`
 adds sums by document, as training writes them. Peak memory is the largest resident set of the child, its start and

@@ -209,8 +209,7 @@ def _problems(
     if rematerialised:
         first = rematerialised[0].strip()[:200]
         yield f"{len(rematerialised)} arrays are gathered whole to change their layout: {first}"
-    # A TPU's program joins large gathers with products and names them otherwise (6.7B on 64 v5p).
-    if mesh.shape["fsdp"] > 1 and platform == "gpu" and not collectives["all-gather"]:
+    if mesh.shape["fsdp"] > 1 and not collectives["all-gather"]:
         yield "parameters are split over fsdp, but nothing gathers them"
     if mesh.shape["fsdp"] > 1 and not collectives["reduce-scatter"] + collectives["all-reduce"]:
         yield "gradients are split over fsdp, but nothing adds them up"
