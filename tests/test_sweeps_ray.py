@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tsl_jax.curve_tables import RayExecutor
+from tsl_jax.processes import environment, python
 from tsl_jax.sweeps import distribute
 from tsl_jax.training.config import TrainConfig
 
@@ -23,14 +24,16 @@ if not find_spec("ray"):  # not imported yet: where it listens is decided before
     pytest.skip("Ray is an extra: pip install 'tsl_jax[ray]'", allow_module_level=True)
 RUNS = {f"run-{k}": replace(TrainConfig(), seed=k) for k in range(3)}
 RUN = """
-import signal, sys, time
-def stop(*_):
-    time.sleep(3)
-    open(sys.argv[1], "w").write("checkpoint")
-    sys.exit(130)
-signal.signal(signal.SIGINT, stop)
-open(sys.argv[1], "w").write("begun")
-time.sleep(100)
+import sys, time
+from tsl_jax.processes import interruptible
+with interruptible():
+    try:
+        open(sys.argv[1], "w").write("begun")
+        time.sleep(100)
+    except KeyboardInterrupt:
+        time.sleep(3)
+        open(sys.argv[1], "w").write("checkpoint")
+        sys.exit(130)
 """
 
 
@@ -46,7 +49,9 @@ class Simulated:
 
     def make(self, name, config, deadline=None):
         if self.long:
-            process = subprocess.Popen([sys.executable, "-c", RUN, str(self.folder / name)], process_group=0)
+            process = subprocess.Popen(
+                [*python("-c"), RUN, str(self.folder / name)], process_group=0, env=environment()
+            )
             try:
                 while process.poll() is None:
                     time.sleep(0.1)

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from training_material import STEPS, at, interrupt_me, quiet, small_run, write_words
 
-from tsl_jax import cli, surface
+from tsl_jax import cli, processes, surface
 from tsl_jax.data import corpora
 from tsl_jax.training import loop, run_dir, setup
 from tsl_jax.training.checkpoint import Checkpoints
@@ -198,6 +198,17 @@ def test_a_signal_saves_and_has_its_exit_code(
     assert int(run_dir.read_record(out)["step"]) > 16
     assert (out / run_dir.CHECKPOINTS / str(run_dir.read_record(out)["step"])).is_dir()
     assert signal.getsignal(number) is before
+
+
+def test_a_signal_that_was_blocked_by_who_started_us_comes_through() -> None:
+    """Workers of Ray block SIGINT, and so does what they start."""
+    ours = {signal.SIGINT} - signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with pytest.raises(KeyboardInterrupt), processes.interruptible():
+            os.kill(os.getpid(), signal.SIGINT)
+        assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ours)
 
 
 def test_a_signal_before_the_first_step_is_never_lost(config: TrainConfig, tmp_path: Path) -> None:

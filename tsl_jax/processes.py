@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -38,7 +38,8 @@ def _note(number: int, frame: FrameType | None) -> None:
 def interruptible() -> Iterator[None]:
     """Meanwhile the three signals raise `KeyboardInterrupt`, and are noted. nohup's ignored SIGHUP stays ignored.
 
-    Ctrl-C does so too where a script's `&` made this process ignore it. Outside the main thread nothing changes.
+    Ctrl-C does so too where a script's `&` made this process ignore it, or a worker of Ray that started it blocks it.
+    Outside the main thread nothing changes.
     """
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is _note:
         yield
@@ -48,11 +49,27 @@ def interruptible() -> Iterator[None]:
     try:
         for number in ours:
             signal.signal(number, _note)
-        yield
+        blocked = _unblock(ours)
+        try:
+            yield
+        finally:
+            _block(blocked)
     finally:
         for number in ours:
             signal.signal(number, before[number])
         _received.clear()
+
+
+def _unblock(numbers: Iterable[int]) -> set[int]:
+    """Let this thread get the signals; gives those that it did not get before."""
+    if not hasattr(signal, "pthread_sigmask"):  # not on Windows
+        return set()
+    return set(numbers) & signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+
+
+def _block(numbers: set[int]) -> None:
+    if numbers:
+        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
 
 
 @contextmanager
