@@ -93,7 +93,8 @@ def test_what_is_wrong_with_a_program_is_said() -> None:
         class Sizes:
             shape = dict(mesh.shape) | sizes
 
-        found = compile_ahead._problems(config, "gpu", Sizes, text, Counter(calls), Counter(), [said])  # type: ignore
+        moves = compile_ahead._collectives(text)
+        found = compile_ahead._problems(config, "gpu", Sizes, text, Counter(calls), moves, [said])  # type: ignore
         return list(found)
 
     assert problems() == []
@@ -101,7 +102,22 @@ def test_what_is_wrong_with_a_program_is_said() -> None:
     assert "float64" in problems("%x = f64[2] add")[0]
     assert "gathered whole" in problems(said="W0000 spmd: [SPMD] Involuntary full rematerialization. The op ...")[0]
     assert len(problems(fsdp=8)) == 2
+    as_sums = "%all-reduce.1 = (bf16[8], bf16[8]) all-reduce(%fusion.1, %dynamic-update-slice.2), channel_id=1"
+    assert ["by sums" in sentence for sentence in problems(as_sums, fsdp=8)] == [True]
     assert "add" in problems(data=8)[0]
+
+
+def test_gathers_within_products_are_counted() -> None:
+    """As XLA writes them for TPUs: each loop's body is named where it is called and where it stands."""
+    loops = """
+%windowed_dot_general_body_ag.1 (param: bf16[8]) -> bf16[8] {
+  %collective-permute-start.1 = bf16[8] collective-permute-start(%x), channel_id=1
+%windowed_dot_general_body_rs (param: bf16[8]) -> bf16[8] {
+  %while.1 = bf16[8] while(%x), body=%windowed_dot_general_body_ag.1
+  %while.2 = bf16[8] while(%x), body=%windowed_dot_general_body_rs
+"""
+    found = {"collective-permute": 1, "all-gather in products": 1, "reduce-scatter in products": 1}
+    assert compile_ahead._collectives(loops) == found
 
 
 @pytest.mark.parametrize("devices", EXTRAS)

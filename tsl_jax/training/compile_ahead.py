@@ -36,6 +36,10 @@ from tsl_jax.training.step import TrainState, make_step
 FLASH_FROM = 1024  # positions from which on attention must be a kernel that makes no scores of T x T
 KERNELS = {"gpu": "fmhaSoftmax", "tpu": "tpu_custom_call"}  # in the names of calls: cuDNN's flash kernel, splash's
 COLLECTIVES = re.compile(r"\b(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
+# How XLA writes some of them for a TPU: a gather as the sum of arrays that are zero but for one's own part, and
+# gathers or scattered sums as loops of a product that pass the parts on meanwhile.
+SUMMED_PARTS = re.compile(r" all-reduce(?:-start)?\([^)]*%dynamic-update-slice")
+IN_PRODUCTS = re.compile(r"%(windowed_dot_general_body_(ag|rs)[.\w]*)")
 REMATERIALISED = re.compile(r"[^\n]*[Ii]nvoluntary full rematerialization[^\n]*")
 
 # An H100 SXM as XLA describes it; figures from NVIDIA's data sheet and CUDA's programming guide (compute capability 9).
@@ -81,7 +85,7 @@ class CompiledStep:
     argument_bytes: int  # parameters, the optimizer's state and a batch
     temporary_bytes: int  # activations, gradients, logits of a chunk
     kernels: dict[str, int]  # calls of libraries, by name
-    collectives: dict[str, int]
+    collectives: dict[str, int]  # of them, "in products": done by a loop that multiplies meanwhile
     problems: tuple[str, ...]  # a sentence each; none where the program is as it should be
     compile_seconds: float
 
@@ -176,7 +180,7 @@ def compile_step(
         compiled = step.lower(state, tokens).compile()
     memory, text = compiled.memory_analysis(), compiled.as_text()
     kernels = Counter(re.findall(r'custom_call_target="([^"]+)"', text))
-    collectives = Counter(COLLECTIVES.findall(text))
+    collectives = _collectives(text)
     return CompiledStep(
         device_kind=mesh.devices.flat[0].device_kind,
         accelerator=accelerator,
@@ -188,6 +192,15 @@ def compile_step(
         problems=tuple(_problems(config, platform, mesh, text, kernels, collectives, said)),
         compile_seconds=time.perf_counter() - start,
     )
+
+
+def _collectives(text: str) -> Counter[str]:
+    """How many of which collectives a compiled program has."""
+    count = Counter(COLLECTIVES.findall(text))
+    loops = Counter(kind for _, kind in set(IN_PRODUCTS.findall(text)))
+    more = {"all-gather as all-reduce": len(SUMMED_PARTS.findall(text))}
+    more |= {"all-gather in products": loops["ag"], "reduce-scatter in products": loops["rs"]}
+    return count + Counter(more)  # without those that are zero
 
 
 def _problems(
@@ -209,9 +222,11 @@ def _problems(
     if rematerialised:
         first = rematerialised[0].strip()[:200]
         yield f"{len(rematerialised)} arrays are gathered whole to change their layout: {first}"
-    if mesh.shape["fsdp"] > 1 and not collectives["all-gather"]:
+    if mesh.shape["fsdp"] > 1 and not any(name.startswith("all-gather") for name in collectives):
         yield "parameters are split over fsdp, but nothing gathers them"
-    if mesh.shape["fsdp"] > 1 and not collectives["reduce-scatter"] + collectives["all-reduce"]:
+    if collectives["all-gather as all-reduce"]:
+        yield "parameters are gathered by sums, which move twice the bytes of a gather: ask for fewer parts, --fsdp N"
+    if mesh.shape["fsdp"] > 1 and not any(name.startswith(("reduce-scatter", "all-reduce")) for name in collectives):
         yield "gradients are split over fsdp, but nothing adds them up"
     if mesh.shape["data"] > 1 and not collectives["all-reduce"]:
         yield "the batch is split over data, but nothing adds gradients up"
