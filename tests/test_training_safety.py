@@ -20,7 +20,7 @@ from training_material import STEPS, at, interrupt_me, quiet, small_run, write_w
 
 from tsl_jax import cli, surface
 from tsl_jax.data import corpora
-from tsl_jax.training import loop, run_dir, setup
+from tsl_jax.training import bad_losses, loop, run_dir, setup
 from tsl_jax.training.checkpoint import Checkpoints
 from tsl_jax.training.config import TrainConfig, config_hash
 from tsl_jax.training.loop import train
@@ -271,10 +271,10 @@ def after_rollback(out: Path, act: Callable[[], None]) -> Callable[[str, int, in
 
 def test_rollbacks_have_an_end(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     poisoned_by(batch_after(config, 0), monkeypatch)
-    monkeypatch.setattr(loop, "MOST_ROLLBACKS", 0)
+    monkeypatch.setattr(bad_losses, "MOST_ROLLBACKS", 0)
     with pytest.raises(ValueError, match=r"at step 1 .*There were 0 rollbacks before, and there is no more"):
         train(replace(config, on_nonfinite="rollback"), tmp_path / "run")
-    monkeypatch.setattr(loop, "MOST_ROLLBACKS", 1)
+    monkeypatch.setattr(bad_losses, "MOST_ROLLBACKS", 1)
     with pytest.warns(UserWarning, match="back at the checkpoint of step 0"):
         train(replace(config, on_nonfinite="rollback"), tmp_path / "run", resume=True)
     assert len(lines(tmp_path / "run")) == STEPS
