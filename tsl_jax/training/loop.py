@@ -24,7 +24,7 @@ from tsl_jax.atomic_write import LOCK, is_unused, locked
 from tsl_jax.data import corpora
 from tsl_jax.data.preparation import DomainFiles
 from tsl_jax.models.config import resolve
-from tsl_jax.processes import interruptible, interrupts_deferred
+from tsl_jax.processes import ending_at_once, interruptible, interrupts_deferred
 from tsl_jax.training import bad_losses, evaluation, hosts, mesh, run_dir
 from tsl_jax.training.bad_losses import ADVICE, BadLossError
 from tsl_jax.training.checkpoint import abstract_array
@@ -63,7 +63,8 @@ def train(
     Raises:
         ValueError: for a configuration, text or folder that cannot work, or a bad loss (`training.bad_losses`).
         OSError: where something cannot be read or written.
-        KeyboardInterrupt: after Ctrl-C, SIGTERM or SIGHUP, once the last whole step is in a checkpoint.
+        KeyboardInterrupt: after Ctrl-C, SIGTERM or SIGHUP, once the last whole step is in a checkpoint. (While the
+            program is compiled, before the first step, SIGTERM and SIGHUP end the process: there is nothing to save.)
     """
     with interruptible():
         return _make(config, Path(out), resume, progress or (lambda *_: None), observe or (lambda _: None))
@@ -83,7 +84,8 @@ def _make(config: TrainConfig, out: Path, resume: bool, progress: Progress, obse
             # another process may have had the lock until now
             if hosts.from_writer(lambda: run_dir.is_complete(out, config, resume=resume)):
                 return out
-            run, state = prepare(config, timeline, domains, out, progress, observe)
+            with ending_at_once(lambda: hosts.leaving(run_dir.how_to_resume(out))):
+                run, state = prepare(config, timeline, domains, out, progress, observe)
             try:
                 with interrupts_deferred() as interrupted:
                     _train_to_the_end(run, state, lambda: hosts.anywhere(interrupted()))
