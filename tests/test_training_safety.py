@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +22,7 @@ from training_material import STEPS, at, interrupt_me, quiet, small_run, write_w
 
 from tsl_jax import cli, processes, surface
 from tsl_jax.data import corpora
-from tsl_jax.training import loop, run_dir, setup
+from tsl_jax.training import bad_losses, loop, run_dir, setup
 from tsl_jax.training.checkpoint import Checkpoints
 from tsl_jax.training.config import TrainConfig, config_hash
 from tsl_jax.training.loop import train
@@ -218,6 +220,67 @@ def test_a_signal_before_the_first_step_is_never_lost(config: TrainConfig, tmp_p
         assert not (tmp_path / str(k) / run_dir.METRICS).exists() or lines(tmp_path / str(k)) == []
 
 
+COMPILES_FOR_HOURS = """
+import hashlib, signal, sys
+from tsl_jax import cli, processes
+from tsl_jax.training import setup
+
+def compile(*_):
+    processes.GRACE = 0.2
+    print("compiling", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"of C", b"as XLA", 1 << 30)  # no handler of Python runs meanwhile
+
+setup._compile = compile
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup's would be left alone
+sys.exit(cli.run_verb("train", sys.argv[1:], debug=False))
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_ends_a_process_that_compiles(number: int, code: int, out: Path) -> None:
+    before = content(out)
+    command = [*processes.python("-c"), COMPILES_FOR_HOURS, "--out", str(out), "--resume"]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, env=processes.environment()) as child:
+        assert child.stdout is not None
+        assert "compiling\n" in child.stdout
+        began = time.monotonic()
+        child.send_signal(number)
+        said = child.communicate(timeout=60)[1]
+        assert time.monotonic() - began < 30
+    assert child.returncode == code
+    assert f"tsl: interrupted; go on with: tsl train --out {out} --resume" in said
+    assert content(out) == before
+
+
+def test_the_thread_that_ends_leaves_alone_what_python_handles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a signal that Python comes to in time, nor Ctrl-C; and what read signals before goes on doing so."""
+    monkeypatch.setattr(processes, "GRACE", 0.1)
+    monkeypatch.setattr(processes, "_end", lambda *_: pytest.fail("ended"))
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = signal.set_wakeup_fd(writer)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with processes.interruptible(), pytest.raises(KeyboardInterrupt), processes.ending_at_once():
+                signal.raise_signal(number)
+            assert os.read(reader, 1) == bytes([number])
+        with processes.interruptible(), processes.ending_at_once():
+            with contextlib.suppress(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(1)
+            time.sleep(0.3)
+        with processes.interruptible():
+            interrupt_me_later()
+            with pytest.raises(KeyboardInterrupt), processes.ending_at_once():
+                pytest.fail("a signal was lost")
+    finally:
+        assert signal.set_wakeup_fd(before) == writer
+        os.close(reader)
+        os.close(writer)
+
+
 # ------------------------------------------------------------------------------------------- losses that are not finite
 
 
@@ -282,10 +345,10 @@ def after_rollback(out: Path, act: Callable[[], None]) -> Callable[[str, int, in
 
 def test_rollbacks_have_an_end(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     poisoned_by(batch_after(config, 0), monkeypatch)
-    monkeypatch.setattr(loop, "MOST_ROLLBACKS", 0)
+    monkeypatch.setattr(bad_losses, "MOST_ROLLBACKS", 0)
     with pytest.raises(ValueError, match=r"at step 1 .*There were 0 rollbacks before, and there is no more"):
         train(replace(config, on_nonfinite="rollback"), tmp_path / "run")
-    monkeypatch.setattr(loop, "MOST_ROLLBACKS", 1)
+    monkeypatch.setattr(bad_losses, "MOST_ROLLBACKS", 1)
     with pytest.warns(UserWarning, match="back at the checkpoint of step 0"):
         train(replace(config, on_nonfinite="rollback"), tmp_path / "run", resume=True)
     assert len(lines(tmp_path / "run")) == STEPS

@@ -134,7 +134,7 @@ def _run(verb: str, arguments: list[str], debug: bool) -> int:
 
 
 def _interrupted(advice: str) -> int:
-    sentence = f"interrupted; {advice or 'what was computed is on disk: repeat the command to go on'}"
+    sentence = f"interrupted; {advice or processes.ON_DISK}"
     return _fail(sentence, code=128 + (processes.received() or signal.SIGINT))
 
 

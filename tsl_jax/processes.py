@@ -3,7 +3,8 @@
 Ctrl-C, SIGTERM (schedulers, `timeout`) and SIGHUP (a closed terminal) end a command alike: what is under way is saved,
 and the exit code is 128 + the number of the signal. A `KeyboardInterrupt` alone may be lost: Python drops one that is
 raised within a callback from C, and libraries turn it into errors of their own. So a signal is noted as well, and
-whoever is about to go on, or to report an error, asks `received`.
+whoever is about to go on, or to report an error, asks `received`. While C++ compiles a program, for minutes, Python
+runs no handler at all: where nothing can be lost, a thread ends the process instead (`ending_at_once`).
 
 A child runs with `python -P`: the folder it is started in is not searched for modules, as a file `random.py` that
 happens to lie there would run in place of Python's own.
@@ -16,12 +17,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
 LINES, WIDEST = 6, 1200  # of a message
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+GRACE = 2.0  # seconds in which Python itself may come to a handler
+ON_DISK = "what was computed is on disk: repeat the command to go on"
 _received: list[int] = []
 _deferred: list[bool] = []  # not empty: signals are noted only
 
@@ -84,6 +87,65 @@ def interrupts_deferred() -> Iterator[Callable[[], bool]]:
         yield lambda: bool(_received)
     finally:
         _deferred.pop()
+
+
+@contextmanager
+def ending_at_once(advice: Callable[[], str] = lambda: ON_DISK) -> Iterator[None]:
+    """Meanwhile there is nothing to save: SIGTERM and SIGHUP end the process in `GRACE` seconds whatever it does.
+
+    Within `interruptible`. Python comes to its handlers between two instructions of its own, not while it waits for
+    C++; the system's handler writes to a pipe at once, which a thread reads. If Python then has not left this block in
+    time, the process ends there, with the sentence and the exit code of every other interruption. Ctrl-C never does so:
+    in a notebook the process is the user's.
+
+    Args:
+        advice: how to go on, asked for when it is needed.
+
+    Raises:
+        KeyboardInterrupt: where a signal had come before, and was lost.
+    """
+    if received():
+        raise KeyboardInterrupt
+    ends = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is _note]
+    if threading.current_thread() is not threading.main_thread() or not ends:
+        yield
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    left = threading.Event()
+
+    def watch() -> None:
+        while byte := os.read(reader, 1):  # nothing once the writer is closed
+            if before >= 0:  # such as that of an event loop
+                os.write(before, byte)
+            if byte[0] in ends and not left.wait(GRACE):
+                _end(byte[0], advice)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        left.set()
+        signal.set_wakeup_fd(before)
+        os.close(writer)
+        thread.join()
+        os.close(reader)
+
+
+def _end(number: int, advice: Callable[[], str]) -> None:
+    """End this process, from a thread, without what other threads would still do."""
+    sentence = ON_DISK
+    with suppress(Exception):  # it may read files
+        sentence = advice()
+    show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # which bars of progress hide
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    with suppress(OSError):
+        os.write(2, f"{show_cursor}{message(f'tsl: interrupted; {sentence}')}\n".encode(errors="backslashreplace"))
+    os._exit(128 + number)
 
 
 def received() -> int:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from tsl_jax import processes
 from tsl_jax.data.config import EvalConfig
 from tsl_jax.pretrained.options import PretrainedOptions
 from tsl_jax.training.config import MeshConfig
@@ -48,8 +49,9 @@ def run_evaluate(command: EvaluateCommand) -> None:
     from tsl_jax.commands.progress import bars
 
     more: dict[str, Any] = {"text": command.text, "windows_config": command.windows, "devices": command.mesh}
+    again = "the same command goes on"
     try:
-        with bars() as progress:
+        with bars() as progress, processes.ending_at_once(lambda: again):  # each checkpoint is on disk once measured
             if given is not None:
                 from tsl_jax.training.reevaluation import reevaluate
 
@@ -62,7 +64,7 @@ def run_evaluate(command: EvaluateCommand) -> None:
                 disable_progress_bars()  # they would write across ours
                 evaluate_revisions(command.hf, command.out, **more, options=options, progress=progress)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("the same command goes on") from None
+        raise KeyboardInterrupt(again) from None
     show(command.out)
 
 

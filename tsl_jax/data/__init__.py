@@ -14,6 +14,7 @@ batches: training sequences of all domains, in fixed shares
 windows: the fixed windows of evaluation
 text_files: a user's text, found by globs and read into documents
 text_formats: the texts in a .txt, .jsonl or .parquet file
+parquet_text: the texts in a column of a .parquet file, in bounded memory
 compression: .gz and .zst files, read as if they were not compressed
 token_files: pretokenised text
 hub: texts of Hugging Face datasets

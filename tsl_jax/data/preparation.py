@@ -7,6 +7,7 @@ vocabulary and the record of the text. Text passes through files: what memory ho
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -131,11 +132,17 @@ def _read(scratch: Path, config: DataConfig, domains: DomainFiles, progress: Pro
         progress("read", number, len(domains))
         parts = {part: DocumentStore(scratch / f"{number}.{part}") for part in PARTS}
         samples: dict[str, list[np.ndarray]] = {part: [] for part in PARTS}
-        for document, share in _documents(config, source, files):
-            part = PARTS[is_held_out(document, share)]
-            with cache.writing(scratch.parent):
-                parts[part].add(document)
-            samples[part].append(deduplicate.sample(document.text))
+        try:
+            for document, share in _documents(config, source, files):
+                part = PARTS[is_held_out(document, share)]
+                with cache.writing(scratch.parent):
+                    parts[part].add(document)
+                samples[part].append(deduplicate.sample(document.text))
+        except BaseException:  # text that cannot be read; the files are of no use any more
+            for store in parts.values():
+                with suppress(OSError):
+                    store.close()
+            raise
         repeats = {part: deduplicate.repeats(samples[part]) for part in PARTS}
         for part, store in parts.items():
             with cache.writing(scratch.parent):

@@ -15,10 +15,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from tsl_jax.data import parquet_text
 from tsl_jax.data.compression import COMPRESSED, open_decompressed
 
 PIECE = 1 << 22  # bytes read at a time
-ROWS = 64  # of Parquet decoded at once: equal ones take no room in the file, and all of it in memory
 LINES = (".jsonl", ".ndjson")
 READ = ".txt and other text, .jsonl, .ndjson, these as .gz or .zst, .parquet, .npy and .bin"
 NO_TEXT = frozenset(
@@ -42,14 +42,14 @@ def texts(file: Path, field: str, end_of_text: str, max_bytes: int = 1 << 62) ->
     """The texts of a file, blank ones among them.
 
     Args:
-        max_bytes: of a text that was compressed: a few megabytes may stand for more than memory holds.
+        max_bytes: of a text that was compressed, or of Parquet: a few megabytes may stand for more than memory holds.
 
     Raises:
         ValueError: for a file that is damaged or not UTF-8, without text in the field, or beyond `max_bytes`.
         OSError: for one that cannot be read.
     """
     if _suffix(file) == ".parquet":
-        yield from _rows(file, field)
+        yield from parquet_text.texts(file, field, max_bytes)
         return
     compressed = file.suffix in COMPRESSED
 
@@ -98,26 +98,3 @@ def _field(line: str, field: str, where: str) -> str:
         return value[field]
     has = f"it has {', '.join(map(repr, value))}" if isinstance(value, dict) else f"it is a {type(value).__name__}"
     raise ValueError(f"data: {where} has no text in the field {field!r}; {has}; set data.field")
-
-
-def _rows(file: Path, column: str) -> Iterator[str]:
-    """The column, in batches of rows; empty cells are left out."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(file) as table:
-            schema = table.schema_arrow
-            if column not in schema.names:
-                has = ", ".join(map(repr, schema.names))
-                raise ValueError(f"data: {file} has no text in the column {column!r}; it has {has}; set data.field")
-            kind = schema.field(column).type
-            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-                raise ValueError(f"data: the column {column!r} of {file} holds {kind}, not text; set data.field")
-            for batch in table.iter_batches(batch_size=ROWS, columns=[column]):
-                yield from (text.as_py() for text in batch.column(0) if text.is_valid)
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.filename is not None:
-            raise
-        problem = f"{file} is not a whole .parquet file ({error!s:.300})"
-        raise ValueError(f"data: {problem}; fetch or write it again") from None

@@ -4,6 +4,7 @@ config           `TrainConfig` and its parts, to a file and back, and the hash t
 checks           what can be known to be wrong with a configuration before any work
 timeline         `RunTimeline`: steps, tokens, evaluations, learning rates, calls, resolved once from the configuration
 interventions    `--changes` in mid-run, and the segments of steps between
+bad_losses       what a NaN or a spike is, one rule for training
 loop             `train`: from the first step to the last, evaluating and saving on the way
 setup            what a run needs before its first step
 step             the training step, in microbatches and several a call

@@ -17,7 +17,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,14 +40,18 @@ OVERHEAD = 256 * 1024  # bytes of a checkpoint beside its arrays, at most
 class Checkpoints:
     """The checkpoints of one run."""
 
-    def __init__(self, folder: Path, *, keep: int, model_hash: str, read_only: bool = False):
+    def __init__(
+        self, folder: Path, *, keep: int, model_hash: str, planned: Collection[int] = (), read_only: bool = False
+    ):
         """Open, or begin, the checkpoints in `folder`; the newest `keep` stay; `model_hash` names the model.
 
         Args:
+            planned: the newest at one of these steps stays as well, however many interruptions have saved since.
             read_only: nothing is written, and what another process is writing there is left alone.
         """
         self.folder = Path(folder).absolute()
         self.model_hash = model_hash
+        self._keep, self._planned = keep, frozenset(planned)
         self._damaged: set[int] = set()
         reads = read_only or not hosts.is_writer()
         settings: dict[str, Any] = {"create": not reads}
@@ -56,7 +60,7 @@ class Checkpoints:
             settings = {"create": False, "multiprocessing_options": alone}
             self.folder.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=None if reads else keep,
+            max_to_keep=None,  # orbax knows no planned steps: `_prune` does it
             enable_async_checkpointing=False,
             read_only=reads,
             cleanup_tmp_directories=not reads,  # left by kills
@@ -89,6 +93,7 @@ class Checkpoints:
                 self._manager.save(step, args=parts)
             _write_manifest(self.folder / str(step))
             _sync(self.folder / str(step))
+            self._prune()
         except Exception as error:
             reasons = [sign for sign in FULL if sign in str(error)]
             if not reasons and not isinstance(error, OSError):
@@ -96,17 +101,20 @@ class Checkpoints:
             reason = _first_line(error) if isinstance(error, OSError) else reasons[0]
             raise OSError(f"training: checkpoint {self.folder / str(step)} was not written: {reason}") from error
 
-    def restore(self, like: TrainState) -> TrainState | None:
+    def restore(self, like: TrainState, *, planned: bool = False) -> TrainState | None:
         """The newest state that loads and verifies, or None where there is no checkpoint; warns of damaged ones.
 
         Args:
-            like: a state of the same shapes, kept as it is.
+            like: a state of the same shapes, kept as it is. planned: of the planned steps, where one of them is there.
 
         Raises:
             ValueError: for a checkpoint of another model, or where there are checkpoints and none loads.
         """
         problems = []
-        for step in reversed(self.steps()):
+        steps = self.steps()
+        if planned:  # the others come last
+            steps.sort(key=lambda step: (step in self._planned, step))
+        for step in reversed(steps):
             state, problem = self._load(step, like)
             if state is not None:
                 if problems:
@@ -167,6 +175,22 @@ class Checkpoints:
                 return self._manager.restore(step, args=parts)["state"], expected, ""
         except Exception as error:
             return None, "", _first_line(error)
+
+    def drop_after(self, step: int) -> None:
+        """Remove the checkpoints of later steps."""
+        if hosts.is_writer():
+            for later in self._manager.all_steps():
+                if later > step:
+                    self._manager.delete(later)
+            self._damaged = {damaged for damaged in self._damaged if damaged <= step}
+
+    def _prune(self) -> None:
+        """Remove all but what is to stay."""
+        steps = sorted(self._manager.all_steps())
+        kept = {*steps[-self._keep :], *[step for step in steps if step in self._planned][-1:]}
+        for step in steps:
+            if step not in kept:
+                self._manager.delete(step)
 
     def _drop_damaged(self) -> None:
         """Remove what was found damaged: it may be of later steps, which are about to be written again."""

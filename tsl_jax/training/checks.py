@@ -19,15 +19,8 @@ RANGES = {
     "weight_updates": (1, 10_000), "evaluations": (1, 10_000), "evaluation_batch": (1, 1 << 24), "keep": (1, 1 << 24),
     "steps_per_call": (0, 1 << 16), "seed": (0, (1 << 32) - 1),
 }  # fmt: skip
+LEAST_SIGMAS = 3  # below it every run has spikes: one step in a few hundred lies there by chance
 MOST_STEPS = 1 << 31  # int32, as the state counts them
-
-
-class NotFiniteError(ValueError):
-    """A loss or gradient that is NaN or infinite: the sentence for the user, what was found, and the step it was in."""
-
-    def __init__(self, message: str, found: str, step: int):
-        super().__init__(message)
-        self.found, self.step = found, step
 
 
 def validate_config(config: TrainConfig, *, run_code: bool = True) -> RunTimeline:
@@ -45,6 +38,9 @@ def validate_config(config: TrainConfig, *, run_code: bool = True) -> RunTimelin
         _check_range(f"mesh.{name}", getattr(config.mesh, name), least, 1 << 16)
     if config.on_nonfinite not in ON_NONFINITE:
         raise ValueError(f"training: on_nonfinite must be stop or rollback, found {config.on_nonfinite!r}")
+    if config.spike_sigmas and not LEAST_SIGMAS <= config.spike_sigmas < float("inf"):
+        found = f"found {config.spike_sigmas}"
+        raise ValueError(f"training: spike_sigmas must be 0, for none, or at least {LEAST_SIGMAS} and finite, {found}")
     parts = max(config.mesh.data, 1) * config.mesh.fsdp
     check_shares([config.batch_size], config.accumulate, parts)
     check_evaluation_shares(config.evaluation_batch, parts)

@@ -78,7 +78,8 @@ class TrainConfig:
     evaluations: int = 30  # checkpoints at which the loss surface is measured
     evaluation_batch: int = 32  # windows scored at a time; on CPU more fall out of the cache and take 1.5 times as long
     keep: int = 2  # newest checkpoints kept
-    on_nonfinite: str = "stop"  # of a NaN: or rollback, to the newest checkpoint and on without the batches since then
+    on_nonfinite: str = "stop"  # of a NaN or spike: or rollback, to the last evaluation, on without the batches since
+    spike_sigmas: float = 0.0  # a loss so many robust standard deviations above those before is a spike; 0: none is
     seed: int = 0  # of the initial parameters and of the order of the data
 
 
@@ -87,6 +88,8 @@ def to_dict(config: Any) -> dict[str, Any]:
     values = json.loads(json.dumps(asdict(config)))
     if isinstance(config, TrainConfig):
         values["position_weights"] = config.position_weights.written()
+        if not config.spike_sigmas:  # as the files of all runs were before there were spikes
+            del values["spike_sigmas"]
     return values
 
 

@@ -257,6 +257,14 @@ def _ended(group: _Group, error: BaseException) -> BaseException:
     return error
 
 
+def leaving(advice: str) -> str:
+    """The advice itself, once the other processes know that this one, interrupted, ends by itself."""
+    if _group is not None:
+        _say(_group, f"process {_group.index} was interrupted")
+        _group.left.set()
+    return advice
+
+
 def _say(group: _Group, reason: str) -> None:
     """Tell all why the run ends; the first reason stays."""
     with suppress(Exception):

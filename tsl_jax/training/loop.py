@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, nullcontext
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -25,10 +24,11 @@ from tsl_jax.atomic_write import LOCK, is_unused, locked
 from tsl_jax.data import corpora
 from tsl_jax.data.preparation import DomainFiles
 from tsl_jax.models.config import resolve
-from tsl_jax.processes import interruptible, interrupts_deferred
-from tsl_jax.training import evaluation, hosts, mesh, run_dir
+from tsl_jax.processes import ending_at_once, interruptible, interrupts_deferred
+from tsl_jax.training import bad_losses, evaluation, hosts, mesh, run_dir
+from tsl_jax.training.bad_losses import ADVICE, BadLossError
 from tsl_jax.training.checkpoint import abstract_array
-from tsl_jax.training.checks import NotFiniteError, check_evaluation_shares, check_shares, validate_config
+from tsl_jax.training.checks import check_evaluation_shares, check_shares, validate_config
 from tsl_jax.training.config import TrainConfig, to_dict
 from tsl_jax.training.resources import check_memory, rates
 from tsl_jax.training.setup import Observe, Progress, TrainingRun, prepare
@@ -38,8 +38,6 @@ from tsl_jax.training.timeline import RunTimeline, calls_between
 K = TypeVar("K")
 V = TypeVar("V")
 DEPTH = 2  # batches made ahead: one more than is being waited for
-MOST_ROLLBACKS = 8
-ADVICE = "Lower peak_lr, or raise warmup or clip"
 
 
 def train(
@@ -63,9 +61,10 @@ def train(
             last third ("id/head", "id/middle", "id/tail").
 
     Raises:
-        ValueError: for a configuration, text or folder that cannot work, or a loss that is not finite.
+        ValueError: for a configuration, text or folder that cannot work, or a bad loss (`training.bad_losses`).
         OSError: where something cannot be read or written.
-        KeyboardInterrupt: after Ctrl-C, SIGTERM or SIGHUP, once the last whole step is in a checkpoint.
+        KeyboardInterrupt: after Ctrl-C, SIGTERM or SIGHUP, once the last whole step is in a checkpoint. (While the
+            program is compiled, before the first step, SIGTERM and SIGHUP end the process: there is nothing to save.)
     """
     with interruptible():
         return _make(config, Path(out), resume, progress or (lambda *_: None), observe or (lambda _: None))
@@ -85,7 +84,8 @@ def _make(config: TrainConfig, out: Path, resume: bool, progress: Progress, obse
             # another process may have had the lock until now
             if hosts.from_writer(lambda: run_dir.is_complete(out, config, resume=resume)):
                 return out
-            run, state = prepare(config, timeline, domains, out, progress, observe)
+            with ending_at_once(lambda: hosts.leaving(run_dir.how_to_resume(out))):
+                run, state = prepare(config, timeline, domains, out, progress, observe)
             try:
                 with interrupts_deferred() as interrupted:
                     _train_to_the_end(run, state, lambda: hosts.anywhere(interrupted()))
@@ -131,39 +131,8 @@ def _train_to_the_end(run: TrainingRun, state: TrainState, interrupted: Callable
     while True:
         try:
             return _train(run, state, interrupted)
-        except NotFiniteError as error:
-            if not run.roll_back:
-                raise
-            run, state = _rolled_back(run, like, error)
-
-
-def _rolled_back(run: TrainingRun, like: TrainState, error: NotFiniteError) -> tuple[TrainingRun, TrainState]:
-    """The run that skips the batches since the newest checkpoint, and the state of that; the record comes first.
-
-    A kill at any point goes on from here: the record has the rollback, and what it makes void is dropped on resuming.
-    """
-    rollbacks = run.record.get(run_dir.ROLLBACKS, [])
-    state = run.checkpoints.restore(like) if len(rollbacks) < MOST_ROLLBACKS else None
-    leaves = [] if state is None else jax.tree.leaves(state.params)
-    if state is None or not all(np.isfinite(hosts.whole(leaf)).all() for leaf in leaves):
-        raise ValueError(f"{error} There were {len(rollbacks)} rollbacks before, and there is no more") from None
-    good, timeline = int(state.step), run.timeline
-    last = max(error.step - 1, good)
-    sequences = [timeline.first_sequence(good), timeline.first_sequence(last) + timeline.segment_at(last).batch_size]
-    rollback = {"after_step": good, "failed_step": error.step, "skipped_sequences": sequences, "reason": str(error)}
-    record = {**run.record, run_dir.ROLLBACKS: [*rollbacks, rollback]}
-    run_dir.write_record(run.path, {**run_dir.read_record(run.path), **record, "step": good})
-    warnings.warn(
-        f"training: {error.found}; back at the checkpoint of step {good}, the sequences {sequences[0]} to "
-        f"{sequences[1] - 1} of the data are skipped (record.json, {run_dir.ROLLBACKS})",
-        stacklevel=4,
-    )
-    run = replace(run, timeline=timeline.skipping(good, sequences[1] - sequences[0]), record=record)
-    run_dir.forget_after(run.path, run.timeline, good)
-    run.data.follow(run.timeline)
-    if run.weighting:
-        run.weighting.resume(good)
-    return run, state
+        except BadLossError as error:
+            run, state = bad_losses.rolled_back(run, like, error)
 
 
 def _train(run: TrainingRun, state: TrainState, interrupted: Callable[[], bool]) -> None:
@@ -191,6 +160,8 @@ def _train(run: TrainingRun, state: TrainState, interrupted: Callable[[], bool])
 def _advance(run: TrainingRun, state: TrainState, first: int, last: int, batches: Iterator[jax.Array]) -> TrainState:
     """Steps first + 1 .. last, and their lines in metrics.jsonl."""
     timeline, calls, seconds_before = run.timeline, [], run.clock.seconds["train"]
+    if timeline.comparable_since(first) == first:
+        run.losses.begin()
     weights = () if run.weighting is None else (run.weighting.now,)
     with run.clock("train"):
         for _ in calls_between(first, last, run.per_call):
@@ -204,23 +175,19 @@ def _advance(run: TrainingRun, state: TrainState, first: int, last: int, batches
     )
     # a call of one step gives scalars, a call of several arrays (steps,)
     values = {name: np.concatenate([np.ravel(metrics[name]) for metrics in calls]) for name in calls[0]}
-    lines = []
+    lines, problem = [], ""
     for i, step in enumerate(range(first + 1, last + 1)):
         numbers = {name: float(value[i]) for name, value in values.items()}
         line = {"step": step, "tokens": timeline.tokens_at(step), "loss": numbers.pop("loss")}
         line |= {"lr": timeline.learning_rate(step), "grad_norm": numbers.pop("grad_norm")}
+        if problem := run.losses.problem(line["loss"], line["grad_norm"]):
+            break
         lines.append(line | numbers | speed)
-    finite = np.isfinite(values["loss"]) & np.isfinite(values["grad_norm"])
-    n_good = len(lines) if finite.all() else int(np.argmin(finite))
-    run_dir.append_metrics(run.path, lines[:n_good])  # also before an error: they show how the run came to it
-    for line in lines[:n_good]:
-        run.observe(line)
-    if n_good < len(lines):
-        bad, kept = lines[n_good], run.checkpoints.steps()
-        newest = f"the checkpoint of step {kept[-1]} in {run.checkpoints.folder} is good" if kept else ""
-        found = f"loss {bad['loss']}, gradient norm {bad['grad_norm']} at step {bad['step']} ({bad['tokens']} tokens)"
-        advice = f"learning rate {bad['lr']:.3g}; {newest or 'no checkpoint yet'}. {ADVICE}"
-        raise NotFiniteError(f"training: {found}, {advice}", found, bad["step"])
+    run_dir.append_metrics(run.path, lines)  # also before an error: they show how the run came to it
+    for good in lines:
+        run.observe(good)
+    if problem:
+        raise bad_losses.error_at(run, line, problem)
     return state
 
 
@@ -246,7 +213,7 @@ def _evaluate(run: TrainingRun, state: TrainState, step: int, interrupted: Calla
                 where = f"at step {step}, split {split}, window {window}, position {position + 1}"
                 found = f"loss {losses[window, position]} {where}"
                 message = f"training: {found}; the checkpoints before are good. {ADVICE}"
-                raise NotFiniteError(message, found, step)
+                raise BadLossError(message, found, step)
             splits[split] = evaluation.reduce(losses, windows)
             # a step has the mean of its positions only, an evaluation their thirds too
             loss = splits[split]["loss_sum"] / splits[split]["count"]

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 CONFIG, RECORD, METRICS, TOKENIZER = "config.yaml", "record.json", "metrics.jsonl", "tokenizer.json"
 SURFACE, CHECKPOINTS = "surface", "checkpoints"
-ROLLBACKS = "rollbacks"  # entry of the record: what was skipped after losses that were not finite
+ROLLBACKS = "rollbacks"  # entry of the record: what was skipped after bad losses
+STOPPED = "stopped"  # entry of the record: the bad loss that ended the run, until it comes past it
 MISSING = "missing_checkpoints"  # entry of the record: tokens of evaluations that the surface lacks
 
 
@@ -46,8 +47,8 @@ def is_complete(run: Path, config: TrainConfig, *, resume: bool) -> bool:
                 _flat({name: value for name, value in to_dict(c).items() if name not in EXECUTION_FIELDS})
                 for c in (config, stored)
             )
-            names = [name for name in new if new[name] != old.get(name)]
-            differences = ", ".join(f"{name} {new[name]!r}, there {old.get(name)!r}" for name in names)
+            names = [name for name in {**new, **old} if new.get(name) != old.get(name)]
+            differences = ", ".join(f"{name} {new.get(name)!r}, there {old.get(name)!r}" for name in names)
             conflict = f"{run} holds a run with another configuration ({differences})"
             raise ValueError(f"training: {conflict}; leave these options out to continue it, or use a new folder")
         if read_record(run).get("complete"):

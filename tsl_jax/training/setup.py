@@ -25,6 +25,7 @@ from tsl_jax.models.config import ModelConfig, resolve
 from tsl_jax.models.cost import flops_per_token, n_params, n_params_embedding
 from tsl_jax.models.sharding import platform_of
 from tsl_jax.training import evaluation, hosts, mesh, provenance, resources, run_dir
+from tsl_jax.training.bad_losses import LossRule, judge_after
 from tsl_jax.training.checkpoint import Checkpoints
 from tsl_jax.training.config import TrainConfig, config_hash, from_dict
 from tsl_jax.training.optimizer import run_optimizer
@@ -80,7 +81,8 @@ class TrainingRun:
     progress: Progress
     observe: Observe
     record: dict[str, Any]  # record.json, all but the times
-    roll_back: bool  # after a loss that is not finite, rather than stop
+    losses: LossRule
+    roll_back: bool  # after a bad loss, rather than stop
 
 
 class DataOrder:
@@ -175,7 +177,13 @@ def prepare(
         progress("compile", 1, 1)
         hosts.together()  # a collective would wait less long for those whose cache holds no program
     with clock("checkpoint"):
-        checkpoints = Checkpoints(path / run_dir.CHECKPOINTS, keep=config.keep, model_hash=model_hash)
+        roll_back = config.on_nonfinite == "rollback"
+        checkpoints = Checkpoints(
+            path / run_dir.CHECKPOINTS,
+            keep=config.keep,
+            model_hash=model_hash,
+            planned=(0, *timeline.evaluations) if roll_back else (),
+        )
         state = checkpoints.restore(state) or state
         done = int(state.step)
         lines = run_dir.metrics_until(path, done)
@@ -193,7 +201,7 @@ def prepare(
             run_dir.forget_after(path, timeline, done)
     run_dir.warn_of_missing(path, run_dir.missing_checkpoints(path, timeline, done))
     run_dir.warn_of_damaged(path, timeline.tokens_at(done))
-    return TrainingRun(
+    run = TrainingRun(
         path=path,
         timeline=timeline,
         data=data,
@@ -209,8 +217,11 @@ def prepare(
         progress=progress,
         observe=observe,
         record=record | provenance.history(earlier, record["environment"], done),
-        roll_back=config.on_nonfinite == "rollback",
-    ), state
+        losses=LossRule(config.spike_sigmas),
+        roll_back=roll_back,
+    )
+    judge_after(run, done)
+    return run, state
 
 
 def steps_per_call(configured: int, flops_per_step: float, platform: str) -> int:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,14 @@ class RunTimeline:
         """Place, in the order of the data, of the first sequence of the step that is made after `step` steps."""
         segment = self.segment_at(step)
         return segment.sequence + (step - segment.step) * segment.batch_size
+
+    def comparable_since(self, step: int) -> int:
+        """The last step, `step` at most, after which batch size, mixture or weights, and so what a loss is, changed."""
+        changes = [0, *(update for update in self.weight_updates if update <= step)]
+        for before, after in pairwise(self.segments):
+            if after.step <= step and (after.batch_size, after.mixture) != (before.batch_size, before.mixture):
+                changes.append(after.step)
+        return max(changes)
 
     def skipping(self, step: int, sequences: int) -> RunTimeline:
         """The same with so many sequences of the data passed over after `step` steps."""
