@@ -23,6 +23,7 @@ from tsl_jax import laws
 from tsl_jax.fitting import Fit, fit
 from tsl_jax.fitting.levenberg_marquardt import DAMPINGS, MAXITER, search
 from tsl_jax.fitting.varpro import orthonormal
+from tsl_jax.forecasting.baselines import padded
 from tsl_jax.forecasting.rolling_origin import Copies
 from tsl_jax.laws import Law
 
@@ -76,7 +77,8 @@ def refine(
     own = copies or Copies()
     loss, beyond = (own.of(part).sel(split=usable.split) for part in (compressed.loss, compressed.beyond))
     loss = loss.where(usable, 0.0).transpose("split", "tokens", "position")  # weight zero times NaN would be NaN
-    power = fit(laws.POWER, parts["a2"].predict(loss.tokens.values), over="tokens", weights=usable)
+    least = padded(loss.sizes["tokens"])
+    power = fit(laws.POWER, parts["a2"].predict(loss.tokens.values), over="tokens", weights=usable, points=least)
     separate = (parts["a0"], parts["a1"], power)
     forms = (separate[0].law, separate[1].law, power.law)
     starts = []
@@ -84,7 +86,7 @@ def refine(
         raw = [(of.raw_params.isel(split=k).values, len(of.law.shapes)) for of in separate]
         log_shapes = [np.log(params[:shapes]) for params, shapes in raw]
         starts.append(np.concatenate([*log_shapes, raw[1][0][raw[1][1] :]]))  # theta: all log shapes, then c1
-    padding = -loss.sizes["tokens"] % PAD  # up to the next multiple of PAD
+    padding = max(-loss.sizes["tokens"] % PAD, least - loss.sizes["tokens"])  # up to the next multiple of PAD
     values = np.pad(loss.values, ((0, 0), (0, padding), (0, 0)))
     weights = np.pad(usable.transpose("split", "tokens").values.astype(float), ((0, 0), (0, padding)))
     tokens = np.pad(loss.tokens.values.astype(float), (0, padding), mode="edge")  # not 0, where N^-delta is infinite
