@@ -14,7 +14,7 @@ import tsl_jax as tsl
 from tsl_jax import baselines, laws
 from tsl_jax.diagnostics import noise as noise_of
 from tsl_jax.diagnostics import noise_ceiling, surface_noise_ceiling
-from tsl_jax.fitting import fit
+from tsl_jax.fitting import batching, fit
 from tsl_jax.forecasting import (
     ForecastFlag,
     backtest,
@@ -67,7 +67,9 @@ def test_draws_of_a_large_surface_are_never_in_memory_at_once():
     tracemalloc.stop()
     assert peak < 6 * 8 * lr_aware.BLOCK < 8 * draws * tokens * positions
     assert (of_surface, below) == (None, False)
-    np.testing.assert_array_equal(mean[:, 3:4], made.at(slice(3, 4)).mean(axis=2))
+    np.testing.assert_allclose(mean[:, 3:4], made.at(slice(3, 4)).mean(axis=2), rtol=1e-12)
+    beyond = replace(made, log_a1=np.full_like(log_a1, 12.0))  # where no few positions say the others
+    np.testing.assert_allclose(beyond.mean()[:, 3:4], beyond.at(slice(3, 4)).mean(axis=2), rtol=1e-12)
     assert (made.least <= made.at(slice(None, 2)).min()).any()
 
 
@@ -166,6 +168,18 @@ def test_of_very_many_checkpoints_some_are_learned_from_and_the_status_says_so(m
     assert thinned.status["id"].flags == ForecastFlag.PAST_THINNED
     assert str(thinned.status["id"]) == "learned from 100 of 294 checkpoints, evenly picked"
     np.testing.assert_allclose(thinned.mean, usual.mean)
+
+
+def test_fits_of_long_pasts_share_a_compiled_program_and_give_the_same(monkeypatch):
+    pasts = [long_log(100).isel(tokens=slice(count)) for count in (50, 70)]  # 64 and 96 points
+    alone = [tsl.forecast(past, [TOTAL], method=baselines.LOGARITHMIC) for past in pasts]
+    monkeypatch.setattr(baselines, "LONG", 40)
+    monkeypatch.setattr(baselines, "PADDED", 128)
+    compiled = batching._program("cpu")._cache_size()
+    padded = [tsl.forecast(past, [TOTAL], method=baselines.LOGARITHMIC) for past in pasts]
+    assert batching._program("cpu")._cache_size() == compiled + 1
+    for one, other in zip(alone, padded, strict=True):
+        same(one, other, rtol=1e-9)
 
 
 def test_a_backtest_of_very_many_held_out_checkpoints_is_judged_at_all_of_them(monkeypatch):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -14,6 +15,8 @@ from conftest import PLAN
 from test_cli import tsl_command
 
 import tsl_jax as tsl
+from tsl_jax.commands import analysis
+from tsl_jax.forecasting import METHODS, backtest, methods
 
 KINDS = ("csv", "jsonl", "parquet")
 CURVES = os.environ.get("TSL_JAX_CURVES")
@@ -267,8 +270,10 @@ def test_the_verb_takes_a_plan_and_one_file(tmp_path, capsys):
     assert "plan.yaml: a plan has no 'peek'; it has kind, peak" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_an_imported_run_is_forecast_and_reported(tmp_path, capsys):
+def test_an_imported_run_is_forecast_and_reported(tmp_path, capsys, monkeypatch):
+    few = {name: METHODS[name] for name in ("mean_area_power", "power", "logarithmic", "temporal")}  # laws to compile
+    monkeypatch.setattr(methods, "METHODS", few)
+    monkeypatch.setattr(analysis, "backtest", partial(backtest, methods=tuple(few)))
     tokens = np.linspace(1e5, 2e6, 20).astype(int)
     rows = pd.DataFrame({"tokens": tokens, "loss": 50 * tokens**-0.3 + 2, "lr": 1e-3})
     file = tsl.save_surface(tsl.read_table(written(tmp_path, rows))["runs"], tmp_path / "run")

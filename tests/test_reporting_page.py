@@ -413,4 +413,5 @@ def test_of_very_many_checkpoints_some_are_drawn_and_the_page_says_so(tmp_path):
     (drawing,) = [drawing for drawing in page.drawings if "0,0" in drawing["views"]][:1]
     (observed,) = [trace for trace in drawing["views"]["0,0"]["data"] if trace["legendgroup"] == "observed"]
     assert len(observed["x"]) == 1000
+    assert observed["marker"]["size"] < 4  # larger dots would merge into a band
     assert (observed["x"][0], observed["x"][-1]) == (1000, material.TOTAL)

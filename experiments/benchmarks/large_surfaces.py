@@ -6,8 +6,8 @@
 
 Surfaces are simulated: an annealing law for the level, a hyperbola over positions, noise, a cosine plan; `clusters`
 adds sums by document, as training writes them. Peak memory is the largest resident set of the child, its start and
-imports (about .4 GB) included; seconds are of the whole command, compilation included, beside those of the processor,
-which other work on the machine changes less.
+imports (about .4 GB) included; seconds are of the whole command, beside those of the processor, which other work on
+the machine changes less. Every command compiles anew: what an earlier one left on disk would hide most of its cost.
 """
 
 from __future__ import annotations
@@ -111,8 +111,9 @@ def measured(arguments: list[str], timeout: float) -> tuple[float, float, float,
     """Seconds, those of the processor, peak resident memory in GB, and how the command ended."""
     command = [sys.executable, "-c", "import sys; from tsl_jax.cli import main; sys.exit(main())", *arguments]
     start, words = time.perf_counter(), ""
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    with tempfile.TemporaryFile("w+") as log, tempfile.TemporaryDirectory() as programs:
+        environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": programs}
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         while not pid:
             if time.perf_counter() - start > timeout:

@@ -3,9 +3,9 @@
 `read` turns what a user hands over (labelled or bare arrays) into curves, covariates and weights, and refuses requests
 that make no sense. Beneath, `solver.solve_curves` is a pure function that `batching.run` calls in blocks of a fixed
 number of curves, so that one compiled program serves any batch and memory stays bounded. Curves with a single covariate
-are padded with points of weight zero to a multiple of 32 (y only where it is copied into blocks), so that prefixes of
-different lengths share one program. Precision: float64 inside a context, whatever the caller's jax settings, unless
-`dtype="float32"`.
+are padded with points of weight zero to a multiple of 32, or to `points=` (y only where it is copied into blocks), so
+that prefixes of different lengths share one program. Precision: float64 inside a context, whatever the caller's jax
+settings, unless `dtype="float32"`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ def fit(
     loss: str = "squares",
     delta: float | None = None,
     coef_limits: bounds.Limits | None = None,
+    points: int | None = None,
 ) -> Fit:
     """Fit `law` to y by weighted least squares along `over`, for all other dimensions at once.
 
@@ -61,6 +62,8 @@ def fit(
             units of y or of its logarithm; default 1.345 robust standard deviations of each curve's residuals.
         coef_limits: {"a2": (0, None)} keeps coefficients within limits, {"a2": (1.6, 1.6)} fixes one; `Fit.active` says
             which are met.
+        points: curves over one covariate are padded to so many points, so that curves of other lengths share their
+            compiled program; default and least the next multiple of 32.
 
     Returns:
         `Fit`, with the other dimensions of y; a 2-d bare array gets the dimension `curve`.
@@ -76,23 +79,23 @@ def fit(
         raise ValueError(f"fit: loss must be one of {robust.LOSSES}, others than squares without absolute_sigma")
     limits = bounds.check_limits(law, coef_limits or {})
     with jax.enable_x64(dtype != "float32"):
-        problem = read(law, y, over, x, weights)
+        problem = read(law, y, over, x, weights, points or 0)
         options = {"method": method, "dtype": dtype or "float64", "absolute_sigma": absolute_sigma}
         curves = _fit_curves(law, problem, options, limits, loss, delta)
-    outer, points = problem.outer, problem.y.shape[1]
+    outer, seen = problem.outer, problem.y.shape[1]
 
     def array(values: Any, extra: Mapping[str, tuple[str, ...]]) -> xr.DataArray:
         shape = (*outer.shape, *values.shape[1:])
         coordinates = {**outer.coords, **{dim: list(names) for dim, names in extra.items()}}
         return xr.DataArray(np.asarray(values).reshape(shape), coordinates, (*outer.dims, *extra))
 
-    own, used = None, problem.weights[..., :points]
+    own, used = None, problem.weights[..., :seen]
     if np.any(used != used[..., :1]):
         point = problem.over[0] if len(problem.over) == 1 else "point"
         if used.ndim == 1:
             own = xr.DataArray(used, dims=(point,))
         else:
-            own = xr.DataArray(used.reshape(*outer.shape, points), outer.coords, (*outer.dims, point))
+            own = xr.DataArray(used.reshape(*outer.shape, seen), outer.coords, (*outer.dims, point))
     stderr, r2 = errors_and_r2(curves)
     names = {"param": law.params}
     return Fit(
@@ -207,8 +210,8 @@ class Problem:
     points: int  # of a curve, padding included
 
 
-def read(law: Law, y: Any, over: str | tuple[str, ...] | None, x: Any, weights: Any) -> Problem:
-    """The problem in a request.
+def read(law: Law, y: Any, over: str | tuple[str, ...] | None, x: Any, weights: Any, least: int = 0) -> Problem:
+    """The problem in a request; curves over one covariate are padded to `least` points or more.
 
     Raises:
         ValueError: for unknown dimensions, missing or misshapen x or weights, no curve or no point.
@@ -247,7 +250,7 @@ def read(law: Law, y: Any, over: str | tuple[str, ...] | None, x: Any, weights: 
     problem = partial(Problem, curves, outer=outer, over=dims, given=given, x_name=x_name)
     if isinstance(given, dict):
         return problem({name: jnp.asarray(values, float) for name, values in given.items()}, own, points=size)
-    more = -size % PAD
+    more = max(-size % PAD, least - size)
     own = np.pad(own, [(0, 0)] * (own.ndim - 1) + [(0, more)])
     return problem(jnp.asarray(np.pad(given, (0, more), mode="edge"), float), own, points=size + more)
 

@@ -18,9 +18,11 @@ import xarray as xr
 
 from tsl_jax import laws
 from tsl_jax.fitting import Fit, Status, fit
+from tsl_jax.fitting.fit_law import PAD
 from tsl_jax.forecasting.result import ForecastFlag, ForecastStatus, Reason
 from tsl_jax.laws import Law, Schedule
 
+LONG, PADDED = 128, 1024  # checkpoints: fits of more than LONG are padded to PADDED
 NEEDS_COSINE: Reason = ForecastFlag.NOT_APPLICABLE, "needs a cosine schedule"
 BELOW_ZERO: Reason = ForecastFlag.BELOW_ZERO, "falls below zero, which no loss does"
 
@@ -60,8 +62,9 @@ class Baseline:
         if law is None:
             return constant(np.nan), statuses(NEEDS_COSINE), {}
         # weights by split, as the route by position has them: both then share the compiled program of a law
-        mean_fit = fit(law, mean, over="tokens", weights=mean.notnull().astype(float))
-        predicted = mean_fit.predict(at)
+        weights = mean.notnull().astype(float)
+        mean_fit = fit(law, mean, over="tokens", weights=weights, points=padded(mean.sizes["tokens"]))
+        predicted = predict(mean_fit, at)
         status = {}
         for split in splits:
             reasons: list[Reason] = [BELOW_ZERO] if bool((predicted.sel(split=split) < 0).any()) else []
@@ -70,6 +73,22 @@ class Baseline:
                 reasons.append((ForecastFlag.FIT_NOT_CONVERGED, of_fit.short))
             status[split] = ForecastStatus.of(reasons) | incomplete[split]
         return predicted, status, {"mean": mean_fit}
+
+
+def padded(checkpoints: int) -> int:
+    """How many points a fit over these checkpoints is padded to, at least.
+
+    Compiling a law takes seconds, and fitting it to PADDED points less than a tenth of one: the cut-offs of a long run
+    share one program.
+    """
+    return PADDED if checkpoints > LONG else 0
+
+
+def predict(fitted: Fit, tokens: np.ndarray) -> xr.DataArray:
+    """`fitted.predict(tokens)`, with the program of many tokens for few more and few fewer."""
+    count = len(tokens)
+    more = -count % (PADDED if count > LONG else PAD)
+    return fitted.predict(np.pad(tokens, (0, more), mode="edge")).isel(tokens=slice(count))
 
 
 def mean_loss(surface: xr.Dataset) -> xr.DataArray:

@@ -23,6 +23,7 @@ from tsl_jax import laws
 from tsl_jax.fitting import Fit, fit
 from tsl_jax.fitting.levenberg_marquardt import DAMPINGS, MAXITER, search
 from tsl_jax.fitting.varpro import orthonormal
+from tsl_jax.forecasting.baselines import padded
 from tsl_jax.forecasting.rolling_origin import Copies
 from tsl_jax.laws import Law
 
@@ -76,7 +77,8 @@ def refine(
     own = copies or Copies()
     loss, beyond = (own.of(part).sel(split=usable.split) for part in (compressed.loss, compressed.beyond))
     loss = loss.where(usable, 0.0).transpose("split", "tokens", "position")  # weight zero times NaN would be NaN
-    power = fit(laws.POWER, parts["a2"].predict(loss.tokens.values), over="tokens", weights=usable)
+    least = padded(loss.sizes["tokens"])
+    power = fit(laws.POWER, parts["a2"].predict(loss.tokens.values), over="tokens", weights=usable, points=least)
     separate = (parts["a0"], parts["a1"], power)
     forms = (separate[0].law, separate[1].law, power.law)
     starts = []
@@ -84,7 +86,7 @@ def refine(
         raw = [(of.raw_params.isel(split=k).values, len(of.law.shapes)) for of in separate]
         log_shapes = [np.log(params[:shapes]) for params, shapes in raw]
         starts.append(np.concatenate([*log_shapes, raw[1][0][raw[1][1] :]]))  # theta: all log shapes, then c1
-    padding = -loss.sizes["tokens"] % PAD  # up to the next multiple of PAD
+    padding = max(-loss.sizes["tokens"] % PAD, least - loss.sizes["tokens"])  # up to the next multiple of PAD
     values = np.pad(loss.values, ((0, 0), (0, padding), (0, 0)))
     weights = np.pad(usable.transpose("split", "tokens").values.astype(float), ((0, 0), (0, padding)))
     tokens = np.pad(loss.tokens.values.astype(float), (0, padding), mode="edge")  # not 0, where N^-delta is infinite
@@ -105,7 +107,7 @@ def refine(
 class _Compressed:
     """Least squares over positions as the same over a few numbers.
 
-    Of a loss y (position,) and f of `_compress`, Q orthonormal: |y - f|^2 = |Q'y - R f(i_k)|^2 + |y - QQ'y|^2.
+    Of a loss y (position,) and f of `interpolation`, Q orthonormal: |y - f|^2 = |Q'y - R f(i_k)|^2 + |y - QQ'y|^2.
 
     Attributes:
         loss: (split, tokens, number) Q'y, its dimension called position, its coordinate the positions i_k.
@@ -122,26 +124,35 @@ class _Compressed:
         return cls(loss, np.eye(0), xr.zeros_like(loss.isel(position=0, drop=True)))
 
 
-def _compress(loss: xr.DataArray) -> _Compressed:
+def interpolation(position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of every f = b/(1 + a1 i) + c the values at a few positions i_k say all others, f(i) = sum_k W_ik f(i_k):
 
     the family has low rank, as 1/(1 + a1 i) is smooth in log a1. i_k are the pivots of a QR of the family sampled in
-    log a1, W their interpolation, W = Q R. Exact up to rounding (MISSED).
+    log a1 up to its bound, W their interpolation. Exact up to rounding (MISSED).
+
+    Returns:
+        Places k of the i_k in position (number,), and W (position, number).
     """
-    position = loss.position.values.astype(float)
     highest = float(laws.HYPERBOLIC.bounds(position)[0, 1])
     a1 = np.append(0.0, np.geomspace(1e-6 / position[-1], highest, SAMPLES))[:, None]
     family = (1 + a1 * position[0]) / (1 + a1 * position)  # (sample, position), 1 at the first position
     _, triangle, pivots = qr(family, mode="economic", pivoting=True)  # pyright: ignore[reportAssignmentType]
     size = np.abs(np.diagonal(triangle))
     count = int((size > MISSED * size[0]).sum())
-    interpolation = np.empty((len(position), count))  # W
-    interpolation[pivots] = np.linalg.lstsq(triangle[:count, :count], triangle[:count], rcond=None)[0].T
-    basis, mixing = np.linalg.qr(interpolation)
+    weights = np.empty((len(position), count))  # W
+    weights[pivots] = np.linalg.lstsq(triangle[:count, :count], triangle[:count], rcond=None)[0].T
+    return pivots[:count], weights
+
+
+def _compress(loss: xr.DataArray) -> _Compressed:
+    """The losses over the few numbers of `interpolation`, W = Q R."""
+    position = loss.position.values.astype(float)
+    pivots, weights = interpolation(position)
+    basis, mixing = np.linalg.qr(weights)
     over = xr.DataArray(basis, {"position": loss.position}, ("position", "number"))
     kept = xr.dot(loss, over, dim="position")
     beyond = (loss**2).sum("position", skipna=False) - (kept**2).sum("number", skipna=False)
-    kept = kept.rename(number="position").assign_coords(position=position[pivots[:count]])
+    kept = kept.rename(number="position").assign_coords(position=position[pivots])
     return _Compressed(kept, mixing, beyond.clip(min=0))
 
 

@@ -26,6 +26,7 @@ from tsl_jax.fitting import fit
 from tsl_jax.forecasting import extrapolation, lr_history, priors
 from tsl_jax.forecasting.baselines import BELOW_ZERO, mean_loss
 from tsl_jax.forecasting.extrapolation import Extrapolation, RunCurve
+from tsl_jax.forecasting.joint_surface import interpolation
 from tsl_jax.forecasting.position_route import FEWEST, anchor
 from tsl_jax.forecasting.result import (
     QUANTILES,
@@ -83,6 +84,18 @@ class SurfaceDraws:
         surface = a0 / (1 + np.exp(log_a1) * self.position) + a2
         surface += self.residual[:, None]
         return surface
+
+    def mean(self) -> Float[np.ndarray, "draw at"]:
+        """The mean over positions, from the few that say all others where a1 is within the bounds of the law."""
+        count, a1 = len(self.position), np.exp(self.log_a1)
+        places, weights = interpolation(self.position)
+        share = weights.mean(axis=0)
+        if a1.max() > float(laws.HYPERBOLIC.bounds(self.position)[0, 1]):
+            places, share = np.arange(count), np.full(count, 1 / count)
+        falling = np.zeros_like(self.a0)  # mean of 1/(1 + a1 i)
+        for i, part in zip(self.position[places], share, strict=True):
+            falling += part / (1 + a1 * i)
+        return self.a0 * falling + self.a2 + self.residual.mean(axis=1, keepdims=True)
 
     @property
     def least(self) -> Float[np.ndarray, " at"]:
@@ -152,7 +165,7 @@ def forecast_splits(
 def _summarised(draws: np.ndarray | SurfaceDraws, by_position: bool) -> tuple[np.ndarray, np.ndarray | None, bool]:
     """Draws of the mean (draw, at), QUANTILES of the surface (at, position, quantile), whether some median is negative.
 
-    Draws of a surface are made and summarised for BLOCK losses at a time.
+    Draws of a surface are made and summarised for BLOCK losses at a time, and of a larger one only what is wanted.
     """
     if not isinstance(draws, SurfaceDraws) and draws.ndim == 2:
         return draws, None, bool((np.median(draws, axis=0) < 0).any())
@@ -162,10 +175,16 @@ def _summarised(draws: np.ndarray | SurfaceDraws, by_position: bool) -> tuple[np
     low = draws.least <= 0 if isinstance(draws, SurfaceDraws) else np.ones(tokens, bool)
     mean, of_surface, below = np.empty((draw_count, tokens)), [], False
     each = max(BLOCK // (draw_count * positions), 1)
+    few = isinstance(draws, SurfaceDraws) and not by_position and draw_count * tokens * positions > BLOCK
+    if few:
+        mean = draws.mean()
     for first in range(0, tokens, each):
         part = slice(first, first + each)
+        if few and not low[part].any():
+            continue
         block = draws.at(part) if isinstance(draws, SurfaceDraws) else draws[:, part]  # (draw, at, position)
-        mean[:, part] = block.mean(axis=2)
+        if not few:
+            mean[:, part] = block.mean(axis=2)
         if by_position:
             of_surface.append(np.moveaxis(np.quantile(block, QUANTILES, axis=0), 0, -1))
             below |= bool((of_surface[-1][..., QUANTILES.index(0.5)] < 0).any())

@@ -29,7 +29,7 @@ from jaxtyping import Float
 from tsl_jax import laws
 from tsl_jax.fitting import Fit, Status, fit
 from tsl_jax.forecasting import joint_surface
-from tsl_jax.forecasting.baselines import BELOW_ZERO, NEEDS_COSINE
+from tsl_jax.forecasting.baselines import BELOW_ZERO, NEEDS_COSINE, padded, predict
 from tsl_jax.forecasting.result import ForecastFlag, ForecastStatus, Reason
 from tsl_jax.forecasting.rolling_origin import Copies, Points
 from tsl_jax.laws import Law, Schedule
@@ -206,7 +206,7 @@ def surface_of(parts: Mapping[str, Any], tokens: np.ndarray, position: xr.DataAr
     """
     if "joint" in parts:
         return parts["joint"].predict(tokens, position)
-    a0, a1, a2 = (parts[name].predict(tokens) for name in ("a0", "a1", "a2"))
+    a0, a1, a2 = (predict(parts[name], tokens) for name in ("a0", "a1", "a2"))
     return (a0 / (1 + a1.clip(min=0) * position) + a2).transpose("split", "tokens", "position")
 
 
@@ -246,7 +246,8 @@ def _temporal_fits(
         y, stderr = (a.sel(param=name, drop=True).where(usable) for a in (values, errors))
         typical = stderr.median("tokens").clip(min=1e-12)  # (split,); above 0, as weights divide by it
         weights = (typical**2 / (stderr**2 + typical**2)).where(usable, 0.0)  # 1/2 at the typical error
-        fits[name] = fit(law, y.fillna(0.0), over="tokens", weights=weights, method=solver)
+        points = padded(y.sizes["tokens"])
+        fits[name] = fit(law, y.fillna(0.0), over="tokens", weights=weights, method=solver, points=points)
     return fits
 
 

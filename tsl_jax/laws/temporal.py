@@ -78,7 +78,6 @@ LOGARITHMIC = Law(
 )
 
 
-@lru_cache(maxsize=64)
 def piecewise_cosine(schedule: Schedule, n_sep: float | None = None) -> Law:
     """The temporal law of a2 under a cosine schedule, with frequency and phase taken from the schedule.
 
@@ -95,6 +94,12 @@ def piecewise_cosine(schedule: Schedule, n_sep: float | None = None) -> Law:
     Raises:
         ValueError: if the schedule is not a cosine.
     """
+    # a law is told from others by identity: without n_sep it must be the same however it was asked for
+    return _piecewise_cosine(schedule, n_sep)
+
+
+@lru_cache(maxsize=64)
+def _piecewise_cosine(schedule: Schedule, n_sep: float | None) -> Law:
     if schedule.kind != "cosine":
         raise ValueError(
             f"piecewise_cosine: expected a cosine schedule, found {schedule.kind!r}; use RECIPROCAL for a2"

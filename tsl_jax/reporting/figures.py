@@ -18,6 +18,7 @@ from tsl_jax.reporting.wording import count
 View = dict[str, Any]
 PANEL_GAP = 58  # pixels between stacked panels: the title of the lower one stands there
 MOST_DRAWN = 1000  # checkpoints: more are no wider on a screen, and make a page that opens slowly
+MANY = 200  # dots of a curve that still stand apart
 TOP, BOTTOM = 28, 50  # pixels above the first panel (its title) and below the last (ticks and their title)
 
 
@@ -159,6 +160,11 @@ def span(*values: Any, margin: float = 0.08, least: float = 0.0) -> list[float] 
 def drawn(count: int, most: int = MOST_DRAWN) -> np.ndarray:
     """Which of `count` checkpoints are drawn: at most `most`, evenly picked, first and last among them."""
     return np.linspace(0, count - 1, min(count, most)).round().astype(int)
+
+
+def size_of(points: int) -> float:
+    """Diameter of dots, in pixels: of many, smaller ones, which do not cover the intervals as one thick band."""
+    return 6.5 if points <= MANY else 3.0
 
 
 def drawn_in_words(count: int, most: int = MOST_DRAWN, what: str = "checkpoint") -> str:

@@ -10,7 +10,7 @@ import xarray as xr
 
 from tsl_jax.forecasting.methods import MAIN
 from tsl_jax.forecasting.result import Forecast
-from tsl_jax.reporting.figures import Figure, View, dots, drawn, entry, hover, lines, panels, shade, span
+from tsl_jax.reporting.figures import Figure, View, dots, drawn, entry, hover, lines, panels, shade, size_of, span
 from tsl_jax.reporting.material import Material, smallest_errors
 from tsl_jax.reporting.wording import label
 
@@ -150,7 +150,8 @@ def observed_losses(observed: xr.DataArray | None) -> tuple[list[View], list[Vie
         return [], []
     on_hover = hover("observed at %{x:,.0f} tokens: %{y:.3f} nats")
     observed = observed.isel(tokens=drawn(observed.sizes["tokens"]))
-    points = dots(observed.tokens.values, observed.values, "--ink", key="observed", size=6.5, **on_hover)
+    size = size_of(observed.size)
+    points = dots(observed.tokens.values, observed.values, "--ink", key="observed", size=size, **on_hover)
     return [points], [entry("observed", "observed", "--ink", mark="dot")]
 
 

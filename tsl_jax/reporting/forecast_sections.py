@@ -97,7 +97,8 @@ def forecast(material: Material) -> str:
     if fan is not None:
         methods = {last_forecast[1].method for split in material.splits if (last_forecast := latest(material, split))}
         model_based = all(name in METHODS and METHODS[name].family == "lr_aware" for name in methods)
-        parts.append(figure(fan, MODEL_BASED if model_based else ROLLING_ORIGIN))
+        words = "" if material.mean is None else drawn_in_words(material.mean.sizes["tokens"])
+        parts.append(figure(fan, (MODEL_BASED if model_based else ROLLING_ORIGIN) + words))
     coverage = error_figures.coverage(material)
     if coverage is not None:
         parts += ["<h3>Coverage of the intervals</h3>", figure(coverage, COVERAGE)]

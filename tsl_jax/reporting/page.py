@@ -115,7 +115,7 @@ def _key_figures(material: Material, r2: xr.Dataset | None) -> Iterator[tuple[st
                     interval = f"90%: {nats(ends[0])} to {nats(ends[2])}"
                     yield f"forecast at {forecast_sections.end_of(forecast, material)}{where}", nats(ends[1]), interval
         share = material.unfinished
-        unit = f"{mean.sizes['tokens']} checkpoints" if share is None else how_far(share)
+        unit = f"{mean.sizes['tokens']:,} checkpoints" if share is None else how_far(share)
         yield "tokens seen", count(float(mean.tokens[-1])), unit
     if isinstance(material.attrs.get("n_params"), int | float):
         yield "parameters", count(material.attrs["n_params"]), "non-embedding"

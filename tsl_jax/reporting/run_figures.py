@@ -20,6 +20,7 @@ from tsl_jax.reporting.figures import (
     panels,
     position_axis,
     shade,
+    size_of,
     span,
     suffix,
     tokens_axis,
@@ -144,9 +145,10 @@ def _points(x: np.ndarray, y: np.ndarray, error: np.ndarray, status: np.ndarray)
         if mask.any():
             _, colour, symbol, _ = STATES[key]
             error_y = {"type": "data", "array": numbers(bars[mask]), "width": 0, "thickness": 1}
-            options = {} if key == "unusable" else {"error_y": error_y}
+            options: View = {} if key == "unusable" else {"error_y": error_y}
             words = [readable(Status(int(s)).short) for s in status[mask]]
             on_hover = hover("%{x:,.0f} tokens: %{customdata:.4g}, %{text}")
+            options["size"] = min(size_of(len(x)), 6)
             data.append(dots(x[mask], y[mask], colour, key=key, symbol=symbol, text=words, **options, **on_hover))
     # Bars count only where they are no longer than the range of the values: one huge error would squash the panel.
     usual = y[fine] if fine.any() else y[fine | weak]
@@ -237,7 +239,8 @@ def _r2_of(estimates: dict[str, xr.DataArray], split: str) -> View:
             legend.append(entry(name, "noise ceiling", "--ink", dash="dash"))
         else:
             label, colour, symbol = ESTIMATES[name]
-            data.append(dots(x, y, colour, key=name, symbol=symbol, **hover(on_hover + "%{customdata:.4f}")))
+            size = min(size_of(len(x)), 6)
+            data.append(dots(x, y, colour, key=name, symbol=symbol, size=size, **hover(on_hover + "%{customdata:.4f}")))
             legend.append(entry(name, label, colour, mark="square" if symbol == "square" else "dot"))
     tokens = next(iter(estimates.values())).tokens.values
     low, high = span(*late) or [0.0, 1.0]
