@@ -15,7 +15,7 @@ from training_material import STEPS, at, interrupt_me, small_run, write_words
 
 from tsl_jax import surface
 from tsl_jax.data import corpora
-from tsl_jax.training import bad_losses, run_dir, setup, timeline
+from tsl_jax.training import bad_losses, programs, run_dir, setup, timeline
 from tsl_jax.training.bad_losses import RECENT, LossRule
 from tsl_jax.training.checks import validate_config
 from tsl_jax.training.config import TrainConfig, config_hash, from_dict, to_dict
@@ -109,7 +109,7 @@ def _few_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
 def plant(config: TrainConfig, patch: pytest.MonkeyPatch) -> None:
     """The loss of the batch of step PLANTED is 5 nats higher than it is, and the parameters after it are spoiled."""
     order = setup.DataOrder(resolve_timeline(config), corpora.load(config.data), config.seed, None)
-    wild, make_step = order.batch(PLANTED - 1), setup.make_step
+    wild, make_step = order.batch(PLANTED - 1), programs.make_step
 
     def make(graphdef: Any, optimizer: Any, weights: Any, steps: int, *rest: Any) -> Any:
         step = make_step(graphdef, optimizer, weights, 1, *rest)
@@ -122,7 +122,7 @@ def plant(config: TrainConfig, patch: pytest.MonkeyPatch) -> None:
 
         return jax.jit(spiked if steps == 1 else lambda state, given: jax.lax.scan(spiked, state, given))
 
-    patch.setattr(setup, "make_step", make)
+    patch.setattr(programs, "make_step", make)
 
 
 def losses_of(out: Path) -> list[float]:

@@ -22,7 +22,7 @@ from training_material import STEPS, at, interrupt_me, quiet, small_run, write_w
 
 from tsl_jax import cli, processes, surface
 from tsl_jax.data import corpora
-from tsl_jax.training import bad_losses, loop, run_dir, setup
+from tsl_jax.training import bad_losses, loop, programs, run_dir, setup
 from tsl_jax.training.checkpoint import Checkpoints
 from tsl_jax.training.config import TrainConfig, config_hash
 from tsl_jax.training.loop import train
@@ -230,7 +230,7 @@ def compile(*_):
     print("compiling", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"of C", b"as XLA", 1 << 30)  # no handler of Python runs meanwhile
 
-setup._compile = compile
+setup.compile_programs = compile
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup's would be left alone
 sys.exit(cli.run_verb("train", sys.argv[1:], debug=False))
 """
@@ -286,7 +286,7 @@ def test_the_thread_that_ends_leaves_alone_what_python_handles(monkeypatch: pyte
 
 def poisoned_by(batch: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     """The steps of runs from here on lose their parameters on this batch."""
-    make_step = setup.make_step
+    make_step = programs.make_step
 
     def make(*arguments: Any) -> Any:
         step = make_step(*arguments)
@@ -299,7 +299,7 @@ def poisoned_by(batch: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
 
         return jax.jit(poisoned)
 
-    monkeypatch.setattr(setup, "make_step", make)
+    monkeypatch.setattr(programs, "make_step", make)
 
 
 def batch_after(config: TrainConfig, step: int) -> np.ndarray:

@@ -21,7 +21,7 @@ from tsl_jax.training import resources
 from tsl_jax.training.config import OptimizerConfig, TrainConfig
 from tsl_jax.training.loop import made_ahead, train
 from tsl_jax.training.optimizer import adamw, lr_plan
-from tsl_jax.training.setup import steps_per_call
+from tsl_jax.training.programs import steps_per_call
 from tsl_jax.training.step import TrainState, initial_state, make_step
 from tsl_jax.training.timeline import FLUSH, resolve_timeline
 

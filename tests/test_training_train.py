@@ -23,7 +23,7 @@ from tsl_jax import surface
 from tsl_jax.data.config import DataConfig
 from tsl_jax.models.build import build
 from tsl_jax.models.config import ModelConfig, resolve
-from tsl_jax.training import checkpoint, run_dir, setup
+from tsl_jax.training import checkpoint, programs, run_dir
 from tsl_jax.training.config import OptimizerConfig, TrainConfig, from_dict, to_dict
 from tsl_jax.training.loop import train
 from tsl_jax.training.optimizer import run_optimizer
@@ -181,7 +181,7 @@ def poisoned(after: int) -> Any:
 
         return jax.jit(poisoned_step)
 
-    make_whole_step = setup.make_step
+    make_whole_step = programs.make_step
     return make_step
 
 
@@ -189,7 +189,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_says_where(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, observed = tmp_path / "run", []
-    monkeypatch.setattr(setup, "make_step", poisoned(after=20))
+    monkeypatch.setattr(programs, "make_step", poisoned(after=20))
     with pytest.raises(
         ValueError, match=r"loss nan.* at step 21 \(1344 tokens\).*checkpoint of step \d+ in .* is good"
     ):

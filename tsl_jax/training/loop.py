@@ -138,7 +138,7 @@ def _train_to_the_end(run: TrainingRun, state: TrainState, interrupted: Callable
 def _train(run: TrainingRun, state: TrainState, interrupted: Callable[[], bool]) -> None:
     """From the state to the end of the run, from stop to stop."""
     timeline, step = run.timeline, int(state.step)
-    with closing(made_ahead(run.data.batches, timeline.calls(step, run.per_call))) as batches:
+    with closing(made_ahead(run.data.batches, timeline.calls(step, run.programs.per_call))) as batches:
         while True:
             if interrupted():  # also what was lost on the way here: the state is that of a checkpoint, or the first
                 _save(run, state, step, complete=False)
@@ -151,7 +151,7 @@ def _train(run: TrainingRun, state: TrainState, interrupted: Callable[[], bool])
             if run.weighting and step in timeline.weight_updates:
                 with run.clock("evaluate"):
                     run.weighting.update(state.params, step)
-            stop = timeline.next_stop(step, run.per_call)
+            stop = timeline.next_stop(step, run.programs.per_call)
             state = _advance(run, state, step, stop, batches)
             step = stop
             run.progress("train", step, timeline.steps)
@@ -164,9 +164,9 @@ def _advance(run: TrainingRun, state: TrainState, first: int, last: int, batches
         run.losses.begin()
     weights = () if run.weighting is None else (run.weighting.now,)
     with run.clock("train"):
-        for _ in calls_between(first, last, run.per_call):
+        for _ in calls_between(first, last, run.programs.per_call):
             batch = next(batches)
-            state, metrics = run.step_functions[batch.shape[:-1]](state, batch, *weights)
+            state, metrics = run.programs.steps[batch.shape[:-1]](state, batch, *weights)
             calls.append(metrics)
         calls = jax.device_get(calls)  # once for all of them: the device need not wait for the host after each
     seconds = run.clock.seconds["train"] - seconds_before
@@ -207,7 +207,8 @@ def _evaluate(run: TrainingRun, state: TrainState, step: int, interrupted: Calla
                     _save(run, state, step, complete=False)
                     raise KeyboardInterrupt
 
-            losses = evaluation.window_losses(run.forward, state.params, windows.tokens, run.evaluation_batch, watch)
+            forward, size = run.programs.forward, run.evaluation_batch
+            losses = evaluation.window_losses(forward, state.params, windows.tokens, size, watch)
             if not np.isfinite(losses).all():
                 window, position = np.argwhere(~np.isfinite(losses))[0]
                 where = f"at step {step}, split {split}, window {window}, position {position + 1}"

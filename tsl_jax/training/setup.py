@@ -20,25 +20,20 @@ from tsl_jax.atomic_write import write_atomically
 from tsl_jax.data import batches, corpora, windows
 from tsl_jax.data.config import Mixture
 from tsl_jax.data.preparation import DomainFiles
-from tsl_jax.models.build import Params, build
 from tsl_jax.models.config import ModelConfig, resolve
 from tsl_jax.models.cost import flops_per_token, n_params, n_params_embedding
-from tsl_jax.models.sharding import platform_of
 from tsl_jax.training import evaluation, hosts, mesh, provenance, resources, run_dir
 from tsl_jax.training.bad_losses import LossRule, judge_after
 from tsl_jax.training.checkpoint import Checkpoints
 from tsl_jax.training.config import TrainConfig, config_hash, from_dict
-from tsl_jax.training.optimizer import run_optimizer
-from tsl_jax.training.position_weights import gradient_noise, sources
-from tsl_jax.training.position_weights.adaptive import wants_noise
 from tsl_jax.training.position_weights.updates import AdaptiveWeights
-from tsl_jax.training.step import StepFunction, TrainState, initial_state, make_step
-from tsl_jax.training.timeline import FLUSH, RunTimeline
+from tsl_jax.training.programs import Programs, compile_programs
+from tsl_jax.training.step import TrainState
+from tsl_jax.training.timeline import RunTimeline
 
 Progress = Callable[[str, int, int], None]
 Observe = Callable[[Mapping[str, Any]], None]
 STAGES = ("prepare", "compile", "train", "evaluate", "checkpoint")
-WORK = 1e12  # FLOPs of one device in a call, at least: some ms on a GPU, against the .3 to 1 ms of a call on the host
 # What the header of a surface has of the record of its run.
 HEADER_FACTS = (
     "run", "config_hash", "model", "n_params", "n_params_embedding", "batch_tokens", "seed", "corpus", "changes",
@@ -69,9 +64,7 @@ class TrainingRun:
     path: Path
     timeline: RunTimeline
     data: DataOrder
-    step_functions: dict[tuple[int, ...], StepFunction]  # by what they take: (sequences,), or (steps, sequences)
-    per_call: int  # steps of a call, where so many are left
-    forward: evaluation.Forward
+    programs: Programs
     evaluation_sets: dict[str, evaluation.EvaluationSet]  # by split
     evaluation_batch: int
     weighting: AdaptiveWeights | None  # None: position weights are constants of the steps
@@ -130,12 +123,7 @@ def prepare(
     is_new = hosts.from_writer(lambda: not (path / run_dir.CONFIG).exists())
     clock = Clock(earlier.get("seconds", {}))
     with clock("prepare"):
-        if not hosts.is_writer():
-            hosts.together()  # the writer has made the prepared text, which the others find in the cache they share
-        corpus = corpora.load(config.data, progress, domains)
-        if hosts.is_writer():
-            hosts.together()
-        hosts.check_same("the text", corpus.record)
+        corpus = _load_text(config, domains, progress)
         model = resolve(config.model, vocabulary=corpus.vocabulary, context=config.context)
         provenance.check_vocabulary(corpus, model)
         sets = windows.for_splits(corpus, config.context, config.evaluation)
@@ -146,10 +134,7 @@ def prepare(
         }
         if earlier:
             _check_continued(path, model, corpus, earlier, record["environment"])
-        planned = timeline  # the program is compiled as planned, whatever data is passed over
-        for rollback in record.get(run_dir.ROLLBACKS, []):
-            first, after = rollback["skipped_sequences"]
-            timeline = timeline.skipping(rollback["after_step"], after - first)
+        planned, timeline = timeline, _after_rollbacks(timeline, record.get(run_dir.ROLLBACKS, []))
         data = DataOrder(timeline, corpus, config.seed, devices)
         history = provenance.history(earlier, record["environment"], earlier.get("step", 0))
         model_hash = provenance.model_hash(record["model"])
@@ -169,11 +154,7 @@ def prepare(
         evaluation_sets = {split: evaluation.prepare(part) for split, part in sets.items()}
     with clock("compile"):
         progress("compile", 0, 1)
-        n_devices = 1 if devices is None else devices.size
-        per_call = steps_per_call(
-            config.steps_per_call, record["flops_per_token"] * timeline.batch_tokens / n_devices, platform_of(devices)
-        )
-        step_functions, forward, noise, state = _compile(config, planned, model, devices, per_call)
+        programs, state = compile_programs(config, planned, model, devices)
         progress("compile", 1, 1)
         hosts.together()  # a collective would wait less long for those whose cache holds no program
     with clock("checkpoint"):
@@ -190,8 +171,9 @@ def prepare(
         weighting = None
         if config.position_weights.adaptive:
             weighting = AdaptiveWeights(
-                config.position_weights, timeline, path, config.evaluation_batch, data.batch, forward, noise, devices
-            )
+                config.position_weights, timeline, path, config.evaluation_batch, data.batch,
+                programs.forward, programs.noise, devices,
+            )  # fmt: skip
             weighting.resume(done)
         if not is_new:
             write_files()
@@ -205,9 +187,7 @@ def prepare(
         path=path,
         timeline=timeline,
         data=data,
-        step_functions=step_functions,
-        per_call=per_call,
-        forward=forward,
+        programs=programs,
         evaluation_sets=evaluation_sets,
         evaluation_batch=config.evaluation_batch,
         weighting=weighting,
@@ -224,16 +204,23 @@ def prepare(
     return run, state
 
 
-def steps_per_call(configured: int, flops_per_step: float, platform: str) -> int:
-    """The configured number, or by platform: 1 on CPU; elsewhere so many that a call is `WORK`, 16 at most.
+def _load_text(config: TrainConfig, domains: DomainFiles, progress: Progress) -> corpora.Corpus:
+    """The prepared text, the same in every process."""
+    if not hosts.is_writer():
+        hosts.together()  # the writer has made the prepared text, which the others find in the cache they share
+    corpus = corpora.load(config.data, progress, domains)
+    if hosts.is_writer():
+        hosts.together()
+    hosts.check_same("the text", corpus.record)
+    return corpus
 
-    Args:
-        configured: `TrainConfig.steps_per_call`. flops_per_step: of one device.
-        platform: "cpu", "gpu" or "tpu".
-    """
-    if configured or platform == "cpu":
-        return configured or 1
-    return max(1, min(FLUSH, round(WORK / flops_per_step)))
+
+def _after_rollbacks(timeline: RunTimeline, rollbacks: list[dict[str, Any]]) -> RunTimeline:
+    """The timeline without the sequences that earlier rollbacks passed over."""
+    for rollback in rollbacks:
+        first, after = rollback["skipped_sequences"]
+        timeline = timeline.skipping(rollback["after_step"], after - first)
+    return timeline
 
 
 def _record(
@@ -303,37 +290,3 @@ def begin_surface(
     }
     clusters = {split: part.n_clusters for split, part in sets.items()}
     surface.create(folder, clusters=clusters, context=timeline.context, attrs=attrs)
-
-
-def _compile(
-    config: TrainConfig, timeline: RunTimeline, model: ModelConfig, devices: Mesh | None, per_call: int
-) -> tuple[dict[tuple[int, ...], StepFunction], evaluation.Forward, gradient_noise.Noise | None, TrainState]:
-    """The programs of the run, compiled ahead so that their time is known, and the first state."""
-    optimizer, rule, T = run_optimizer(config.optimizer, timeline), config.position_weights, config.context
-    weights = None if rule.adaptive else rule.values(T)
-    more = [jax.ShapeDtypeStruct((T,), np.float32, sharding=mesh.everywhere(devices))] if rule.adaptive else []
-
-    def batch(*shape: int) -> jax.ShapeDtypeStruct:
-        placed = mesh.batch_sharding(devices, stacked=len(shape) > 1)
-        return jax.ShapeDtypeStruct((*shape, T + 1), np.int32, sharding=placed)
-
-    platform = platform_of(devices)
-    with mesh.traced_on(devices):
-        graphdef, params = build(model, config.seed, devices)
-        state = initial_state(params, optimizer, devices)
-        step_functions = {}
-        for n in sorted({1, per_call}):
-            step = make_step(graphdef, optimizer, weights, n, config.accumulate, config.seed, platform)
-            for size in timeline.batch_sizes:
-                shape = (size,) if n == 1 else (n, size)
-                step_functions[shape] = step.lower(state, batch(*shape), *more).compile()
-        losses = evaluation.make_forward(graphdef, platform, mesh.everywhere(devices))
-        losses = losses.lower(params, batch(config.evaluation_batch)).compile()
-        noise = None
-        if rule.adaptive and wants_noise(sources.load_rule(rule.kind, rule.source)):
-            noise = gradient_noise.compiled_noise(graphdef, params, T, devices)
-
-    def forward(params: Params, windows: np.ndarray) -> jax.Array:
-        return losses(params, mesh.put(windows, devices))
-
-    return step_functions, forward, noise, state
