@@ -104,7 +104,7 @@ def _run(verb: str, arguments: list[str], debug: bool) -> int:
 
     # jax keeps what it compiles, unless the user says where or not to: seconds at the next start
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(root() / "programs"))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
     try:
         module = import_module(f"tsl_jax.commands.{VERBS[verb][0]}")
         options.show_warnings_as_sentences()
