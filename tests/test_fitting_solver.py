@@ -1,6 +1,7 @@
 """The engine beneath `fit`: global, exact to its dtype, the same bits in any batch, differentiable."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -319,3 +320,14 @@ def test_data_beyond_float32_have_the_status_non_finite():
     fit = tsl.fit(laws.HYPERBOLIC, y, x=POSITION, dtype="float32")
     assert fit.status.values.tolist()[1] == Status.NON_FINITE
     assert fit.status.values[0] == fit.status.values[2] == Status.CONVERGED
+
+
+def test_levenberg_marquardt_factors_one_matrix_at_a_time():
+    """On CPU a QR of a batch waits for threads of the pool it runs in: two programs at once can wait for ever."""
+    x = np.linspace(1.0, 2.0, 64)
+    with jax.enable_x64(True):
+        prepared = prepare(laws.POWER, jnp.asarray(x), method="lm")
+        lowered = jax.jit(solve_curves).lower(prepared, jnp.ones((8, 64)), jnp.ones((8, 64)))
+    factored = re.findall(r"lapack_dgeqrf\w*\(.*?: \(tensor<([\dx]+)xf64>", lowered.as_text())
+    assert factored
+    assert {shape.count("x") for shape in factored} == {1}  # rows x columns

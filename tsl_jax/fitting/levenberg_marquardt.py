@@ -234,11 +234,13 @@ def solve(
         sse = jax.vmap(lambda u: jnp.sum(residual(u) ** 2))(probes)
         order = jnp.argsort(jnp.where(jnp.isfinite(sse), sse, jnp.inf))
         starts = probes[order[: law.starts]]
-        ends = jax.vmap(lambda u: search(residual, u, unit, DAMPINGS[0], MAXITER, rounds=1))(starts)
+        ends = jax.lax.map(lambda u: search(residual, u, unit, DAMPINGS[0], MAXITER, rounds=1), starts)
         keep, agree = best_of(ends.sse, jnp.ones((), targets.dtype))
         log_shape = middle + half * jnp.sin(ends.params[keep])
         rest, coef = project(law, log_shape, x, root, target)
         return Solution(log_shape, coef, rest @ rest, ends.stopped[keep], agree.astype(jnp.int8))
 
-    share = None if root_weight.ndim == 1 else 0
-    return jax.vmap(solve_curve, (share, 0))(root_weight, targets)
+    # Curve by curve, start by start: on CPU, LAPACK's QR of a batch waits within XLA's pool for other threads of that
+    # pool, and two such programs at once take all of them and wait for ever (jaxlib 0.10, two cores).
+    roots = jnp.broadcast_to(root_weight, targets.shape)
+    return jax.lax.map(lambda curve: solve_curve(*curve), (roots, targets))

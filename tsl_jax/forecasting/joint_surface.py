@@ -229,4 +229,6 @@ def _solve(
         sse = size**2 * jnp.minimum(first, last)  # nats^2 again
         return _Solution(theta, coef, sse, end.stopped)
 
-    return jax.vmap(solve_split)(starts, loss, weights)
+    # one after the other: two programs with QRs of batches can wait for each other's threads for ever, see
+    # `levenberg_marquardt.solve`
+    return jax.lax.map(lambda split: solve_split(*split), (starts, loss, weights))
