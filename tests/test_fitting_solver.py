@@ -163,9 +163,9 @@ print(hashlib.sha256(b"".join(np.ascontiguousarray(a.values).tobytes() for a in 
 
 
 def test_eight_devices_give_the_bits_of_one():
-    printed = []
+    printed, flags = [], os.environ.get("XLA_FLAGS", "")
     for devices in (1, 8):
-        environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        environment = {**os.environ, "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}"}
         command = [sys.executable, "-c", SHARDED.format(devices=devices)]
         printed.append(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
     assert printed[0] == printed[1] != ""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import product
 
 import jax
@@ -222,9 +222,7 @@ def _offset(law: Law, at: dict[str, float], x: Covariates) -> np.ndarray | float
     given = {name: value for name, value in at.items() if value != 0}
     if not given:
         return 0.0
-    assert law.basis is not None
-    middle = jnp.exp(jnp.log(law.bounds(x)).mean(axis=1))
-    columns, elsewhere = (np.asarray(law.basis(shape, x)) for shape in (middle, middle * 1.5))
+    columns, elsewhere = jax.device_get(_columns_at_two_shapes(law, x))
     total = np.zeros(len(columns))
     for name, value in given.items():
         k = law.coefs.index(name)
@@ -233,6 +231,20 @@ def _offset(law: Law, at: dict[str, float], x: Covariates) -> np.ndarray | float
             raise ValueError(f"fit: the limit {value} of {name} would depend on the shape of {law.name}; {fix}")
         total += value * columns[:, k]
     return total
+
+
+@partial(jax.jit, static_argnums=0)  # one program in place of one for every operation
+def _columns_at_two_shapes(law: Law, x: Covariates) -> tuple[jax.Array, jax.Array]:
+    """The columns in the middle of the range of the shapes, and at shapes half as large again."""
+    assert law.basis is not None
+    middle = jnp.exp(jnp.log(law.bounds(x)).mean(axis=1))
+    return law.basis(middle, x), law.basis(middle * 1.5, x)
+
+
+@partial(jax.jit, static_argnums=0)
+def _published(law: Law, raw: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Published parameters (curve, param) of raw ones (curve, raw_param), and their slopes (curve, param, raw_param)."""
+    return jax.vmap(law.to_params)(raw), jax.vmap(jax.jacfwd(law.to_params))(raw)
 
 
 def _whole(law: Law, at: dict[str, float], fits: CurveFits) -> CurveFits:
@@ -245,8 +257,7 @@ def _whole(law: Law, at: dict[str, float], fits: CurveFits) -> CurveFits:
         # A shape without its column may be anything that is positive.
         raw[:, law.raw_params.index(name)] = 1.0 if name in law.shapes else value
     covariance[:, np.array(reduced)[:, None], np.array(reduced)] = fits.covariance
-    params = np.asarray(jax.vmap(law.to_params)(jnp.asarray(raw)))
-    g = np.asarray(jax.vmap(jax.jacfwd(law.to_params))(jnp.asarray(raw)))
+    params, g = jax.device_get(_published(law, jnp.asarray(raw)))
     covariance = g @ covariance @ g.swapaxes(1, 2)
     # A given one is known, even where the others are not and the product is NaN.
     unknown = (g[:, :, reduced] != 0).any(axis=2)

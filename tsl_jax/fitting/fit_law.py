@@ -179,8 +179,9 @@ def _fit_curves(
     )
 
 
-def _moved(law: Law, curves: CurveFits, x0: float) -> CurveFits:
-    """Fits over x - x0 as fits over x: coefficients times their factors, errors by the delta method."""
+@partial(jax.jit, static_argnums=0)  # one program in place of one for every operation
+def _moved_params(law: Law, params: jax.Array, x0: Any) -> tuple[jax.Array, jax.Array]:
+    """Parameters (curve, param) over x - x0 as those over x, and their slopes (curve, param, param)."""
     shapes = len(law.shapes)
     order = np.array([law.raw_params.index(name) for name in law.params])
 
@@ -189,8 +190,13 @@ def _moved(law: Law, curves: CurveFits, x0: float) -> CurveFits:
         assert law.shift is not None  # else the origin is zero
         return jnp.concatenate([raw[:shapes], raw[shapes:] * law.shift(raw[:shapes], x0)])[order]
 
-    old = jnp.asarray(curves.params)
-    params, g = np.asarray(jax.vmap(moved)(old)), np.asarray(jax.vmap(jax.jacfwd(moved))(old))
+    return jax.vmap(moved)(params), jax.vmap(jax.jacfwd(moved))(params)
+
+
+def _moved(law: Law, curves: CurveFits, x0: float) -> CurveFits:
+    """Fits over x - x0 as fits over x: coefficients times their factors, errors by the delta method."""
+    order = np.array([law.raw_params.index(name) for name in law.params])
+    params, g = jax.device_get(_moved_params(law, jnp.asarray(curves.params), x0))
     with np.errstate(invalid="ignore"):  # a coefficient may be beyond the largest number
         covariance = g @ curves.covariance @ g.swapaxes(1, 2)
     return curves._replace(params=params, raw_params=params[:, np.argsort(order)], covariance=covariance)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float
 
@@ -203,7 +204,7 @@ def _polished(residual: Residual, start: Array, agree: Array) -> LeastSquares:
     return LeastSquares(b, jnp.sqrt(jnp.diagonal(covariance)), covariance, sse, sd, agree, converged)
 
 
-def quasi_random(count: int, dimensions: int) -> Float[Array, "count dimension"]:
+def quasi_random(count: int, dimensions: int) -> Float[np.ndarray, "count dimension"]:
     """Points (count, dimensions) that fill the unit cube evenly, Roberts' R sequence.
 
     Point k is 1/2 + k (g^-1, g^-2, ...) modulo one, with g the root of g^(d+1) = g + 1: for d = 1 the golden ratio.
@@ -211,8 +212,8 @@ def quasi_random(count: int, dimensions: int) -> Float[Array, "count dimension"]
     ratio = 2.0
     for _ in range(60):  # a fixed-point iteration
         ratio = (1 + ratio) ** (1 / (dimensions + 1))
-    steps = ratio ** -jnp.arange(1.0, dimensions + 1)
-    return (0.5 + jnp.arange(1, count + 1, dtype=steps.dtype)[:, None] * steps[None]) % 1.0
+    steps = ratio ** -np.arange(1.0, dimensions + 1)
+    return (0.5 + np.arange(1, count + 1)[:, None] * steps) % 1.0
 
 
 def solve(
@@ -220,7 +221,7 @@ def solve(
 ) -> Solution:
     """Fit any law to every curve; arguments as in `varpro.solve`, with log_bounds (shape, 2)."""
     middle, half = log_bounds.mean(axis=1), (log_bounds[:, 1] - log_bounds[:, 0]) / 2
-    probes = jnp.arcsin(2 * quasi_random(PROBES * len(law.shapes), len(law.shapes)) - 1).astype(targets.dtype)
+    probes = jnp.asarray(np.arcsin(2 * quasi_random(PROBES * len(law.shapes), len(law.shapes)) - 1), targets.dtype)
     unit = jnp.ones(len(law.shapes), targets.dtype)  # an angle: the box is pi wide
     tiny = jnp.finfo(targets.dtype).tiny
 
