@@ -17,11 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from tsl_jax.fitting.varpro import grid_sse, orthonormal, projected_sse, solve, without_constants
+from tsl_jax.fitting.varpro import grid_sse, orthonormal, project, projected_sse, solve, without_constants
 from tsl_jax.laws import Covariates, Law
 
 PROFILE = 1024  # points over the range of a shape: .02 apart
 BISECTIONS = 40  # of the gap between two of them
+SLICES = 129  # shapes within an interval at which coefficients are looked at
+GROWTH = 0.1  # d log coefficient/d log shape beyond which a coefficient has no end
 
 
 def jacobian(law: Law, q: Array, x: Covariates) -> Array:
@@ -64,14 +66,28 @@ def params_with_covariance(law: Law, q: Array, cov: Array) -> tuple[Array, Array
 
 
 def profile_interval(law: Law, y: np.ndarray, x: Covariates, weights: np.ndarray | None = None, level: float = 0.9):
-    """Profile interval of the shape of a one-shape law, (low, high) for each curve, by likelihood ratio.
+    """Profile interval of the shape of a one-shape law, (low, high) for each curve; see `profile_intervals`."""
+    low, high = profile_intervals(law, y, x, weights, level)
+    return low[:, 0], high[:, 0]
 
-    All theta with SSE(theta) <= SSE_min (1 + F/(n - p)), where F is the quantile of F(1, n - p). Where the shape is
-    weak it covers as it says, unlike estimate +- standard error. An end beyond the range of the shape is 0 or infinite.
+
+def profile_intervals(
+    law: Law, y: np.ndarray, x: Covariates, weights: np.ndarray | None = None, level: float = 0.9
+) -> tuple[np.ndarray, np.ndarray]:
+    """Profile intervals of shape and coefficients of a one-shape law, (low, high) each (curve, raw_param).
+
+    All values that some curve of the law with SSE <= SSE_min (1 + F/(n - p)) has, where F is the quantile of F(1, n -
+    p). Where the shape is weak they cover as they say, unlike estimate +- standard error. An end of the shape beyond
+    its range is 0 or infinite, and a coefficient that grows with it there has no end either. At a shape theta the
+    coefficients of such curves are an ellipsoid about the best ones,
+
+        c_k = c_k(theta) +- sqrt((limit - SSE(theta)) [(Phi' W Phi)^-1]_kk),
+
+    and the interval of a coefficient is the union of these over theta, on a grid over the interval of the shape.
 
     Args:
         y: (curve, point) without NaN. weights: (point,) or (curve, point), relative.
-        level: probability that the interval holds the shape.
+        level: probability that the interval holds the parameter.
 
     Raises:
         ValueError: for a law that is not separable with one shape.
@@ -92,13 +108,20 @@ def profile_interval(law: Law, y: np.ndarray, x: Covariates, weights: np.ndarray
         points = points - origin if origin else points
         root = jnp.sqrt(jnp.asarray(share))
         targets = jnp.atleast_2d(root) * np.where(share > 0, y, 0)
-        ends = _profile(law, jnp.log(law.bounds(points)), points, root, targets, factor)
-    return np.exp(np.asarray(ends[0])), np.exp(np.asarray(ends[1]))
+        log_bounds = jnp.log(law.bounds(points))
+        found = _profile(law, log_bounds, points, root, targets, factor, jnp.asarray(float(origin)))
+    shape_low, shape_high, low, high = map(np.asarray, found)
+    return np.column_stack([np.exp(shape_low), low]), np.column_stack([np.exp(shape_high), high])
 
 
 @partial(jax.jit, static_argnums=0)
-def _profile(law: Law, bounds: Array, x: Covariates, root: Array, targets: Array, factor: Array) -> tuple[Array, Array]:
-    """Ends (curve,) of all log shapes whose SSE is at most `factor` times the least."""
+def _profile(
+    law: Law, bounds: Array, x: Covariates, root: Array, targets: Array, factor: Array, origin: Array
+) -> tuple[Array, Array, Array, Array]:
+    """Ends (curve,) of all log shapes whose SSE is at most `factor` times the least, and of coefficients (curve, coef).
+
+    x is measured from `origin`, coefficients are given as of x from zero.
+    """
     solution = solve(law, bounds, x, root, targets)
     rounding = (64 * jnp.finfo(targets.dtype).eps) ** 2
     best, limit = solution.log_shape[:, 0], solution.sse * factor + rounding * jnp.sum(targets**2, axis=-1)
@@ -125,4 +148,38 @@ def _profile(law: Law, bounds: Array, x: Covariates, root: Array, targets: Array
     low = jnp.minimum(best, jnp.min(jnp.where(inside, grid, jnp.inf), axis=1))
     high = jnp.maximum(best, jnp.max(jnp.where(inside, grid, -jnp.inf), axis=1))
     step = grid[1] - grid[0]
-    return crossings(low, -step, lowest, limit, root, targets), crossings(high, step, highest, limit, root, targets)
+    low, high = (
+        crossings(low, -step, lowest, limit, root, targets),
+        crossings(high, step, highest, limit, root, targets),
+    )
+
+    def coefficients(ends: tuple[Array, Array, Array, Array, Array]) -> tuple[Array, Array]:
+        """Least and greatest (coef,) over the shapes between the ends; infinite where the shape goes on with them."""
+        first, last, limit, root, target = ends
+
+        def slice_of_ellipsoid(t: Array) -> tuple[Array, Array]:
+            rest, coef = project(law, t[None], x, root, target)
+            assert law.basis is not None
+            _, r = orthonormal(root[:, None] * law.basis(jnp.exp(t)[None], x))
+            inverse = jax.scipy.linalg.solve_triangular(r, jnp.eye(len(coef), dtype=r.dtype))
+            half = jnp.sqrt(jnp.maximum(limit - rest @ rest, 0) * jnp.sum(inverse**2, axis=1))
+            scale = 1.0 if law.shift is None else law.shift(jnp.exp(t)[None], origin)
+            return (coef - half) * scale, (coef + half) * scale
+
+        shapes = jnp.linspace(jnp.maximum(first, lowest), jnp.minimum(last, highest), SLICES)
+        smallest, largest = jax.vmap(slice_of_ellipsoid)(shapes)
+
+        def end(values: Array, sign: float) -> Array:
+            """The greatest of sign * values (slice, coef), times sign."""
+            values, infinity = sign * values, jnp.asarray(jnp.inf, values.dtype)
+            greatest = jnp.nanmax(values, axis=0)
+            for reached, edge, inner in ((first, 0, 1), (last, -1, -2)):
+                # As a power of the shape or faster at an end of its range that does not end the interval: unbounded.
+                grows = values[edge] - values[inner] > GROWTH * jnp.abs(shapes[1] - shapes[0]) * jnp.abs(values[edge])
+                greatest = jnp.where(jnp.isinf(reached) & grows, infinity, greatest)
+            return sign * greatest
+
+        return end(smallest, -1.0), end(largest, 1.0)
+
+    each = jnp.broadcast_to(root, targets.shape)
+    return low, high, *jax.lax.map(coefficients, (low, high, limit, each, targets))

@@ -114,6 +114,7 @@ def fit(
         x=problem.given,
         x_name=problem.x_name,
         weights=own,
+        y=problem.labelled(),
     )
 
 
@@ -214,6 +215,14 @@ class Problem:
     given: Any  # x as it was before padding
     x_name: str  # of x, where it is a single covariate
     points: int  # of a curve, padding included
+
+    def labelled(self) -> xr.DataArray:
+        """y (..., point) with the labels that a fit's curves have."""
+        point = self.over[0] if len(self.over) == 1 else "point"
+        coordinates = dict(self.outer.coords)
+        if not isinstance(self.given, Mapping):
+            coordinates[self.x_name if len(self.over) == 1 else point] = (point, self.given)
+        return xr.DataArray(self.y.reshape(*self.outer.shape, -1), coordinates, (*self.outer.dims, point))
 
 
 def read(law: Law, y: Any, over: str | tuple[str, ...] | None, x: Any, weights: Any, least: int = 0) -> Problem:

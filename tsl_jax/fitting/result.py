@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from tsl_jax.fitting.status import USABLE, Design, Status, design_message, judge_design
@@ -37,6 +38,7 @@ class Fit:
         over: the dimensions that were fitted; x: where, as the law's covariates; range: from where to where.
         x_name: what x is, where it is one covariate.
         weights: DataArray (point,), or (..., point) where curves have their own; None where all of them are equal.
+        y: DataArray (..., point), what was fitted, as it was given.
     """
 
     law: Law
@@ -54,6 +56,7 @@ class Fit:
     x: Any
     x_name: str
     weights: xr.DataArray | None
+    y: xr.DataArray
 
     @property
     def range(self) -> dict[str, tuple[float, float]]:
@@ -114,6 +117,79 @@ class Fit:
             coordinates[self.x_name if len(self.over) == 1 else name] = (name, points)
         shape = (*self.raw_params.shape[:-1], curves.shape[-1])
         return xr.DataArray(curves.reshape(shape), coordinates, (*outer, name))
+
+    @property
+    def residuals(self) -> xr.DataArray:
+        """Data less curve (..., point), not weighted; also at points of weight zero."""
+        return self.y - self.predict()
+
+    @property
+    def n_points(self) -> xr.DataArray:
+        """Points of positive weight of each curve."""
+        points = self.y.sizes[self.y.dims[-1]]
+        count = np.asarray(points) if self.weights is None else (self.weights > 0).sum(self.weights.dims[-1]).values
+        return self.status.copy(data=np.broadcast_to(count, self.status.shape).astype(int))
+
+    @property
+    def n_free(self) -> xr.DataArray:
+        """Parameters of each curve that the data decided: all but coefficients at a limit."""
+        return len(self.law.raw_params) - (self.active != 0).sum("coef")
+
+    @property
+    def aic(self) -> xr.DataArray:
+        """Akaike's criterion n log(SSE/n) + 2 p of each curve, for normal noise of unknown size, as lmfit has it.
+
+        Only differences between laws on the same points mean anything: 2 and less is a draw, 10 and more decides. It
+        takes the points for independent, which neighbouring positions of one loss curve are not.
+        """
+        return self._deviance() + 2 * self.n_free
+
+    @property
+    def bic(self) -> xr.DataArray:
+        """Bayes' criterion n log(SSE/n) + p log n of each curve; as `aic`, dearer by parameter."""
+        return self._deviance() + self.n_free * np.log(self.n_points)
+
+    def _deviance(self) -> xr.DataArray:
+        with np.errstate(divide="ignore"):  # an exact fit has minus infinity
+            return self.n_points * np.log(self.sse / self.n_points)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """A row a curve: its labels, parameters with standard errors, status in a word, SSE, R2, AIC and BIC."""
+        columns = {}
+        for name in self.law.params:
+            columns |= {name: self.params.sel(param=name), f"{name}_stderr": self.stderr.sel(param=name)}
+        word = self.status.copy(data=np.vectorize(lambda value: Status(value).short, otypes=[str])(self.status))
+        columns |= {"status": word, "usable": self.usable, "sse": self.sse, "r2": self.r2}
+        columns |= {"aic": self.aic, "bic": self.bic}
+        flat = {name: column.drop_vars("param", errors="ignore").values.ravel() for name, column in columns.items()}
+        if not self.status.ndim:
+            return pd.DataFrame(flat)
+        index = self.status.to_series().index
+        return pd.DataFrame(flat, index=index).reset_index()
+
+    def interval(self, level: float = 0.9, method: str = "wald", resamples: int = 1000, seed: int = 0) -> xr.DataArray:
+        """Intervals of the parameters (..., param, bound), `bound` being "low" and "high".
+
+        Args:
+            level: share of such intervals that hold the true parameter.
+            method: "wald": estimate and standard error, by Student's t; quick, and too narrow where the shape is weakly
+                identified. "profile": all values that some curve of the law has with SSE <= SSE_min (1 + F/(n - p)), F
+                of the F(1, n - p) distribution; laws with one shape. "bootstrap": percentiles of fits to curve plus
+                resampled residuals. All three take the points for independent (`diagnostics.bootstrap` does not).
+            resamples, seed: of the bootstrap.
+
+        Raises:
+            ValueError: for another level or method, a law or a fit that the method does not know.
+        """
+        from tsl_jax.fitting.intervals import INTERVALS  # it fits anew, and so reads this module
+
+        if not 0 < level < 1:
+            raise ValueError(f"interval: level must lie between 0 and 1, found {level}")
+        if method not in INTERVALS:
+            raise ValueError(f"interval: method must be one of {tuple(INTERVALS)}, found {method!r}")
+        low, high = INTERVALS[method](self, level, resamples, seed)
+        both = xr.concat([low, high], "bound").assign_coords(bound=["low", "high"])
+        return both.transpose(..., "bound")
 
     def raise_if_failed(self) -> Fit:
         """The fit itself if every curve converged; else ValueError with the count of each status and its sentence."""
