@@ -33,7 +33,7 @@ def test_profile_intervals_of_every_parameter_hold_where_the_shape_is_weak():
     unknown = np.isinf(ends.sel(param="a1", bound="high"))  # any larger shape will do, with a larger a0
     assert 0 < float(unknown.mean()) < 1
     assert np.isinf(ends.sel(param="a0", bound="high"))[unknown].all()
-    assert np.isfinite(ends.sel(param="a2")).all()
+    assert np.isfinite(ends.sel(param="a2"))[ends.sel(param="a1", bound="low") > 0].all()  # else a line will do
     assert float(coverage(fit, method="wald").sel(param="a1")) < 0.9 - allowed
 
 

@@ -243,7 +243,7 @@ def _columns_at_two_shapes(law: Law, x: Covariates) -> tuple[jax.Array, jax.Arra
 
 @partial(jax.jit, static_argnums=0)
 def _published(law: Law, raw: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Published parameters (curve, param) of raw ones (curve, raw_param), and their slopes (curve, param, raw_param)."""
+    """Published parameters (curve, param) of raw ones (curve, raw_param), and slopes (curve, param, raw_param)."""
     return jax.vmap(law.to_params)(raw), jax.vmap(jax.jacfwd(law.to_params))(raw)
 
 
