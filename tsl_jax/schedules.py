@@ -27,8 +27,8 @@ from itertools import pairwise
 from numbers import Real
 from typing import Any
 
+import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 KINDS = ("constant", "cosine", "wsd", "restarts", "table")
@@ -212,8 +212,9 @@ class Schedule:
             for knot in (plan.from_tokens, *_knots_of_plan(plan, tolerance, near), end)
             if plan.from_tokens <= knot <= end
         }
-        tokens = np.array(sorted(knots))
-        return tokens, self.rate(tokens, np)
+        with jax.enable_x64(True):
+            tokens = jnp.asarray(sorted(knots), float)
+            return jax.device_get((tokens, self.lr(tokens)))
 
 
 def _knots_of_plan(plan: Schedule, tolerance: float, near: float) -> list[float]:
