@@ -11,6 +11,7 @@ inverse variances.
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -116,7 +117,7 @@ def profile_intervals(
 
 @partial(jax.jit, static_argnums=0)
 def _profile(
-    law: Law, bounds: Array, x: Covariates, root: Array, targets: Array, factor: Array, origin: Array
+    law: Law, bounds: Array, x: Covariates, root: Array, targets: Array, factor: Array, origin: Any
 ) -> tuple[Array, Array, Array, Array]:
     """Ends (curve,) of all log shapes whose SSE is at most `factor` times the least, and of coefficients (curve, coef).
 

@@ -127,7 +127,7 @@ class Fit:
     def n_points(self) -> xr.DataArray:
         """Points of positive weight of each curve."""
         points = self.y.sizes[self.y.dims[-1]]
-        count = np.asarray(points) if self.weights is None else (self.weights > 0).sum(self.weights.dims[-1]).values
+        count = np.asarray(points) if self.weights is None else (self.weights > 0).sum(self.y.dims[-1:]).values
         return self.status.copy(data=np.broadcast_to(count, self.status.shape).astype(int))
 
     @property
