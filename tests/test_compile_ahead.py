@@ -110,10 +110,10 @@ def test_what_is_wrong_with_a_program_is_said() -> None:
 def test_gathers_within_products_are_counted() -> None:
     """As XLA writes them for TPUs: each loop's body is named where it is called and where it stands."""
     loops = """
-%windowed_dot_general_body_ag.1 (param: bf16[8]) -> bf16[8] {
+%wide.windowed_dot_general_body_ag.1.sunk (param: bf16[8]) -> bf16[8] {
   %collective-permute-start.1 = bf16[8] collective-permute-start(%x), channel_id=1
 %windowed_dot_general_body_rs (param: bf16[8]) -> bf16[8] {
-  %while.1 = bf16[8] while(%x), body=%windowed_dot_general_body_ag.1
+  %while.1 = bf16[8] while(%x), body=%wide.windowed_dot_general_body_ag.1.sunk
   %while.2 = bf16[8] while(%x), body=%windowed_dot_general_body_rs
 """
     found = {"collective-permute": 1, "all-gather in products": 1, "reduce-scatter in products": 1}

@@ -39,7 +39,7 @@ COLLECTIVES = re.compile(r"\b(all-gather|all-reduce|reduce-scatter|all-to-all|co
 # How XLA writes some of them for a TPU: a gather as the sum of arrays that are zero but for one's own part, and
 # gathers or scattered sums as loops of a product that pass the parts on meanwhile.
 SUMMED_PARTS = re.compile(r" all-reduce(?:-start)?\([^)]*%dynamic-update-slice")
-IN_PRODUCTS = re.compile(r"%(windowed_dot_general_body_(ag|rs)[.\w]*)")
+IN_PRODUCTS = re.compile(r"%(?:wide\.)?(windowed_dot_general_body_(ag|rs)[.\w]*)")
 REMATERIALISED = re.compile(r"[^\n]*[Ii]nvoluntary full rematerialization[^\n]*")
 
 # An H100 SXM as XLA describes it; figures from NVIDIA's data sheet and CUDA's programming guide (compute capability 9).
