@@ -30,11 +30,11 @@ def test_profile_intervals_of_every_parameter_hold_where_the_shape_is_weak():
     assert (covered > 0.9 - allowed).all()
     assert float(covered.max()) < 0.98
     ends = fit.interval(0.9, "profile")
-    unknown = np.isinf(ends.sel(param="a1", bound="high"))  # any larger shape will do, with a larger a0
-    assert 0 < float(unknown.mean()) < 1
-    assert np.isinf(ends.sel(param="a0", bound="high"))[unknown].all()
-    assert np.isfinite(ends.sel(param="a2"))[ends.sel(param="a1", bound="low") > 0].all()  # else a line will do
-    assert float(coverage(fit, method="wald").sel(param="a1")) < 0.9 - allowed
+    unknown = np.isinf(ends.sel(param="a1", bound="high")).values  # any larger shape will do, with a larger a0
+    assert 0 < unknown.mean() < 1
+    assert np.isinf(ends.sel(param="a0", bound="high").values[unknown]).all()
+    some_shape_is_too_small = ends.sel(param="a1", bound="low").values > 0  # else a straight line will do
+    assert np.isfinite(ends.sel(param="a2").values[some_shape_is_too_small]).all()
 
 
 def test_ends_of_a_profile_interval_are_where_the_sse_says():
