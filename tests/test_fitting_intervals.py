@@ -54,6 +54,7 @@ def test_ends_of_a_profile_interval_are_where_the_sse_says():
         assert least_sse(a2 * np.ones_like(column), column) == pytest.approx(limit, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_three_intervals_agree_where_the_curve_is_well_known():
     fit = tsl.fit(laws.HYPERBOLIC, noisy(2, 0.003, 0.3), over="position")
     wald, profile, bootstrap = (fit.interval(0.9, method) for method in ("wald", "profile", "bootstrap"))
@@ -63,6 +64,7 @@ def test_the_three_intervals_agree_where_the_curve_is_well_known():
     xr.testing.assert_identical(bootstrap, fit.interval(0.9, "bootstrap"))  # the seed decides
 
 
+@pytest.mark.slow
 def test_an_interval_after_a_shift_of_x_is_the_same():
     x = np.linspace(0.0, 8000.0, 60)
     y = 3 + 0.5 * np.exp(-x / 1000) + 0.01 * np.random.default_rng(0).standard_normal(60)
