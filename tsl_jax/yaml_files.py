@@ -1,7 +1,8 @@
 """YAML files that somebody wrote, read within bounds.
 
 A few lines of YAML can refer to themselves, or stand for more entries than memory holds: an alias repeats what it
-names, and aliases of aliases multiply. Such files are refused before anything is built of them.
+names, and aliases of aliases multiply. Such files are refused before anything is built of them, and so are entries that
+a mapping has twice, of which PyYAML would keep the last.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ def _count(node: yaml.Node, counted: dict[int, int], above: set[int]) -> int:
     if id(node) not in counted:
         children: list[yaml.Node] = []
         if isinstance(node, yaml.MappingNode):
+            _refuse_repeated(node)
             children = [part for pair in node.value for part in pair]
         elif isinstance(node, yaml.SequenceNode):
             children = node.value
@@ -56,3 +58,15 @@ def _count(node: yaml.Node, counted: dict[int, int], above: set[int]) -> int:
         if counted[id(node)] > ENTRIES:
             raise ValueError(f"stands for more than {ENTRIES:,} entries; give a shorter file")
     return counted[id(node)]
+
+
+def _refuse_repeated(mapping: yaml.MappingNode) -> None:
+    """Refuse an entry that is there twice; only names that are plain values are compared."""
+    seen: dict[tuple[str, str], int] = {}
+    for key, _ in mapping.value:
+        if isinstance(key, yaml.ScalarNode):
+            name, line = (key.tag, key.value), key.start_mark.line + 1 if key.start_mark else 0
+            if name in seen:
+                lines = f"line {line}" if line == seen[name] else f"lines {seen[name]} and {line}"
+                raise ValueError(f"has the entry {key.value!r:.80} twice, in {lines}; keep one")
+            seen[name] = line

@@ -37,19 +37,14 @@ def load(path: str | Path) -> Any:
     Raises:
         ValueError: for a file that is neither, or names an entry twice. OSError: if it cannot be read.
     """
-    import yaml
-
     from tsl_jax.yaml_files import read_yaml
 
     path = Path(path)
     kind = "JSON" if path.suffix == ".json" else "YAML"
     try:
-        text = path.read_text(encoding="utf-8")
         if kind == "JSON":
-            return _numbers(json.loads(text, object_pairs_hook=_without_repeats))
-        values = read_yaml(path)
-        _refuse_repeats(yaml.compose(text, yaml.SafeLoader))  # the tree still has what loading drops
-        return _numbers(values)
+            return _numbers(json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repeats))
+        return _numbers(read_yaml(path))
     except RecursionError:
         raise ValueError(f"{path}: nested too deep; write the plan as in surface.json, under schedule") from None
     except ValueError as error:
@@ -58,22 +53,12 @@ def load(path: str | Path) -> Any:
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The entries of a JSON object; of two with one name a dict would keep the last in silence, as YAML does."""
+    """The entries of a JSON object; of two with one name a dict would keep the last in silence."""
     names = [name for name, _ in pairs]
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"{name} is given twice")
     return dict(pairs)
-
-
-def _refuse_repeats(node: Any) -> None:
-    """The same of a tree of YAML nodes: their values are pairs of nodes, nodes, or text."""
-    if node is None or isinstance(node.value, str):
-        return
-    pairs = [pair for pair in node.value if isinstance(pair, tuple)]
-    _without_repeats([(name.value, None) for name, _ in pairs if isinstance(name.value, str)])
-    for child in [value for _, value in pairs] or node.value:
-        _refuse_repeats(child)
 
 
 def schedule_of(values: Any, where: str) -> Schedule:
