@@ -38,6 +38,9 @@ def test_devices_are_written_as_they_are_sold() -> None:
     for wrong in ("", "h100x0", "h100:2", "v5e", "v5e:0x4", "a100", "v5p:4"):
         with pytest.raises(ValueError, match="devices are written"):
             parse_devices(wrong)
+    for many in ("h100x65537", "h100x" + "9" * 400, "v5e:1000000x1000000"):
+        with pytest.raises(ValueError, match="at most 65,536"):
+            parse_devices(many)
 
 
 def test_numbers_that_cannot_be_are_refused_at_once(capsys: pytest.CaptureFixture[str]) -> None:

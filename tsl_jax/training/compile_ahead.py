@@ -34,6 +34,7 @@ from tsl_jax.training.optimizer import adamw, lr_plan
 from tsl_jax.training.step import TrainState, make_step
 
 FLASH_FROM = 1024  # positions from which on attention must be a kernel that makes no scores of T x T
+MOST_DEVICES = 65_536  # several times the largest pod; each is described in memory
 KERNELS = {"gpu": "fmhaSoftmax", "tpu": "tpu_custom_call"}  # in the names of calls: cuDNN's flash kernel, splash's
 COLLECTIVES = re.compile(r"\b(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
 # How XLA writes some of them for a TPU: a gather as the sum of arrays that are zero but for one's own part, and
@@ -104,7 +105,9 @@ def parse_devices(text: str) -> tuple[str, tuple[int, ...]]:
     match = re.fullmatch(r"(h100)(?:x(\d+))?|(v5e|v5p):(\d+(?:x\d+){1,2})", text)
     sizes = tuple(int(n) for n in (match[2] or match[4] or "1").split("x")) if match else ()
     if match is None or min(sizes) < 1:
-        raise ValueError(f"fits: devices are written h100, h100x8, v5e:4x4 or v5p:4x4x4, found {text!r}")
+        raise ValueError(f"fits: devices are written h100, h100x8, v5e:4x4 or v5p:4x4x4, found {text!r:.60}")
+    if math.prod(sizes) > MOST_DEVICES:
+        raise ValueError(f"fits: --devices are at most {MOST_DEVICES:,}, found {text!r:.60}; give fewer")
     return match[1] or match[3], sizes
 
 
