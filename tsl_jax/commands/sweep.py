@@ -60,6 +60,12 @@ def run_sweep(command: SweepCommand) -> int:
     from tsl_jax.commands.options import check_folder, require_trust
     from tsl_jax.sweeps import Pool, read_sweep
 
+    if command.ray is None and command.per_run:
+        raise ValueError("sweep: --per-run is what a run takes of a machine of --ray; give --ray, or leave it out")
+    if command.ray is not None and command.side_by_side > 1:
+        raise ValueError("sweep: --ray shares out the runs by --per-run; leave out --side-by-side")
+    shares = parse_shares(command.per_run)
+    _check_numbers(command.side_by_side, command.minutes, command.retries)
     runs = read_sweep(command.file)
     check_folder(command.out, "sweep")
     if not command.list:
@@ -68,11 +74,6 @@ def run_sweep(command: SweepCommand) -> int:
     print(describe_runs(pool, runs), flush=True)
     if command.list:
         return 0
-    if command.ray is None and command.per_run:
-        raise ValueError("sweep: --per-run is what a run takes of a machine of --ray; give --ray, or leave it out")
-    if command.ray is not None and command.side_by_side > 1:
-        raise ValueError("sweep: --ray shares out the runs by --per-run; leave out --side-by-side")
-    shares = parse_shares(command.per_run)
     over_ray = None if command.ray is None else partial(ray_executor, command.ray, shares)
     unfinished = make_runs(pool, runs, command.side_by_side, command.minutes, command.retries, over_ray)
     print(_final_losses(pool, runs))
@@ -165,11 +166,7 @@ def make_runs(
     from tsl_jax.data import corpora
     from tsl_jax.sweeps import distribute
 
-    if side_by_side < 1 or not minutes >= 0:
-        values = f"{side_by_side}, {minutes}"
-        raise ValueError(f"sweep: --side-by-side is 1 or more and --minutes not negative, found {values}")
-    if retries < 0:
-        raise ValueError(f"sweep: --retries is 0 or more, found {retries}")
+    _check_numbers(side_by_side, minutes, retries)
     todo = {name: runs[name] for name, state in pool.states(runs).items() if state != "kept"}
     for name, config in todo.items():
         pool.validate_name(name, config)
@@ -186,6 +183,14 @@ def make_runs(
     executors: Any = several() if several is not None and todo else nullcontext()
     with executors as executor:
         return distribute.make_all(pool, todo, executor, deadline, report, retries)
+
+
+def _check_numbers(side_by_side: int, minutes: float, retries: int) -> None:
+    if side_by_side < 1 or not minutes >= 0:
+        values = f"{side_by_side}, {minutes}"
+        raise ValueError(f"sweep: --side-by-side is 1 or more and --minutes not negative, found {values}")
+    if retries < 0:
+        raise ValueError(f"sweep: --retries is 0 or more, found {retries}")
 
 
 def _final_losses(pool: Pool, runs: Mapping[str, TrainConfig]) -> str:
