@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -279,6 +280,28 @@ def test_the_thread_that_ends_leaves_alone_what_python_handles(monkeypatch: pyte
         assert signal.set_wakeup_fd(before) == writer
         os.close(reader)
         os.close(writer)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_python_drops_prints_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dropped:
+        def __init__(self, error: type[BaseException]) -> None:
+            self.error = error
+
+        def __del__(self) -> None:
+            if issubclass(self.error, KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            raise self.error
+
+    shown: list[type[BaseException]] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda lost: shown.append(lost.exc_type))
+    hook = sys.unraisablehook
+    with processes.interruptible():
+        Dropped(KeyboardInterrupt)
+        assert processes.received() == signal.SIGINT
+        Dropped(RuntimeError)
+    assert shown == [RuntimeError]
+    assert sys.unraisablehook is hook
 
 
 # ------------------------------------------------------------------------------------------- losses that are not finite

@@ -18,8 +18,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 LINES, WIDEST = 6, 1200  # of a message
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -47,9 +49,10 @@ def interruptible() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is _note:
         yield
         return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before, report = {number: signal.getsignal(number) for number in SIGNALS}, sys.unraisablehook
     ours = [number for number in SIGNALS if number == signal.SIGINT or before[number] != signal.SIG_IGN]
     try:
+        sys.unraisablehook = partial(_report_lost, report)
         for number in ours:
             signal.signal(number, _note)
         blocked = _unblock(ours)
@@ -60,7 +63,14 @@ def interruptible() -> Iterator[None]:
     finally:
         for number in ours:
             signal.signal(number, before[number])
+        sys.unraisablehook = report
         _received.clear()
+
+
+def _report_lost(report: Callable[[Any], object], lost: Any) -> None:
+    """Say nothing of a `KeyboardInterrupt` that Python drops, whose traceback it would print: the signal is noted."""
+    if not (_received and issubclass(lost.exc_type, KeyboardInterrupt)):
+        report(lost)
 
 
 def _unblock(numbers: Iterable[int]) -> set[int]:
