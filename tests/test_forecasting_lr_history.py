@@ -44,6 +44,11 @@ def test_a_forecast_knows_the_plan_of_its_past_or_the_one_it_is_given(simulated:
         assert tsl.forecast(late, at=[2 * TOTAL], method=method).status["id"] == ForecastStatus.of([NEEDS_COSINE])
 
 
+def test_a_plan_of_a_surface_that_cannot_be_read_names_the_run(simulated: xr.Dataset) -> None:
+    with pytest.raises(ValueError, match="attribute schedule of the surface of the run 'strange'"):
+        tsl.forecast(simulated.assign_attrs(schedule=[1, "a"], run="strange"))
+
+
 def test_a_burst_of_the_learning_rate_is_no_warm_up(simulated: xr.Dataset) -> None:
     """Checkpoints before it are learned from as before it, and the rate is measured in the top of the first rise."""
     constant = {**PLAN, "kind": "constant"}

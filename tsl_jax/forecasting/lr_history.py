@@ -123,7 +123,13 @@ def schedule_of(surface: xr.Dataset) -> Schedule | None:
         ValueError: if it cannot be read.
     """
     plan = surface.attrs.get("schedule")
-    return plan if plan is None or isinstance(plan, Schedule) else Schedule.from_plan(plan)
+    if plan is None or isinstance(plan, Schedule):
+        return plan
+    try:
+        return Schedule.from_plan(plan)
+    except ValueError as error:
+        run = surface.attrs.get("run", "")
+        raise ValueError(f"{error}; it is the attribute schedule of the surface of the run {run!r:.80}") from None
 
 
 def of_run(past: xr.Dataset, plan: Schedule | None) -> LearningRate:
