@@ -134,6 +134,8 @@ def test_what_runs_have_used_so_far_is_within_the_ranges() -> None:
         ("a: " + "[" * 700, "nested too deep|not YAML"),
         ("a: [", "not YAML"),
         (b"\xff\xfe\xfd", "not YAML"),
+        ("tokens: 4096\nseed: 1\nseed: 2\n", "has the entry 'seed' twice, in lines 2 and 3; keep one"),
+        ("model: {d_ff: 8, 'd_ff': 16}", "has the entry 'd_ff' twice"),
     ],
 )  # fmt: skip
 def test_yaml_is_read_within_bounds(text: str | bytes, message: str, tmp_path: Path, capsys) -> None:
@@ -184,6 +186,15 @@ def test_a_table_without_a_row_that_can_be_fitted_is_a_failure(tmp_path: Path, c
     (tmp_path / "t.csv").write_text("curve,x,y\na,one,2\n")
     assert tsl_command("fit", tmp_path / "t.csv", "--out", tmp_path / "o.csv") == 2
     assert "no curve of" in capsys.readouterr().err
+
+
+def test_an_output_whose_path_is_no_utf_8_is_refused_by_name(tmp_path: Path, capsys) -> None:
+    (tmp_path / "t.csv").write_text("curve,x,y\na,1,2\n")
+    assert tsl_command("fit", tmp_path / "t.csv", "--out", tmp_path / os.fsdecode(b"o\xff.csv")) == 2
+    printed = capsys.readouterr()
+    assert "the path of --out is not UTF-8, found" in printed.err
+    assert not printed.out
+    assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
 
 
 def npy(header: str) -> bytes:

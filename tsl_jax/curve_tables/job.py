@@ -155,6 +155,10 @@ def check_output(path: Path) -> None:
     """Refuse a file that could not be written, before any long work."""
     if path.suffix not in (".parquet", ".csv"):
         raise ValueError(f"fit: --out must end in .parquet or .csv, found {path}")
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:  # Arrow opens no such file
+        raise ValueError(f"fit: the path of --out is not UTF-8, found {path.absolute()}; give another name") from None
 
 
 def _check_request(law: Law, method: str, dtype: str | None, shard_bytes: int) -> None:
