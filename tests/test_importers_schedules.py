@@ -44,7 +44,7 @@ MISTAKES = {
         CHANGED.replace("lr: [2e-4, 0]", "lr: [1]"),
         "plan 2 of 2: a table needs lr, a list of at least two",
     ),
-    "twice.yaml": (CHANGED.replace("kind: wsd", "kind: wsd, kind: cosine"), "not YAML .has the entry 'kind' twice, in line 2"),
+    "twice.yaml": (CHANGED.replace("kind: wsd", "kind: wsd, kind: cosine"), "not YAML .has the entry 'kind' twice"),
     "twice.json": ('{"kind": "cosine", "peak": 1, "peak": 2}', "not JSON .peak is given twice"),
     "word.yaml": ("{kind: cosine, peak: high}", "peak is 'high', expected a number"),
 }
