@@ -86,10 +86,26 @@ def test_intervals_that_cannot_be_given_are_refused():
     weighted = tsl.fit(laws.HYPERBOLIC, y, over="position", weights=POSITION)
     with pytest.raises(ValueError, match="not exchangeable"):
         weighted.interval(method="bootstrap")
-    bounded = tsl.fit(laws.HYPERBOLIC, y, over="position", coef_limits={"a2": (3.0, 3.0)})
-    for method in ("profile", "bootstrap"):
-        with pytest.raises(ValueError, match="at their limits"):
-            bounded.interval(method=method)
+    for options in ({"loss": "huber"}, {"absolute_sigma": True}, {"coef_limits": {"a2": (0, None)}}):
+        other = tsl.fit(laws.HYPERBOLIC, y, over="position", **options)
+        with pytest.raises(ValueError, match="plain least squares, not of a fit with loss="):
+            other.interval(method="profile")
+    known = tsl.fit(laws.HYPERBOLIC, y, over="position", absolute_sigma=True)
+    with pytest.raises(ValueError, match="from the residuals, not from absolute_sigma="):
+        known.interval(method="bootstrap")
+
+
+def test_intervals_are_those_of_the_fit_as_it_was_made():
+    """Known noise: a normal quantile. A bootstrap fits under the same limits."""
+    y = noisy(1, 0.01, 0.3)
+    known = tsl.fit(laws.HYPERBOLIC, y, over="position", weights=1e4 * np.ones(64), absolute_sigma=True)
+    width = known.interval(0.9).sel(bound="high") - known.params
+    np.testing.assert_allclose(width, 1.6448536 * known.stderr, rtol=1e-6)
+    np.testing.assert_allclose(known.aic, known.sse + 6)
+    bounded = tsl.fit(laws.HYPERBOLIC, y, over="position", coef_limits={"a2": (4.0, 4.0)})
+    assert bounded.interval(method="bootstrap", resamples=20).sel(param="a2").values.tolist() == [[4.0, 4.0]]
+    robust = tsl.fit(laws.HYPERBOLIC, y, over="position", loss="huber")
+    assert np.isnan(robust.aic).all()
 
 
 def test_criteria_are_those_of_lmfit_and_prefer_the_true_law():

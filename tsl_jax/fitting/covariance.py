@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from tsl_jax.fitting.varpro import grid_sse, orthonormal, project, projected_sse, solve, without_constants
+from tsl_jax.fitting.varpro import grid_sse, orthonormal, projected_sse, solve, without_constants
 from tsl_jax.laws import Covariates, Law
 
 PROFILE = 1024  # points over the range of a shape: .02 apart
@@ -67,32 +67,47 @@ def params_with_covariance(law: Law, q: Array, cov: Array) -> tuple[Array, Array
 
 
 def profile_interval(law: Law, y: np.ndarray, x: Covariates, weights: np.ndarray | None = None, level: float = 0.9):
-    """Profile interval of the shape of a one-shape law, (low, high) for each curve; see `profile_intervals`."""
-    low, high = profile_intervals(law, y, x, weights, level)
-    return low[:, 0], high[:, 0]
+    """Profile interval of the shape of a one-shape law, (low, high) for each curve, by likelihood ratio.
+
+    All theta with SSE(theta) <= SSE_min (1 + F/(n - p)), where F is the quantile of F(1, n - p). Where the shape is
+    weak it covers as it says, unlike estimate +- standard error. An end beyond the range of the shape is 0 or infinite.
+
+    Args:
+        y: (curve, point) without NaN. weights: (point,) or (curve, point), relative.
+        level: probability that the interval holds the shape.
+
+    Raises:
+        ValueError: for a law that is not separable with one shape.
+    """
+    with jax.enable_x64(True):
+        low, high, _ = _profile(law, *_profile_problem(law, y, x, weights, level)[:-1])
+    return np.exp(np.asarray(low)), np.exp(np.asarray(high))
 
 
 def profile_intervals(
     law: Law, y: np.ndarray, x: Covariates, weights: np.ndarray | None = None, level: float = 0.9
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Profile intervals of shape and coefficients of a one-shape law, (low, high) each (curve, raw_param).
+    """`profile_interval` of the shape, and as much for each coefficient: (low, high), each (curve, raw_param).
 
-    All values that some curve of the law with SSE <= SSE_min (1 + F/(n - p)) has, where F is the quantile of F(1, n -
-    p). Where the shape is weak they cover as they say, unlike estimate +- standard error. An end of the shape beyond
-    its range is 0 or infinite, and a coefficient that grows with it there has no end either. At a shape theta the
-    coefficients of such curves are an ellipsoid about the best ones,
+    At a shape theta the coefficients of curves with SSE <= limit are an ellipsoid about the best ones,
 
         c_k = c_k(theta) +- sqrt((limit - SSE(theta)) [(Phi' W Phi)^-1]_kk),
 
-    and the interval of a coefficient is the union of these over theta, on a grid over the interval of the shape.
-
-    Args:
-        y: (curve, point) without NaN. weights: (point,) or (curve, point), relative.
-        level: probability that the interval holds the parameter.
-
-    Raises:
-        ValueError: for a law that is not separable with one shape.
+    and the interval of a coefficient is the union of these over theta, on a grid over the interval of the shape. A
+    coefficient that grows with the shape at an end of its range that is within the interval has no end either.
     """
+    with jax.enable_x64(True):
+        *problem, origin = _profile_problem(law, y, x, weights, level)
+        low, high, limit = _profile(law, *problem)
+        bounds, points, root, targets, _ = problem
+        least, greatest = _profile_coefs(law, bounds, points, root, targets, low, high, limit, origin)
+    ends = ((low, least), (high, greatest))
+    low, high = (np.column_stack([np.exp(shape), coefs]) for shape, coefs in ends)
+    return low, high
+
+
+def _profile_problem(law: Law, y: np.ndarray, x: Covariates, weights: np.ndarray | None, level: float) -> list[Any]:
+    """Range of the log shape, x from the law's origin, sqrt(w), sqrt(w) y, the largest SSE/SSE_min, and the origin."""
     from scipy.stats import f as f_distribution  # late: a second to import
 
     if law.basis is None or len(law.shapes) != 1:
@@ -103,26 +118,19 @@ def profile_intervals(
     # SSE(theta) <= SSE_min (1 + F/(n - p)): without a free point every shape is within.
     at_least_one = np.maximum(free, 1)
     factor = np.where(free > 0, 1 + f_distribution.ppf(level, 1, at_least_one) / at_least_one, np.inf)
-    with jax.enable_x64(True):
-        points = jax.tree.map(jnp.asarray, dict(x) if isinstance(x, Mapping) else x)
-        origin = law.origin(points)
-        points = points - origin if origin else points
-        root = jnp.sqrt(jnp.asarray(share))
-        targets = jnp.atleast_2d(root) * np.where(share > 0, y, 0)
-        log_bounds = jnp.log(law.bounds(points))
-        found = _profile(law, log_bounds, points, root, targets, factor, jnp.asarray(float(origin)))
-    shape_low, shape_high, low, high = map(np.asarray, found)
-    return np.column_stack([np.exp(shape_low), low]), np.column_stack([np.exp(shape_high), high])
+    points = jax.tree.map(jnp.asarray, dict(x) if isinstance(x, Mapping) else x)
+    origin = law.origin(points)
+    points = points - origin if origin else points
+    root = jnp.sqrt(jnp.asarray(share))
+    targets = jnp.atleast_2d(root) * np.where(share > 0, y, 0)
+    return [jnp.log(law.bounds(points)), points, root, targets, factor, jnp.asarray(float(origin))]
 
 
 @partial(jax.jit, static_argnums=0)
 def _profile(
-    law: Law, bounds: Array, x: Covariates, root: Array, targets: Array, factor: Array, origin: Any
-) -> tuple[Array, Array, Array, Array]:
-    """Ends (curve,) of all log shapes whose SSE is at most `factor` times the least, and of coefficients (curve, coef).
-
-    x is measured from `origin`, coefficients are given as of x from zero.
-    """
+    law: Law, bounds: Array, x: Covariates, root: Array, targets: Array, factor: Array
+) -> tuple[Array, Array, Array]:
+    """Ends of all log shapes whose SSE is at most `factor` times the least, and that SSE, all (curve,)."""
     solution = solve(law, bounds, x, root, targets)
     rounding = (64 * jnp.finfo(targets.dtype).eps) ** 2
     best, limit = solution.log_shape[:, 0], solution.sse * factor + rounding * jnp.sum(targets**2, axis=-1)
@@ -149,38 +157,45 @@ def _profile(
     low = jnp.minimum(best, jnp.min(jnp.where(inside, grid, jnp.inf), axis=1))
     high = jnp.maximum(best, jnp.max(jnp.where(inside, grid, -jnp.inf), axis=1))
     step = grid[1] - grid[0]
-    low, high = (
-        crossings(low, -step, lowest, limit, root, targets),
-        crossings(high, step, highest, limit, root, targets),
-    )
+    low = crossings(low, -step, lowest, limit, root, targets)
+    return low, crossings(high, step, highest, limit, root, targets), limit
 
-    def coefficients(ends: tuple[Array, Array, Array, Array, Array]) -> tuple[Array, Array]:
-        """Least and greatest (coef,) over the shapes between the ends; infinite where the shape goes on with them."""
-        first, last, limit, root, target = ends
 
-        def slice_of_ellipsoid(t: Array) -> tuple[Array, Array]:
-            rest, coef = project(law, t[None], x, root, target)
-            assert law.basis is not None
-            _, r = orthonormal(root[:, None] * law.basis(jnp.exp(t)[None], x))
-            inverse = jax.scipy.linalg.solve_triangular(r, jnp.eye(len(coef), dtype=r.dtype))
+@partial(jax.jit, static_argnums=0)
+def _profile_coefs(
+    law: Law, bounds: Array, x: Covariates, root: Array, targets: Array, low: Array, high: Array, limit: Array, x0: Any
+) -> tuple[Array, Array]:
+    """Least and greatest coefficients (curve, coef) over log shapes from low to high (curve,), of x measured from zero.
+
+    x itself is measured from x0.
+    """
+    basis, (lowest, highest) = law.basis, bounds[0]
+    assert basis is not None
+
+    def ends_of_curve(curve: tuple[Array, Array, Array, Array, Array]) -> tuple[Array, Array]:
+        first, last, limit, root, target = curve
+
+        def ends_at(t: Array) -> tuple[Array, Array]:
+            q, r = orthonormal(root[:, None] * basis(jnp.exp(t)[None], x))
+            along = q.T @ target
+            rest = target - q @ along
+            inverse = jax.scipy.linalg.solve_triangular(r, jnp.eye(len(along), dtype=r.dtype))
+            coef = inverse @ along
             half = jnp.sqrt(jnp.maximum(limit - rest @ rest, 0) * jnp.sum(inverse**2, axis=1))
-            scale = 1.0 if law.shift is None else law.shift(jnp.exp(t)[None], origin)
+            scale = 1.0 if law.shift is None else law.shift(jnp.exp(t)[None], x0)
             return (coef - half) * scale, (coef + half) * scale
 
         shapes = jnp.linspace(jnp.maximum(first, lowest), jnp.minimum(last, highest), SLICES)
-        smallest, largest = jax.vmap(slice_of_ellipsoid)(shapes)
+        smallest, largest = jax.vmap(ends_at)(shapes)
 
-        def end(values: Array, sign: float) -> Array:
-            """The greatest of sign * values (slice, coef), times sign."""
-            values, infinity = sign * values, jnp.asarray(jnp.inf, values.dtype)
-            greatest = jnp.nanmax(values, axis=0)
-            for reached, edge, inner in ((first, 0, 1), (last, -1, -2)):
-                # As a power of the shape or faster at an end of its range that does not end the interval: unbounded.
-                grows = values[edge] - values[inner] > GROWTH * jnp.abs(shapes[1] - shapes[0]) * jnp.abs(values[edge])
-                greatest = jnp.where(jnp.isinf(reached) & grows, infinity, greatest)
-            return sign * greatest
+        def greatest(values: Array) -> Array:
+            """Of (slice, coef); infinite where it grows as a power of the shape at an end that ends nothing."""
+            found, infinity = jnp.nanmax(values, axis=0), jnp.asarray(jnp.inf, values.dtype)
+            for end, edge, inner in ((first, 0, 1), (last, -1, -2)):
+                growth = (values[edge] - values[inner]) / jnp.abs(shapes[1] - shapes[0])
+                found = jnp.where(jnp.isinf(end) & (growth > GROWTH * jnp.abs(values[edge])), infinity, found)
+            return found
 
-        return end(smallest, -1.0), end(largest, 1.0)
+        return -greatest(-smallest), greatest(largest)
 
-    each = jnp.broadcast_to(root, targets.shape)
-    return low, high, *jax.lax.map(coefficients, (low, high, limit, each, targets))
+    return jax.lax.map(ends_of_curve, (low, high, limit, jnp.broadcast_to(root, targets.shape), targets))

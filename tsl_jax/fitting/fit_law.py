@@ -115,6 +115,7 @@ def fit(
         x_name=problem.x_name,
         weights=own,
         y=problem.labelled(),
+        refit=partial(fit, law, x=problem.given, **options, loss=loss, delta=delta, coef_limits=coef_limits),
     )
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import xarray as xr
 
 from tsl_jax.fitting.covariance import profile_intervals
-from tsl_jax.fitting.fit_law import fit
 
 if TYPE_CHECKING:
     from tsl_jax.fitting.result import Fit
@@ -22,12 +21,16 @@ AT_ONCE = 1 << 24  # numbers of resampled curves that are fitted together
 
 
 def wald(fitted: Fit, level: float, resamples: int, seed: int) -> Ends:
-    """Estimate -+ t stderr, with t of n - p degrees of freedom; infinite where the error is, or no point is free."""
+    """Estimate -+ t stderr, with t of n - p degrees of freedom; infinite where the error is, or no point is free.
+
+    With `absolute_sigma` the noise is known, and t is that of a normal distribution.
+    """
     from scipy.stats import t as student  # late: a second to import
 
-    degrees = fitted.n_points - len(fitted.law.raw_params)
-    quantile = student.ppf((1 + level) / 2, np.maximum(degrees.values, 1))
-    half = fitted.stderr * degrees.copy(data=np.where(degrees > 0, quantile, np.inf))
+    known = fitted.refit.keywords["absolute_sigma"]
+    degrees = np.where(known, np.inf, fitted.n_points - fitted.n_free)
+    quantile = np.where(degrees > 0, student.ppf((1 + level) / 2, np.maximum(degrees, 1)), np.inf)
+    half = fitted.stderr * fitted.status.copy(data=quantile)
     return fitted.params - half, fitted.params + half
 
 
@@ -37,7 +40,10 @@ def profile(fitted: Fit, level: float, resamples: int, seed: int) -> Ends:
     if law.basis is None or len(law.shapes) != 1 or law.params_from_raw is not None:
         known = "separable laws with one shape that are read by it and their coefficients"
         raise ValueError(f"interval: profile intervals are of {known}; {law.name} is none, use method='bootstrap'")
-    _refuse_limits(fitted)
+    options = fitted.refit.keywords
+    if options["loss"] != "squares" or options["absolute_sigma"] or options["coef_limits"]:
+        made = "loss=, absolute_sigma= or coef_limits="
+        raise ValueError(f"interval: profile intervals are of plain least squares, not of a fit with {made}")
     points = fitted.y.shape[-1]
     y, weights = fitted.y.values.reshape(-1, points), fitted.weights
     if weights is not None:
@@ -52,7 +58,8 @@ def bootstrap(fitted: Fit, level: float, resamples: int, seed: int) -> Ends:
     """Percentiles of the parameters of curve + resampled residuals, those at a bound of the shape included."""
     if fitted.weights is not None:
         raise ValueError("interval: residuals of points with unequal weights are not exchangeable; use method='wald'")
-    _refuse_limits(fitted)
+    if fitted.refit.keywords["absolute_sigma"]:
+        raise ValueError("interval: the bootstrap takes the noise from the residuals, not from absolute_sigma=")
     random, points = np.random.default_rng(seed), fitted.y.shape[-1]
     curves = np.asarray(fitted.predict().values, float).reshape(-1, points)
     # Residuals are smaller than the noise by what the parameters took.
@@ -65,16 +72,11 @@ def bootstrap(fitted: Fit, level: float, resamples: int, seed: int) -> Ends:
         drawn = np.take_along_axis(
             rest[some, None], random.integers(0, points, (len(curves[some]), resamples, points)), axis=2
         )
-        again = fit(fitted.law, curves[some, None] + drawn, x=fitted.x)
+        again = fitted.refit(curves[some, None] + drawn)
         tails = np.array([(1 - level) / 2, (1 + level) / 2])
         low[some], high[some] = np.quantile(again.params.values, tails, axis=1)
     shape = fitted.params.shape
     return fitted.params.copy(data=low.reshape(shape)), fitted.params.copy(data=high.reshape(shape))
-
-
-def _refuse_limits(fitted: Fit) -> None:
-    if bool((fitted.active != 0).any()):
-        raise ValueError("interval: some coefficients are at their limits, which only method='wald' takes as fixed")
 
 
 INTERVALS: dict[str, Callable[[Fit, float, int, int], Ends]] = {

@@ -68,7 +68,7 @@ def least_squares(
     """
     scale = jnp.where(start == 0, 1, jnp.abs(start)) if scale is None else jnp.asarray(scale, start.dtype)
     dampings = jnp.asarray(DAMPINGS, start.dtype)
-    ends = jax.vmap(lambda damping: search(residual, start, scale, damping, STEPS, ROUNDS))(dampings)
+    ends = jax.lax.map(lambda damping: search(residual, start, scale, damping, STEPS, ROUNDS), dampings)  # see `solve`
     best, agree = best_of(ends.sse, jnp.sum(residual(start) ** 2))
     return _polished(residual, ends.params[best], agree)
 

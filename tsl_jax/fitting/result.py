@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from tsl_jax.fitting.intervals import INTERVALS
 from tsl_jax.fitting.status import USABLE, Design, Status, design_message, judge_design
 from tsl_jax.laws import Covariates, Law
 
@@ -39,6 +40,7 @@ class Fit:
         x_name: what x is, where it is one covariate.
         weights: DataArray (point,), or (..., point) where curves have their own; None where all of them are equal.
         y: DataArray (..., point), what was fitted, as it was given.
+        refit: fits other bare data (..., point) of equal weights as these were; `refit.keywords` are the options.
     """
 
     law: Law
@@ -57,6 +59,7 @@ class Fit:
     x_name: str
     weights: xr.DataArray | None
     y: xr.DataArray
+    refit: partial[Fit]
 
     @property
     def range(self) -> dict[str, tuple[float, float]]:
@@ -139,8 +142,9 @@ class Fit:
     def aic(self) -> xr.DataArray:
         """Akaike's criterion n log(SSE/n) + 2 p of each curve, for normal noise of unknown size, as lmfit has it.
 
-        Only differences between laws on the same points mean anything: 2 and less is a draw, 10 and more decides. It
-        takes the points for independent, which neighbouring positions of one loss curve are not.
+        With `absolute_sigma` SSE + 2 p; NaN for losses other than squares. Only differences between laws on
+        the same points mean anything: 2 and less is a draw, 10 and more decides. It takes the points for independent,
+        which neighbouring positions of one loss curve are not.
         """
         return self._deviance() + 2 * self.n_free
 
@@ -150,6 +154,10 @@ class Fit:
         return self._deviance() + self.n_free * np.log(self.n_points)
 
     def _deviance(self) -> xr.DataArray:
+        if self.refit.keywords["loss"] != "squares":
+            return xr.full_like(self.sse, np.nan)
+        if self.refit.keywords["absolute_sigma"]:
+            return self.sse
         with np.errstate(divide="ignore"):  # an exact fit has minus infinity
             return self.n_points * np.log(self.sse / self.n_points)
 
@@ -175,14 +183,13 @@ class Fit:
             method: "wald": estimate and standard error, by Student's t; quick, and too narrow where the shape is weakly
                 identified. "profile": all values that some curve of the law has with SSE <= SSE_min (1 + F/(n - p)), F
                 of the F(1, n - p) distribution; laws with one shape. "bootstrap": percentiles of fits to curve plus
-                resampled residuals. All three take the points for independent (`diagnostics.bootstrap` does not).
+                resampled residuals, made as this fit was. All three take the points for independent
+                (`diagnostics.bootstrap` does not).
             resamples, seed: of the bootstrap.
 
         Raises:
             ValueError: for another level or method, a law or a fit that the method does not know.
         """
-        from tsl_jax.fitting.intervals import INTERVALS  # it fits anew, and so reads this module
-
         if not 0 < level < 1:
             raise ValueError(f"interval: level must lie between 0 and 1, found {level}")
         if method not in INTERVALS:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import jax
 import numpy as np
 from scipy.special import ndtri
 
@@ -39,9 +38,6 @@ def normalised(log_weight: np.ndarray) -> np.ndarray:
     return weight / weight.sum()
 
 
-_even = jax.jit(quasi_random, static_argnums=(0, 1))  # one program, not one an operation
-
-
 @lru_cache(maxsize=64)
 def student(count: int, dimensions: int, attempt: int) -> tuple[np.ndarray, np.ndarray]:
     """Student numbers (count, dimensions), quasi-random and others at each attempt; and their log density.
@@ -50,9 +46,8 @@ def student(count: int, dimensions: int, attempt: int) -> tuple[np.ndarray, np.n
     (modulo 1), through the normal quantile function. Density, up to a constant: (1 + |t|^2/FREEDOM)^-(FREEDOM + d)/2.
     """
     random = np.random.default_rng(attempt)
-    with jax.enable_x64(True):
-        even = np.asarray(_even(count, dimensions))
-    shifted = ((even + random.random(dimensions)) % 1).clip(1e-6, 1 - 1e-6)  # ndtri is infinite at 0 and 1
+    even = (quasi_random(count, dimensions) + random.random(dimensions)) % 1
+    shifted = even.clip(1e-6, 1 - 1e-6)  # ndtri is infinite at 0 and 1
     normal = ndtri(shifted)  # scipy's: jax would compile it part by part
     z = normal * np.sqrt(FREEDOM / random.chisquare(FREEDOM, (count, 1)))  # one chi^2 a draw: jointly Student
     return z, -(FREEDOM + dimensions) / 2 * np.log1p((z**2).sum(1) / FREEDOM)

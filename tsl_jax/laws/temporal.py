@@ -94,7 +94,7 @@ def piecewise_cosine(schedule: Schedule, n_sep: float | None = None) -> Law:
     Raises:
         ValueError: if the schedule is not a cosine.
     """
-    # a law is told from others by identity: without n_sep it must be the same however it was asked for
+    # Laws are compared by identity: without n_sep the cache must return one law, whether it was left out or None.
     return _piecewise_cosine(schedule, n_sep)
 
 

@@ -26,7 +26,7 @@ from jax.sharding import Mesh
 from tsl_jax.atomic_write import append_text, write_atomically
 from tsl_jax.models.build import Params
 from tsl_jax.training import hosts, mesh, run_dir
-from tsl_jax.training.bad_losses import BadLossError
+from tsl_jax.training.bad_losses import ADVICE, BadLossError
 from tsl_jax.training.evaluation import Forward
 from tsl_jax.training.position_weights import adaptive, gradient_noise, sources
 from tsl_jax.training.position_weights.weights import PositionWeights
@@ -103,8 +103,7 @@ class AdaptiveWeights:
                 what = {"noise": "gradient noise"}.get(name, name)
                 problem = f"{what} at position {np.flatnonzero(~np.isfinite(values))[0] + 1} is not finite"
                 found = f"at the update of the weights after step {step} the {problem}"
-                fix = "Lower peak_lr, or raise warmup or clip"
-                raise BadLossError(f"training: {found}. {fix}", found, step)
+                raise BadLossError(f"training: {found}. {ADVICE}", found, step)
             if last[name] is not None:
                 measured[name] = KEEP * np.array(last[name]) + (1 - KEEP) * values
 
