@@ -1,13 +1,14 @@
 """Runs killed at random and continued, compared with the uninterrupted run bit for bit.
 
-    python -m experiments.soak --kills 100 --out runs/soak
+    python -m experiments.soak --kills 200 --out runs/soak
 
-Every kill takes an architecture, a moment and a place at random: inside the save of a checkpoint, before or after a
-rename or an fsync, inside the append to the surface, or anywhere. A process trains until SIGKILL ends it there, half of
-the time a second one goes on and is killed as well, then the run is made to its end and compared: every loss of
-metrics.jsonl, every array of the surface, every array of the last checkpoint. Some of these processes have two virtual
-devices, over which they share the parameters; sums come in another order there, so such a run is compared within
-`ROUNDING`, the others bit for bit. Exits with 1 where anything differs.
+Every run has an architecture at random and is killed up to `KILLS` times, each time at a moment and a place at random:
+inside the save of a checkpoint, before or after a rename or an fsync, inside the append to the surface, or anywhere.
+A process trains until SIGKILL ends it there, the next one goes on; the last one makes the run to its end, which is
+compared: every loss of metrics.jsonl, every array of the surface, every array of the last checkpoint. Some of these
+processes have two virtual devices, over which they share the parameters; sums come in another order there, so such a
+run is compared within `ROUNDING`, the others bit for bit. A place that a process never came to is no kill: `--kills`
+counts those that happened. Exits with 1 where anything differs.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from tsl_jax import surface
@@ -40,7 +42,8 @@ from tsl_jax.training.loop import train
 MOMENTS = ("save", "rename", "fsync", "append", "any")
 PLACES = {"save": 5, "rename": 40, "fsync": 80, "append": 5, "any": 40}  # how often a run passes there, about
 DELAY = 0.05  # seconds within a moment that lasts
-MOVED = 0.25  # share of the processes that have two devices
+KILLS = 6  # of one run, at most
+MOVED = 0.5  # share of the runs of which some processes have two devices
 ROUNDING = 1e-3  # nats, of losses that were summed over two devices for some of 40 steps
 
 
@@ -149,19 +152,22 @@ def _arrays(folder: Path) -> dict[str, str]:
 def soak(
     folder: Path, kills: int, architectures: Iterable[str], seed: int, moments: Iterable[str] = MOMENTS
 ) -> list[str]:
-    """Kill and compare; a sentence for each kill after which anything was different."""
+    """Kill and compare; a sentence for each run in which anything was different."""
     rng, text, wholes, problems = random.Random(seed), write_text(folder / "text"), {}, []
-    for kill in range(kills):
-        architecture, moment = rng.choice(list(architectures)), rng.choice(list(moments))
+    met, run = 0, 0
+    while met < kills:
+        run += 1
+        architecture = rng.choice(list(architectures))
         config = configuration(text, architecture)
         if architecture not in wholes:
             wholes[architecture] = train(config, folder / f"whole-{architecture}", resume=True)
-        out = folder / f"killed-{kill}"
-        done, begun, compare = [], time.monotonic(), differences
-        for _ in range(rng.randint(1, 2)):
+        out, done, begun, compare = folder / f"killed-{run}", [], time.monotonic(), differences
+        moving = rng.random() < MOVED
+        for _ in range(rng.randint(1, KILLS)):
+            moment = rng.choice(list(moments))
             place, later = rng.randint(1, PLACES[moment]), rng.choice([0.0, DELAY * rng.random()])
             mesh, flags = config.mesh, os.environ.get("XLA_FLAGS", "")
-            if rng.random() < MOVED:
+            if moving and rng.random() < 0.5:
                 mesh, flags = MeshConfig(data=1, fsdp=2), f"{flags} --xla_force_host_platform_device_count=2"
                 compare = moved_differences
             request = json.dumps([to_dict(replace(config, mesh=mesh)), str(out), moment, place, later])
@@ -169,17 +175,20 @@ def soak(
             child_environment = {**environment(), "XLA_FLAGS": flags}
             code = subprocess.run(child, env=child_environment, stderr=subprocess.DEVNULL).returncode
             where = f"{moment} {place}" + " on two devices" * (mesh != config.mesh)
+            met += code == -signal.SIGKILL
             done.append(where if code == -signal.SIGKILL else f"{where} not met, code {code}")
             if code not in (0, -signal.SIGKILL):
-                problems.append(f"kill {kill}: {architecture}, {done[-1]}")
+                problems.append(f"run {run}: {architecture}, {done[-1]}")
+            if code == 0:
+                break
         with warnings.catch_warnings(action="ignore"):
             train(config, out, resume=True)
         found = compare(out, wholes[architecture])
         equal = "equal" if compare is differences else "equal but for rounding"
-        print(f"{kill}: {architecture}, {'; '.join(done)}: {', '.join(found) or equal}, "
-              f"{time.monotonic() - begun:.0f} s", flush=True)  # fmt: skip
+        print(f"{run}: {architecture}, {'; '.join(done)}: {', '.join(found) or equal}, "
+              f"{time.monotonic() - begun:.0f} s, {met} of {kills} kills", flush=True)  # fmt: skip
         if found:
-            problems.append(f"kill {kill}: {architecture}, {'; '.join(done)}: {', '.join(found)}; see {out}")
+            problems.append(f"run {run}: {architecture}, {'; '.join(done)}: {', '.join(found)}; see {out}")
         else:
             shutil.rmtree(out)
     return problems
@@ -199,6 +208,13 @@ def main() -> None:
         config = from_dict(TrainConfig, values)
         train_until_killed(config, Path(rest[0]), *rest[1:])
         return
+    # Programs are the same in all processes: what one has compiled the next one reads
+    for name, value in (
+        ("jax_compilation_cache_dir", str(options.out.absolute() / "compiled")),
+        ("jax_persistent_cache_min_compile_time_secs", 0.05),
+    ):
+        os.environ[name.upper()] = str(value)
+        jax.config.update(name, value)
     problems = soak(options.out, options.kills, options.architectures, options.seed)
     print("\n".join(problems) or f"{options.kills} kills: every run is the uninterrupted one")
     raise SystemExit(bool(problems))
