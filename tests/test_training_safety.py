@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -133,6 +134,29 @@ def test_a_damaged_surface_file_ahead_of_the_checkpoint_is_measured_again(
     assert any(f"{files[-1]} is damaged" in text and text.endswith("it is measured again") for text in messages)
     files[0].write_bytes((whole / "surface" / files[0].name).read_bytes())
     assert surface.load_surface(out).loss.identical(surface.load_surface(whole).loss)
+
+
+@pytest.mark.parametrize("lost", ["damaged", "deleted"])
+def test_the_end_of_a_complete_run_is_measured_again_where_the_surface_has_lost_it(
+    config: TrainConfig, whole: Path, tmp_path: Path, lost: str
+) -> None:
+    out = shutil.copytree(whole, tmp_path / "run")
+    first, *_, last = surface.checkpoints(out / "surface").values()
+    last.write_bytes(last.read_bytes()[:-100]) if lost == "damaged" else last.unlink()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        train(config, out, resume=True)
+    messages = [str(warning.message) for warning in warned if "training: " in str(warning.message)]
+    assert all(text.endswith("it is measured again") for text in messages)
+    assert len(messages) == (lost == "damaged")
+    assert surface.load_surface(out).loss.identical(surface.load_surface(whole).loss)
+    # Without the checkpoint of the last step, and before it, a warning is all that can be done
+    shutil.rmtree(out / run_dir.CHECKPOINTS)
+    for file in (first, last):
+        file.write_bytes(file.read_bytes()[:-100])
+    with pytest.warns(UserWarning, match="nor measure it again") as warned_of:
+        train(config, out, resume=True)
+    assert len(warned_of) == 2
 
 
 def test_a_header_that_was_changed_is_found(whole: Path, tmp_path: Path) -> None:

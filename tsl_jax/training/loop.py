@@ -82,7 +82,7 @@ def _make(config: TrainConfig, out: Path, resume: bool, progress: Progress, obse
     with locked(out, "training") if hosts.is_writer() else nullcontext():
         try:
             # another process may have had the lock until now
-            if hosts.from_writer(lambda: run_dir.is_complete(out, config, resume=resume)):
+            if hosts.from_writer(lambda: _is_complete(config, timeline, out, resume)):
                 return out
             with ending_at_once(lambda: hosts.leaving(run_dir.how_to_resume(out))):
                 run, state = prepare(config, timeline, domains, out, progress, observe)
@@ -109,7 +109,7 @@ def check_run(config: TrainConfig, out: Path, *, resume: bool) -> tuple[RunTimel
         ValueError, OSError: for all that can be known to be wrong with configuration, folder and text before any work.
     """
     timeline = validate_config(config)
-    if run_dir.is_complete(out, config, resume=resume):
+    if _is_complete(config, timeline, out, resume):
         return timeline, None
     sizes = mesh.shape(config.mesh, len(jax.devices()))
     check_shares(timeline.batch_sizes, config.accumulate, sizes[0] * sizes[1])
@@ -121,6 +121,11 @@ def check_run(config: TrainConfig, out: Path, *, resume: bool) -> tuple[RunTimel
     windows = score.id_stretches * score.id_offsets + score.ood_stretches * score.ood_offsets
     check_memory(model, max(timeline.batch_sizes) // config.accumulate, windows, sizes)
     return timeline, domains
+
+
+def _is_complete(config: TrainConfig, timeline: RunTimeline, out: Path, resume: bool) -> bool:
+    """Whether there is nothing left to do; a lost evaluation of the last step can be made again."""
+    return run_dir.is_complete(out, config, resume=resume) and not run_dir.end_can_be_measured_again(out, timeline)
 
 
 def _train_to_the_end(run: TrainingRun, state: TrainState, interrupted: Callable[[], bool]) -> None:

@@ -215,12 +215,12 @@ def warn_of_missing(run: Path, missing: list[int]) -> None:
 
 @hosts.writer_only
 def warn_of_damaged(run: Path, tokens: int) -> None:
-    """Warn of files of the surface up to so many tokens that are damaged, as no one can load it with them.
+    """Warn of files of the surface before so many tokens that are damaged, as no one can load it with them.
 
     Those of later tokens are measured again on the way.
     """
     for at in surface.checkpoints(run / SURFACE):
-        if at <= tokens and (found := surface.damage(run / SURFACE, at)):
+        if at < tokens and (found := surface.damage(run / SURFACE, at)):
             advice = "no one can load the surface with it, nor measure it again; restore a copy, or delete it"
             warnings.warn(f"training: {found}; {advice}", stacklevel=3)
 
@@ -232,12 +232,20 @@ def remove_leftovers(run: Path) -> None:
         remove_temporary_files(folder)
 
 
+def end_can_be_measured_again(run: Path, timeline: RunTimeline) -> bool:
+    """Whether the surface lacks the end of a run, or has it damaged, while the checkpoint of it is there."""
+    tokens, folder = timeline.tokens_at(timeline.steps), run / SURFACE
+    lost = tokens not in surface.checkpoints(folder) or surface.damage(folder, tokens)
+    return bool(lost) and (run / CHECKPOINTS / str(timeline.steps)).is_dir()
+
+
 def record_missing(run: Path, timeline: RunTimeline) -> None:
-    """Warn of what a complete run lacks, and keep it in the record."""
+    """Warn of what a complete run lacks or has damaged, and keep in the record what it lacks."""
     missing, record = missing_checkpoints(run, timeline, timeline.steps + 1), read_record(run)
     if missing != record.get(MISSING, []):
         write_record(run, {**record, MISSING: missing})
     warn_of_missing(run, missing)
+    warn_of_damaged(run, timeline.tokens_at(timeline.steps) + 1)
 
 
 @hosts.writer_only
