@@ -47,9 +47,9 @@ class Ended:
 
 
 def run_group(
-    arguments: list[str], places: list[list[str]], environments: list[Mapping[str, str]], actor: int, act: str
+    arguments: list[str], places: list[list[str]], environments: list[Mapping[str, str]], actor: int | None, act: str
 ) -> Ended:
-    """One process a place; `actor` does what `act` says, at the step in the arguments, the others nothing."""
+    """One process a place; `actor`, or None for all, does what `act` says, at the step in the arguments."""
     flags = "--xla_backend_optimization_level=0 " + os.environ.get("XLA_FLAGS", "")
     programs = {"JAX_COMPILATION_CACHE_DIR": str(Path(arguments[0]).parent / "programs")}
     programs["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
@@ -57,7 +57,7 @@ def run_group(
     script = str(Path(__file__).parent / "several_processes.py")
     processes = [
         subprocess.Popen(
-            [sys.executable, script, *arguments, act if i == actor else "none", *place],
+            [sys.executable, script, *arguments, act if actor in (i, None) else "none", *place],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -170,6 +170,32 @@ def test_a_run_goes_on_in_another_number_of_processes_and_another_mesh(runs: Run
 
 
 @pytest.mark.slow
+def test_processes_go_back_from_a_spike_together_as_one_does(tmp_path: Path) -> None:
+    config = replace(
+        small_run(write_words(tmp_path / "text"), steps=STEPS, evaluations=4),
+        batch_size=8,
+        tokens=STEPS * 128,
+        mesh=MeshConfig(fsdp=2),
+        spike_sigmas=20.0,
+        on_nonfinite="rollback",
+    )
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(to_dict(config)))
+    for processes in (1, 2):
+        coordinator = f"127.0.0.1:{free_port()}"
+        places = [[coordinator, str(processes), str(i)] for i in range(processes)]
+        devices = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={2 // processes}"}
+        command = [str(tmp_path / "run.yaml"), str(tmp_path / f"by-{processes}"), "anew", str(KILLED)]
+        ended = run_group(command, places, [devices] * processes, None, "spike")
+        assert ended.codes == [0] * processes, ended.said
+    one, two = (json.loads((tmp_path / f"by-{n}" / "record.json").read_text())["rollbacks"] for n in (1, 2))
+    assert [rollback["failed_step"] for rollback in two] == [KILLED]
+    assert [r["skipped_sequences"] for r in two] == [r["skipped_sequences"] for r in one]
+    losses = [[line["loss"] for line in lines_of(tmp_path / f"by-{n}")] for n in (1, 2)]
+    assert len(losses[0]) == STEPS
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.slow
 def test_one_process_reads_the_checkpoint_of_several(runs: Runs, tmp_path: Path) -> None:
     reevaluate(runs.several, tmp_path / "again", devices=MeshConfig(1, 1, 1), progress=lambda *_: None)
     again, several = (surface.load_surface(path).loss.isel(tokens=-1) for path in (tmp_path / "again", runs.several))
@@ -253,6 +279,21 @@ def test_an_error_of_one_process_is_the_reason_of_all(quick: list[int]) -> None:
     )
     assert "another process is gone: all processes of the run end" in str(lost)
     assert quick == [2, 2, 130, 1]
+
+
+def test_a_process_that_is_interrupted_while_it_compiles_tells_the_others(
+    quick: list[int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert hosts.leaving("advice") == "advice"
+    store = Store()
+    own, other = hosts._Group(1, 2, store), hosts._Group(0, 2, store)
+    monkeypatch.setattr(hosts, "_group", own)
+    assert hosts.leaving("advice") == "advice"
+    hosts._watch(own)  # nothing else ends it: it does so by itself
+    assert quick == []
+    with pytest.raises(SystemExit):
+        hosts._watch(other)
+    assert "process 1 was interrupted: all processes of the run end" in capsys.readouterr().err
 
 
 def test_processes_that_were_started_differently_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
