@@ -64,6 +64,21 @@ def test_the_newest_state_comes_back_bit_for_bit(saved: Path) -> None:
     assert all(jax.tree.leaves(same)), "a compiled step takes it as it took the first one"
 
 
+def test_a_kill_before_old_checkpoints_are_removed_leaves_none_in_the_end(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as killed:
+        killed.setattr(Checkpoints, "_prune", lambda self: None)
+        checkpoints = Checkpoints(saved, keep=2, model_hash="a")
+        checkpoints.save(state_at(9))
+        assert checkpoints.steps() == [5, 8, 9]
+        checkpoints.close()
+    checkpoints = Checkpoints(saved, keep=2, model_hash="a")
+    checkpoints.save(state_at(9))  # as the run does that goes on from there
+    assert checkpoints.steps() == [8, 9]
+    checkpoints.close()
+
+
 def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
     assert restored(tmp_path / "new") is None
 

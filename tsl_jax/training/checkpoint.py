@@ -73,13 +73,15 @@ class Checkpoints:
         return hosts.from_writer(lambda: sorted(set(self._manager.all_steps()) - self._damaged))
 
     def save(self, state: TrainState) -> None:
-        """Write the state of `state.step`, durably, unless it is there already.
+        """Write the state of `state.step`, durably, unless it is there already; older ones make room for it.
 
         Raises:
             OSError: if it cannot be written; the checkpoints before stay as they are.
         """
         step = int(state.step)
         if step in self.steps():
+            if hosts.is_writer():
+                self._prune()  # a kill may have come before it
             return
         host = _in_writer(state)
         if host is None:
