@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from tsl_jax.diagnostics.noise import log_bins, stationary_covariance
+from tsl_jax.fitting.fit_law import fit_rows
 from tsl_jax.fitting.result import evaluate
 from tsl_jax.laws import Law
 
@@ -233,7 +234,7 @@ def held_out(law: Law, y: Any, x: Any, blocks: int = 12) -> Float[np.ndarray, "c
 
     Raises:
         ValueError: for another kind of law than `gls_fit` takes, shapes that do not fit, NaN, fewer than three blocks
-            or more than there are points, or a block without which fewer points than parameters are left.
+            or more than there are points, or a block without which no more points than parameters are left.
     """
     y, x = _check_curves(law, y, x)
     if not 3 <= blocks <= len(x):
@@ -249,7 +250,7 @@ def extrapolated(law: Law, y: Any, x: Any, share: float = 0.5) -> Float[np.ndarr
     """Errors of prediction (curve, point) at x > share max x by the law of the rest; NaN at points that were fitted.
 
     Raises:
-        ValueError: as `held_out`, and for a share that leaves nothing to predict, or fewer points than parameters.
+        ValueError: as `held_out`, and for a share that leaves nothing to predict, or no more points than parameters.
     """
     y, x = _check_curves(law, y, x)
     if not 0 < share < 1:
@@ -260,9 +261,8 @@ def extrapolated(law: Law, y: Any, x: Any, share: float = 0.5) -> Float[np.ndarr
 def _prediction_errors(law: Law, y: np.ndarray, x: np.ndarray, out: np.ndarray) -> np.ndarray:
     """y minus the law of the other points, at points that are out; the range of the shape is that of all points."""
     kept, needed = int((~out).sum()), len(law.raw_params)
-    if kept < needed:
+    if kept <= needed:
         found = f"without the {out.sum()} held-out points {kept} are left for the {needed} parameters of {law.name}"
         raise ValueError(f"model_comparison: {found}; hold out fewer")
-    # Rows of the identity select the fitted points.
-    raw_params = np.stack([_search(law, curve, x, np.eye(len(x))[~out])[1] for curve in y])
+    raw_params = fit_rows(law, y, x, np.broadcast_to(np.where(out, 0.0, 1.0), y.shape)).raw_params
     return np.where(out, y - evaluate(law, raw_params, x), np.nan)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import lru_cache
 from queue import SimpleQueue
 from threading import Lock
@@ -18,10 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tsl_jax.fitting.solver import CurveFits, PreparedFit, solve_curves
+from tsl_jax.fitting.solver import CurveFits, PreparedFit, solve_curves, solve_weighted
 
 ROWS_GENERAL = 8  # curves that the general solvers take at once; each repeats until the slowest is done
 ROWS = 256  # curves in one product of the compressed solver: 1 MB at 1,024 points stays in the cache
+ROWS_WEIGHTED = 128  # with weights of their own, which take as much room again
 ROWS_ELSEWHERE = 4096  # on accelerators
 ENTRIES = 1024  # points beyond which rows are fewer
 GROUP = 8  # products in one call, unless there are few curves
@@ -34,13 +36,26 @@ def run(prepared: PreparedFit, y: np.ndarray, weights: np.ndarray | None) -> Cur
     Args:
         weights: (curve, point), or None for those of `prepared`.
     """
+    if weights is None or prepared.tables is None:
+        return CurveFits(*_run(prepared, y, weights))
+    *numbers, sure = _run(prepared, y, weights)
+    unsure = np.flatnonzero(~sure)
+    if len(unsure):  # what the tables do not settle
+        general = CurveFits(*_run(replace(prepared, tables=None), y[unsure], weights[unsure]))
+        for whole, part in zip(numbers, general, strict=True):
+            whole[unsure] = part
+    return CurveFits(*numbers)
+
+
+def _run(prepared: PreparedFit, y: np.ndarray, weights: np.ndarray | None) -> list[np.ndarray]:
+    """The arrays of `CurveFits`; where curves with weights of their own go through tables, also which are sure."""
     devices = jax.local_devices()
     platform = devices[0].platform
     # Curves in a product depend on what is prepared alone, so that results do not depend on the batch.
-    if prepared.solver != "compressed" or weights is not None:
+    if prepared.tables is None:
         rows = ROWS_GENERAL
     else:
-        most = ROWS if platform == "cpu" else ROWS_ELSEWHERE
+        most = ROWS_ELSEWHERE if platform != "cpu" else ROWS if weights is None else ROWS_WEIGHTED
         rows = max(8, most * ENTRIES // max(len(prepared.weights), ENTRIES))
     group = 1 if len(y) <= GROUP * rows // 2 else GROUP
     size = group * rows
@@ -81,7 +96,7 @@ def run(prepared: PreparedFit, y: np.ndarray, weights: np.ndarray | None) -> Cur
             solve_block(start)
     else:
         list(_pool().map(solve_block, rest))
-    return CurveFits(*out)
+    return out
 
 
 _compiled: set[Any] = set()  # programs that are: nothing breaks if this is wrong
@@ -142,11 +157,14 @@ def _aligned(shape: tuple[int, int], dtype: Any) -> np.ndarray:
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
-def _solve_group(prepared: PreparedFit, y: jax.Array, weights: jax.Array | None = None) -> CurveFits:
+def _solve_group(prepared: PreparedFit, y: jax.Array, weights: jax.Array | None = None) -> tuple[jax.Array, ...]:
     """Every product of a group in turn: y (product, curve, point)."""
-    if weights is not None:
+    if weights is None:
+        return jax.lax.map(lambda rows: solve_curves(prepared, rows), y)
+    if prepared.tables is None:
         return jax.lax.map(lambda pair: solve_curves(prepared, *pair), (y, weights))
-    return jax.lax.map(lambda rows: solve_curves(prepared, rows), y)
+    fits, sure = jax.lax.map(lambda pair: solve_weighted(prepared, *pair), (y, weights))
+    return *fits, sure
 
 
 @lru_cache

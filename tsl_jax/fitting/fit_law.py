@@ -27,6 +27,7 @@ from tsl_jax.fitting.status import Status
 from tsl_jax.laws import Covariates, Law
 
 PAD = 32
+MANY = 512  # curves with weights of their own, for which tables pay: they take seconds, a curve without them 2 ms
 
 
 def fit(
@@ -152,7 +153,8 @@ def _fit_curves(
     def solve(law: Law, y: np.ndarray, own: np.ndarray | None) -> CurveFits:
         x = jnp.asarray(problem.x) - origin if origin else problem.x
         shared = problem.weights if own is None else None
-        curves = batching.run(prepare(law, x, shared, points=problem.points, **options), y, own)
+        prepared = prepare(law, x, shared, points=problem.points, many=len(y) >= MANY, **options)
+        curves = batching.run(prepared, y, own)
         return _moved(law, curves, origin) if origin else curves
 
     def least_squares(y: np.ndarray, own: np.ndarray | None) -> CurveFits:
@@ -170,13 +172,12 @@ def _fit_curves(
 
     if loss == "squares":
         return least_squares(problem.y, problem.weights if problem.weights.ndim == 2 else None)
-    padding = ((0, 0), (0, problem.points - points))
     return robust.fit(
         loss,
         delta,
         np.asarray(problem.y, float),
         problem.weights[..., :points],
-        lambda y, own: least_squares(y, None if own is None else np.pad(own, padding)),
+        least_squares,
         lambda curves: evaluate(law, curves.raw_params, problem.given),
     )
 
@@ -267,7 +268,7 @@ def read(law: Law, y: Any, over: str | tuple[str, ...] | None, x: Any, weights: 
     if isinstance(given, dict):
         return problem({name: jnp.asarray(values, float) for name, values in given.items()}, own, points=size)
     more = max(-size % PAD, least - size)
-    own = np.pad(own, [(0, 0)] * (own.ndim - 1) + [(0, more)])
+    own = own if own.ndim == 2 else np.pad(own, (0, more))  # those of each curve where they are copied into blocks
     return problem(jnp.asarray(np.pad(given, (0, more), mode="edge"), float), own, points=size + more)
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from threading import Lock
-from typing import Any, NamedTuple
+from threading import RLock
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +63,7 @@ class Tables:
     layout: TableLayout
     basis: Any  # Q (point, F + K + 0..2), sqrt(w) folded in: fixed columns, the family, the rest of a straight line
     node_basis: Any  # (V, node, K): u at the nodes
-    by_node: Any  # (node, V K + M S): the node basis again, then the polynomials of S scalars, see _Samples
+    by_node: Any  # (node, V K + M S): the node basis again, then the polynomials of S scalars, see Samples
     interpolation: Any  # (M, M): values at M nodes -> polynomial in the distance from the best one
     inverse_r0: Any  # (F, F): coefficients of the fixed columns from z_fixed
     mean: Any  # (row of z,): the weighted mean from z
@@ -72,66 +72,82 @@ class Tables:
     weights: Any  # (point,)
 
 
-_prepared: OrderedDict[tuple[Law, bytes], Tables | None] = OrderedDict()
-_preparing = Lock()  # forecasts are made in threads
+T = TypeVar("T")
+_prepared: OrderedDict[tuple[Any, bytes], Any] = OrderedDict()
+_preparing = RLock()  # forecasts are made in threads
 
 
-def prepare(law: Law, x: Covariates, weights: np.ndarray, log_bounds: np.ndarray, dtype: str) -> Tables | None:
+def prepare(
+    law: Law, x: Covariates, weights: np.ndarray, log_bounds: np.ndarray, dtype: str, degree: int = 0, finer: int = 0
+) -> Tables | None:
     """The tables of a law with one shape, or None where it is no low-rank smooth family on this grid.
 
     Args:
         law: separable, one shape. x: its covariates. weights: (point,), shared by all curves.
         log_bounds: (1, 2), range of the log shape. dtype: "float32" or "float64".
+        degree: nodes of a local polynomial, an even number; default DEGREES. finer: how many of GRIDS to pass over.
     """
+    degree = degree or DEGREES[dtype]
+
+    def derive() -> Tables | None:
+        bounds = np.asarray(log_bounds, float)[0]
+        # Columns that vanish or coincide somewhere in the range give infinities, which `_derive` looks for.
+        with jax.enable_x64(True), np.errstate(all="ignore"):
+            try:
+                return _derive(law, x, np.asarray(weights, float), bounds, dtype, degree, GRIDS[dtype][finer:])
+            except np.linalg.LinAlgError:
+                return None
+
+    return remembered(("shared", law, dtype, degree, finer), x, (weights, log_bounds), derive)
+
+
+def remembered(what: tuple[Any, ...], x: Covariates, arrays: tuple[np.ndarray, ...], derive: Callable[[], T]) -> T:
+    """What `derive` gives, or gave for the same arrays; the last CACHED are kept."""
     parts = [np.asarray(v) for _, v in sorted(x.items())] if isinstance(x, Mapping) else [np.asarray(x)]
-    digest = hashlib.sha256(repr((dtype, [p.shape for p in parts])).encode())
-    for part in (*parts, weights, log_bounds):
+    digest = hashlib.sha256(repr([part.shape for part in parts]).encode())
+    for part in (*parts, *arrays):
         digest.update(np.ascontiguousarray(part, float).tobytes())
-    key = (law, digest.digest())
+    key = (what, digest.digest())
     with _preparing:
         if key not in _prepared:
-            # Columns that vanish or coincide somewhere in the range give infinities, which `_derive` looks for.
-            with jax.enable_x64(True), np.errstate(all="ignore"):
-                try:
-                    derived = _derive(law, x, np.asarray(weights, float), np.asarray(log_bounds, float)[0], dtype)
-                except np.linalg.LinAlgError:
-                    derived = None
-            _prepared[key] = derived
+            _prepared[key] = derive()
             while len(_prepared) > CACHED:
                 _prepared.popitem(last=False)
         _prepared.move_to_end(key)
         return _prepared[key]
 
 
-class _Samples(NamedTuple):
+class Samples(NamedTuple):
     """The family at many shapes (T): what is exact, to be tabulated."""
 
     u: np.ndarray  # (T, point, V) orthonormal, orthogonal to the fixed columns
     curve: np.ndarray  # (T, V + V V + F V): log norms of the columns of R, R^-1 without these norms, L
     error: np.ndarray  # (T, (F + V) V + V V): X, and T with a logarithmic diagonal
+    beyond: np.ndarray  # (T, point, V): W T
 
 
-def _derive(law: Law, x: Covariates, weights: np.ndarray, bounds: np.ndarray, dtype: str) -> Tables | None:
-    root = np.sqrt(weights)
-    degree, tolerance = DEGREES[dtype], MISSED[dtype]
+def _derive(
+    law: Law, x: Covariates, weights: np.ndarray, bounds: np.ndarray, dtype: str, degree: int, grids: tuple[int, ...]
+) -> Tables | None:
+    root, tolerance = np.sqrt(weights), MISSED[dtype]
     # Columns that are the same at five shapes do not depend on it: sqrt(w) times these is E R0.
-    columns, _ = _columns(law, x, np.linspace(bounds[0], bounds[1], 5))
+    columns, _ = columns_of(law, x, np.linspace(bounds[0], bounds[1], 5))
     still = np.all(columns == columns[:1], axis=(0, 1))
     fixed, varying = (tuple(int(k) for k in np.flatnonzero(m)) for m in (still, ~still))
     fixed_basis, r0 = np.linalg.qr(root[:, None] * columns[0][:, fixed])
     if not varying or np.count_nonzero(weights) <= len(law.coefs) + 1:
         return None
-    line = _line(x, root, fixed_basis)
-    for inside in GRIDS[dtype]:
+    straight = straight_line(x, root, fixed_basis)
+    for inside in grids:
         step = (bounds[1] - bounds[0]) / (inside - 1)
         grid = bounds[0] + step * np.arange(-(degree // 2), inside + degree // 2)
         # Halfway between the nodes polynomials err most: there they are checked against the law itself.
         at_nodes, between = (
-            _sample(law, x, root, t, fixed, varying, fixed_basis, r0) for t in (grid, (grid[1:] + grid[:-1]) / 2)
+            sample(law, x, root, t, fixed, varying, fixed_basis, r0) for t in (grid, (grid[1:] + grid[:-1]) / 2)
         )
         if not all(np.all(np.isfinite(part)) for part in (*at_nodes, *between)):
             return None
-        family = _family(at_nodes.u, between.u, tolerance, len(fixed) + line.shape[1])
+        family = vectors_of(at_nodes.u, between.u, tolerance, len(fixed) + straight.shape[1])
         if family is None:
             return None
         # At right angles to the fixed columns to the last digit, so that a constant curve has no part in it.
@@ -147,9 +163,9 @@ def _derive(law: Law, x: Covariates, weights: np.ndarray, bounds: np.ndarray, dt
     constant = len(fixed) == 1 and bool(
         np.allclose(fixed_basis[:, 0] * (fixed_basis[:, 0] @ root), root, rtol=0, atol=1e-12)
     )
-    basis = np.concatenate([fixed_basis, family, line], axis=1)
+    basis = np.concatenate([fixed_basis, family, straight], axis=1)
     # sum w y / sum w = root' (sqrt(w) y) / sum w, and the family is orthogonal to sqrt(w) wherever that is fixed.
-    mean = np.concatenate([fixed_basis.T @ root, np.zeros(family.shape[1]), line.T @ root]) / weights.sum()
+    mean = np.concatenate([fixed_basis.T @ root, np.zeros(family.shape[1]), straight.T @ root]) / weights.sum()
     by_node = np.concatenate(
         [node_basis.transpose(1, 0, 2).reshape(len(grid), -1), polynomials.reshape(len(grid), -1)], axis=1
     )
@@ -164,14 +180,14 @@ def _derive(law: Law, x: Covariates, weights: np.ndarray, bounds: np.ndarray, dt
     )
 
 
-def _columns(law: Law, x: Covariates, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def columns_of(law: Law, x: Covariates, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Columns (T, point, coef) of the law at log shapes theta, and their derivatives."""
-    columns, derivatives = _columns_of(law, x, jnp.asarray(theta))
+    columns, derivatives = _columns_at(law, x, jnp.asarray(theta))
     return np.asarray(columns), np.asarray(derivatives)
 
 
 @partial(jax.jit, static_argnums=0)
-def _columns_of(law: Law, x: Covariates, theta: Array) -> tuple[Array, Array]:
+def _columns_at(law: Law, x: Covariates, theta: Array) -> tuple[Array, Array]:
     basis = law.basis
     assert basis is not None
 
@@ -181,7 +197,7 @@ def _columns_of(law: Law, x: Covariates, theta: Array) -> tuple[Array, Array]:
     return jax.vmap(with_derivative)(theta)
 
 
-def _sample(
+def sample(
     law: Law,
     x: Covariates,
     root: np.ndarray,
@@ -190,12 +206,12 @@ def _sample(
     varying: tuple[int, ...],
     fixed_basis: np.ndarray,
     r0: np.ndarray,
-) -> _Samples:
+) -> Samples:
     """u(theta) and the scalars that coefficients and errors need, exactly.
 
     The varying columns are V = E C + U R, their derivatives dV/d theta R^-1 = [E U] X + W T.
     """
-    columns, derivatives = (root[:, None] * part for part in _columns(law, x, theta))
+    columns, derivatives = (root[:, None] * part for part in columns_of(law, x, theta))
     phi, slope = columns[..., varying], derivatives[..., varying]
     along = np.einsum("pf,tpv->tfv", fixed_basis, phi)  # C
     u, r = _gram_schmidt(phi - np.einsum("pf,tfv->tpv", fixed_basis, along))
@@ -217,7 +233,7 @@ def _sample(
     def flat(*parts: np.ndarray) -> np.ndarray:
         return np.concatenate([part.reshape(len(theta), -1) for part in parts], axis=1)
 
-    return _Samples(u, flat(np.log(norm), inverse, along), flat(reached, t))
+    return Samples(u, flat(np.log(norm), inverse, along), flat(reached, t), beyond)
 
 
 def _gram_schmidt(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -227,7 +243,7 @@ def _gram_schmidt(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return q * sign[:, None, :], r * sign[:, :, None]
 
 
-def _family(at_nodes: np.ndarray, between: np.ndarray, tolerance: float, n_other_columns: int) -> np.ndarray | None:
+def vectors_of(at_nodes: np.ndarray, between: np.ndarray, tolerance: float, n_other_columns: int) -> np.ndarray | None:
     """As few orthonormal vectors (point, K) as hold all u to the tolerance, or None if they are many."""
     stacked = np.concatenate([part.transpose(0, 2, 1).reshape(-1, part.shape[1]) for part in (at_nodes, between)])
     _, _, vectors = np.linalg.svd(stacked, full_matrices=False)
@@ -240,7 +256,7 @@ def _family(at_nodes: np.ndarray, between: np.ndarray, tolerance: float, n_other
 
 
 def _polynomials(
-    node_basis: np.ndarray, at_nodes: _Samples, between: _Samples, family: np.ndarray, degree: int, tolerance: float
+    node_basis: np.ndarray, at_nodes: Samples, between: Samples, family: np.ndarray, degree: int, tolerance: float
 ) -> tuple[np.ndarray, np.ndarray, bool]:
     """(values -> coefficients), polynomials (node, M, S) of all scalars about each node, whether they are accurate.
 
@@ -266,7 +282,7 @@ def _polynomials(
     return interpolation, polynomials, bool(curve.max() <= tolerance and error[identified].max(initial=0) <= ERRORS)
 
 
-def _line(x: Covariates, root: np.ndarray, fixed_basis: np.ndarray) -> np.ndarray:
+def straight_line(x: Covariates, root: np.ndarray, fixed_basis: np.ndarray) -> np.ndarray:
     """What a straight line adds to the fixed columns, (point, 0 to 2) orthonormal."""
     ones = np.ones(len(root))
     slope = np.zeros(len(root)) if isinstance(x, Mapping) else np.asarray(x, float)

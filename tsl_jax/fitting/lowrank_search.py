@@ -32,7 +32,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from tsl_jax.fitting.lowrank_basis import Tables
+from tsl_jax.fitting.lowrank_basis import TableLayout, Tables
 from tsl_jax.laws import Law
 
 STEPS = 4  # Newton steps from the best node, which is near
@@ -103,15 +103,15 @@ def _search(tables: Tables, z: Array) -> tuple[Array, Array, Array]:
     s = jnp.zeros_like(low)
     for _ in range(STEPS):
         # Newton on |f|^2/2: gradient f.f', hessian f'.f' + f.f''; where it is not concave, half a node uphill.
-        f, d, dd = _taylor(q, s)
+        f, d, dd = taylor(q, s)
         gradient, hessian = jnp.sum(f * d, axis=0), jnp.sum(d * d + f * dd, axis=0)
         step = jnp.where(hessian < 0, -gradient / jnp.where(hessian < 0, hessian, -1), jnp.sign(gradient) / 2)
         s = jnp.clip(s + step, low, high)
     log_shape = tables.grid[0] + tables.grid[1] * (best.astype(dtype) + s)
-    return log_shape, _taylor(q, s)[0], _horner(polynomials[:, n_varying**2 :], s)
+    return log_shape, taylor(q, s)[0], horner(polynomials[:, n_varying**2 :], s)
 
 
-def _taylor(q: Array, s: Array) -> tuple[Array, Array, Array]:
+def taylor(q: Array, s: Array) -> tuple[Array, Array, Array]:
     """Value, first and second derivative at s (curve,) of polynomials q (M, V, curve), each (V, curve)."""
     f, d, dd, s = q[-1], jnp.zeros_like(q[0]), jnp.zeros_like(q[0]), s[None]
     for k in range(q.shape[0] - 2, -1, -1):
@@ -119,7 +119,7 @@ def _taylor(q: Array, s: Array) -> tuple[Array, Array, Array]:
     return f, d, 2 * dd
 
 
-def _horner(q: Array, s: Array) -> Array:
+def horner(q: Array, s: Array) -> Array:
     """The value alone."""
     f = q[-1]
     for k in range(q.shape[0] - 2, -1, -1):
@@ -127,42 +127,69 @@ def _horner(q: Array, s: Array) -> Array:
     return f
 
 
-def _coefficients(tables: Tables, f: Array, scalars: Array, z_fixed: Array) -> tuple[Array, Array]:
-    """Coefficients (coef, curve) in the law's order, and the covariance of (log shape, coefs) over SSE/(n - p)."""
-    layout = tables.layout
+class Scalars(NamedTuple):
+    """What depends on the shape alone, the letters of the module's text; the curve is the last axis."""
+
+    inverse: Array  # R^-1, (V, V, curve)
+    level: Array  # L, (F, V, curve)
+    reached: Array  # X, (F + V, V, curve)
+    t: Array  # T, (V, V, curve)
+
+
+def unpack(layout: TableLayout, values: Array) -> Scalars:
+    """The scalars of `lowrank_basis.Samples`, (S, curve), taken apart."""
     F, V, m = len(layout.fixed), len(layout.varying), layout.columns
-    sizes = (V, V * V, F * V, m * V)
-    log_norm, inverse, level, reached, t = jnp.split(scalars, np.cumsum(sizes))
+    log_norm, inverse, level, reached, t = jnp.split(values, np.cumsum((V, V * V, F * V, m * V)))
     inverse = inverse.reshape(V, V, -1) * jnp.exp(-log_norm)[:, None]
     level, reached, t = (a.reshape(-1, V, a.shape[-1]) for a in (level, reached, t))
     diagonal = np.eye(V, dtype=bool)[..., None]
-    t = jnp.where(diagonal, jnp.exp(jnp.where(diagonal, t, 0)), t)
+    return Scalars(inverse, level, reached, jnp.where(diagonal, jnp.exp(jnp.where(diagonal, t, 0)), t))
 
-    def times(matrix: Array, vector: Array) -> Array:
-        return jnp.sum(matrix * vector[None], axis=1)
 
-    # Letters as in the module's text: `level` is L, `inverse` R^-1, `reached` X, `t` T.
-    coef = jnp.concatenate(
-        [jnp.dot(tables.inverse_r0, z_fixed, precision="highest") - times(level, f), times(inverse, f)]
-    )
-    var = 1 / jnp.sum(times(t, f) ** 2, axis=0)
-    fixed, own = jnp.split(times(reached, f), [F])
-    b = jnp.concatenate(
-        [jnp.dot(tables.inverse_r0, fixed, precision="highest") - times(level, own), times(inverse, own)]
-    )
-    # Rows of the inverse of the triangle [R0 C; 0 R]: H is this matrix times its transpose.
-    zero = jnp.zeros((V, F, f.shape[1]), f.dtype)
-    inverse_r0 = jnp.broadcast_to(tables.inverse_r0[..., None], (F, F, f.shape[1]))
-    triangle = jnp.concatenate(
-        [jnp.concatenate([inverse_r0, -level], axis=1), jnp.concatenate([zero, inverse], axis=1)], axis=0
-    )
-    cov = jnp.sum(triangle[:, None] * triangle[None], axis=2) + b[:, None] * b[None] * var[None, None]
+def times(matrix: Array, vector: Array) -> Array:
+    """(i, j, curve) times (j, curve)."""
+    return jnp.sum(matrix * vector[None], axis=1)
+
+
+def to_coefs(tables: Tables, scalars: Scalars, z_fixed: Array, f: Array) -> Array:
+    """Coefficients (coef, curve), the fixed ones first, from what is along E and U."""
+    fixed = jnp.dot(tables.inverse_r0, z_fixed, precision="highest") - times(scalars.level, f)
+    return jnp.concatenate([fixed, times(scalars.inverse, f)])
+
+
+def triangle(tables: Tables, scalars: Scalars) -> Array:
+    """The inverse of [R0 C; 0 R], (coef, coef, curve), fixed ones first."""
+    F, V, curves = *scalars.level.shape[:2], scalars.level.shape[2]
+    inverse_r0 = jnp.broadcast_to(tables.inverse_r0[..., None], (F, F, curves))
+    zero = jnp.zeros((V, F, curves), scalars.level.dtype)
+    upper = jnp.concatenate([inverse_r0, -scalars.level], axis=1)
+    return jnp.concatenate([upper, jnp.concatenate([zero, scalars.inverse], axis=1)], axis=0)
+
+
+def covariance(layout: TableLayout, rows: Array, b: Array, var: Array) -> tuple[Array, Array]:
+    """Of (log shape, coefs), over SSE/(n - p), and H, that of the coefs at the shape; in the law's order.
+
+    Args:
+        rows: (coef, m, curve) with H = rows rows'. b: (coef, curve). var: (curve,), of the log shape.
+    """
     order = np.argsort(np.array(layout.fixed + layout.varying))
-    coef, b, cov = coef[order], b[order], cov[order][:, order]
+    rows, b = rows[order], b[order]
+    h = jnp.sum(rows[:, None] * rows[None], axis=2)
     cross = -b * var[None]
     top = jnp.concatenate([var[None], cross])[None]
-    assert cov.shape[0] == m
-    return coef, jnp.concatenate([top, jnp.concatenate([cross[:, None], cov], axis=1)])
+    coefs = h + b[:, None] * b[None] * var[None, None]
+    return jnp.concatenate([top, jnp.concatenate([cross[:, None], coefs], axis=1)]), h
+
+
+def _coefficients(tables: Tables, f: Array, values: Array, z_fixed: Array) -> tuple[Array, Array]:
+    """Coefficients (coef, curve) in the law's order, and the covariance of (log shape, coefs) over SSE/(n - p)."""
+    layout, scalars = tables.layout, unpack(tables.layout, values)
+    coef = to_coefs(tables, scalars, z_fixed, f)
+    fixed, own = jnp.split(times(scalars.reached, f), [len(layout.fixed)])
+    b = to_coefs(tables, scalars, fixed, own)
+    var = 1 / jnp.sum(times(scalars.t, f) ** 2, axis=0)
+    cov, _ = covariance(layout, triangle(tables, scalars), b, var)
+    return coef[np.argsort(np.array(layout.fixed + layout.varying))], cov
 
 
 def _sse(law: Law, tables: Tables, log_shape: Array, coef: Array, y: Array) -> Array:

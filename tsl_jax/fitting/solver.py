@@ -22,8 +22,9 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from tsl_jax.fitting import lowrank_basis, lowrank_search, varpro
+from tsl_jax.fitting import lowrank_basis, lowrank_search, lowrank_weighted, varpro
 from tsl_jax.fitting.covariance import params_with_covariance, to_params, unscaled_cov
+from tsl_jax.fitting.lowrank_search import TableSolution
 from tsl_jax.fitting.status import EDGE, UNSOLVED, judge
 from tsl_jax.laws import Covariates, Law
 
@@ -70,12 +71,14 @@ def prepare(
     method: str = "auto",
     dtype: str = "float64",
     absolute_sigma: bool = False,
+    many: bool = False,
 ) -> PreparedFit:
     """Read what all curves share.
 
     Args:
         law, method: as in `fit`. x: covariates, concrete arrays.
-        weights: (point,), shared by all curves; None: curves bring their own, and nothing is derived for shared ones.
+        weights: (point,), shared by all curves; None: curves bring their own.
+        many: derive also what `solve_weighted` needs for weights of the curves' own: seconds, won back by hundreds.
         points: of a curve; default those of x.
         dtype: "float64" needs jax's x64 mode wherever the result is used.
         absolute_sigma: weights are 1/variance of y, so that errors do not come from SSE.
@@ -104,8 +107,10 @@ def prepare(
     if solver == "varpro" and law.shapes and weights is not None:
         # Curves that share x and weights share all of the search but one product with the data.
         tables = lowrank_basis.prepare(law, x, shared, bounds, dtype)
+    elif solver == "varpro" and law.shapes and many:
+        tables = lowrank_weighted.prepare(law, x, shared, bounds, dtype)
     array = partial(jnp.asarray, dtype=dtype)
-    solver = "compressed" if tables is not None else solver
+    solver = "compressed" if isinstance(tables, lowrank_basis.Tables) else solver
     return PreparedFit(law, solver, absolute_sigma, array(bounds), jax.tree.map(array, x), array(shared), tables)
 
 
@@ -142,11 +147,27 @@ def _solve(prepared: PreparedFit, y: Array, weights: Array) -> CurveFits:
 
 def _compressed(prepared: PreparedFit, y: Array) -> CurveFits:
     """All curves through the tables of the law: one product with the data, then a search that knows no points."""
+    solution = lowrank_search.solve(prepared.law, prepared.tables, y)
+    return _judged(prepared, solution, jnp.sum(prepared.weights > 0), jnp.sum(prepared.weights))
+
+
+def solve_weighted(prepared: PreparedFit, y: Array, weights: Array) -> tuple[CurveFits, Array]:
+    """Curves with weights of their own (curve, point) through the tables, and which of them are sure (curve,).
+
+    Those that are not need `solve_curves`, which takes no tables for them.
+    """
+    found = lowrank_weighted.solve(prepared.law, prepared.tables, y, weights)
+    # as one, or what several numbers depend on is computed for each of them
+    solution, total, sure = jax.lax.optimization_barrier(found)
+    return _judged(prepared, solution, lowrank_weighted.count(weights), total), sure
+
+
+def _judged(prepared: PreparedFit, solution: TableSolution, count: Array, total: Array) -> CurveFits:
+    """Errors and status; count and total: points of positive weight and the sum of the weights, () or (curve,)."""
     law = prepared.law
-    solution = lowrank_search.solve(law, prepared.tables, y)
-    count = jnp.sum(prepared.weights > 0)
     # s^2 = SSE/(n - p) estimates the variance of y; with absolute weights it is one.
     free = (count - len(law.raw_params)).astype(solution.sse.dtype)
+    free = jnp.where(free > 0, free, jnp.nan)
     scale = jnp.ones_like(solution.sse) if prepared.absolute_sigma else solution.sse / free
     log_error = jnp.sqrt(solution.unscaled_cov[0, 0] * scale)[None]
     status = judge(
@@ -156,7 +177,7 @@ def _compressed(prepared: PreparedFit, y: Array) -> CurveFits:
         coef=solution.coef,
         log_error=log_error,
         count=count,
-        size=solution.sst + jnp.sum(prepared.weights) * solution.mean**2,
+        size=solution.sst + total * solution.mean**2,
         sst=solution.sst,
         line=solution.line,
         finite=solution.finite,
