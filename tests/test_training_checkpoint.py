@@ -79,6 +79,15 @@ def test_a_kill_before_old_checkpoints_are_removed_leaves_none_in_the_end(
     checkpoints.close()
 
 
+def test_what_a_kill_left_in_a_checkpoint_is_swept(saved: Path) -> None:
+    left = saved / "8" / ".manifest.json.1542-5c55263b.tmp"
+    left.touch()
+    Checkpoints(saved, keep=2, model_hash="a", read_only=True).close()
+    assert left.exists(), "who only reads leaves it alone"
+    assert restored(saved) is not None
+    assert not left.exists()
+
+
 def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
     assert restored(tmp_path / "new") is None
 

@@ -26,7 +26,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from tsl_jax.atomic_write import sync, write_atomically
+from tsl_jax.atomic_write import remove_temporary_files, sync, write_atomically
 from tsl_jax.training import hosts
 from tsl_jax.training.step import TrainState
 
@@ -67,6 +67,9 @@ class Checkpoints:
             **settings,
         )
         self._manager = ocp.CheckpointManager(self.folder, options=options)
+        if not reads:
+            for step in self._manager.all_steps():
+                remove_temporary_files(self.folder / str(step))
 
     def steps(self) -> list[int]:
         """Steps on disk, increasing, without those found damaged."""
