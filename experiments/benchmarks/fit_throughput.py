@@ -72,6 +72,7 @@ def main() -> None:
     bench.machine()
     bench.engine()
     bench.through_fit()
+    bench.own_weights()
     if not given.ours:
         bench.scipy()
         bench.levenberg_marquardt()
@@ -96,46 +97,46 @@ class Bench:
             noise = given.noise * rng.standard_normal((len(self.a1[part]), given.points))
             self.y[part] = 1.5 / (1 + self.a1[part, None] * self.x) + 4 + noise
         self.few = self.y[: given.slow].astype(float)
-        self.best = self.dense_search(self.few)
+        self.best = self.dense_search(self.few, np.ones_like(self.few))
 
-    def sse(self, a0: Any, a1: Any, a2: Any) -> Any:
-        """SSE (curve,) of parameters on the first curves, in float64."""
-        a0, a1, a2 = (self.np.asarray(a, float)[:, None] for a in (a0, a1, a2))
-        return ((self.few[: len(a0)] - a0 / (1 + a1 * self.x) - a2) ** 2).sum(axis=1)
+    def sse(self, params: Any, weights: Any = 1.0) -> Any:
+        """SSE (curve,) of parameters (curve, 3) on the first curves, in float64."""
+        a0, a1, a2 = self.np.asarray(params, float).T[..., None]
+        return (weights * (self.few[: len(a0)] - a0 / (1 + a1 * self.x) - a2) ** 2).sum(axis=1)
 
-    def within(self, params: Any) -> str:
+    def within(self, params: Any, weights: Any = 1.0, best: Any = None) -> str:
         """Share of the first curves whose parameters (curve, 3) are as good as the best."""
         params = self.np.asarray(params, float)[: self.given.slow]
         with self.np.errstate(all="ignore"):
-            excess = self.sse(*params.T) / self.best[: len(params)] - 1
+            excess = self.sse(params, weights) / (self.best if best is None else best)[: len(params)] - 1
         return f"{self.np.mean(excess <= 1e-6):.4f}"
 
-    def dense_search(self, y: Any) -> Any:
-        """The smallest SSE over 4,000 values of the shape, then a golden section, all in float64."""
+    def dense_search(self, y: Any, weights: Any) -> Any:
+        """The smallest weighted SSE over 4,000 values of the shape, then a golden section, all in float64."""
         np, x = self.np, self.x
+        y = y - np.average(y, axis=1, weights=weights)[:, None]
+        weighted, total = weights * y, weights.sum(axis=1)
 
         def height(theta: Any) -> Any:
             f = 1 / (1 + np.exp(theta)[:, None] * x)
-            f = f - f.mean(axis=1, keepdims=True)
-            return ((y * f).sum(1) / np.sqrt((f * f).sum(1))) ** 2
+            f = f - np.average(f, axis=1, weights=weights)[:, None]
+            return (weighted * f).sum(1) ** 2 / (weights * f * f).sum(1)
 
         grid = np.linspace(np.log(1e-3 / x[-1]), np.log(1e3), 4_000)
         frames = 1 / (1 + np.exp(grid)[:, None] * x)
         frames -= frames.mean(axis=1, keepdims=True)
-        frames /= np.linalg.norm(frames, axis=1, keepdims=True)
-        best = ((y @ frames.T) ** 2).argmax(axis=1)
+        square = weights @ (frames**2).T - (weights @ frames.T) ** 2 / total[:, None]
+        best = ((weighted @ frames.T) ** 2 / square).argmax(axis=1)
         low, high = grid[np.maximum(best - 1, 0)], grid[np.minimum(best + 1, len(grid) - 1)]
         ratio = (5**0.5 - 1) / 2
         for _ in range(50):
             a, b = high - ratio * (high - low), low + ratio * (high - low)
             left = height(a) > height(b)
             low, high = np.where(left, low, a), np.where(left, b, high)
-        a1 = np.exp((low + high) / 2)
-        f = 1 / (1 + a1[:, None] * x)
-        centred = f - f.mean(axis=1, keepdims=True)
-        a0 = (y * centred).sum(1) / (centred**2).sum(1)
-        a2 = y.mean(axis=1) - a0 * f.mean(axis=1)
-        return self.sse(a0, a1, a2)
+        f = 1 / (1 + np.exp((low + high) / 2)[:, None] * x)
+        f -= np.average(f, axis=1, weights=weights)[:, None]
+        a0 = (weighted * f).sum(1) / (weights * f**2).sum(1)
+        return (weights * (y - a0[:, None] * f) ** 2).sum(1)
 
     def machine(self) -> None:
         import jax
@@ -174,6 +175,46 @@ class Bench:
             params = solution[0].reshape(-1, 3)
             note = f"first call {compiled:.1f} s"
             row(f"tsl_jax, on the device: {name}", len(self.y), seconds, self.within(params), note)
+
+    def own_weights(self) -> None:
+        """Weights of each curve's own: variances that differ, points that are missing, lengths that differ."""
+        import jax
+        import jax.numpy as jnp
+
+        import tsl_jax as tsl
+        from tsl_jax.fitting import prepare, solve_weighted
+
+        np, count, points = self.np, min(65_536, len(self.y)), self.given.points
+        rng, rows = np.random.default_rng(1), max(8, 128 * 1024 // max(points, 1024))
+        kinds = {
+            "a weight a point": rng.uniform(0.2, 5, (count, points)),
+            "30 % missing": (rng.uniform(size=(count, points)) < 0.7),
+            "lengths of 10 to 100 %": np.arange(points) < rng.integers(points // 10, points + 1, (count, 1)),
+        }
+        plan = prepare(tsl.laws.HYPERBOLIC, self.x, dtype=self.given.dtype, many=True)
+        program = jax.jit(lambda plan, y, w: jax.lax.map(lambda pair: solve_weighted(plan, *pair), (y, w)))
+        y = jnp.asarray(self.y[:count]).reshape(-1, rows, points)
+        for kind, weights in kinds.items():
+            weights = weights.astype(self.given.dtype)
+            few = weights[: len(self.few)].astype(float)
+            best = self.dense_search(self.few, few)
+            w = jnp.asarray(weights).reshape(y.shape)
+            fits, sure = jax.block_until_ready(program(plan, y, w))
+            seconds = best_time(lambda w=w: jax.block_until_ready(program(plan, y, w)))
+            note = f"{float(jnp.mean(~sure)):.4f} left to the general solver"
+            row(
+                f"tsl_jax, on the device: {kind}",
+                count,
+                seconds,
+                self.within(fits.params.reshape(-1, 3), few, best),
+                note,
+            )
+
+            def call(weights: Any = weights) -> Any:
+                return tsl.fit(tsl.laws.HYPERBOLIC, self.y[:count], x=self.x, weights=weights, dtype=self.given.dtype)
+
+            seconds = best_time(call, 2)
+            row(f"tsl_jax, numpy through fit: {kind}", count, seconds, self.within(call().params.values, few, best))
 
     def through_fit(self) -> None:
         import tsl_jax as tsl
