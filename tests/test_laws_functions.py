@@ -142,7 +142,6 @@ GOOD: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"bounds": ((0.1, 1.0),)}, r"bounds must be a function x -> \(n_shapes, 2\) .*; write bounds=lambda x: jnp"),
         (
             {"bounds": lambda x: jnp.array([0.1, 1.0])},
             r"bounds\(x\) must be an array .* \(1, 2\), found the shape \(2,\)",
