@@ -41,7 +41,8 @@ class Problem:
         coordinates = dict(self.outer.coords)
         if not isinstance(self.given, Mapping):
             coordinates[self.x_name if len(self.over) == 1 else point] = (point, self.given)
-        return xr.DataArray(self.y.reshape(*self.outer.shape, -1), coordinates, (*self.outer.dims, point))
+        y = self.y.reshape(*self.outer.shape, -1)
+        return xr.DataArray(y, coordinates, (*self.outer.dims, point), name=self.outer.name)
 
 
 def read(law: Law, y: Any, over: str | tuple[str, ...] | None, x: Any, weights: Any, least: int = 0) -> Problem:

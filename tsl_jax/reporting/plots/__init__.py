@@ -6,6 +6,7 @@ run_plots: the figures of one run, from its surface, fits and backtest
 surfaces: loss by position, map of residuals
 over_tokens: lines with bands, parameters, forecasts, R2
 comparisons: rates and differences by position, differences in rows, errors by method
+fits: a few curves of a fit, several laws side by side
 axes: parts that figures share
 style: fonts, colours, dashes; `save`
 
@@ -15,6 +16,7 @@ style: fonts, colours, dashes; `save`
 """
 
 from tsl_jax.reporting.plots.comparisons import decline_rates, differences_by_position, differences_overall, errors_by
+from tsl_jax.reporting.plots.fits import fitted_curves, law_comparison
 from tsl_jax.reporting.plots.over_tokens import lines_with_bands, parameter_paths, prediction, r2_against_ceiling
 from tsl_jax.reporting.plots.run_plots import figures_of
 from tsl_jax.reporting.plots.style import save
@@ -26,6 +28,8 @@ __all__ = [
     "differences_overall",
     "errors_by",
     "figures_of",
+    "fitted_curves",
+    "law_comparison",
     "lines_with_bands",
     "parameter_paths",
     "position_curves",
