@@ -131,7 +131,8 @@ def compare_laws(
     held_out = [_held_out(each, blocks) for each in fits.values()]
     along = pd.Index(list(fits), name="law")
     aic = xr.concat([each.aic.where(each.usable) for each in fits.values()], along, coords="minimal")
-    likelihood = np.exp((aic.min("law") - aic) / 2)  # NaN where a law is not usable
+    apart = aic.min("law") - aic
+    likelihood = apart.copy(data=np.exp(apart.values / 2))  # NaN where a law is not usable
     weight = (likelihood / likelihood.sum("law")).fillna(0.0)
     return LawComparison(fits, xr.concat(held_out, along, coords="minimal"), weight)
 

@@ -23,9 +23,11 @@ one Gauss-Newton step. Where that step is not small, or SSE is not what the mome
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from itertools import combinations_with_replacement as pairs_of
+from operator import add
 from typing import Any, NamedTuple
 
 import jax
@@ -111,8 +113,8 @@ def _derive(law: Law, x: Covariates, shared: Tables, log_bounds: np.ndarray, dty
     tolerance = GRAM[dtype] / np.sqrt(points)
     weight = np.array([GRAM[dtype] / ERRORS[dtype] if j >= F + V else 1.0 for _, j in pairs])
     basis, _ = np.linalg.qr(still)
-    rests = (part * weight - basis @ (basis.T @ (part * weight)) for part in (at_nodes, between))
-    family = lowrank_basis.vectors_of(*rests, tolerance, basis.shape[1])
+    rest, rest_between = (part * weight - basis @ (basis.T @ (part * weight)) for part in (at_nodes, between))
+    family = lowrank_basis.vectors_of(rest, rest_between, tolerance, basis.shape[1])
     if family is None:
         return None
     basis, _ = np.linalg.qr(np.concatenate([basis, family], axis=1))
@@ -266,10 +268,10 @@ def _answer(
     along = jnp.stack(_backward(factor, half))  # b
     f = along[F:]
     t = (jnp.linalg.norm(scalars.t, axis=0) + TAPER) * f  # D f = (D, tapered) t
-    cross = [sum(gram[i, m + j] * t[j] for j in range(V)) for i in range(m)]  # G_BD t
+    cross = [_total(gram[i, m + j] * t[j] for j in range(V)) for i in range(m)]  # G_BD t
     reduced = _forward(factor, cross)
-    square = sum(gram[min(i, j) + m, max(i, j) + m] * t[i] * t[j] for i in range(V) for j in range(V))
-    left = square - sum(part**2 for part in reduced)
+    square = _total(gram[min(i, j) + m, max(i, j) + m] * t[i] * t[j] for i in range(V) for j in range(V))
+    left = square - _total(part**2 for part in reduced)
     lean = jnp.stack(_backward(factor, reduced))
     fixed, own = jnp.split(lowrank_search.times(scalars.reached, f) + lean, [F])
     b = lowrank_search.to_coefs(tables.shared, scalars, fixed, own)
@@ -280,13 +282,13 @@ def _answer(
     covariance, h = lowrank_search.covariance(layout, rows, b, 1 / left)
     coef = lowrank_search.to_coefs(tables.shared, scalars, along[:F], f)
     coef = coef[np.argsort(np.array(layout.fixed + layout.varying))]
-    return coef, covariance, h, sum(part**2 for part in half), regular & (left > CANCELLED[str(f.dtype)] * square)
+    return coef, covariance, h, _total(part**2 for part in half), regular & (left > CANCELLED[str(f.dtype)] * square)
 
 
 def _explained(gram: Entries, r: list[Array]) -> Array:
     """r' B^-1 r, B the leading part of G that r is of."""
     factor, _ = _cholesky(gram, len(r))
-    return sum(part**2 for part in _forward(factor, r))
+    return _total(part**2 for part in _forward(factor, r))
 
 
 def _cholesky(gram: Entries, size: int) -> tuple[Entries, Array]:
@@ -318,6 +320,10 @@ def _backward(factor: Entries, right: list[Array]) -> list[Array]:
     for i in reversed(range(len(right))):
         found[i] = (right[i] - sum(factor[k, i] * found[k] for k in range(i + 1, len(right)))) / factor[i, i]
     return [found[i] for i in range(len(right))]
+
+
+def _total(parts: Iterable[Array]) -> Array:
+    return reduce(add, parts)
 
 
 def _dot(a: Array, b: Array) -> Array:
@@ -357,7 +363,7 @@ def _residuals(
 
     def varying(t: Array) -> tuple[list[Array], list[Array]]:
         columns, slopes = jax.jvp(lambda t: basis(jnp.exp(t)[None], x), (t,), (jnp.ones_like(t),))
-        return tuple([part[:, k] for k in layout.varying] for part in (columns, slopes))
+        return [columns[:, k] for k in layout.varying], [slopes[:, k] for k in layout.varying]
 
     fixed = basis(jnp.exp(log_shape[:1]), x)  # (point, coef): the same for all shapes
     # without the barriers columns and residuals are evaluated anew for every sum

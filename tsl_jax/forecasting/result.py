@@ -144,8 +144,8 @@ class Forecast:
     def report(self) -> str:
         """The forecast as text: every split at every token count asked for, and what speaks against it."""
         head = f"{self.method}: mean loss in nats/token, from the checkpoints up to {self.cutoff:.4g} tokens"
-        table = self.to_dataframe().drop(columns="status").set_index(["split", "tokens"])
-        table.index = table.index.set_levels([f"{tokens:.4g}" for tokens in table.index.levels[1]], level="tokens")
+        table = self.to_dataframe().drop(columns="status")
+        table = table.assign(tokens=[f"{tokens:.4g}" for tokens in table["tokens"]]).set_index(["split", "tokens"])
         notes = [f"{split}: {status}" for split, status in self.status.items() if not status.ok]
         notes += [f"{split}: intervals {basis}" for split, basis in self.intervals.items()]
         return "\n".join([head, table.to_string(float_format="{:.4f}".format), *notes])

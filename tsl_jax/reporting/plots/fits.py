@@ -35,7 +35,6 @@ def fitted_curves(fit: Any, curves: int = 3, by: str = "quantile") -> Figure:
     columns = len(chosen)
     width = SINGLE if columns == 1 else DOUBLE
     figure, panels = sheet(width, 0.62 * width if columns == 1 else 0.42 * width, 2, columns, sharex="col")
-    figure.get_layout_engine().set(h_pad=0.02)  # pyright: ignore[reportOptionalMemberAccess]
     fine, predicted = _fine_curves(fit, x)
     residuals = y - fit.predict().values.reshape(y.shape)
     for column, k in enumerate(chosen):

@@ -179,9 +179,9 @@ def fan(forecast: Any, observed: xr.DataArray | None = None, split: str | None =
     if forecast.quantiles is not None:
         ends = forecast.quantiles.sel(split=split).sortby("tokens")
         for name, low, high in (("90 % interval", 0.05, 0.95), ("50 % interval", 0.25, 0.75)):
-            pair = [ends.sel(quantile=q).values for q in (low, high)]
-            drawn += pair
-            band(panel, tokens, *pair, colour(0))
+            lower, upper = (ends.sel(quantile=q).values for q in (low, high))
+            drawn += [lower, upper]
+            band(panel, tokens, lower, upper, colour(0))
             shades[name] = Patch(facecolor=(colour(0), BAND if low < 0.1 else 2 * BAND))
     panel.plot(tokens, mean.values, zorder=4, **line(0))  # above the dots, which may lie on it
     dots = None
