@@ -28,7 +28,7 @@ lint: $(VENV)/.installed-dev
 
 # Strictly: a page outside the menu or a link to nowhere is an error. Reads the library without importing it.
 docs: $(VENV)/.installed-docs
-	DISABLE_MKDOCS_2_WARNING=true $(VENV)/bin/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tsl_jax needs Python 3.11 or newer, found " + sys.version.split()[0] + ": call make PYTHON=/path/to/python3.11")'

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import re
+import shlex
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import yaml
 
 import tsl_jax as tsl
+from tsl_jax.cli import VERBS
+from tsl_jax.commands import options
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("**/*.md"))
 LINKED = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *PAGES]
 LINK = re.compile(r"\]\((?!\w+:)([^)\s]*)\)")
+
+
+# The commands that pages show in blocks; those of docs/cluster.md, with variables of a shell, have a test of their own.
+COMMANDS = sorted(
+    {
+        line.split("#")[0].strip()
+        for file in LINKED
+        if file.name != "cluster.md"
+        for block in re.findall(r"```(?:bash)?\n(.*?)```", file.read_text(), re.DOTALL)
+        for line in block.splitlines()
+        if line.startswith("tsl ")
+    }
+)
 
 
 class SiteLoader(yaml.SafeLoader):
@@ -92,3 +109,13 @@ def test_the_api_page_has_every_public_name():
 def test_the_site_takes_nothing_from_other_hosts():
     assert SITE["theme"]["font"] is False
     assert SITE["strict"] is True
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_that_pages_show_are_commands(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    weights = (ROOT / "docs" / "weights.md").read_text()
+    (tmp_path / "my_rules.py").write_text(weights.split("```python\n")[1].split("```")[0])
+    monkeypatch.chdir(tmp_path)
+    _, verb, *arguments = shlex.split(line)
+    module = import_module(f"tsl_jax.commands.{VERBS[verb][0]}")
+    assert options.parse(getattr(module, f"{verb.title()}Command"), verb, arguments) is not None
