@@ -10,6 +10,7 @@ if TYPE_CHECKING:  # for type checkers, which cannot read the table; a test comp
     from tsl_jax import diagnostics as diagnostics
     from tsl_jax import laws as laws
     from tsl_jax.curve_tables import fit_table as fit_table
+    from tsl_jax.diagnostics.law_comparison import compare_laws as compare_laws
     from tsl_jax.fitting import Fit as Fit
     from tsl_jax.fitting import Status as Status
     from tsl_jax.fitting import fit as fit
@@ -34,6 +35,7 @@ __version__ = "0.1.0"
 _NAMES = {  # module: the public names it holds; "tsl_jax" holds packages
     "tsl_jax": ("diagnostics", "laws"),
     "tsl_jax.curve_tables": ("fit_table",),
+    "tsl_jax.diagnostics.law_comparison": ("compare_laws",),
     "tsl_jax.fitting": ("Fit", "Status", "fit"),
     "tsl_jax.forecasting": ("Forecast", "backtest", "baselines", "compare_plans", "forecast", "score"),
     "tsl_jax.importers": ("from_losses", "read_table"),

@@ -1,12 +1,56 @@
-"""Live progress in the terminal: a bar a stage, with rate and remaining time."""
+"""Progress: in the terminal a bar a stage, with rate and remaining time; elsewhere a line every half minute."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from math import nan
 from time import monotonic
 from typing import Any
+
+EVERY = 30.0  # seconds between lines, where there is no terminal
+
+
+class Lines:
+    """What `Bars` shows, as lines on stderr, for a log: what is done, how fast, and how long it still takes."""
+
+    def __init__(self) -> None:
+        """Begin the first half minute."""
+        self._last = monotonic()
+        self._begun: dict[str, tuple[float, int]] = {}  # stage -> when, and what was done then
+        self._facts: dict[str, Any] = {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """A line of the stage, if it is time."""
+        now = monotonic()
+        if stage not in self._begun or done < self._begun[stage][1]:
+            self._begun[stage] = now, done  # also where a stage begins anew
+        if now - self._last < EVERY:
+            return
+        self._last = now
+        since, before = self._begun[stage]
+        rate = (done - before) / max(now - since, 1e-9)
+        speed = f", {rate:,.3g}/s, {duration((total - done) / rate)} left" if rate > 0 else ""
+        facts = "; ".join(note(self._facts).splitlines())
+        say(f"{stage}: {done:,} of {total:,}{speed}{'; ' * bool(facts)}{facts}")
+
+    def observe(self, facts: Mapping[str, Any]) -> None:
+        """Take numbers of a run, see `training.loop.train`."""
+        self._facts |= facts
+
+
+def say(line: str) -> None:
+    """A line on stderr, seen at once."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Such as 45 s, 12 min, 3 h 5 min."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 class Bars:
@@ -44,9 +88,9 @@ def note(facts: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def bars() -> Iterator[Bars]:
-    """Live bars, which the library calls as its progress."""
-    from rich.console import Group
+def bars() -> Iterator[Bars | Lines]:
+    """Live bars, or lines where there is no terminal, which the library calls as its progress."""
+    from rich.console import Console, Group
     from rich.live import Live
     from rich.progress import (
         BarColumn,
@@ -58,6 +102,9 @@ def bars() -> Iterator[Bars]:
     )
     from rich.text import Text
 
+    if not Console().is_terminal:
+        yield Lines()
+        return
     columns = (
         TextColumn("{task.description:<14}", markup=False),  # a split may be called [a]
         BarColumn(),
@@ -66,15 +113,13 @@ def bars() -> Iterator[Bars]:
         TimeRemainingColumn(),
     )
     progress, line = Progress(*columns), Text()
-    with Live(Group(progress, line), refresh_per_second=10) as live:
+    with Live(Group(progress, line), refresh_per_second=10):
         yield Bars(progress, line)
-    if not live.console.is_interactive:  # what is printed next begins on a new line
-        live.console.print()
 
 
 @contextmanager
 def rate(stage: str, unit: str) -> Iterator[Callable[[float, int], None]]:
-    """Gives the callback (share done, units done by this call), drawn with units per second; silent without a screen.
+    """Gives the callback (share done, units done by this call), drawn with units per second; lines without a terminal.
 
     On stderr, so that what a verb prints can be read by another program.
     """
@@ -100,9 +145,16 @@ def rate(stage: str, unit: str) -> Iterator[Callable[[float, int], None]]:
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(stage, total=1.0, count=0, rate=0.0)
-        started = monotonic()
+        started, last, first = monotonic(), monotonic(), -1.0
 
         def report(share: float, count: int) -> None:
-            progress.update(task, completed=share, count=count, rate=count / max(monotonic() - started, 1e-9))
+            nonlocal last, first
+            now, first = monotonic(), share if first < 0 else first  # what an earlier call had done
+            speed = count / max(now - started, 1e-9)
+            progress.update(task, completed=share, count=count, rate=speed)
+            if not console.is_terminal and now - last >= EVERY:
+                last = now
+                left = (1 - share) * (now - started) / max(share - first, 1e-9)
+                say(f"{stage}: {share:.0%}, {count:,} {unit}, {speed:,.0f}/s, {duration(left)} left")
 
         yield report

@@ -2,6 +2,7 @@
 
 noise: covariance of a loss curve from few clusters, bins even in log position, the ceiling that noise sets to R2
 model_comparison: gls_fit, lack_of_fit, cox_test by likelihood; held_out and extrapolated by prediction
+law_comparison: compare_laws, several laws on the same curves by AIC, BIC and held-out error, as a table and a figure
 context_length: effective_context, i90 = 9/a1 of the hyperbolic law
 bootstrapping: bootstrap over clusters (documents)
 parameter_table: align_params, parameters of several fits side by side, if they are comparable
@@ -9,6 +10,7 @@ parameter_table: align_params, parameters of several fits side by side, if they 
 
 from tsl_jax.diagnostics.bootstrapping import Bootstrap, bootstrap
 from tsl_jax.diagnostics.context_length import effective_context, effective_context_resampled
+from tsl_jax.diagnostics.law_comparison import LawComparison, compare_laws
 from tsl_jax.diagnostics.model_comparison import (
     CoxTest,
     GlsFit,
@@ -26,8 +28,10 @@ __all__ = [
     "Bootstrap",
     "CoxTest",
     "GlsFit",
+    "LawComparison",
     "align_params",
     "bootstrap",
+    "compare_laws",
     "cox_test",
     "effective_context",
     "effective_context_resampled",

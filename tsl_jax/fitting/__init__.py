@@ -1,6 +1,6 @@
 """Fits of any law to any data: `fit`, its result, and the errors of its estimates. Independent of surfaces.
 
-fit_law: the verb `fit`, from labelled arrays to a labelled result.
+fit_law: the verb `fit`, from labelled arrays to a labelled result. problem: what it is asked for, read and checked.
 result: `Fit`: parameters, errors, reports, predictions.
 status: how the fit of a curve ended, and whether its covariates identify the law's terms.
 solver: the pure function beneath, with its implicit derivative. batching: any number of curves in blocks.

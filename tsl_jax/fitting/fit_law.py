@@ -1,17 +1,14 @@
 """One verb, `fit`: any law on any axis of an array, batched over all other axes.
 
-`read` turns what a user hands over (labelled or bare arrays) into curves, covariates and weights, and refuses requests
-that make no sense. Beneath, `solver.solve_curves` is a pure function that `batching.run` calls in blocks of a fixed
-number of curves, so that one compiled program serves any batch and memory stays bounded. Curves with a single covariate
-are padded with points of weight zero to a multiple of 32, or to `points=` (y only where it is copied into blocks), so
-that prefixes of different lengths share one program. Precision: float64 inside a context, whatever the caller's jax
-settings, unless `dtype="float32"`.
+`problem.read` turns what a user hands over into curves, covariates and weights. Beneath, `solver.solve_curves` is a
+pure function that `batching.run` calls in blocks of a fixed number of curves, so that one compiled program serves any
+batch and memory stays bounded. Precision: float64 inside a context, whatever the caller's jax settings, unless
+`dtype="float32"`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -21,17 +18,17 @@ import numpy as np
 import xarray as xr
 
 from tsl_jax.fitting import batching, bounds, robust
+from tsl_jax.fitting.problem import Problem, as_law, read
 from tsl_jax.fitting.result import Fit, evaluate
-from tsl_jax.fitting.solver import CurveFits, curve_points, prepare
+from tsl_jax.fitting.solver import CurveFits, prepare
 from tsl_jax.fitting.status import Status
-from tsl_jax.laws import Covariates, Law
+from tsl_jax.laws import Law
 
-PAD = 32
 MANY = 512  # curves with weights of their own, for which tables pay: they take seconds, a curve without them 2 ms
 
 
 def fit(
-    law: Law,
+    law: Law | Callable[..., Any],
     y: Any,
     over: str | tuple[str, ...] | None = None,
     x: Any = None,
@@ -49,7 +46,7 @@ def fit(
     Minimises sum_i w_i (y_i - law(x_i))^2 for each curve.
 
     Args:
-        law: what to fit, such as `tsl.laws.HYPERBOLIC`.
+        law: what to fit, such as `tsl.laws.HYPERBOLIC`, or a function f(x, a, b, ...), see `tsl.laws.from_function`.
         y: a DataArray, with the dimension(s) named by `over`; or an array whose last axis is fitted, with `x=` given.
         over: the dimension(s) to fit along; with several, the points of all of them are one curve.
         x: covariate at each point, or a mapping of covariates; default the coordinates along `over` that have the names
@@ -74,8 +71,7 @@ def fit(
     """
     if dtype not in (None, "float32", "float64"):
         raise ValueError(f"fit: dtype must be 'float64' or 'float32', found {dtype!r}")
-    if not isinstance(law, Law):
-        raise ValueError(f"fit: law must be a Law such as tsl.laws.HYPERBOLIC, found {law!r}; see tsl.laws.BY_NAME")
+    law = as_law(law, x)
     if loss not in robust.LOSSES or (loss != "squares" and absolute_sigma):
         raise ValueError(f"fit: loss must be one of {robust.LOSSES}, others than squares without absolute_sigma")
     limits = bounds.check_limits(law, coef_limits or {})
@@ -203,154 +199,3 @@ def _moved(law: Law, curves: CurveFits, x0: float) -> CurveFits:
     with np.errstate(invalid="ignore"):  # a coefficient may be beyond the largest number
         covariance = g @ curves.covariance @ g.swapaxes(1, 2)
     return curves._replace(params=params, raw_params=params[:, np.argsort(order)], covariance=covariance)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Curves y (curve, point), their covariates and weights ((point,) or (curve, point)), and the outer labels."""
-
-    y: np.ndarray
-    x: Covariates
-    weights: np.ndarray
-    outer: xr.DataArray  # a template with the dimensions that are not fitted
-    over: tuple[str, ...]
-    given: Any  # x as it was before padding
-    x_name: str  # of x, where it is a single covariate
-    points: int  # of a curve, padding included
-
-    def labelled(self) -> xr.DataArray:
-        """y (..., point) with the labels that a fit's curves have."""
-        point = self.over[0] if len(self.over) == 1 else "point"
-        coordinates = dict(self.outer.coords)
-        if not isinstance(self.given, Mapping):
-            coordinates[self.x_name if len(self.over) == 1 else point] = (point, self.given)
-        return xr.DataArray(self.y.reshape(*self.outer.shape, -1), coordinates, (*self.outer.dims, point))
-
-
-def read(law: Law, y: Any, over: str | tuple[str, ...] | None, x: Any, weights: Any, least: int = 0) -> Problem:
-    """The problem in a request; curves over one covariate are padded to `least` points or more.
-
-    Raises:
-        ValueError: for unknown dimensions, missing or misshapen x or weights, no curve or no point.
-    """
-    if isinstance(y, xr.Dataset):
-        raise ValueError(f"fit: y is a Dataset of {tuple(y.data_vars)}; give one of them, such as surface.loss")
-    if isinstance(y, xr.DataArray):
-        dims = (over,) if isinstance(over, str) else tuple(over or ())
-        if not dims:
-            raise ValueError(f"fit: name the dimension to fit with over=; y has {y.dims}")
-        for dim in dims:
-            if dim not in y.dims:
-                raise ValueError(f"fit: over={dim!r} is not a dimension of {y.name or 'y'}; it has {y.dims}")
-        array = y.transpose(..., *dims)
-        if weights is not None and not isinstance(weights, xr.DataArray) and np.shape(weights) == y.shape:
-            weights = xr.DataArray(np.asarray(weights, float), dims=y.dims)  # in y's order, not in that of the fit
-    else:
-        array = _bare(law, y, over, x)
-        dims = (str(array.dims[-1]),)
-    x_name = str(x.name) if isinstance(x, xr.DataArray) and x.name else law.covariates[0]
-    x_name = dims[0] if x_name == "x" else x_name
-    given = _covariates(law, array, dims) if x is None else _given(x, array, dims)
-    outer_dims = tuple(dim for dim in array.dims if dim not in dims)
-    size = int(np.prod([array.sizes[dim] for dim in dims]))
-    curves = np.asarray(array.values).reshape(-1, size)  # a view where it can be: data may be larger than memory
-    if curves.size == 0:
-        raise ValueError(f"fit: nothing to fit, y has shape {tuple(array.shape)}")
-    if isinstance(given, dict) and law.covariate_params:  # a number stands for a covariate that does not vary
-        given = {
-            name: np.broadcast_to(values, (size,)) if values.size == 1 else values for name, values in given.items()
-        }
-    _check_covariates(law, given, size)
-    own = _weights(weights, array, dims, curves.shape)
-    outer = array.isel(dict.fromkeys(dims, 0), drop=True)
-    outer = outer.drop_vars([name for name in outer.coords if not set(outer[name].dims) <= set(outer_dims)])
-    problem = partial(Problem, curves, outer=outer, over=dims, given=given, x_name=x_name)
-    if isinstance(given, dict):
-        return problem({name: jnp.asarray(values, float) for name, values in given.items()}, own, points=size)
-    more = max(-size % PAD, least - size)
-    own = own if own.ndim == 2 else np.pad(own, (0, more))  # those of each curve where they are copied into blocks
-    return problem(jnp.asarray(np.pad(given, (0, more), mode="edge"), float), own, points=size + more)
-
-
-def _bare(law: Law, y: Any, over: Any, x: Any) -> xr.DataArray:
-    """Labels for a bare array: curves, and the law's covariate along the last axis."""
-    values = np.asarray(y)
-    if over is not None:
-        raise ValueError("fit: over= names a dimension of a DataArray, but y is a bare array; its last axis is fitted")
-    if x is None:
-        raise ValueError(f"fit: give x= ({', '.join(law.covariates)}) with a bare array, or a DataArray and over=")
-    if values.ndim == 0 or values.dtype.kind not in "fiu":
-        raise ValueError(f"fit: y must be an array of real numbers, found {values.dtype} of shape {values.shape}")
-    outer = [f"curve_{k}" for k in range(values.ndim - 1)] if values.ndim > 2 else ["curve"] * (values.ndim - 1)
-    return xr.DataArray(values, dims=(*outer, law.covariates[0] if len(law.covariates) == 1 else "point"))
-
-
-def _covariates(law: Law, array: xr.DataArray, dims: tuple[str, ...]) -> Any:
-    """The law's covariates, by name, from the coordinates of the fitted dimensions."""
-    along = xr.DataArray(np.zeros([array.sizes[dim] for dim in dims]), dims=dims)
-    by_name = {}
-    for name in law.covariates:
-        # A law of a generic x reads any dimension; others their own, or tokens would pass for parameters.
-        source = dims[0] if law.covariates == ("x",) and len(dims) == 1 else name
-        if source not in array.coords or not set(array[source].dims) <= set(dims):
-            has = tuple(str(key) for key in array.coords if set(array[key].dims) <= set(dims))
-            raise ValueError(
-                f"fit: {law.name} reads {name!r}, found the coordinates {has} along {dims}; fit over {name!r}, "
-                f"choose a law of {', '.join(dims)}, or give x= where another quantity is meant to stand for it"
-            )
-        by_name[name] = np.asarray(array[source].broadcast_like(along).transpose(*dims).values, float).ravel()
-    return by_name if len(by_name) > 1 else by_name[law.covariates[0]]
-
-
-def _given(x: Any, array: xr.DataArray, dims: tuple[str, ...]) -> Any:
-    """x as floats, a dict of them for a mapping; DataArrays over the fitted dimensions in the order of these."""
-    if isinstance(x, Mapping):
-        return {str(name): _given(values, array, dims) for name, values in x.items()}
-    if isinstance(x, xr.DataArray) and set(x.dims) <= set(dims) and len(dims) > 1:
-        along = xr.DataArray(np.zeros([array.sizes[dim] for dim in dims]), dims=dims)
-        x = x.broadcast_like(along).transpose(*dims)
-    return np.asarray(x, float).ravel()
-
-
-def _check_covariates(law: Law, x: Any, size: int) -> None:
-    if isinstance(x, dict):
-        if set(x) != set(law.covariates):
-            raise ValueError(f"fit: {law.name} reads the covariates {law.covariates}, x has {tuple(x)}")
-    elif len(law.covariates) > 1:
-        raise ValueError(f"fit: {law.name} reads {law.covariates}: give x as a mapping of these")
-    elif len(x) != size:
-        raise ValueError(f"fit: x has {len(x)} points, y has {size} along the fitted axis")
-    for name, values in x.items() if isinstance(x, dict) else [("x", x)]:
-        if not np.all(np.isfinite(values)):
-            raise ValueError(f"fit: {name} holds NaN or infinity; drop these points from x and y")
-    if isinstance(x, dict):
-        lengths = {name: len(values) for name, values in x.items()}
-        try:
-            points = curve_points(law, x)
-        except (TypeError, ValueError):  # arrays that do not go together
-            points = None
-        if points != size:
-            raise ValueError(f"fit: {law.name} needs x for the {size} points of y, found the lengths {lengths}")
-
-
-def _weights(weights: Any, array: xr.DataArray, dims: tuple[str, ...], shape: tuple[int, int]) -> np.ndarray:
-    """Weights (point,), or (curve, point) where curves have their own."""
-    if weights is None:
-        return np.ones(shape[1])
-    if isinstance(weights, xr.DataArray):
-        shared = set(weights.dims) <= set(dims)
-        like = array.isel({dim: 0 for dim in array.dims if dim not in dims}, drop=True) if shared else array
-        if not set(weights.dims) <= set(array.dims):
-            raise ValueError(f"fit: weights have dimensions {weights.dims}, y has {array.dims}")
-        weights = weights.broadcast_like(like).transpose(*like.dims).values
-    values = np.asarray(weights, float)
-    along = tuple(array.sizes[dim] for dim in dims)
-    one_row = values.shape[-1:] == (shape[1],) and values.size == shape[1]
-    if not one_row and values.shape not in (along, array.shape, shape):
-        raise ValueError(f"fit: weights have shape {values.shape}; expected one a point {along}, or y's {array.shape}")
-    # By shape, not size: weights of one curve among many are those of a batch of one.
-    own = values.size != shape[1] or (array.ndim > len(dims) and values.shape == array.shape)
-    values = values.reshape(shape) if own else values.reshape(-1)
-    if not np.all(np.isfinite(values)) or np.any(values < 0):
-        raise ValueError("fit: weights must be finite and not negative; use zero to leave a point out")
-    return values

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from html import escape
+from importlib import import_module
 from typing import Any
 
 import jax
@@ -197,6 +198,18 @@ class Fit:
         low, high = INTERVALS[method](self, level, resamples, seed)
         both = xr.concat([low, high], "bound").assign_coords(bound=["low", "high"])
         return both.transpose(..., "bound")
+
+    def plot(self, curves: int = 3, by: str = "quantile") -> Any:
+        """A matplotlib figure of a few curves: data, fitted curve, residuals.
+
+        Args:
+            curves: how many at most. by: "worst" or "best" by R2, or "quantile": evenly from the worst to the best.
+
+        Raises:
+            ValueError: for another choice, or a law of several covariates.
+        """
+        # drawn by a layer above, which this one must not know when it is imported
+        return import_module("tsl_jax.reporting.plots").fitted_curves(self, curves, by)
 
     def raise_if_failed(self) -> Fit:
         """The fit itself if every curve converged; else ValueError with the count of each status and its sentence."""

@@ -18,7 +18,7 @@ import xarray as xr
 
 from tsl_jax import laws
 from tsl_jax.fitting import Fit, Status, fit
-from tsl_jax.fitting.fit_law import PAD
+from tsl_jax.fitting.problem import PAD
 from tsl_jax.forecasting.result import ForecastFlag, ForecastStatus, Reason
 from tsl_jax.laws import Law, Schedule
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntFlag, auto
+from html import escape
+from importlib import import_module
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from tsl_jax.surface import position_noise
@@ -120,6 +123,47 @@ class Forecast:
         ends = [f"at {at:.4g} tokens: {', '.join(self._value(s, at) for s in self.status)} nats" for at in shown]
         head = f"{self.method} from {self.cutoff:.4g} tokens · mean loss {' · '.join(ends)}"
         return " · ".join([head, *(f"{split}: {status}" for split, status in self.status.items() if not status.ok)])
+
+    @property
+    def usable(self) -> dict[str, bool]:
+        """Split -> whether it has a forecast at all; `status` says what else speaks against it."""
+        return {split: bool(np.isfinite(self.mean.sel(split=split)).all()) for split in self.status}
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """A row a split and token count: the mean loss, the ends of its 50 and 90 % intervals, the status in words."""
+        mean = self.mean.sortby("tokens")
+        rows = mean.stack(row=("split", "tokens"))
+        columns: dict[str, Any] = {"split": rows.split.values, "tokens": rows.tokens.values, "mean": rows.values}
+        if self.quantiles is not None:
+            ends = self.quantiles.sortby("tokens").stack(row=("split", "tokens"))
+            names = {0.05: "low90", 0.25: "low50", 0.75: "high50", 0.95: "high90"}
+            columns |= {name: ends.sel(quantile=q).values for q, name in names.items()}
+        columns["status"] = [str(self.status[split]) for split in rows.split.values.tolist()]
+        return pd.DataFrame(columns)
+
+    def report(self) -> str:
+        """The forecast as text: every split at every token count asked for, and what speaks against it."""
+        head = f"{self.method}: mean loss in nats/token, from the checkpoints up to {self.cutoff:.4g} tokens"
+        table = self.to_dataframe().drop(columns="status").set_index(["split", "tokens"])
+        table.index = table.index.set_levels([f"{tokens:.4g}" for tokens in table.index.levels[1]], level="tokens")
+        notes = [f"{split}: {status}" for split, status in self.status.items() if not status.ok]
+        notes += [f"{split}: intervals {basis}" for split, basis in self.intervals.items()]
+        return "\n".join([head, table.to_string(float_format="{:.4f}".format), *notes])
+
+    def _repr_html_(self) -> str:
+        """The report as a table, for notebooks."""
+        lines = [escape(line) for line in self.report().splitlines()]
+        return f"<b>{lines[0]}</b><pre>" + "\n".join(lines[1:]) + "</pre>"
+
+    def plot(self, observed: xr.DataArray | None = None, split: str | None = None) -> Any:
+        """A matplotlib figure of one split: the forecast with its 50 and 90 % intervals, over the observed losses.
+
+        Args:
+            observed: mean losses (split, tokens) or (tokens,), such as `surface.loss.mean("position")`. split: default
+                the first.
+        """
+        # drawn by the layer above, which this one must not know when it is imported
+        return import_module("tsl_jax.reporting.plots").fan(self, observed, split)
 
     def _value(self, split: str, at: float) -> str:
         """The mean loss, with its 90 % interval where there is one."""

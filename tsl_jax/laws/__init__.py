@@ -6,9 +6,11 @@ position: laws over token position (hyperbolic, power, exponential, logarithm).
 temporal: laws over tokens seen, and the piecewise cosine of a schedule.
 annealing: laws that read the learning rate (momentum annealing, multi-power).
 scaling: laws over model size and data (Kaplan, Chinchilla).
+functions: a law from a plain Python function.
 """
 
 from tsl_jax.laws.annealing import AREA_ANNEALING, AREA_POWER, MOMENTUM_ANNEALING, MULTI_POWER
+from tsl_jax.laws.functions import from_function
 from tsl_jax.laws.law import Covariates, Law
 from tsl_jax.laws.position import HYPERBOLIC, POSITION_EXPONENTIAL, POSITION_LOG, POSITION_POWER
 from tsl_jax.laws.scaling import CHINCHILLA, KAPLAN_N, KAPLAN_ND
@@ -43,5 +45,6 @@ __all__ = [
     "Covariates",
     "Law",
     "Schedule",
+    "from_function",
     "piecewise_cosine",
 ]

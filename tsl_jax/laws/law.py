@@ -74,8 +74,40 @@ class Law:
             raise ValueError(f"law {self.name}: give either basis (separable) or curve (not separable), not both")
         if self.curve is not None and self.coefs:
             raise ValueError(f"law {self.name}: a law with curve= has no linear coefs, found {self.coefs}")
+        if not callable(self.bounds):
+            wanted = "bounds must be a function x -> (n_shapes, 2) of the least and greatest value of each shape"
+            example = "bounds=lambda x: jnp.array([[0.1, 10.0]])"
+            raise ValueError(f"law {self.name}: {wanted}, found {self.bounds!r}; write {example}")
         if self.params_from_raw is None and sorted(self.params) != sorted(self.raw_params):
             raise ValueError(f"law {self.name}: params {self.params} are not its shapes and coefs {self.raw_params}")
+
+    def check(self, x: Covariates) -> None:
+        """Nothing, where the law can be read at x.
+
+        Raises:
+            ValueError: for bounds, basis or curve that fail there, or whose shapes do not fit the names.
+        """
+        shape = jnp.ones(len(self.shapes))
+        bounds = self._shape_of("bounds", self.bounds, x)
+        if bounds != (len(self.shapes), 2):
+            wanted = f"bounds(x) must be an array (n_shapes, 2), here {(len(self.shapes), 2)}"
+            raise ValueError(f"law {self.name}: {wanted}, found the shape {bounds}")
+        if self.basis is None:
+            assert self.curve is not None  # by __post_init__
+            if len(found := self._shape_of("curve", self.curve, shape, x)) != 1:
+                raise ValueError(f"law {self.name}: curve(shape, x) must give (point,), found the shape {found}")
+            return
+        found = self._shape_of("basis", self.basis, shape, x)
+        if len(found) != 2 or found[1] != len(self.coefs):
+            wanted = f"basis(shape, x) must give (point, coef), a column for each of {self.coefs}"
+            raise ValueError(f"law {self.name}: {wanted}, found the shape {found}")
+
+    def _shape_of(self, part: str, function: Callable[..., Any], *arguments: Any) -> tuple[int, ...]:
+        try:
+            return jax.eval_shape(function, *arguments).shape
+        except Exception as error:  # whatever the user's function raises
+            reason = (str(error).splitlines() or [""])[0]
+            raise ValueError(f"law {self.name}: its {part} fails: {type(error).__name__}: {reason}") from error
 
     @property
     def raw_params(self) -> tuple[str, ...]:

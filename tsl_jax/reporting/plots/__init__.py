@@ -6,16 +6,18 @@ run_plots: the figures of one run, from its surface, fits and backtest
 surfaces: loss by position, map of residuals
 over_tokens: lines with bands, parameters, forecasts, R2
 comparisons: rates and differences by position, differences in rows, errors by method
+fits: a few curves of a fit, several laws side by side
 axes: parts that figures share
 style: fonts, colours, dashes; `save`
 
->>> from tsl_jax.reporting.plots import lines_with_bands, save
+>>> from tsl_jax.reporting.plots import fan, lines_with_bands, save
 >>> drawn = lines_with_bands({"a run": ([1, 2, 4], [3.0, 2.5, 2.2], None, None)}, "tokens", "loss (nats)", log="x")
 >>> save(drawn, Path("figures/loss"))  # doctest: +SKIP
 """
 
 from tsl_jax.reporting.plots.comparisons import decline_rates, differences_by_position, differences_overall, errors_by
-from tsl_jax.reporting.plots.over_tokens import lines_with_bands, parameter_paths, prediction, r2_against_ceiling
+from tsl_jax.reporting.plots.fits import fitted_curves, law_comparison
+from tsl_jax.reporting.plots.over_tokens import fan, lines_with_bands, parameter_paths, prediction, r2_against_ceiling
 from tsl_jax.reporting.plots.run_plots import figures_of
 from tsl_jax.reporting.plots.style import save
 from tsl_jax.reporting.plots.surfaces import position_curves, residual_map
@@ -25,7 +27,10 @@ __all__ = [
     "differences_by_position",
     "differences_overall",
     "errors_by",
+    "fan",
     "figures_of",
+    "fitted_curves",
+    "law_comparison",
     "lines_with_bands",
     "parameter_paths",
     "position_curves",

@@ -13,7 +13,20 @@ from matplotlib.patches import Patch
 
 from tsl_jax.reporting.figures import span
 from tsl_jax.reporting.plots.axes import band, legend_above, limits, log_axis, tokens_axis
-from tsl_jax.reporting.plots.style import DOT, DOUBLE, INK, MUTED, SHADE, SINGLE, colour, line, marker, sheet, styled
+from tsl_jax.reporting.plots.style import (
+    BAND,
+    DOT,
+    DOUBLE,
+    INK,
+    MUTED,
+    SHADE,
+    SINGLE,
+    colour,
+    line,
+    marker,
+    sheet,
+    styled,
+)
 
 UNITS = {"a0": "$a_0$ (nats)", "a1": "$a_1$ (per position)", "a2": "$a_2$ (nats)"}
 
@@ -141,6 +154,46 @@ def prediction(
         "90 % interval": Patch(facecolor=(MUTED, 0.35)) if banded else None,
     }
     legend_above(figure, legend | {label: Line2D([], [], **line(k)) for k, label in enumerate(forecasts)})
+    return figure
+
+
+@styled
+def fan(forecast: Any, observed: xr.DataArray | None = None, split: str | None = None) -> Figure:
+    """A forecast of the mean loss with its 50 and 90 % intervals, over what was observed.
+
+    Args:
+        forecast: a `Forecast`. observed: (split, tokens) or (tokens,), nats. split: default the first.
+
+    Raises:
+        ValueError: for a split that it does not have.
+    """
+    splits = forecast.mean.split.values.tolist()
+    split = splits[0] if split is None else split
+    if split not in splits:
+        raise ValueError(f"plot: the forecast has the splits {splits}, found {split!r}")
+    mean = forecast.mean.sel(split=split).sortby("tokens")
+    tokens, drawn = mean.tokens.values.astype(float), [mean.values]
+    figure, ((panel,),) = sheet(SINGLE, 0.68 * SINGLE)
+    panel.axvline(forecast.cutoff, color=MUTED, linewidth=0.6, linestyle=(0, (5, 1.6)))
+    shades: dict[str, Any] = {"90 % interval": None, "50 % interval": None}
+    if forecast.quantiles is not None:
+        ends = forecast.quantiles.sel(split=split).sortby("tokens")
+        for name, low, high in (("90 % interval", 0.05, 0.95), ("50 % interval", 0.25, 0.75)):
+            pair = [ends.sel(quantile=q).values for q in (low, high)]
+            drawn += pair
+            band(panel, tokens, *pair, colour(0))
+            shades[name] = Patch(facecolor=(colour(0), BAND if low < 0.1 else 2 * BAND))
+    panel.plot(tokens, mean.values, zorder=4, **line(0))  # above the dots, which may lie on it
+    dots = None
+    if observed is not None:
+        losses = observed.sel(split=split) if "split" in observed.dims else observed
+        late = losses.tokens.values >= 0.25 * forecast.cutoff  # the first fall would flatten the rest
+        (dots,) = panel.plot(losses.tokens.values[late], losses.values[late], "o", color=INK, zorder=3)
+        tokens, drawn = np.concatenate([tokens, losses.tokens.values[late]]), [*drawn, losses.values[late]]
+    limits(panel, *drawn, margin=0.08)
+    tokens_axis(panel, tokens, log=False)
+    panel.set_ylabel(f"mean loss, {split} (nats/token)", parse_math=False)
+    legend_above(figure, {"observed": dots, forecast.method: Line2D([], [], **line(0)), **shades})
     return figure
 
 
