@@ -162,6 +162,7 @@ print(hashlib.sha256(b"".join(np.ascontiguousarray(a.values).tobytes() for a in 
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_bits_of_one():
     printed, flags = [], os.environ.get("XLA_FLAGS", "")
     for devices in (1, 8):

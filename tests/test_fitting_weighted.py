@@ -24,7 +24,7 @@ KINDS = {
     "late": (np.arange(len(X)) >= RANDOM.integers(0, 60, (CURVES, 1))).astype(float),
     "few": (RANDOM.uniform(size=(CURVES, len(X))) < 0.06).astype(float),
 }
-LAWS = [laws.HYPERBOLIC, laws.POSITION_POWER, laws.POSITION_LOG, laws.POWER_PURE]
+LAWS = [laws.HYPERBOLIC, laws.POSITION_POWER, laws.POWER_PURE]  # the last without a constant
 
 
 def curves_of(law: laws.Law, sd: float = 0.02) -> np.ndarray:
@@ -45,7 +45,7 @@ def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.name)
 def test_many_curves_are_fitted_as_one_by_one(law: laws.Law, monkeypatch: pytest.MonkeyPatch) -> None:
     y = curves_of(law)
-    for kind in KINDS if law is laws.HYPERBOLIC else ("missing", "wide"):
+    for kind in KINDS if law is laws.HYPERBOLIC else ("missing",):
         weights = KINDS[kind]
         holed = np.where(weights > 0, y, np.nan)  # a point of weight zero may be anything
         fast = tsl.fit(law, holed, x=X, weights=weights)
