@@ -1,11 +1,12 @@
-# make demo: train, fit, forecast and draw the embedded default. make test: the tests. Each sets .venv up first.
+# make demo: train, fit, forecast and draw the embedded default. make test: the tests. make docs: the site, build/site.
+# Each sets .venv up first.
 PYTHON ?= python3
 VENV := .venv
 # Files side by side, one a core: a file's fixtures are made once. More than four want more memory than they save time.
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: install demo test test-slow lint gpu-bundle clean
+.PHONY: install demo test test-slow lint docs gpu-bundle clean
 
 install: $(VENV)/.installed
 
@@ -25,6 +26,10 @@ lint: $(VENV)/.installed-dev
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/pyright
 
+# Strictly: a page outside the menu or a link to nowhere is an error. Reads the library without importing it.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
+
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tsl_jax needs Python 3.11 or newer, found " + sys.version.split()[0] + ": call make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +40,10 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) -e '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(PIP) -e '.[docs]'
 	@touch $@
 
 # Text and wheels for experiments/gpu/quarter_hour.sh; the domains' text must be installed, see docs/corpora.md.
