@@ -15,9 +15,11 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 from tsl_jax import cli
+from tsl_jax.commands import fits
 from tsl_jax.models.config import ModelConfig, resolve
 from tsl_jax.models.sharding import AXES
 from tsl_jax.training import compile_ahead
+from tsl_jax.training import mesh as meshes
 from tsl_jax.training.compile_ahead import ACCELERATORS, compile_step, make_mesh, parse_devices
 
 EXTRAS = {"h100": ("jax_plugins.xla_cuda12", "cuda"), "v5e:2x2": ("libtpu", "tpu")}
@@ -145,3 +147,18 @@ print(json.dumps(asdict(step)))
     assert any(kernel in name for name in step["kernels"])
     if devices != "h100":
         assert step["collectives"]["all-gather"] > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "axes"),
+    [
+        ({}, (1, 16, 1)),
+        ({"fsdp": 4}, (4, 4, 1)),
+        ({"data": 4}, (4, 4, 1)),
+        ({"tensor": 2}, (1, 8, 2)),
+        ({"data": 0, "fsdp": 2, "tensor": 2}, (4, 2, 2)),
+    ],
+)
+def test_what_is_left_out_of_a_mesh_takes_the_other_devices(options: dict[str, int], axes: tuple[int, ...]) -> None:
+    command = fits.FitsCommand(devices="v5e:4x4", **options)
+    assert meshes.shape(fits._mesh_config(command, 16), 16) == axes

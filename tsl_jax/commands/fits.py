@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
-
-import tyro
 
 from tsl_jax.training.config import MeshConfig
 
@@ -39,8 +38,12 @@ class FitsCommand:
     """What the backward pass makes again, see TrainConfig.model."""
     accumulate: int = 1
     """Microbatches of a step: less memory, the same gradient."""
-    mesh: tyro.conf.OmitArgPrefixes[MeshConfig | None] = None
-    """--data, --fsdp, --tensor; without them all devices are along fsdp."""
+    data: int = 1
+    """Parts of a batch that are no parts of the parameters; 0: all devices that --fsdp and --tensor leave."""
+    fsdp: int = 0
+    """Parts of the parameters, and of the batch; 0: all devices that --data and --tensor leave."""
+    tensor: int = 1
+    """Parts of the parameters that share a batch."""
     tokens: float = 0.0
     """Tokens of the whole run, for its time; 0: twenty a parameter."""
     utilisation: float = 0.4
@@ -67,15 +70,26 @@ def run_fits(command: FitsCommand) -> None:
         vocabulary=command.vocabulary,
         context=command.context,
     )
-    kind, _ = compile_ahead.parse_devices(command.devices)
+    kind, sizes = compile_ahead.parse_devices(command.devices)
     accelerator = compile_ahead.ACCELERATORS[kind]
-    mesh = compile_ahead.make_mesh(command.devices, command.mesh)
+    mesh = compile_ahead.make_mesh(command.devices, _mesh_config(command, math.prod(sizes)))
     step = compile_ahead.compile_step(config, command.batch, mesh, accelerator, command.accumulate)
     print("\n".join(_lines(command, config, step)))
 
 
+def _mesh_config(command: FitsCommand, n_devices: int) -> MeshConfig:
+    """The mesh that was asked for; --fsdp alone leaves the other devices to data."""
+    data, fsdp = command.data, command.fsdp
+    if fsdp and command.data == 1:
+        data = 0
+    if not fsdp and data and command.tensor > 0:
+        fsdp = max(n_devices // (data * command.tensor), 1)
+    return MeshConfig(data, max(fsdp, 1), command.tensor)
+
+
 def _lines(command: FitsCommand, config: ModelConfig, step: CompiledStep) -> list[str]:
-    from tsl_jax.commands.models import TOKENS_PER_PARAMETER, duration
+    from tsl_jax.commands.models import TOKENS_PER_PARAMETER
+    from tsl_jax.commands.progress import duration
     from tsl_jax.models.cost import flops_per_token, n_params, n_params_active, n_params_embedding
 
     accelerator, n_devices = step.accelerator, 1

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from tsl_jax.commands.progress import duration
+
 if TYPE_CHECKING:
     from tsl_jax.models.config import ModelConfig
 
@@ -159,11 +161,3 @@ def _short(count: float) -> str:
 
 def _bytes(count: float) -> str:
     return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
-
-
-def duration(seconds: float) -> str:
-    """A time in the largest unit of which there are two."""
-    for unit, name in ((365 * 86_400, "years"), (86_400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * unit:
-            return f"{seconds / unit:,.2g} {name}" if seconds < 100 * unit else f"{seconds / unit:,.0f} {name}"
-    return f"{seconds:.2g} s"

@@ -46,11 +46,11 @@ def say(line: str) -> None:
 
 
 def duration(seconds: float) -> str:
-    """Such as 45 s, 12 min, 3 h 5 min."""
-    minutes = round(seconds / 60)
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+    """A time in the largest unit of which there are two."""
+    for unit, name in ((365 * 86_400, "years"), (86_400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:,.2g} {name}" if seconds < 100 * unit else f"{seconds / unit:,.0f} {name}"
+    return f"{seconds:.2g} s"
 
 
 class Bars:
