@@ -752,3 +752,44 @@ def test_names_that_are_no_utf8_are_refused_and_never_merged(tmp_path, quick):
     (tmp_path / "long.csv").write_bytes(b"curve,x,y," + b"z" * (1 << 20) + b"\na,1,2\n")
     with pytest.raises(ValueError, match=r"begins with a line of (more than|over)"):
         fit_table(HYPERBOLIC, tmp_path / "long.csv", tmp_path / "o.csv")
+
+
+RENAMED = {"curve": "run", "x": "step", "y": "loss", "weight": "w"}
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_columns_are_named_by_options_and_the_range_after_x(tmp_path, quick, suffix):
+    table = ragged_table(30)
+    save(table.rename(columns=RENAMED).assign(x="?", weight=-1), tmp_path / f"t.{suffix}")
+    arguments = [part for role, name in RENAMED.items() for part in (f"--{role}", name)]
+    out = tmp_path / "fits.csv"
+    assert cli.run_verb("fit", [str(tmp_path / f"t.{suffix}"), "--out", str(out), *arguments], debug=False) == 0
+    fits = pd.read_csv(out)
+    assert list(fits) == [name.replace("position", "step") for name in COLUMNS]
+    same(fits, expected(table))
+
+
+def test_mistakes_in_names_of_columns_list_those_that_are_there(tmp_path, capsys):
+    (tmp_path / "t.csv").write_text("run,step,loss\na,1,3\na,2,2\n")
+    np.save(tmp_path / "c.npy", curves(3))
+    named = ["--curve", "run", "--x", "step"]
+    for source, arguments, sentence in (
+        ("t.csv", [*named, "--y", "los"], "lacks the columns ['los']; it has ['run', 'step', 'loss']"),
+        ("t.csv", [*named, "--y", "loss", "--weight", "w"], "lacks the columns ['w']"),
+        ("t.csv", [*named, "--y", "step"], "the column step of"),
+        ("c.npy", ["--y", "loss"], "name columns of a .csv or .parquet; c.npy has none"),
+        (".", ["--x", "step"], "--x names a column of a table, found the run or surface"),
+    ):
+        out = ["--out", str(tmp_path / "o.csv")]
+        assert cli.run_verb("fit", [str(tmp_path / source), *out, *arguments], debug=False) == 2
+        assert sentence in capsys.readouterr().err.replace("\n", " ")
+    assert sorted(os.listdir(tmp_path)) == ["c.npy", "t.csv"]
+
+
+def test_a_malformed_cell_is_told_by_the_name_of_its_column(tmp_path, quick):
+    (tmp_path / "t.csv").write_text("run,step,loss\na,1,oops\nb,inf,2\n")
+    names = {"curve": "run", "x": "step", "y": "loss"}
+    with pytest.warns(UserWarning, match="loss is 'oops'"):
+        fit_table(HYPERBOLIC, tmp_path / "t.csv", tmp_path / "o.csv", **names)
+    problems = pd.read_csv(tmp_path / "o.csv.errors.csv").problem.tolist()
+    assert problems == ["loss is 'oops', not a number", "step is inf, expected a finite number"]

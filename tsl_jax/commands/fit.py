@@ -24,13 +24,21 @@ class FitCommand:
     """
 
     curves: tyro.conf.Positional[Path]
-    """.npy of (curves, positions); .csv or .parquet with columns curve,x,y[,weight]; a run's folder; a surface."""
+    """.npy of (curves, positions); .csv or .parquet, a row a point, with columns curve,x,y[,weight] or those that
+    --curve, --x, --y and --weight name; a run's folder; a surface."""
     law: str = "hyperbolic"
     """Name of the law; a wrong one lists them."""
     out: Path = Path("fits.parquet")
     """Where the rows go (.parquet or .csv)."""
-    x: Path | None = None
-    """.npy with the covariate at each position of a .npy of curves; default 1 to n."""
+    curve: str | None = None
+    """Of a table: the column with the name of the curve; default curve."""
+    x: str | None = None
+    """Of a table: the column with the covariate, default x; it names the range in the output (step_low, step_high).
+    Of a .npy of curves: a .npy with the covariate at each position, default 1 to n."""
+    y: str | None = None
+    """Of a table: the column that is fitted; default y."""
+    weight: str | None = None
+    """Of a table: the column with weights; default weight, if there is one."""
     method: Annotated[
         Literal["auto", "varpro", "lm"], tyro.conf.arg(help="varpro: global; lm: Levenberg-Marquardt")
     ] = "auto"
@@ -56,7 +64,8 @@ def run_fit(command: FitCommand) -> None:
         raise ValueError(f"fit: --law {command.law!r} is unknown; expected one of {', '.join(laws.BY_NAME)}")
     check_output(command.out)
     options.check_folder(command.out.absolute().parent, "fit")
-    check_outputs([command.curves, command.x], [command.out], "fit")
+    covariate = Path(command.x) if command.x and command.curves.suffix == ".npy" else None
+    check_outputs([command.curves, covariate], [command.out], "fit")
     law = laws.BY_NAME[command.law]
     stamp = {"tsl_jax": json.dumps(options.stamp(command))}
     surface = command.curves.is_dir() or command.curves.suffix == ".npz"
@@ -78,6 +87,11 @@ def _fit_run(command: FitCommand, law: Law, stamp: dict[str, str]) -> TableSumma
             f"fit: --law {law.name} is a law over {' and '.join(law.covariates)}; a run has losses over position and "
             "over tokens only. Choose a law over one of these, or fit tsl.load_surface(...).loss from Python with x="
         )
+    named = [option for option in ("curve", "x", "y", "weight") if getattr(command, option) is not None]
+    if named:
+        raise ValueError(
+            f"fit: --{named[0]} names a column of a table, found the run or surface {command.curves}; leave it out"
+        )
     surface = load_surface(command.curves)
     result = fit(law, surface.loss, over=law.covariates[0], method=command.method, dtype=command.dtype)
     return write_fit(law, result, command.out, stamp)
@@ -87,7 +101,8 @@ def _fit_file(command: FitCommand, law: Law, stamp: dict[str, str]) -> TableSumm
     from tsl_jax.commands.progress import rate
     from tsl_jax.curve_tables import RayExecutor, fit_table, open_source
 
-    print(open_source(command.curves, command.x).describe(), flush=True)
+    columns = {"x": command.x, "curve": command.curve, "y": command.y, "weight": command.weight}
+    print(open_source(command.curves, **columns).describe(), flush=True)
     with ExitStack() as stack:
         executor: Executor | None = None
         if command.ray is not None:
@@ -99,7 +114,7 @@ def _fit_file(command: FitCommand, law: Law, stamp: dict[str, str]) -> TableSumm
             law,
             command.curves,
             command.out,
-            x=command.x,
+            **columns,
             method=command.method,
             dtype=command.dtype,
             strict=command.strict,

@@ -3,6 +3,7 @@
 job: fit_table and write_fit: a request, checked before any work, becomes a table
 sources: a file of curves by its suffix; the .npy matrix
 long_table: rows curve,x,y[,weight] of Parquet or CSV, read and checked in chunks
+columns: which column of a table plays which role, and whether its cells are what they should be
 curve_blocks: rows become arrays (curve, point) that are fitted together
 worker: one shard, from its task to its result
 executors: shards in this process, on an executor, on a Ray cluster

@@ -35,7 +35,7 @@ from tsl_jax.fitting.solver import prepare
 from tsl_jax.laws import Law
 
 Progress = Callable[[float, int], None]  # share of the source that is done, and curves fitted by this call
-LAYOUT = 4  # of the stored shards; those of an earlier layout are not continued
+LAYOUT = 5  # of the stored shards; those of an earlier layout are not continued
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,9 @@ def fit_table(
     out: Path | str,
     *,
     x: Path | str | None = None,
+    curve: str | None = None,
+    y: str | None = None,
+    weight: str | None = None,
     method: str = "auto",
     dtype: str | None = None,
     strict: bool = False,
@@ -73,7 +76,9 @@ def fit_table(
         law: what to fit; a law with one covariate.
         source: `.npy` (curves, positions), or `.csv` or `.parquet` with the columns curve, x, y and perhaps weight.
         out: the table, `.parquet` or `.csv`.
-        x: a `.npy` with the covariate at each point of a `.npy` source; default 1 to n for laws over position.
+        x: a `.npy` with the covariate at each point of a `.npy` source, default 1 to n for laws over position; or the
+            name of the column x of a table, after which the columns of the range are named (`step_low`, `step_high`).
+        curve, y, weight: names of the other columns of a table.
         method, dtype: as for `fit`; with float32 the columns are float32 too.
         strict: stop at a malformed row.
         executor: fits the shards, such as a ProcessPoolExecutor (with the spawn context: jax is not fork-safe); its
@@ -90,7 +95,7 @@ def fit_table(
     out = Path(out).absolute()
     check_output(out)
     _check_request(law, method, dtype, shard_bytes)
-    opened = open_source(Path(source), None if x is None else Path(x))
+    opened = open_source(Path(source), x, curve, y, weight)
     _check_files(law, opened, out, x)
     named = laws.BY_NAME.get(law.name) is law  # else the functions of the law themselves are pickled
     task = ShardTask(opened, law.name if named else law, method, dtype)
@@ -183,7 +188,9 @@ def _check_files(law: Law, source: Source, out: Path, x: Path | str | None) -> N
             f"fit: {law.name} is a law over {covariate}, which {source.path.name} does not hold: its points are "
             f"positions 1 to {source.shape[1]}; give x= (--x), a .npy of {covariate} at each point"
         )
-    check_outputs([source.path, None if x is None else Path(x)], [out, errors_file(out)], "fit")
+    check_outputs(
+        [source.path, Path(x) if x is not None and isinstance(source, Matrix) else None], [out, errors_file(out)], "fit"
+    )
     check_replaced(out)
 
 

@@ -27,6 +27,7 @@ from tsl_jax.laws import Law
 
 T = TypeVar("T")
 ROW_COLUMN = "_row"  # a column of shards of long tables: the first row of each curve
+ENDS = ("low", "high")  # of the range that was fitted
 MAX_LISTED = 10_000  # malformed rows of a shard that are listed one by one; the others are counted
 
 
@@ -60,11 +61,12 @@ class ShardTask:
     def _fit_long(self, law: Law, source: LongParquet | LongCsv, shard: Shard) -> ShardResult:
         tables: list[pa.Table] = []
         malformed: list[MalformedRow] = []
+        x_name = None if source.columns.x == "x" else source.columns.x
         count = rows = 0
         for block in _read_ahead(curve_blocks.blocks(chunks(source, shard))):
             rows = block.row + len(block.rows)
             values, refused = self._fit_block(law, block)
-            table = fit_columns(law, block.names, values, self.dtype)
+            table = fit_columns(law, block.names, values, self.dtype, x_name)
             tables.append(table.append_column(ROW_COLUMN, pa.array(block.starts[:-1] + block.row)))
             problems = block.rows.problems | refused
             count += len(problems)
@@ -110,19 +112,26 @@ def fitted_range(x: np.ndarray, weights: np.ndarray | None = None) -> list[Any]:
     return [np.where(used, x, np.inf).min(axis=-1), np.where(used, x, -np.inf).max(axis=-1)]
 
 
-def fit_columns(law: Law, names: pa.Array, values: dict[str, np.ndarray], dtype: str | None) -> pa.Table:
-    """The table of some curves; NaN becomes null, and the status stays a number until the table is put together."""
+def fit_columns(
+    law: Law, names: pa.Array, values: dict[str, np.ndarray], dtype: str | None, x_name: str | None = None
+) -> pa.Table:
+    """The table of some curves; NaN becomes null, and the status stays a number until the table is put together.
+
+    Args:
+        x_name: of the column that was the law's covariate, where the range has its name.
+    """
     kind = pa.float32() if dtype == "float32" else pa.float64()
     arrays: dict[str, pa.Array] = {"curve": names}
+    named = {f"{law.covariates[0]}_{end}": f"{x_name}_{end}" for end in ENDS} if x_name else {}
     for name in _value_names(law)[:-1]:
         column = np.ascontiguousarray(values[name], kind.to_pandas_dtype())
         missing = np.isnan(column)
-        arrays[name] = pa.array(column, kind, mask=missing if missing.any() else None)
+        arrays[named.get(name, name)] = pa.array(column, kind, mask=missing if missing.any() else None)
     return pa.table(arrays | {"status": pa.array(values["status"].astype(np.int8))})
 
 
 def _value_names(law: Law) -> list[str]:
-    ranges = (f"{name}_{end}" for name in law.covariates for end in ("low", "high"))
+    ranges = (f"{name}_{end}" for name in law.covariates for end in ENDS)
     return [*law.params, *(f"{name}_stderr" for name in law.params), "sse", "r2", *ranges, "status"]
 
 
