@@ -229,22 +229,22 @@ def test_a_malformed_row_costs_its_curve_alone_and_is_listed_with_its_place(tmp_
         columns = zip(*[row + [""] * (4 - len(row)) for row in cells[1:]], strict=True)
         arrow = pa.table({name: list(column) for name, column in zip(cells[0], columns, strict=True)})
         pyarrow.parquet.write_table(arrow, file, row_group_size=3)
-    with pytest.warns(UserWarning, match=r"malformed rows: 7, the first in .*row 2 \(curve a\): y is 'oops'"):
+    with pytest.warns(UserWarning, match=r"malformed rows: 6, the first in .*row 2 \(curve a\): y is 'oops'"):
         summary = fit_table(HYPERBOLIC, file, out, shard_bytes=shard_bytes)
     fits = pd.read_parquet(out).set_index("curve")
     assert list(fits.index) == list("abcdefghij")
-    assert fits.index[fits.status == "non_finite"].tolist() == list("acdfghj")
+    assert fits.index[fits.status == "non_finite"].tolist() == list("acghj")
     assert fits.a1[fits.status == "non_finite"].isna().all()
-    assert fits.a1[["b", "e", "i"]].tolist() == [5, 3, 11]
+    assert fits.a1[["b", "d", "e", "i"]].tolist() == [5, 3, 3, 11]
     errors = pd.read_csv(tmp_path / "fits.parquet.errors.csv", keep_default_na=False)
-    assert summary.malformed_rows == 7
+    assert summary.malformed_rows == 6
     assert summary.errors == tmp_path / "fits.parquet.errors.csv"
     assert list(errors.file.unique()) == [str(file)]
-    short = "2 cells, expected 4" if suffix == "csv" else "y is missing"
+    assert summary.left_out == {"y is missing": 2}
+    short = "2 cells, expected 4" if suffix == "csv" else "weight is missing"
     assert list(zip(errors.row, errors.curve, errors.problem, strict=True)) == [
         (2, "a", "y is 'oops', not a number"),
         (7, "c", short),
-        (10, "d", "y is missing"),
         (16, "g", "x is inf, expected a finite number"),
         (17, "h", "weight is -1, expected finite and not negative"),
         (18, "h", "curve is missing"),
@@ -793,3 +793,40 @@ def test_a_malformed_cell_is_told_by_the_name_of_its_column(tmp_path, quick):
         fit_table(HYPERBOLIC, tmp_path / "t.csv", tmp_path / "o.csv", **names)
     problems = pd.read_csv(tmp_path / "o.csv.errors.csv").problem.tolist()
     assert problems == ["loss is 'oops', not a number", "step is inf, expected a finite number"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("shard_bytes", [40, 1 << 20])
+def test_a_point_without_y_is_left_out_and_counted(tmp_path, quick, suffix, shard_bytes):
+    cells = [
+        ("a", 1, "3"),
+        ("a", 2, ""),
+        ("a", 3, "NaN"),
+        ("b", 1, "3"),
+        ("b", 2, "2"),
+        ("c", 1, "null"),
+        ("c", 2, "5"),
+    ]
+    table = pd.DataFrame(cells, columns=["curve", "x", "loss"])
+    if suffix == "parquet":
+        table["loss"] = pd.to_numeric(table.loss, errors="coerce")
+    save(table, tmp_path / f"t.{suffix}", rows=3)
+    summary = fit_table(HYPERBOLIC, tmp_path / f"t.{suffix}", tmp_path / "o.csv", y="loss", shard_bytes=shard_bytes)
+    assert (summary.malformed_rows, summary.left_out) == (0, {"loss is missing": 3})
+    fits = pd.read_csv(tmp_path / "o.csv")
+    assert fits.a0.tolist() == [1, 2, 1]
+    assert fits.a1.tolist() == [3, 5, 5]
+    assert fits.position_low.tolist() == [1, 1, 2]
+    assert fits.position_high.tolist() == [1, 2, 2]
+
+
+def test_missing_points_are_said_and_the_curve_is_fitted_as_without_them(tmp_path, capsys, tolerance):
+    table = pd.DataFrame({"curve": "a", "x": POSITION, "y": curves(1)[0] + 1e-3 * np.sin(np.arange(32))})
+    save(table.drop([4, 9]), tmp_path / "without.csv")
+    save(table.assign(y=table.y.mask(table.index.isin([4, 9]))), tmp_path / "t.csv")
+    for name in ("t", "without"):
+        arguments = [str(tmp_path / f"{name}.csv"), "--out", str(tmp_path / f"fits-{name}.csv")]
+        assert cli.run_verb("fit", arguments, debug=False) == 0
+        assert ("points left out: 2 where y is missing" in capsys.readouterr().out) == (name == "t")
+    fits, truth = (pd.read_csv(tmp_path / f"fits-{name}.csv") for name in ("t", "without"))
+    np.testing.assert_allclose(fits[["a0", "a1", "a2"]], truth[["a0", "a1", "a2"]], rtol=tolerance["solver"])

@@ -72,6 +72,8 @@ def run_fit(command: FitCommand) -> None:
     summary = (_fit_run if surface else _fit_file)(command, law, stamp)
     counts = ", ".join(f"{count} {name}" for name, count in sorted(summary.status.items(), key=lambda item: -item[1]))
     print(f"{law.formula}: {summary.curves} curves, {counts}\nrows: {command.out}")
+    if summary.left_out:
+        print("points left out:", ", ".join(f"{count} where {why}" for why, count in summary.left_out.items()))
     if summary.malformed_rows and set(summary.status) <= {Status.NON_FINITE.short}:
         raise ValueError(f"fit: no curve of {command.curves} could be fitted, see {summary.errors}; correct its rows")
 

@@ -1,9 +1,9 @@
 """Columns of long tables: which plays which role, and whether their cells are names and numbers.
 
 The roles are curve, x, y and weight; what is read is known by its role, and problems are told by the column's name.
-Malformed is text where a number is expected, a missing cell, an x that is not finite, a weight that is negative or not
-finite; the row then has a sentence. A y that is NaN or infinite is a number: the fit gives its curve a status. A point
-of weight zero is left out, and its y may be missing.
+Malformed is text where a number is expected, a missing name, x or weight, an x that is not finite, a weight that is
+negative or not finite; the row then has a sentence. A y may be missing (an empty cell, null or NaN): such a point is
+left out, as one of weight zero is. An infinite y is a number: the fit gives its curve a status.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from tsl_jax.curve_tables.curve_blocks import Chunk
 
 pc: Any = pyarrow.compute  # made at import, so a type checker does not see it
 ROLES = ("curve", "x", "y", "weight")
+NAN_WORDS = ("nan", "-nan", "+nan")  # NaN written as a word is a number
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def check(columns: dict[str, pa.Array], problems: dict[int, str], named: Columns
     numbers: dict[str, np.ndarray] = {}
     by_column: dict[str, dict[int, str]] = {}
     for role in [role for role in columns if role != "curve"]:
-        numbers[role], by_column[role] = _as_numbers(called[role], columns[role])
+        numbers[role], by_column[role] = _as_numbers(called[role], columns[role], may_be_missing=role == "y")
     weight = numbers.get("weight")
     if weight is not None:
         left_out = weight == 0
@@ -109,22 +110,21 @@ def check(columns: dict[str, pa.Array], problems: dict[int, str], named: Columns
     return Chunk(curve, numbers["x"], numbers["y"], weight, dict(sorted(first.items())))
 
 
-def _as_numbers(name: str, column: pa.Array) -> tuple[np.ndarray, dict[int, str]]:
+def _as_numbers(name: str, column: pa.Array, *, may_be_missing: bool) -> tuple[np.ndarray, dict[int, str]]:
     """Float64 values, NaN where there is none, and by row what stands there instead."""
     text = _is_text(column)
     try:
         values = pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        words = pd.Series(column.to_pylist(), dtype=object)
-        values = np.asarray(pd.to_numeric(words, errors="coerce"), float)
+        cells = pd.Series(column.to_pylist(), dtype=object)
+        values = np.asarray(pd.to_numeric(cells, errors="coerce"), float)
         text = True
-    problems: dict[int, str] = {}
-    if column.null_count:
-        missing = np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))
-        problems = dict.fromkeys(missing.tolist(), f"{name} is missing")
-    if text:  # NaN written as a word is a number
+    missing = set(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)).tolist()) if column.null_count else ()
+    problems = {} if may_be_missing else dict.fromkeys(sorted(missing), f"{name} is missing")
+    if text:
+        words = (*NAN_WORDS, "null") if may_be_missing else NAN_WORDS
         for row in np.flatnonzero(np.isnan(values)).tolist():
-            word = column[row].as_py()
-            if row not in problems and not (isinstance(word, str) and word.strip().lower() in ("nan", "-nan", "+nan")):
-                problems[row] = f"{name} is {word!r:.60}, not a number"
+            cell = column[row].as_py()
+            if row not in missing and not (isinstance(cell, str) and cell.strip().lower() in words):
+                problems[row] = f"{name} is {cell!r:.60}, not a number"
     return values, problems

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,13 +40,17 @@ LAYOUT = 5  # of the stored shards; those of an earlier layout are not continued
 
 @dataclass(frozen=True)
 class TableSummary:
-    """What a table holds: how many curves, how many of each status, malformed rows, and where these are listed."""
+    """What a table holds: how many curves, how many of each status, malformed rows, and where these are listed.
+
+    `left_out` counts the points that were not fitted, by the reason.
+    """
 
     out: Path
     curves: int
     status: dict[str, int]
     malformed_rows: int
     errors: Path | None
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 def fit_table(
@@ -70,7 +74,7 @@ def fit_table(
 
     Finished shards stand in `<out>.parts/` until the table is complete: a second call of the same request goes on from
     them. A malformed row of a long table costs its curve (status `non_finite`, no values) and is listed with its place
-    in `<out>.errors.csv`; so does a curve whose rows are not contiguous.
+    in `<out>.errors.csv`; so does a curve whose rows are not contiguous. A point whose y is missing is left out.
 
     Args:
         law: what to fit; a law with one covariate.
@@ -126,7 +130,7 @@ def fit_table(
             stacklevel=2,
         )
     errors = table.errors if tally.malformed_rows else None
-    return TableSummary(out, tally.curves, dict(tally.status), tally.malformed_rows, errors)
+    return TableSummary(out, tally.curves, dict(tally.status), tally.malformed_rows, errors, dict(tally.left_out))
 
 
 def write_fit(law: Law, result: Fit, out: Path, metadata: Mapping[str, str]) -> TableSummary:

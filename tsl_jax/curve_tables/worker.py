@@ -6,6 +6,7 @@ a malformed row, or one that the law cannot be fitted to, keeps its row, with no
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -62,25 +63,31 @@ class ShardTask:
         tables: list[pa.Table] = []
         malformed: list[MalformedRow] = []
         x_name = None if source.columns.x == "x" else source.columns.x
+        left_out: Counter[str] = Counter()
         count = rows = 0
         for block in _read_ahead(curve_blocks.blocks(chunks(source, shard))):
             rows = block.row + len(block.rows)
-            values, refused = self._fit_block(law, block)
+            fitted = block.fitted()
+            left_out[f"{source.columns.y} is missing"] += fitted.missing
+            values, refused = self._fit_block(law, block, fitted)
             table = fit_columns(law, block.names, values, self.dtype, x_name)
             tables.append(table.append_column(ROW_COLUMN, pa.array(block.starts[:-1] + block.row)))
             problems = block.rows.problems | refused
             count += len(problems)
             for row in sorted(problems)[: max(0, MAX_LISTED - len(malformed))]:
                 malformed.append(MalformedRow(row + block.row, str(block.rows.curve[row].as_py()), problems[row]))
-        return ShardResult(pa.concat_tables(tables) if tables else pa.table({}), rows, malformed, count)
+        whole = pa.concat_tables(tables) if tables else pa.table({})
+        return ShardResult(whole, rows, malformed, count, dict(+left_out))
 
-    def _fit_block(self, law: Law, block: curve_blocks.CurveBlock) -> tuple[dict[str, np.ndarray], dict[int, str]]:
+    def _fit_block(
+        self, law: Law, block: curve_blocks.CurveBlock, fitted: curve_blocks.FittedPoints
+    ) -> tuple[dict[str, np.ndarray], dict[int, str]]:
         """Values of every curve of a block, and what the law refused, by the first row of the curve."""
         curves = len(block.starts) - 1
         values = {name: np.full(curves, np.nan) for name in _value_names(law)}
         values["status"] = np.full(curves, Status.NON_FINITE, np.int8)
         refused: dict[int, str] = {}
-        for group in curve_blocks.groups(block):
+        for group in curve_blocks.groups(fitted):
             try:
                 fits = fit_rows(law, group.y, x=group.x, weights=group.weights, method=self.method, dtype=self.dtype)
             except ValueError as error:  # about this x: the law may have no value there
@@ -109,7 +116,8 @@ def fitted_range(x: np.ndarray, weights: np.ndarray | None = None) -> list[Any]:
     if weights is None:
         return [np.min(x), np.max(x)]
     used = np.asarray(weights) > 0
-    return [np.where(used, x, np.inf).min(axis=-1), np.where(used, x, -np.inf).max(axis=-1)]
+    ends = np.where(used, x, np.inf).min(axis=-1), np.where(used, x, -np.inf).max(axis=-1)
+    return [np.where(used.any(axis=-1), end, np.nan) for end in ends]
 
 
 def fit_columns(
