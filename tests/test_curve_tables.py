@@ -830,3 +830,55 @@ def test_missing_points_are_said_and_the_curve_is_fitted_as_without_them(tmp_pat
         assert ("points left out: 2 where y is missing" in capsys.readouterr().out) == (name == "t")
     fits, truth = (pd.read_csv(tmp_path / f"fits-{name}.csv") for name in ("t", "without"))
     np.testing.assert_allclose(fits[["a0", "a1", "a2"]], truth[["a0", "a1", "a2"]], rtol=tolerance["solver"])
+
+
+def noisy_table(n: int = 2) -> pd.DataFrame:
+    y = curves(n) + 1e-3 * np.sin(np.arange(32))
+    return pd.concat([pd.DataFrame({"curve": f"c{k}", "x": POSITION, "y": y[k]}) for k in range(n)], ignore_index=True)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_unsorted_rows_of_a_curve_give_the_bits_of_sorted_ones(tmp_path, suffix):
+    table = noisy_table()
+    mixed = table.sample(frac=1, random_state=3).sort_values("curve", kind="stable")
+    assert (np.diff(mixed.x) < 0).sum() > 10
+    for name, rows in (("sorted", table), ("mixed", mixed)):
+        save(rows, tmp_path / f"{name}.{suffix}", rows=7)
+        summary = fit_table(HYPERBOLIC, tmp_path / f"{name}.{suffix}", tmp_path / f"fits-{name}.parquet")
+        assert summary.status == {"converged": 2}
+    fits, truth = (pd.read_parquet(tmp_path / f"fits-{name}.parquet") for name in ("mixed", "sorted"))
+    assert fits.equals(truth)
+
+
+def test_two_points_at_one_x_are_two_points(tmp_path, tolerance):
+    table = noisy_table(1)
+    twice = pd.concat([table, table.assign(y=table.y + 0.01)]).sort_values("x", kind="stable")
+    save(twice.sample(frac=1, random_state=0), tmp_path / "t.csv")
+    fit_table(HYPERBOLIC, tmp_path / "t.csv", tmp_path / "o.csv")
+    direct = fit(HYPERBOLIC, twice.y.to_numpy(), x=twice.x.to_numpy())
+    fits = pd.read_csv(tmp_path / "o.csv")
+    np.testing.assert_allclose(fits.loc[0, ["a0", "a1", "a2"]].astype(float), direct.params, rtol=1e-5)
+    np.testing.assert_allclose(fits.sse[0], direct.sse, rtol=tolerance["solver"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ("a,1,inf\na,2,3\nb,1,inf\n", "non_finite: NaN or infinity in the data"),
+        ("a,1,3\na,2,\nb,1,\n", "too_few_points: no more points than parameters"),
+    ],
+)
+def test_a_table_none_of_whose_curves_could_be_fitted_is_a_failure(
+    tmp_path, quick, capsys, monkeypatch, rows, sentence
+):
+    def few(law, y, x, weights=None, **options):
+        fits = moments(law, y, x, weights)
+        counted = fits.params[:, 0] <= 3
+        return fits._replace(status=np.where(counted, Status.TOO_FEW_POINTS, fits.status).astype(np.int8))
+
+    monkeypatch.setattr(worker, "fit_rows", few)
+    (tmp_path / "t.csv").write_text("curve,x,y\n" + rows)
+    arguments = [str(tmp_path / "t.csv"), "--out", str(tmp_path / "o.csv")]
+    assert cli.run_verb("fit", arguments, debug=False) == 2
+    assert f"t.csv could be fitted; {sentence}" in capsys.readouterr().err.replace("\n", " ")
+    assert pd.read_csv(tmp_path / "o.csv").curve.tolist() == ["a", "b"]

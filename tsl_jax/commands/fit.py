@@ -58,7 +58,7 @@ def run_fit(command: FitCommand) -> None:
     from tsl_jax.atomic_write import check_outputs
     from tsl_jax.commands import options
     from tsl_jax.curve_tables import check_output
-    from tsl_jax.fitting.status import Status
+    from tsl_jax.fitting.status import UNSOLVED
 
     if command.law not in laws.BY_NAME:
         raise ValueError(f"fit: --law {command.law!r} is unknown; expected one of {', '.join(laws.BY_NAME)}")
@@ -74,8 +74,21 @@ def run_fit(command: FitCommand) -> None:
     print(f"{law.formula}: {summary.curves} curves, {counts}\nrows: {command.out}")
     if summary.left_out:
         print("points left out:", ", ".join(f"{count} where {why}" for why, count in summary.left_out.items()))
-    if summary.malformed_rows and set(summary.status) <= {Status.NON_FINITE.short}:
-        raise ValueError(f"fit: no curve of {command.curves} could be fitted, see {summary.errors}; correct its rows")
+    if set(summary.status) <= {status.short for status in UNSOLVED}:
+        raise ValueError(f"fit: no curve of {command.curves} could be fitted; {_advice(law, summary, surface)}")
+
+
+def _advice(law: Law, summary: TableSummary, surface: bool) -> str:
+    """What to do about a table none of whose curves could be fitted."""
+    from tsl_jax.fitting.status import Status
+
+    if summary.malformed_rows:
+        return f"see {summary.errors}; correct its rows"
+    (short, _), *_ = sorted(summary.status.items(), key=lambda item: -item[1])
+    status = Status[short.upper()]
+    if surface and status == Status.TOO_FEW_POINTS and law.covariates == ("position",):
+        return f"{status.message()}; a surface of the mean only has one position: fit it over tokens by --law power"
+    return f"{short}: {status.message()}"
 
 
 def _fit_run(command: FitCommand, law: Law, stamp: dict[str, str]) -> TableSummary:
