@@ -4,6 +4,7 @@ import errno
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -882,3 +883,92 @@ def test_a_table_none_of_whose_curves_could_be_fitted_is_a_failure(
     assert cli.run_verb("fit", arguments, debug=False) == 2
     assert f"t.csv could be fitted; {sentence}" in capsys.readouterr().err.replace("\n", " ")
     assert pd.read_csv(tmp_path / "o.csv").curve.tolist() == ["a", "b"]
+
+
+def test_a_point_at_zero_where_the_law_has_no_value_is_left_out(tmp_path, capsys):
+    y = 3 * np.arange(1.0, 41) ** -0.4 + 2 + 1e-3 * np.sin(np.arange(40))
+    rows = [pd.DataFrame({"curve": c, "step": np.arange(1.0, 41), "y": y}) for c in "ab"]
+    begun = pd.DataFrame({"curve": ["a", "c"], "step": 0.0, "y": 9.0})  # c has no other point
+    save(pd.concat(rows), tmp_path / "without.csv")
+    save(pd.concat([begun, *rows]).sort_values("curve", kind="stable"), tmp_path / "t.csv")
+    for name in ("t", "without"):
+        arguments = [str(tmp_path / f"{name}.csv"), "--out", str(tmp_path / f"fits-{name}.csv")]
+        assert cli.run_verb("fit", [*arguments, "--law", "power", "--x", "step"], debug=False) == 0
+        said = "points left out: 2 where step is 0 (the law power has no value there)" in capsys.readouterr().out
+        assert said == (name == "t")
+    fits, truth = (pd.read_csv(tmp_path / f"fits-{name}.csv") for name in ("t", "without"))
+    pd.testing.assert_frame_equal(fits[:2], truth, check_dtype=False)
+    assert fits.status[2] == "too_few_points"
+    assert fits.iloc[2, 1:-1].isna().all()
+
+
+def test_a_point_at_zero_is_fitted_where_the_law_has_a_value(tmp_path, quick, monkeypatch):
+    def everywhere(law, y, x, weights=None, **options):
+        return moments(law, y, x + 1, weights)
+
+    monkeypatch.setattr(worker, "fit_rows", everywhere)
+    (tmp_path / "t.csv").write_text("curve,x,y\na,0,3\na,1,2\n")
+    summary = fit_table(HYPERBOLIC, tmp_path / "t.csv", tmp_path / "o.csv")
+    assert summary.left_out == {}
+    assert pd.read_csv(tmp_path / "o.csv").a0.tolist() == [2]
+
+
+MINE = """
+import jax.numpy as jnp
+from tsl_jax.laws import Law, families
+
+def basis(shape, x):
+    return jnp.stack([1 / (1 + shape[0] * x), jnp.ones_like(x)], axis=-1)
+
+def broken(shape, x):
+    return x.no_such_thing
+
+LAW = Law(name="mine", formula="b0/(1 + b1 x) + b2", params=("b0", "b1", "b2"), shapes=("b1",), coefs=("b0", "b2"),
+          basis=basis, bounds=families.rate, source="this test")
+BROKEN = Law(**{**vars(LAW), "basis": broken})
+NUMBER = 3
+"""
+
+
+def test_a_law_of_ones_own_is_named_on_the_command_line(tmp_path, quick, capsys):
+    (tmp_path / "mine.py").write_text(MINE)
+    save(ragged_table(12), tmp_path / "t.csv")
+    arguments = [str(tmp_path / "t.csv"), "--law", f"{tmp_path}/mine.py:LAW", "--out", str(tmp_path / "o.csv")]
+    assert cli.run_verb("fit", arguments, debug=False) == 0
+    fits = pd.read_csv(tmp_path / "o.csv")
+    assert list(fits)[:4] == ["curve", "b0", "b1", "b2"]
+    assert "b0/(1 + b1 x) + b2: 12 curves" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("mine.py:NONE", "expected NONE = tsl_jax.laws.Law(...) in .*mine.py, found nothing"),
+        ("mine.py:NUMBER", "found a int"),
+        ("gone.py:LAW", "gone.py cannot be imported"),
+        ("wrong.py:LAW", r"wrong.py cannot be imported \(ZeroDivisionError"),
+        ("mine.py:BROKEN", "the law mine cannot be evaluated at x = 1 to 32 .*no_such_thing"),
+        ("mine.py", "is unknown; expected one of hyperbolic, .* or a law of your own as ./file.py:NAME"),
+    ],
+)
+def test_a_mistake_in_a_file_with_a_law_is_one_sentence(tmp_path, capsys, name, sentence):
+    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "wrong.py").write_text("LAW = 1 / 0")
+    (tmp_path / "t.csv").write_text("curve,x,y\na,1,3\na,2,2\n")
+    arguments = [str(tmp_path / "t.csv"), "--law", f"{tmp_path}/{name}", "--out", str(tmp_path / "o.csv")]
+    assert cli.run_verb("fit", arguments, debug=False) == 2
+    assert re.search(sentence.replace("(...)", r"\(\.\.\.\)"), capsys.readouterr().err.replace("\n", " "))
+    assert not (tmp_path / "o.csv").exists()
+
+
+def test_a_law_that_a_file_of_options_names_does_not_run_by_itself(tmp_path, quick, capsys):
+    (tmp_path / "mine.py").write_text(MINE + f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    save(ragged_table(3), tmp_path / "t.csv")
+    law = f"{tmp_path}/mine.py:LAW"
+    (tmp_path / "c.yaml").write_text(f"law: {law}\n")
+    arguments = [str(tmp_path / "t.csv"), "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "o.csv")]
+    assert cli.run_verb("fit", arguments, debug=False) == 2
+    assert "which is Python that would run" in capsys.readouterr().err.replace("\n", " ")
+    assert not (tmp_path / "ran").exists()
+    assert cli.run_verb("fit", [*arguments, "--law", law], debug=False) == 0
+    assert (tmp_path / "ran").exists()

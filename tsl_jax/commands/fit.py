@@ -27,7 +27,7 @@ class FitCommand:
     """.npy of (curves, positions); .csv or .parquet, a row a point, with columns curve,x,y[,weight] or those that
     --curve, --x, --y and --weight name; a run's folder; a surface."""
     law: str = "hyperbolic"
-    """Name of the law; a wrong one lists them."""
+    """Name of the law, a wrong one lists them; or a law of your own, as ./file.py:NAME, which is run."""
     out: Path = Path("fits.parquet")
     """Where the rows go (.parquet or .csv)."""
     curve: str | None = None
@@ -54,19 +54,16 @@ def run_fit(command: FitCommand) -> None:
     """Fit, write, and print the result."""
     import json
 
-    from tsl_jax import laws
     from tsl_jax.atomic_write import check_outputs
     from tsl_jax.commands import options
     from tsl_jax.curve_tables import check_output
     from tsl_jax.fitting.status import UNSOLVED
 
-    if command.law not in laws.BY_NAME:
-        raise ValueError(f"fit: --law {command.law!r} is unknown; expected one of {', '.join(laws.BY_NAME)}")
     check_output(command.out)
     options.check_folder(command.out.absolute().parent, "fit")
     covariate = Path(command.x) if command.x and command.curves.suffix == ".npy" else None
     check_outputs([command.curves, covariate], [command.out], "fit")
-    law = laws.BY_NAME[command.law]
+    law = _law(command)
     stamp = {"tsl_jax": json.dumps(options.stamp(command))}
     surface = command.curves.is_dir() or command.curves.suffix == ".npz"
     summary = (_fit_run if surface else _fit_file)(command, law, stamp)
@@ -76,6 +73,38 @@ def run_fit(command: FitCommand) -> None:
         print("points left out:", ", ".join(f"{count} where {why}" for why, count in summary.left_out.items()))
     if set(summary.status) <= {status.short for status in UNSOLVED}:
         raise ValueError(f"fit: no curve of {command.curves} could be fitted; {_advice(law, summary, surface)}")
+
+
+def _law(command: FitCommand) -> Law:
+    """The law of `--law`, by its name or from the Python file or module that it names."""
+    from tsl_jax import laws, user_code
+
+    if command.law in laws.BY_NAME:
+        return laws.BY_NAME[command.law]
+    if not user_code.is_named(command.law):
+        expected = f"one of {', '.join(laws.BY_NAME)}, or a law of your own as ./file.py:NAME"
+        raise ValueError(f"fit: --law {command.law!r} is unknown; expected {expected}")
+    module, _, name = command.law.rpartition(":")
+    if command.ray is not None and module.endswith(".py"):
+        raise ValueError(f"fit: --ray needs a law that its machines can import, found {module}; install it as a module")
+    try:
+        law = user_code.load(module, name)
+    except ValueError as error:
+        raise ValueError(f"fit: --law {command.law}: {error!s:.300}; correct it, or take a law by its name") from error
+    if not isinstance(law, laws.Law):
+        found = "nothing" if law is None else f"a {type(law).__name__}"
+        raise ValueError(
+            f"fit: --law {command.law}: expected {name} = tsl_jax.laws.Law(...) in {module}, found {found}"
+        )
+    return law
+
+
+def _version(law: str) -> str:
+    """The hash of a user's file with a law, else nothing."""
+    import hashlib
+
+    file = law.rpartition(":")[0]
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file.endswith(".py") else ""
 
 
 def _advice(law: Law, summary: TableSummary, surface: bool) -> str:
@@ -136,4 +165,5 @@ def _fit_file(command: FitCommand, law: Law, stamp: dict[str, str]) -> TableSumm
             executor=executor,
             progress=stack.enter_context(rate("fit", "curves")),
             metadata=stamp,
+            version=_version(command.law),
         )

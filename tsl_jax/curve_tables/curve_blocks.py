@@ -61,28 +61,38 @@ class CurveBlock:
         sound[np.searchsorted(self.starts, np.array([*self.rows.problems], int), side="right") - 1] = False
         return sound
 
-    def fitted(self) -> FittedPoints:
-        """The points that are fitted, of sound curves in the order of x; where y is missing, with weight zero."""
+    def fitted(self, *, without_zero: bool = False) -> FittedPoints:
+        """The points that are fitted, of sound curves in the order of x; where y is missing, with weight zero.
+
+        Args:
+            without_zero: leave out the points at x = 0, where the law has no value.
+        """
         x, y, weight, starts = self.rows.x, self.rows.y, self.rows.weight, self.starts
         falls = np.diff(x) < 0
         falls[starts[1:-1] - 1] = False  # from one curve to the next
         if falls.any():
             order = np.lexsort((x, np.repeat(np.arange(len(starts) - 1), np.diff(starts))))  # stable
             x, y, weight = x[order], y[order], None if weight is None else weight[order]
+        sound, zeros, count = self.sound(), 0, 0
+        if without_zero:
+            zero = x == 0
+            zeros = int((zero & np.repeat(sound, np.diff(starts))).sum())
+            starts = np.append(0, np.cumsum(~zero))[starts]
+            x, y, weight = x[~zero], y[~zero], None if weight is None else weight[~zero]
         missing = np.isnan(y)
-        sound, count = self.sound(), 0
         if missing.any():
             weight = np.ones_like(y) if weight is None else weight
             count = int((missing & (weight > 0) & np.repeat(sound, np.diff(starts))).sum())
             weight = np.where(missing, 0, weight)
-        return FittedPoints(x, y, weight, starts, np.flatnonzero(sound), count)
+        sound &= np.diff(starts) > 0
+        return FittedPoints(x, y, weight, starts, np.flatnonzero(sound), count, zeros)
 
 
 @dataclass(frozen=True)
 class FittedPoints:
     """Points that are fitted: curve k, one of the sound `curves` of its block, has starts[k] to before starts[k + 1].
 
-    `missing` is how many of them have weight zero because y is missing.
+    `missing` is how many of them have weight zero because y is missing, `zeros` how many at x = 0 are left out.
     """
 
     x: np.ndarray
@@ -91,6 +101,7 @@ class FittedPoints:
     starts: np.ndarray
     curves: np.ndarray
     missing: int
+    zeros: int
 
     def points(self, curves: np.ndarray) -> np.ndarray:
         """Places (curve, point) of curves of one length."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib import metadata as installed
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +68,15 @@ def fit_table(
     executor: Executor | None = None,
     progress: Progress | None = None,
     metadata: Mapping[str, str] | None = None,
+    version: str = "",
     shard_bytes: int = SHARD_BYTES,
 ) -> TableSummary:
     """Fit `law` to every curve of a file, and write one row a curve.
 
     Finished shards stand in `<out>.parts/` until the table is complete: a second call of the same request goes on from
     them. A malformed row of a long table costs its curve (status `non_finite`, no values) and is listed with its place
-    in `<out>.errors.csv`; so does a curve whose rows are not contiguous. A point whose y is missing is left out.
+    in `<out>.errors.csv`; so does a curve whose rows are not contiguous. A point whose y is missing is
+    left out, and so is one at x = 0 where the law has no value there.
 
     Args:
         law: what to fit; a law with one covariate.
@@ -89,6 +91,7 @@ def fit_table(
             workers must see the source under the same path. Default: this process.
         progress: called with the share of the source that is done, and the curves fitted, after each shard.
         metadata: kept in the schema of a Parquet table.
+        version: of a law that is not of tsl_jax, such as a hash of its file: shards of another are not continued.
         shard_bytes: how much of the source is a shard: what is in memory at once, and what a kill can cost.
 
     Raises:
@@ -104,9 +107,15 @@ def fit_table(
     named = laws.BY_NAME.get(law.name) is law  # else the functions of the law themselves are pickled
     task = ShardTask(opened, law.name if named else law, method, dtype)
     # All that the rows depend on: what finished shards must agree with to be continued.
-    request = {"law": law.name, "formula": law.formula, "method": method, "dtype": dtype or "float64"}
+    request = {
+        "law": law.name,
+        "formula": law.formula,
+        "method": method,
+        "dtype": dtype or "float64",
+        "version": version,
+    }
     identity = opened.identity()
-    request |= identity | {name: version(name) for name in ("tsl_jax", "jax", "jaxlib")}
+    request |= identity | {name: installed.version(name) for name in ("tsl_jax", "jax", "jaxlib")}
     store = ShardStore(out, request | {"layout": LAYOUT, "shard_bytes": shard_bytes})
     try:
         table = TableBuilder(store, out, opened.path, dict(metadata or {}))
@@ -181,7 +190,15 @@ def _check_request(law: Law, method: str, dtype: str | None, shard_bytes: int) -
     if shard_bytes < 1:
         raise ValueError(f"fit: shard_bytes must be positive, found {shard_bytes}")
     with jax.enable_x64(True):  # on any x: whether the method serves this law
-        prepare(law, jnp.arange(1.0, 33.0), method=method)
+        try:
+            prepare(law, jnp.arange(1.0, 33.0), method=method)
+        except ValueError:
+            raise
+        except Exception as error:  # a law of the user's own may fail in any way
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise ValueError(
+                f"fit: the law {law.name} cannot be evaluated at x = 1 to 32 ({reason:.300}); correct its functions"
+            ) from error
 
 
 def _check_files(law: Law, source: Source, out: Path, x: Path | str | None) -> None:

@@ -10,8 +10,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 
@@ -22,7 +25,7 @@ from tsl_jax.curve_tables.shards import MalformedRow, Shard, ShardResult
 from tsl_jax.curve_tables.sources import Matrix, Source
 from tsl_jax.fitting.fit_law import errors_and_r2, fit_rows
 from tsl_jax.fitting.result import Fit
-from tsl_jax.fitting.solver import CurveFits
+from tsl_jax.fitting.solver import CurveFits, prepare
 from tsl_jax.fitting.status import Status
 from tsl_jax.laws import Law
 
@@ -67,8 +70,10 @@ class ShardTask:
         count = rows = 0
         for block in _read_ahead(curve_blocks.blocks(chunks(source, shard))):
             rows = block.row + len(block.rows)
-            fitted = block.fitted()
+            at_zero = bool(np.any(block.rows.x == 0)) and not _has_value_at_zero(law)
+            fitted = block.fitted(without_zero=at_zero)
             left_out[f"{source.columns.y} is missing"] += fitted.missing
+            left_out[f"{source.columns.x} is 0 (the law {law.name} has no value there)"] += fitted.zeros
             values, refused = self._fit_block(law, block, fitted)
             table = fit_columns(law, block.names, values, self.dtype, x_name)
             tables.append(table.append_column(ROW_COLUMN, pa.array(block.starts[:-1] + block.row)))
@@ -86,17 +91,30 @@ class ShardTask:
         curves = len(block.starts) - 1
         values = {name: np.full(curves, np.nan) for name in _value_names(law)}
         values["status"] = np.full(curves, Status.NON_FINITE, np.int8)
+        values["status"][block.sound()] = Status.TOO_FEW_POINTS  # until they are fitted: all points may be left out
         refused: dict[int, str] = {}
         for group in curve_blocks.groups(fitted):
             try:
                 fits = fit_rows(law, group.y, x=group.x, weights=group.weights, method=self.method, dtype=self.dtype)
             except ValueError as error:  # about this x: the law may have no value there
                 refused |= {int(block.starts[k]): str(error) for k in group.curves}
+                values["status"][group.curves] = Status.NON_FINITE
                 continue
             ends = fitted_range(group.x, group.weights)
             for name, of_group in fit_values(law, fits, *errors_and_r2(fits), ends).items():
                 values[name][group.curves] = of_group
         return values, refused
+
+
+@lru_cache(maxsize=8)
+def _has_value_at_zero(law: Law) -> bool:
+    """Whether the law can be fitted to points at x = 0; powers and logarithms of x cannot."""
+    with jax.enable_x64(True):
+        try:
+            prepare(law, jnp.arange(32.0))
+        except ValueError:
+            return False
+    return True
 
 
 def fit_values(law: Law, fits: CurveFits | Fit, stderr: Any, r2: Any, ends: Sequence[Any]) -> dict[str, np.ndarray]:
