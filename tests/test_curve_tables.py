@@ -972,3 +972,36 @@ def test_a_law_that_a_file_of_options_names_does_not_run_by_itself(tmp_path, qui
     assert not (tmp_path / "ran").exists()
     assert cli.run_verb("fit", [*arguments, "--law", law], debug=False) == 0
     assert (tmp_path / "ran").exists()
+
+
+def test_coefficients_are_kept_within_the_limits_of_the_command_line(tmp_path, tolerance):
+    table = noisy_table(1)
+    save(table, tmp_path / "t.csv")
+    limits = ["--coef-limits", "a2=:3.9", "--coef-limits", "a0=0:"]
+    arguments = [str(tmp_path / "t.csv"), "--out", str(tmp_path / "o.csv"), *limits]
+    assert cli.run_verb("fit", arguments, debug=False) == 0
+    direct = fit(HYPERBOLIC, table.y.to_numpy(), x=POSITION, coef_limits={"a2": (None, 3.9), "a0": (0, None)})
+    fits = pd.read_csv(tmp_path / "o.csv")
+    assert fits.a2[0] == 3.9
+    np.testing.assert_allclose(fits.loc[0, ["a0", "a1", "a2"]].astype(float), direct.params, rtol=tolerance["solver"])
+
+
+@pytest.mark.parametrize(
+    ("limits", "sentence"),
+    [
+        (["a2"], "expected COEF=LOW:HIGH such as a2=0: or a2=1.6:1.6, found 'a2'"),
+        (["a2=0:1:2"], "expected COEF=LOW:HIGH"),
+        (["a2=low:"], "found 'a2=low:'"),
+        (["a1=0:"], "limits are for coefficients ('a0', 'a2') of hyperbolic, found 'a1'"),
+        (["a2=2:1"], "must be (low, high) with low <= high"),
+        (["a2=0:", "a2=:1"], "names a2 twice"),
+        (["a0=1:"], "the limit 1.0 of a0 would depend on the shape of hyperbolic"),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused_before_any_work(tmp_path, quick, capsys, limits, sentence):
+    (tmp_path / "t.csv").write_text("curve,x,y\na,1,3\na,2,2\n")
+    options = [part for limit in limits for part in ("--coef-limits", limit)]
+    arguments = [str(tmp_path / "t.csv"), "--out", str(tmp_path / "o.csv"), *options]
+    assert cli.run_verb("fit", arguments, debug=False) == 2
+    assert sentence in capsys.readouterr().err.replace("\n", " ")
+    assert os.listdir(tmp_path) == ["t.csv"]

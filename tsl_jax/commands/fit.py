@@ -44,6 +44,9 @@ class FitCommand:
     ] = "auto"
     dtype: Literal["float64", "float32"] = "float64"
     """Precision of the fit."""
+    coef_limits: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="COEF=LOW:HIGH")] = ()
+    """Keep a coefficient within limits, either side may be empty: a2=0: is not negative, a2=1.6:1.6 is fixed. May be
+    repeated."""
     strict: bool = False
     """Stop at a malformed row, instead of listing it and going on."""
     ray: str | None = None
@@ -93,10 +96,25 @@ def _law(command: FitCommand) -> Law:
         raise ValueError(f"fit: --law {command.law}: {error!s:.300}; correct it, or take a law by its name") from error
     if not isinstance(law, laws.Law):
         found = "nothing" if law is None else f"a {type(law).__name__}"
-        raise ValueError(
-            f"fit: --law {command.law}: expected {name} = tsl_jax.laws.Law(...) in {module}, found {found}"
-        )
+        expected = f"{name} = tsl_jax.laws.Law(...) in {module}"
+        raise ValueError(f"fit: --law {command.law}: expected {expected}, found {found}")
     return law
+
+
+def _limits(command: FitCommand) -> dict[str, tuple[float | None, float | None]]:
+    """The limits of `--coef-limits COEF=LOW:HIGH`, by coefficient."""
+    limits: dict[str, tuple[float | None, float | None]] = {}
+    for text in command.coef_limits:
+        name, _, ends = (part.strip() for part in text.partition("="))
+        try:
+            low, high = (float(end) if end.strip() else None for end in ends.split(":"))
+        except ValueError:
+            expected = "COEF=LOW:HIGH such as a2=0: or a2=1.6:1.6"
+            raise ValueError(f"fit: --coef-limits: expected {expected}, found {text!r}") from None
+        if name in limits:
+            raise ValueError(f"fit: --coef-limits names {name} twice; give it once, as {name}=LOW:HIGH")
+        limits[name] = low, high
+    return limits
 
 
 def _version(law: str) -> str:
@@ -122,7 +140,7 @@ def _advice(law: Law, summary: TableSummary, surface: bool) -> str:
 
 def _fit_run(command: FitCommand, law: Law, stamp: dict[str, str]) -> TableSummary:
     """The curves of a run or a surface, which are few: along positions or tokens, as the law reads it."""
-    from tsl_jax.curve_tables import write_fit
+    from tsl_jax.curve_tables import check_request, write_fit
     from tsl_jax.fitting import fit
     from tsl_jax.surface import load_surface
 
@@ -136,8 +154,12 @@ def _fit_run(command: FitCommand, law: Law, stamp: dict[str, str]) -> TableSumma
         raise ValueError(
             f"fit: --{named[0]} names a column of a table, found the run or surface {command.curves}; leave it out"
         )
+    limits = _limits(command)
+    check_request(law, command.method, command.dtype, limits)
     surface = load_surface(command.curves)
-    result = fit(law, surface.loss, over=law.covariates[0], method=command.method, dtype=command.dtype)
+    result = fit(
+        law, surface.loss, over=law.covariates[0], method=command.method, dtype=command.dtype, coef_limits=limits
+    )
     return write_fit(law, result, command.out, stamp)
 
 
@@ -161,6 +183,7 @@ def _fit_file(command: FitCommand, law: Law, stamp: dict[str, str]) -> TableSumm
             **columns,
             method=command.method,
             dtype=command.dtype,
+            coef_limits=_limits(command),
             strict=command.strict,
             executor=executor,
             progress=stack.enter_context(rate("fit", "curves")),

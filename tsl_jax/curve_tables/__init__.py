@@ -12,7 +12,16 @@ writer: the table from the results of all shards
 """
 
 from tsl_jax.curve_tables.executors import RayExecutor, ShardsFailed
-from tsl_jax.curve_tables.job import TableSummary, check_output, fit_table, write_fit
+from tsl_jax.curve_tables.job import TableSummary, check_output, check_request, fit_table, write_fit
 from tsl_jax.curve_tables.sources import open_source
 
-__all__ = ["RayExecutor", "ShardsFailed", "TableSummary", "check_output", "fit_table", "open_source", "write_fit"]
+__all__ = [
+    "RayExecutor",
+    "ShardsFailed",
+    "TableSummary",
+    "check_output",
+    "check_request",
+    "fit_table",
+    "open_source",
+    "write_fit",
+]

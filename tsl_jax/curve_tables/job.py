@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pyarrow as pa
 
 from tsl_jax import laws
@@ -30,6 +31,8 @@ from tsl_jax.curve_tables.shards import SHARD_BYTES, MalformedRow, Shard, ShardR
 from tsl_jax.curve_tables.sources import Matrix, Source, open_source
 from tsl_jax.curve_tables.worker import ShardTask, fit_columns, fit_values
 from tsl_jax.curve_tables.writer import TableBuilder, check_replaced, errors_file
+from tsl_jax.fitting import bounds, fit
+from tsl_jax.fitting.bounds import Limits
 from tsl_jax.fitting.result import Fit
 from tsl_jax.fitting.solver import prepare
 from tsl_jax.laws import Law
@@ -64,6 +67,7 @@ def fit_table(
     weight: str | None = None,
     method: str = "auto",
     dtype: str | None = None,
+    coef_limits: Limits | None = None,
     strict: bool = False,
     executor: Executor | None = None,
     progress: Progress | None = None,
@@ -85,7 +89,7 @@ def fit_table(
         x: a `.npy` with the covariate at each point of a `.npy` source, default 1 to n for laws over position; or the
             name of the column x of a table, after which the columns of the range are named (`step_low`, `step_high`).
         curve, y, weight: names of the other columns of a table.
-        method, dtype: as for `fit`; with float32 the columns are float32 too.
+        method, dtype, coef_limits: as for `fit`; with float32 the columns are float32 too.
         strict: stop at a malformed row.
         executor: fits the shards, such as a ProcessPoolExecutor (with the spawn context: jax is not fork-safe); its
             workers must see the source under the same path. Default: this process.
@@ -101,21 +105,17 @@ def fit_table(
     """
     out = Path(out).absolute()
     check_output(out)
-    _check_request(law, method, dtype, shard_bytes)
+    check_request(law, method, dtype, coef_limits, shard_bytes)
     opened = open_source(Path(source), x, curve, y, weight)
     _check_files(law, opened, out, x)
     named = laws.BY_NAME.get(law.name) is law  # else the functions of the law themselves are pickled
-    task = ShardTask(opened, law.name if named else law, method, dtype)
+    limits = {name: list(pair) for name, pair in sorted((coef_limits or {}).items())}
+    task = ShardTask(opened, law.name if named else law, method, dtype, dict(coef_limits or {}))
     # All that the rows depend on: what finished shards must agree with to be continued.
-    request = {
-        "law": law.name,
-        "formula": law.formula,
-        "method": method,
-        "dtype": dtype or "float64",
-        "version": version,
-    }
+    request = {"law": law.name, "formula": law.formula, "method": method, "dtype": dtype or "float64"}
     identity = opened.identity()
-    request |= identity | {name: installed.version(name) for name in ("tsl_jax", "jax", "jaxlib")}
+    packages = {name: installed.version(name) for name in ("tsl_jax", "jax", "jaxlib")}
+    request |= {"version": version, "coef_limits": limits} | identity | packages
     store = ShardStore(out, request | {"layout": LAYOUT, "shard_bytes": shard_bytes})
     try:
         table = TableBuilder(store, out, opened.path, dict(metadata or {}))
@@ -179,7 +179,13 @@ def check_output(path: Path) -> None:
         raise ValueError(f"fit: the path of --out is not UTF-8, found {path.absolute()}; give another name") from None
 
 
-def _check_request(law: Law, method: str, dtype: str | None, shard_bytes: int) -> None:
+def check_request(
+    law: Law,
+    method: str,
+    dtype: str | None,
+    coef_limits: Limits | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
     """Refuse what no shard could be fitted with, before any work."""
     if not isinstance(law, Law):
         raise ValueError(f"fit: law must be a Law such as tsl.laws.HYPERBOLIC, found {law!r}; see tsl.laws.BY_NAME")
@@ -199,6 +205,16 @@ def _check_request(law: Law, method: str, dtype: str | None, shard_bytes: int) -
             raise ValueError(
                 f"fit: the law {law.name} cannot be evaluated at x = 1 to 32 ({reason:.300}); correct its functions"
             ) from error
+    _check_limits(law, coef_limits or {})
+
+
+def _check_limits(law: Law, limits: Limits) -> None:
+    """Refuse limits that the law does not allow; those other than zero show in a fit that fixes them."""
+    checked = bounds.check_limits(law, limits)
+    fixed = {name: (end, end) for name, ends in checked.items() for end in ends if end and math.isfinite(end)}
+    if fixed:
+        x = np.arange(1.0, 33.0)
+        fit(law, 1 / x, x=x, coef_limits=fixed)
 
 
 def _check_files(law: Law, source: Source, out: Path, x: Path | str | None) -> None:

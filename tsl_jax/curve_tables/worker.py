@@ -23,7 +23,8 @@ from tsl_jax.curve_tables import curve_blocks
 from tsl_jax.curve_tables.long_table import LongCsv, LongParquet, chunks
 from tsl_jax.curve_tables.shards import MalformedRow, Shard, ShardResult
 from tsl_jax.curve_tables.sources import Matrix, Source
-from tsl_jax.fitting.fit_law import errors_and_r2, fit_rows
+from tsl_jax.fitting.bounds import Limits
+from tsl_jax.fitting.fit_law import errors_and_r2, fit, fit_rows
 from tsl_jax.fitting.result import Fit
 from tsl_jax.fitting.solver import CurveFits, prepare
 from tsl_jax.fitting.status import Status
@@ -43,6 +44,7 @@ class ShardTask:
     law: Law | str  # by name where it has one: functions need not travel
     method: str
     dtype: str | None
+    coef_limits: Limits
 
     def __call__(self, shard: Shard) -> ShardResult:
         """Fit the curves of one shard."""
@@ -54,9 +56,8 @@ class ShardTask:
         if isinstance(self.source, Matrix):
             x = self.source.covariate()
             for shard, y in zip(shards, _read_ahead(self.source.read(shards)), strict=True):
-                fits = fit_rows(law, y, x=x, method=self.method, dtype=self.dtype)
                 names = pa.array(np.arange(shard.first, shard.end))
-                values = fit_values(law, fits, *errors_and_r2(fits), fitted_range(x))
+                values = fit_values(law, *self._fit_rows(law, y, x), fitted_range(x))
                 yield ShardResult(fit_columns(law, names, values, self.dtype), len(y))
         else:
             for shard in shards:
@@ -95,15 +96,26 @@ class ShardTask:
         refused: dict[int, str] = {}
         for group in curve_blocks.groups(fitted):
             try:
-                fits = fit_rows(law, group.y, x=group.x, weights=group.weights, method=self.method, dtype=self.dtype)
+                fits = self._fit_rows(law, group.y, group.x, group.weights)
             except ValueError as error:  # about this x: the law may have no value there
                 refused |= {int(block.starts[k]): str(error) for k in group.curves}
                 values["status"][group.curves] = Status.NON_FINITE
                 continue
             ends = fitted_range(group.x, group.weights)
-            for name, of_group in fit_values(law, fits, *errors_and_r2(fits), ends).items():
+            for name, of_group in fit_values(law, *fits, ends).items():
                 values[name][group.curves] = of_group
         return values, refused
+
+    def _fit_rows(
+        self, law: Law, y: np.ndarray, x: np.ndarray, weights: Any = None
+    ) -> tuple[CurveFits | Fit, Any, Any]:
+        """The fits of y (curve, point), their standard errors and R2."""
+        options = {"x": x, "weights": weights, "method": self.method, "dtype": self.dtype}
+        if self.coef_limits:
+            result = fit(law, y, **options, coef_limits=self.coef_limits)
+            return result, result.stderr, result.r2
+        fits = fit_rows(law, y, **options)
+        return fits, *errors_and_r2(fits)
 
 
 @lru_cache(maxsize=8)
