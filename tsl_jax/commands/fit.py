@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -167,7 +167,7 @@ def _fit_file(command: FitCommand, law: Law, stamp: dict[str, str]) -> TableSumm
     from tsl_jax.commands.progress import rate
     from tsl_jax.curve_tables import RayExecutor, fit_table, open_source
 
-    columns = {"x": command.x, "curve": command.curve, "y": command.y, "weight": command.weight}
+    columns: dict[str, Any] = {"x": command.x, "curve": command.curve, "y": command.y, "weight": command.weight}
     print(open_source(command.curves, **columns).describe(), flush=True)
     with ExitStack() as stack:
         executor: Executor | None = None

@@ -178,8 +178,8 @@ class LongCsv:
                 problems[row] = f"{len(cells)} cells, expected {len(self.header)}"
             for role, k in places.items():
                 columns[role].append(cells[k] or None if k < len(cells) else None)
-        text = {role: pa.array(column, pa.string()) for role, column in columns.items()}
-        return check(text, problems, self.columns)
+        arrays = {role: pa.array(column, pa.string()) for role, column in columns.items()}
+        return check(arrays, problems, self.columns)
 
     def _cells(self, text: bytes) -> Iterator[list[str]]:
         """The cells of each line. Each line on its own: a stray quote must not swallow its neighbours."""
