@@ -4,6 +4,7 @@ import errno
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -229,22 +230,22 @@ def test_a_malformed_row_costs_its_curve_alone_and_is_listed_with_its_place(tmp_
         columns = zip(*[row + [""] * (4 - len(row)) for row in cells[1:]], strict=True)
         arrow = pa.table({name: list(column) for name, column in zip(cells[0], columns, strict=True)})
         pyarrow.parquet.write_table(arrow, file, row_group_size=3)
-    with pytest.warns(UserWarning, match=r"malformed rows: 7, the first in .*row 2 \(curve a\): y is 'oops'"):
+    with pytest.warns(UserWarning, match=r"malformed rows: 6, the first in .*row 2 \(curve a\): y is 'oops'"):
         summary = fit_table(HYPERBOLIC, file, out, shard_bytes=shard_bytes)
     fits = pd.read_parquet(out).set_index("curve")
     assert list(fits.index) == list("abcdefghij")
-    assert fits.index[fits.status == "non_finite"].tolist() == list("acdfghj")
+    assert fits.index[fits.status == "non_finite"].tolist() == list("acghj")
     assert fits.a1[fits.status == "non_finite"].isna().all()
-    assert fits.a1[["b", "e", "i"]].tolist() == [5, 3, 11]
+    assert fits.a1[["b", "d", "e", "i"]].tolist() == [5, 3, 3, 11]
     errors = pd.read_csv(tmp_path / "fits.parquet.errors.csv", keep_default_na=False)
-    assert summary.malformed_rows == 7
+    assert summary.malformed_rows == 6
     assert summary.errors == tmp_path / "fits.parquet.errors.csv"
     assert list(errors.file.unique()) == [str(file)]
-    short = "2 cells, expected 4" if suffix == "csv" else "y is missing"
+    assert summary.left_out == {"y is missing": 2}
+    short = "2 cells, expected 4" if suffix == "csv" else "weight is missing"
     assert list(zip(errors.row, errors.curve, errors.problem, strict=True)) == [
         (2, "a", "y is 'oops', not a number"),
         (7, "c", short),
-        (10, "d", "y is missing"),
         (16, "g", "x is inf, expected a finite number"),
         (17, "h", "weight is -1, expected finite and not negative"),
         (18, "h", "curve is missing"),
@@ -752,3 +753,255 @@ def test_names_that_are_no_utf8_are_refused_and_never_merged(tmp_path, quick):
     (tmp_path / "long.csv").write_bytes(b"curve,x,y," + b"z" * (1 << 20) + b"\na,1,2\n")
     with pytest.raises(ValueError, match=r"begins with a line of (more than|over)"):
         fit_table(HYPERBOLIC, tmp_path / "long.csv", tmp_path / "o.csv")
+
+
+RENAMED = {"curve": "run", "x": "step", "y": "loss", "weight": "w"}
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_columns_are_named_by_options_and_the_range_after_x(tmp_path, quick, suffix):
+    table = ragged_table(30)
+    save(table.rename(columns=RENAMED).assign(x="?", weight=-1), tmp_path / f"t.{suffix}")
+    arguments = [part for role, name in RENAMED.items() for part in (f"--{role}", name)]
+    out = tmp_path / "fits.csv"
+    assert cli.run_verb("fit", [str(tmp_path / f"t.{suffix}"), "--out", str(out), *arguments], debug=False) == 0
+    fits = pd.read_csv(out)
+    assert list(fits) == [name.replace("position", "step") for name in COLUMNS]
+    same(fits, expected(table))
+
+
+def test_mistakes_in_names_of_columns_list_those_that_are_there(tmp_path, capsys):
+    (tmp_path / "t.csv").write_text("run,step,loss\na,1,3\na,2,2\n")
+    np.save(tmp_path / "c.npy", curves(3))
+    named = ["--curve", "run", "--x", "step"]
+    for source, arguments, sentence in (
+        ("t.csv", [*named, "--y", "los"], "lacks the columns ['los']; it has ['run', 'step', 'loss']"),
+        ("t.csv", [*named, "--y", "loss", "--weight", "w"], "lacks the columns ['w']"),
+        ("t.csv", [*named, "--y", "step"], "the column step of"),
+        ("c.npy", ["--y", "loss"], "name columns of a .csv or .parquet; c.npy has none"),
+        (".", ["--x", "step"], "--x names a column of a table, found the run or surface"),
+    ):
+        out = ["--out", str(tmp_path / "o.csv")]
+        assert cli.run_verb("fit", [str(tmp_path / source), *out, *arguments], debug=False) == 2
+        assert sentence in capsys.readouterr().err.replace("\n", " ")
+    assert sorted(os.listdir(tmp_path)) == ["c.npy", "t.csv"]
+
+
+def test_a_malformed_cell_is_told_by_the_name_of_its_column(tmp_path, quick):
+    (tmp_path / "t.csv").write_text("run,step,loss\na,1,oops\nb,inf,2\n")
+    names = {"curve": "run", "x": "step", "y": "loss"}
+    with pytest.warns(UserWarning, match="loss is 'oops'"):
+        fit_table(HYPERBOLIC, tmp_path / "t.csv", tmp_path / "o.csv", **names)
+    problems = pd.read_csv(tmp_path / "o.csv.errors.csv").problem.tolist()
+    assert problems == ["loss is 'oops', not a number", "step is inf, expected a finite number"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("shard_bytes", [40, 1 << 20])
+def test_a_point_without_y_is_left_out_and_counted(tmp_path, quick, suffix, shard_bytes):
+    cells = [
+        ("a", 1, "3"),
+        ("a", 2, ""),
+        ("a", 3, "NaN"),
+        ("b", 1, "3"),
+        ("b", 2, "2"),
+        ("c", 1, "null"),
+        ("c", 2, "5"),
+    ]
+    table = pd.DataFrame(cells, columns=["curve", "x", "loss"])
+    if suffix == "parquet":
+        table["loss"] = pd.to_numeric(table.loss, errors="coerce")
+    save(table, tmp_path / f"t.{suffix}", rows=3)
+    summary = fit_table(HYPERBOLIC, tmp_path / f"t.{suffix}", tmp_path / "o.csv", y="loss", shard_bytes=shard_bytes)
+    assert (summary.malformed_rows, summary.left_out) == (0, {"loss is missing": 3})
+    fits = pd.read_csv(tmp_path / "o.csv")
+    assert fits.a0.tolist() == [1, 2, 1]
+    assert fits.a1.tolist() == [3, 5, 5]
+    assert fits.position_low.tolist() == [1, 1, 2]
+    assert fits.position_high.tolist() == [1, 2, 2]
+
+
+def test_missing_points_are_said_and_the_curve_is_fitted_as_without_them(tmp_path, capsys, tolerance):
+    table = pd.DataFrame({"curve": "a", "x": POSITION, "y": curves(1)[0] + 1e-3 * np.sin(np.arange(32))})
+    save(table.drop([4, 9]), tmp_path / "without.csv")
+    save(table.assign(y=table.y.mask(table.index.isin([4, 9]))), tmp_path / "t.csv")
+    for name in ("t", "without"):
+        arguments = [str(tmp_path / f"{name}.csv"), "--out", str(tmp_path / f"fits-{name}.csv")]
+        assert cli.run_verb("fit", arguments, debug=False) == 0
+        assert ("points left out: 2 where y is missing" in capsys.readouterr().out) == (name == "t")
+    fits, truth = (pd.read_csv(tmp_path / f"fits-{name}.csv") for name in ("t", "without"))
+    np.testing.assert_allclose(fits[["a0", "a1", "a2"]], truth[["a0", "a1", "a2"]], rtol=tolerance["solver"])
+
+
+def noisy_table(n: int = 2) -> pd.DataFrame:
+    y = curves(n) + 1e-3 * np.sin(np.arange(32))
+    return pd.concat([pd.DataFrame({"curve": f"c{k}", "x": POSITION, "y": y[k]}) for k in range(n)], ignore_index=True)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_unsorted_rows_of_a_curve_give_the_bits_of_sorted_ones(tmp_path, suffix):
+    table = noisy_table()
+    mixed = table.sample(frac=1, random_state=3).sort_values("curve", kind="stable")
+    assert (np.diff(mixed.x) < 0).sum() > 10
+    for name, rows in (("sorted", table), ("mixed", mixed)):
+        save(rows, tmp_path / f"{name}.{suffix}", rows=7)
+        summary = fit_table(HYPERBOLIC, tmp_path / f"{name}.{suffix}", tmp_path / f"fits-{name}.parquet")
+        assert summary.status == {"converged": 2}
+    fits, truth = (pd.read_parquet(tmp_path / f"fits-{name}.parquet") for name in ("mixed", "sorted"))
+    assert fits.equals(truth)
+
+
+def test_two_points_at_one_x_are_two_points(tmp_path, tolerance):
+    table = noisy_table(1)
+    twice = pd.concat([table, table.assign(y=table.y + 0.01)]).sort_values("x", kind="stable")
+    save(twice.sample(frac=1, random_state=0), tmp_path / "t.csv")
+    fit_table(HYPERBOLIC, tmp_path / "t.csv", tmp_path / "o.csv")
+    direct = fit(HYPERBOLIC, twice.y.to_numpy(), x=twice.x.to_numpy())
+    fits = pd.read_csv(tmp_path / "o.csv")
+    np.testing.assert_allclose(fits.loc[0, ["a0", "a1", "a2"]].astype(float), direct.params, rtol=1e-5)
+    np.testing.assert_allclose(fits.sse[0], direct.sse, rtol=tolerance["solver"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ("a,1,inf\na,2,3\nb,1,inf\n", "non_finite: NaN or infinity in the data"),
+        ("a,1,3\na,2,\nb,1,\n", "too_few_points: no more points than parameters"),
+    ],
+)
+def test_a_table_none_of_whose_curves_could_be_fitted_is_a_failure(
+    tmp_path, quick, capsys, monkeypatch, rows, sentence
+):
+    def few(law, y, x, weights=None, **options):
+        fits = moments(law, y, x, weights)
+        counted = fits.params[:, 0] <= 3
+        return fits._replace(status=np.where(counted, Status.TOO_FEW_POINTS, fits.status).astype(np.int8))
+
+    monkeypatch.setattr(worker, "fit_rows", few)
+    (tmp_path / "t.csv").write_text("curve,x,y\n" + rows)
+    arguments = [str(tmp_path / "t.csv"), "--out", str(tmp_path / "o.csv")]
+    assert cli.run_verb("fit", arguments, debug=False) == 2
+    assert f"t.csv could be fitted; {sentence}" in capsys.readouterr().err.replace("\n", " ")
+    assert pd.read_csv(tmp_path / "o.csv").curve.tolist() == ["a", "b"]
+
+
+def test_a_point_at_zero_where_the_law_has_no_value_is_left_out(tmp_path, capsys):
+    y = 3 * np.arange(1.0, 41) ** -0.4 + 2 + 1e-3 * np.sin(np.arange(40))
+    rows = [pd.DataFrame({"curve": c, "step": np.arange(1.0, 41), "y": y}) for c in "ab"]
+    begun = pd.DataFrame({"curve": ["a", "c"], "step": 0.0, "y": 9.0})  # c has no other point
+    save(pd.concat(rows), tmp_path / "without.csv")
+    save(pd.concat([begun, *rows]).sort_values("curve", kind="stable"), tmp_path / "t.csv")
+    for name in ("t", "without"):
+        arguments = [str(tmp_path / f"{name}.csv"), "--out", str(tmp_path / f"fits-{name}.csv")]
+        assert cli.run_verb("fit", [*arguments, "--law", "power", "--x", "step"], debug=False) == 0
+        said = "points left out: 2 where step is 0 (the law power has no value there)" in capsys.readouterr().out
+        assert said == (name == "t")
+    fits, truth = (pd.read_csv(tmp_path / f"fits-{name}.csv") for name in ("t", "without"))
+    pd.testing.assert_frame_equal(fits[:2], truth, check_dtype=False)
+    assert fits.status[2] == "too_few_points"
+    assert fits.iloc[2, 1:-1].isna().all()
+
+
+def test_a_point_at_zero_is_fitted_where_the_law_has_a_value(tmp_path, quick, monkeypatch):
+    def everywhere(law, y, x, weights=None, **options):
+        return moments(law, y, x + 1, weights)
+
+    monkeypatch.setattr(worker, "fit_rows", everywhere)
+    (tmp_path / "t.csv").write_text("curve,x,y\na,0,3\na,1,2\n")
+    summary = fit_table(HYPERBOLIC, tmp_path / "t.csv", tmp_path / "o.csv")
+    assert summary.left_out == {}
+    assert pd.read_csv(tmp_path / "o.csv").a0.tolist() == [2]
+
+
+MINE = """
+import jax.numpy as jnp
+from tsl_jax.laws import Law, families
+
+def basis(shape, x):
+    return jnp.stack([1 / (1 + shape[0] * x), jnp.ones_like(x)], axis=-1)
+
+def broken(shape, x):
+    return x.no_such_thing
+
+LAW = Law(name="mine", formula="b0/(1 + b1 x) + b2", params=("b0", "b1", "b2"), shapes=("b1",), coefs=("b0", "b2"),
+          basis=basis, bounds=families.rate, source="this test")
+BROKEN = Law(**{**vars(LAW), "basis": broken})
+NUMBER = 3
+"""
+
+
+def test_a_law_of_ones_own_is_named_on_the_command_line(tmp_path, quick, capsys):
+    (tmp_path / "mine.py").write_text(MINE)
+    save(ragged_table(12), tmp_path / "t.csv")
+    arguments = [str(tmp_path / "t.csv"), "--law", f"{tmp_path}/mine.py:LAW", "--out", str(tmp_path / "o.csv")]
+    assert cli.run_verb("fit", arguments, debug=False) == 0
+    fits = pd.read_csv(tmp_path / "o.csv")
+    assert list(fits)[:4] == ["curve", "b0", "b1", "b2"]
+    assert "b0/(1 + b1 x) + b2: 12 curves" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("mine.py:NONE", "expected NONE = tsl_jax.laws.Law(...) in .*mine.py, found nothing"),
+        ("mine.py:NUMBER", "found a int"),
+        ("gone.py:LAW", "gone.py cannot be imported"),
+        ("wrong.py:LAW", r"wrong.py cannot be imported \(ZeroDivisionError"),
+        ("mine.py:BROKEN", "the law mine cannot be evaluated at x = 1 to 32 .*no_such_thing"),
+        ("mine.py", "is unknown; expected one of hyperbolic, .* or a law of your own as ./file.py:NAME"),
+    ],
+)
+def test_a_mistake_in_a_file_with_a_law_is_one_sentence(tmp_path, capsys, name, sentence):
+    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "wrong.py").write_text("LAW = 1 / 0")
+    (tmp_path / "t.csv").write_text("curve,x,y\na,1,3\na,2,2\n")
+    arguments = [str(tmp_path / "t.csv"), "--law", f"{tmp_path}/{name}", "--out", str(tmp_path / "o.csv")]
+    assert cli.run_verb("fit", arguments, debug=False) == 2
+    assert re.search(sentence.replace("(...)", r"\(\.\.\.\)"), capsys.readouterr().err.replace("\n", " "))
+    assert not (tmp_path / "o.csv").exists()
+
+
+def test_a_law_that_a_file_of_options_names_does_not_run_by_itself(tmp_path, quick, capsys):
+    (tmp_path / "mine.py").write_text(MINE + f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    save(ragged_table(3), tmp_path / "t.csv")
+    law = f"{tmp_path}/mine.py:LAW"
+    (tmp_path / "c.yaml").write_text(f"law: {law}\n")
+    arguments = [str(tmp_path / "t.csv"), "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "o.csv")]
+    assert cli.run_verb("fit", arguments, debug=False) == 2
+    assert "which is Python that would run" in capsys.readouterr().err.replace("\n", " ")
+    assert not (tmp_path / "ran").exists()
+    assert cli.run_verb("fit", [*arguments, "--law", law], debug=False) == 0
+    assert (tmp_path / "ran").exists()
+
+
+def test_coefficients_are_kept_within_the_limits_of_the_command_line(tmp_path, tolerance):
+    table = noisy_table(1)
+    save(table, tmp_path / "t.csv")
+    limits = ["--coef-limits", "a2=:3.9", "--coef-limits", "a0=0:"]
+    arguments = [str(tmp_path / "t.csv"), "--out", str(tmp_path / "o.csv"), *limits]
+    assert cli.run_verb("fit", arguments, debug=False) == 0
+    direct = fit(HYPERBOLIC, table.y.to_numpy(), x=POSITION, coef_limits={"a2": (None, 3.9), "a0": (0, None)})
+    fits = pd.read_csv(tmp_path / "o.csv")
+    assert fits.a2[0] == 3.9
+    np.testing.assert_allclose(fits.loc[0, ["a0", "a1", "a2"]].astype(float), direct.params, rtol=tolerance["solver"])
+
+
+@pytest.mark.parametrize(
+    ("limits", "sentence"),
+    [
+        (["a2"], "expected COEF=LOW:HIGH such as a2=0: or a2=1.6:1.6, found 'a2'"),
+        (["a2=0:1:2"], "expected COEF=LOW:HIGH"),
+        (["a2=low:"], "found 'a2=low:'"),
+        (["a1=0:"], "limits are for coefficients ('a0', 'a2') of hyperbolic, found 'a1'"),
+        (["a2=2:1"], "must be (low, high) with low <= high"),
+        (["a2=0:", "a2=:1"], "names a2 twice"),
+        (["a0=1:"], "the limit 1.0 of a0 would depend on the shape of hyperbolic"),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused_before_any_work(tmp_path, quick, capsys, limits, sentence):
+    (tmp_path / "t.csv").write_text("curve,x,y\na,1,3\na,2,2\n")
+    options = [part for limit in limits for part in ("--coef-limits", limit)]
+    arguments = [str(tmp_path / "t.csv"), "--out", str(tmp_path / "o.csv"), *options]
+    assert cli.run_verb("fit", arguments, debug=False) == 2
+    assert sentence in capsys.readouterr().err.replace("\n", " ")
+    assert os.listdir(tmp_path) == ["t.csv"]

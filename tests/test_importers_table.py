@@ -286,7 +286,8 @@ def test_an_imported_run_is_forecast_and_reported(tmp_path, capsys, monkeypatch)
     page = (tmp_path / "run" / "report.html").read_text()
     assert ">The forecast</h2>" in page
     assert ">Loss by position</h2>" not in page
-    assert tsl_command("fit", file, "--out", tmp_path / "fits.csv") == 0  # over position: the page's own program
+    assert tsl_command("fit", file, "--out", tmp_path / "fits.csv") == 2  # over position: the page's own program
+    assert "fit it over tokens by --law power" in capsys.readouterr().err.replace("\n", " ")
     assert (pd.read_csv(tmp_path / "fits.csv").status == "too_few_points").sum() == len(tokens)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -24,18 +24,29 @@ class FitCommand:
     """
 
     curves: tyro.conf.Positional[Path]
-    """.npy of (curves, positions); .csv or .parquet with columns curve,x,y[,weight]; a run's folder; a surface."""
+    """.npy of (curves, positions); .csv or .parquet, a row a point, with columns curve,x,y[,weight] or those that
+    --curve, --x, --y and --weight name; a run's folder; a surface."""
     law: str = "hyperbolic"
-    """Name of the law; a wrong one lists them."""
+    """Name of the law, a wrong one lists them; or a law of your own, as ./file.py:NAME, which is run."""
     out: Path = Path("fits.parquet")
     """Where the rows go (.parquet or .csv)."""
-    x: Path | None = None
-    """.npy with the covariate at each position of a .npy of curves; default 1 to n."""
+    curve: str | None = None
+    """Of a table: the column with the name of the curve; default curve."""
+    x: str | None = None
+    """Of a table: the column with the covariate, default x; it names the range in the output (step_low, step_high).
+    Of a .npy of curves: a .npy with the covariate at each position, default 1 to n."""
+    y: str | None = None
+    """Of a table: the column that is fitted; default y."""
+    weight: str | None = None
+    """Of a table: the column with weights; default weight, if there is one."""
     method: Annotated[
         Literal["auto", "varpro", "lm"], tyro.conf.arg(help="varpro: global; lm: Levenberg-Marquardt")
     ] = "auto"
     dtype: Literal["float64", "float32"] = "float64"
     """Precision of the fit."""
+    coef_limits: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="COEF=LOW:HIGH")] = ()
+    """Keep a coefficient within limits, either side may be empty: a2=0: is not negative, a2=1.6:1.6 is fixed. May be
+    repeated."""
     strict: bool = False
     """Stop at a malformed row, instead of listing it and going on."""
     ray: str | None = None
@@ -46,30 +57,90 @@ def run_fit(command: FitCommand) -> None:
     """Fit, write, and print the result."""
     import json
 
-    from tsl_jax import laws
     from tsl_jax.atomic_write import check_outputs
     from tsl_jax.commands import options
     from tsl_jax.curve_tables import check_output
-    from tsl_jax.fitting.status import Status
+    from tsl_jax.fitting.status import UNSOLVED
 
-    if command.law not in laws.BY_NAME:
-        raise ValueError(f"fit: --law {command.law!r} is unknown; expected one of {', '.join(laws.BY_NAME)}")
     check_output(command.out)
     options.check_folder(command.out.absolute().parent, "fit")
-    check_outputs([command.curves, command.x], [command.out], "fit")
-    law = laws.BY_NAME[command.law]
+    covariate = Path(command.x) if command.x and command.curves.suffix == ".npy" else None
+    check_outputs([command.curves, covariate], [command.out], "fit")
+    law = _law(command)
     stamp = {"tsl_jax": json.dumps(options.stamp(command))}
     surface = command.curves.is_dir() or command.curves.suffix == ".npz"
     summary = (_fit_run if surface else _fit_file)(command, law, stamp)
     counts = ", ".join(f"{count} {name}" for name, count in sorted(summary.status.items(), key=lambda item: -item[1]))
     print(f"{law.formula}: {summary.curves} curves, {counts}\nrows: {command.out}")
-    if summary.malformed_rows and set(summary.status) <= {Status.NON_FINITE.short}:
-        raise ValueError(f"fit: no curve of {command.curves} could be fitted, see {summary.errors}; correct its rows")
+    if summary.left_out:
+        print("points left out:", ", ".join(f"{count} where {why}" for why, count in summary.left_out.items()))
+    if set(summary.status) <= {status.short for status in UNSOLVED}:
+        raise ValueError(f"fit: no curve of {command.curves} could be fitted; {_advice(law, summary, surface)}")
+
+
+def _law(command: FitCommand) -> Law:
+    """The law of `--law`, by its name or from the Python file or module that it names."""
+    from tsl_jax import laws, user_code
+
+    if command.law in laws.BY_NAME:
+        return laws.BY_NAME[command.law]
+    if not user_code.is_named(command.law):
+        expected = f"one of {', '.join(laws.BY_NAME)}, or a law of your own as ./file.py:NAME"
+        raise ValueError(f"fit: --law {command.law!r} is unknown; expected {expected}")
+    module, _, name = command.law.rpartition(":")
+    if command.ray is not None and module.endswith(".py"):
+        raise ValueError(f"fit: --ray needs a law that its machines can import, found {module}; install it as a module")
+    try:
+        law = user_code.load(module, name)
+    except ValueError as error:
+        raise ValueError(f"fit: --law {command.law}: {error!s:.300}; correct it, or take a law by its name") from error
+    if not isinstance(law, laws.Law):
+        found = "nothing" if law is None else f"a {type(law).__name__}"
+        expected = f"{name} = tsl_jax.laws.Law(...) in {module}"
+        raise ValueError(f"fit: --law {command.law}: expected {expected}, found {found}")
+    return law
+
+
+def _limits(command: FitCommand) -> dict[str, tuple[float | None, float | None]]:
+    """The limits of `--coef-limits COEF=LOW:HIGH`, by coefficient."""
+    limits: dict[str, tuple[float | None, float | None]] = {}
+    for text in command.coef_limits:
+        name, _, ends = (part.strip() for part in text.partition("="))
+        try:
+            low, high = (float(end) if end.strip() else None for end in ends.split(":"))
+        except ValueError:
+            expected = "COEF=LOW:HIGH such as a2=0: or a2=1.6:1.6"
+            raise ValueError(f"fit: --coef-limits: expected {expected}, found {text!r}") from None
+        if name in limits:
+            raise ValueError(f"fit: --coef-limits names {name} twice; give it once, as {name}=LOW:HIGH")
+        limits[name] = low, high
+    return limits
+
+
+def _version(law: str) -> str:
+    """The hash of a user's file with a law, else nothing."""
+    import hashlib
+
+    file = law.rpartition(":")[0]
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file.endswith(".py") else ""
+
+
+def _advice(law: Law, summary: TableSummary, surface: bool) -> str:
+    """What to do about a table none of whose curves could be fitted."""
+    from tsl_jax.fitting.status import Status
+
+    if summary.malformed_rows:
+        return f"see {summary.errors}; correct its rows"
+    (short, _), *_ = sorted(summary.status.items(), key=lambda item: -item[1])
+    status = Status[short.upper()]
+    if surface and status == Status.TOO_FEW_POINTS and law.covariates == ("position",):
+        return f"{status.message()}; a surface of the mean only has one position: fit it over tokens by --law power"
+    return f"{short}: {status.message()}"
 
 
 def _fit_run(command: FitCommand, law: Law, stamp: dict[str, str]) -> TableSummary:
     """The curves of a run or a surface, which are few: along positions or tokens, as the law reads it."""
-    from tsl_jax.curve_tables import write_fit
+    from tsl_jax.curve_tables import check_request, write_fit
     from tsl_jax.fitting import fit
     from tsl_jax.surface import load_surface
 
@@ -78,8 +149,17 @@ def _fit_run(command: FitCommand, law: Law, stamp: dict[str, str]) -> TableSumma
             f"fit: --law {law.name} is a law over {' and '.join(law.covariates)}; a run has losses over position and "
             "over tokens only. Choose a law over one of these, or fit tsl.load_surface(...).loss from Python with x="
         )
+    named = [option for option in ("curve", "x", "y", "weight") if getattr(command, option) is not None]
+    if named:
+        raise ValueError(
+            f"fit: --{named[0]} names a column of a table, found the run or surface {command.curves}; leave it out"
+        )
+    limits = _limits(command)
+    check_request(law, command.method, command.dtype, limits)
     surface = load_surface(command.curves)
-    result = fit(law, surface.loss, over=law.covariates[0], method=command.method, dtype=command.dtype)
+    result = fit(
+        law, surface.loss, over=law.covariates[0], method=command.method, dtype=command.dtype, coef_limits=limits
+    )
     return write_fit(law, result, command.out, stamp)
 
 
@@ -87,7 +167,8 @@ def _fit_file(command: FitCommand, law: Law, stamp: dict[str, str]) -> TableSumm
     from tsl_jax.commands.progress import rate
     from tsl_jax.curve_tables import RayExecutor, fit_table, open_source
 
-    print(open_source(command.curves, command.x).describe(), flush=True)
+    columns: dict[str, Any] = {"x": command.x, "curve": command.curve, "y": command.y, "weight": command.weight}
+    print(open_source(command.curves, **columns).describe(), flush=True)
     with ExitStack() as stack:
         executor: Executor | None = None
         if command.ray is not None:
@@ -99,11 +180,13 @@ def _fit_file(command: FitCommand, law: Law, stamp: dict[str, str]) -> TableSumm
             law,
             command.curves,
             command.out,
-            x=command.x,
+            **columns,
             method=command.method,
             dtype=command.dtype,
+            coef_limits=_limits(command),
             strict=command.strict,
             executor=executor,
             progress=stack.enter_context(rate("fit", "curves")),
             metadata=stamp,
+            version=_version(command.law),
         )

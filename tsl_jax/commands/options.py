@@ -29,11 +29,25 @@ def parse(command: type[T], verb: str, arguments: list[str]) -> T:
     settings = {"config": (tyro.conf.FlagCreatePairsOff,), "registry": _types_of_one_word()}
     _refuse_empty_lists(command, verb, rest)
     parsed = tyro.cli(command, args=rest, prog=f"tsl {verb}", **settings, **default)
+    _require_named_law(parsed, verb, file, rest)
     train: Any = getattr(parsed, "train", None)
     if file is not None and train is not None and train.position_weights.runs_code:
         named = any(argument.partition("=")[0].replace("_", "-") == "--position-weights" for argument in rest)
         require_trust(parsed, [] if named else [train.position_weights], str(file))
     return parsed
+
+
+def _require_named_law(command: Any, verb: str, file: Path | None, arguments: list[str]) -> None:
+    """A law that is Python of somebody's runs where the command line names it, not where a file of options does."""
+    from tsl_jax.user_code import is_named
+
+    law = getattr(command, "law", None)
+    if file is None or not isinstance(law, str) or not is_named(law):
+        return
+    if not any(argument.partition("=")[0] == "--law" for argument in arguments):
+        raise ValueError(
+            f"{verb}: {file} names the law {law}, which is Python that would run; look at it, then give --law {law}"
+        )
 
 
 def _refuse_empty_lists(command: type, verb: str, arguments: list[str]) -> None:

@@ -1,10 +1,11 @@
 """From rows of a long table to curves that can be fitted together.
 
 A long table is a stream of chunks of rows `curve,x,y[,weight]`; a curve is a run of rows with one name, however many
-chunks it spans. `blocks` cuts the stream into blocks of whole curves. `groups` gathers the curves of a block that
-share their x into arrays (curve, point). Curves of different lengths, or with gaps, on a lattice x0, x0 + d, ... (such
-as positions 1 to n) share it: it is filled up with points of weight zero to one of few lengths. Which lattice a curve
-gets depends on its own x alone, never on its neighbours, so a curve's fit does not depend on the file around it.
+chunks it spans. `blocks` cuts the stream into blocks of whole curves, `CurveBlock.fitted` sorts each by its x, and
+`groups` gathers the curves that share their x into arrays (curve, point). Curves of different lengths, or with gaps, on
+a lattice x0, x0 + d, ... (such as positions 1 to n) share it: it is filled up with points of weight zero to one of few
+lengths. Which lattice a curve gets depends on its own x alone, never on its neighbours, so a curve's fit does not
+depend on the file around it.
 """
 
 from __future__ import annotations
@@ -54,8 +55,56 @@ class CurveBlock:
     def names(self) -> pa.Array:
         return self.rows.curve.take(pa.array(self.starts[:-1]))
 
+    def sound(self) -> np.ndarray:
+        """Whether each curve is without malformed rows."""
+        sound = np.ones(len(self.starts) - 1, bool)
+        sound[np.searchsorted(self.starts, np.array([*self.rows.problems], int), side="right") - 1] = False
+        return sound
+
+    def fitted(self, *, without_zero: bool = False) -> FittedPoints:
+        """The points that are fitted, of sound curves in the order of x; where y is missing, with weight zero.
+
+        Args:
+            without_zero: leave out the points at x = 0, where the law has no value.
+        """
+        x, y, weight, starts = self.rows.x, self.rows.y, self.rows.weight, self.starts
+        falls = np.diff(x) < 0
+        falls[starts[1:-1] - 1] = False  # from one curve to the next
+        if falls.any():
+            order = np.lexsort((x, np.repeat(np.arange(len(starts) - 1), np.diff(starts))))  # stable
+            x, y, weight = x[order], y[order], None if weight is None else weight[order]
+        sound, zeros, count = self.sound(), 0, 0
+        if without_zero:
+            zero = x == 0
+            zeros = int((zero & np.repeat(sound, np.diff(starts))).sum())
+            starts = np.append(0, np.cumsum(~zero))[starts]
+            x, y, weight = x[~zero], y[~zero], None if weight is None else weight[~zero]
+        missing = np.isnan(y)
+        if missing.any():
+            weight = np.ones_like(y) if weight is None else weight
+            count = int((missing & (weight > 0) & np.repeat(sound, np.diff(starts))).sum())
+            weight = np.where(missing, 0, weight)
+        sound &= np.diff(starts) > 0
+        return FittedPoints(x, y, weight, starts, np.flatnonzero(sound), count, zeros)
+
+
+@dataclass(frozen=True)
+class FittedPoints:
+    """Points that are fitted: curve k, one of the sound `curves` of its block, has starts[k] to before starts[k + 1].
+
+    `missing` is how many of them have weight zero because y is missing, `zeros` how many at x = 0 are left out.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    weight: np.ndarray | None
+    starts: np.ndarray
+    curves: np.ndarray
+    missing: int
+    zeros: int
+
     def points(self, curves: np.ndarray) -> np.ndarray:
-        """Row numbers (curve, point) of curves of one length."""
+        """Places (curve, point) of curves of one length."""
         first = self.starts[curves]
         return first[:, None] + np.arange(self.starts[curves[0] + 1] - first[0])
 
@@ -101,17 +150,17 @@ def blocks(chunks: Iterable[Chunk], points: int = BLOCK_POINTS) -> Iterator[Curv
         yield CurveBlock(rows, np.append(_curve_starts(rows.curve), len(rows)), row)
 
 
-def groups(block: CurveBlock) -> Iterator[CurveGroup]:
-    """The curves of a block without malformed rows, those that share a layout together.
+def groups(fitted: FittedPoints) -> Iterator[CurveGroup]:
+    """The curves of these points, those that share a layout together.
 
     A curve without gaps whose weights are all one needs no weights, and gets none: fits without weights are faster.
     """
     gathered: dict[Any, list[tuple[Layout, np.ndarray]]] = {}
-    for curves in _by_x(block):
-        points = block.points(curves)
-        layout = layout_of(block.rows.x[points[0]])
+    for curves in _by_x(fitted):
+        points = fitted.points(curves)
+        layout = layout_of(fitted.x[points[0]])
         full = len(layout.slots) == len(layout.x)
-        even = np.ones(len(curves), bool) if block.rows.weight is None else (block.rows.weight[points] == 1).all(axis=1)
+        even = np.ones(len(curves), bool) if fitted.weight is None else (fitted.weight[points] == 1).all(axis=1)
         for unweighted in (True, False):
             if (even == unweighted).any():
                 key = (layout.x.tobytes(), unweighted and full)
@@ -123,11 +172,11 @@ def groups(block: CurveBlock) -> Iterator[CurveGroup]:
         weights = None if unweighted else np.zeros_like(y)
         first = 0
         for layout, curves in parts:
-            points = block.points(curves)
+            points = fitted.points(curves)
             slots = np.ix_(np.arange(first, first + len(curves)), layout.slots)
-            y[slots] = block.rows.y[points]
+            y[slots] = fitted.y[points]
             if weights is not None:
-                weights[slots] = 1 if block.rows.weight is None else block.rows.weight[points]
+                weights[slots] = 1 if fitted.weight is None else fitted.weight[points]
             first += len(curves)
         yield CurveGroup(members, x, y, weights)
 
@@ -151,18 +200,15 @@ def _filled_length(points: int) -> int:
     return length
 
 
-def _by_x(block: CurveBlock) -> list[np.ndarray]:
-    """Places of the curves without malformed rows, one array for each distinct x."""
-    malformed = np.zeros(len(block.starts) - 1, bool)
-    malformed[np.searchsorted(block.starts, np.array([*block.rows.problems], int), side="right") - 1] = True
-    sound = np.flatnonzero(~malformed)
-    lengths = np.diff(block.starts)[sound]
-    x, starts = block.rows.x, block.starts
+def _by_x(fitted: FittedPoints) -> list[np.ndarray]:
+    """The curves, one array for each distinct x."""
+    x, starts = fitted.x, fitted.starts
+    lengths = np.diff(starts)[fitted.curves]
     places: list[np.ndarray] = []
     for length in np.unique(lengths):
-        curves = sound[lengths == length]
+        curves = fitted.curves[lengths == length]
         # Most tables have one x for each length, and one comparison of arrays tells so; else hash the x of each curve.
-        if (x[block.points(curves)] == x[starts[curves[0]] : starts[curves[0]] + length]).all():
+        if (x[fitted.points(curves)] == x[starts[curves[0]] : starts[curves[0]] + length]).all():
             places.append(curves)
             continue
         same: dict[bytes, list[int]] = {}

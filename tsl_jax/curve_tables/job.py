@@ -14,13 +14,14 @@ import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import closing
-from dataclasses import dataclass
-from importlib.metadata import version
+from dataclasses import dataclass, field
+from importlib import metadata as installed
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pyarrow as pa
 
 from tsl_jax import laws
@@ -30,23 +31,29 @@ from tsl_jax.curve_tables.shards import SHARD_BYTES, MalformedRow, Shard, ShardR
 from tsl_jax.curve_tables.sources import Matrix, Source, open_source
 from tsl_jax.curve_tables.worker import ShardTask, fit_columns, fit_values
 from tsl_jax.curve_tables.writer import TableBuilder, check_replaced, errors_file
+from tsl_jax.fitting import bounds, fit
+from tsl_jax.fitting.bounds import Limits
 from tsl_jax.fitting.result import Fit
 from tsl_jax.fitting.solver import prepare
 from tsl_jax.laws import Law
 
 Progress = Callable[[float, int], None]  # share of the source that is done, and curves fitted by this call
-LAYOUT = 4  # of the stored shards; those of an earlier layout are not continued
+LAYOUT = 5  # of the stored shards; those of an earlier layout are not continued
 
 
 @dataclass(frozen=True)
 class TableSummary:
-    """What a table holds: how many curves, how many of each status, malformed rows, and where these are listed."""
+    """What a table holds: how many curves, how many of each status, malformed rows, and where these are listed.
+
+    `left_out` counts the points that were not fitted, by the reason.
+    """
 
     out: Path
     curves: int
     status: dict[str, int]
     malformed_rows: int
     errors: Path | None
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 def fit_table(
@@ -55,31 +62,40 @@ def fit_table(
     out: Path | str,
     *,
     x: Path | str | None = None,
+    curve: str | None = None,
+    y: str | None = None,
+    weight: str | None = None,
     method: str = "auto",
     dtype: str | None = None,
+    coef_limits: Limits | None = None,
     strict: bool = False,
     executor: Executor | None = None,
     progress: Progress | None = None,
     metadata: Mapping[str, str] | None = None,
+    version: str = "",
     shard_bytes: int = SHARD_BYTES,
 ) -> TableSummary:
     """Fit `law` to every curve of a file, and write one row a curve.
 
     Finished shards stand in `<out>.parts/` until the table is complete: a second call of the same request goes on from
     them. A malformed row of a long table costs its curve (status `non_finite`, no values) and is listed with its place
-    in `<out>.errors.csv`; so does a curve whose rows are not contiguous.
+    in `<out>.errors.csv`; so does a curve whose rows are not contiguous. A point whose y is missing is
+    left out, and so is one at x = 0 where the law has no value there.
 
     Args:
         law: what to fit; a law with one covariate.
         source: `.npy` (curves, positions), or `.csv` or `.parquet` with the columns curve, x, y and perhaps weight.
         out: the table, `.parquet` or `.csv`.
-        x: a `.npy` with the covariate at each point of a `.npy` source; default 1 to n for laws over position.
-        method, dtype: as for `fit`; with float32 the columns are float32 too.
+        x: a `.npy` with the covariate at each point of a `.npy` source, default 1 to n for laws over position; or the
+            name of the column x of a table, after which the columns of the range are named (`step_low`, `step_high`).
+        curve, y, weight: names of the other columns of a table.
+        method, dtype, coef_limits: as for `fit`; with float32 the columns are float32 too.
         strict: stop at a malformed row.
         executor: fits the shards, such as a ProcessPoolExecutor (with the spawn context: jax is not fork-safe); its
             workers must see the source under the same path. Default: this process.
         progress: called with the share of the source that is done, and the curves fitted, after each shard.
         metadata: kept in the schema of a Parquet table.
+        version: of a law that is not of tsl_jax, such as a hash of its file: shards of another are not continued.
         shard_bytes: how much of the source is a shard: what is in memory at once, and what a kill can cost.
 
     Raises:
@@ -89,15 +105,17 @@ def fit_table(
     """
     out = Path(out).absolute()
     check_output(out)
-    _check_request(law, method, dtype, shard_bytes)
-    opened = open_source(Path(source), None if x is None else Path(x))
+    check_request(law, method, dtype, coef_limits, shard_bytes)
+    opened = open_source(Path(source), x, curve, y, weight)
     _check_files(law, opened, out, x)
     named = laws.BY_NAME.get(law.name) is law  # else the functions of the law themselves are pickled
-    task = ShardTask(opened, law.name if named else law, method, dtype)
+    limits = {name: list(pair) for name, pair in sorted((coef_limits or {}).items())}
+    task = ShardTask(opened, law.name if named else law, method, dtype, dict(coef_limits or {}))
     # All that the rows depend on: what finished shards must agree with to be continued.
     request = {"law": law.name, "formula": law.formula, "method": method, "dtype": dtype or "float64"}
     identity = opened.identity()
-    request |= identity | {name: version(name) for name in ("tsl_jax", "jax", "jaxlib")}
+    packages = {name: installed.version(name) for name in ("tsl_jax", "jax", "jaxlib")}
+    request |= {"version": version, "coef_limits": limits} | identity | packages
     store = ShardStore(out, request | {"layout": LAYOUT, "shard_bytes": shard_bytes})
     try:
         table = TableBuilder(store, out, opened.path, dict(metadata or {}))
@@ -121,7 +139,7 @@ def fit_table(
             stacklevel=2,
         )
     errors = table.errors if tally.malformed_rows else None
-    return TableSummary(out, tally.curves, dict(tally.status), tally.malformed_rows, errors)
+    return TableSummary(out, tally.curves, dict(tally.status), tally.malformed_rows, errors, dict(tally.left_out))
 
 
 def write_fit(law: Law, result: Fit, out: Path, metadata: Mapping[str, str]) -> TableSummary:
@@ -161,7 +179,13 @@ def check_output(path: Path) -> None:
         raise ValueError(f"fit: the path of --out is not UTF-8, found {path.absolute()}; give another name") from None
 
 
-def _check_request(law: Law, method: str, dtype: str | None, shard_bytes: int) -> None:
+def check_request(
+    law: Law,
+    method: str,
+    dtype: str | None,
+    coef_limits: Limits | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
     """Refuse what no shard could be fitted with, before any work."""
     if not isinstance(law, Law):
         raise ValueError(f"fit: law must be a Law such as tsl.laws.HYPERBOLIC, found {law!r}; see tsl.laws.BY_NAME")
@@ -172,7 +196,25 @@ def _check_request(law: Law, method: str, dtype: str | None, shard_bytes: int) -
     if shard_bytes < 1:
         raise ValueError(f"fit: shard_bytes must be positive, found {shard_bytes}")
     with jax.enable_x64(True):  # on any x: whether the method serves this law
-        prepare(law, jnp.arange(1.0, 33.0), method=method)
+        try:
+            prepare(law, jnp.arange(1.0, 33.0), method=method)
+        except ValueError:
+            raise
+        except Exception as error:  # a law of the user's own may fail in any way
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise ValueError(
+                f"fit: the law {law.name} cannot be evaluated at x = 1 to 32 ({reason:.300}); correct its functions"
+            ) from error
+    _check_limits(law, coef_limits or {})
+
+
+def _check_limits(law: Law, limits: Limits) -> None:
+    """Refuse limits that the law does not allow; those other than zero show in a fit that fixes them."""
+    checked = bounds.check_limits(law, limits)
+    fixed = {name: (end, end) for name, ends in checked.items() for end in ends if end and math.isfinite(end)}
+    if fixed:
+        x = np.arange(1.0, 33.0)
+        fit(law, 1 / x, x=x, coef_limits=fixed)
 
 
 def _check_files(law: Law, source: Source, out: Path, x: Path | str | None) -> None:
@@ -183,7 +225,9 @@ def _check_files(law: Law, source: Source, out: Path, x: Path | str | None) -> N
             f"fit: {law.name} is a law over {covariate}, which {source.path.name} does not hold: its points are "
             f"positions 1 to {source.shape[1]}; give x= (--x), a .npy of {covariate} at each point"
         )
-    check_outputs([source.path, None if x is None else Path(x)], [out, errors_file(out)], "fit")
+    check_outputs(
+        [source.path, Path(x) if x is not None and isinstance(source, Matrix) else None], [out, errors_file(out)], "fit"
+    )
     check_replaced(out)
 
 

@@ -4,10 +4,6 @@ A shard is a range of row groups, or of bytes. A curve belongs to the shard in w
 skips the rows that continue the curve before it, and reads on behind its end to the last row of the curve that is open
 there. Neighbouring shards thus agree from the file alone, without exchanging anything. In a CSV a line is a row, blank
 lines are skipped, and names are text as written.
-
-Malformed is text where a number is expected, a missing cell, an x that is not finite, a weight that is negative or not
-finite; the row then has a sentence. A y that is NaN or infinite is a number: the fit gives its curve a status. A point
-of weight zero is left out, and its y may be missing.
 """
 
 from __future__ import annotations
@@ -20,17 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
+from tsl_jax.curve_tables.columns import Columns, check, decode
 from tsl_jax.curve_tables.curve_blocks import Chunk
 from tsl_jax.curve_tables.shards import SHARD_BYTES, Shard, file_identity, size_in_words
 
 pc: Any = pyarrow.compute  # made at import, so a type checker does not see it
-NEEDED = ("curve", "x", "y")
 CHUNK_BYTES = 1 << 23  # of CSV text parsed at once
 CHUNK_ROWS = 1 << 18  # of Parquet decoded at once
 HEADER_BYTES = 1 << 20
@@ -58,7 +53,7 @@ class LongParquet:
     """A long table in Parquet; places are row groups."""
 
     path: Path
-    columns: tuple[str, ...]
+    columns: Columns
     end: int
     start: int = 0
 
@@ -75,12 +70,12 @@ class LongParquet:
         return f"{self.path.name}: {points:,} points in a long table, {size_in_words(self.path.stat().st_size)}"
 
     def identity(self) -> dict[str, Any]:
-        return file_identity(self.path)
+        return file_identity(self.path) | {"columns": list(self.columns.names())}
 
     def rows(self, first: int, end: int) -> Iterator[Chunk]:
         # without pre_buffer, which would hold whole row groups
         with pyarrow.parquet.ParquetFile(self.path, pre_buffer=False, buffer_size=1 << 20) as file:
-            batches = file.iter_batches(CHUNK_ROWS, list(range(first, end)), list(self.columns))
+            batches = file.iter_batches(CHUNK_ROWS, list(range(first, end)), list(self.columns.names()))
             while True:
                 try:
                     batch = next(batches, None)
@@ -88,13 +83,18 @@ class LongParquet:
                     raise ValueError(f"fit: {self.path} is damaged ({error!s:.300}); write it again") from None
                 if batch is None:
                     return
-                yield _check({name: _decode(batch.column(name), names=name == "curve") for name in self.columns}, {})
+                columns = {
+                    role: decode(batch.column(name), names=role == "curve")
+                    for role, name in self.columns.by_role().items()
+                }
+                yield check(columns, {}, self.columns)
 
     def name_before(self, place: int) -> pa.Scalar:
         with pyarrow.parquet.ParquetFile(self.path) as file:
             for k in range(place - 1, -1, -1):
-                column = file.read_row_group(k, columns=["curve"])["curve"].combine_chunks()
-                names = _decode(column, names=True).drop_null()
+                name = self.columns.curve
+                column = file.read_row_group(k, columns=[name])[name].combine_chunks()
+                names = decode(column, names=True).drop_null()
                 if len(names):
                     return names[-1]
         return pa.scalar(None)
@@ -106,7 +106,7 @@ class LongCsv:
 
     path: Path
     header: tuple[str, ...]
-    columns: tuple[str, ...]
+    columns: Columns
     start: int
     end: int
 
@@ -118,7 +118,7 @@ class LongCsv:
         return f"{self.path.name}: a long table of {size_in_words(self.end)} as text"
 
     def identity(self) -> dict[str, Any]:
-        return file_identity(self.path)
+        return file_identity(self.path) | {"columns": list(self.columns.names())}
 
     def rows(self, first: int, end: int) -> Iterator[Chunk]:
         for text in self._lines(first, end, CHUNK_BYTES):
@@ -129,7 +129,7 @@ class LongCsv:
         while True:
             first = max(self.start, place - back)
             for text in reversed(list(self._lines(first, place, back))):
-                names = [cells[self.header.index("curve")] for cells in self._cells(text) if len(cells) > 1]
+                names = [cells[self.header.index(self.columns.curve)] for cells in self._cells(text) if len(cells) > 1]
                 for name in reversed(names):
                     if name:
                         return pa.scalar(name)
@@ -149,15 +149,16 @@ class LongCsv:
                 yield file.read(min(size, end - at) - 1) + file.readline()
 
     def _parse(self, text: bytes) -> Chunk:
-        numbers = {name: pa.float64() for name in self.columns if name != "curve"}
         places = [str(k) for k in range(len(self.header))]  # the other columns may share names
-        at = {name: places[self.header.index(name)] for name in self.columns}
+        at = {role: places[self.header.index(name)] for role, name in self.columns.by_role().items()}
         try:
             table = pyarrow.csv.read_csv(
                 pa.BufferReader(text),
                 pyarrow.csv.ReadOptions(column_names=places),
                 convert_options=pyarrow.csv.ConvertOptions(
-                    column_types={at[name]: numbers.get(name, pa.string()) for name in self.columns},
+                    column_types={
+                        place: pa.string() if role == "curve" else pa.float64() for role, place in at.items()
+                    },
                     include_columns=list(at.values()),
                     null_values=[""],
                     quoted_strings_can_be_null=True,
@@ -165,19 +166,20 @@ class LongCsv:
             )
         except (pa.ArrowInvalid, pa.ArrowKeyError):  # something malformed: line by line, to learn where
             return self._parse_by_line(text)
-        columns = {name: table.column(place).combine_chunks() for name, place in at.items()}
-        return _check(columns | {"curve": _decode(columns["curve"])}, {})
+        columns = {role: table.column(place).combine_chunks() for role, place in at.items()}
+        return check(columns | {"curve": decode(columns["curve"])}, {}, self.columns)
 
     def _parse_by_line(self, text: bytes) -> Chunk:
-        columns: dict[str, list[str | None]] = {name: [] for name in self.columns}
+        places = {role: self.header.index(name) for role, name in self.columns.by_role().items()}
+        columns: dict[str, list[str | None]] = {role: [] for role in places}
         problems: dict[int, str] = {}
         for row, cells in enumerate(self._cells(text)):
             if len(cells) != len(self.header):
                 problems[row] = f"{len(cells)} cells, expected {len(self.header)}"
-            for name, column in columns.items():
-                k = self.header.index(name)
-                column.append(cells[k] or None if k < len(cells) else None)
-        return _check({name: pa.array(column, pa.string()) for name, column in columns.items()}, problems)
+            for role, k in places.items():
+                columns[role].append(cells[k] or None if k < len(cells) else None)
+        arrays = {role: pa.array(column, pa.string()) for role, column in columns.items()}
+        return check(arrays, problems, self.columns)
 
     def _cells(self, text: bytes) -> Iterator[list[str]]:
         """The cells of each line. Each line on its own: a stray quote must not swallow its neighbours."""
@@ -195,7 +197,7 @@ class LongCsv:
                     yield []
 
 
-def open_parquet(path: Path) -> LongParquet:
+def open_parquet(path: Path, columns: Columns) -> LongParquet:
     """The long table of a Parquet file.
 
     Raises:
@@ -206,19 +208,23 @@ def open_parquet(path: Path) -> LongParquet:
             schema, rows, groups = file.schema_arrow, file.metadata.num_rows, file.num_row_groups
     except (ValueError, OSError) as error:  # pyarrow's own errors are both
         raise ValueError(f"fit: {path} cannot be read as a table ({error!s:.300})") from None
-    columns = _columns(path, schema.names)
-    for name in columns:
+    columns = columns.among(path, schema.names)
+    for name in columns.names():
         kind = schema.field(name).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if pa.types.is_nested(kind) or pa.types.is_binary(kind) or (name != "curve" and pa.types.is_boolean(kind)):
-            expected = "names or numbers" if name == "curve" else "numbers"
+        if (
+            pa.types.is_nested(kind)
+            or pa.types.is_binary(kind)
+            or (name != columns.curve and pa.types.is_boolean(kind))
+        ):
+            expected = "names or numbers" if name == columns.curve else "numbers"
             raise ValueError(f"fit: the column {name} of {path} holds {kind!s:.60}; expected {expected}")
     if not rows:
         raise ValueError(f"fit: {path} holds no rows")
     return LongParquet(path, columns, groups)
 
 
-def open_csv(path: Path) -> LongCsv:
+def open_csv(path: Path, columns: Columns) -> LongCsv:
     """The long table of a CSV file with a header.
 
     Raises:
@@ -237,21 +243,10 @@ def open_csv(path: Path) -> LongCsv:
         header = next(csv.reader([first.decode("utf-8-sig").strip("\r\n")]), [])
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"fit: {path} cannot be read as a table ({error})") from None
-    columns = _columns(path, header)
+    columns = columns.among(path, header)
     if not rows:
         raise ValueError(f"fit: {path} holds no rows")
     return LongCsv(path, tuple(header), columns, start, end)
-
-
-def _columns(path: Path, names: list[str]) -> tuple[str, ...]:
-    """The columns that count, once each of them is known to be there once."""
-    missing = [name for name in NEEDED if name not in names]
-    if missing:
-        raise ValueError(f"fit: {path} lacks the columns {missing}; it has {names}, expected curve,x,y[,weight]")
-    twice = [name for name in (*NEEDED, "weight") if names.count(name) > 1]
-    if twice:
-        raise ValueError(f"fit: {path} has several columns {twice[0]}; it has {names}; expected one of each")
-    return (*NEEDED, "weight") if "weight" in names else NEEDED
 
 
 def _fill_names(rows: Iterator[Chunk], name: pa.Scalar) -> Iterator[Chunk]:
@@ -280,64 +275,3 @@ def _split_where_curve_ends(rows: Iterator[Chunk], name: pa.Scalar, *, keep: str
         yield chunk.part(0, place) if keep == "curve" else chunk.part(place, len(chunk))
         if ended and keep == "curve":
             return
-
-
-def _decode(column: pa.Array, *, names: bool = False) -> pa.Array:
-    """The column without a dictionary, and null where a cell is missing: empty text, and NaN among numbers as names."""
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    if _is_text(column):
-        return pc.if_else(pc.equal(column, ""), pa.scalar(None, column.type), column)
-    if names and pa.types.is_floating(column.type):
-        return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
-    return column
-
-
-def _is_text(column: pa.Array) -> bool:
-    return pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-
-
-def _check(columns: dict[str, pa.Array], problems: dict[int, str]) -> Chunk:
-    """The chunk in columns of text or numbers; `problems` are those that the reader has already found, by row."""
-    numbers: dict[str, np.ndarray] = {}
-    by_column: dict[str, dict[int, str]] = {}
-    for name in [name for name in columns if name != "curve"]:
-        numbers[name], by_column[name] = _as_numbers(name, columns[name])
-    weight = numbers.get("weight")
-    if weight is not None:
-        left_out = weight == 0
-        by_column["y"] = {row: text for row, text in by_column["y"].items() if not left_out[row]}
-        for row in np.flatnonzero(~(weight >= 0) | np.isinf(weight)):
-            by_column["weight"].setdefault(int(row), f"weight is {weight[row]:g}, expected finite and not negative")
-    for row in np.flatnonzero(~np.isfinite(numbers["x"])):
-        by_column["x"].setdefault(int(row), f"x is {numbers['x'][row]:g}, expected a finite number")
-    curve = columns["curve"]
-    if curve.null_count:
-        unnamed = np.flatnonzero(curve.is_null().to_numpy(zero_copy_only=False))
-        by_column["curve"] = dict.fromkeys(unnamed.tolist(), "curve is missing")
-    first: dict[int, str] = {}  # the first problem of a row is enough
-    for column_problems in (problems, *(by_column[name] for name in columns if name in by_column)):
-        for row, text in column_problems.items():
-            first.setdefault(row, text)
-    return Chunk(curve, numbers["x"], numbers["y"], weight, dict(sorted(first.items())))
-
-
-def _as_numbers(name: str, column: pa.Array) -> tuple[np.ndarray, dict[int, str]]:
-    """Float64 values, NaN where there is none, and by row what stands there instead."""
-    text = _is_text(column)
-    try:
-        values = pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        words = pd.Series(column.to_pylist(), dtype=object)
-        values = np.asarray(pd.to_numeric(words, errors="coerce"), float)
-        text = True
-    problems: dict[int, str] = {}
-    if column.null_count:
-        missing = np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))
-        problems = dict.fromkeys(missing.tolist(), f"{name} is missing")
-    if text:  # NaN written as a word is a number
-        for row in np.flatnonzero(np.isnan(values)).tolist():
-            word = column[row].as_py()
-            if row not in problems and not (isinstance(word, str) and word.strip().lower() in ("nan", "-nan", "+nan")):
-                problems[row] = f"{name} is {word!r:.60}, not a number"
-    return values, problems

@@ -59,12 +59,16 @@ class MalformedRow(NamedTuple):
 
 @dataclass(frozen=True)
 class ShardResult:
-    """The fits of a shard (a table, status as int8), how many rows of the source they come from, what was malformed."""
+    """The fits of a shard (a table, status as int8), how many rows of the source they come from, what was malformed.
+
+    `left_out` counts the points that were not fitted, by the reason.
+    """
 
     table: pa.Table
     rows: int
     malformed: list[MalformedRow] = field(default_factory=list)
     malformed_rows: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 def file_identity(path: Path) -> dict[str, Any]:
@@ -134,7 +138,12 @@ class ShardStore:
 
     def save(self, number: int, result: ShardResult) -> None:
         """Keep the result of a shard; on return it survives a kill and a power failure."""
-        notes = {"rows": result.rows, "malformed": result.malformed, "malformed_rows": result.malformed_rows}
+        notes = {
+            "rows": result.rows,
+            "malformed": result.malformed,
+            "malformed_rows": result.malformed_rows,
+            "left_out": result.left_out,
+        }
         table = result.table.replace_schema_metadata({NOTES: json.dumps(notes)})
 
         def write(file: IO[bytes]) -> None:
@@ -154,7 +163,8 @@ class ShardStore:
             table = pyarrow.ipc.open_file(content).read_all()
         notes = json.loads(table.schema.metadata[NOTES])
         malformed = [MalformedRow(*row) for row in notes["malformed"]]
-        return ShardResult(table.replace_schema_metadata(None), notes["rows"], malformed, notes["malformed_rows"])
+        table = table.replace_schema_metadata(None)
+        return ShardResult(table, notes["rows"], malformed, notes["malformed_rows"], notes["left_out"])
 
     def remove(self) -> None:
         """Delete the results: the table is complete. The manifest goes last: no kill leaves results without one.

@@ -17,17 +17,22 @@ from typing import Any
 
 import numpy as np
 
+from tsl_jax.curve_tables.columns import Columns
 from tsl_jax.curve_tables.long_table import LongCsv, LongParquet, open_csv, open_parquet
 from tsl_jax.curve_tables.shards import SHARD_BYTES, Shard, file_identity, size_in_words
 
 SHARD_CURVES = 1 << 17  # of a matrix with short curves: their results take more room than they do
 
 
-def open_source(path: Path, x: Path | None = None) -> Source:
+def open_source(
+    path: Path, x: Path | str | None = None, curve: str | None = None, y: str | None = None, weight: str | None = None
+) -> Source:
     """The source in a file, by its suffix.
 
     Args:
-        x: a `.npy` with the covariate at each position of a `.npy` of curves; default 1 to n.
+        x: for a `.npy` of curves a `.npy` with the covariate at each position, default 1 to n; for a table the name
+            of the column with the covariate, default x.
+        curve, y, weight: names of a table's columns, default curve, y, and weight where it is there.
 
     Raises:
         FileNotFoundError: no such file. ValueError: a file that holds no curves, with what is wrong and how to fix it.
@@ -36,13 +41,15 @@ def open_source(path: Path, x: Path | None = None) -> Source:
     if not path.exists():
         raise FileNotFoundError(f"fit: no file {path}; expected .npy, .csv or .parquet, or a run's folder")
     if path.suffix == ".npy":
-        return _open_matrix(path, x)
-    if x is not None:
-        raise ValueError(f"fit: --x belongs to a .npy file; {path.name} is a long table, which has a column x")
+        if curve or y or weight:
+            named = "--curve, --y and --weight name columns of a .csv or .parquet"
+            raise ValueError(f"fit: {named}; {path.name} has none, leave them out")
+        return _open_matrix(path, None if x is None else Path(x))
+    columns = Columns(curve or "curve", "x" if x is None else str(x), y or "y", weight)
     if path.suffix == ".csv":
-        return open_csv(path)
+        return open_csv(path, columns)
     if path.suffix == ".parquet":
-        return open_parquet(path)
+        return open_parquet(path, columns)
     raise ValueError(f"fit: cannot read {path.name}; expected .npy, .csv or .parquet, or a run's folder")
 
 

@@ -35,13 +35,17 @@ COMES_BACK = "the curve comes back after others; its rows must stand together: s
 
 @dataclass
 class Tally:
-    """What went into a table so far: curves by status, rows of the source, malformed ones and the first of these."""
+    """What went into a table so far: curves by status, rows of the source, malformed ones and the first of these.
+
+    `left_out` counts the points that were not fitted, by the reason.
+    """
 
     curves: int = 0
     rows: int = 0
     malformed_rows: int = 0
     first: MalformedRow | None = None
     status: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
 
 
 class TableBuilder:
@@ -104,6 +108,7 @@ class TableBuilder:
                     lines.writerow([self._source, "", "", f"and {more} more, up to row {tally.rows + result.rows}"])
         tally.rows += result.rows
         tally.malformed_rows += result.malformed_rows
+        tally.left_out.update(result.left_out)
         if not table.num_columns:  # a shard in which no curve begins
             return
         tally.curves += len(table)
@@ -232,4 +237,6 @@ def _blank_repeated(result: ShardResult, repeated: pa.Array, seen: set[Any]) -> 
             empty = pa.scalar(int(Status.NON_FINITE) if column.name == "status" else None, column.type)
             table = table.set_column(k, column, pc.if_else(pa.array(blank), empty, table[column.name]))
     malformed = sorted([*result.malformed, *later])[:MAX_LISTED]
-    return ShardResult(table.filter(pa.array(keep)), result.rows, malformed, result.malformed_rows + len(later))
+    return ShardResult(
+        table.filter(pa.array(keep)), result.rows, malformed, result.malformed_rows + len(later), result.left_out
+    )

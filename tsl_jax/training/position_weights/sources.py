@@ -7,14 +7,13 @@ run's identity has the hash of the file, or of the function's own source file (w
 from __future__ import annotations
 
 import hashlib
-import importlib
-import importlib.util
 import json
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from tsl_jax import user_code
 
 # Adaptive rules of the library, by name.
 RULES = {
@@ -25,14 +24,13 @@ RULES = {
 RENAMED = {"tsl_jax.weighting": "tsl_jax.position_weight_rules"}  # modules that configurations of older runs name
 FILES = (".npy", ".csv", ".json")
 DIGITS = 16  # of a hash
-_FUNCTION = re.compile(r"(.*\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*")
 
 
 def kind(source: str) -> str:
     """ "file", "rule", or "" for a text that names neither."""
     if source.endswith(FILES):
         return "file"
-    return "rule" if _FUNCTION.fullmatch(source) else ""
+    return "rule" if user_code.is_named(source) else ""
 
 
 def sha256(kind: str, source: str) -> str:
@@ -98,16 +96,13 @@ def load_rule(kind: str, source: str) -> Callable[[Any], Any]:
         ValueError: where there is no such function.
     """
     source = RULES.get(kind, source)
-    name, module_name = source.rpartition(":")[2], _module(source)
-    import_it = _import_file if module_name.endswith(".py") else importlib.import_module
+    name, module = source.rpartition(":")[2], _module(source)
     try:
-        module = import_it(module_name)
-    except (Exception, SystemExit) as error:  # how this program ends is not for a rule to say
-        reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"training: position weights {source}: {module_name} cannot be imported ({reason})") from error
-    rule = getattr(module, name, None)
+        rule = user_code.load(module, name)
+    except ValueError as error:
+        raise ValueError(f"training: position weights {source}: {error}") from error
     if not callable(rule):
-        raise ValueError(f"training: position weights {source}: {module_name} has no function {name!r}")
+        raise ValueError(f"training: position weights {source}: {module} has no function {name!r}")
     return rule
 
 
@@ -135,14 +130,3 @@ def _module(source: str) -> str:
     """The module, or .py file, of "module:function", under its name of today."""
     module = source.rpartition(":")[0]
     return RENAMED.get(module, module)
-
-
-def _import_file(path: str) -> Any:
-    name = f"position_weights_{Path(path).stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
