@@ -926,6 +926,9 @@ def broken(shape, x):
 LAW = Law(name="mine", formula="b0/(1 + b1 x) + b2", params=("b0", "b1", "b2"), shapes=("b1",), coefs=("b0", "b2"),
           basis=basis, bounds=families.rate, source="this test")
 BROKEN = Law(**{**vars(LAW), "basis": broken})
+
+def plain(x, c0, c1, c2):
+    return c0 / (1 + c1 * x) + c2
 NUMBER = 3
 """
 
@@ -938,12 +941,15 @@ def test_a_law_of_ones_own_is_named_on_the_command_line(tmp_path, quick, capsys)
     fits = pd.read_csv(tmp_path / "o.csv")
     assert list(fits)[:4] == ["curve", "b0", "b1", "b2"]
     assert "b0/(1 + b1 x) + b2: 12 curves" in capsys.readouterr().out
+    arguments[2] = f"{tmp_path}/mine.py:plain"
+    assert cli.run_verb("fit", arguments, debug=False) == 0
+    assert list(pd.read_csv(tmp_path / "o.csv"))[:4] == ["curve", "c0", "c1", "c2"]
 
 
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("mine.py:NONE", "expected NONE = tsl_jax.laws.Law(...) in .*mine.py, found nothing"),
+        ("mine.py:NONE", "expected NONE = tsl_jax.laws.Law(...) or def NONE.* in .*mine.py, found nothing"),
         ("mine.py:NUMBER", "found a int"),
         ("gone.py:LAW", "gone.py cannot be imported"),
         ("wrong.py:LAW", r"wrong.py cannot be imported \(ZeroDivisionError"),

@@ -27,7 +27,8 @@ class FitCommand:
     """.npy of (curves, positions); .csv or .parquet, a row a point, with columns curve,x,y[,weight] or those that
     --curve, --x, --y and --weight name; a run's folder; a surface."""
     law: str = "hyperbolic"
-    """Name of the law, a wrong one lists them; or a law of your own, as ./file.py:NAME, which is run."""
+    """Name of the law, a wrong one lists them; or a law or function f(x, a, b, ...) of your own, as ./file.py:NAME,
+    which is run."""
     out: Path = Path("fits.parquet")
     """Where the rows go (.parquet or .csv)."""
     curve: str | None = None
@@ -94,9 +95,11 @@ def _law(command: FitCommand) -> Law:
         law = user_code.load(module, name)
     except ValueError as error:
         raise ValueError(f"fit: --law {command.law}: {error!s:.300}; correct it, or take a law by its name") from error
+    if callable(law) and not isinstance(law, laws.Law | type):
+        return laws.from_function(law)
     if not isinstance(law, laws.Law):
         found = "nothing" if law is None else f"a {type(law).__name__}"
-        expected = f"{name} = tsl_jax.laws.Law(...) in {module}"
+        expected = f"{name} = tsl_jax.laws.Law(...) or def {name}(x, a, b, ...) in {module}"
         raise ValueError(f"fit: --law {command.law}: expected {expected}, found {found}")
     return law
 
