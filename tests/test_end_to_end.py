@@ -114,7 +114,8 @@ def test_fit_reads_a_run(run, tmp_path):
     assert rows.curve[0] == f"id/{int(tsl.load_surface(run).tokens[0])}"
 
 
-def test_forecast_of_a_run_from_its_beginning(run, tmp_path, capsys):
+def test_forecast_of_a_run_from_its_beginning(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, to rich
     assert tsl_command("forecast", run, "--cutoff", 0.4, "--out", tmp_path / "f.json") == 0
     forecasts = json.loads((tmp_path / "f.json").read_text())["forecasts"]
     power = next(forecast for forecast in forecasts if forecast["method"] == "power" and forecast["split"] == "id")

@@ -167,13 +167,14 @@ def test_a_message_is_a_few_lines_without_control_characters(capsys) -> None:
     assert processes.printable("a\x07b\u202ec\nd é") == "a\\x07b\\u202ec\nd é"
 
 
-def test_names_are_no_markup_and_no_orders_for_the_terminal(capsys) -> None:
+def test_names_are_no_markup_and_no_orders_for_the_terminal(capsys, monkeypatch) -> None:
     names = ["loss[/x]", "eval[ood]", "[bold]b"]
     table = terminal_tables._table(*names)
     terminal_tables._add_row(table, *names[1:])
     Console(width=80).print(table)
     printed = capsys.readouterr().out
     assert all(name in printed for name in names)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, to rich
     with progress.bars() as bars:
         bars("evaluate loss[/x]", 1, 1)
     assert "evaluate loss[/x]" in capsys.readouterr().out

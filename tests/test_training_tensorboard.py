@@ -42,7 +42,10 @@ def test_a_missing_package_is_named_in_a_sentence(tmp_path: Path, monkeypatch: p
     assert not (tmp_path / "tensorboard").exists()
 
 
-def test_the_lines_below_the_bars_show_speed_and_losses(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_lines_below_the_bars_show_speed_and_losses(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, to rich
     lines = "loss 4.250, 12,346 tokens/s\nid: head 4.500, middle 4.000, tail 3.500"
     assert note(STEP | EVALUATION) == lines
     assert note(STEP | {"utilisation": 0.412}) == "loss 4.250, 12,346 tokens/s, 41% of the devices' peak"

@@ -16,12 +16,20 @@ _NAMED = re.compile(r"(.*\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*")
 
 
 def is_named(text: str) -> bool:
-    """Whether a text names something in a Python file or module."""
+    """Whether a text names something in a Python file or module, by its form alone: nothing is looked up or run.
+
+    Example:
+        >>> is_named("./mine.py:LAW"), is_named("hyperbolic")
+        (True, False)
+    """
     return _NAMED.fullmatch(text) is not None
 
 
 def load(module: str, name: str) -> Any:
     """What has this name in a module, or in a .py file; None where there is nothing.
+
+    Args:
+        module: the name of an installed module, or the path of a .py file, which is run anew at every call.
 
     Raises:
         ValueError: where the module cannot be imported.
