@@ -40,13 +40,12 @@ def test_a_log_gets_a_line_every_half_minute(clock: Clock, capsys: pytest.Captur
 
 def test_a_stage_that_begins_anew_is_timed_anew(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with progress.bars() as shown:
-        shown("evaluate [id]", 50, 50)
-        clock.now += 100
-        shown("evaluate [id]", 0, 50)
-        clock.now += 40
-        shown("evaluate [id]", 10, 50)
+        shown.observe({"loss": 3.25, "tokens_per_second": 1234.5})
+        for done in (10, 50, 10, 20, 30):  # an evaluation, and the next one
+            shown("evaluate [id]", done, 50)
+            clock.now += 20
     lines = capsys.readouterr().err.splitlines()
-    assert lines == ["evaluate [id]: 0 of 50", "evaluate [id]: 10 of 50, 0.25/s, 2.7 min left"]
+    assert lines == ["evaluate [id]: 10 of 50", "evaluate [id]: 30 of 50, 0.5/s, 40 s left"]
 
 
 def test_a_table_of_curves_has_lines_too(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:

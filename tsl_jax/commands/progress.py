@@ -19,20 +19,22 @@ class Lines:
         """Begin the first half minute."""
         self._last = monotonic()
         self._begun: dict[str, tuple[float, int]] = {}  # stage -> when, and what was done then
+        self._done: dict[str, int] = {}
         self._facts: dict[str, Any] = {}
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """A line of the stage, if it is time."""
         now = monotonic()
-        if stage not in self._begun or done < self._begun[stage][1]:
-            self._begun[stage] = now, done  # also where a stage begins anew
+        if stage not in self._done or done < self._done[stage]:  # it begins, perhaps anew
+            self._begun[stage] = now, done
+        self._done[stage] = done
         if now - self._last < EVERY:
             return
         self._last = now
         since, before = self._begun[stage]
         rate = (done - before) / max(now - since, 1e-9)
         speed = f", {rate:,.3g}/s, {duration((total - done) / rate)} left" if rate > 0 else ""
-        facts = "; ".join(note(self._facts).splitlines())
+        facts = "; ".join(note(self._facts).splitlines()) if stage == "train" else ""
         say(f"{stage}: {done:,} of {total:,}{speed}{'; ' * bool(facts)}{facts}")
 
     def observe(self, facts: Mapping[str, Any]) -> None:
