@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import jax
 import numpy as np
@@ -159,6 +160,23 @@ print(json.dumps(asdict(step)))
         ({"data": 0, "fsdp": 2, "tensor": 2}, (4, 2, 2)),
     ],
 )
-def test_what_is_left_out_of_a_mesh_takes_the_other_devices(options: dict[str, int], axes: tuple[int, ...]) -> None:
+def test_what_is_left_out_of_a_mesh_takes_the_other_devices(options: dict[str, Any], axes: tuple[int, ...]) -> None:
     command = fits.FitsCommand(devices="v5e:4x4", **options)
     assert meshes.shape(fits._mesh_config(command, 16), 16) == axes
+
+
+def test_a_step_that_the_compiler_finds_no_room_for_does_not_fit() -> None:
+    class Lowered:
+        def __init__(self, words: str):
+            self.words = words
+
+        def compile(self) -> None:
+            raise jax.errors.JaxRuntimeError(self.words)
+
+    large = (
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory (18.02G) exceeds available HBM (15.75G).\nmore"
+    )
+    with pytest.raises(ValueError, match=r"fits: DOES NOT FIT, .* available HBM \(15.75G\). take more devices"):
+        compile_ahead._compile(Lowered(large))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        compile_ahead._compile(Lowered("INTERNAL: a defect"))

@@ -110,7 +110,11 @@ def main() -> None:
             for architecture in given.architectures:
                 if (architecture, size, devices) in there:
                     continue
-                row = compiled(architecture, size, devices)
+                try:
+                    row = compiled(architecture, size, devices)
+                except ValueError as error:  # a TPU's compiler plans no program beyond its memory: there is no row
+                    print(f"{devices}, {size}, {architecture}: {error}", flush=True)
+                    continue
                 with KEPT.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 print(table([row]).splitlines()[-1], flush=True)

@@ -180,7 +180,7 @@ def compile_step(
     start = time.perf_counter()
     # One device is traced as a run on one device is: without a mesh.
     with meshes.traced_on(mesh if mesh.size > 1 else None), _standard_error() as said:
-        compiled = step.lower(state, tokens).compile()
+        compiled = _compile(step.lower(state, tokens))
     memory, text = compiled.memory_analysis(), compiled.as_text()
     kernels = Counter(re.findall(r'custom_call_target="([^"]+)"', text))
     collectives = _collectives(text)
@@ -195,6 +195,18 @@ def compile_step(
         problems=tuple(_problems(config, platform, mesh, text, kernels, collectives, said)),
         compile_seconds=time.perf_counter() - start,
     )
+
+
+def _compile(lowered: Any) -> Any:
+    """The compiled step. The compiler of TPUs plans no program that is larger than their memory."""
+    try:
+        return lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = str(error).partition("RESOURCE_EXHAUSTED:")[2].strip().partition("\n")[0]
+        advice = "take more devices, a smaller batch, --accumulate or --remat full"
+        raise ValueError(f"fits: DOES NOT FIT, the compiler says: {reason} {advice}") from error
 
 
 def _collectives(text: str) -> Counter[str]:
