@@ -157,12 +157,19 @@ print(json.dumps(asdict(step)))
         ({"fsdp": 4}, (4, 4, 1)),
         ({"data": 4}, (4, 4, 1)),
         ({"tensor": 2}, (1, 8, 2)),
-        ({"data": 0, "fsdp": 2, "tensor": 2}, (4, 2, 2)),
+        ({"fsdp": 2, "tensor": 2}, (4, 2, 2)),
+        ({"data": 2, "fsdp": 8}, (2, 8, 1)),
     ],
 )
 def test_what_is_left_out_of_a_mesh_takes_the_other_devices(options: dict[str, Any], axes: tuple[int, ...]) -> None:
     command = fits.FitsCommand(devices="v5e:4x4", **options)
     assert meshes.shape(fits._mesh_config(command, 16), 16) == axes
+
+
+@pytest.mark.parametrize("option", [{"tensor": 0}, {"data": -1}, {"fsdp": -2}])
+def test_a_mesh_of_no_device_is_refused(option: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"fits: --(tensor|data|fsdp) must be at least [01], found"):
+        fits._mesh_config(fits.FitsCommand(**option), 16)
 
 
 def test_a_step_that_the_compiler_finds_no_room_for_does_not_fit() -> None:

@@ -1,4 +1,4 @@
-"""A plain Python function is a law: told apart by tracing, fitted like any other, mistakes in one sentence."""
+"""A plain Python function is a law: linear parameters found by tracing, mistakes in one sentence."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def saturating(x: Any, k: Any, m: Any) -> Any:
         (lambda x, p, q: p * x**q, ("q",), ("p",)),
     ],
 )
-def test_linear_parameters_are_told_by_tracing(function: Any, shapes: Any, coefs: Any) -> None:
+def test_linear_parameters_are_found_by_tracing(function: Any, shapes: Any, coefs: Any) -> None:
     law = from_function(function)
     assert (law.shapes, law.coefs) == (shapes, coefs)
     assert from_function(function) is law, "one function is one law, compiled once"

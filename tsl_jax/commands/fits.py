@@ -38,10 +38,10 @@ class FitsCommand:
     """What the backward pass makes again, see TrainConfig.model."""
     accumulate: int = 1
     """Microbatches of a step: less memory, the same gradient."""
-    data: int = 1
+    data: int = 0
     """Parts of a batch that are no parts of the parameters; 0: all devices that --fsdp and --tensor leave."""
     fsdp: int = 0
-    """Parts of the parameters, and of the batch; 0: all devices that --data and --tensor leave."""
+    """Parts of the parameters, and of the batch; 0: all devices that --data, at least 1, and --tensor leave."""
     tensor: int = 1
     """Parts of the parameters that share a batch."""
     tokens: float = 0.0
@@ -78,13 +78,14 @@ def run_fits(command: FitsCommand) -> None:
 
 
 def _mesh_config(command: FitsCommand, n_devices: int) -> MeshConfig:
-    """The mesh that was asked for; --fsdp alone leaves the other devices to data."""
-    data, fsdp = command.data, command.fsdp
-    if fsdp and command.data == 1:
-        data = 0
-    if not fsdp and data and command.tensor > 0:
-        fsdp = max(n_devices // (data * command.tensor), 1)
-    return MeshConfig(data, max(fsdp, 1), command.tensor)
+    """The mesh that was asked for, with what is left of the devices along the axis that was not."""
+    for name, least in (("data", 0), ("fsdp", 0), ("tensor", 1)):
+        if getattr(command, name) < least:
+            raise ValueError(f"fits: --{name} must be at least {least}, found {getattr(command, name)}")
+    if command.fsdp:
+        return MeshConfig(command.data, command.fsdp, command.tensor)
+    data = command.data or 1
+    return MeshConfig(data, max(n_devices // (data * command.tensor), 1), command.tensor)
 
 
 def _lines(command: FitsCommand, config: ModelConfig, step: CompiledStep) -> list[str]:

@@ -1,6 +1,6 @@
 """Columns of long tables: which plays which role, and whether their cells are names and numbers.
 
-The roles are curve, x, y and weight; what is read is known by its role, and problems are told by the column's name.
+The roles are curve, x, y and weight; what is read is known by its role, and problems name the column.
 Malformed is text where a number is expected, a missing name, x or weight, an x that is not finite, a weight that is
 negative or not finite; the row then has a sentence. A y may be missing (an empty cell, null or NaN): such a point is
 left out, as one of weight zero is. An infinite y is a number: the fit gives its curve a status.

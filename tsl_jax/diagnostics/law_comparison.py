@@ -57,10 +57,7 @@ class LawComparison:
         """
         outer = [dim for dim in self.held_out.dims if dim != "law"]
         names = list(self.fits)
-        aic, bic = (
-            xr.concat([getattr(f, name).where(f.usable) for f in self.fits.values()], "law", coords="minimal")
-            for name in ("aic", "bic")
-        )
+        aic, bic = (_of_usable(self.fits, name) for name in ("aic", "bic"))
         errors = self.held_out.fillna(np.inf)
         wins = (errors == errors.min("law")) & np.isfinite(errors)
         columns = {
@@ -129,12 +126,17 @@ def compare_laws(
     chosen = _laws(laws, over, x)
     fits = {name: fit(law, y, over=over, x=x, weights=weights) for name, law in chosen.items()}
     held_out = [_held_out(each, blocks) for each in fits.values()]
-    along = pd.Index(list(fits), name="law")
-    aic = xr.concat([each.aic.where(each.usable) for each in fits.values()], along, coords="minimal")
+    aic = _of_usable(fits, "aic")
     apart = aic.min("law") - aic
     likelihood = apart.copy(data=np.exp(apart.values / 2))  # NaN where a law is not usable
     weight = (likelihood / likelihood.sum("law")).fillna(0.0)
-    return LawComparison(fits, xr.concat(held_out, along, coords="minimal"), weight)
+    return LawComparison(fits, xr.concat(held_out, aic.law, coords="minimal"), weight)
+
+
+def _of_usable(fits: Mapping[str, Fit], name: str) -> xr.DataArray:
+    """An attribute of all fits (law, ...), NaN where a fit is not usable."""
+    along = pd.Index(list(fits), name="law")
+    return xr.concat([getattr(fit, name).where(fit.usable) for fit in fits.values()], along, coords="minimal")
 
 
 def _laws(laws: Sequence[Any] | None, over: Any, x: Any) -> dict[str, Law]:
@@ -153,9 +155,8 @@ def _laws(laws: Sequence[Any] | None, over: Any, x: Any) -> dict[str, Law]:
             raise ValueError(f"compare_laws: {law!r} is unknown; expected one of {', '.join(BY_NAME)}")
         law = BY_NAME[law] if isinstance(law, str) else as_law(law, x)
         if law.name in named:
-            raise ValueError(
-                f"compare_laws: two laws are called {law.name!r}; rename one: dataclasses.replace(law, name=)"
-            )
+            fix = "rename one with dataclasses.replace(law, name=...)"
+            raise ValueError(f"compare_laws: two laws are called {law.name!r}; {fix}")
         named[law.name] = law
     return named
 

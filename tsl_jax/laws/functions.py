@@ -1,9 +1,9 @@
 """A plain function as a law: `def decay(x, a, b, tau): return a + b * jnp.exp(-x / tau)`.
 
-The names of the parameters are read from the signature. The *coefficients*, in which the function is linear, are told
-from the *shapes*, in which it is not, by tracing: `jax.linear_transpose` accepts what is linear as written and nothing
-else. The largest set of parameters in which the function is jointly linear, and zero where all of them are, becomes
-the coefficients; everything else is a positive shape, whose logarithm is searched.
+The names of the parameters are read from the signature. Which of them are *coefficients*, in which the function is
+linear, and which are *shapes*, is found by tracing: `jax.linear_transpose` accepts only what is linear as written. The
+largest set of parameters in which the function is jointly linear, and zero where all of them are, becomes the
+coefficients; everything else is a positive shape, whose logarithm is searched.
 """
 
 from __future__ import annotations
