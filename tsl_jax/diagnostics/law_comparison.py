@@ -136,7 +136,8 @@ def compare_laws(
 def _of_usable(fits: Mapping[str, Fit], name: str) -> xr.DataArray:
     """An attribute of all fits (law, ...), NaN where a fit is not usable."""
     along = pd.Index(list(fits), name="law")
-    return xr.concat([getattr(fit, name).where(fit.usable) for fit in fits.values()], along, coords="minimal")
+    values: list[xr.DataArray] = [getattr(fit, name).where(fit.usable) for fit in fits.values()]
+    return xr.concat(values, along, coords="minimal")
 
 
 def _laws(laws: Sequence[Any] | None, over: Any, x: Any) -> dict[str, Law]:
