@@ -11,7 +11,7 @@ import xarray as xr
 
 import tsl_jax as tsl
 from tsl_jax.curve_tables import fit_table, write_fit
-from tsl_jax.diagnostics import align_params, bootstrap, effective_context, effective_context_resampled, noise_ceiling
+from tsl_jax.diagnostics import align_params, bootstrap, effective_context, effective_context_resampled, expected_r2
 from tsl_jax.fitting import fit
 from tsl_jax.laws import HYPERBOLIC, KAPLAN_ND, POSITION_POWER
 
@@ -122,22 +122,22 @@ def test_formulas_of_plain_least_squares_refuse_a_weighted_fit():
     y, weights = curves(), xr.DataArray(np.linspace(1, 2, 64), dims="position")
     weighted = fit(HYPERBOLIC, y, over="position", weights=weights)
     covariance = xr.DataArray(1e-4 * np.eye(64)[None], dims=("tokens", "position", "position_"))
-    with pytest.raises(ValueError, match=r"noise_ceiling: .* unweighted .* found a weighted fit"):
-        noise_ceiling(weighted, y, covariance)
+    with pytest.raises(ValueError, match=r"expected_r2: .* unweighted .* found a weighted fit"):
+        expected_r2(weighted, y, covariance)
     with pytest.raises(ValueError, match=r"effective_context: .* unweighted .* found a weighted fit"):
         effective_context(weighted, covariance)
     assert np.isfinite(effective_context(weighted).high).all()  # by the errors of the fit itself
 
 
-def test_there_is_no_noise_ceiling_where_a_coefficient_is_at_its_limit():
+def test_there_is_no_expected_r2_where_a_coefficient_is_at_its_limit():
     """A fit that cannot follow the noise in all directions leaves more of it than the formula says."""
     y = curves(noise=0.0)
     covariance = xr.DataArray(1e-4 * np.eye(64)[None], dims=("tokens", "position", "position_"))
     held = fit(HYPERBOLIC, y, over="position", coef_limits={"a2": (3.2, None)})
-    assert np.isnan(noise_ceiling(held, y, covariance)).all()
+    assert np.isnan(expected_r2(held, y, covariance).to_array()).all()
     free = fit(HYPERBOLIC, y, over="position", coef_limits={"a2": (0, None)})
-    np.testing.assert_array_equal(
-        noise_ceiling(free, y, covariance), noise_ceiling(fit(HYPERBOLIC, y, over="position"), y, covariance)
+    xr.testing.assert_equal(
+        expected_r2(free, y, covariance), expected_r2(fit(HYPERBOLIC, y, over="position"), y, covariance)
     )
 
 
@@ -146,11 +146,11 @@ def test_the_order_of_dimensions_of_a_covariance_does_not_matter_and_other_shape
     covariance = xr.DataArray(1e-4 * np.eye(64) * np.ones((2, 1, 1)), dims=("tokens", "position", "position_"))
     result = fit(HYPERBOLIC, y, over="position")
     turned = covariance.transpose("position", "position_", "tokens")
-    np.testing.assert_array_equal(noise_ceiling(result, y, turned), noise_ceiling(result, y, covariance))
+    xr.testing.assert_equal(expected_r2(result, y, turned), expected_r2(result, y, covariance))
     with pytest.raises(ValueError, match=r"covariance of shape \(2, 64, 64\), found \(2, 63, 63\)"):
-        noise_ceiling(result, y, covariance[:, 1:, 1:])
+        expected_r2(result, y, covariance[:, 1:, 1:])
     with pytest.raises(ValueError, match=r"y has dimensions \('position',\)"):
-        noise_ceiling(result, y[0], covariance)
+        expected_r2(result, y[0], covariance)
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_the_summary_has_its_stable_keys(run):
     methods = set(METHODS)
     assert set(summary["splits"]) == {"id", "ood"}
     for split in summary["splits"].values():
-        for key in ("tokens", "r2", "r2_additive", "r2_ceiling", "loss"):
+        for key in ("tokens", "r2", "r2_additive", "r2_expected", "loss"):
             assert len(split[key]) == 14, key
         assert split["final_loss"] == split["loss"][-1]
         assert set(split["forecast"]) == {"0.1", "0.2", "0.3", "0.4"}
@@ -220,7 +220,7 @@ def test_a_report_of_an_unfinished_run_says_so_and_keeps_its_keys(run, tmp_path,
     assert tsl_command("report", out) == 0
     output = " ".join(capsys.readouterr().out.split())
     share = float(tsl.load_surface(out).tokens[-1] / tsl.load_surface(run).tokens[-1])
-    assert f"id: unfinished: {share:.0%} of the plan; last loss so far" in output
+    assert f"in-distribution text (id): unfinished: {share:.0%} of the plan; last loss so far" in output
     assert (
         f"no forecast from 40%: it takes a checkpoint before and two after; there are 10 at 1% to {share:.0%}" in output
     )

@@ -9,7 +9,7 @@ from scipy.optimize import curve_fit
 
 import tsl_jax as tsl
 from tsl_jax import Status, laws
-from tsl_jax.diagnostics import noise_ceiling
+from tsl_jax.diagnostics import expected_r2
 from tsl_jax.laws import Schedule
 
 POSITION = np.arange(1.0, 129.0)
@@ -258,7 +258,7 @@ def test_requests_that_make_no_sense_are_refused_in_words(simulated):
         tsl.fit(laws.KAPLAN_ND, loss, over=("tokens", "position"))
 
 
-def test_the_noise_ceiling_is_the_r2_of_a_law_that_is_true():
+def test_the_expected_r2_is_that_of_a_law_that_is_true():
     rng = np.random.default_rng(0)
     covariance = 4e-4 * (0.6 * np.ones((128, 128)) + 0.4 * np.eye(128))  # positions correlate, as they do in text
     truth = hyperbola(POSITION, 1.5, 0.3, 4.0)
@@ -266,9 +266,23 @@ def test_the_noise_ceiling_is_the_r2_of_a_law_that_is_true():
     labelled = xr.DataArray(y, {"position": POSITION}, ("draw", "position"))
     fit = tsl.fit(laws.HYPERBOLIC, labelled, over="position")
     noise = xr.DataArray(np.broadcast_to(covariance, (200, 128, 128)), dims=("draw", "position", "position_"))
-    ceiling = noise_ceiling(fit, labelled, noise)
-    missed = (1 - fit.r2).mean() / (1 - ceiling).mean()
+    expected = expected_r2(fit, labelled, noise)
+    missed = (1 - fit.r2).mean() / (1 - expected["mean"]).mean()
     assert abs(float(missed) - 1) < 0.05
+    assert 0.85 < float(((expected.low < fit.r2) & (fit.r2 < expected.high)).mean()) < 0.95
+
+
+def test_the_interval_of_the_expected_r2_allows_for_a_covariance_from_few_clusters():
+    """Of 8 clusters the mean SSE itself is uncertain: the interval by F is wider, and holds."""
+    rng, clusters = np.random.default_rng(1), 8
+    truth = hyperbola(POSITION, 1.5, 0.3, 4.0)
+    each = truth + 0.1 * rng.standard_normal((400, clusters, 128)) + 0.1 * rng.standard_normal((400, clusters, 1))
+    each += 0.1 * rng.standard_normal((400, clusters, 8)) @ rng.standard_normal((8, 128))  # few directions
+    mean = xr.DataArray(each.mean(1), {"position": POSITION}, ("draw", "position"))
+    root = (each - each.mean(1, keepdims=True)) / np.sqrt(clusters * (clusters - 1))
+    fit = tsl.fit(laws.HYPERBOLIC, mean, over="position")
+    expected = expected_r2(fit, mean, xr.DataArray(root, dims=("draw", "cluster", "position")))
+    assert 0.85 < float(((expected.low < fit.r2) & (fit.r2 < expected.high)).mean()) < 0.97
 
 
 def test_a_covariate_is_known_by_its_name():

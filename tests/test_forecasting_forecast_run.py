@@ -140,7 +140,7 @@ def test_a_score_leaves_out_a_checkpoint_with_a_gap_and_says_so(simulated):
     table, without = tsl.score(forecast, gap), tsl.score(forecast, simulated.isel(tokens=slice(-1)))
     numbers = ["final", "observed", "error", "mse", "r2"]
     np.testing.assert_array_equal(table.loc["id", numbers], without.loc["id", numbers])
-    reason = "of those held out, 1 of 14 checkpoints lack positions and are left out"
+    reason = "of those unseen, 1 of 14 checkpoints lack positions and are left out"
     assert table.status.tolist() == [reason, "ok"]
     assert table["flags"].tolist() == [ForecastFlag.INCOMPLETE_FUTURE, 0]
     gap.loss[0, 18:, 7] = np.nan

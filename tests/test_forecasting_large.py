@@ -12,8 +12,8 @@ from conftest import PLAN, TOTAL
 
 import tsl_jax as tsl
 from tsl_jax import baselines, laws
+from tsl_jax.diagnostics import expected_r2, surface_expected_r2
 from tsl_jax.diagnostics import noise as noise_of
-from tsl_jax.diagnostics import noise_ceiling, surface_noise_ceiling
 from tsl_jax.fitting import batching, fit
 from tsl_jax.forecasting import (
     ForecastFlag,
@@ -122,16 +122,18 @@ def with_clusters(positions: int = 24, checkpoints: int = 5, clusters: int = 6) 
     return tsl.surface.with_losses(stored)
 
 
-def test_noise_by_cluster_is_a_root_of_the_covariance_and_enough_for_ceiling_and_population(monkeypatch):
+def test_noise_by_cluster_is_a_root_of_the_covariance_and_enough_for_expected_r2_and_population(monkeypatch):
     surface = with_clusters()
     noise, covariance = position_noise(surface), position_covariance(surface)
     np.testing.assert_allclose(np.einsum("stci,stcj->stij", noise, noise), covariance, rtol=1e-10)
     by_position = fit(laws.HYPERBOLIC, surface.loss, over="position")
     monkeypatch.setattr(noise_of, "BLOCK", 2 * noise.isel(tokens=0).size)  # two checkpoints at once
     compiled = noise_of._of_each._cache_size()
-    ceiling = surface_noise_ceiling(by_position, surface, position_noise)
+    expected = surface_expected_r2(by_position, surface, position_noise)
     assert noise_of._of_each._cache_size() - compiled <= 2  # a program for all blocks, and one for the last
-    np.testing.assert_allclose(ceiling, noise_ceiling(by_position, surface.loss, covariance), rtol=1e-9)
+    at_once = expected_r2(by_position, surface.loss, covariance)
+    np.testing.assert_allclose(expected["mean"], at_once["mean"], rtol=1e-9)
+    assert ((expected.low < expected["mean"]) & (expected["mean"] < expected.high)).all()
     draws = xr.DataArray(np.zeros((4000, 1, 1)), {"split": ["id"]}, ("draw", "split", "tokens"))
     sem = float(covariance[0, -1].mean()) ** 0.5
     last = population_quantiles(surface, draws)

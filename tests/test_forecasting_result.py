@@ -70,7 +70,7 @@ def test_the_registry_says_of_each_method_its_name_and_whether_it_forecasts_posi
         assert info.is_baseline == (info.implementation in baselines.ALL)
     assert {info.family for info in METHODS.values()} == {"lr_aware", "position", "mean"}
     assert METHODS["mean_stack"].family == "lr_aware"  # and no baseline
-    assert len({info.label for info in METHODS.values()}) == len(METHODS)
+    assert len({info.description for info in METHODS.values()}) == len(METHODS)
 
 
 def test_a_baseline_can_be_named(past):

@@ -27,7 +27,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     by_position = material.position_fit(run)
     sizes = np.geomspace(1e5, 1e9, 8)
     kaplan = fit(laws.KAPLAN_N, (8.8e13 / sizes) ** 0.076 * (1 + 1e-3 * np.cos(sizes)), x=sizes)
-    r2 = xr.Dataset({"plain": by_position.r2, "additive": by_position.r2, "ceiling": by_position.r2 * 0 + 0.99})
+    r2 = xr.Dataset({"plain": by_position.r2, "additive": by_position.r2, "expected": by_position.r2 * 0 + 0.99})
     judged = material.with_main_method(material.backtest(run, material.temporal_fits(by_position)), run)
     path = tmp_path_factory.mktemp("browser") / "report.html"
     return report(path, run, by_position, judged, kaplan, r2=r2, title="Loss dynamics of an averylongnameforarun" * 2)

@@ -13,13 +13,13 @@ import pytest
 import reporting_material as material
 import xarray as xr
 
-from tsl_jax import laws
+from tsl_jax import forecasting, laws
 from tsl_jax.fitting import fit
 from tsl_jax.forecasting import ForecastFlag, ForecastStatus
 from tsl_jax.importers import from_losses
 from tsl_jax.reporting import report
 from tsl_jax.reporting.forecast_figures import every_method
-from tsl_jax.reporting.material import sort
+from tsl_jax.reporting.material import forecast_parameters, sort
 
 HOSTILE = "</script><img src=x onerror=alert(1)><a href='http://evil.example/'>\"'&amp;"
 
@@ -120,33 +120,38 @@ def test_every_view_is_valid_plotly_but_for_the_names_of_colours(
         assert ",".join(drawing["start"]) in drawing["views"]
         for view in drawing["views"].values():
             assert {trace["legendgroup"] for trace in view["data"]} >= {entry["key"] for entry in view["legend"]} - {
-                "held out"
+                "unseen"
             }
             plain = json.dumps({"data": view["data"], "layout": view["layout"]})
             go.Figure(json.loads(re.sub(r'"(--[a-z]+|seq:[\d.]+)"', '"#123456"', plain)))
 
 
-def test_headline_names_the_winner_even_when_the_law_by_position_lost(whole: Path) -> None:
+def test_headline_is_of_a_method_chosen_beforehand_and_the_best_is_said_apart(whole: Path) -> None:
     text = Page(whole).text
-    assert "From the first 40% of the run, the power law on the mean loss came closest to the final loss on id" in text
-    assert "an error of −0.010." in text
-    assert "The smallest error of the methods by position was +0.020." in text
+    opening = "From the first 40% of the run, temporal (temporal laws of a0, a1 and a2, by position) forecast a final"
+    assert opening in text
+    assert "nats on in-distribution text (id)" in text
+    assert "nats on out-of-distribution text (ood)" in text
+    assert "an error of +0.300." in text
+    assert "Its errors on id from less of the run: 10%: +0.300." in text
+    assert "Of 5 methods on id power had the smallest error, −0.010, which is known only afterwards; " in text
+    assert "the smallest of the methods by position was +0.020." in text
 
 
-def test_headline_names_the_law_by_position_where_it_won(tmp_path: Path, run: xr.Dataset) -> None:
+def test_headline_says_where_the_method_chosen_beforehand_was_best(tmp_path: Path, run: xr.Dataset) -> None:
     judged = material.backtest(run, {}, {"temporal": 0.001, "power": 0.1, "last": 0.5})
     text = Page(report(tmp_path / "won.html", judged)).text
-    assert "the law by position came closest" in text
-    assert "The smallest error of the methods that use the mean loss alone was +0.100." in text
+    assert "Of 3 methods on id it had the smallest error" in text
+    assert "the smallest of the methods that use the mean loss alone was +0.100." in text
 
 
 def test_best_of_each_cutoff_is_bold_and_absurd_or_missing_forecasts_break_nothing(whole: Path) -> None:
     source = whole.read_text(encoding="utf-8")
     rows = re.findall(r'<tr><th scope="row">(?:<b>)?([^<]*)(?:</b>)?</th>(.*?)</tr>', source)
     signed = dict(reversed(rows))
-    assert signed["power law"].count("<strong>−0.010</strong>") == len(material.CUTOFFS)
-    assert signed["of my own"].count("+40.0") == len(material.CUTOFFS)
-    assert signed["reciprocal law"].count("<td>–</td>") == len(material.CUTOFFS)
+    assert signed["power"].count("<strong>−0.010</strong>") == len(material.CUTOFFS)
+    assert signed["of_my_own"].count("+40.0") == len(material.CUTOFFS)
+    assert signed["reciprocal"].count("<td>–</td>") == len(material.CUTOFFS)
 
 
 def test_loss_axis_follows_the_observed_loss_not_an_absurd_forecast(whole: Path, run: xr.Dataset) -> None:
@@ -179,8 +184,9 @@ def test_intervals_open_from_the_last_loss_seen_and_are_compared_with_what_was_o
     drawn = [entry["key"] for entry in curves["views"]["0"]["legend"]]
     assert drawn == ["mean_annealing", "temporal", "power", "last"]
     final = float(here[-1])
-    interval = f"(90% interval {final - 0.15:.3f} to {final + 0.25:.3f}); observed: {final:.3f}, inside."
-    assert f"From 40% the annealing law forecast {final + 0.05:.3f} nats on id {interval}" in page.text
+    interval = f"(90% interval {final - 0.15:.3f} to {final + 0.25:.3f}); {final:.3f} was observed, inside, an error"
+    claim = f"a final loss of {final + 0.05:.3f} nats on in-distribution text (id) {interval} of +0.050."
+    assert f"40% of the run, mean_annealing (area annealing of the mean loss) forecast {claim}" in page.text
 
 
 def test_the_end_of_an_unfinished_run_is_forecast_with_its_interval(
@@ -193,7 +199,7 @@ def test_the_end_of_an_unfinished_run_is_forecast_with_its_interval(
     assert ahead.quantiles is not None
     low, middle, high = (float(ahead.quantiles.sel(split="id", quantile=q)[-1]) for q in (0.05, 0.5, 0.95))
     sentence = f"{middle:.3f} nats on id (90% interval {low:.3f} to {high:.3f} on these texts)"
-    assert f"Forecast at the end of the plan by the annealing law: {sentence}" in page.text
+    assert f"Forecast at the end of the plan by mean_annealing: {sentence}" in page.text
     assert f"forecast at the end of the plan, id {middle:.3f} 90%: {low:.3f} to {high:.3f}" in page.text
     assert page.sections == ["by-position", "forecast", "facts"]
     fan, methods = (drawing["views"]["0,0"] for drawing in page.drawings[1:3])
@@ -202,7 +208,7 @@ def test_the_end_of_an_unfinished_run_is_forecast_with_its_interval(
     assert bottom < middle < top
     assert "a prior from other runs" in page.text
     without_plan = Page(report(tmp_path / "no-plan.html", part.assign_attrs(schedule={}), ahead)).text
-    assert f"Forecast at 1M tokens by the annealing law: {sentence}" in without_plan
+    assert f"Forecast at 1M tokens by mean_annealing: {sentence}" in without_plan
     assert "end of the plan" not in without_plan
     other = Page(report(tmp_path / "other.html", part, replace(ahead, method="power")))
     assert "when it forecast later checkpoints of that part from earlier ones" in other.text
@@ -252,7 +258,7 @@ def test_forecast_beside_its_surface_is_judged_by_the_final_loss(
     tmp_path: Path, run: xr.Dataset, backtest: Any
 ) -> None:
     page = Page(report(tmp_path / "one.html", backtest.forecasts[(0.4, "temporal")], run))
-    assert "the law by position forecast a final loss on id" in page.text
+    assert "by position) forecast a final loss of" in page.text
     assert "errors" in page.sections
 
 
@@ -277,7 +283,7 @@ def test_surface_without_schedule_or_with_nan_or_one_checkpoint(tmp_path: Path, 
     fitted = material.position_fit(bare)
     nothing = material.backtest(bare, {}, {"temporal": np.nan, "power": np.nan})
     page = Page(report(tmp_path / "nan.html", bare, fitted, nothing))
-    assert "No forecast could be made: from 10%, 40% by “by position”, “power law”." in page.text
+    assert "No forecast could be made: from 10%, 40% by temporal, power." in page.text
     assert "errors" not in page.sections
     assert report(tmp_path / "one.html", bare.isel(tokens=[3])).exists()
 
@@ -289,8 +295,8 @@ def test_an_unfinished_run_is_called_so_wherever_its_last_loss_is_named(
     share = f"{float(part.tokens[-1]) / material.TOTAL:.0%} of the plan"
     judged = material.backtest(part, material.temporal_fits(by_position))
     text = Page(report(tmp_path / "part.html", part, judged)).text
-    assert f"Unfinished: {share}. From the first 40% of the plan, the power law" in text
-    assert "closest to the last loss so far on id" in text
+    assert f"Unfinished: {share}. From the first 40% of the plan, temporal (" in text
+    assert "by position) forecast the last loss so far of " in text
     assert f"The run is unfinished: {share}, where the observed losses end." in text
     for word in ("final loss", "end of the run", "of the run seen"):
         assert word not in text, word
@@ -312,7 +318,7 @@ def test_a_forecast_without_cut_off_is_drawn_and_not_judged_by_losses_that_it_sa
     saw_all = replace(backtest.forecasts[(0.4, "temporal")], cutoff=float(run.tokens[-1]))
     page = Page(report(tmp_path / "now.html", run, by_position, saw_all))
     assert page.sections == ["by-position", "parameters", "forecast", "quality", "facts"]
-    assert "The lines are the temporal laws fitted to all checkpoints so far" in page.text
+    assert "by position) from all checkpoints so far; where points leave it" in page.text
     assert "first now" not in page.text
 
 
@@ -347,12 +353,35 @@ def test_facts_of_one_name_from_caller_and_surface_are_both_shown(tmp_path: Path
     assert "seed 7" in page.text
 
 
-def test_r2_with_ceiling_is_drawn_and_stated(tmp_path: Path, by_position: Any) -> None:
-    r2 = xr.Dataset({"plain": by_position.r2, "additive": by_position.r2, "ceiling": by_position.r2 * 0 + 0.99})
+def test_r2_expected_under_the_noise_is_drawn_as_a_band_and_stated(tmp_path: Path, by_position: Any) -> None:
+    expected = by_position.r2 * 0 + 0.99
+    r2 = xr.Dataset({"plain": by_position.r2, "additive": by_position.r2, "expected": expected})
+    r2 = r2.assign(expected_low=expected - 0.01, expected_high=expected + 0.005)
     page = Page(report(tmp_path / "r2.html", by_position, r2=r2))
-    assert "0.990 (ceiling)" in page.text
-    labels = [entry["label"] for entry in page.drawings[-1]["views"]["0"]["legend"]]
-    assert labels == ["plain mean", "additive estimate", "noise ceiling"]
+    assert "0.990 (expected)" in page.text
+    assert "0.980 (" not in page.text, "the ends of the band are drawn, and no median is made of them"
+    drawing = page.drawings[-1]["views"]["0"]
+    labels = [entry["label"] for entry in drawing["legend"]]
+    assert labels == ["90% of true laws", "plain mean", "additive estimate", "expected under the noise"]
+    band = next(trace for trace in drawing["data"] if trace["legendgroup"] == "band")
+    assert (min(band["y"]), max(band["y"])) == pytest.approx((0.98, 0.995))
+
+
+def test_parameters_are_drawn_as_the_method_that_knows_the_learning_rate_forecasts_them(
+    tmp_path: Path, run: xr.Dataset, by_position: Any
+) -> None:
+    """Draws of a0, log a1 and a2: median and 90 % interval beyond the cut-off; temporal laws only without them."""
+    plain = forecasting.forecast(run.sel(tokens=slice(None, 400_000)), run.tokens[-4:], method="annealing")
+    curves = forecast_parameters(plain)
+    assert set(curves) == {"a0", "a1", "a2"}
+    assert float(curves["a1"].min()) > 0, "a1 itself, and not its logarithm"
+    page = Page(report(tmp_path / "paths.html", run, by_position, plain))
+    view = next(drawing for drawing in page.drawings if len(drawing["views"]) == 2 and "yaxis3" in
+                drawing["views"]["0,0"]["layout"])["views"]["0,0"]  # fmt: skip
+    ahead = [trace for trace in view["data"] if trace["legendgroup"] == "ahead"]
+    assert [trace["x"][0] for trace in ahead] == [float(plain.mean.tokens.min())] * 3
+    assert sum(trace["legendgroup"] == "90%" for trace in view["data"]) == 3
+    assert "the forecast of annealing (area annealing of a0, a1 and a2, by position) from the first 34%" in page.text
 
 
 def test_an_r2_near_one_is_a_point_and_not_beyond_the_axis(tmp_path: Path, by_position: Any) -> None:

@@ -35,7 +35,7 @@ SIGHTS = {
 def run():
     surface = material.surface()
     fit = material.position_fit(surface)
-    r2 = xr.Dataset({"plain": fit.r2, "ceiling": fit.r2 * 0 + 0.99})
+    r2 = xr.Dataset({"plain": fit.r2, "expected": fit.r2 * 0 + 0.99})
     judged = material.with_main_method(material.backtest(surface, material.temporal_fits(fit)), surface)
     return SimpleNamespace(surface=surface, fit=fit, r2=r2, backtest=judged)
 
@@ -71,7 +71,7 @@ def drawings(run) -> dict[str, Callable[[], Figure]]:
         "annealing law": (tokens[8:], *with_band(later, 0.1)),
         "power law": (tokens[8:], later + 1, None, None),
     }
-    ceiling = np.full(len(tokens), 0.99)
+    expected = np.full(len(tokens), 0.99)
     return {
         "position_curves": lambda: plots.position_curves(run.surface, run.fit, "id"),
         "parameter_paths": lambda: plots.parameter_paths({s: path(run.fit, s) for s in ("id", "ood")}, marks=[2e5]),
@@ -85,7 +85,7 @@ def drawings(run) -> dict[str, Callable[[], Figure]]:
         "differences_overall": lambda: plots.differences_overall(forest(), 0.02),
         "residual_map": lambda: plots.residual_map((run.surface.loss - run.fit.predict()).sel(split="id")),
         "errors_by": lambda: plots.errors_by(errors()),
-        "r2_against_ceiling": lambda: plots.r2_against_ceiling(tokens, run.r2.plain.sel(split="id").values, ceiling),
+        "r2_against_expected": lambda: plots.r2_against_expected(tokens, run.r2.plain.sel(split="id").values, expected),
         "lines_with_bands": lambda: plots.lines_with_bands(
             {"one": (tokens, *with_band(later[0] + 1 / tokens)), "two": (tokens, 1e6 / tokens, None, None)},
             "tokens seen", "loss (nats)", log="xy",
@@ -121,7 +121,7 @@ def words(figure: Figure) -> list[Text]:
 
 NAMES = (
     *("position_curves", "parameter_paths", "prediction", "decline_rates", "differences_by_position"),
-    *("differences_overall", "residual_map", "errors_by", "r2_against_ceiling", "lines_with_bands"),
+    *("differences_overall", "residual_map", "errors_by", "r2_against_expected", "lines_with_bands"),
 )
 
 
@@ -297,8 +297,8 @@ def test_a_run_has_its_figures(run):
         "prediction-40-id",
     ]
     labels = [text.get_text() for text in figures["prediction-40-id"].legends[0].get_texts()]
-    assert set(labels) == {"observed", "seen", "90 % interval", "annealing law", "by position", "power law"}
-    assert "temporal law" in [text.get_text() for text in figures["parameters"].legends[0].get_texts()]
+    assert set(labels) == {"observed", "seen", "90 % interval", "mean_annealing", "temporal", "power"}
+    assert "forecast" in [text.get_text() for text in figures["parameters"].legends[0].get_texts()]
 
 
 def test_cut_offs_that_differ_little_have_figures_of_their_own(run):

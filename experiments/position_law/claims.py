@@ -71,17 +71,17 @@ def claims(main: pd.DataFrame, rows: pd.DataFrame, tables: Mapping[str, pd.DataF
 
 
 def _holds(main: pd.DataFrame, rows: pd.DataFrame) -> Claim:
-    fails, clean = (main.p <= 0.05).mean(), main[main.r2_ceiling > 0.95]
+    fails, clean = (main.p <= 0.05).mean(), main[main.r2_expected > 0.95]
     low = (clean.r2 < 0.95).sum()
     ours = (
-        f"at the last checkpoint R2 {main.r2.min():.3f} to {main.r2.max():.3f} (median {main.r2.median():.3f}) under "
-        f"ceilings of {main.r2_ceiling.min():.3f} to {main.r2_ceiling.max():.3f}; the form fails its test in "
-        f"{int((main.p <= 0.05).sum())} of {len(main)} runs and splits "
+        f"at the last checkpoint R2 {main.r2.min():.3f} to {main.r2.max():.3f} (median {main.r2.median():.3f}), "
+        f"where {main.r2_expected.min():.3f} to {main.r2_expected.max():.3f} is expected of a true law; the form fails "
+        f"in {int((main.p <= 0.05).sum())} of {len(main)} runs and splits "
         f"({int((~rows.passes).sum())} of {len(rows)} checkpoints)"
     )
     verdict = "differs" if fails > 0.1 or low else ("agrees" if len(clean) == len(main) else "undecided")
     why = (
-        f"Where the ceiling is below .95 ({len(main) - len(clean)} of {len(main)}) this much text cannot show R2 > "
+        f"Where the expected R2 is below .95 ({len(main) - len(clean)} of {len(main)}) this much text cannot show R2 > "
         ".95; a test that does not fail under such noise is weak evidence for the form."
     )
     claim = "The hyperbolic law holds for every model size, checkpoint and validation set tried"
@@ -141,10 +141,10 @@ def notes(
 ) -> list[str]:
     """Sentences, what speaks against us included."""
     late = rows[rows.share >= 0.1]
-    excess = (1 - main.r2) / (1 - main.r2_ceiling)
+    excess = (1 - main.r2) / (1 - main.r2_expected)
     sentences = [
         f"What the law leaves is {excess.median():.2f} times (median; {excess.min():.2f} to {excess.max():.2f}) what "
-        "noise alone would leave of a true law, by the ceiling.",
+        "noise alone would leave of a true law.",
         f"The form passes its test at {late.passes.mean():.0%} of late and "
         f"{rows[rows.share < 0.1].passes.mean():.0%} of early checkpoints; at a true law .95 would.",
         f"The noise comes from {clusters_in(surfaces)} clusters of documents; all runs of one context are scored "

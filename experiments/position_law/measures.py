@@ -16,10 +16,10 @@ from tsl_jax.diagnostics import (
     cox_test,
     effective_context,
     effective_context_resampled,
+    expected_r2,
     extrapolated,
     gls_fit,
     held_out,
-    noise_ceiling,
     reference_chi2,
     stationary_covariance,
 )
@@ -60,9 +60,9 @@ def hyperbolas(surface: xr.Dataset) -> Fit:
 
 
 def by_checkpoint(name: str, surface: xr.Dataset, hyperbola: Fit, text: str, tested: Tested) -> pd.DataFrame:
-    """One row a split and checkpoint: R2, its ceiling, chi2 of every law, p of the hyperbola, i90."""
+    """One row a split and checkpoint: R2, that expected of a true law, chi2 of every law, p of the hyperbola, i90."""
     sigma = position_covariance(surface)
-    ceiling = noise_ceiling(hyperbola, surface.loss, sigma)
+    expected = expected_r2(hyperbola, surface.loss, sigma)
     additive = fit(laws.HYPERBOLIC, surface.loss_additive, over="position")
     rows = []
     x = surface.position.values.astype(float)
@@ -84,7 +84,7 @@ def by_checkpoint(name: str, surface: xr.Dataset, hyperbola: Fit, text: str, tes
                     "share": float(surface.tokens[k] / surface.tokens[-1]),
                     "r2": float(hyperbola.r2.sel(at)),
                     "r2_additive": float(additive.r2.sel(at)),
-                    "r2_ceiling": float(ceiling.sel(at)),
+                    "r2_expected": float(expected["mean"].sel(at)),
                     "status": int(hyperbola.status.sel(at)),
                     "p": tested.p(best.chi2, key, best.curve, x, smooth[k]),
                     "degrees": best.degrees,

@@ -45,10 +45,10 @@ def curves(surfaces: Mapping[str, xr.Dataset], fits: Mapping[str, Fit]) -> dict[
 
 
 def quality(rows: pd.DataFrame, run: str) -> dict[str, Any]:
-    """R2 and its ceiling by checkpoint of a run, each split."""
+    """R2 and that expected under the noise by checkpoint of a run, each split."""
     figures = {}
     for split, part in rows[rows.run == run].groupby("split"):
-        figures[f"r2-{split}"] = drawn.r2_against_ceiling(part.tokens.values, part.r2.values, part.r2_ceiling.values)
+        figures[f"r2-{split}"] = drawn.r2_against_expected(part.tokens.values, part.r2.values, part.r2_expected.values)
     return figures
 
 

@@ -82,7 +82,7 @@ def _main(runs: Runs, rows: pd.DataFrame, fits: dict[str, Fit]) -> pd.DataFrame:
                 "positions": fits[name].range_in_words(),
                 "checkpoints": len(part),
                 "r2": last.r2,
-                "r2_ceiling": last.r2_ceiling,
+                "r2_expected": last.r2_expected,
                 "r2_additive": last.r2_additive,
                 "r2_late_median": late.r2.median(),
                 "r2_above_95": (late.r2 > 0.95).mean(),

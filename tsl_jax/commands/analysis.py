@@ -1,4 +1,4 @@
-"""Fit, noise ceiling and backtest of one surface: what `tsl report` and `tsl demo` compute before the page is drawn."""
+"""Fit, expected R2 and backtest of one surface: what `tsl report` and `tsl demo` compute before the page is drawn."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from tsl_jax import laws
-from tsl_jax.diagnostics import surface_noise_ceiling
+from tsl_jax.diagnostics import surface_expected_r2
 from tsl_jax.fitting import Fit, fit
 from tsl_jax.forecasting import MAIN, Backtest, Forecast, backtest, forecast
 from tsl_jax.forecasting.backtesting import CUTOFFS
@@ -22,11 +22,11 @@ AHEAD = 24  # points from here to the end of the plan
 
 @dataclass(frozen=True)
 class Analysis:
-    """Fit, noise ceiling, backtest and forecast of one surface.
+    """Fit, expected R2, backtest and forecast of one surface.
 
     Attributes:
         surface: the surface. by_position: HYPERBOLIC fitted to the plain mean at every checkpoint.
-        r2: Dataset (split, tokens): plain, additive, ceiling.
+        r2: Dataset (split, tokens): plain, additive, expected, expected_low, expected_high, as far as known.
         backtest: None while nothing lies beyond the first cut-off.
         ahead: of an unfinished run the rest of the plan, by the main method; None for a finished one.
     """
@@ -48,7 +48,8 @@ def analyse(surface: xr.Dataset, progress: Callable[[str, int, int], None]) -> A
         r2["additive"] = fit(laws.HYPERBOLIC, surface.loss_additive, over="position").r2
     progress("fit", 2, 3)
     if "cluster_sum" in surface:
-        r2["ceiling"] = surface_noise_ceiling(by_position, surface, position_noise)
+        expected = surface_expected_r2(by_position, surface, position_noise)
+        r2 |= {"expected": expected["mean"], "expected_low": expected.low, "expected_high": expected.high}
     progress("fit", 3, 3)
     cutoffs = _reached(surface)
     tested = backtest(surface, cutoffs, progress=progress, by_position=False) if cutoffs else None

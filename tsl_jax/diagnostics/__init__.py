@@ -1,6 +1,6 @@
 """Questions to a fit and its data: which law holds, how much context is used, errors by resampling, and the noise.
 
-noise: covariance of a loss curve from few clusters, bins even in log position, the ceiling that noise sets to R2
+noise: covariance of a loss curve from few clusters, bins even in log position, the R2 that noise allows
 model_comparison: gls_fit, lack_of_fit, cox_test by likelihood; held_out and extrapolated by prediction
 law_comparison: compare_laws, several laws on the same curves by AIC, BIC and held-out error, as a table and a figure
 context_length: effective_context, i90 = 9/a1 of the hyperbolic law
@@ -21,7 +21,7 @@ from tsl_jax.diagnostics.model_comparison import (
     lack_of_fit,
     reference_chi2,
 )
-from tsl_jax.diagnostics.noise import log_bins, noise_ceiling, stationary_covariance, surface_noise_ceiling
+from tsl_jax.diagnostics.noise import expected_r2, log_bins, stationary_covariance, surface_expected_r2
 from tsl_jax.diagnostics.parameter_table import align_params
 
 __all__ = [
@@ -35,13 +35,13 @@ __all__ = [
     "cox_test",
     "effective_context",
     "effective_context_resampled",
+    "expected_r2",
     "extrapolated",
     "gls_fit",
     "held_out",
     "lack_of_fit",
     "log_bins",
-    "noise_ceiling",
     "reference_chi2",
     "stationary_covariance",
-    "surface_noise_ceiling",
+    "surface_expected_r2",
 ]

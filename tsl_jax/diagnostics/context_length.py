@@ -76,7 +76,7 @@ def _variance_of_log_a1(law: Law, q: Array, x: Covariates, noise: Noise) -> Arra
     size = jnp.sqrt(jnp.sum(columns**2, axis=0))
     basis, r = orthonormal(columns / size[None])
     row = jax.scipy.linalg.solve_triangular(r, basis.T)[0] / size[0]
-    return noise.of(row[:, None])[0, 0]
+    return row @ noise.times(row[:, None])[:, 0]
 
 
 def effective_context_resampled(

@@ -1,4 +1,4 @@
-"""The noise of a loss curve over positions, from few clusters: its covariance, bins for it, and the ceiling of R2.
+"""The noise of a loss curve over positions, from few clusters: its covariance, bins for it, and the R2 it allows.
 
 The covariance of a mean curve over n positions from C clusters (documents) has rank C - 1: it has no inverse, so no
 likelihood can be made of it. What is known of the noise fills the gap. Windows begin anywhere in a text, so that how
@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float
+from scipy import stats
 
 from tsl_jax.fitting.covariance import jacobian
 from tsl_jax.fitting.result import Fit, as_covariates
@@ -35,6 +36,7 @@ from tsl_jax.fitting.varpro import orthonormal
 from tsl_jax.laws import Covariates, Law
 
 BINS = 10
+PROBES = 64  # random signs: the degrees of freedom of a band's quantiles to some 10 %
 BLOCK = 2**21  # numbers of a surface's clusters that are worked on at once, 16 MB
 
 
@@ -88,40 +90,67 @@ def log_bins(x: Float[np.ndarray, " point"], bins: int = BINS) -> Float[np.ndarr
     return members / members.sum(axis=1, keepdims=True)
 
 
-def noise_ceiling(fit: Fit, y: xr.DataArray, covariance: xr.DataArray) -> xr.DataArray:
-    """The R2 that each fit would reach if its law were exactly true: 1 - tr((I - H) Sigma) / SST.
+def expected_r2(fit: Fit, y: xr.DataArray, covariance: xr.DataArray) -> xr.Dataset:
+    """The R2 to expect of each fit under the noise of its data, if its law were exactly true.
 
-    Sigma is the covariance of the data's noise, H the projection on the law's tangent space at the fit: noise that the
-    fit follows is no residual. The expectation of SSE under a true law is tr((I - H) Sigma), not tr(Sigma).
+    Sigma is the covariance of that noise, H the projection on the law's tangent space at the fit: noise that the fit
+    follows is no residual. With A = (I - H) Sigma (I - H), the SSE of a true law has the mean m = tr A, the variance
+    2 tr A^2, and, as a sum of squares (Satterthwaite), about d = m^2 / tr A^2 degrees of freedom. A covariance from C
+    clusters is itself the mean of C - 1 such squares, so that
+
+        SSE/m ~ F(d, (C - 1) d),    R2 = 1 - SSE/SST.
 
     Args:
         fit: a fit of y over one dimension, unweighted. y: the data it was made from.
-        covariance: (..., point, point_) of y's noise, from clusters, or its root (..., cluster, point), see
-            `tsl_jax.surface.position_noise`, which is smaller where points are many.
+        covariance: (..., point, point_) of y's noise, taken as known (C infinite), or its root (..., cluster, point)
+            from C clusters, see `tsl_jax.surface.position_noise`, which is smaller where points are many.
 
     Returns:
-        (...) over the fit's other dimensions; NaN where y is constant, or a coefficient is at its limit.
+        mean, and low to high, which hold 90 % of true laws: (...) over the fit's other dimensions. NaN where y is
+        constant, or a coefficient is at its limit. An R2 below `low` speaks against the law; above `high` the noise is
+        smaller than the clusters say. Curves measured on the same texts share one draw of the noise: they lie in the
+        interval together, or beside it together.
 
     Raises:
         ValueError: for a weighted fit, a fit over several dimensions, or shapes that do not belong to it.
     """
-    expected = under_noise("noise_ceiling", fit, covariance, _expected_sse)
+    moments = under_noise("expected_r2", fit, covariance, _sse_moments)
     (over,) = fit.over
     if set(y.dims) != {over, *fit.status.dims}:
-        raise ValueError(f"noise_ceiling: y has dimensions {y.dims}, the fit {(*fit.status.dims, over)}; give its data")
+        raise ValueError(f"expected_r2: y has dimensions {y.dims}, the fit {(*fit.status.dims, over)}; give its data")
+    mean, square = moments.isel(value=0), moments.isel(value=1)
+    known = xr.DataArray(np.inf)  # C - 1
+    if "cluster" in covariance.dims:  # a split with fewer of them has rows of zeros
+        rows = (covariance != 0).any([dim for dim in covariance.dims if dim not in (*fit.status.dims, "cluster")])
+        known = (rows.sum("cluster") - 1).clip(min=2)
+        # tr A^2 of a sample covariance is too large by (tr A)^2/(C - 1) and more (Srivastava 2005)
+        square = known**2 / ((known - 1) * (known + 2)) * (square - mean**2 / known)
+    n_points = y.sizes[over]
+    freedom = (mean**2 / square.where(square > 0)).fillna(n_points).clip(1, n_points).where(mean > 0)
     # Of the data with their noise, as in the R2 of the fit.
     sst = ((y - y.mean(over)) ** 2).sum(over).transpose(*fit.status.dims)
-    return 1 - expected / sst.where(sst > 0)
+    share = mean / sst.where(sst > 0)
+
+    def quantile(q: float) -> xr.DataArray:
+        return xr.apply_ufunc(lambda d, k: stats.f.ppf(q, d, np.minimum(k * d, 1e9)), freedom, known)
+
+    return xr.Dataset({"mean": 1 - share, "low": 1 - share * quantile(0.95), "high": 1 - share * quantile(0.05)})
 
 
-def _expected_sse(law: Law, q: Array, x: Covariates, noise: Noise) -> Array:
-    """tr((I - H) Sigma) = tr(Sigma) - tr(Q' Sigma Q), with H = Q Q'."""
+def _sse_moments(law: Law, q: Array, x: Covariates, noise: Noise) -> Array:
+    """tr A and tr A^2, (2,): A = (I - H) Sigma (I - H), H = Q Q'.
+
+    tr A = tr Sigma - tr(Q' Sigma Q) exactly; tr A^2 = E |A z|^2 over random signs z, by PROBES of them.
+    """
     basis, _ = orthonormal(jacobian(law, q, x))
-    return noise.total - jnp.trace(noise.of(basis))
+    signs = jax.random.rademacher(jax.random.key(0), (basis.shape[0], PROBES), basis.dtype)
+    after = noise.times(signs - basis @ (basis.T @ signs))
+    after = after - basis @ (basis.T @ after)
+    return jnp.stack([noise.total - jnp.sum(basis * noise.times(basis)), jnp.sum(after**2) / PROBES])
 
 
-def surface_noise_ceiling(fit: Fit, surface: xr.Dataset, noise: Callable[[xr.Dataset], xr.DataArray]) -> xr.DataArray:
-    """`noise_ceiling` of a fit of `surface.loss` over positions, under the noise that its clusters show.
+def surface_expected_r2(fit: Fit, surface: xr.Dataset, noise: Callable[[xr.Dataset], xr.DataArray]) -> xr.Dataset:
+    """`expected_r2` of a fit of `surface.loss` over positions, under the noise that its clusters show.
 
     Some checkpoints after the other, so that memory does not grow with their number.
 
@@ -129,37 +158,37 @@ def surface_noise_ceiling(fit: Fit, surface: xr.Dataset, noise: Callable[[xr.Dat
         noise: `tsl_jax.surface.position_noise`, or what else gives a root of the covariance of some checkpoints.
 
     Returns:
-        (split, tokens).
+        mean, low, high: (split, tokens).
 
     Raises:
-        ValueError: as `noise_ceiling`.
+        ValueError: as `expected_r2`.
     """
     sizes = surface.cluster_sum.sizes
     each = max(BLOCK // (sizes["split"] * sizes["cluster"] * sizes["position"]), 1)
-    parts: list[xr.DataArray] = []
+    parts: list[xr.Dataset] = []
     for first in range(0, sizes["tokens"], each):
         part = {"tokens": slice(first, first + each)}
         arrays = {name: a for name, a in vars(fit).items() if isinstance(a, xr.DataArray) and "tokens" in a.dims}
         here = replace(fit, **{name: a.isel(part) for name, a in arrays.items()})
         of_part = surface[["loss", "count", "cluster_sum", "cluster_count"]].isel(part).load()
-        parts.append(noise_ceiling(here, of_part.loss, noise(of_part)))
+        parts.append(expected_r2(here, of_part.loss, noise(of_part)))
     return xr.concat(parts, "tokens")
 
 
 class Noise(NamedTuple):
-    """A covariance Sigma (point, point): its trace, and B -> B' Sigma B for columns B (point, column)."""
+    """A covariance Sigma (point, point): its trace, and B -> Sigma B for columns B (point, column)."""
 
     total: Array
-    of: Callable[[Array], Array]
+    times: Callable[[Array], Array]
 
     @classmethod
     def from_covariance(cls, sigma: Array) -> Noise:
-        return cls(jnp.trace(sigma), lambda columns: columns.T @ (sigma @ columns))
+        return cls(jnp.trace(sigma), lambda columns: sigma @ columns)
 
     @classmethod
     def from_root(cls, root: Array) -> Noise:
         """Sigma = root' root, root (cluster, point)."""
-        return cls(jnp.sum(root**2), lambda columns: (root @ columns).T @ (root @ columns))
+        return cls(jnp.sum(root**2), lambda columns: root.T @ (root @ columns))
 
 
 def under_noise(
@@ -167,8 +196,9 @@ def under_noise(
 ) -> xr.DataArray:
     """quantity(law, q, x, noise) at every fit by plain least squares, q = (log shapes, coefficients), with its noise.
 
-    NaN where a coefficient is at its limit. Raises ValueError in the name of the caller, for a weighted fit, one over
-    several dimensions, or a covariance (or root, with a dimension cluster) of another shape.
+    A quantity of several numbers has them along a last dimension `value`. NaN where a coefficient is at its limit.
+    Raises ValueError in the name of the caller, for a weighted fit, one over several dimensions, or a covariance (or
+    root, with a dimension cluster) of another shape.
     """
     if fit.weights is not None:
         raise ValueError(f"{name}: the formula is that of unweighted least squares, found a weighted fit; fit without")
@@ -187,7 +217,11 @@ def under_noise(
         q = jnp.concatenate([jnp.log(jnp.asarray(raw[:, :shapes])), jnp.asarray(raw[:, shapes:])], axis=-1)
         values = _of_each(quantity, fit.law, is_root, q, x, jnp.asarray(sigma.reshape(-1, rows, points)))
     # At its limit a coefficient does not move with the noise: the tangent space is a smaller one.
-    return fit.sse.copy(data=np.asarray(values).reshape(fit.sse.shape)).where((fit.active == 0).all("coef"))
+    more = values.shape[1:]
+    result = xr.DataArray(
+        np.asarray(values).reshape(*fit.sse.shape, *more), fit.sse.coords, (*fit.sse.dims, *["value"] * len(more))
+    )
+    return result.where((fit.active == 0).all("coef"))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

@@ -25,7 +25,7 @@ from tsl_jax.forecasting.scoring import score, winkler
 
 CUTOFFS = (0.1, 0.2, 0.3, 0.4)
 HORIZONS = {"up to 2 x": 2.0, "2 to 4 x": 4.0, "beyond 4 x": np.inf}  # tokens over those at the cut-off
-MOST_AHEAD = 512  # held-out checkpoints at which forecasts are made
+MOST_AHEAD = 512  # unseen checkpoints at which forecasts are made
 BOOTSTRAPS = 4000
 
 
@@ -78,7 +78,7 @@ def backtest(
     tables, forecasts = [], {}
     seen = pasts(surface, cutoffs, schedule)
     for k, (cutoff, past) in enumerate(seen.items()):
-        ahead = surface.tokens.values[past.sizes["tokens"] :]  # the held-out checkpoints
+        ahead = surface.tokens.values[past.sizes["tokens"] :]  # the unseen checkpoints
         at = ahead[np.linspace(0, len(ahead) - 1, min(len(ahead), MOST_AHEAD)).round().astype(int)]
         plan_then = None if plan is None else plan.known_at(float(past.tokens[-1]))  # without later changes
         with ThreadPoolExecutor(max_workers=_cores()) as pool:

@@ -1,4 +1,4 @@
-"""Every way to forecast, once: its family, what carries it out, and what to call it.
+"""Every way to forecast, once: its name, its family, what carries it out, and what it is in words.
 
 Three families. "lr_aware": laws that read the learning rate and are sampled, so that intervals come from the model.
 "position": temporal laws of a0, a1 and a2, the paper's route. "mean": laws of the mean loss alone, the baselines. The
@@ -23,18 +23,17 @@ class MethodInfo:
     """A method of `forecast`.
 
     Attributes:
-        family: "lr_aware", "position" or "mean", as above. label: in legends. phrase: as the subject of a sentence.
+        family: "lr_aware", "position" or "mean", as above. description: what it is, as a part of a sentence.
         implementation: what `forecast` runs; two methods of `position_route` are their names.
     """
 
     family: Literal["lr_aware", "position", "mean"]
     implementation: str | Paper | Baseline | ForecastMethod
-    label: str
-    phrase: str
+    description: str
 
     @property
     def name(self) -> str:
-        """As in `method=` and in tables."""
+        """As in `method=`, on the command line, on pages and in tables."""
         return self.implementation if isinstance(self.implementation, str) else self.implementation.name
 
     @property
@@ -51,25 +50,20 @@ class MethodInfo:
 METHODS = {
     info.name: info
     for info in (
-        MethodInfo("lr_aware", lr_aware.ANNEALING, "by position, annealing", "the law by position with annealing"),
-        MethodInfo("lr_aware", lr_aware.MEAN_ANNEALING, "annealing law", "the annealing law on the mean loss"),
-        MethodInfo("lr_aware", lr_aware.MEAN_MULTI_POWER, "multi-power law", "the multi-power law on the mean loss"),
-        MethodInfo(
-            "lr_aware",
-            lr_aware.MEAN_AREA_POWER,
-            "power law in area",
-            "the power law in the learning rate’s area on the mean loss",
-        ),
-        MethodInfo("lr_aware", lr_aware.MEAN_STACK, "stacked laws", "the stack of three laws on the mean loss"),
-        MethodInfo("position", "temporal", "by position", "the law by position"),
-        MethodInfo("position", "temporal_joint", "by position, joint", "the law by position, fitted jointly,"),
-        MethodInfo("position", Paper(), "paper’s law", "the paper’s law along the cosine"),
-        MethodInfo("mean", baselines.POWER_LAW, "power law", "the power law on the mean loss"),
-        MethodInfo("mean", baselines.POWER_PURE, "pure power law", "the power law without constant on the mean loss"),
-        MethodInfo("mean", baselines.RECIPROCAL, "reciprocal law", "the reciprocal law on the mean loss"),
-        MethodInfo("mean", baselines.LOGARITHMIC, "logarithm", "the logarithm on the mean loss"),
-        MethodInfo("mean", baselines.LAST, "last value", "simply repeating the last value"),
-        MethodInfo("mean", baselines.MEAN_LOG, "log law on mean", "the temporal log law on the mean loss"),
-        MethodInfo("mean", baselines.MEAN_COSINE, "cosine law on mean", "the temporal cosine law on the mean loss"),
+        MethodInfo("lr_aware", lr_aware.ANNEALING, "area annealing of a0, a1 and a2, by position"),
+        MethodInfo("lr_aware", lr_aware.MEAN_ANNEALING, "area annealing of the mean loss"),
+        MethodInfo("lr_aware", lr_aware.MEAN_MULTI_POWER, "multi-power law of the mean loss"),
+        MethodInfo("lr_aware", lr_aware.MEAN_AREA_POWER, "power law of the mean loss in the learning rate’s area"),
+        MethodInfo("lr_aware", lr_aware.MEAN_STACK, "three laws of the mean loss, stacked"),
+        MethodInfo("position", "temporal", "temporal laws of a0, a1 and a2, by position"),
+        MethodInfo("position", "temporal_joint", "temporal laws of a0, a1 and a2, fitted jointly, by position"),
+        MethodInfo("position", Paper(), "the paper’s temporal laws along the cosine, by position"),
+        MethodInfo("mean", baselines.POWER_LAW, "power law with a constant, of the mean loss"),
+        MethodInfo("mean", baselines.POWER_PURE, "power law without a constant, of the mean loss"),
+        MethodInfo("mean", baselines.RECIPROCAL, "reciprocal law of the mean loss"),
+        MethodInfo("mean", baselines.LOGARITHMIC, "logarithm of the mean loss"),
+        MethodInfo("mean", baselines.LAST, "the last mean loss seen"),
+        MethodInfo("mean", baselines.MEAN_LOG, "temporal log law of the mean loss"),
+        MethodInfo("mean", baselines.MEAN_COSINE, "temporal cosine law of the mean loss"),
     )
 }

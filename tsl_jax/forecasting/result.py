@@ -32,7 +32,7 @@ class ForecastFlag(IntFlag):
     BELOW_ZERO = auto()  # some predicted loss is negative
     ABOVE_OBSERVED = auto()  # some predicted loss is twice the highest observed one or more
     INCOMPLETE_PAST = auto()  # checkpoints that lack the loss of a position were left out of the fit
-    INCOMPLETE_FUTURE = auto()  # the same of the held-out checkpoints: in scores only
+    INCOMPLETE_FUTURE = auto()  # the same of the unseen checkpoints: in scores only
     FIT_NOT_CONVERGED = auto()  # a law that the forecast rests on has another status than CONVERGED
     COSINE_NOT_IDENTIFIED = auto()  # the hyperbola stands in for the cosine piece of the paper's law
     JOINT_NOT_CONVERGED = auto()  # the joint fit of all parameters stopped at its iteration limit

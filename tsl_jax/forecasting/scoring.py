@@ -1,6 +1,6 @@
 """How good a forecast was, once the rest of the run is known.
 
-Judged on the mean loss of the held-out checkpoints only, on an even grid of tokens (both curves interpolated linearly),
+Judged on the mean loss of the unseen checkpoints only, on an even grid of tokens (both curves interpolated linearly),
 so that the spacing of checkpoints does not weigh the errors:
 
     MSE = mean (predicted - observed)^2,   R2 = 1 - MSE / var(observed),   error = predicted - observed at the last one.
@@ -9,7 +9,7 @@ Intervals are judged at the checkpoints themselves, by the share that lies insid
 rewards narrow intervals and punishes what lies outside them.
 
 Checkpoints that lack the loss of a position are left out, and the status says so. Nothing is extrapolated: a forecast
-must span the held-out checkpoints.
+must span the unseen checkpoints.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def score(
 
     Returns:
         DataFrame indexed by (split, method): final (predicted, nats), observed, error, mse, r2, covered_50 and
-        covered_90 (shares of the held-out checkpoints inside these intervals), interval_score (their mean `winkler` at
+        covered_90 (shares of the unseen checkpoints inside these intervals), interval_score (their mean `winkler` at
         90 %, nats), status (a sentence), flags (`ForecastFlag` as a number; 0: nothing speaks against the forecast).
         The three about intervals are NaN for methods that give none.
 
@@ -71,7 +71,7 @@ def score(
     """
     beside = [against] if isinstance(against, Baseline | Forecast) else list(against)
     past = surface.sel(tokens=surface.tokens <= predicted.cutoff)  # all that a baseline may see
-    at = surface.tokens.values[surface.tokens.values > predicted.cutoff]  # the held-out checkpoints
+    at = surface.tokens.values[surface.tokens.values > predicted.cutoff]  # the unseen checkpoints
     if len(at) < 2:
         raise ValueError(
             f"score: {len(at)} checkpoints beyond the cut-off of {predicted.cutoff:.4g} tokens, 2 are needed"
@@ -86,7 +86,7 @@ def score(
         first, last = float(scored.mean.tokens.min()), float(scored.mean.tokens.max())
         if first > at[0] or last < at[-1]:
             raise ValueError(
-                f"score: the forecast {scored.method} spans {first:.6g} to {last:.6g} tokens, the held-out checkpoints "
+                f"score: the forecast {scored.method} spans {first:.6g} to {last:.6g} tokens, the unseen checkpoints "
                 f"{at[0]:.6g} to {at[-1]:.6g}; make it with at=surface.tokens"
             )
     observed = mean_loss(surface.sel(tokens=at))  # (split, tokens), nats
@@ -99,7 +99,7 @@ def _row(predicted: Forecast, observed: xr.DataArray, split: str) -> dict[str, A
     """A row of the table, from the observed mean loss (tokens,) of a split."""
     truth = observed.dropna("tokens")
     status = predicted.status[split] | incomplete_checkpoints(
-        observed, ForecastFlag.INCOMPLETE_FUTURE, "of those held out, "
+        observed, ForecastFlag.INCOMPLETE_FUTURE, "of those unseen, "
     )
     points, intervals = ("final", "observed", "error", "mse", "r2"), ("covered_50", "covered_90", "interval_score")
     row = {"split": split, "method": predicted.method, **dict.fromkeys((*points, *intervals), np.nan)}

@@ -11,7 +11,7 @@ from tsl_jax.forecasting.methods import MAIN, METHODS
 from tsl_jax.reporting.figures import Figure, View, dots, entry, hover, lines, panels, round_ticks
 from tsl_jax.reporting.forecast_figures import style
 from tsl_jax.reporting.material import Material, splits_with_errors
-from tsl_jax.reporting.wording import label, last_loss, signed
+from tsl_jax.reporting.wording import last_loss, signed
 
 LEAST_ERROR = 1e-4  # nats: smaller ones are drawn here, as a logarithmic axis has no zero
 N_BASELINES = 2  # beside the main method and the paper's
@@ -43,7 +43,7 @@ def is_by_position(method: str) -> bool:
 
 def _rows_of_methods(material: Material, scores: pd.DataFrame) -> View:
     table = ranked(scores).dropna(how="all")
-    names = [escape(label(str(method))) for method in table.index]
+    names = [escape(str(method)) for method in table.index]
     # plotly counts rows from below
     rows = [f"<b>{n}</b>" if is_by_position(str(m)) else n for n, m in zip(names, table.index, strict=True)][::-1]
     rim = {"line": {"width": 1, "color": "--paper"}}
@@ -100,11 +100,11 @@ def _lines_of_methods(material: Material, table: pd.DataFrame) -> View:
     for name, row in table.iterrows():
         (colour, dash), width = style(str(name)), 2.4 if name == MAIN else 1.8
         size = np.maximum(row.to_numpy(float), LEAST_ERROR)
-        on_hover = hover(f"{escape(label(str(name)))} from %{{x:.3g}}%: error %{{y:.3f}} nats")
+        on_hover = hover(f"{escape(str(name))} from %{{x:.3g}}%: error %{{y:.3f}} nats")
         percent = 100 * table.columns.to_numpy(float)
         data.append(lines(percent, size, colour, key=str(name), dash=dash, width=width, hoverinfo="skip"))
         data.append(dots(percent, size, colour, key=str(name), size=8, **on_hover))
-        legend.append(entry(str(name), label(str(name)), colour, dash=dash))
+        legend.append(entry(str(name), str(name), colour, dash=dash))
     axis = _error_axis(float(np.nanmin(table.to_numpy(float))), float(np.nanmax(table.to_numpy(float))))
     x = _share_axis(material, table.columns.to_numpy(float))
     layout = panels(["absolute error, nats (log scale)"], [240], x, [axis | {"title": {"text": ""}}])

@@ -108,7 +108,7 @@ def suffix(panel: int) -> str:
     return "" if panel == 0 else str(panel + 1)
 
 
-def shade(start: float, end: float, key: str = "held out") -> View:
+def shade(start: float, end: float, key: str = "unseen") -> View:
     """The part of the run after the cut-off, over the full height."""
     box = {"x0": start, "x1": end, "xref": "x", "y0": 0, "y1": 1, "yref": "paper"}
     return {"type": "rect", "fillcolor": "--shade", "line": {"width": 0}, "layer": "below", "name": key, **box}

@@ -12,7 +12,6 @@ from tsl_jax.forecasting.methods import MAIN
 from tsl_jax.forecasting.result import Forecast
 from tsl_jax.reporting.figures import Figure, View, dots, drawn, entry, hover, lines, panels, shade, size_of, span
 from tsl_jax.reporting.material import Material, smallest_errors
-from tsl_jax.reporting.wording import label
 
 # method -> colour, dash; laws that know the learning rate are blue, the paper's laws by position green.
 STYLES = {
@@ -43,7 +42,7 @@ def style(method: str) -> tuple[str, str]:
 
 
 def every_method(material: Material) -> Figure | None:
-    """Observed and forecast mean loss from each cut-off, held-out part shaded, learning rate beneath."""
+    """Observed and forecast mean loss from each cut-off, unseen part shaded, learning rate beneath."""
     if not material.forecasts:
         return None
     # a figure of methods beside each other leaves out cut-offs with a single one, if there are others
@@ -72,13 +71,13 @@ def _from_cutoff(material: Material, split: str, cutoff: float) -> View:
         visible = {*ALWAYS_SHOWN, best.get(cutoff)}
     for name, mean in means.items():
         colour, dash = style(name)
-        on_hover = hover(f"{escape(label(name))} at %{{x:,.0f}} tokens: %{{y:.3f}} nats")
+        on_hover = hover(f"{escape(name)} at %{{x:,.0f}} tokens: %{{y:.3f}} nats")
         width = 2.6 if name in ALWAYS_SHOWN else 2
         data.append(lines(mean.tokens.values, mean.values, colour, key=name, dash=dash, width=width, **on_hover))
-        legend.append(entry(name, label(name), colour, dash=dash, shown=name in visible))
+        legend.append(entry(name, name, colour, dash=dash, shown=name in visible))
     end = material.total or max(float(forecast.mean.tokens.max()) for forecast in group.values())
     later = observed_after(observed, seen_until)
-    legend.append(entry("held out", "held out" if later else "not yet observed", "--shade", mark="area"))
+    legend.append(entry("unseen", "unseen" if later else "not yet observed", "--shade", mark="area"))
     # The axis holds what was observed later than half the cut-off, never a forecast far away from it; where nothing is
     # observed beyond the cut-off, it holds the forecasts with intervals as well.
     if observed is None:
@@ -134,11 +133,11 @@ def _fan(material: Material, split: str, forecast: Forecast) -> View:
     on_hover = hover("median at %{x:,.0f} tokens: %{y:.3f} nats<br>90%: %{text}")
     data.append(lines(tokens, ends[0.5], "--blue", key="median", width=2.4, **on_hover))
     data[-1]["text"] = [f"{low:.3f} to {high:.3f}" for low, high in zip(ends[0.05], ends[0.95], strict=True)]
-    legend.insert(0, entry("median", f"median, {label(forecast.method)}", "--blue"))
+    legend.insert(0, entry("median", f"median, {forecast.method}", "--blue"))
     points, of_points = observed_losses(observed)
     end = material.total or float(tokens[-1])
-    held_out = "held out" if observed_after(observed, forecast.cutoff) else "not yet observed"
-    legend += [*of_points, entry("held out", held_out, "--shade", mark="area")]
+    unseen = "unseen" if observed_after(observed, forecast.cutoff) else "not yet observed"
+    legend += [*of_points, entry("unseen", unseen, "--shade", mark="area")]
     late = np.zeros(0) if observed is None else observed.values[observed.tokens.values >= 0.5 * forecast.cutoff]
     limits = span(late, ends[0.05], ends[0.95], margin=0.08, least=0.02)
     return _over_tokens(data + points, legend, limits, material, (forecast.cutoff, end))

@@ -11,7 +11,7 @@ from tsl_jax.reporting import error_figures, forecast_figures
 from tsl_jax.reporting.figures import drawn_in_words
 from tsl_jax.reporting.markup import Html, figure, folded, paragraph, section, table, text
 from tsl_jax.reporting.material import Material, smallest_errors
-from tsl_jax.reporting.wording import compact, count, how_far, label, last_loss, nats, readable, signed, whole
+from tsl_jax.reporting.wording import compact, count, how_far, last_loss, nats, readable, signed, whole
 
 MODEL_BASED = (
     "Forecast from the checkpoints before the shaded part, the learning-rate plan as known then (below), and a prior "
@@ -36,34 +36,27 @@ BY_SHARE = (
     "temporal laws by position, and the two baselines with the smallest errors here, known only afterwards."
 )
 SCORES = (
-    "The smallest error of each cut-off is bold. Names in bold are methods by position, with the law of this page; “… "
-    "on mean” are the same temporal laws fitted to the mean loss alone: they show whether positions help, or only the "
-    "form of the law. † a warning belongs to this number (see the status in all scores). – no forecast."
+    "The smallest error of each cut-off is bold. Names in bold are methods by position, with the law of this page; "
+    "mean_log and mean_cosine are the same temporal laws fitted to the mean loss alone: they show whether positions "
+    "help, or only the form of the law. † a warning belongs to this number (see all scores). – no forecast."
 )
 
 
 def interval_sentences(material: Material) -> str:
-    """For each split the 90% interval from the largest cut-off, and what was observed, as far as it has been."""
+    """For each split the 90% interval from the largest cut-off, where no score has judged that forecast."""
     sentences = []
     for split in material.splits:
         cutoff, forecast = latest(material, split) or (0.0, None)
         ends = forecast and interval_at_end(forecast.quantiles, split)
-        if not forecast or not ends:
+        if not forecast or not ends or (split, cutoff, forecast.method) in material.scores.index:
             continue
         low, middle, high = ends
-        at, where = float(forecast.mean.tokens.max()), f" on {split}" if len(material.splits) > 1 else ""
+        where = f" on {split}" if len(material.splits) > 1 else ""
         predicted = f"{nats(middle)} nats{where} (90% interval {nats(low)} to {nats(high)}"
-        observed = None if material.mean is None else material.mean.sel(split=split).dropna("tokens")
-        if observed is not None and at in observed.tokens and at > forecast.cutoff:
-            last = float(observed.sel(tokens=at))
-            verdict = "inside" if low <= last <= high else "outside"
-            opening = f"From {material.cutoff_names[cutoff]} the {label(forecast.method)} forecast {predicted})"
-            sentences.append(f"{opening}; observed: {nats(last)}, {verdict}.")
-        else:
-            everywhere = interval_at_end(forecast.population_quantiles, split)
-            also = f"; {nats(everywhere[0])} to {nats(everywhere[2])} on all such texts" if everywhere else ""
-            opening = f"Forecast at {end_of(forecast, material)} by the {label(forecast.method)}"
-            sentences.append(f"{opening}: {predicted} on these texts{also}).")
+        everywhere = interval_at_end(forecast.population_quantiles, split)
+        also = f"; {nats(everywhere[0])} to {nats(everywhere[2])} on all such texts" if everywhere else ""
+        opening = f"Forecast at {end_of(forecast, material)} by {forecast.method}"
+        sentences.append(f"{opening}: {predicted} on these texts{also}).")
     return " ".join(sentences)
 
 
@@ -118,7 +111,7 @@ def forecast(material: Material) -> str:
     parts += ["<h3>All methods</h3>" if parts else "", figure(drawing, caption)]
     judged = set(material.scores.reset_index("split").index)  # (cutoff, method): the tables of scores have their status
     rows = [
-        (label(name), material.cutoff_names[cutoff], split, readable(status))
+        (name, material.cutoff_names[cutoff], split, readable(status))
         for cutoff, group in material.forecasts.items()
         for name, forecast in group.items()
         for split, status in forecast.status.items()
@@ -137,7 +130,7 @@ def _without_forecast(material: Material) -> str:
                 cutoffs.setdefault(name, []).append(material.cutoff_names[cutoff])
     methods: dict[str, list[str]] = {}
     for name, names in cutoffs.items():
-        methods.setdefault(", ".join(names), []).append(f"“{label(name)}”")
+        methods.setdefault(", ".join(names), []).append(f"{name}")
     return "; ".join(f"from {names} by {', '.join(which)}" for names, which in methods.items())
 
 
@@ -163,10 +156,17 @@ def errors(material: Material) -> str:
     tables = "".join(_error_table(material, split, f" on {split}" if len(splits) > 1 else "") for split in splits)
     full = "".join(_full_tables(material, split) for split in splits)
     note = paragraph(f"Error: forecast minus observed {last_loss(share)}, in nats. {SCORES}", "note")
-    details = folded("All scores: forecast, error, R², MSE, status", full)
+    details = folded("All scores: forecast, error, R², MSE, status", full) + _methods_in_words(material)
     by_share = error_figures.by_share(material)
     first = "" if by_share is None else figure(by_share, BY_SHARE) + "<h3>All methods</h3>"
     return section("errors", "Errors by cut-off", first, figure(drawing, caption), tables, note, details)
+
+
+def _methods_in_words(material: Material) -> str:
+    """What each method is that has a score."""
+    names = [str(name) for name in material.scores.index.unique("method")]
+    rows = [(name, METHODS[name].description) for name in names if name in METHODS]
+    return folded("What each method is", table(("method", ""), rows)) if rows else ""
 
 
 def _error_table(material: Material, split: str, where: str) -> str:
@@ -180,7 +180,7 @@ def _error_table(material: Material, split: str, where: str) -> str:
         for cutoff, error in by_cutoff.items():
             dagger = "<sup>†</sup>" if np.isfinite(error) and flags.loc[method, cutoff] else ""
             cells.append(_strong(Html(text(signed(error)) + dagger), best.get(cutoff) == method))
-        name = text(label(str(method)))
+        name = text(str(method))
         rows.append((Html(f"<b>{name}</b>" if error_figures.is_by_position(str(method)) else name), *cells))
     caption = f"Error of the {last_loss(share)}{where}, nats, by share of the {whole(share)} seen"
     return table(("method", *(material.cutoff_names[cutoff] for cutoff in ranked)), rows, caption, "scores")
@@ -195,7 +195,7 @@ def _full_tables(material: Material, split: str) -> str:
         rows = rows.loc[rows.error.abs().sort_values(kind="stable", na_position="last").index]
         best = smallest_errors(material.scores, split).method.get(cutoff)
         cells = [
-            (_strong(label(str(method)), method == best), nats(row.final), _strong(signed(row.error), method == best),
+            (_strong(str(method), method == best), nats(row.final), _strong(signed(row.error), method == best),
              compact(row.r2, 3), compact(row.mse, 3), readable(row.status))
             for method, row in rows.iterrows()
         ]  # fmt: skip

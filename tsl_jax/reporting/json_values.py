@@ -19,7 +19,7 @@ def summary(
     """Everything a script may want of a run; null where there is no number.
 
     Args:
-        surface: the run. r2: plain, additive and ceiling over (split, tokens), as far as known.
+        surface: the run. r2: plain, additive and expected over (split, tokens), as far as known.
         backtest: scores by (split, cutoff, method), or None.
         facts: what was recorded during training; stamp: which command and options made this.
     """
@@ -37,7 +37,7 @@ def summary(
 
 def _split(surface: xr.Dataset, r2: xr.Dataset, backtest: Backtest | None, split: str) -> dict[str, Any]:
     mean = surface.loss.sel(split=split).mean("position")
-    estimates = {"r2": "plain", "r2_additive": "additive", "r2_ceiling": "ceiling"}
+    estimates = {"r2": "plain", "r2_additive": "additive", "r2_expected": "expected"}
     by_cutoff: dict[str, Any] = {}
     for (cutoff, method), row in backtest.scores.loc[split].iterrows() if backtest is not None else ():
         names = ("final", "mse", "r2", "covered_50", "covered_90")

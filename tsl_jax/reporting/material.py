@@ -101,9 +101,37 @@ class Material:
 
     @property
     def shown(self) -> tuple[float, Forecast] | None:
-        """The forecast whose temporal laws are drawn, after its cut-off: by position, from the largest one."""
-        forecasts = [(cutoff, group["temporal"]) for cutoff, group in self.forecasts.items() if "temporal" in group]
-        return forecasts[-1] if forecasts else None
+        """The forecast whose a0, a1, a2 are drawn, after its cut-off: by the first of PATHS, from the largest one."""
+        for name in PATHS:
+            forecasts = [(cutoff, group[name]) for cutoff, group in self.forecasts.items() if name in group]
+            if forecasts:
+                return forecasts[-1]
+        return None
+
+
+# Methods that forecast a0, a1 and a2, the better one first.
+PATHS = ("annealing", "temporal")
+
+
+def forecast_parameters(forecast: Forecast) -> dict[str, xr.DataArray]:
+    """What a method of PATHS says of a0, a1 and a2: parameter -> (split, tokens, quantile .05, .5, .95).
+
+    Beyond the cut-off alone for draws, whose quantiles these are; temporal laws are lines, from their first checkpoint
+    on, with equal quantiles. Empty for a forecast that has none.
+    """
+    levels, paths = np.array([0.05, 0.5, 0.95]), {}
+    for name in ("a0", "a1", "a2"):
+        of_param = forecast.fits.get(name)
+        if isinstance(of_param, Fit) and of_param.over == ("tokens",):
+            start, end = float(np.min(np.asarray(of_param.x))), float(forecast.mean.tokens.max())
+            at = np.unique(np.append(np.geomspace(start, end, 90), forecast.cutoff))
+            line = of_param.predict(at)
+            paths[name] = line.expand_dims(quantile=levels, axis=-1).transpose("split", "tokens", "quantile")
+        elif isinstance(of_param, Mapping) and of_param:
+            ends = np.stack([np.quantile(curve.draws, levels, axis=0).T for curve in of_param.values()])
+            at = {"split": list(of_param), "tokens": np.sort(forecast.mean.tokens.values), "quantile": levels}
+            paths[name] = xr.DataArray(np.exp(ends) if name == "a1" else ends, at, ("split", "tokens", "quantile"))
+    return paths
 
 
 def sort(results: Iterable[Any]) -> Material:

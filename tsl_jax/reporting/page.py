@@ -7,22 +7,24 @@ stand the result in words and the key figures; the sections follow (`run_section
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
 from tsl_jax.atomic_write import write_atomically
+from tsl_jax.forecasting.methods import MAIN, METHODS
 from tsl_jax.reporting import forecast_sections, run_figures, run_sections
 from tsl_jax.reporting.error_figures import is_by_position
 from tsl_jax.reporting.markup import paragraph, text
-from tsl_jax.reporting.material import Material, smallest_errors, sort, splits_with_errors
-from tsl_jax.reporting.wording import count, how_far, label, last_loss, nats, phrase, signed, whole
+from tsl_jax.reporting.material import Material, sort, splits_with_errors
+from tsl_jax.reporting.wording import count, described, how_far, last_loss, nats, signed, spelled_out, whole
 
 
 def report(
@@ -39,7 +41,8 @@ def report(
         results: in any order: a loss surface, fits (over position, or of any other law), forecasts, a backtest.
         title: heading of the page; default from the run's name.
         facts: what else to say about the run, name -> value; the surface's own facts are shown anyway.
-        r2: R2 of the position law, variables `plain`, `additive`, `ceiling` over (split, tokens), any of them.
+        r2: R2 of the position law, variables `plain`, `additive`, `expected`, `expected_low`, `expected_high`,
+            each over (split, tokens), any of them.
 
     Returns:
         The path.
@@ -123,52 +126,79 @@ def _key_figures(material: Material, r2: xr.Dataset | None) -> Iterator[tuple[st
     if math.isfinite(medians.get("plain", math.nan)):
         yield "R² by position", f"{medians['plain']:.3f}", "median, later half"
     for split in splits_with_errors(material.scores)[:1]:
-        best = smallest_errors(material.scores, split)
-        unit = "nats" if material.scores.index.unique("method").size == 1 else "nats, smallest"
-        yield f"error from {material.cutoff_names[best.index[-1]]}", signed(best.error.iloc[-1]), unit
+        errors = material.scores.xs(split, level="split").error.dropna()
+        cutoff = errors.index.get_level_values("cutoff").max()
+        of_all = errors.xs(cutoff, level="cutoff")
+        method = chosen_beforehand(of_all.index)
+        yield f"error from {material.cutoff_names[cutoff]}", signed(of_all[method]), f"nats, {method}"
 
 
 # ------------------------------------------------------------------------------------------------- the result in words
 
 
 def headline(material: Material) -> list[str]:
-    """The result in words, one string a paragraph, the first a single sentence; empty where nothing is judged."""
-    scores, share = material.scores, material.unfinished
+    """The result in words, one string a paragraph, the first a single sentence; empty where nothing is judged.
+
+    Of one method, chosen before any result was there: the main one, else the first of the registry, else the first.
+    Which of all was best on this run is known only afterwards, and is said apart.
+    """
+    share = material.unfinished
     first = "" if share is None else f"{how_far(share).capitalize()}. "
-    best = {split: smallest_errors(scores, split) for split in splits_with_errors(scores)}
-    if not best:
+    splits = splits_with_errors(material.scores)
+    if not splits:
         return [first.strip()] if first else []
-    largest = max(float(table.index[-1]) for table in best.values())
-    rows = {split: table.loc[largest] for split, table in best.items() if largest in table.index}
-    results = [_best_method(scores, split, row, share) for split, row in rows.items()]
-    lead = f"{first}From the first {material.cutoff_names[largest]} of the {whole(share)}, {results[0][0]}"
-    rest = [results[0][1], *(f"{sentence[:1].upper()}{sentence[1:]} {more}" for sentence, more in results[1:])]
-    split, earlier = next(iter(best.items()))
-    parts = [
-        f"{material.cutoff_names[cutoff]}: {label(method)} ({signed(error)})"
-        for cutoff, method, error in zip(earlier.index.tolist(), earlier.method, earlier.error, strict=True)
-        if cutoff < largest
-    ]
-    where = f" on {split}" if split else ""
-    less = f"Smallest errors{where} from less of the run: {'; '.join(parts)}." if parts else ""
-    return [lead, *filter(str.strip, [" ".join(filter(None, rest)), less])]
+    errors = material.scores.dropna(subset=["error"])
+    at = {split: errors.xs(split, level="split").reset_index("cutoff") for split in splits}  # by method
+    largest = max(rows.cutoff.max() for rows in at.values())
+    now = {split: rows.query("cutoff == @largest") for split, rows in at.items() if (rows.cutoff == largest).any()}
+    method = chosen_beforehand(next(iter(now.values())).index)
+    seen = f"the first {material.cutoff_names[largest]} of the {whole(share)}"
+    opening = f"{first}From {seen}, {described(method)} forecast"
+    claims = [_claim(material, split, largest, rows.loc[method]) for split, rows in now.items() if method in rows.index]
+    lead, *more = [f"{opening} {claims[0]}", *(f"{claim[:1].upper()}{claim[1:]}" for claim in claims[1:])]
+    split, rows = next(iter(at.items()))
+    earlier = rows.query("index == @method and cutoff < @largest").sort_values("cutoff")
+    parts = [f"{material.cutoff_names[row.cutoff]}: {signed(row.error)}" for _, row in earlier.iterrows()]
+    more += [f"Its errors{_on(split)} from less of the run: {', '.join(parts)}."] if parts else []
+    compared = [_afterwards(split, rows, method) for split, rows in now.items() if len(rows) > 1]
+    return [lead, *filter(None, [" ".join(more), " ".join(compared)])]
 
 
-def _best_method(scores: pd.DataFrame, split: str, row: pd.Series, share: float | None) -> tuple[str, str]:
-    """Which method had the smallest error, and the best of the others: by position, or of the mean loss alone."""
-    end, article = last_loss(share), "a" if share is None else "the"
-    where = f" on {split}" if split else ""
-    errors = scores.xs((split, row.name), level=("split", "cutoff")).error.dropna()
-    if len(errors) == 1:
-        claim = f"{phrase(row.method)} forecast {article} {end}{where} of {nats(row.final)} nats; {nats(row.observed)}"
-        return f"{claim} was observed, an error of {signed(row.error)}.", ""
-    best = (
-        f"{phrase(row.method)} came closest to the {end}{where}: {nats(row.final)} nats forecast, {nats(row.observed)} "
-        f"observed, an error of {signed(row.error)}."
-    )
-    by_position = is_by_position(row.method)
-    errors = errors[[is_by_position(str(method)) != by_position for method in errors.index]]
-    if not len(errors):
-        return best, ""
+def chosen_beforehand(methods: Iterable[Any]) -> str:
+    """Whose result is stated first: the main method, else the first of the registry, else the first."""
+    names = [str(name) for name in methods]
+    return next((name for name in (MAIN, *METHODS) if name in names), names[0])
+
+
+def _claim(material: Material, split: str, cutoff: float, row: pd.Series) -> str:
+    """What was forecast, with its interval where there is one, what was observed, and the error."""
+    share, method = material.unfinished, str(row.name)
+    forecast = material.forecasts.get(cutoff, {}).get(method)
+    ends = forecast_sections.interval_at_end(forecast.quantiles if forecast else None, split)
+    article, where = "a" if share is None else "the", f" on {spelled_out(split)}" if split else ""
+    predicted = f"{article} {last_loss(share)} of {nats(row.final)} nats{where}"
+    if ends is None or not np.isfinite(ends).all():
+        return f"{predicted}; {nats(row.observed)} was observed, an error of {signed(row.error)}."
+    low, _, high = ends
+    verdict = "inside" if low <= row.observed <= high else "outside"
+    interval = f"90% interval {nats(low)} to {nats(high)}"
+    return f"{predicted} ({interval}); {nats(row.observed)} was observed, {verdict}, an error of {signed(row.error)}."
+
+
+def _afterwards(split: str, rows: pd.DataFrame, method: str) -> str:
+    """The smallest error among all methods, and the smallest of the other kind: by position, or of the mean alone."""
+    errors = rows.error.loc[rows.error.abs().sort_values(kind="stable").index]
+    best = str(errors.index[0])
+    where = f"Of {len(errors)} methods{_on(split)}"
+    if best == method:
+        said = f"{where} it had the smallest error"
+    else:
+        said = f"{where} {best} had the smallest error, {signed(errors.iloc[0])}, which is known only afterwards"
+    by_position = is_by_position(best)
+    others = errors[[is_by_position(str(name)) != by_position for name in errors.index]]
     family = "methods that use the mean loss alone" if by_position else "methods by position"
-    return best, f"The smallest error of the {family} was {signed(errors[errors.abs().idxmin()])}."
+    return said + (f"; the smallest of the {family} was {signed(others.iloc[0])}." if len(others) else ".")
+
+
+def _on(split: str) -> str:
+    return f" on {split}" if split else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from tsl_jax.fitting import Fit, Status
+from tsl_jax.fitting import Status
 from tsl_jax.forecasting.result import Forecast
 from tsl_jax.reporting.figures import (
     Figure,
@@ -25,7 +25,7 @@ from tsl_jax.reporting.figures import (
     suffix,
     tokens_axis,
 )
-from tsl_jax.reporting.material import Material, PositionFit, late_median
+from tsl_jax.reporting.material import Material, PositionFit, forecast_parameters, late_median
 from tsl_jax.reporting.wording import count, mathematics, readable
 
 CHECKPOINTS = 9  # colours that can still be on_hover apart, and named in a phone's width
@@ -35,10 +35,13 @@ STATES = {  # label, colour, symbol of the points, mark in the legend
     "fitted": ("fitted, ± standard error", "--ink", "circle", "dot"),
     "weak": ("weakly identified", "--ink", "circle-open", "ring"),
     "unusable": ("not usable: at a bound, straight line or rising", "--red", "x-thin-open", "cross"),
-    "temporal": ("temporal law, fitted", "--blue", "", "line"),
-    "ahead": ("temporal law, forecast", "--blue", "", "line"),
+    "fitted law": ("law over tokens, fitted", "--blue", "", "line"),
+    "ahead": ("forecast", "--blue", "", "line"),
+    "90%": ("90% interval", "--faint", "", "area"),
 }
 MOST_CURVES = 400  # drawn of the parameters
+BAND = ("expected_low", "expected_high")
+EXPECTED = ("expected", *BAND)  # of a true law under the noise of the losses
 ESTIMATES = {"plain": ("plain mean", "--blue", "circle"), "additive": ("additive estimate", "--green", "square")}
 
 
@@ -93,13 +96,13 @@ def _curves_of(surface: xr.Dataset | None, fit: PositionFit | None, split: str) 
 
 
 def parameters(material: Material) -> Figure | None:
-    """Parameters of the position law over tokens with their errors, temporal laws, and the held-out part."""
+    """Parameters of the position law over tokens with their errors, temporal laws, and the unseen part."""
     fits = {name: fit for name, fit in material.by_position.items() if len(fit.at) > 1}
     if not fits:
         return None
     latest = material.shown[1] if material.shown else None
     views = {(s, name): _over_tokens(fit, s, latest, material.total) for name, fit in fits.items() for s in fit.splits}
-    alt = "Parameters of the position law against tokens seen, with standard errors and temporal laws"
+    alt = "Parameters of the position law against tokens seen, with standard errors and their forecast"
     return Figure("parameters", alt, _choices(views, "split", "law"), views)
 
 
@@ -110,14 +113,14 @@ def _over_tokens(fit: PositionFit, split: str, forecast: Forecast | None, total:
     at, end = fit.at[rows], max(total or 0, fit.at[rows].max())
     data: list[View] = []
     ranges = []
+    paths = {} if forecast is None else forecast_parameters(forecast)
     for panel, name in enumerate(names):
         y, error = (fit.values(which, name)[k][rows] for which in ("params", "stderr"))
         points, usual = _points(at, y, error, fit.fit.status.values[k][rows])
-        law = None if forecast is None else forecast.fits.get(name)
         curve, reach = [], np.zeros(0)
-        # splits without a forecast are absent from the fits of a method by position
-        if forecast is not None and isinstance(law, Fit) and split in law.status.coords.get("split", ()):
-            curve, reach = _temporal_law(law, split, forecast.cutoff, at.min(), end)
+        if forecast is not None and name in paths and split in paths[name].split:  # others have no forecast
+            path = paths[name].sel(split=split)
+            curve, reach = _forecast_path(path.sel(tokens=path.tokens >= at.min()), forecast.cutoff)
         limits = span(usual, reach, margin=0.15)
         data += [trace | {"yaxis": f"y{suffix(panel)}"} for trace in [*curve, *_inside(points, limits)]]
         ranges.append({"range": limits, "nticks": 5})
@@ -129,10 +132,10 @@ def _over_tokens(fit: PositionFit, split: str, forecast: Forecast | None, total:
         entry(key, name, colour, mark=mark, dash="dash" if key == "ahead" else "solid")
         for key, (name, colour, _, mark) in STATES.items() if key in states
     ]  # fmt: skip
-    if "temporal" in states and forecast is not None:
+    if "ahead" in states and forecast is not None:
         layout["shapes"] = [shade(forecast.cutoff, end)]
-        held_out = "held out" if at.max() > forecast.cutoff else "not yet observed"
-        legend.append(entry("held out", held_out, "--shade", mark="area"))
+        unseen = "unseen" if at.max() > forecast.cutoff else "not yet observed"
+        legend.append(entry("unseen", unseen, "--shade", mark="area"))
     return {"data": data, "layout": layout, "legend": legend}
 
 
@@ -157,15 +160,20 @@ def _points(x: np.ndarray, y: np.ndarray, error: np.ndarray, status: np.ndarray)
     return data, np.concatenate([usual - within, usual + within])
 
 
-def _temporal_law(law: Fit, split: str, cutoff: float, start: float, end: float) -> tuple[list[View], np.ndarray]:
-    """The temporal law where it was fitted and, dashed, where it forecasts; and its values over the fitted part."""
-    first = max(start, float(np.min(np.asarray(law.x))))
-    x = np.unique(np.concatenate([np.geomspace(first, end, 90), [cutoff]]))
-    y = law.predict(x).sel(split=split).values
+def _forecast_path(path: xr.DataArray, cutoff: float) -> tuple[list[View], np.ndarray]:
+    """A parameter (tokens, quantile) where its law was fitted, if that is known, and, dashed, where it is forecast,
+    with its interval if that has a width; and the values that the frame shall hold."""
+    x, (low, middle, high) = path.tokens.values.astype(float), path.transpose("quantile", "tokens").values
     seen, ahead = x <= cutoff, x >= cutoff
-    past = lines(x[seen], y[seen], "--blue", key="temporal", width=2.2, hoverinfo="skip")
-    future = lines(x[ahead], y[ahead], "--blue", key="ahead", width=2.2, dash="7px,5px", hoverinfo="skip")
-    return [past, future], y[seen]
+    data = []
+    if (high > low).any():
+        around = np.concatenate([low[ahead], high[ahead][::-1]])
+        filled = {"fill": "toself", "fillcolor": "--faint", "hoverinfo": "skip"}
+        data.append(lines(np.concatenate([x[ahead], x[ahead][::-1]]), around, "--faint", key="90%", width=0, **filled))
+    if seen.sum() > 1:
+        data.append(lines(x[seen], middle[seen], "--blue", key="fitted law", width=2.2, hoverinfo="skip"))
+    data.append(lines(x[ahead], middle[ahead], "--blue", key="ahead", width=2.2, dash="7px,5px", hoverinfo="skip"))
+    return data, middle[seen] if seen.sum() > 1 else middle
 
 
 def _inside(data: list[View], limits: list[float] | None) -> list[View]:
@@ -202,19 +210,19 @@ def marks(drawing: Figure) -> set[str]:
 
 
 def quality(r2: xr.Dataset | None, material: Material) -> Figure | None:
-    """R2 of the position law at each checkpoint: plain mean, additive estimate, and the noise ceiling."""
+    """R2 of the position law at each checkpoint: plain mean, additive estimate, and that expected under the noise."""
     estimates = _estimates(r2, material)
     if not estimates:
         return None
     splits = [str(name) for name in next(iter(estimates.values())).split.values]
     views: dict[tuple[str, ...], View] = {(split,): _r2_of(estimates, split) for split in splits}
-    alt = "R squared of the position law at each checkpoint, with the noise ceiling"
+    alt = "R squared of the position law at each checkpoint, with that expected under the noise"
     return Figure("quality", alt, {"split": splits}, views)
 
 
 def _estimates(r2: xr.Dataset | None, material: Material) -> dict[str, xr.DataArray]:
     if r2 is not None:
-        given = {name: r2[name] for name in ("plain", "additive", "ceiling") if name in r2}
+        given = {name: r2[name] for name in ("plain", "additive", *EXPECTED) if name in r2}
         return {name: y for name, y in given.items() if {"split", "tokens"} <= set(y.dims) and y.notnull().any()}
     fits = [fit for fit in material.by_position.values() if fit.tokens is not None and len(fit.at) > 1]
     return {"plain": fits[0].fit.r2.rename(curve="tokens")} if fits else {}
@@ -223,20 +231,29 @@ def _estimates(r2: xr.Dataset | None, material: Material) -> dict[str, xr.DataAr
 def medians(r2: xr.Dataset | None, material: Material, split: str) -> dict[str, float]:
     """Median R2 over the later half of the checkpoints, by name."""
     estimates = _estimates(r2, material).items()
-    return {name: late_median(y.sel(split=split).values) for name, y in estimates if split in y.split.values}
+    medians = {name: late_median(y.sel(split=split).values) for name, y in estimates if split in y.split.values}
+    return {name: value for name, value in medians.items() if name not in BAND}
 
 
 def _r2_of(estimates: dict[str, xr.DataArray], split: str) -> View:
     data, legend, late = [], [], [np.ones(1)]
-    for name, r2 in estimates.items():
-        r2 = r2.sel(split=split, tokens=r2.tokens > 0)
+    of_split = {name: r2.sel(split=split, tokens=r2.tokens > 0) for name, r2 in estimates.items()}
+    if all(name in of_split for name in BAND):
+        low, high = (of_split.pop(name) for name in BAND)
+        low, high = (end.isel(tokens=drawn(end.size)).dropna("tokens") for end in (low, high))
+        x = np.concatenate([low.tokens.values, high.tokens.values[::-1]]).astype(float)
+        filled = {"fill": "toself", "fillcolor": "--faint", "hoverinfo": "skip"}
+        ends = np.concatenate([low.values, high.values[::-1]])
+        data.append(lines(x, ends, "--faint", key="band", width=0, **filled))
+        legend.append(entry("band", "90% of true laws", "--faint", mark="area"))
+    for name, r2 in of_split.items():
         late.append(r2.values[r2.size // 3 :])  # the first checkpoints are flat over positions: they would set the axis
         r2 = r2.isel(tokens=drawn(r2.size))
         x, y = r2.tokens.values.astype(float), r2.values
         on_hover = f"%{{x:,.0f}} tokens: {name} "
-        if name == "ceiling":
+        if name == "expected":
             data.append(lines(x, y, "--ink", key=name, dash="7px,5px", width=1.6, **hover(on_hover + "%{y:.4f}")))
-            legend.append(entry(name, "noise ceiling", "--ink", dash="dash"))
+            legend.append(entry(name, "expected under the noise", "--ink", dash="dash"))
         else:
             label, colour, symbol = ESTIMATES[name]
             size = min(size_of(len(x)), 6)

@@ -17,7 +17,7 @@ from tsl_jax.reporting import run_figures
 from tsl_jax.reporting.figures import Figure, drawn_in_words, hover, lines, log_axis, panels, round_ticks
 from tsl_jax.reporting.markup import Html, figure, folded, paragraph, section, table, text
 from tsl_jax.reporting.material import Material
-from tsl_jax.reporting.wording import compact, mathematics, nats, readable, whole
+from tsl_jax.reporting.wording import compact, described, mathematics, nats, readable, whole
 
 MOST_ROWS = 60  # of a table of parameters; more belong into a file
 MOST_CURVES = 12  # drawn of a fit over anything but position
@@ -89,17 +89,16 @@ def parameters(material: Material) -> str:
     if "beyond" in marks:
         caption += " Triangles stand for values beyond the axis."
     tables, (cutoff, forecast) = "", material.shown or (0.0, None)
-    fits = {} if forecast is None else forecast.fits
-    laws = {name: fit for name, fit in fits.items() if isinstance(fit, Fit) and fit.over == ("tokens",)}
-    if laws:
+    if forecast is not None and "ahead" in marks:
         share = f"the first {material.cutoff_names[cutoff]} of the {whole(material.unfinished)}"
         past = "all checkpoints so far" if cutoff == material.now else share
         caption += (
-            f" The lines are the temporal laws fitted to {past} (solid) and extrapolated (dashed) through the shaded "
-            "part: where points leave the dashed line, the forecast is wrong."
+            f" Dashed: the forecast of {described(forecast.method)} from {past}; where points leave it through the "
+            "shaded part, the forecast is wrong."
         )
+        laws = {name: fit for name, fit in forecast.fits.items() if isinstance(fit, Fit) and fit.over == ("tokens",)}
         inner = "".join(_parameter_table(fit, Html(f"{mathematics(name)}(N)")) for name, fit in laws.items())
-        tables = folded("Parameters of the temporal laws", inner)
+        tables = folded("Parameters of the temporal laws", inner) if laws else ""
     title = "The law’s parameters" + ("" if _numbered(material) else " during training")
     return section("parameters", title, figure(drawing, caption), tables)
 
@@ -110,8 +109,11 @@ def quality(material: Material, r2: xr.Dataset | None) -> str:
     if drawing is None:
         return ""
     caption = "The share of the variance over positions that the law explains (R²), by checkpoint."
-    if r2 is not None and "ceiling" in r2:
-        caption += " The noise ceiling is the R² that a true law would reach on average under the noise of the losses."
+    if r2 is not None and "expected" in r2:
+        caption += (
+            " Dashed: the R² expected of a true law under the noise of the losses, as the texts show it; 90% of true "
+            "laws lie in the band. All checkpoints are measured on the same texts, so that they lie on the same side."
+        )
     if r2 is not None and "additive" in r2:
         caption += " The additive estimate removes the effect of which text stands at each position."
     if material.surface is not None:

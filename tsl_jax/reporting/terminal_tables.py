@@ -15,7 +15,7 @@ from tsl_jax.forecasting.result import Forecast
 from tsl_jax.reporting import json_values
 from tsl_jax.reporting.json_values import number
 from tsl_jax.reporting.material import late_median, planned, unfinished
-from tsl_jax.reporting.wording import count, how_far, last_loss, percents, readable
+from tsl_jax.reporting.wording import count, how_far, last_loss, percents, readable, spelled_out
 
 LEVELS = {"50 %": (0.25, 0.75), "90 %": (0.05, 0.95)}
 
@@ -55,7 +55,7 @@ def show_summary(summary: Mapping[str, Any], surface: xr.Dataset) -> None:
         r2 = "unknown" if math.isnan(middle) else f"{middle:.3f}"
         last = "unknown" if values["final_loss"] is None else f"{values['final_loss']:.3f}"
         state = "" if share is None else f"{how_far(share)}; "
-        title = f"{split}: {state}{end} {last} nats, R2 over positions {r2} (median, later half)"
+        title = f"{spelled_out(split)}: {state}{end} {last} nats, R2 over positions {r2} (median, later half)"
         if values["forecast"]:
             columns = _columns(surface, list(values["forecast"]))
             console.print(_error_table(values, columns, title, f"forecast of the {end}: error, nats"))
@@ -127,7 +127,7 @@ def show_forecasts(forecasts: Sequence[Forecast], past: xr.Dataset, where: str) 
     for split in past.split.values:
         last_loss = float(past.loss.sel(split=split).mean("position")[-1])
         at = float(forecasts[0].mean.tokens[-1])
-        title = f"{split}: {last_loss:.3f} nats at {forecasts[0].cutoff:.4g} tokens; forecast at {at:.4g} tokens"
+        title = f"{spelled_out(str(split))}: {last_loss:.3f} nats at {forecasts[0].cutoff:.4g} tokens; forecast at {at:.4g} tokens"
         table = _table(title, "method", "nats", *LEVELS)
         table.add_column("status")
         for forecast in ordered:

@@ -13,14 +13,17 @@ SUPERSCRIPTS = str.maketrans("0123456789−", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 GREEK = dict(alpha="α", beta="β", gamma="γ", delta="δ", epsilon="ε", zeta="ζ", **{"lambda": "λ"})
 
 
-def label(method: str) -> str:
-    """A method's name in legends and tables; a method of the caller's own is called as it calls itself."""
-    return METHODS[method].label if method in METHODS else method.replace("_", " ")
+SPLITS = {"id": "in-distribution text (id)", "ood": "out-of-distribution text (ood)"}
 
 
-def phrase(method: str) -> str:
-    """A method as the subject of a sentence."""
-    return METHODS[method].phrase if method in METHODS else label(method)
+def described(method: str) -> str:
+    """A method's name and, where it first stands, what it is; a method of the caller's own has its name alone."""
+    return f"{method} ({METHODS[method].description})" if method in METHODS else method
+
+
+def spelled_out(split: str) -> str:
+    """A split of the validation text in words, for where it first stands."""
+    return SPLITS.get(split, split)
 
 
 def count(value: float) -> str:

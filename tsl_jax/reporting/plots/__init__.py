@@ -17,7 +17,7 @@ style: fonts, colours, dashes; `save`
 
 from tsl_jax.reporting.plots.comparisons import decline_rates, differences_by_position, differences_overall, errors_by
 from tsl_jax.reporting.plots.fits import fitted_curves, law_comparison
-from tsl_jax.reporting.plots.over_tokens import fan, lines_with_bands, parameter_paths, prediction, r2_against_ceiling
+from tsl_jax.reporting.plots.over_tokens import fan, lines_with_bands, parameter_paths, prediction, r2_against_expected
 from tsl_jax.reporting.plots.run_plots import figures_of
 from tsl_jax.reporting.plots.style import save
 from tsl_jax.reporting.plots.surfaces import position_curves, residual_map
@@ -35,7 +35,7 @@ __all__ = [
     "parameter_paths",
     "position_curves",
     "prediction",
-    "r2_against_ceiling",
+    "r2_against_expected",
     "residual_map",
     "save",
 ]

@@ -1,4 +1,4 @@
-"""Over tokens: lines with bands, parameters of the position law, forecasts, and R2 beside its noise ceiling."""
+"""Over tokens: lines with bands, parameters of the position law, forecasts, and R2 beside what the noise allows."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def parameter_paths(
         paths: label -> (params (tokens, param), band, usable (tokens,) or None). The band is a standard error of the
             shape of params, or a pair (low, high) of such, or None. Fits that are not usable are left out.
         marks: tokens at which vertical lines stand, such as the steps of a schedule.
-        laws: label -> (tokens, param) values of temporal laws, drawn dashed in the colour of that label.
+        laws: label -> (tokens, param) values of laws or forecasts, drawn dashed in the colour of that label.
     """
     names = list(dict.fromkeys(str(name) for params, _, _ in paths.values() for name in params.param.values))
     figure, ((*panels,),) = sheet(DOUBLE, 2.1, 1, len(names))
@@ -95,7 +95,7 @@ def parameter_paths(
         limits(panel, *within)
         panel.set_ylabel(UNITS.get(name, name))
     legend = {label: Line2D([], [], marker=marker(k), **line(k)) for k, label in enumerate(paths)}
-    legend |= {"temporal law": Line2D([], [], color=MUTED, **dashed)} if laws else {}
+    legend |= {"forecast": Line2D([], [], color=MUTED, **dashed)} if laws else {}
     if len(legend) > 1:
         legend_above(figure, legend)
     return figure
@@ -198,14 +198,21 @@ def fan(forecast: Any, observed: xr.DataArray | None = None, split: str | None =
 
 
 @styled
-def r2_against_ceiling(tokens: Any, r2: Any, ceiling: Any) -> Figure:
-    """R2 of the position law at each checkpoint, below the ceiling that measurement noise sets; each (tokens,)."""
+def r2_against_expected(tokens: Any, r2: Any, expected: Any, low: Any = None, high: Any = None) -> Figure:
+    """R2 of the position law at each checkpoint, beside that expected of a true law under the noise; each (tokens,).
+
+    Args:
+        low, high: ends of the interval of a true law's R2, drawn as a band; without them the line alone.
+    """
     figure, ((panel,),) = sheet(SINGLE, 1.7)
-    tokens, r2, ceiling = (np.asarray(array, float) for array in (tokens, r2, ceiling))
-    (line_of_ceiling,) = panel.plot(tokens, ceiling, color=MUTED, linewidth=1, linestyle=(0, (5, 1.6)))
+    tokens, r2, expected = (np.asarray(array, float) for array in (tokens, r2, expected))
+    (line_of_expected,) = panel.plot(tokens, expected, color=MUTED, linewidth=1, linestyle=(0, (5, 1.6)))
+    entries: dict[str, Any] = {"expected under the noise": line_of_expected}
+    if low is not None and high is not None:
+        entries["90 % of true laws"] = band(panel, tokens, low, high, MUTED)
     (points,) = panel.plot(tokens, r2, "o", color=INK, markersize=DOT)
     tokens_axis(panel, tokens)
-    limits(panel, r2, ceiling)
+    limits(panel, r2, expected)
     panel.set_ylabel("$R^2$ of the position law")
-    legend_above(figure, {"position law": points, "noise ceiling": line_of_ceiling})
+    legend_above(figure, {"position law": points, **entries})
     return figure
