@@ -127,7 +127,8 @@ def show_forecasts(forecasts: Sequence[Forecast], past: xr.Dataset, where: str) 
     for split in past.split.values:
         last_loss = float(past.loss.sel(split=split).mean("position")[-1])
         at = float(forecasts[0].mean.tokens[-1])
-        title = f"{spelled_out(str(split))}: {last_loss:.3f} nats at {forecasts[0].cutoff:.4g} tokens; forecast at {at:.4g} tokens"
+        seen = f"{last_loss:.3f} nats at {forecasts[0].cutoff:.4g} tokens"
+        title = f"{spelled_out(str(split))}: {seen}; forecast at {at:.4g} tokens"
         table = _table(title, "method", "nats", *LEVELS)
         table.add_column("status")
         for forecast in ordered:
