@@ -28,6 +28,7 @@ VERBS = {  # verb: (its module in tsl_jax.commands, what it does)
     "report": ("report", "fit, forecast and draw a run: report.html and summary.json"),
     "sweep": ("sweep", "many runs from one file, each made once and kept"),
     "reproduce": ("reproduce", "an experiment of the papers: its runs, tables, figures and page"),
+    "scale": ("scale", "scaling laws of many runs: fit, predict, allocate compute, which run next, simulate one"),
     "models": ("models", "sizes by name: parameters, memory, and how long they would train here"),
     "fits": ("fits", "does a model fit on GPUs or TPUs that are not here? its step is compiled for them"),
 }

@@ -5,7 +5,7 @@ families: curves of one shape that several laws share, each with the range of it
 position: laws over token position (hyperbolic, power, exponential, logarithm).
 temporal: laws over tokens seen, and the piecewise cosine of a schedule.
 annealing: laws that read the learning rate (momentum annealing, multi-power).
-scaling: laws over model size and data (Kaplan, Chinchilla).
+scaling: laws over model size, data, compute, batch and steps (Kaplan, Chinchilla).
 functions: a law from a plain Python function.
 """
 
@@ -13,13 +13,24 @@ from tsl_jax.laws.annealing import AREA_ANNEALING, AREA_POWER, MOMENTUM_ANNEALIN
 from tsl_jax.laws.functions import from_function
 from tsl_jax.laws.law import Covariates, Law
 from tsl_jax.laws.position import HYPERBOLIC, POSITION_EXPONENTIAL, POSITION_LOG, POSITION_POWER
-from tsl_jax.laws.scaling import CHINCHILLA, KAPLAN_N, KAPLAN_ND
+from tsl_jax.laws.scaling import (
+    CHINCHILLA,
+    CRITICAL_BATCH,
+    KAPLAN_C,
+    KAPLAN_C_MIN,
+    KAPLAN_D,
+    KAPLAN_N,
+    KAPLAN_ND,
+    KAPLAN_NS,
+    STEPS_TOKENS,
+)
 from tsl_jax.laws.temporal import LOG, LOGARITHMIC, POWER, POWER_PURE, RECIPROCAL, piecewise_cosine
 from tsl_jax.schedules import Schedule
 
 _NAMED = (
     *(HYPERBOLIC, POSITION_POWER, POSITION_EXPONENTIAL, POSITION_LOG),
-    *(LOG, RECIPROCAL, POWER, POWER_PURE, LOGARITHMIC, KAPLAN_N, KAPLAN_ND, CHINCHILLA, MOMENTUM_ANNEALING),
+    *(LOG, RECIPROCAL, POWER, POWER_PURE, LOGARITHMIC, MOMENTUM_ANNEALING),
+    *(KAPLAN_N, KAPLAN_D, KAPLAN_C, KAPLAN_C_MIN, KAPLAN_ND, KAPLAN_NS, STEPS_TOKENS, CRITICAL_BATCH, CHINCHILLA),
 )
 # By the name typed on the command line. Not here: piecewise_cosine, which is made from a schedule.
 BY_NAME = {law.name: law for law in _NAMED}
@@ -29,9 +40,14 @@ __all__ = [
     "AREA_POWER",
     "BY_NAME",
     "CHINCHILLA",
+    "CRITICAL_BATCH",
     "HYPERBOLIC",
+    "KAPLAN_C",
+    "KAPLAN_C_MIN",
+    "KAPLAN_D",
     "KAPLAN_N",
     "KAPLAN_ND",
+    "KAPLAN_NS",
     "LOG",
     "LOGARITHMIC",
     "MOMENTUM_ANNEALING",
@@ -42,6 +58,7 @@ __all__ = [
     "POWER",
     "POWER_PURE",
     "RECIPROCAL",
+    "STEPS_TOKENS",
     "Covariates",
     "Law",
     "Schedule",

@@ -50,6 +50,7 @@ class Law:
         covariate_params: (covariate, the raw parameters that it alone determines), for laws whose covariates must vary,
             each by itself; data in which they do not get a status.
         starts: how many starts the general solver spreads over the box of shapes.
+        reference: (parameter, value) as the paper gives them, in the units of `covariates`; read as `published`.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Law:
     shift: Callable[[Array, float], Array] | None = None
     covariate_params: tuple[tuple[str, tuple[str, ...]], ...] = ()
     starts: int = 4
+    reference: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         if (self.basis is None) == (self.curve is None):
@@ -108,6 +110,11 @@ class Law:
         except Exception as error:  # whatever the user's function raises
             reason = (str(error).splitlines() or [""])[0]
             raise ValueError(f"law {self.name}: its {part} fails: {type(error).__name__}: {reason}") from error
+
+    @property
+    def published(self) -> dict[str, float]:
+        """The paper's own values of the parameters, `law(x, law.published)`; empty where it gives none."""
+        return dict(self.reference)
 
     @property
     def raw_params(self) -> tuple[str, ...]:

@@ -1,0 +1,204 @@
+"""`tsl scale`: scaling laws of many runs, from a table of them to the next run and the use of a budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tsl_jax.scaling import Ladder
+
+Action = Literal["fit", "predict", "allocate", "design", "simulate"]
+GRID = 12  # candidates of a design, each way
+
+
+@dataclass(frozen=True)
+class ScaleCommand:
+    """Scaling laws: fit one to a table of runs, predict a run, allocate compute, choose the next runs, simulate a run.
+
+    tsl scale fit runs.csv | tsl scale predict runs.csv --at n_params=7e10 tokens=1.4e12
+    tsl scale allocate --flops 1e21 | tsl scale design runs.csv --at n_params=7e9 tokens=1.4e11 --flops 1e20
+    tsl scale simulate --at n_params=1e9 tokens=2e10 batch_tokens=5e5
+    """
+
+    action: tyro.conf.Positional[Action]
+    """fit: parameters with intervals, the largest runs held out. predict: the loss at --at. allocate: the best size,
+    data and batch for --flops. design: the runs to train next for --flops, to know the loss at --at best. simulate: the
+    loss curve of the run --at."""
+    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Tables (CSV, Parquet, JSONL) with a row a run: n_params, tokens, loss and what else the law reads; or folders of
+    runs. allocate and simulate take the papers' constants without any."""
+    law: Literal["chinchilla", "kaplan_n", "kaplan_d", "kaplan_c", "kaplan_c_min", "kaplan_nd", "kaplan_ns", ""] = ""
+    """Default chinchilla; for simulate without runs kaplan_ns; allocate without runs compares the papers'."""
+    columns: tuple[str, ...] = ()
+    """NAME=COLUMN, where a table has another name for it: tokens='tokens seen'."""
+    split: str = ""
+    """Of run folders; default the first."""
+    at: tuple[str, ...] = ()
+    """NAME=NUMBER of the run that is asked for: n_params=7e9 tokens=1.4e11 batch_tokens=2e6."""
+    flops: float = 0.0
+    """allocate: of the whole run, and of inference where there is some. design: of the runs to train."""
+    inference_tokens: float = 0.0
+    """allocate: tokens that the trained model will read; a smaller model is then trained for longer."""
+    loss: Literal["log_huber", "log", "huber", "squares"] = "log_huber"
+    """What is minimised over runs, summed."""
+    delta: float = 1e-3
+    """Where Huber's loss turns linear."""
+    resamples: int = 100
+    """Of groups of runs, for the intervals."""
+    group: str = ""
+    """Column whose values are resampled; default run, else n_params."""
+    held_out: int = 1
+    """How many of the largest sizes are left out for the score."""
+    seed: int = 0
+    peak_flops: float = 989e12
+    """FLOP/s of a device, for hours; default an H100 in bfloat16."""
+    utilisation: float = 0.4
+    """Share of the peak that is reached."""
+    out: Path | None = None
+    """CSV of the table that is printed."""
+    trust: tyro.conf.Suppress[bool] = field(default=False)
+
+
+def run_scale(command: ScaleCommand) -> None:
+    """Run one action and print its table."""
+    actions = {"fit": _fit, "predict": _predict, "allocate": _allocate, "design": _design, "simulate": _simulate}
+    table = actions[command.action](command)
+    if command.out is not None:
+        from tsl_jax.atomic_write import write_atomically
+
+        write_atomically(command.out, table.to_csv(float_format="%.8g"))
+        print(f"table: {command.out}")
+
+
+def _fit(command: ScaleCommand) -> pd.DataFrame:
+    ladder = _ladder(command)
+    print(ladder.report())
+    return ladder.interval()
+
+
+def _predict(command: ScaleCommand) -> pd.DataFrame:
+    ladder = _ladder(command)
+    table = ladder.predict(_numbers(command.at, ladder.law.covariates))
+    print(ladder.report(), "", table.to_string(index=False, float_format="{:.5g}".format), sep="\n")
+    beyond = float(table.beyond.max())
+    print("within the range of the runs" if beyond <= 1 else f"extrapolated {beyond:.3g} times beyond the largest run")
+    return table
+
+
+def _allocate(command: ScaleCommand) -> pd.DataFrame:
+    import pandas as pd
+
+    from tsl_jax import laws
+    from tsl_jax.scaling import allocate
+    from tsl_jax.scaling.accounting import gpu_hours
+
+    if not command.flops > 0:
+        raise ValueError("scale: allocate needs the budget, --flops 1e21")
+    later: dict[str, Any] = {"inference_tokens": command.inference_tokens}
+    if command.runs:
+        ladder = _ladder(command)
+        print(ladder.report(), "", sep="\n")
+        constants = {str(name): float(value) for name, value in ladder.fit.params.to_series().items()}
+        made = [allocate(command.flops, ladder.law, constants, ladder.params, **later)]
+    else:
+        law = laws.BY_NAME[command.law or "chinchilla"]
+        made = [allocate(command.flops, law, **later)]
+        if not command.law and not command.inference_tokens:
+            made.append(allocate(command.flops, laws.KAPLAN_NS))
+        print(
+            "by the papers' constants, of their text, tokenizer and schedules; fit your own runs for yours",
+            "",
+            sep="\n",
+        )
+    for allocation in made:
+        print(allocation, "", sep="\n")
+    hours = float(gpu_hours(command.flops, command.peak_flops, command.utilisation))
+    print(f"{hours:,.0f} hours of a device of {command.peak_flops:.3g} FLOP/s at {command.utilisation:.0%} of it")
+    return pd.concat({allocation.law: allocation.table for allocation in made}, names=["law", "quantity"])
+
+
+def _design(command: ScaleCommand) -> pd.DataFrame:
+    import numpy as np
+    import pandas as pd
+
+    from tsl_jax.scaling import next_runs
+
+    ladder = _ladder(command)
+    if set(ladder.law.covariates) != {"n_params", "tokens"}:
+        raise ValueError(f"scale: design takes a law over n_params and tokens, found {ladder.law.name}")
+    if not command.flops > 0:
+        raise ValueError("scale: design needs the budget of the new runs, --flops 1e20")
+    target = _numbers(command.at, ladder.law.covariates)
+    # from the smallest run of the ladder to what the budget allows, at 2.5 to 320 tokens a parameter
+    sizes = np.geomspace(ladder.runs.n_params.min(), np.sqrt(command.flops / 15), GRID)
+    grid = pd.DataFrame(
+        [(n, n * ratio) for n in sizes for ratio in np.geomspace(2.5, 320, 8)], columns=["n_params", "tokens"]
+    )
+    table = next_runs(ladder, target, grid.assign(flops=6 * grid.n_params * grid.tokens), command.flops)
+    print(ladder.report(), "", table.to_string(index=False, float_format="{:.4g}".format), sep="\n")
+    now, then = table.attrs["sd_now"], table.sd.iloc[-1]
+    print(f"sd of log loss at the target: {now:.3g} now, {then:.3g} with these {len(table)} runs (if the law is right)")
+    return table
+
+
+def _simulate(command: ScaleCommand) -> pd.DataFrame:
+    from tsl_jax import laws
+    from tsl_jax.scaling import simulate
+
+    run = _numbers(command.at, ("n_params", "tokens", "batch_tokens"))
+    law, params = laws.BY_NAME[command.law or "kaplan_ns"], None
+    if command.runs:
+        ladder = _ladder(command)
+        law = ladder.law
+        params = {str(name): float(value) for name, value in ladder.fit.params.to_series().items()}
+    table = simulate(**run, law=law, params=params)
+    print(table.iloc[:: max(len(table) // 16, 1)].to_string(index=False, float_format="{:.4g}".format))
+    end = table.iloc[-1]
+    print(f"the end: {end.loss:.4f} nats after {end.steps:,.0f} steps, {end.flops:.3g} FLOPs")
+    if not command.runs:
+        print("by the paper's constants, of its text and tokenizer: the form carries over, the level does not")
+    return table
+
+
+def _ladder(command: ScaleCommand) -> Ladder:
+    """The law fitted to the runs of the command."""
+    from tsl_jax import laws
+    from tsl_jax.scaling import fit_ladder, read_runs
+
+    if not command.runs:
+        raise ValueError(f"scale: {command.action} needs runs, a table or folders; see tsl scale --help")
+    named = dict(entry.partition("=")[::2] for entry in command.columns)
+    if not all(named.values()):
+        raise ValueError(f"scale: --columns are NAME=COLUMN, found {' '.join(command.columns)}")
+    runs = read_runs(command.runs, named, command.split)
+    law = laws.BY_NAME[command.law or "chinchilla"]
+    options = {"group": command.group, "resamples": command.resamples, "held_out": command.held_out}
+    return fit_ladder(law, runs, command.loss, command.delta, seed=command.seed, **options)
+
+
+def _numbers(entries: tuple[str, ...], names: tuple[str, ...]) -> dict[str, float]:
+    """NAME=NUMBER entries, all of `names` and no other.
+
+    Raises:
+        ValueError: for missing or unknown names, and what is no positive number.
+    """
+    values: dict[str, float] = {}
+    for entry in entries:
+        name, _, text = entry.partition("=")
+        try:
+            values[name] = float(text)
+        except ValueError:
+            raise ValueError(f"scale: --at takes NAME=NUMBER, found {entry!r}") from None
+        if not 0 < values[name] < float("inf"):
+            raise ValueError(f"scale: --at takes positive numbers, found {entry!r}")
+    if set(values) != set(names):
+        raise ValueError(
+            f"scale: --at needs {' '.join(f'{name}=NUMBER' for name in names)}, found {' '.join(entries) or 'nothing'}"
+        )
+    return values

@@ -1,0 +1,187 @@
+"""A law over size, data, steps or compute, fitted to a ladder of runs.
+
+Huber's loss on logarithms, *summed* over runs (Hoffmann et al. average it, and their optimiser stopped early: Besiroglu
+et al., arXiv 2404.10102), many starts, and what a user must know before he trusts an extrapolation: intervals by
+resampling whole groups of runs, the error at the largest runs when they were held out, and the distance of a target
+from the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from tsl_jax.fitting import Fit, fit
+from tsl_jax.laws import Law
+
+DELTA = 1e-3  # where Huber's loss on log L turns linear: Hoffmann et al., section D.2
+RESAMPLES = 200
+LEVEL = 0.9
+HELD_OUT = 1  # of the largest sizes
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """A law fitted to runs.
+
+    Attributes:
+        law: the law. runs: the table it was fitted to. fit: by all runs.
+        params: (resample, param), of each resample of groups; rows of NaN where a resample had no interior optimum.
+        grouped_by: the column whose values are resampled. held_out: the largest runs as predicted from the others, with
+            columns observed, predicted, error (relative); empty where too few are left.
+    """
+
+    law: Law
+    runs: pd.DataFrame
+    fit: Fit
+    params: Float[np.ndarray, "resample param"]
+    grouped_by: str
+    held_out: pd.DataFrame
+
+    def interval(self, level: float = LEVEL) -> pd.DataFrame:
+        """A row a parameter: value, low and high over the resamples, and the paper's value where it has one."""
+        tail = (1 - level) / 2
+        low, high = np.nanquantile(self.params, [tail, 1 - tail], axis=0)
+        columns = {"value": self.fit.params.values, "low": low, "high": high}
+        paper = [self.law.published.get(name, np.nan) for name in self.law.params]
+        return pd.DataFrame(columns | {"paper": paper}, index=pd.Index(self.law.params, name="parameter"))
+
+    def predict(self, x: Mapping[str, Any], level: float = LEVEL) -> pd.DataFrame:
+        """The loss at new runs with its interval, and how far they lie beyond the data.
+
+        Args:
+            x: covariate -> values. Columns of the answer: those, loss, low, high, and `beyond`, by which factor a
+                covariate leaves the range of the data, at most: 1 within it.
+        """
+        points = {name: np.atleast_1d(np.asarray(x[name], float)) for name in self.law.covariates}
+        whole = self._at(points, self.fit.params.values[None])[0]
+        low = high = np.full(len(whole), np.nan)
+        known = self.params[np.isfinite(self.params).all(1)]
+        if len(known):
+            tail = (1 - level) / 2
+            low, high = np.quantile(self._at(points, known), [tail, 1 - tail], axis=0)
+        beyond = np.ones(len(whole))
+        for name, values in points.items():
+            seen = self.runs[name]
+            beyond = np.maximum(beyond, np.maximum(values / seen.max(), seen.min() / values))
+        return pd.DataFrame({**points, "loss": whole, "low": low, "high": high, "beyond": beyond})
+
+    def _at(self, points: Mapping[str, np.ndarray], params: np.ndarray) -> np.ndarray:
+        """(row of params, point)."""
+        x: Any = dict(points) if len(points) > 1 else next(iter(points.values()))
+        return np.stack([np.asarray(self.law(x, dict(zip(self.law.params, row, strict=True)))) for row in params])
+
+    def report(self) -> str:
+        """Parameters with intervals, the paper's beside them, the status, and the error at the runs held out."""
+        table = self.interval()
+        if table.paper.isna().all():
+            table = table.drop(columns="paper")
+        agreeing = int(self.fit.n_agreeing_starts)
+        lines = [
+            f"{self.law.name}: {self.law.formula}, {len(self.runs)} runs of {self.runs.n_params.nunique()} sizes",
+            f"{self.fit.message().item()}; {agreeing} of {self.law.starts} starts agree",
+            table.to_string(float_format="{:.4g}".format, na_rep="-"),
+            f"intervals: {LEVEL:.0%}, {len(self.params)} resamples of groups of one {self.grouped_by}",
+        ]
+        failed = int(np.isnan(self.params).any(1).sum())
+        if failed:
+            lines.append(f"{failed} of {len(self.params)} resamples do not tell the parameters apart")
+        if len(self.held_out):
+            worst = self.held_out.error.abs()
+            sizes = ", ".join(f"{size:.3g}" for size in sorted(self.held_out.n_params.unique()))
+            lines.append(
+                f"held out (n_params {sizes}), predicted from the smaller runs: mean relative error "
+                f"{worst.mean():.2%}, largest {worst.max():.2%}"
+            )
+        else:
+            lines.append("nothing held out: too few sizes to leave out the largest")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return self.report()
+
+
+def fit_ladder(
+    law: Law,
+    runs: pd.DataFrame,
+    loss: str = "log_huber",
+    delta: float | None = DELTA,
+    group: str = "",
+    resamples: int = RESAMPLES,
+    held_out: int = HELD_OUT,
+    seed: int = 0,
+) -> Ladder:
+    """Fit a law to runs.
+
+    Args:
+        runs: with a column for each covariate of the law, and `loss`. loss, delta: as in `tsl.fit`.
+        group: the column whose values are resampled; default "run" where runs repeat, else "n_params" where each size
+            has several runs, else every row for itself.
+        resamples: of groups, for the intervals. held_out: how many of the largest sizes are left out in turn for the
+            score; zero for none.
+
+    Raises:
+        ValueError: for missing columns, fewer runs than parameters, or what `tsl.fit` refuses.
+    """
+    missing = [name for name in (*law.covariates, "loss") if name not in runs]
+    if missing:
+        there = ", ".join(map(str, runs.columns))
+        raise ValueError(f"scale: {law.name} reads {', '.join(missing)}, which the runs lack; they have {there}")
+    runs = runs.dropna(subset=[*law.covariates, "loss"]).reset_index(drop=True)
+    if len(runs) < len(law.params):
+        raise ValueError(f"scale: {law.name} has {len(law.params)} parameters, found {len(runs)} runs; give more")
+    options = {"loss": loss, "delta": delta if loss.endswith("huber") else None}
+
+    def fitted(counts: np.ndarray) -> Fit:
+        """Of counts (curve, run), how often each run counts."""
+        return fit(
+            law,
+            np.tile(runs.loss.to_numpy(float), (len(counts), 1)),
+            x=covariates(law, runs),
+            weights=counts,
+            **options,
+        )
+
+    whole = fit(law, runs.loss.to_numpy(float), x=covariates(law, runs), **options)
+    group = group or _groups(runs)
+    params = np.full((resamples, len(law.params)), np.nan)
+    if resamples:
+        each = fitted(_resampled(runs[group] if group != "row" else runs.index.to_series(), resamples, seed))
+        params = np.where(each.usable.values[:, None], each.params.values, np.nan)
+    sizes = np.sort(runs.n_params.unique())
+    scores = pd.DataFrame()
+    if held_out and len(sizes) > held_out + 1:
+        inside = (runs.n_params < sizes[-held_out]).to_numpy()
+        if inside.sum() > len(law.params):
+            part = fitted(inside[None].astype(float))
+            predicted = part.predict().values[0][~inside]
+            scores = runs[~inside][["n_params", *[c for c in law.covariates if c != "n_params"]]].assign(
+                observed=runs.loss[~inside], predicted=predicted
+            )
+            scores["error"] = scores.predicted / scores.observed - 1
+    return Ladder(law, runs, whole, params, group, scores)
+
+
+def covariates(law: Law, runs: pd.DataFrame) -> Any:
+    """What the law reads: one array, or a mapping of several."""
+    columns = {name: runs[name].to_numpy(float) for name in law.covariates}
+    return columns if len(columns) > 1 else next(iter(columns.values()))
+
+
+def _groups(runs: pd.DataFrame) -> str:
+    """Rows of one run err together, and so do runs of one size."""
+    if "run" in runs and runs.run.duplicated().any():
+        return "run"
+    return "n_params" if runs.n_params.nunique() > 3 and runs.n_params.duplicated().any() else "row"
+
+
+def _resampled(groups: pd.Series, resamples: int, seed: int) -> Float[np.ndarray, "resample run"]:
+    """How often each row counts when its groups are drawn with replacement."""
+    codes, names = pd.factorize(groups)
+    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
+    return drawn[:, codes].astype(float)

@@ -1,0 +1,119 @@
+"""Runs as a table: one row a run, or a checkpoint of one, with n_params, tokens, loss and what else is known.
+
+Columns that are read: n_params (without embeddings), tokens (seen), loss (nats), and where there, batch_tokens, steps,
+flops, run. What follows from others is filled in: steps = tokens/batch_tokens, flops = 6 n_params tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tsl_jax.surface import load_surface
+
+# The names that tables give these columns; the first that is there is taken.
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "n_params": ("n_params", "params", "N", "num_params", "params_active_precise", "non_embedding_params"),
+    "tokens": ("tokens", "D", "n_tokens", "training_tokens", "tokens_seen"),
+    "loss": ("loss", "L", "final_loss", "eval_loss", "val_loss", "validation_loss"),
+    "batch_tokens": ("batch_tokens", "B", "batch_size_in_tokens"),
+    "steps": ("steps", "S", "step"),
+    "flops": ("flops", "C", "training_flops"),
+    "run": ("run", "run_name", "name"),
+}
+NEEDED = ("n_params", "loss")
+
+
+def read_runs(sources: Iterable[str | Path], columns: Mapping[str, str] | None = None, split: str = "") -> pd.DataFrame:
+    """The runs of tables (CSV, Parquet, JSONL) and of run folders or surface files.
+
+    Args:
+        columns: {"tokens": "my column"}, where a table has another name for it than those of NAMES.
+        split: of surfaces, whose mean loss over positions at the last checkpoint is taken; default the first.
+
+    Returns:
+        A row a run: those of NAMES that are known, then the other columns of the tables.
+
+    Raises:
+        ValueError: for a table without n_params or loss, values that are not positive numbers, or no row at all.
+        OSError: for a file that cannot be read.
+    """
+    parts = []
+    for source in map(Path, sources):
+        is_table = source.suffix in (".csv", ".parquet", ".jsonl", ".json")
+        part = _table(source, columns or {}) if is_table else _surface(source, split)
+        parts.append(part if "run" in part else part.assign(run=[f"{source.stem}:{k}" for k in range(len(part))]))
+    runs = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    if runs.empty:
+        raise ValueError("scale: there is no run in what was given")
+    return complete(runs)
+
+
+def complete(runs: pd.DataFrame) -> pd.DataFrame:
+    """The table with steps and FLOPs filled in where they follow from the other columns.
+
+    Raises:
+        ValueError: for values that are not positive numbers.
+    """
+    runs = runs.copy()
+    for name in [name for name in NAMES if name != "run" and name in runs]:
+        values = pd.to_numeric(runs[name], errors="coerce")
+        bad = runs[name].notna() & ~(values > 0)
+        if bad.any() or (name in NEEDED and values.isna().any()):
+            row = int(np.argmax((bad | values.isna()).to_numpy()))
+            found = runs[name].tolist()[row]
+            raise ValueError(f"scale: {name} must be a positive number in every run, found {found!r} in row {row + 1}")
+        runs[name] = values
+    if {"tokens", "batch_tokens"} <= set(runs) and "steps" not in runs:
+        runs["steps"] = runs.tokens / runs.batch_tokens
+    if {"steps", "batch_tokens"} <= set(runs) and "tokens" not in runs:
+        runs["tokens"] = runs.steps * runs.batch_tokens
+    if "tokens" in runs and "flops" not in runs:
+        runs["flops"] = 6.0 * runs.n_params * runs.tokens
+    return runs
+
+
+def _table(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
+    read: Any = {".csv": pd.read_csv, ".parquet": pd.read_parquet}.get(path.suffix)
+    try:
+        table = read(path) if read else pd.read_json(path, lines=path.suffix == ".jsonl")
+    except (ValueError, pd.errors.ParserError) as error:
+        raise ValueError(f"scale: {path} is no table that can be read: {str(error).splitlines()[0]}") from None
+    known = {}
+    for name, names in NAMES.items():
+        wanted = columns.get(name)
+        if wanted is not None and wanted not in table:
+            raise ValueError(f"scale: {path} has no column {wanted!r} for {name}; it has {', '.join(map(str, table))}")
+        found = wanted or next((other for other in names if other in table), None)
+        if found is None and name in NEEDED:
+            raise ValueError(
+                f"scale: {path} has no column for {name} ({', '.join(names)}); say which one it is, --columns "
+                f"{name}=COLUMN, of {', '.join(map(str, table))}"
+            )
+        if found is not None:
+            known[name] = found
+    rest = [name for name in table if name not in known.values() and name not in NAMES]
+    return pd.concat([table[list(known.values())].set_axis(list(known), axis=1), table[rest]], axis=1)
+
+
+def _surface(path: Path, split: str) -> pd.DataFrame:
+    """The last checkpoint of a run."""
+    surface = load_surface(path)
+    splits = surface.split.values.tolist()
+    if split and split not in splits:
+        raise ValueError(f"scale: {path} has the splits {', '.join(splits)}, found {split!r}")
+    n_params = surface.attrs.get("n_params")
+    if not isinstance(n_params, int | float):
+        raise ValueError(f"scale: {path} does not say how many parameters its model has (attribute n_params)")
+    last = surface.loss.sel(split=split or splits[0]).isel(tokens=-1)
+    row: dict[str, Any] = {"run": str(surface.attrs.get("run") or path.stem), "n_params": n_params}
+    row |= {"tokens": int(last.tokens), "loss": float(last.mean("position"))}
+    if isinstance(surface.attrs.get("batch_tokens"), int | float):
+        row["batch_tokens"] = surface.attrs["batch_tokens"]
+    if isinstance(surface.attrs.get("flops_per_token"), int | float):
+        row["flops"] = surface.attrs["flops_per_token"] * row["tokens"]
+    return pd.DataFrame([row])
