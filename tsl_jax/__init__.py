@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for type checkers, which cannot read the table; a test compares the two
     from tsl_jax import diagnostics as diagnostics
     from tsl_jax import laws as laws
+    from tsl_jax import scaling as scaling
     from tsl_jax.curve_tables import fit_table as fit_table
     from tsl_jax.diagnostics.law_comparison import compare_laws as compare_laws
     from tsl_jax.fitting import Fit as Fit
@@ -33,7 +34,7 @@ if TYPE_CHECKING:  # for type checkers, which cannot read the table; a test comp
 __version__ = "0.1.0"
 
 _NAMES = {  # module: the public names it holds; "tsl_jax" holds packages
-    "tsl_jax": ("diagnostics", "laws"),
+    "tsl_jax": ("diagnostics", "laws", "scaling"),
     "tsl_jax.curve_tables": ("fit_table",),
     "tsl_jax.diagnostics.law_comparison": ("compare_laws",),
     "tsl_jax.fitting": ("Fit", "Status", "fit"),

@@ -6,7 +6,7 @@ ladder: a law fitted to a ladder of runs: intervals over runs, largest runs held
 batch: the critical batch size, from runs of several batch sizes that reach one loss
 frontier: the best size of each budget without a law of the loss: isoFLOP parabolas, the least loss by compute
 allocation: the best size, data, batch and steps for a budget of compute; cheap inference; hours of GPUs
-next_runs: which runs to train next, so that the loss at a target is known best
+design: which runs to train next, so that the loss at a target is known best
 simulation: the loss curve of a run that is planned
 """
 
@@ -22,9 +22,9 @@ from tsl_jax.scaling.accounting import (
 )
 from tsl_jax.scaling.allocation import Allocation, allocate
 from tsl_jax.scaling.batch import BatchTrade, fit_batch_trade
+from tsl_jax.scaling.design import next_runs
 from tsl_jax.scaling.frontier import Frontier, fit_frontier, isoflop_minima
 from tsl_jax.scaling.ladder import Ladder, fit_ladder
-from tsl_jax.scaling.next_runs import next_runs
 from tsl_jax.scaling.runs_table import read_runs
 from tsl_jax.scaling.simulation import simulate
 
