@@ -6,7 +6,7 @@ VENV := .venv
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: install demo test test-slow lint docs gpu-bundle clean
+.PHONY: install demo test test-slow lint docs notebooks gpu-bundle clean
 
 install: $(VENV)/.installed
 
@@ -45,6 +45,11 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 $(VENV)/.installed-docs: $(VENV)/.installed
 	$(PIP) -e '.[docs]'
 	@touch $@
+
+# Run the tutorials and store their outputs.
+notebooks: $(VENV)/.installed
+	$(PIP) -e '.[notebooks]'
+	$(VENV)/bin/python docs/execute_notebooks.py
 
 # Text and wheels for experiments/gpu/quarter_hour.sh; the domains' text must be installed, see docs/corpora.md.
 gpu-bundle: $(VENV)/.installed

@@ -91,6 +91,9 @@ class LawComparison:
         best, second = errors.index[:2]
         return f"{best} predicts best; {second} errs by {errors[second] / errors[best] - 1:.1%} more"
 
+    def __repr__(self) -> str:
+        return self.report()
+
     def _repr_html_(self) -> str:
         lines = self.report().splitlines()
         ends = escape(lines[0]), escape(lines[-1]) if len(self.fits) > 1 else ""
