@@ -29,8 +29,8 @@ from tsl_jax.atomic_write import check_outputs
 from tsl_jax.curve_tables import executors
 from tsl_jax.curve_tables.shards import SHARD_BYTES, MalformedRow, Shard, ShardResult, ShardStore, explain_full_disk
 from tsl_jax.curve_tables.sources import Matrix, Source, open_source
-from tsl_jax.curve_tables.worker import ShardTask, fit_columns, fit_values
-from tsl_jax.curve_tables.writer import TableBuilder, check_replaced, errors_file
+from tsl_jax.curve_tables.worker import LawFitter, ShardTask, fit_columns, fit_values
+from tsl_jax.curve_tables.writer import Spread, TableBuilder, check_replaced, errors_file
 from tsl_jax.fitting import bounds, fit
 from tsl_jax.fitting.bounds import Limits
 from tsl_jax.fitting.result import Fit
@@ -107,18 +107,48 @@ def fit_table(
     check_output(out)
     check_request(law, method, dtype, coef_limits, shard_bytes)
     opened = open_source(Path(source), x, curve, y, weight)
-    _check_files(law, opened, out, x)
+    check_files(law, opened, out, x)
     named = laws.BY_NAME.get(law.name) is law  # else the functions of the law themselves are pickled
     limits = {name: list(pair) for name, pair in sorted((coef_limits or {}).items())}
-    task = ShardTask(opened, law.name if named else law, method, dtype, dict(coef_limits or {}))
-    # All that the rows depend on: what finished shards must agree with to be continued.
+    task = ShardTask(opened, LawFitter(law.name if named else law, method, dtype, dict(coef_limits or {})))
     request = {"law": law.name, "formula": law.formula, "method": method, "dtype": dtype or "float64"}
+    request |= {"version": version, "coef_limits": limits}
+    return make_table(
+        task,
+        request,
+        out,
+        strict=strict,
+        executor=executor,
+        progress=progress,
+        metadata=metadata,
+        shard_bytes=shard_bytes,
+    )
+
+
+def make_table(
+    task: ShardTask,
+    request: Mapping[str, Any],
+    out: Path,
+    *,
+    strict: bool,
+    executor: Executor | None,
+    progress: Progress | None,
+    metadata: Mapping[str, str] | None,
+    shard_bytes: int,
+    spread: Spread | None = None,
+) -> TableSummary:
+    """The table of a task whose request has been checked, or what is still missing of it; see `fit_table`.
+
+    Args:
+        request: all that the rows depend on beside the source: what finished shards must agree with to be continued.
+        spread: makes the rows that are written of a table with a row a curve.
+    """
+    opened = task.source
     identity = opened.identity()
     packages = {name: installed.version(name) for name in ("tsl_jax", "jax", "jaxlib")}
-    request |= {"version": version, "coef_limits": limits} | identity | packages
-    store = ShardStore(out, request | {"layout": LAYOUT, "shard_bytes": shard_bytes})
+    store = ShardStore(out, {**request, **identity, **packages, "layout": LAYOUT, "shard_bytes": shard_bytes})
     try:
-        table = TableBuilder(store, out, opened.path, dict(metadata or {}))
+        table = TableBuilder(store, out, opened.path, dict(metadata or {}), spread)
         _fit_shards(task, store, table, opened.shards(shard_bytes), strict, executor, progress)
         with explain_full_disk(store.folder):
             if opened.identity() != identity:
@@ -160,7 +190,7 @@ def write_fit(law: Law, result: Fit, out: Path, metadata: Mapping[str, str]) -> 
     store = ShardStore(out, {"labels": str(status.dims)})
     try:
         table = TableBuilder(store, out, out, dict(metadata))
-        store.save(0, ShardResult(fit_columns(law, pa.array(labels), values, kind), 0))
+        store.save(0, ShardResult(fit_columns(pa.array(labels), values, kind), 0))
         table.add_finished()
         table.finish()
         store.remove()
@@ -217,7 +247,7 @@ def _check_limits(law: Law, limits: Limits) -> None:
         fit(law, 1 / x, x=x, coef_limits=fixed)
 
 
-def _check_files(law: Law, source: Source, out: Path, x: Path | str | None) -> None:
+def check_files(law: Law, source: Source, out: Path, x: Path | str | None) -> None:
     """Refuse a covariate that would be made up, and files that would be overwritten by the results."""
     (covariate,) = law.covariates
     if isinstance(source, Matrix) and source.x is None and covariate not in ("position", "x"):

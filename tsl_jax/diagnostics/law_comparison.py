@@ -149,7 +149,9 @@ def verdict(rows: pd.DataFrame) -> str:
     # two-sided, under equal chances: P(at most the fewer of the two), twice
     p = min(1.0, 2 * float(binom.cdf(min(better, worse), better + worse, 0.5)))
     sure = better > worse and p < SURE
-    advice = f"take {best}" if sure else "the curves do not tell these two apart: take the one whose parameters you need"
+    advice = (
+        f"take {best}" if sure else "the curves do not tell these two apart: take the one whose parameters you need"
+    )
     return f"{sentence}, and on {better:,} of {better + worse:,} curves (sign test p = {p:.2g}); {advice}"
 
 
