@@ -27,7 +27,7 @@ from tsl_jax.curve_tables.job import (
     make_table,
 )
 from tsl_jax.curve_tables.sources import open_source
-from tsl_jax.curve_tables.worker import ENDS, ShardTask, fit_values, fitted_range, law_named
+from tsl_jax.curve_tables.worker import ENDS, ShardTask, covariates, fit_values, fitted_range, law_named
 from tsl_jax.diagnostics import compare_laws
 from tsl_jax.diagnostics.law_comparison import BLOCKS
 from tsl_jax.fitting.status import USABLE
@@ -57,14 +57,14 @@ class LawComparer:
         return [*own, *self._range_names(), "status"]
 
     def _range_names(self) -> list[str]:
-        return [f"{self.laws[0].covariates[0]}_{end}" for end in ENDS]
+        return [f"{name}_{end}" for name in self.laws[0].covariates for end in ENDS]
 
     def __call__(self, y: np.ndarray, x: Any, weights: np.ndarray | None) -> dict[str, np.ndarray]:
         """The columns of y (curve, point)."""
         if weights is not None:  # a lattice may go on where no curve has a point
             seen = (weights > 0).any(axis=0)
             y, x, weights = y[:, seen], x[seen], weights[:, seen]
-        comparison = compare_laws(y, self.laws, x=x, weights=weights)
+        comparison = compare_laws(y, self.laws, x=covariates(self.laws[0], x), weights=weights)
         rows, count = comparison.per_curve(), len(self.laws)
         ends = fitted_range(x, weights)
         columns: dict[str, np.ndarray] = {}
@@ -83,7 +83,7 @@ def compare_table(
     source: Path | str,
     out: Path | str,
     *,
-    x: Path | str | None = None,
+    x: Path | str | Mapping[str, str] | None = None,
     curve: str | None = None,
     y: str | None = None,
     weight: str | None = None,
@@ -102,10 +102,10 @@ def compare_table(
     curve.
 
     Args:
-        laws: two or more, over one covariate. The other arguments are those of `fit_table`.
+        laws: two or more, over the same covariates. The other arguments are those of `fit_table`.
 
     Raises:
-        ValueError: for fewer than two laws, those that read several covariates, and as `fit_table`.
+        ValueError: for fewer than two laws, those that read different covariates, and as `fit_table`.
     """
     out = Path(out).absolute()
     check_output(out)
@@ -114,7 +114,10 @@ def compare_table(
     names = [law.name for law in laws]
     if len(laws) < 2 or len(set(names)) < len(names):
         raise ValueError(f"fit: a comparison needs two or more laws of different names, found {', '.join(names)}")
-    opened = open_source(Path(source), x, curve, y, weight)
+    if len({law.covariates if len(law.covariates) > 1 else () for law in laws}) > 1:
+        read = "; ".join(f"{law.name} reads {', '.join(law.covariates)}" for law in laws)
+        raise ValueError(f"fit: laws that are compared must read the same covariates, found {read}")
+    opened = open_source(Path(source), x, curve, y, weight, laws[0].covariates)
     for law in laws:
         check_files(law, opened, out, x)
     members = tuple(law.name if named_laws.BY_NAME.get(law.name) is law else law for law in laws)
@@ -170,8 +173,8 @@ def _spread(laws: Sequence[Law], table: pa.Table) -> pa.Table:
     for name in (*dict.fromkeys(name for law in laws for name in _param_names(law)), *CRITERIA):
         values = stacked(name).ravel()
         arrays[name] = pa.array(values, pa.float64(), mask=np.isnan(values))
-    *_, low, high, _ = table.column_names  # under the name of the column that x is
-    arrays |= {name: table[name].combine_chunks().take(place) for name in (low, high)}
+    ends = table.column_names[-1 - 2 * len(laws[0].covariates) : -1]  # under the names of the columns that x is
+    arrays |= {name: table[name].combine_chunks().take(place) for name in ends}
     status = stacked("status")
     status = np.where(np.isnan(status), whole[:, None], status).astype(np.int8)
     return pa.table(arrays | {"status": pa.array(status.ravel())})

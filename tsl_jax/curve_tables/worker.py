@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
@@ -66,11 +66,15 @@ class LawFitter:
     method: str
     dtype: str | None
     coef_limits: Limits
+    loss: str = "squares"
+    delta: float | None = None
+    starts: int | None = None
 
     @property
     def laws(self) -> tuple[Law, ...]:
-        """The one law."""
-        return (law_named(self.law),)
+        """The one law, with so many starts."""
+        law = law_named(self.law)
+        return (law if self.starts is None else replace(law, starts=self.starts),)
 
     def names(self) -> list[str]:
         """Parameters, errors, sse, r2, the range that was fitted, status."""
@@ -79,13 +83,22 @@ class LawFitter:
     def __call__(self, y: np.ndarray, x: Any, weights: np.ndarray | None) -> dict[str, np.ndarray]:
         """The columns of y (curve, point)."""
         (law,) = self.laws
-        options = {"x": x, "weights": weights, "method": self.method, "dtype": self.dtype}
-        ends = fitted_range(x, weights)
-        if self.coef_limits:
-            result = fit(law, y, **options, coef_limits=self.coef_limits)
-            return fit_values(law, result, result.stderr, result.r2, ends)
-        fits = fit_rows(law, y, **options)
-        return fit_values(law, fits, *errors_and_r2(fits), ends)
+        options = {"weights": weights, "method": self.method, "dtype": self.dtype}
+        ends, at = fitted_range(x, weights), covariates(law, x)
+        if not self.coef_limits and self.loss == "squares":
+            fits = fit_rows(law, y, x=at, **options)
+            return fit_values(law, fits, *errors_and_r2(fits), ends)
+        # Logarithms of what is not positive are no numbers: such a curve gets the status, the others are fitted.
+        positive = (y > 0) | (np.isnan(y) if weights is None else weights == 0)
+        sound = positive.all(axis=1) | (not self.loss.startswith("log"))
+        filled = np.where(sound[:, None], y, 1.0)
+        limits = {"coef_limits": self.coef_limits, "loss": self.loss, "delta": self.delta}
+        result = fit(law, filled, x=at, **options, **limits)
+        values = fit_values(law, result, result.stderr, result.r2, ends)
+        of_range = [f"{name}_{end}" for name in law.covariates for end in ENDS]
+        for name in values.keys() - {"status", *of_range}:
+            values[name] = np.where(sound, values[name], np.nan)
+        return values | {"status": np.where(sound, values["status"], Status.NON_FINITE)}
 
 
 @dataclass(frozen=True)
@@ -112,8 +125,24 @@ class ShardTask:
     def _fit_matrix(self, shard: Shard, x: np.ndarray, y: np.ndarray) -> ShardResult:
         """The curves y (curve, point) of a matrix, a row each."""
         names = pa.array(np.arange(shard.first, shard.end))
-        values = self.fitter(y, x, None)
-        return ShardResult(fit_columns(names, values, self.fitter.dtype), len(y))
+        left_out: Counter[str] = Counter()
+        without = law_without_zero(self.fitter.laws) if np.any(x == 0) else None
+        if without is not None:
+            left_out[f"x is 0 (the law {without} has no value there)"] = int((x == 0).sum()) * len(y)
+            y, x = y[:, x != 0], x[x != 0]
+        missing = np.isnan(y)
+        left_out["the value is NaN"] = int(missing.sum())
+        holed = missing.any(axis=1)
+        values = {name: np.full(len(y), np.nan) for name in self.fitter.names()}
+        values["status"] = np.full(len(y), Status.TOO_FEW_POINTS, np.int8)
+        # Curves without gaps need no weights, and keep their bits whatever their neighbours miss.
+        for rows in (~holed, holed):
+            if rows.any() and len(x):
+                of_rows = slice(None) if rows.all() else rows
+                weights = np.where(missing[rows], 0.0, 1.0) if holed[rows][0] else None
+                for name, numbers in self.fitter(y[of_rows], x, weights).items():
+                    values[name][rows] = numbers
+        return ShardResult(fit_columns(names, values, self.fitter.dtype), len(y), left_out=dict(+left_out))
 
     def _fit_long(self, source: LongParquet | LongCsv, shard: Shard) -> ShardResult:
         tables: list[pa.Table] = []
@@ -126,7 +155,7 @@ class ShardTask:
             without = law_without_zero(self.fitter.laws) if np.any(block.rows.x == 0) else None
             fitted = block.fitted(without_zero=without is not None)
             left_out[f"{source.columns.y} is missing"] += fitted.missing
-            left_out[f"{source.columns.x} is 0 (the law {without} has no value there)"] += fitted.zeros
+            left_out[f"{' or '.join(source.columns.x)} is 0 (the law {without} has no value there)"] += fitted.zeros
             values, refused = self._fit_block(block, fitted)
             table = fit_columns(block.names, values, self.fitter.dtype, renamed)
             tables.append(table.append_column(ROW_COLUMN, pa.array(block.starts[:-1] + block.row)))
@@ -170,9 +199,13 @@ def law_without_zero(laws: tuple[Law, ...]) -> str | None:
 
 def _range_names(law: Law, source: LongParquet | LongCsv) -> dict[str, str]:
     """How the columns of the range are called: after the column that was the law's covariate, where it has a name."""
-    if source.columns.x == "x":
-        return {}
-    return {f"{law.covariates[0]}_{end}": f"{source.columns.x}_{end}" for end in ENDS}
+    pairs = zip(law.covariates, source.columns.x, strict=True)
+    return {f"{name}_{end}": f"{column}_{end}" for name, column in pairs if column != "x" for end in ENDS}
+
+
+def covariates(law: Law, x: np.ndarray) -> Any:
+    """What the law reads at x (point,), or (point, covariate) in the order of its covariates."""
+    return x if x.ndim == 1 else {name: x[:, k] for k, name in enumerate(law.covariates)}
 
 
 @lru_cache(maxsize=8)
@@ -180,7 +213,8 @@ def _has_value_at_zero(law: Law) -> bool:
     """Whether the law can be fitted to points at x = 0; powers and logarithms of x cannot."""
     with jax.enable_x64(True):
         try:
-            prepare(law, jnp.arange(32.0))
+            x = jnp.arange(32.0)
+            prepare(law, x if len(law.covariates) == 1 else dict.fromkeys(law.covariates, x))
         except ValueError:
             return False
     return True
@@ -199,7 +233,9 @@ def fit_values(law: Law, fits: CurveFits | Fit, stderr: Any, r2: Any, ends: Sequ
 
 
 def fitted_range(x: np.ndarray, weights: np.ndarray | None = None) -> list[Any]:
-    """Least and largest x of positive weight, for all curves or for each."""
+    """Least and largest x of positive weight, for all curves or for each; of each covariate, where x has several."""
+    if x.ndim > 1:
+        return [end for column in x.T for end in fitted_range(column, weights)]
     if weights is None:
         return [np.min(x), np.max(x)]
     used = np.asarray(weights) > 0
