@@ -80,7 +80,7 @@ def test_what_contributing_says_to_run_passes_with_the_new_law(tree):
         assert program == "python"
         # of all laws the new one alone: the others are tested where they are
         alone = [f"{arguments[-1]} and stretched"] if "recovered" in line else arguments[-1:]
-        done = in_tree(tree, *arguments[:-1], *alone, "-q", "-p", "no:cacheprovider")
+        done = in_tree(tree, *arguments[:-1], *alone, "-p", "no:cacheprovider")
         assert done.returncode == 0, done.stdout[-3000:]
         assert "1 passed" in done.stdout
 
@@ -91,9 +91,7 @@ def test_a_forgotten_step_fails_what_is_run(tree):
     text = page.read_text()
     page.write_text("\n".join(line for line in text.splitlines() if "`STRETCHED`" not in line))
     try:
-        done = in_tree(
-            tree, "-m", "pytest", "tests/test_docs_site.py", "-k", "page_of_laws", "-q", "-p", "no:cacheprovider"
-        )
+        done = in_tree(tree, *shlex.split("-m pytest tests/test_docs_site.py -k page_of_laws -p no:cacheprovider"))
     finally:
         page.write_text(text)
     assert done.returncode == 1

@@ -200,19 +200,19 @@ def _columns(command: FitCommand, law: Law) -> dict[str, Any]:
     Raises:
         ValueError: for an --x that names no covariate of the law, or one of them twice.
     """
-    names = law.covariates
+    first, *others = names = law.covariates
     given: dict[str, str] = {}
     for text in command.x:
         name, _, column = text.partition("=")
         if name not in names or not column:  # the column alone, whose name may hold anything
-            name, column = names[0], text
-            if len(names) > 1:
+            name, column = first, text
+            if others:
                 expected = " ".join(f"--x {name}=COLUMN" for name in names)
                 raise ValueError(f"fit: {law.name} reads {', '.join(names)}; expected {expected}, found --x {text}")
         if name in given:
             raise ValueError(f"fit: --x names the column of {name} twice, {given[name]} and {column}; give one")
         given[name] = column
-    x = given if len(names) > 1 else given.get(names[0])
+    x = given if others else given.get(first)
     return {"x": x, "curve": command.curve, "y": command.y, "weight": command.weight}
 
 

@@ -51,10 +51,11 @@ def completion(commands: Mapping[str, type], shell: str) -> str:
     import tyro
 
     verbs = [typing.Annotated[kind, tyro.conf.subcommand(verb)] for verb, kind in commands.items()]
+    all_verbs: Any = typing.Union[tuple(verbs)]  # noqa: UP007  (of a list)
     written = io.StringIO()
     with contextlib.redirect_stdout(written), contextlib.suppress(SystemExit):
         tyro.cli(
-            typing.Union[tuple(verbs)],  # noqa: UP007  (of a list)
+            all_verbs,
             args=["--tyro-print-completion", shell],
             prog="tsl",
             config=(tyro.conf.FlagCreatePairsOff,),

@@ -144,7 +144,7 @@ def read_comparison(path: Path, laws: Sequence[Law]) -> pd.DataFrame:
         rows = pyarrow.parquet.read_table(path, columns=list(READ)).to_pandas()
     usable = rows["status"].isin([status.short for status in USABLE])
     parameters = {law.name: len(law.raw_params) for law in laws}
-    counted = rows["law"].map(parameters).astype(int)
+    counted = [parameters[name] for name in rows["law"]]
     curve = np.arange(len(rows)) // len(laws)  # the laws of a curve stand together; names may be of any kind
     return rows.assign(curve=curve, usable=usable, parameters=counted, law=rows["law"].astype(str))
 

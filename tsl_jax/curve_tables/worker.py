@@ -90,7 +90,7 @@ class LawFitter:
             return fit_values(law, fits, *errors_and_r2(fits), ends)
         # Logarithms of what is not positive are no numbers: such a curve gets the status, the others are fitted.
         positive = (y > 0) | (np.isnan(y) if weights is None else weights == 0)
-        sound = positive.all(axis=1) | (not self.loss.startswith("log"))
+        sound = np.asarray(positive.all(axis=1) | (not self.loss.startswith("log")))
         filled = np.where(sound[:, None], y, 1.0)
         limits = {"coef_limits": self.coef_limits, "loss": self.loss, "delta": self.delta}
         result = fit(law, filled, x=at, **options, **limits)
@@ -132,7 +132,7 @@ class ShardTask:
             y, x = y[:, x != 0], x[x != 0]
         missing = np.isnan(y)
         left_out["the value is NaN"] = int(missing.sum())
-        holed = missing.any(axis=1)
+        holed = np.asarray(missing.any(axis=1))
         values = {name: np.full(len(y), np.nan) for name in self.fitter.names()}
         values["status"] = np.full(len(y), Status.TOO_FEW_POINTS, np.int8)
         # Curves without gaps need no weights, and keep their bits whatever their neighbours miss.

@@ -47,7 +47,8 @@ class LawComparison:
     def best(self) -> str:
         """The law with the least median held-out error; where that is unknown, the one with the largest weight."""
         table = self.to_dataframe()
-        return str(table["weight"].idxmax() if table["held_out"].isna().all() else table.index[0])
+        unknown = bool(table["held_out"].isna().to_numpy().all())
+        return str(table["weight"].idxmax() if unknown else table.index[0])
 
     def per_curve(self) -> pd.DataFrame:
         """A row a curve and law, the laws of one curve together: the numbers that `summarise` takes the medians of.
@@ -142,7 +143,8 @@ def verdict(rows: pd.DataFrame) -> str:
         return "held-out errors are known of fewer than two laws"
     best, second = (str(name) for name in errors.index[:2])
     pairs = rows.pivot(index="curve", columns="law", values="held_out")[[best, second]].dropna()
-    better, worse = int((pairs[best] < pairs[second]).sum()), int((pairs[best] > pairs[second]).sum())
+    of_best, of_second = (pairs[name].to_numpy() for name in (best, second))
+    better, worse = int(np.sum(of_best < of_second)), int(np.sum(of_best > of_second))
     sentence = f"{best} predicts best; {second} errs by {errors[second] / errors[best] - 1:.1%} more"
     if better + worse < FEW:
         return f"{sentence}; too few curves to say how sure that is"
@@ -196,10 +198,10 @@ def _of_usable(fits: Mapping[str, Fit], name: str) -> xr.DataArray:
 def _relative_error(fit: Fit) -> np.ndarray:
     """Root mean squared residual over the mean size of the data (...), both weighted; NaN where nothing was fitted."""
     weights = xr.ones_like(fit.y) if fit.weights is None else fit.weights
-    point = fit.y.dims[-1]
+    point = str(fit.y.dims[-1])
     size = (weights * np.abs(fit.y.where(weights > 0, 0.0))).sum(point)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (np.sqrt(fit.sse * weights.sum(point)) / size).values
+        return np.asarray(np.sqrt(fit.sse * weights.sum(point)) / size)
 
 
 def _laws(laws: Sequence[Any] | None, over: Any, x: Any) -> dict[str, Law]:
