@@ -143,7 +143,7 @@ def verdict(rows: pd.DataFrame) -> str:
         return "held-out errors are known of fewer than two laws"
     best, second = (str(name) for name in errors.index[:2])
     pairs = rows.pivot(index="curve", columns="law", values="held_out")[[best, second]].dropna()
-    of_best, of_second = (pairs[name].to_numpy() for name in (best, second))
+    of_best, of_second = (np.asarray(pairs[name]) for name in (best, second))
     better, worse = int(np.sum(of_best < of_second)), int(np.sum(of_best > of_second))
     sentence = f"{best} predicts best; {second} errs by {errors[second] / errors[best] - 1:.1%} more"
     if better + worse < FEW:
