@@ -530,7 +530,10 @@ def test_a_mistake_is_not_tried_again(tmp_path, quick):
     [
         ({"method": "guess"}, "method must be one of"),
         ({"dtype": "float16"}, "dtype must be 'float64' or 'float32', found 'float16'"),
-        ({"law": laws.KAPLAN_ND}, r"several covariates \('n_params', 'tokens'\)"),
+        ({"law": laws.MOMENTUM_ANNEALING}, "reads a history of step and lr, not a value of each at every point"),
+        ({"loss": "cubes"}, "loss must be one of squares, huber, log, log_huber, found 'cubes'"),
+        ({"delta": 0.1}, "delta must be positive and goes with a Huber loss, found 0.1 with squares"),
+        ({"starts": 0}, "starts must be 1 or more, found 0"),
         ({"law": "hyperbolic"}, "law must be a Law such as tsl.laws.HYPERBOLIC, found 'hyperbolic'"),
         ({"shard_bytes": 0}, "shard_bytes must be positive, found 0"),
     ],

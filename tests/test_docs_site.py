@@ -30,7 +30,7 @@ COMMANDS = sorted(
         if file.name != "cluster.md"
         for block in re.findall(r"```(?:bash)?\n(.*?)```", file.read_text(), re.DOTALL)
         for line in block.splitlines()
-        if line.startswith("tsl ")
+        if line.startswith("tsl ") and not line.startswith("tsl --")  # of a verb
     }
 )
 
