@@ -53,7 +53,13 @@ def log_range(law, x) -> np.ndarray:
         return np.log(np.asarray(law.bounds(jnp.asarray(x))))
 
 
-@pytest.mark.parametrize("law", ONE_SHAPE, ids=lambda law: law.name)
+# The basis of another law here, over another covariate: a program of its own for the same way.
+SAME_BASIS = {laws.BY_NAME[name] for name in ("reciprocal", "power", "log", "kaplan_n")}
+
+
+@pytest.mark.parametrize(
+    "law", [pytest.param(law, id=law.name, marks=[pytest.mark.slow] * (law in SAME_BASIS)) for law in ONE_SHAPE]
+)
 def test_a_curve_of_any_shape_in_the_range_is_explained(law):
     x = ONE_SHAPE[law]
     low, width = log_range(law, x)[0, 0], np.ptp(log_range(law, x))
