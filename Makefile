@@ -2,8 +2,9 @@
 # Each sets .venv up first.
 PYTHON ?= python3
 VENV := .venv
-# Files side by side, one a core: a file's fixtures are made once. More than four want more memory than they save time.
-PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
+# Files side by side, one a core: a file's fixtures are made once; the longest first (tests/conftest.py). More than four
+# want more memory than they save time.
+PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: install demo test test-slow lint docs notebooks gpu-bundle clean

@@ -333,7 +333,15 @@ fit_table(laws.HYPERBOLIC, sys.argv[1], sys.argv[2], shard_bytes=4000)
 
 
 @pytest.mark.parametrize(
-    ("moment", "after"), [("fsync", 5), ("replace", 4), ("replace", 9), ("remove", 0), ("unlink", 3)]
+    ("moment", "after"),
+    [
+        ("fsync", 5),
+        ("replace", 9),
+        ("remove", 0),
+        # a process each, and other places of the same loops
+        pytest.param("replace", 4, marks=pytest.mark.slow),
+        pytest.param("unlink", 3, marks=pytest.mark.slow),
+    ],
 )
 def test_a_call_killed_at_any_moment_continues_and_ends_with_the_same_table(tmp_path, quick, moment, after):
     table = ragged_table(60)
