@@ -2,11 +2,12 @@
 # Each sets .venv up first.
 PYTHON ?= python3
 VENV := .venv
-# Files side by side, one a core: a file's fixtures are made once. More than four want more memory than they save time.
-PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
+# Files side by side, one a core: a file's fixtures are made once; the longest first (tests/conftest.py). More than four
+# want more memory than they save time.
+PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: install demo test test-slow lint docs gpu-bundle clean
+.PHONY: install demo test test-slow lint docs notebooks gpu-bundle clean
 
 install: $(VENV)/.installed
 
@@ -45,6 +46,11 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 $(VENV)/.installed-docs: $(VENV)/.installed
 	$(PIP) -e '.[docs]'
 	@touch $@
+
+# Run the tutorials and store their outputs.
+notebooks: $(VENV)/.installed
+	$(PIP) -e '.[notebooks]'
+	$(VENV)/bin/python docs/execute_notebooks.py
 
 # Text and wheels for experiments/gpu/quarter_hour.sh; the domains' text must be installed, see docs/corpora.md.
 gpu-bundle: $(VENV)/.installed

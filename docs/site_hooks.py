@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from html import escape
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -50,13 +51,16 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def notebook_page(file: Path) -> str:
-    """Text and code of a notebook as Markdown; printed output, where it is stored, in blocks."""
+    """Text and code of a notebook as Markdown, with the outputs that are stored: pictures, else text in blocks."""
     parts = []
     for cell in json.loads(file.read_text())["cells"]:
         source = "".join(cell["source"])
         parts.append(f"```python\n{source}\n```" if cell["cell_type"] == "code" else source)
         for output in cell.get("outputs", []):
-            text = output.get("text") or output.get("data", {}).get("text/plain") or []
-            parts.append("```text\n" + "".join(text) + "\n```")
+            data = output.get("data", {})
+            picture = "".join(data.get("image/png", "")).replace("\n", "")
+            text = "".join(output.get("text") or data.get("text/plain") or [])
+            shown = f'<img src="data:image/png;base64,{picture}" alt="{escape(text)}">'
+            parts.append(shown if picture else f"```text\n{text.rstrip()}\n```")
     parts.append(f'<a href="../{file.name}" download>This page as a notebook</a>')
     return "\n\n".join(parts) + "\n"

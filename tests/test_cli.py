@@ -43,16 +43,19 @@ def test_help_is_one_screen_and_loads_nothing_heavy():
     assert all(verb in done.stdout for verb in cli.VERBS)
 
 
-@pytest.mark.parametrize("verb", cli.VERBS)
-def test_the_options_of_a_verb_load_no_jax(verb):
+def test_the_options_of_a_verb_load_no_jax():
+    """One process for all: the first that loads it is named."""
     check = (
-        f"import sys; sys.argv = ['tsl', '{verb}', '--help']; from tsl_jax import cli\n"
-        "try: cli.main()\nexcept SystemExit: pass\n"
-        "sys.exit('jax was imported' if 'jax' in sys.modules else 0)"
+        "import sys; from tsl_jax import cli\n"
+        "for verb in cli.VERBS:\n"
+        "    sys.argv = ['tsl', verb, '--help']\n"
+        "    try: cli.main()\n"
+        "    except SystemExit: pass\n"
+        "    if 'jax' in sys.modules: sys.exit('jax was imported by ' + verb)"
     )
-    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert f"tsl {verb}" in done.stdout
+    assert all(f"tsl {verb}" in done.stdout for verb in cli.VERBS)
 
 
 def test_an_unknown_verb_is_refused_in_a_sentence():
@@ -205,3 +208,41 @@ def test_a_reader_that_has_seen_enough_is_no_error(arguments, tmp_path):
     command = f"{sys.executable} -m tsl_jax.cli {arguments.format(folder=tmp_path)} | true"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_bash_completes_verbs_options_choices_and_files(tmp_path, capsys):
+    assert cli._command_line(["--print-completion", "bash"]) == 0
+    (tmp_path / "tsl.bash").write_text(capsys.readouterr().out)
+    (tmp_path / "curves.npy").touch()
+    script = """source ./tsl.bash
+        words() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _tyro_tsl; echo "${COMPREPLY[@]}"; }
+        words tsl ""; words tsl f; words tsl fit --la; words tsl fit --loss ""; complete -p tsl"""
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    verbs, some, law, losses, registered = done.stdout.splitlines()
+    assert set(cli.VERBS) <= set(verbs.split())
+    assert some.split() == ["fit", "fits", "forecast"]
+    assert law == "--law", "help of several lines is one completion"
+    assert losses.split() == ["squares", "huber", "log", "log_huber"]
+    assert "-o default" in registered, "what has no completion is a file"
+
+
+def test_the_completion_of_zsh_names_the_verbs_and_other_shells_are_refused(capsys):
+    assert cli._command_line(["--print-completion", "zsh"]) == 0
+    script = capsys.readouterr().out
+    assert script.startswith("#compdef tsl")
+    assert all(f"'{verb}'" in script for verb in cli.VERBS)
+    for arguments in (["fish"], []):
+        assert cli._command_line(["--print-completion", *arguments]) == 2
+        assert "expected one of bash, zsh, tcsh" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_completion_of_tcsh_needs_shtab(capsys, monkeypatch, installed):
+    if installed:
+        pytest.importorskip("shtab")
+    else:
+        monkeypatch.setitem(sys.modules, "shtab", None)
+    code = cli._command_line(["--print-completion", "tcsh"])
+    printed = capsys.readouterr()
+    assert code == (0 if installed else 2)
+    assert ("complete tsl" in printed.out) if installed else ("pip install shtab" in printed.err)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import tomllib
@@ -29,7 +30,7 @@ COMMANDS = sorted(
         if file.name != "cluster.md"
         for block in re.findall(r"```(?:bash)?\n(.*?)```", file.read_text(), re.DOTALL)
         for line in block.splitlines()
-        if line.startswith("tsl ")
+        if line.startswith("tsl ") and not line.startswith("tsl --")  # of a verb
     }
 )
 
@@ -119,3 +120,19 @@ def test_commands_that_pages_show_are_commands(line: str, tmp_path: Path, monkey
     _, verb, *arguments = shlex.split(line)
     module = import_module(f"tsl_jax.commands.{VERBS[verb][0]}")
     assert options.parse(getattr(module, f"{verb.title()}Command"), verb, arguments) is not None
+
+
+def test_tutorials_are_numbered_without_a_gap_and_stored_with_the_outputs_of_one_run() -> None:
+    numbered = sorted(path for path in (ROOT / "notebooks").glob("*.ipynb") if path.name[0].isdigit())
+    assert [path.name[:3] for path in numbered] == [f"{k:02}_" for k in range(1, len(numbered) + 1)]
+    for path in numbered:
+        cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+        assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1)), path.name
+        kinds = {output["output_type"] for cell in cells for output in cell["outputs"]}
+        assert kinds <= {"stream", "execute_result", "display_data"}, f"{path.name}: an error is stored"
+        for cell in cells:
+            last = cell["source"][-1]
+            assert cell["outputs"] or "print(" not in last, f"{path.name}: {last} has no output"
+        assert any("image/png" in output.get("data", {}) for cell in cells for output in cell["outputs"]) or (
+            path.name == "04_position_weighting.ipynb"
+        ), path.name

@@ -244,8 +244,8 @@ DOCUMENTS = (
     "README.md",
     "notebooks/01_read_a_surface.ipynb",
     "notebooks/02_fit_curves.ipynb",
-    "notebooks/04_forecast.ipynb",
-    "notebooks/05_position_weighting.ipynb",
+    "notebooks/03_forecast.ipynb",
+    "notebooks/04_position_weighting.ipynb",
 )
 
 

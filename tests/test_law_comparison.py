@@ -85,6 +85,7 @@ def test_a_few_curves_of_a_fit_are_drawn(comparison: Any, by: str) -> None:
     expected = {"quantile": order[[0, -1]], "worst": order[:2], "best": order[::-1][:2]}[by]
     np.testing.assert_allclose(r2, expected, atol=1e-4)
     assert figure.axes[0].get_ylabel() == "loss"
+    assert figure._repr_png_().startswith(b"\x89PNG"), "a notebook shows it"
 
 
 def test_requests_that_make_no_sense_are_refused(loss: xr.DataArray, comparison: Any) -> None:

@@ -176,8 +176,8 @@ def test_the_balancing_loss_is_reported_beside_the_cross_entropy() -> None:
 
 @each_architecture
 def test_dropout_acts_in_training_alone_and_is_a_function_of_seed_and_step(name: str) -> None:
-    plain, params = model(TINY[name])
-    (graphdef, _), x = abstract(replace(TINY[name], dropout=0.5)), tokens(2, 8)
+    plain, params = model(replace(TINY[name], layers="scan"))
+    (graphdef, _), x = abstract(replace(TINY[name], dropout=0.5, layers="scan")), tokens(2, 8)
     programs = [jax.make_jaxpr(model_build.hidden, static_argnums=0)(graph, params, x) for graph in (graphdef, plain)]
     assert str(programs[0]) == str(programs[1]), "evaluation must be the same program"
     first, again, other = (hidden_and_auxiliary(graphdef, params, x, jax.random.key(i))[0] for i in (0, 0, 1))

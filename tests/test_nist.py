@@ -5,8 +5,7 @@ The digits of a result are the log relative error, -log10(|found - certified| / 
 
 import re
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -119,6 +118,7 @@ def from_each_start(model: Model, starts: Array, x: Array, y: Array) -> LeastSqu
     return jax.vmap(lambda start: least_squares(lambda b: y - model(b, x), start))(starts)
 
 
+@cache
 def fitted(name: str) -> LeastSquares:
     problem = certified(name)
     with jax.enable_x64(True):  # of this thread
@@ -126,22 +126,22 @@ def fitted(name: str) -> LeastSquares:
         return jax.tree.map(np.asarray, solution)
 
 
-@pytest.fixture(scope="module")
-def fits() -> dict[str, LeastSquares]:
-    """All problems, compiled on two cores."""
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip(MODELS, pool.map(fitted, MODELS), strict=True))
-
-
 def digits(solution: np.ndarray, expected: np.ndarray | float) -> float:
     error = np.max(np.abs(solution - expected) / np.abs(expected))
     return -np.log10(max(error, 1e-11)) if np.isfinite(error) else -np.inf  # eleven digits are certified
 
 
+# One program each, of problems that NIST calls easier than those that stay.
+EASIER = ("Chwirut1", "Chwirut2", "DanWood", "Kirby2", "Misra1a", "Misra1b", "Misra1c", "Misra1d", "Nelson", "Roszman1")
+each_problem = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in EASIER)) for name in MODELS]
+)
+
+
 @pytest.mark.parametrize("start", [0, 1])
-@pytest.mark.parametrize("name", MODELS)
-def test_the_certified_digits_are_reached(fits, name, start):
-    problem, solution = certified(name), jax.tree.map(lambda a: a[start], fits[name])
+@each_problem
+def test_the_certified_digits_are_reached(name, start):
+    problem, solution = certified(name), jax.tree.map(lambda a: a[start], fitted(name))
     rest = 2 if name == "Lanczos1" else 4  # the residual of Lanczos1, 1e-13, is made of rounding
     assert digits(solution.params, problem.params) >= 6
     assert digits(solution.stderr, problem.stderr) >= rest
@@ -151,9 +151,10 @@ def test_the_certified_digits_are_reached(fits, name, start):
     np.testing.assert_allclose(np.sqrt(np.diag(solution.covariance)), solution.stderr)
 
 
-def test_at_least_two_first_dampings_find_each_optimum(fits):
+@each_problem
+def test_at_least_two_first_dampings_find_each_optimum(name):
     """The result does not depend on one lucky value."""
-    assert {name: int(solution.agree.min()) for name, solution in fits.items() if solution.agree.min() < 2} == {}
+    assert fitted(name).agree.min() >= 2
 
 
 def test_a_start_in_another_valley_does_not_pass():

@@ -29,7 +29,7 @@ FLOAT32 = 1e-5  # losses of some steps, summed over devices in another order
 def _eight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the process with eight devices printed, and its stderr."""
     folder = tmp_path_factory.mktemp("eight")
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     command = [sys.executable, str(Path(__file__).parent / "eight_devices.py"), str(folder)]
     done = subprocess.run(
         [*command, *write_words(folder / "text")],

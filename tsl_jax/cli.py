@@ -39,6 +39,7 @@ HELP = "\n".join(
         *(f"  {verb:<10}{sentence}" for verb, (_, sentence) in VERBS.items()),
         "\nevery verb: --config FILE.yaml   options from a file; those on the command line win",
         "            --debug              show the traceback of an error",
+        "completion: tsl --print-completion SHELL, for bash, zsh or tcsh",
         "exit codes: 0 done, 2 a mistake that the message explains, 3 stopped before all was made,",
         "            130 Ctrl-C, 143 SIGTERM, 129 SIGHUP",
     )
@@ -85,12 +86,30 @@ def _command_line(arguments: list[str]) -> int:
 
         print(f"tsl_jax {__version__}")
         return 0
+    if arguments[0] == "--print-completion":
+        return _print_completion(arguments[1:])
     verb, options = arguments[0], [argument for argument in arguments[1:] if argument != "--debug"]
     if verb not in VERBS:
         return _fail(f"expected one of {', '.join(VERBS)}, found {verb!r}; see tsl --help", code=2)
     if verb in TUNED and not {"-h", "--help"} & set(options):
         _restart_with_tuned_allocator()
     return run_verb(verb, options, debug="--debug" in arguments)
+
+
+def _print_completion(shells: list[str]) -> int:
+    """Print the script that completes verbs and their options in a shell."""
+    from tsl_jax.commands import options
+
+    if len(shells) != 1 or shells[0] not in options.SHELLS:
+        found = " ".join(shells) or "nothing"
+        return _fail(f"--print-completion: expected one of {', '.join(options.SHELLS)}, found {found}", code=2)
+    modules = {verb: import_module(f"tsl_jax.commands.{module}") for verb, (module, _) in VERBS.items()}
+    commands = {verb: getattr(module, f"{verb.title()}Command") for verb, module in modules.items()}
+    try:
+        print(options.completion(commands, shells[0]), end="")
+    except ImportError:
+        return _fail("--print-completion tcsh needs the package shtab: pip install shtab", code=2)
+    return 0
 
 
 def run_verb(verb: str, arguments: list[str], *, debug: bool) -> int:

@@ -8,12 +8,13 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+SHELLS = ("bash", "zsh", "tcsh")
 
 
 def parse(command: type[T], verb: str, arguments: list[str]) -> T:
@@ -35,6 +36,35 @@ def parse(command: type[T], verb: str, arguments: list[str]) -> T:
         named = any(argument.partition("=")[0].replace("_", "-") == "--position-weights" for argument in rest)
         require_trust(parsed, [] if named else [train.position_weights], str(file))
     return parsed
+
+
+def completion(commands: Mapping[str, type], shell: str) -> str:
+    """The script of one of SHELLS that completes `tsl`: its verbs, and the options and choices of each.
+
+    Raises:
+        ImportError: for tcsh without the package shtab.
+    """
+    import contextlib
+    import io
+    import typing
+
+    import tyro
+
+    verbs = [typing.Annotated[kind, tyro.conf.subcommand(verb)] for verb, kind in commands.items()]
+    all_verbs: Any = typing.Union[tuple(verbs)]  # noqa: UP007  (of a list)
+    written = io.StringIO()
+    with contextlib.redirect_stdout(written), contextlib.suppress(SystemExit):
+        tyro.cli(
+            all_verbs,
+            args=["--tyro-print-completion", shell],
+            prog="tsl",
+            config=(tyro.conf.FlagCreatePairsOff,),
+            registry=_types_of_one_word(),
+        )
+    lines = written.getvalue().splitlines(keepends=True)
+    # The shell reads a completion a line, so no help may have two; what is not completed is the name of a file.
+    lines = [line.replace("\\n", " ") if line.startswith("COMPLETION_SPEC") else line for line in lines]
+    return "".join(lines).replace("complete -F", "complete -o default -F")
 
 
 def _require_named_law(command: Any, verb: str, file: Path | None, arguments: list[str]) -> None:

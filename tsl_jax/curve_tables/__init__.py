@@ -8,9 +8,11 @@ curve_blocks: rows become arrays (curve, point) that are fitted together
 worker: one shard, from its task to its result
 executors: shards in this process, on an executor, on a Ray cluster
 shards: what a shard and its result are, and the folder of finished ones
+comparison: several laws on every curve, a row a curve and law
 writer: the table from the results of all shards
 """
 
+from tsl_jax.curve_tables.comparison import compare_table, read_comparison
 from tsl_jax.curve_tables.executors import RayExecutor, ShardsFailed
 from tsl_jax.curve_tables.job import TableSummary, check_output, check_request, fit_table, write_fit
 from tsl_jax.curve_tables.sources import open_source
@@ -21,7 +23,9 @@ __all__ = [
     "TableSummary",
     "check_output",
     "check_request",
+    "compare_table",
     "fit_table",
     "open_source",
+    "read_comparison",
     "write_fit",
 ]

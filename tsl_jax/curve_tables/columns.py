@@ -1,5 +1,7 @@
 """Columns of long tables: which plays which role, and whether their cells are names and numbers.
 
+A law of several covariates reads a column for each of them. Then, where no column names the curve, all rows are one.
+
 The roles are curve, x, y and weight; what is read is known by its role, and problems name the column.
 Malformed is text where a number is expected, a missing name, x or weight, an x that is not finite, a weight that is
 negative or not finite; the row then has a sentence. A y may be missing (an empty cell, null or NaN): such a point is
@@ -20,33 +22,42 @@ import pyarrow.compute
 from tsl_jax.curve_tables.curve_blocks import Chunk
 
 pc: Any = pyarrow.compute  # made at import, so a type checker does not see it
-ROLES = ("curve", "x", "y", "weight")
+ONE_CURVE = "all"  # what the curve is called where no column names it
 NAN_WORDS = ("nan", "-nan", "+nan")  # NaN written as a word is a number
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns of a long table; weight None: the column `weight`, if it is there."""
+    """Names of the columns of a long table; curve or weight None: the column of that name, if it is there.
 
-    curve: str = "curve"
-    x: str = "x"
+    `covariates` are what a law of several reads, one for each column of x.
+    """
+
+    curve: str | None = "curve"
+    x: tuple[str, ...] = ("x",)
     y: str = "y"
     weight: str | None = None
+    covariates: tuple[str, ...] = ("x",)
 
     def among(self, path: Path, names: list[str]) -> Columns:
-        """The same, with the weight that a file with columns of these `names` has.
+        """The same, with the curve and the weight that a file with columns of these `names` has.
 
         Raises:
             ValueError: where one of them is not there once, or plays two roles.
         """
-        weight = self.weight or (
-            "weight" if "weight" in names and "weight" not in (self.curve, self.x, self.y) else None
-        )
-        chosen = replace(self, weight=weight)
+
+        def default(name: str) -> str | None:
+            return name if name in names and name not in (self.curve, *self.x, self.y, self.weight) else None
+
+        chosen = replace(self, curve=self.curve or default("curve"), weight=self.weight or default("weight"))
         own = chosen.names()
         missing = [name for name in own if name not in names]
         if missing:
-            expected = "curve,x,y[,weight], or others named by --curve, --x, --y and --weight"
+            wanted, option = "curve,x,y[,weight]", "--x"
+            if len(self.x) > 1:
+                wanted = f"[curve,]{','.join(self.covariates)},y[,weight]"
+                option = " ".join(f"--x {name}=COLUMN" for name in self.covariates)
+            expected = f"{wanted}, or others named by --curve, {option}, --y and --weight"
             raise ValueError(f"fit: {path} lacks the columns {missing}; it has {names}, expected {expected}")
         twice = [name for name in own if names.count(name) > 1]
         if twice:
@@ -60,11 +71,14 @@ class Columns:
         return chosen
 
     def names(self) -> tuple[str, ...]:
-        """In the order of `ROLES`, as many as there are."""
-        return (self.curve, self.x, self.y) + (() if self.weight is None else (self.weight,))
+        """Those that are read."""
+        return tuple(self.by_role().values())
 
     def by_role(self) -> dict[str, str]:
-        return dict(zip(ROLES, self.names(), strict=False))
+        """Role -> name, for those that are there: curve, x (and x1, x2, ... of several covariates), y, weight."""
+        curve = {} if self.curve is None else {"curve": self.curve}
+        x = {f"x{k}" if k else "x": name for k, name in enumerate(self.x)}
+        return {**curve, **x, "y": self.y, **({} if self.weight is None else {"weight": self.weight})}
 
 
 def decode(column: pa.Array, *, names: bool = False) -> pa.Array:
@@ -97,9 +111,12 @@ def check(columns: dict[str, pa.Array], problems: dict[int, str], named: Columns
             by_column["weight"].setdefault(
                 int(row), f"{called['weight']} is {weight[row]:g}, expected finite and not negative"
             )
-    for row in np.flatnonzero(~np.isfinite(numbers["x"])):
-        by_column["x"].setdefault(int(row), f"{called['x']} is {numbers['x'][row]:g}, expected a finite number")
-    curve = columns["curve"]
+    x_roles = [role for role in columns if role.startswith("x")]
+    for role in x_roles:
+        for row in np.flatnonzero(~np.isfinite(numbers[role])):
+            by_column[role].setdefault(int(row), f"{called[role]} is {numbers[role][row]:g}, expected a finite number")
+    x = numbers["x"] if len(x_roles) == 1 else np.stack([numbers[role] for role in x_roles], axis=-1)
+    curve = columns["curve"] if "curve" in columns else pa.repeat(ONE_CURVE, len(x))
     if curve.null_count:
         unnamed = np.flatnonzero(curve.is_null().to_numpy(zero_copy_only=False))
         by_column["curve"] = dict.fromkeys(unnamed.tolist(), f"{called['curve']} is missing")
@@ -107,7 +124,7 @@ def check(columns: dict[str, pa.Array], problems: dict[int, str], named: Columns
     for column_problems in (problems, *(by_column[role] for role in columns if role in by_column)):
         for row, text in column_problems.items():
             first.setdefault(row, text)
-    return Chunk(curve, numbers["x"], numbers["y"], weight, dict(sorted(first.items())))
+    return Chunk(curve, x, numbers["y"], weight, dict(sorted(first.items())))
 
 
 def _as_numbers(name: str, column: pa.Array, *, may_be_missing: bool) -> tuple[np.ndarray, dict[int, str]]:

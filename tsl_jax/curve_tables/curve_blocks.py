@@ -25,7 +25,10 @@ SHORTEST = 32  # the lengths that curves are filled up to: 32, 48, 64, 96, 128, 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some rows: names (nulls where missing), numbers (NaN where malformed), and a sentence for each malformed row."""
+    """Some rows: names (nulls where missing), numbers (NaN where malformed), and a sentence for each malformed row.
+
+    x is (row,), or (row, covariate) for laws of several covariates; the points of a curve then keep their order.
+    """
 
     curve: pa.Array
     x: np.ndarray
@@ -68,14 +71,14 @@ class CurveBlock:
             without_zero: leave out the points at x = 0, where the law has no value.
         """
         x, y, weight, starts = self.rows.x, self.rows.y, self.rows.weight, self.starts
-        falls = np.diff(x) < 0
+        falls = np.diff(x) < 0 if x.ndim == 1 else np.zeros(max(0, len(x) - 1), bool)
         falls[starts[1:-1] - 1] = False  # from one curve to the next
         if falls.any():
             order = np.lexsort((x, np.repeat(np.arange(len(starts) - 1), np.diff(starts))))  # stable
             x, y, weight = x[order], y[order], None if weight is None else weight[order]
         sound, zeros, count = self.sound(), 0, 0
         if without_zero:
-            zero = x == 0
+            zero = x == 0 if x.ndim == 1 else (x == 0).any(axis=1)
             zeros = int((zero & np.repeat(sound, np.diff(starts))).sum())
             starts = np.append(0, np.cumsum(~zero))[starts]
             x, y, weight = x[~zero], y[~zero], None if weight is None else weight[~zero]
@@ -111,7 +114,10 @@ class FittedPoints:
 
 @dataclass(frozen=True)
 class CurveGroup:
-    """Curves with one x (point,): their places in the block, y (curve, point), weights (curve, point) or none."""
+    """Curves with one x (point,) or (point, covariate).
+
+    `curves` are their places in the block; y is (curve, point), and so are weights, where there are some.
+    """
 
     curves: np.ndarray
     x: np.ndarray
@@ -183,13 +189,16 @@ def groups(fitted: FittedPoints) -> Iterator[CurveGroup]:
 
 def layout_of(x: np.ndarray) -> Layout:
     """The longer x for one x: its lattice if it has one that it fills by half, else itself with its end repeated."""
+    more = _filled_length(len(x)) - len(x)
+    if x.ndim > 1:
+        return Layout(np.pad(x, ((0, more), (0, 0)), mode="edge"), np.arange(len(x)))
     steps = np.diff(x)  # of a lattice all are multiples of the least
     step = steps.min(initial=np.inf)
     if 0 < step < np.inf:
         slots = np.rint((x - x[0]) / step).astype(int) if x[-1] - x[0] < 2 * len(x) * step else None
         if slots is not None and np.array_equal(x[0] + step * slots, x):
             return Layout(x[0] + step * np.arange(_filled_length(int(slots[-1]) + 1)), slots)
-    return Layout(np.pad(x, (0, _filled_length(len(x)) - len(x)), mode="edge"), np.arange(len(x)))
+    return Layout(np.pad(x, (0, more), mode="edge"), np.arange(len(x)))
 
 
 def _filled_length(points: int) -> int:

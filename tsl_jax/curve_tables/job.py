@@ -29,16 +29,17 @@ from tsl_jax.atomic_write import check_outputs
 from tsl_jax.curve_tables import executors
 from tsl_jax.curve_tables.shards import SHARD_BYTES, MalformedRow, Shard, ShardResult, ShardStore, explain_full_disk
 from tsl_jax.curve_tables.sources import Matrix, Source, open_source
-from tsl_jax.curve_tables.worker import ShardTask, fit_columns, fit_values
-from tsl_jax.curve_tables.writer import TableBuilder, check_replaced, errors_file
+from tsl_jax.curve_tables.worker import LawFitter, ShardTask, fit_columns, fit_values
+from tsl_jax.curve_tables.writer import Spread, TableBuilder, check_replaced, errors_file
 from tsl_jax.fitting import bounds, fit
 from tsl_jax.fitting.bounds import Limits
 from tsl_jax.fitting.result import Fit
+from tsl_jax.fitting.robust import LOSSES
 from tsl_jax.fitting.solver import prepare
 from tsl_jax.laws import Law
 
 Progress = Callable[[float, int], None]  # share of the source that is done, and curves fitted by this call
-LAYOUT = 5  # of the stored shards; those of an earlier layout are not continued
+LAYOUT = 6  # of the stored shards; those of an earlier layout are not continued
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,16 @@ def fit_table(
     source: Path | str,
     out: Path | str,
     *,
-    x: Path | str | None = None,
+    x: Path | str | Mapping[str, str] | None = None,
     curve: str | None = None,
     y: str | None = None,
     weight: str | None = None,
     method: str = "auto",
     dtype: str | None = None,
     coef_limits: Limits | None = None,
+    loss: str = "squares",
+    delta: float | None = None,
+    starts: int | None = None,
     strict: bool = False,
     executor: Executor | None = None,
     progress: Progress | None = None,
@@ -83,13 +87,16 @@ def fit_table(
     left out, and so is one at x = 0 where the law has no value there.
 
     Args:
-        law: what to fit; a law with one covariate.
+        law: what to fit. A law of several covariates reads a column for each, and all rows are one curve where no
+            column names it.
         source: `.npy` (curves, positions), or `.csv` or `.parquet` with the columns curve, x, y and perhaps weight.
         out: the table, `.parquet` or `.csv`.
         x: a `.npy` with the covariate at each point of a `.npy` source, default 1 to n for laws over position; or the
-            name of the column x of a table, after which the columns of the range are named (`step_low`, `step_high`).
+            name of the column x of a table, after which the columns of the range are named (`step_low`, `step_high`);
+            for a law of several covariates a mapping of these to columns, default those of their names.
         curve, y, weight: names of the other columns of a table.
-        method, dtype, coef_limits: as for `fit`; with float32 the columns are float32 too.
+        method, dtype, coef_limits, loss, delta: as for `fit`; with float32 the columns are float32 too.
+        starts: of the general solver, in place of the law's own.
         strict: stop at a malformed row.
         executor: fits the shards, such as a ProcessPoolExecutor (with the spawn context: jax is not fork-safe); its
             workers must see the source under the same path. Default: this process.
@@ -105,20 +112,52 @@ def fit_table(
     """
     out = Path(out).absolute()
     check_output(out)
-    check_request(law, method, dtype, coef_limits, shard_bytes)
-    opened = open_source(Path(source), x, curve, y, weight)
-    _check_files(law, opened, out, x)
+    check_request(law, method, dtype, coef_limits, shard_bytes, loss, delta, starts)
+    opened = open_source(Path(source), x, curve, y, weight, law.covariates)
+    check_files(law, opened, out, x)
     named = laws.BY_NAME.get(law.name) is law  # else the functions of the law themselves are pickled
     limits = {name: list(pair) for name, pair in sorted((coef_limits or {}).items())}
-    task = ShardTask(opened, law.name if named else law, method, dtype, dict(coef_limits or {}))
-    # All that the rows depend on: what finished shards must agree with to be continued.
+    task = ShardTask(
+        opened, LawFitter(law.name if named else law, method, dtype, dict(coef_limits or {}), loss, delta, starts)
+    )
     request = {"law": law.name, "formula": law.formula, "method": method, "dtype": dtype or "float64"}
+    request |= {"version": version, "coef_limits": limits, "loss": loss, "delta": delta, "starts": starts}
+    return make_table(
+        task,
+        request,
+        out,
+        strict=strict,
+        executor=executor,
+        progress=progress,
+        metadata=metadata,
+        shard_bytes=shard_bytes,
+    )
+
+
+def make_table(
+    task: ShardTask,
+    request: Mapping[str, Any],
+    out: Path,
+    *,
+    strict: bool,
+    executor: Executor | None,
+    progress: Progress | None,
+    metadata: Mapping[str, str] | None,
+    shard_bytes: int,
+    spread: Spread | None = None,
+) -> TableSummary:
+    """The table of a task whose request has been checked, or what is still missing of it; see `fit_table`.
+
+    Args:
+        request: all that the rows depend on beside the source: what finished shards must agree with to be continued.
+        spread: makes the rows that are written of a table with a row a curve.
+    """
+    opened = task.source
     identity = opened.identity()
     packages = {name: installed.version(name) for name in ("tsl_jax", "jax", "jaxlib")}
-    request |= {"version": version, "coef_limits": limits} | identity | packages
-    store = ShardStore(out, request | {"layout": LAYOUT, "shard_bytes": shard_bytes})
+    store = ShardStore(out, {**request, **identity, **packages, "layout": LAYOUT, "shard_bytes": shard_bytes})
     try:
-        table = TableBuilder(store, out, opened.path, dict(metadata or {}))
+        table = TableBuilder(store, out, opened.path, dict(metadata or {}), spread)
         _fit_shards(task, store, table, opened.shards(shard_bytes), strict, executor, progress)
         with explain_full_disk(store.folder):
             if opened.identity() != identity:
@@ -160,7 +199,7 @@ def write_fit(law: Law, result: Fit, out: Path, metadata: Mapping[str, str]) -> 
     store = ShardStore(out, {"labels": str(status.dims)})
     try:
         table = TableBuilder(store, out, out, dict(metadata))
-        store.save(0, ShardResult(fit_columns(law, pa.array(labels), values, kind), 0))
+        store.save(0, ShardResult(fit_columns(pa.array(labels), values, kind), 0))
         table.add_finished()
         table.finish()
         store.remove()
@@ -185,19 +224,27 @@ def check_request(
     dtype: str | None,
     coef_limits: Limits | None = None,
     shard_bytes: int = SHARD_BYTES,
+    loss: str = "squares",
+    delta: float | None = None,
+    starts: int | None = None,
 ) -> None:
     """Refuse what no shard could be fitted with, before any work."""
     if not isinstance(law, Law):
         raise ValueError(f"fit: law must be a Law such as tsl.laws.HYPERBOLIC, found {law!r}; see tsl.laws.BY_NAME")
-    if len(law.covariates) > 1:
-        raise ValueError(f"fit: {law.name} reads several covariates {law.covariates}; use tsl_jax.fit from Python")
+    if loss not in LOSSES:
+        raise ValueError(f"fit: loss must be one of {', '.join(LOSSES)}, found {loss!r}")
+    if delta is not None and not (delta > 0 and loss.endswith("huber")):
+        raise ValueError(f"fit: delta must be positive and goes with a Huber loss, found {delta} with {loss}")
+    if starts is not None and starts < 1:
+        raise ValueError(f"fit: starts must be 1 or more, found {starts}")
     if dtype not in (None, "float32", "float64"):
         raise ValueError(f"fit: dtype must be 'float64' or 'float32', found {dtype!r}")
     if shard_bytes < 1:
         raise ValueError(f"fit: shard_bytes must be positive, found {shard_bytes}")
     with jax.enable_x64(True):  # on any x: whether the method serves this law
         try:
-            prepare(law, jnp.arange(1.0, 33.0), method=method)
+            prepare(law, _some_x(law), method=method)
+            by_point = len(law.covariates) == 1 or _reads_points(law)
         except ValueError:
             raise
         except Exception as error:  # a law of the user's own may fail in any way
@@ -205,7 +252,24 @@ def check_request(
             raise ValueError(
                 f"fit: the law {law.name} cannot be evaluated at x = 1 to 32 ({reason:.300}); correct its functions"
             ) from error
+    if not by_point:
+        history = f"{law.name} reads a history of {' and '.join(law.covariates)}, not a value of each at every point"
+        raise ValueError(f"fit: {history}; fit it from Python, with x= a mapping of these")
     _check_limits(law, coef_limits or {})
+
+
+def _some_x(law: Law) -> Any:
+    """Positive covariates of 32 points that do not move together."""
+    x = jnp.arange(1.0, 33.0)
+    return x if len(law.covariates) == 1 else {name: jnp.roll(x, 7 * k) for k, name in enumerate(law.covariates)}
+
+
+def _reads_points(law: Law) -> bool:
+    """Whether a law of several covariates has at each point a value that follows from the covariates there alone."""
+    x = _some_x(law)
+    shape, coef = jnp.exp(jnp.log(law.bounds(x)).mean(axis=1)), jnp.ones(len(law.coefs))
+    turned = law.evaluate(shape, coef, {name: values[::-1] for name, values in x.items()})
+    return bool(jnp.allclose(turned[::-1], law.evaluate(shape, coef, x)))
 
 
 def _check_limits(law: Law, limits: Limits) -> None:
@@ -213,20 +277,21 @@ def _check_limits(law: Law, limits: Limits) -> None:
     checked = bounds.check_limits(law, limits)
     fixed = {name: (end, end) for name, ends in checked.items() for end in ends if end and math.isfinite(end)}
     if fixed:
-        x = np.arange(1.0, 33.0)
-        fit(law, 1 / x, x=x, coef_limits=fixed)
+        fit(law, 1 / np.arange(1.0, 33.0), x=_some_x(law), coef_limits=fixed)
 
 
-def _check_files(law: Law, source: Source, out: Path, x: Path | str | None) -> None:
+def check_files(law: Law, source: Source, out: Path, x: Path | str | Mapping[str, str] | None) -> None:
     """Refuse a covariate that would be made up, and files that would be overwritten by the results."""
-    (covariate,) = law.covariates
+    covariate = law.covariates[0]  # of a .npy the only one
     if isinstance(source, Matrix) and source.x is None and covariate not in ("position", "x"):
         raise ValueError(
             f"fit: {law.name} is a law over {covariate}, which {source.path.name} does not hold: its points are "
             f"positions 1 to {source.shape[1]}; give x= (--x), a .npy of {covariate} at each point"
         )
     check_outputs(
-        [source.path, Path(x) if x is not None and isinstance(source, Matrix) else None], [out, errors_file(out)], "fit"
+        [source.path, Path(x) if isinstance(x, Path | str) and isinstance(source, Matrix) else None],
+        [out, errors_file(out)],
+        "fit",
     )
     check_replaced(out)
 

@@ -21,7 +21,7 @@ import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
-from tsl_jax.curve_tables.columns import Columns, check, decode
+from tsl_jax.curve_tables.columns import ONE_CURVE, Columns, check, decode
 from tsl_jax.curve_tables.curve_blocks import Chunk
 from tsl_jax.curve_tables.shards import SHARD_BYTES, Shard, file_identity, size_in_words
 
@@ -58,6 +58,8 @@ class LongParquet:
     start: int = 0
 
     def shards(self, shard_bytes: int = SHARD_BYTES) -> list[Shard]:
+        if self.columns.curve is None:  # one curve, which belongs to one shard
+            return [Shard(0, 0, self.end)]
         with pyarrow.parquet.ParquetFile(self.path) as file:
             sizes = [file.metadata.row_group(k).total_byte_size for k in range(self.end)]
         bins = np.cumsum([0, *sizes])[:-1] // shard_bytes
@@ -90,9 +92,11 @@ class LongParquet:
                 yield check(columns, {}, self.columns)
 
     def name_before(self, place: int) -> pa.Scalar:
+        name = self.columns.curve
+        if name is None:
+            return pa.scalar(ONE_CURVE)
         with pyarrow.parquet.ParquetFile(self.path) as file:
             for k in range(place - 1, -1, -1):
-                name = self.columns.curve
                 column = file.read_row_group(k, columns=[name])[name].combine_chunks()
                 names = decode(column, names=True).drop_null()
                 if len(names):
@@ -111,7 +115,8 @@ class LongCsv:
     end: int
 
     def shards(self, shard_bytes: int = SHARD_BYTES) -> list[Shard]:
-        edges = [*range(self.start, self.end, shard_bytes), self.end]
+        one = self.columns.curve is None  # curve, which belongs to one shard
+        edges = [self.start, self.end] if one else [*range(self.start, self.end, shard_bytes), self.end]
         return [Shard(k, *ends) for k, ends in enumerate(pairwise(edges))]
 
     def describe(self) -> str:
@@ -125,11 +130,13 @@ class LongCsv:
             yield self._parse(text)
 
     def name_before(self, place: int) -> pa.Scalar:
-        back = BACK_BYTES
+        if self.columns.curve is None:
+            return pa.scalar(ONE_CURVE)
+        back, column = BACK_BYTES, self.header.index(self.columns.curve)
         while True:
             first = max(self.start, place - back)
             for text in reversed(list(self._lines(first, place, back))):
-                names = [cells[self.header.index(self.columns.curve)] for cells in self._cells(text) if len(cells) > 1]
+                names = [cells[column] for cells in self._cells(text) if len(cells) > 1]
                 for name in reversed(names):
                     if name:
                         return pa.scalar(name)
@@ -167,7 +174,7 @@ class LongCsv:
         except (pa.ArrowInvalid, pa.ArrowKeyError):  # something malformed: line by line, to learn where
             return self._parse_by_line(text)
         columns = {role: table.column(place).combine_chunks() for role, place in at.items()}
-        return check(columns | {"curve": decode(columns["curve"])}, {}, self.columns)
+        return check(columns | {role: decode(columns[role]) for role in columns if role == "curve"}, {}, self.columns)
 
     def _parse_by_line(self, text: bytes) -> Chunk:
         places = {role: self.header.index(name) for role, name in self.columns.by_role().items()}

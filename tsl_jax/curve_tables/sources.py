@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,22 @@ SHARD_CURVES = 1 << 17  # of a matrix with short curves: their results take more
 
 
 def open_source(
-    path: Path, x: Path | str | None = None, curve: str | None = None, y: str | None = None, weight: str | None = None
+    path: Path,
+    x: Path | str | Mapping[str, str] | None = None,
+    curve: str | None = None,
+    y: str | None = None,
+    weight: str | None = None,
+    covariates: tuple[str, ...] = ("x",),
 ) -> Source:
     """The source in a file, by its suffix.
 
     Args:
         x: for a `.npy` of curves a `.npy` with the covariate at each position, default 1 to n; for a table the name
-            of the column with the covariate, default x.
-        curve, y, weight: names of a table's columns, default curve, y, and weight where it is there.
+            of the column with the covariate, default x. For several covariates a mapping of these to columns, default
+            those of their names.
+        curve, y, weight: names of a table's columns, default curve, y, and weight where it is there. Without a column
+            for the curve all rows are one, where there are several covariates.
+        covariates: what the law reads.
 
     Raises:
         FileNotFoundError: no such file. ValueError: a file that holds no curves, with what is wrong and how to fix it.
@@ -44,8 +52,19 @@ def open_source(
         if curve or y or weight:
             named = "--curve, --y and --weight name columns of a .csv or .parquet"
             raise ValueError(f"fit: {named}; {path.name} has none, leave them out")
+        if len(covariates) > 1 or isinstance(x, Mapping):
+            table = "give a .csv or .parquet with a column for each of them"
+            raise ValueError(f"fit: a law of {', '.join(covariates)} needs a table, found {path.name}; {table}")
         return _open_matrix(path, None if x is None else Path(x))
-    columns = Columns(curve or "curve", "x" if x is None else str(x), y or "y", weight)
+    if len(covariates) > 1:
+        given = x if isinstance(x, Mapping) else {}
+        if (x is not None and not isinstance(x, Mapping)) or not set(given) <= set(covariates):
+            wanted = f"x must map some of {', '.join(covariates)}, which the law reads, to columns"
+            raise ValueError(f"fit: {wanted}, found {x!r}")
+        names = tuple(given.get(name, name) for name in covariates)
+        columns = Columns(curve, names, y or "y", weight, covariates)
+    else:
+        columns = Columns(curve or "curve", ("x" if x is None else str(x),), y or "y", weight)
     if path.suffix == ".csv":
         return open_csv(path, columns)
     if path.suffix == ".parquet":

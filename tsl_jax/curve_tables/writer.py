@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
@@ -32,6 +32,8 @@ HASHES = 1 << 23  # names compared at once: 64 MB
 ERROR_COLUMNS = ("file", "row", "curve", "problem")
 COMES_BACK = "the curve comes back after others; its rows must stand together: sort the file by curve"
 
+Spread = Callable[[pa.Table], pa.Table]  # rows of a curve each, as the rows that are written
+
 
 @dataclass
 class Tally:
@@ -51,7 +53,10 @@ class Tally:
 class TableBuilder:
     """A table in the making, in the folder of its shards."""
 
-    def __init__(self, store: ShardStore, out: Path, source: Path, metadata: dict[str, str]) -> None:
+    def __init__(
+        self, store: ShardStore, out: Path, source: Path, metadata: dict[str, str], spread: Spread | None = None
+    ) -> None:
+        self._spread = spread
         self.tally = Tally()
         self.errors = errors_file(out)
         self._store, self._out, self._source, self._metadata = store, out, source, metadata
@@ -114,7 +119,8 @@ class TableBuilder:
         tally.curves += len(table)
         codes = np.bincount(table["status"].to_numpy(), minlength=len(Status))
         tally.status.update({Status(code).short: int(n) for code, n in enumerate(codes) if n})
-        self._held.append(table.drop_columns([ROW_COLUMN]) if ROW_COLUMN in table.column_names else table)
+        table = table.drop_columns([ROW_COLUMN]) if ROW_COLUMN in table.column_names else table
+        self._held.append(table if self._spread is None else self._spread(table))
         if sum(map(len, self._held)) >= GROUP_ROWS:
             self._flush()
 

@@ -24,6 +24,8 @@ from tsl_jax.fitting.result import Fit
 from tsl_jax.laws import BY_NAME, Law
 
 BLOCKS = 12
+FEW = 5  # curves below which no sign test can say anything
+SURE = 0.01  # p of a sign test below which one law is said to predict better than another
 
 
 @dataclass(frozen=True)
@@ -44,52 +46,51 @@ class LawComparison:
     @property
     def best(self) -> str:
         """The law with the least median held-out error; where that is unknown, the one with the largest weight."""
-        error = self.held_out.median([dim for dim in self.held_out.dims if dim != "law"])
-        if bool(error.isnull().all()):
-            return str(self.to_dataframe()["weight"].idxmax())
-        return str(error.law.values[int(np.argmin(error.fillna(np.inf).values))])
+        table = self.to_dataframe()
+        unknown = bool(table["held_out"].isna().to_numpy().all())
+        return str(table["weight"].idxmax() if unknown else table.index[0])
+
+    def per_curve(self) -> pd.DataFrame:
+        """A row a curve and law, the laws of one curve together: the numbers that `summarise` takes the medians of.
+
+        Columns: curve, counted from 0; law; parameters, how many; usable; sse; relative_error, the root mean squared
+        residual over the mean size of the data; aic and bic, NaN where not usable; weight; held_out.
+        """
+        laws = list(self.fits)
+        shape = (len(laws), -1)
+        of_law = {
+            "usable": [fit.usable.values for fit in self.fits.values()],
+            "sse": [fit.sse.values for fit in self.fits.values()],
+            "relative_error": [_relative_error(fit) for fit in self.fits.values()],
+            "aic": _of_usable(self.fits, "aic").values,
+            "bic": _of_usable(self.fits, "bic").values,
+            "weight": self.weight.transpose("law", ...).values,
+            "held_out": self.held_out.transpose("law", ...).values,
+        }
+        columns = {name: np.asarray(values).reshape(shape).T.ravel() for name, values in of_law.items()}
+        curves = len(columns["sse"]) // len(laws)
+        parameters = [len(fit.law.raw_params) for fit in self.fits.values()]
+        keys = {
+            "curve": np.repeat(np.arange(curves), len(laws)),
+            "law": np.tile(laws, curves),
+            "parameters": np.tile(parameters, curves),
+        }
+        return pd.DataFrame(keys | columns)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """A row a law, by name, the best first. Numbers of curves are medians.
-
-        Columns: parameters, how many; usable, the share of curves; sse; aic and bic less those of the law with the
-        least on each curve; weight, the mean Akaike weight; held_out; wins, the share of curves that it predicts best.
-        """
-        outer = [dim for dim in self.held_out.dims if dim != "law"]
-        names = list(self.fits)
-        aic, bic = (_of_usable(self.fits, name) for name in ("aic", "bic"))
-        errors = self.held_out.fillna(np.inf)
-        wins = (errors == errors.min("law")) & np.isfinite(errors)
-        columns = {
-            "parameters": [len(f.law.raw_params) for f in self.fits.values()],
-            "usable": [float(f.usable.mean()) for f in self.fits.values()],
-            "sse": [float(f.sse.median()) for f in self.fits.values()],
-            "aic": (aic - aic.min("law")).median(outer).values,
-            "bic": (bic - bic.min("law")).median(outer).values,
-            "weight": self.weight.mean(outer).values,
-            "held_out": self.held_out.median(outer).values,
-            "wins": wins.mean(outer).values,
-        }
-        table = pd.DataFrame(columns, index=pd.Index(names, name="law"))
-        return table.sort_values(["held_out", "aic"], na_position="last")
+        """A row a law, by name, the best first: `summarise` of the curves."""
+        return summarise(self.per_curve())
 
     def report(self) -> str:
         """The table as text, and what it says."""
         first = next(iter(self.fits.values()))
         curves = f"{first.status.size} curve{'s' * (first.status.size > 1)}"
-        numbers = {"usable": "{:.2f}", "sse": "{:.4g}", "aic": "{:.1f}", "bic": "{:.1f}", "weight": "{:.2f}"}
-        numbers |= {"held_out": "{:.4g}", "wins": "{:.2f}"}
-        table = self.to_dataframe().to_string(formatters={name: form.format for name, form in numbers.items()})
-        close = "" if len(self.fits) < 2 else f"\n{self._verdict()}"
+        table = in_words(self.to_dataframe())
+        close = "" if len(self.fits) < 2 else f"\n{verdict(self.per_curve())}"
         return f"{curves} over {first.range_in_words()}; aic and bic less the least\n{table}{close}"
 
-    def _verdict(self) -> str:
-        """Which law predicts best, and by how much."""
-        errors = self.to_dataframe()["held_out"].dropna()
-        if len(errors) < 2:
-            return "held-out errors are known of fewer than two laws"
-        best, second = errors.index[:2]
-        return f"{best} predicts best; {second} errs by {errors[second] / errors[best] - 1:.1%} more"
+    def __repr__(self) -> str:
+        return self.report()
 
     def _repr_html_(self) -> str:
         lines = self.report().splitlines()
@@ -100,6 +101,63 @@ class LawComparison:
         """A matplotlib figure: the laws through one curve, their residuals, and their held-out errors."""
         # drawn by the layer above, which this one must not know when it is imported
         return import_module("tsl_jax.reporting.plots").law_comparison(self)
+
+
+def summarise(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row a law, by name, the best first, from rows as `LawComparison.per_curve` has them. Numbers are medians.
+
+    Columns: parameters, how many; usable, the share of curves; sse; relative_error; aic and bic less those of the law
+    with the least on each curve; weight, the mean Akaike weight; held_out; wins, the share of curves that it predicts
+    best.
+    """
+    by_curve = rows.groupby("curve", sort=False)
+    errors = rows["held_out"].fillna(np.inf)
+    least = errors.groupby(rows["curve"], sort=False).transform("min")
+    rows = rows.assign(
+        aic=rows["aic"] - by_curve["aic"].transform("min"),
+        bic=rows["bic"] - by_curve["bic"].transform("min"),
+        usable=rows["usable"].astype(float),
+        wins=((errors == least) & np.isfinite(errors)).astype(float),
+    )
+    of_law = rows.groupby("law", sort=False)
+    names = ("parameters", "usable", "sse", "relative_error", "aic", "bic", "weight", "held_out", "wins")
+    mean = ("usable", "weight", "wins")
+    table = pd.DataFrame({name: of_law[name].mean() if name in mean else of_law[name].median() for name in names})
+    table["parameters"] = table["parameters"].astype(int)
+    return table.sort_values(["held_out", "aic"], na_position="last")
+
+
+def in_words(table: pd.DataFrame) -> str:
+    """The table of `summarise` as text."""
+    numbers = {"usable": "{:.2f}", "sse": "{:.4g}", "relative_error": "{:.2e}", "aic": "{:.1f}", "bic": "{:.1f}"}
+    numbers |= {"weight": "{:.2f}", "held_out": "{:.4g}", "wins": "{:.2f}"}
+    return table.to_string(formatters={name: form.format for name, form in numbers.items()})
+
+
+def verdict(rows: pd.DataFrame) -> str:
+    """Which law predicts best, by how much, and how sure that is: a sign test over the curves.
+
+    The test takes the curves for independent, which checkpoints of one run are not.
+    """
+    from scipy.stats import binom  # late: a second to import
+
+    errors = summarise(rows)["held_out"].dropna()
+    if len(errors) < 2:
+        return "held-out errors are known of fewer than two laws"
+    best, second = (str(name) for name in errors.index[:2])
+    pairs = rows.pivot(index="curve", columns="law", values="held_out")[[best, second]].dropna()
+    of_best, of_second = (np.asarray(pairs[name]) for name in (best, second))
+    better, worse = int(np.sum(of_best < of_second)), int(np.sum(of_best > of_second))
+    sentence = f"{best} predicts best; {second} errs by {errors[second] / errors[best] - 1:.1%} more"
+    if better + worse < FEW:
+        return f"{sentence}; too few curves to say how sure that is"
+    # two-sided, under equal chances: P(at most the fewer of the two), twice
+    p = min(1.0, 2 * float(binom.cdf(min(better, worse), better + worse, 0.5)))
+    sure = better > worse and p < SURE
+    advice = (
+        f"take {best}" if sure else "the curves do not tell these two apart: take the one whose parameters you need"
+    )
+    return f"{sentence}, and on {better:,} of {better + worse:,} curves (sign test p = {p:.2g}); {advice}"
 
 
 def compare_laws(
@@ -140,6 +198,15 @@ def _of_usable(fits: Mapping[str, Fit], name: str) -> xr.DataArray:
     return xr.concat(values, along, coords="minimal")
 
 
+def _relative_error(fit: Fit) -> np.ndarray:
+    """Root mean squared residual over the mean size of the data (...), both weighted; NaN where nothing was fitted."""
+    weights = xr.ones_like(fit.y) if fit.weights is None else fit.weights
+    point = str(fit.y.dims[-1])
+    size = (weights * np.abs(fit.y.where(weights > 0, 0.0))).sum(point)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.sqrt(fit.sse * weights.sum(point)) / size)
+
+
 def _laws(laws: Sequence[Any] | None, over: Any, x: Any) -> dict[str, Law]:
     """The laws by name."""
     if laws is None:
@@ -163,17 +230,24 @@ def _laws(laws: Sequence[Any] | None, over: Any, x: Any) -> dict[str, Law]:
 
 
 def _held_out(whole: Fit, blocks: int) -> xr.DataArray:
-    """Root mean squared error of prediction (...) at the points of blocks that were left out in turn."""
+    """Root mean squared error of prediction (...) at the points of blocks that were left out in turn.
+
+    The first and the last point of a curve stay in, wherever its neighbours begin and end: nothing is extrapolated.
+    """
     points = whole.y.shape[-1]
     y = whole.y.values.reshape(-1, points)
-    weights = np.ones_like(y) if whole.weights is None else np.broadcast_to(_rows(whole.weights, points), y.shape)
+    shared = np.ones((1, points)) if whole.weights is None else whole.weights.values.reshape(-1, points).astype(float)
+    weights = np.broadcast_to(shared, y.shape)
+    ends = _ends(whole.x, shared)
     square, count = np.zeros(len(y)), np.zeros(len(y))
     short = np.zeros(len(y), bool)
     for block in _blocks(whole.x, points, blocks):
-        kept = np.where(block, 0.0, weights)
-        of_rest = whole.refit(y=y, weights=kept)
+        left_out = block & ~ends
+        kept = np.where(left_out, 0.0, shared)
+        # Weights a curve, also where all are the same: tables for each set of shared ones would take seconds.
+        of_rest = whole.refit(y=y, weights=np.broadcast_to(kept, y.shape))
         short |= (kept > 0).sum(axis=1) <= len(whole.law.raw_params)
-        used = block & (weights > 0)
+        used = left_out & (weights > 0)
         square += np.where(used, (y - of_rest.predict().values) ** 2, 0.0).sum(axis=1)
         count += used.sum(axis=1)
     with np.errstate(invalid="ignore"):
@@ -181,8 +255,17 @@ def _held_out(whole: Fit, blocks: int) -> xr.DataArray:
     return whole.status.copy(data=np.where(short, np.nan, error).reshape(whole.status.shape))
 
 
-def _rows(weights: xr.DataArray, points: int) -> np.ndarray:
-    return np.asarray(weights.values, float).reshape(-1, points)
+def _ends(x: Any, weights: np.ndarray) -> np.ndarray:
+    """The first and the last point of positive weight (curve, point); none, where x is of several covariates."""
+    ends = np.zeros(weights.shape, bool)
+    if isinstance(x, Mapping):
+        return ends
+    order = np.argsort(x, kind="stable")
+    seen = weights[:, order] > 0
+    rows = np.arange(len(weights))
+    ends[rows, order[seen.argmax(axis=1)]] = True
+    ends[rows, order[seen.shape[1] - 1 - seen[:, ::-1].argmax(axis=1)]] = True
+    return ends
 
 
 def _blocks(x: Any, points: int, blocks: int) -> list[np.ndarray]:

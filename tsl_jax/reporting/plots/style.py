@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from io import BytesIO
 from pathlib import Path
 from typing import Any, ParamSpec
 
@@ -66,6 +67,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 DPI = 200  # of the PNG
+SHOWN_DPI = 110  # in a notebook
 # No dates, and no version of the program that wrote it, so that equal figures are equal bytes.
 METADATA: dict[str, dict[str, Any]] = {
     "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
@@ -91,9 +93,18 @@ def styled(draw: Callable[Options, Figure]) -> Callable[Options, Figure]:
     return wrapper
 
 
+class Sheet(Figure):
+    """A figure that a notebook shows: matplotlib's own do only where pyplot, which is never loaded here, is."""
+
+    def _repr_png_(self) -> bytes:
+        stream = BytesIO()
+        self.savefig(stream, format="png", dpi=SHOWN_DPI, metadata=METADATA["png"])
+        return stream.getvalue()
+
+
 def sheet(width: float, height: float, rows: int = 1, columns: int = 1, **share: Any) -> tuple[Figure, np.ndarray]:
     """An empty figure, inches, and its panels (rows, columns)."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Sheet(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **share)
 
 
