@@ -142,7 +142,7 @@ def predictions(observed: xr.DataArray, panels: Mapping[str, tuple[float, Mappin
             panels have the same labels; None for a forecast that is not there.
     """
     rows = -(-len(panels) // 2)
-    figure, grid = sheet(1.5 * SINGLE, 0.5 * SINGLE * rows + 0.25, rows, 2, sharex=True)
+    figure, grid = sheet(DOUBLE, 0.55 * SINGLE * rows, rows, 2, sharex=True)
     labels: list[str] = []
     for panel, (title, (cutoff, forecasts)) in zip(grid.flat, panels.items(), strict=False):
         _prediction_panel(panel, observed, forecasts, cutoff)
