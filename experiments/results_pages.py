@@ -71,7 +71,7 @@ table.claims { table-layout: fixed; }
 .claims th:first-child { width: 6.2rem; }
 table.prose :is(th, td):first-child { padding-right: 0.9rem; }
 table.numbers td:has(.text), table.numbers th:has(.text) { text-align: left; }
-table.numbers thead th { white-space: normal; max-width: 9rem; min-width: 4.5rem; }
+table.numbers thead th { white-space: normal; max-width: 9rem; min-width: 3.5rem; }
 .claim { margin: 1.4rem 0; }
 .claim p { margin: 0 0 0.35rem; }
 nav ol { margin: 0; padding-left: 1.4rem; }
