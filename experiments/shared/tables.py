@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.shared.labels import column, value
+from tsl_jax.fitting import Status
 
 MISSING = "–"
 DIGITS = 4
@@ -29,7 +30,9 @@ def cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     columns = []
     for name in shown:
         group = table[[name, *ends[name]]] if name in ranged else table[[name]]
-        if all(
+        if name == "status" and pd.api.types.is_integer_dtype(table[name]):
+            columns.append([Status(code).short.replace("_", " ") for code in table[name]])
+        elif all(
             pd.api.types.is_numeric_dtype(part) and not pd.api.types.is_bool_dtype(part) for _, part in group.items()
         ):
             columns.append(_numbers(group.to_numpy(float)))
