@@ -30,7 +30,7 @@ CAPTIONS = {
     "lstm": "LSTM minus LLaMA of the same size by position, with pointwise 90 % intervals of the paired clusters (in "
     "Kaplan et al. 2020 it is figure 7).",
     "sizes": "Loss by position at the last checkpoint across sizes (parameters without embeddings): measured (dots, "
-    "means of nearby positions) and the hyperbolic law (lines).",
+    "means of nearby positions) and the hyperbolic law (lines). The runs differ in their numbers of tokens too.",
 }
 
 

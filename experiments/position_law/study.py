@@ -164,7 +164,7 @@ def _figures(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     drawn = figures.curves(surfaces, fits)
     captions = {name: f"{name.removeprefix('curves-')}: {conclusions.CURVES}" for name in drawn}
-    drawn |= {f"sizes-{split}": figures.sizes(surfaces, fits, n_params, split) for split in ("id", "ood")}
+    drawn["sizes-id"] = figures.sizes(surfaces, fits, n_params, "id")
     llama = figures.architectures(surfaces).get("LLaMA")
     if llama:
         drawn |= figures.quality(rows, llama)
