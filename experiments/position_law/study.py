@@ -168,8 +168,8 @@ def _figures(
     llama = figures.architectures(surfaces).get("LLaMA")
     if llama:
         drawn |= figures.quality(rows, llama)
+        drawn["residual-id"] = figures.residuals(surfaces[llama], fits[llama], "id")
         for split in ("id", "ood"):
-            drawn[f"residual-{split}"] = figures.residuals(surfaces[llama], fits[llama], split)
             if len(rows[(rows.split == split) & rows.passes]):
                 drawn[f"i90-{split}"] = figures.context(rows, split)
         position = surfaces[llama].position.values.astype(float)
