@@ -14,8 +14,10 @@ install: $(VENV)/.installed
 demo: $(VENV)/.installed
 	$(VENV)/bin/tsl demo --out runs/demo
 
+# First the tests, with the compiler's fast settings (tests/conftest.py); then those that its usual ones are needed for.
 test: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+	XLA_FLAGS=--xla_backend_optimization_level=0 $(VENV)/bin/python -m pytest -n auto --maxprocesses 4 -m exact_bits
 
 # What is left out of `make test`: runs in several processes, kills, kernels by an interpreter.
 test-slow: $(VENV)/.installed-dev

@@ -2,13 +2,15 @@
 
     python -m experiments.results_pages       writes results/index.html and results/paper_and_ours.html
 
-Figures are the PNG files beside the findings of each study, named relative to results/.
+`tsl reproduce NAME` does so too. Figures are the PNG files beside the findings of each study, named relative to
+results/; those of MAIN come first.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import struct
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +22,9 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.shared.tables import cells
+from experiments.shared.findings import count_verdicts
+from experiments.shared.tables import cells, is_number
+from tsl_jax.atomic_write import write_atomically
 from tsl_jax.reporting.markup import Html, folded, paragraph, section, table
 
 RESULTS = Path(__file__).parent / "results"
@@ -33,7 +37,17 @@ ORDER = (
     "mid_run_changes",
     "selection_cost",
 )
+# What comes first: (study, figure). The first two are in the paper's form; its numbers of figures were not at hand.
+MAIN = (
+    ("temporal_prediction", "predictions"),
+    ("position_law", "sizes-id"),
+    ("temporal_fit", "parameters"),
+    ("learning_dynamics", "rates_id"),
+    ("position_weighting", "overall"),
+)
 ROWS = 40  # of a table that is shown whole
+PIXELS = 0.6  # of the page for one of a figure, which has 200 in an inch
+FIGURES = 2  # of a study that are shown unfolded
 PAGE = Template(
     """<!doctype html>
 <html lang="en">
@@ -47,9 +61,36 @@ PAGE = Template(
 $style
 figure.print { margin: 1.2rem 0; }
 figure.print img { max-width: 100%; height: auto; background: #fff; padding: 8px; border-radius: 6px; }
+figure.print a { display: block; }
 .verdict { font-weight: 600; white-space: nowrap; }
+.verdict.differs { color: var(--red); }
+.verdict.agrees { color: var(--green); }
 table.prose td, table.prose th { white-space: normal; text-align: left; vertical-align: top; padding-right: 0.9rem; }
-table.prose { font-size: 0.9rem; }
+table.prose { font-size: 0.9rem; width: 100%; }
+table.claims { table-layout: fixed; }
+.claims th:first-child { width: 6.2rem; }
+table.prose :is(th, td):first-child { padding-right: 0.9rem; }
+table.numbers td:has(.text), table.numbers th:has(.text) { text-align: left; }
+table.numbers thead th { white-space: normal; max-width: 9rem; min-width: 3.5rem; }
+.claim { margin: 1.4rem 0; }
+.claim p { margin: 0 0 0.35rem; }
+nav ol { margin: 0; padding-left: 1.4rem; }
+nav li { margin: 0 0 0.35rem; }
+nav .note { display: block; }
+a { color: var(--blue); }
+.label { display: none; color: var(--muted); }
+@media (max-width: 34rem) {
+  table.prose { font-size: 0.8rem; min-width: 0; }
+  table.prose :is(th, td) { padding-left: 0; overflow-wrap: anywhere; hyphens: auto; }
+  table.beside { display: block; }
+  table.beside :is(tbody, tr, td, th) { display: block; border: 0; padding: 0; }
+  table.beside thead { display: none; }
+  table.beside tr { border-bottom: 1px solid var(--grid); padding: 0.6rem 0; }
+  table.beside tbody th { font-weight: 600; }
+  .label { display: inline; }
+  .claims th:first-child { width: 5.4rem; }
+}
+}
 </style>
 </head>
 <body>
@@ -117,20 +158,20 @@ def write(results: Path) -> list[Path]:
     finished = studies(results)
     if not finished:
         raise ValueError(f"results: no {results.parent}/NAME/results/SCALE/findings.json; run tsl reproduce NAME first")
+    results.mkdir(parents=True, exist_ok=True)
     pages = {"index.html": index(finished, results), "paper_and_ours.html": paper_and_ours(finished)}
     for name, page in pages.items():
-        (results / name).write_text(page)
+        write_atomically(results / name, page)
     return [results / name for name in pages]
 
 
 def index(finished: Sequence[StudyResults], results: Path) -> str:
-    """Every claim with its verdict first, then a section a study."""
+    """Contents, the main figures, every claim with its verdict first, then a section a study."""
     rows = [
         (
-            Html(f'<a href="#{study.name}">{escape(study.findings["study"].replace("_", " "))}</a>'),
-            claim["claim"],
-            claim["ours"],
             _verdict(claim),
+            Html(f'{escape(claim["claim"])} <a href="#{study.name}">numbers</a>'),
+            claim["ours"],
         )
         for study in finished
         for claim in study.findings["claims"]
@@ -142,8 +183,30 @@ def index(finished: Sequence[StudyResults], results: Path) -> str:
             'reconstructed: <a href="paper_and_ours.html">paper and ours</a>.'
         )
     )
-    summary = section("claims", "What came out", table(("study", "claim", "here", "verdict"), rows, kind="prose"))
-    return _page("Loss dynamics, reproduced", head, [summary, *(_section(study, results) for study in finished)])
+    by_name = {study.findings["study"]: study for study in reversed(finished)}  # the smallest scale of each
+    main = [
+        _figure(by_name[name], figure, results)
+        for name, figure in MAIN
+        if name in by_name and figure in by_name[name].findings["figures"]
+    ]
+    sections = [section("figures", "Main figures", *main)] if main else []
+    sections += [section("claims", "What came out", table(("verdict", "claim", "here"), rows, kind="prose claims"))]
+    sections += [_section(study, results) for study in finished]
+    return _page("Loss dynamics, reproduced", head + _contents(finished, bool(main)), sections)
+
+
+def _contents(finished: Sequence[StudyResults], figures: bool) -> str:
+    """Links to everything on the page; behind each study how many of its claims have which verdict."""
+    links = ['<li><a href="#figures">Main figures</a></li>'] if figures else []
+    total = [claim["verdict"] for study in finished for claim in study.findings["claims"]]
+    links += [
+        f'<li><a href="#claims">What came out</a> <span class="note">all claims: {count_verdicts(total)}</span></li>'
+    ]
+    for study in finished:
+        counted = count_verdicts([claim["verdict"] for claim in study.findings["claims"]])
+        title = escape(study.findings["title"])
+        links.append(f'<li><a href="#{study.name}">{title}</a> <span class="note">{counted}</span></li>')
+    return f'<nav aria-label="Contents"><ol>{"".join(links)}</ol></nav>'
 
 
 def paper_and_ours(finished: Sequence[StudyResults]) -> str:
@@ -153,46 +216,86 @@ def paper_and_ours(finished: Sequence[StudyResults]) -> str:
         "its words, and no identity of numbers with it is claimed."
     )
     claims = [
-        (claim["claim"], claim["paper"], claim["ours"], _verdict(claim), claim["why"] or "")
+        (_verdict(claim), claim["claim"], claim["paper"], claim["ours"], claim["why"] or "–")
         for study in finished
         for claim in study.findings["claims"]
     ]
-    columns = ("claim", "paper", "here", "verdict", "why it may differ")
+    columns = ("verdict", "claim", "paper", "here", "why it may differ")
     body = [
-        section("setup", "The set-up", table(("", "paper", "here", ""), SETUP, kind="prose")),
-        section("claims", "Claims", table(columns, claims, kind="prose")),
+        section("setup", "The set-up", _beside(("item", "paper", "here", "what it is"), SETUP)),
+        section("claims", "Claims", _beside(columns, claims)),
     ]
     return _page("Paper and ours", head, body)
 
 
+def _beside(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table of sentences, which on a phone is a block a row with the names of its columns."""
+    named = [
+        [first, *(_labelled(name, cell) for name, cell in zip(columns[1:], rest, strict=True))] for first, *rest in rows
+    ]
+    return table(columns, named, kind="prose beside")
+
+
+def _labelled(name: str, cell: Any) -> Html:
+    return Html(f'<span class="label">{escape(name)}: </span>{escape(str(cell))}')
+
+
 def _section(study: StudyResults, results: Path) -> str:
-    """Facts, the main table, notes, figures, and the other tables folded."""
+    """Question, facts, figures, claims with their numbers, the main table, notes, and the other tables folded."""
     findings, made = study.findings, study.findings["made"]
     facts = (
         f"{findings['command']} · {made['date']} · {made['machine']}, {made['cores']} cores, Python {made['python']} · "
         f"plan of {findings['decided']} · commit {(made['git_commit'] or 'unknown')[:12]}"
     )
-    notes = "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in findings["notes"]) + "</ul>"
-    figures = []
-    for name, caption in findings["figures"].items():
-        source = Path(os.path.relpath(study.folder / f"{name}.png", results)).as_posix()
-        words = f"{name.replace('_', ' ')}: {caption}"
-        image = f'<img src="{escape(source)}" alt="{escape(words)}" loading="lazy">'
-        figures.append(f'<figure class="print">{image}<figcaption>{escape(words)}</figcaption></figure>')
+    figures = [_figure(study, name, results) for name in findings["figures"]]
+    more = f"{len(figures) - FIGURES} more figures"
+    parts = [paragraph(facts, "note"), *figures[:FIGURES]]
+    parts += [folded(more, "".join(figures[FIGURES:]))] if len(figures) > FIGURES else []
+    parts += ["<h3>Claims</h3>", *(_claim(claim) for claim in findings["claims"])]
     main, *rest = findings["tables"]
-    more = [folded(f"table: {name.replace('_', ' ')}", _table(study, name)) for name in rest]
-    return section(study.name, findings["title"], paragraph(facts, "note"), _table(study, main), notes, *figures, *more)
+    parts += ["<h3>Results</h3>", _table(study, main), *(paragraph(note) for note in findings["notes"])]
+    parts += [folded(f"table: {name.replace('_', ' ')}", _table(study, name)) for name in rest]
+    return section(study.name, findings["title"], *parts)
+
+
+def _claim(claim: dict[str, Any]) -> str:
+    """A claim with its verdict, the paper's finding and ours, and the numbers that the verdict is of."""
+    words = f"Paper: {claim['paper']}. Here: {claim['ours']}. {claim['why']}"
+    numbers = _numbers(pd.DataFrame(claim["numbers"])) if claim.get("numbers") else ""
+    title = paragraph(Html(f"{_verdict(claim).text} · {escape(claim['claim'])}"))
+    return f'<div class="claim">{title}{paragraph(words.strip(), "note")}{numbers}</div>'
+
+
+def _figure(study: StudyResults, name: str, results: Path) -> str:
+    source = escape(Path(os.path.relpath(study.folder / f"{name}.png", results)).as_posix())
+    caption = escape(study.findings["figures"][name])
+    width, height = struct.unpack(">II", (study.folder / f"{name}.png").read_bytes()[16:24])  # of the PNG's header
+    size = f'width="{width * PIXELS:.0f}" height="{height * PIXELS:.0f}"'
+    image = f'<a href="{source}"><img src="{source}" alt="{caption}" {size} loading="lazy"></a>'
+    return f'<figure class="print">{image}<figcaption>{caption}</figcaption></figure>'
 
 
 def _table(study: StudyResults, name: str) -> str:
     rows = pd.read_csv(study.folder / f"{name}.csv")
-    head, text = cells(rows.head(ROWS))
     left = f" The first {ROWS} of {len(rows)} rows; all in {name}.csv." if len(rows) > ROWS else ""
-    return table(head, text, name.replace("_", " ").capitalize() + "." + left)
+    return _numbers(rows.head(ROWS), name.replace("_", " ").capitalize() + "." + left)
+
+
+def _numbers(rows: pd.DataFrame, caption: str = "") -> str:
+    """A table of numbers, aligned on the right; words on the left."""
+    head, body = cells(rows)
+    words = [not all(is_number(row[k]) for row in body) for k in range(len(head))]
+
+    def aligned(row: Sequence[str]) -> list[Any]:
+        return [Html(f'<span class="text">{escape(cell)}</span>') if left else cell
+                for cell, left in zip(row, words, strict=True)]  # fmt: skip
+
+    return table(aligned(head), [aligned(row) for row in body], caption, kind="numbers")
 
 
 def _verdict(claim: dict[str, Any]) -> Html:
-    return Html(f'<span class="verdict">{escape(claim["verdict"])}</span>')
+    verdict = claim["verdict"]
+    return Html(f'<span class="verdict {verdict.split()[0]}">{escape(verdict)}</span>')
 
 
 def _page(title: str, head: str, body: Sequence[str]) -> str:

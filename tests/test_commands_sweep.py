@@ -128,6 +128,8 @@ def test_reproduce_becomes_the_experiment(monkeypatch):
     options = ["--scale", "gpu", "--side-by-side", "1", "--minutes", "0.0", "--cost"]
     assert arguments == ["-P", "-m", "experiments.learning_dynamics.study", *options]
     assert defaults[3:] == ["--scale", "cpu", "--side-by-side", "1"]
+    assert tsl_command("reproduce", "learning_dynamics", "--text") == 0
+    assert became[-1][0][-1] == "--text"
     assert environment["PYTHONPATH"].split(os.pathsep)[0] == str(EXPERIMENTS.parent)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
@@ -14,7 +15,7 @@ from experiments import results_pages as pages
 
 RESULTS = Path(__file__).parents[1] / "experiments" / "results"
 
-PHONE, DESKTOP = 360, 1280
+PHONE, WIDER, DESKTOP = 360, 390, 1280
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +38,25 @@ def test_every_claim_note_and_figure_is_on_the_page():
         findings = json.loads(path.read_text())
         for claim in findings["claims"]:
             assert escape(claim["claim"]) in page
+            assert escape(claim["ours"]) in page
             assert escape(claim["paper"]) in beside
+        assert f'<a href="#{findings["study"]}-{findings["scale"]}">{escape(findings["title"])}</a>' in page
         assert all(escape(note) in page for note in findings["notes"])
         for name in findings["figures"]:
             assert f'src="../{(path.parent / name).relative_to(RESULTS.parent).as_posix()}.png"' in page
             assert (path.parent / f"{name}.png").exists()
+
+
+def test_missing_numbers_are_dashes_and_main_figures_come_before_the_claims():
+    page = (RESULTS / "index.html").read_text()
+    assert re.findall(r"\bnan\b", page) == []
+    places = [page.index(f'id="{name}"') for name in ("figures", "claims", "position_law-cpu")]
+    assert page.index("<nav") < places[0] < places[1] < places[2]
+    first = page[places[0] : places[1]]
+    drawn = {study.findings["study"]: study.findings["figures"] for study in pages.studies(RESULTS)}
+    main = [f"../{study}/results/cpu/{name}.png" for study, name in pages.MAIN if name in drawn[study]]
+    assert len(main) >= 3
+    assert [source for source in main if source not in first] == []
 
 
 def test_a_folder_without_findings_is_refused(tmp_path: Path):
@@ -60,3 +75,15 @@ def test_nothing_overflows_and_every_image_is_there(browser: chromium.Browser, n
     assert browser.run("[...document.images].every(one => one.naturalWidth > 0)")
     assert browser.run("document.documentElement.scrollWidth") <= width
     assert all(address.startswith("file://") for address in browser.requests[before:])
+
+
+@pytest.mark.browser
+def test_on_a_phone_the_verdict_of_every_claim_is_seen_without_scrolling(browser: chromium.Browser):
+    browser.open(RESULTS / "index.html", WIDER, scripted=False)
+    verdicts = "[...document.querySelectorAll('#claims .verdict')]"
+    assert browser.run(f"{verdicts}.length") == sum(len(s.findings["claims"]) for s in pages.studies(RESULTS))
+    assert browser.run(
+        f"{verdicts}.every(one => one.closest('tr').firstElementChild.contains(one)"
+        f" && one.getBoundingClientRect().left >= 0 && one.getBoundingClientRect().right <= {WIDER})"
+    )
+    assert browser.run("document.querySelector('#claims .wide').scrollWidth") <= WIDER

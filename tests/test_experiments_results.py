@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from experiments.compare_results import cells
 from experiments.position_law import claims as position_law
 from experiments.selection_cost import study as selection_cost
+from experiments.shared.labels import COLUMNS, PATTERNS, column
 from experiments.shared.tables import cells as rendered
+from experiments.shared.tables import is_number, rounded
 from experiments.temporal_fit import study as temporal_fit
 from experiments.temporal_prediction import study as temporal_prediction
 
@@ -50,6 +54,52 @@ def test_a_number_that_differs_beyond_four_digits_is_found():
     assert "now 1 of" in next(cells(table, table.iloc[:1]))
 
 
-def test_an_interval_is_one_cell_of_four_digits():
-    table = pd.DataFrame({"arm": ["a"], "loss": [1.23456], "loss_low": [1.0], "loss_high": [2.0], "n": [5]})
-    assert rendered(table) == (["arm", "loss", "n"], [["a", "1.235 [1, 2]", "5"]])
+# Made before "-dirty" meant changed code; `tsl reproduce NAME` from a clean commit makes them anew and takes them out.
+BEFORE = {
+    "position_law",
+    "temporal_fit",
+    "temporal_prediction",
+    "position_weighting",
+    "mid_run_changes",
+    "selection_cost",
+}
+
+
+def test_kept_findings_are_of_a_commit_without_changes():
+    for path in EXPERIMENTS.glob("*/results/*/findings.json"):
+        commit = json.loads(path.read_text())["made"]["git_commit"]
+        clean = re.fullmatch("[0-9a-f]{40}", commit) is not None
+        assert clean == (path.parents[2].name not in BEFORE), (path, commit)
+
+
+def test_an_interval_is_one_cell_and_a_column_has_decimals_in_common():
+    table = pd.DataFrame({
+        "arm": ["a", "b", "c"],
+        "loss": [1.23456, -10.5, np.nan], "loss_low": [1.0, np.nan, np.nan], "loss_high": [2.0, np.nan, np.nan],
+        "cutoff": [0.1, 0.25, 0.4], "tokens": [1e6, 2e6, np.nan], "lm_sse_excess": [2.22e-16, 0.0, 0.5],
+        "converged": [True, False, True], "method": ["power", None, "paper"],
+    })  # fmt: skip
+    head, rows = rendered(table)
+    assert head[:3] == ["arm", "loss", "cut-off, share of the tokens"]
+    assert head[-1] == "method"
+    assert rows == [
+        ["a", "1.235 [1.000, 2.000]", "0.10", "1,000,000", "2.22e−16", "yes", "power law with a constant"],
+        ["b", "−10.500", "0.25", "2,000,000", "0", "no", "–"],
+        ["c", "–", "0.40", "–", "0.5", "yes", "the paper's law"],
+    ]
+    assert [is_number(cell) for cell in ("–", "−1.2 [0, 1]", "1,000", "id", "a0")] == [True, True, True, False, False]
+
+
+def test_every_column_of_the_kept_tables_has_words():
+    for path in EXPERIMENTS.glob("*/results/cpu/*.csv"):
+        for name in pd.read_csv(path, nrows=0).columns:
+            assert "_" not in column(name), (path, name)
+            assert name in COLUMNS or any(re.fullmatch(pattern, name) for pattern in PATTERNS), (path, name)
+
+
+def test_numbers_of_a_claim_have_four_digits_and_no_nan():
+    table = pd.DataFrame({"law": ["a", "b"], "r2": [0.123456, np.nan], "seeds": [3, 4], "more": [1, 2]})
+    assert rounded(table, "law", "r2", "seeds") == [
+        {"law": "a", "r2": 0.1235, "seeds": 3},
+        {"law": "b", "r2": None, "seeds": 4},
+    ]

@@ -14,7 +14,7 @@ import xarray as xr
 import yaml
 
 import tsl_jax as tsl
-from experiments.shared import Claim, Findings, Runs, Study
+from experiments.shared import Claim, Findings, Runs, Study, findings
 from experiments.shared import solver_comparison as lm
 from experiments.shared.tables import markdown
 from tsl_jax.sweeps import distribute
@@ -34,7 +34,8 @@ def analyse(runs: Runs) -> Findings:
     table = pd.DataFrame(
         {"run": list(ends), "loss": list(ends.values()), "n": [runs.manifests[k]["n_params"] for k in ends]}
     )
-    claim = Claim("They end", "yes", f"{len(runs.named('a-'))} of 2", "agrees")
+    count = len(runs.named("a-"))
+    claim = Claim("They end", "yes", f"{count} of 2", "agrees", numbers=[{"runs": 2, "ends": count, "missing": None}])
     return Findings({"ends": table}, [claim], ["One | two."], {"drawn": figure}, {"drawn": "What is drawn."})
 
 
@@ -71,8 +72,45 @@ def test_a_study_of_kept_runs_trains_nothing_and_writes_its_results(home, capsys
     assert table.loss[1] == pytest.approx(final_loss, abs=1e-7)
     output = capsys.readouterr().out
     assert "nothing to train: every run is kept" in output
-    assert "* They end: paper yes; here 2 of 2: agrees.\n" in output
+    assert [line for line in output.splitlines() if not line.startswith("warning: code")][-4:] == [
+        "agrees        They end: 2 of 2",
+        "1 agrees",
+        f"tables, figures: {folder.resolve()}",
+        f"page: {home.resolve()}/results/index.html",
+    ]
+    page = (home / "results" / "index.html").read_text()
+    assert "Do they end?" in page
+    assert 'src="../made_up/results/cpu/drawn.png"' in page
+    assert "* They end: paper yes" not in output
     assert not (home / "runs").exists()
+
+
+def test_all_of_the_text_comes_on_demand_before_the_verdicts(home, capsys):
+    STUDY.main(["--text"], home)
+    output = capsys.readouterr().out
+    assert "* They end: paper yes; here 2 of 2: agrees.\n" in output
+    assert "| runs | ends | without forecast |" in output
+    assert "| 2 | 2 | – |" in output
+
+
+def test_the_verdicts_of_many_claims_end_within_twenty_lines_of_a_terminal():
+    claims = [Claim("a claim of many words " * 9, "yes", "no", "out of reach")] * 30
+    lines = Findings({}, claims, []).verdict_lines(80)
+    assert len(lines) + 4 <= 20  # an empty line, a warning, the folder, the page
+    assert max(map(len, lines)) == 80
+    assert lines[0].startswith("out of reach  a claim")
+    assert lines[0].endswith("…")
+    assert lines[-2:] == ["and 16 more claims", "30 out of reach"]
+
+
+@pytest.mark.parametrize(("commit", "warned"), [("c0ffee-dirty", True), ("c0ffee", False), (None, False)])
+def test_results_of_changed_code_come_with_a_warning(home, capsys, monkeypatch, commit, warned):
+    monkeypatch.setattr(
+        findings, "environment", lambda: {"machine": "a", "cores": 1, "device": "b", "git_commit": commit}
+    )
+    STUDY.main([], home)
+    assert ("warning: code or plans were changed" in capsys.readouterr().out) == warned
+    assert json.loads((home / "made_up/results/cpu/findings.json").read_text())["made"]["git_commit"] == commit
 
 
 def test_cost_says_what_is_there_and_does_nothing(home, capsys):
@@ -112,7 +150,7 @@ def test_a_table_with_bars_in_its_cells_stays_a_table():
         r"| \|q\| |",
         "| --- |",
         r"| \|x\| |",
-        "|  |",
+        "| – |",
     ]
 
 

@@ -107,6 +107,7 @@ def test_bad_curves_have_their_status_and_leave_their_neighbours_alone() -> None
     np.testing.assert_array_equal(fit.params.values[6:], good.params.values[6:])
 
 
+@pytest.mark.exact_bits
 def test_the_bits_do_not_depend_on_the_batch() -> None:
     y, weights = curves_of(laws.HYPERBOLIC), KINDS["variances"]
     twice, own = np.concatenate([y[::-1], y]), np.concatenate([weights[::-1], weights])

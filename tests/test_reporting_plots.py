@@ -76,6 +76,13 @@ def drawings(run) -> dict[str, Callable[[], Figure]]:
         "position_curves": lambda: plots.position_curves(run.surface, run.fit, "id"),
         "parameter_paths": lambda: plots.parameter_paths({s: path(run.fit, s) for s in ("id", "ood")}, marks=[2e5]),
         "prediction": lambda: plots.prediction(mean, forecasts, float(tokens[7])),
+        "predictions": lambda: plots.predictions(
+            mean, {f"{k} seen": (float(tokens[k - 1]), forecasts) for k in (7, 8, 9)}
+        ),
+        "position_curves_of_sizes": lambda: plots.position_curves_of_sizes({
+            size: (POSITION, floor + 1 / POSITION, POSITION, floor + 1 / POSITION)
+            for floor, size in ((3, "25k"), (2, "5M"))
+        }),
         "decline_rates": lambda: plots.decline_rates(
             POSITION, {k: with_band(v + 0.5) for k, v in ARMS.items()}, margin=0.02
         ),
@@ -121,7 +128,15 @@ def words(figure: Figure) -> list[Text]:
 
 NAMES = (
     *("position_curves", "parameter_paths", "prediction", "decline_rates", "differences_by_position"),
-    *("differences_overall", "residual_map", "errors_by", "r2_against_expected", "lines_with_bands"),
+    *(
+        "predictions",
+        "position_curves_of_sizes",
+        "differences_overall",
+        "residual_map",
+        "errors_by",
+        "r2_against_expected",
+        "lines_with_bands",
+    ),
 )
 
 

@@ -129,6 +129,7 @@ def losses_of(out: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (out / run_dir.METRICS).read_text().splitlines()]
 
 
+@pytest.mark.exact_bits
 @pytest.mark.usefixtures("few")
 def test_a_spike_stops_a_run_and_its_batch_is_recorded(config: TrainConfig, whole: Path, tmp_path: Path) -> None:
     spike = rf"at step {PLANTED} \(.*\) is a spike, .* standard deviations .* above .* the median of the {FEW} steps"
@@ -146,6 +147,7 @@ def test_a_spike_stops_a_run_and_its_batch_is_recorded(config: TrainConfig, whol
     assert losses_of(tmp_path / "run") == losses_of(whole)
 
 
+@pytest.mark.exact_bits
 @pytest.mark.usefixtures("few")
 def test_a_rollback_comes_to_the_same_bits_however_the_run_is_interrupted(
     config: TrainConfig, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -21,8 +21,9 @@ import tsl_jax as tsl
 from experiments.mid_run_changes import plots
 from experiments.shared import Claim, Findings, Runs, Study, solver_comparison
 from experiments.shared.paired_differences import DIFFERENT, EQUIVALENT, equivalence, holm, verdicts
-from experiments.shared.seeds_and_intervals import interval, of_columns
+from experiments.shared.seeds_and_intervals import interval
 from experiments.shared.surface_measures import error_columns, final_errors
+from experiments.shared.tables import rounded
 
 MARGIN, MARGIN_OF_FORECASTS = 0.01, 0.02  # nats
 LEVEL, ALPHA = 0.9, 0.05
@@ -162,11 +163,10 @@ def analyse(runs: Runs) -> Findings:
     """Losses, the law, forecasts, and the verdicts."""
     arms = arms_of(runs)
     losses, law, forecasts = loss_table(arms), law_table(arms), forecast_table(arms)
-    tables = {"losses": losses, "law": law, "forecasts": forecasts}
-    sentences = [checkpoints(arms), *notes(losses, law), *missed_ends(forecasts)]
+    tables = {"losses": losses, "law": law, "forecasts": forecasts, "places": places(arms)}
     lines = {arm: differences(arms, arm, "id") for arm in changed(arms)}
     drawn = plots.figures(arms, lines, forecasts[forecasts.method == JUDGED], TWIN, MARGIN, LEVEL)
-    return Findings(tables, claims(losses, forecasts), sentences, *drawn)
+    return Findings(tables, claims(losses, forecasts), notes(law), *drawn)
 
 
 def claims(losses: pd.DataFrame, forecasts: pd.DataFrame) -> list[Claim]:
@@ -179,9 +179,10 @@ def claims(losses: pd.DataFrame, forecasts: pd.DataFrame) -> list[Claim]:
         Claim(
             "A rollback that skips the data of a spike leaves the end of the run as it was",
             "not asked",
-            f"{of_columns(end, 'at_end')} nats on id ({end.equivalence})",
+            f"the ends on id are {end.equivalence}",
             rollback,
             "" if rollback == "agrees" else "another order of the data moves the end of so short a run",
+            rounded(end.to_frame().T, "arm", "split", "at_end", "at_end_low", "at_end_high", "pairs"),
         ),
     ]
 
@@ -189,49 +190,32 @@ def claims(losses: pd.DataFrame, forecasts: pd.DataFrame) -> list[Claim]:
 def _of_forecasts(forecasts: pd.DataFrame, cutoff: float, claim: str) -> Claim:
     own = forecasts[(forecasts.split == "id") & (forecasts.method == JUDGED) & (forecasts.cutoff == cutoff)]
     own = own[own.arm != TWIN]
-    ours = "; ".join(f"{row.arm} {of_columns(row, 'beyond_twin')} ({row.as_good})" for _, row in own.iterrows())
+    by_verdict = own.groupby("as_good", sort=False).arm.agg(", ".join)
+    ours = "; ".join(f"{word}: {arms.replace('_', ' ')}" for word, arms in by_verdict.items())
+    numbers = rounded(own, "arm", "beyond_twin", "beyond_twin_low", "beyond_twin_high", "as_good")
     worse, as_good = (own.as_good == "worse").any(), (own.as_good == "as good").all()
     verdict = "differs" if worse else "agrees" if as_good else "undecided"
-    return Claim(claim, "not asked", f"|error| of {JUDGED} beyond the twin's, nats, id: {ours}", verdict)
+    return Claim(claim, "not asked", f"forecasts beside the twin's, id, {ours}", verdict, "", numbers)
 
 
-def checkpoints(arms: Arms) -> str:
-    """Where the checkpoints lie that stand for the shares of the plan."""
+def places(arms: Arms) -> pd.DataFrame:
+    """Which checkpoints stand for the shares of the plan: the nearest for losses, the last before for forecasts."""
     tokens = next(iter(arms[TWIN].values())).tokens
     share = tokens.values / float(tokens[-1])
-    near = ", ".join(f"{place:.0%}: {share[abs(share - place).argmin()]:.1%}" for place in PLACES)
-    last = ", ".join(f"{cutoff:.0%}: {share[share <= cutoff + 1e-9].max():.1%}" for cutoff in CUTOFFS)
-    return f"The checkpoints nearest to the places named lie at ({near}); forecasts see checkpoints up to ({last})."
+    near = [("losses and the law", place, share[abs(share - place).argmin()]) for place in PLACES]
+    last = [("forecasts see", cutoff, share[share <= cutoff + 1e-9].max()) for cutoff in CUTOFFS]
+    return pd.DataFrame([*near, *last], columns=["kind", "named", "nearest"])
 
 
-def missed_ends(forecasts: pd.DataFrame) -> list[str]:
-    """Arms and cut-offs whose 90 % intervals held fewer than four of five ends, id, by method."""
-    sentences = []
-    for method, rows in forecasts[forecasts.split == "id"].groupby("method", sort=False):
-        few = rows[rows.inside_90 < 0.8 * rows.intervals].itertuples()
-        each = ", ".join(f"{row.arm} from {row.cutoff:.0%} {row.inside_90} of {row.intervals}" for row in few)
-        sentences.append(
-            f"90 % intervals of {method} that held fewer than four fifths of the ends, id: {each or 'none'}."
-        )
-    return sentences
-
-
-def notes(losses: pd.DataFrame, law: pd.DataFrame) -> list[str]:
-    """Each arm's loss along the way, and the parameters that move."""
-    names = {**{f"at_{share:g}": f"at {share:.0%}" for share in PLACES[:-1]}, "at_end": "at 100%"}
-    sentences = [
-        f"{row.arm}, {row.split}: "
-        + "; ".join(f"{place} {of_columns(row, name)}" for name, place in names.items())
-        + f" nats; the end is {row.verdict}."
-        for _, row in losses.iterrows()
+def notes(law: pd.DataFrame) -> list[str]:
+    """Which parameters move, and where numbers stand."""
+    moved = law[law.moves != ""].groupby("moves", sort=False).arm.unique()
+    which = "; ".join(f"{names} under {', '.join(arms)}" for names, arms in moved.items()).replace("_", " ")
+    return [
+        f"Parameters that move beyond what the seeds can tell: {which or 'none'}.",
+        "Along the way the losses of the arms stand in the table of losses; how many of the 90 % intervals held the "
+        "end stands in the table of forecasts.",
     ]
-    moved = [
-        f"{row.arm} at {row['at']:.0%}: {row.moves} move ("
-        + ", ".join(f"{name} {of_columns(row, name)}" for name in PARAMETERS)
-        + ")."
-        for _, row in law[law.moves != ""].iterrows()
-    ]
-    return [*sentences, *(moved or ["No parameter moves beyond what the seeds can tell."])]
 
 
 STUDY = Study(

@@ -11,9 +11,11 @@ from scipy import stats
 
 from experiments.position_law.plots import clusters_in
 from experiments.shared import Claim
+from experiments.shared.tables import rounded
 from tsl_jax.fitting import Status
 
 PAPER = "Temporal Scaling Law, the dynamic hyperbolic law"
+A = {"position_power": "a power law", "position_exponential": "an exponential", "position_log": "a logarithm"}
 MARGIN = 0.05  # nats, of equal early positions
 CURVES = "Loss by position at six checkpoints, in distribution: measured (dots) and the hyperbolic law (lines)."
 CAPTIONS = {
@@ -25,7 +27,10 @@ CAPTIONS = {
     "test; bands are 90 % intervals, those wider than a factor of 1,000 are left out.",
     "alternatives": "Root mean square error at held-out positions of the last checkpoint, geometric mean over runs and "
     "splits, bars hold nine tenths of them: blocks left out in turn, and the second half from the first.",
-    "lstm": "LSTM minus LLaMA of the same size by position, with pointwise 90 % intervals of the paired clusters.",
+    "lstm": "LSTM minus LLaMA of the same size by position, with pointwise 90 % intervals of the paired clusters (in "
+    "Kaplan et al. 2020 it is figure 7).",
+    "sizes": "Loss by position at the last checkpoint across sizes (parameters without embeddings): measured (dots, "
+    "means of nearby positions) and the hyperbolic law (lines). The runs differ in their numbers of tokens too.",
 }
 
 
@@ -70,61 +75,68 @@ def claims(main: pd.DataFrame, rows: pd.DataFrame, tables: Mapping[str, pd.DataF
     return conclusions
 
 
+def _range_of(values: pd.Series) -> dict[str, float]:
+    return {"lowest": values.min(), "median": values.median(), "highest": values.max()}
+
+
 def _holds(main: pd.DataFrame, rows: pd.DataFrame) -> Claim:
     fails, clean = (main.p <= 0.05).mean(), main[main.r2_expected > 0.95]
     low = (clean.r2 < 0.95).sum()
+    failed = int((main.p <= 0.05).sum())
     ours = (
-        f"at the last checkpoint R2 {main.r2.min():.3f} to {main.r2.max():.3f} (median {main.r2.median():.3f}), "
-        f"where {main.r2_expected.min():.3f} to {main.r2_expected.max():.3f} is expected of a true law; the form fails "
-        f"in {int((main.p <= 0.05).sum())} of {len(main)} runs and splits "
-        f"({int((~rows.passes).sum())} of {len(rows)} checkpoints)"
+        f"the form fails its test in {failed} of {len(main)} runs and splits; median R2 {main.r2.median():.2f}, "
+        f"where {main.r2_expected.median():.2f} is expected of a true law"
     )
+    ends = {f"r2_{end}": value for end, value in _range_of(main.r2).items()}
+    ends |= {f"expected_{end}": value for end, value in _range_of(main.r2_expected).items()}
+    counts = {"fails_last": failed, "cases": len(main), "fail_checkpoints": int((~rows.passes).sum())}
+    numbers = pd.DataFrame([{**ends, **counts, "checkpoints": len(rows)}])
     verdict = "differs" if fails > 0.1 or low else ("agrees" if len(clean) == len(main) else "undecided")
     why = (
         f"Where the expected R2 is below .95 ({len(main) - len(clean)} of {len(main)}) this much text cannot show R2 > "
         ".95; a test that does not fail under such noise is weak evidence for the form."
     )
     claim = "The hyperbolic law holds for every model size, checkpoint and validation set tried"
-    return Claim(claim, f"R2 > .95 (our reading; {PAPER})", ours, verdict, why)
+    return Claim(claim, f"R2 > .95 (our reading; {PAPER})", ours, verdict, why, rounded(numbers, *numbers.columns))
 
 
 def _alternative(row: pd.Series) -> Claim:
     worse = (row.held_out_worse, row.second_half_worse)
     verdict = "agrees" if min(worse) >= 0.9 else "differs" if max(worse) <= 0.1 else "undecided"
     ours = (
-        f"held-out blocks {row.held_out_ratio:.3f} times the hyperbola's error (worse in {row.held_out_worse:.0%} of "
-        f"{row.cases}), second half {row.second_half_ratio:.2f} times (worse in {row.second_half_worse:.0%})"
+        f"its error is {row.held_out_ratio:.2f} times the hyperbola's at blocks left out, "
+        f"{row.second_half_ratio:.2f} times in the second half"
     )
+    names = ("cases", "held_out_ratio", "held_out_worse", "second_half_ratio", "second_half_worse")
     if row.estimate == "plain":
-        ours += (
-            f"; median log likelihood ratio {row.log_likelihood_ratio_median:.2f} for the hyperbola, the laws "
-            f"{row.apart_median:.1f} standard deviations apart; {row.alternative} fails its test in {row.fails:.0%}"
-        )
+        names += ("log_likelihood_ratio_median", "apart_median", "fails")
     why = "" if verdict != "undecided" else "No side wins in nine of ten cases."
     name = {"plain": "plain mean", "additive": "additive estimate, added after the first look"}[row.estimate]
-    return Claim(f"The hyperbola describes positions better than {row.alternative} ({name})", PAPER, ours, verdict, why)
+    claim = f"The hyperbola describes positions better than {A[row.alternative]} ({name})"
+    return Claim(claim, PAPER, ours, verdict, why, rounded(row.to_frame().T.infer_objects(), *names))
 
 
 def _range(table: pd.DataFrame) -> Claim:
-    parts = []
-    for split, part in table.groupby("split", sort=False):
-        parts.append(f"{split} a1 {' / '.join(f'{a1:.3g}' for a1 in part.a1)} over {' / '.join(part.positions)}")
     why = "Fits over different ranges are refused by diagnostics.align_params; a2 is not a loss at infinite context."
     steps = [np.diff(np.log(part.a1.values)) for _, part in table.groupby("split", sort=False)]
     down = all((step < 0).all() for step in steps)
     verdict = "undecided" if not down else "differs"
     return Claim(
-        "a1 does not depend on the range of positions", "implied by an exact law", "; ".join(parts), verdict, why
+        "a1 does not depend on the range of positions",
+        "implied by an exact law",
+        f"a1 {'falls' if down else 'does not fall everywhere'} as the range grows",
+        verdict,
+        why,
+        rounded(table, "split", "positions", "a1", "log_a1_stderr"),
     )
 
 
 def _lstm(pairs: pd.DataFrame, split: str) -> Claim:
     part = pairs[pairs.split == split].set_index("part")
     early, late, more = (part.loc[name] for name in ("early", "late", "late minus early"))
-    ours = "; ".join(
-        f"{name} {row.difference:+.3f} [{row.low_all:+.3f}, {row.high_all:+.3f}]"
-        for name, row in (("early", early), ("late", late), ("late minus early", more))
-    )
+    ours = f"LSTM minus LLaMA: {early.difference:+.2f} nats early, {late.difference:+.2f} late"
+    rows = pairs[pairs.split == split].rename(columns={"low_all": "difference_low", "high_all": "difference_high"})
+    rows = rows.drop(columns=["low", "high"])
     equal, behind = max(-early.low_all, early.high_all) < MARGIN, more.low_all > 0
     apart = early.low_all > MARGIN or early.high_all < -MARGIN
     no = apart or more.high_all < 0
@@ -133,7 +145,8 @@ def _lstm(pairs: pd.DataFrame, split: str) -> Claim:
     words = "are equal within" if equal else "differ by more than" if apart else "are not shown to be equal within"
     why += f"; early positions {words} {MARGIN} nats"
     claim = f"LSTMs match Transformers on early positions and fall behind on late ones ({split})"
-    return Claim(claim, "Kaplan et al. 2020, figure 7", f"LSTM minus LLaMA, nats: {ours}", verdict, why)
+    numbers = rounded(rows, "split", "part", "difference", "difference_low", "difference_high")
+    return Claim(claim, "Kaplan et al. 2020, figure 7", ours, verdict, why, numbers)
 
 
 def notes(
@@ -152,10 +165,13 @@ def notes(
         f"R2 of the additive estimate is {main.r2_additive.median():.3f} (median) beside {main.r2.median():.3f} of the "
         "plain mean.",
     ]
-    shown = main.dropna(subset=["i90"])
-    for split, part in shown.groupby("split", sort=False):
-        each = "; ".join(f"{r.run} {r.i90:.3g} [{r.i90_low:.3g}, {r.i90_high:.3g}]" for r in part.itertuples())
-        sentences.append(f"i90 at the last checkpoint, {split}, in tokens with 90 % intervals (delta, t): {each}.")
+    return [
+        *sentences,
+        "i90 at the last checkpoint stands in the table of runs, with 90 % intervals (delta method, t).",
+    ]
+
+
+def statuses(rows: pd.DataFrame) -> pd.DataFrame:
+    """How many of all fits ended how."""
     counts = rows.status.map(lambda value: Status(value).short).value_counts()
-    sentences.append("Status of all fits: " + ", ".join(f"{count} {name}" for name, count in counts.items()) + ".")
-    return sentences
+    return counts.rename_axis("status").reset_index(name="fits")

@@ -14,11 +14,13 @@ from experiments.position_law.measures import clusters_of
 from tsl_jax.diagnostics import log_bins
 from tsl_jax.fitting import Fit
 from tsl_jax.reporting import plots as drawn
+from tsl_jax.reporting.wording import count
 from tsl_jax.surface import position_covariance
 
 ARCHITECTURES = {"LLaMA": "", "GPT-NeoX": "-neox", "MoE": "-moe", "LSTM": "-lstm"}  # as the names of runs tell them
 
 
+POINTS = 14  # bins of positions, even in log position, of a curve
 WIDEST = 1e3  # intervals of i90 wider than this factor tell nothing and are not drawn
 
 
@@ -42,6 +44,20 @@ def curves(surfaces: Mapping[str, xr.Dataset], fits: Mapping[str, Fit]) -> dict[
         f"curves-{label.lower()}": drawn.position_curves(surfaces[name], fits[name], "id")
         for label, name in architectures(surfaces).items()
     }
+
+
+def sizes(surfaces: Mapping[str, xr.Dataset], fits: Mapping[str, Fit], n_params: Mapping[str, int], split: str) -> Any:
+    """The last position curve of LLaMA of each size with its law, the first run of a size; `n_params`: of each run."""
+    named = {name.partition("@")[0].removesuffix("-cosine"): name for name in reversed(list(surfaces))}
+    chosen = sorted((name for size, name in named.items() if "-" not in size), key=lambda name: n_params[name])
+    curves = {}
+    for name in chosen:
+        position = surfaces[name].position.values.astype(float)
+        bins, fine = log_bins(position, POINTS), np.geomspace(position[0], position[-1], 120)
+        measured = surfaces[name].loss.sel(split=split).isel(tokens=-1).values
+        law = fits[name].predict(fine).sel(split=split).isel(tokens=-1).values
+        curves[count(n_params[name])] = (np.exp(bins @ np.log(position)), bins @ measured, fine, law)
+    return drawn.position_curves_of_sizes(curves)
 
 
 def quality(rows: pd.DataFrame, run: str) -> dict[str, Any]:

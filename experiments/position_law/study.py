@@ -51,9 +51,11 @@ def analyse(runs: Runs) -> Findings:
         "alternatives_overall": conclusions.overall(comparisons, rows),
         "ranges": _ranges(surfaces),
         "architectures": pairs,
+        "status": conclusions.statuses(rows),
         "checkpoints": rows,
     }
-    drawn, captions = _figures(surfaces, fits, rows, comparisons, differences)
+    sizes = {name: runs.manifests[name]["n_params"] for name in surfaces}
+    drawn, captions = _figures(surfaces, fits, rows, comparisons, differences, sizes)
     tables = {name: table for name, table in tables.items() if len(table)}
     return Findings(
         tables, conclusions.claims(main, rows, tables), conclusions.notes(main, rows, tables, surfaces), drawn, captions
@@ -158,15 +160,16 @@ def _pairs(runs: Runs) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 def _figures(
-    surfaces: Any, fits: Any, rows: Any, comparisons: Any, differences: Any
+    surfaces: Any, fits: Any, rows: Any, comparisons: Any, differences: Any, n_params: dict[str, int]
 ) -> tuple[dict[str, Any], dict[str, str]]:
     drawn = figures.curves(surfaces, fits)
-    captions = dict.fromkeys(drawn, conclusions.CURVES)
+    captions = {name: f"{name.removeprefix('curves-')}: {conclusions.CURVES}" for name in drawn}
+    drawn["sizes-id"] = figures.sizes(surfaces, fits, n_params, "id")
     llama = figures.architectures(surfaces).get("LLaMA")
     if llama:
         drawn |= figures.quality(rows, llama)
+        drawn["residual-id"] = figures.residuals(surfaces[llama], fits[llama], "id")
         for split in ("id", "ood"):
-            drawn[f"residual-{split}"] = figures.residuals(surfaces[llama], fits[llama], split)
             if len(rows[(rows.split == split) & rows.passes]):
                 drawn[f"i90-{split}"] = figures.context(rows, split)
         position = surfaces[llama].position.values.astype(float)
@@ -175,7 +178,10 @@ def _figures(
             drawn["lstm"] = figures.by_position(lstm, position)
     for estimate in ("plain", "additive"):
         drawn[f"alternatives-{estimate}"] = figures.alternatives(comparisons, estimate)
-    return drawn, captions | {name: conclusions.CAPTIONS[name.split("-")[0]] for name in drawn if name not in captions}
+    for name in (name for name in drawn if name not in captions):
+        kind, _, which = name.partition("-")
+        captions[name] = conclusions.CAPTIONS[kind] + (f" ({which})" if which else "")
+    return drawn, captions
 
 
 STUDY = Study(

@@ -23,8 +23,9 @@ import tsl_jax as tsl
 from experiments.position_weighting import plots
 from experiments.shared import Claim, Findings, Runs, Study, solver_comparison
 from experiments.shared.paired_differences import EQUIVALENT, detectable, equivalence, verdicts
-from experiments.shared.seeds_and_intervals import interval, of_columns
+from experiments.shared.seeds_and_intervals import interval
 from experiments.shared.surface_measures import error_columns, final_errors, loss_on_clusters
+from experiments.shared.tables import rounded
 
 MARGIN = 0.01  # nats
 LEVEL = 0.9
@@ -186,7 +187,7 @@ def analyse(runs: Runs) -> Findings:
     pairs = {arm: differences(arms, arm).sel(split="id") for arm in weighted(arms)}
     weights = {arm: updates(runs, arm) for arm in ADAPTIVE}
     drawn = plots.figures(arms, pairs, weights, UNIFORM, MARGIN, LEVEL)
-    return Findings(tables, claims(table, more), notes(runs, arms, table, more), *drawn)
+    return Findings(tables, claims(table, more), notes(runs, arms), *drawn)
 
 
 def claims(table: pd.DataFrame, more: pd.DataFrame) -> list[Claim]:
@@ -198,9 +199,7 @@ def claims(table: pd.DataFrame, more: pd.DataFrame) -> list[Claim]:
         no_gain = (rows.equivalence == EQUIVALENT) | rows.verdict.str.startswith("loss")
         return "agrees" if no_gain.all() else "undecided"
 
-    def sentences(rows: pd.DataFrame) -> str:
-        return "; ".join(f"{row.arm} {of_columns(row, 'difference')} ({row.verdict})" for _, row in rows.iterrows())
-
+    shown = ("arm", "difference", "difference_low", "difference_high", "pairs", "verdict")
     suppressed = table[table.arm.isin(SUPPRESSED)]
     judged = pd.concat([table[~table.arm.isin(more.arm)], more])
     best = judged.sort_values("difference").iloc[0]
@@ -208,21 +207,24 @@ def claims(table: pd.DataFrame, more: pd.DataFrame) -> list[Claim]:
         Claim(
             "Suppressing head, middle or tail positions brings no gain over the plain mean",
             "no gain (ablation)",
-            sentences(suppressed),
+            f"costs {suppressed.difference.min():.3f} to {suppressed.difference.max():.3f} nats",
             verdict(suppressed),
+            "",
+            rounded(suppressed, *shown),
         ),
         Claim(
             "No weighting tried here, boosts and adaptive ones included, beats the plain mean",
             "not asked",
-            f"best is {best.arm}, {of_columns(best, 'difference')}, {best.pairs} seeds ({best.verdict}); "
-            + sentences(more),
+            f"the best is {best.arm.replace('_', ' ')}: {best.difference:+.4f} nats, {best.verdict}",
             verdict(judged),
+            "",
+            rounded(judged.sort_values("difference"), *shown),
         ),
     ]
 
 
-def notes(runs: Runs, arms: Arms, table: pd.DataFrame, more: pd.DataFrame) -> list[str]:
-    """The level, what could be seen, and each arm."""
+def notes(runs: Runs, arms: Arms) -> list[str]:
+    """The level, what could be seen, and how often an adaptive arm had no fit."""
     before, came = detectable_effects(runs, arms)
     finals = [
         loss_on_clusters(surface, FINAL).sel(split="id").isel(tokens=-1).mean() for surface in arms[UNIFORM].values()
@@ -236,12 +238,6 @@ def notes(runs: Runs, arms: Arms, table: pd.DataFrame, more: pd.DataFrame) -> li
         f"Minimal detectable effect of {PAIRS} pairs: {before:.4f} nats by pairs of the pool, computed beforehand; "
         f"{came:.4f} by the median spread of the pairs that came. The margin is {MARGIN}.",
         f"learnable_excess: at {kept} of {len(messages)} updates the fit was not usable, and the weights were kept.",
-        *[f"{row.arm}: {of_columns(row, 'difference')} nats, {row.verdict}." for _, row in table.iterrows()],
-        *[
-            f"{row.arm}, {row.pairs} fresh seeds: {of_columns(row, 'difference')} nats, {row.verdict} (p equivalent "
-            f"{row.p_equivalent:.2g}, p different {row.p_holm:.2g}); ood {of_columns(row, 'ood')}."
-            for _, row in more.iterrows()
-        ],
     ]
 
 

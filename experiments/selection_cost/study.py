@@ -27,6 +27,7 @@ from experiments.shared import laws_over_tokens as tl
 from experiments.shared.cached_tables import cached
 from experiments.shared.seeds_and_intervals import interval
 from experiments.shared.surface_measures import loss_on_clusters
+from experiments.shared.tables import rounded
 from tsl_jax.forecasting import baselines, lr_history
 from tsl_jax.forecasting.baselines import mean_loss
 from tsl_jax.forecasting.forecast_run import after_warmup
@@ -266,11 +267,12 @@ def beside_lm(kind: str, seeds: Mapping[str, xr.Dataset]) -> pd.DataFrame:
 def claims(chosen: pd.DataFrame, cost: pd.DataFrame) -> list[Claim]:
     row = chosen[(chosen.k == 8) & (chosen.share == SHARES[0])].iloc[0]
     ours = (
-        f"8 candidates of {row.runs} to 10 % of their tokens, winner to the end: "
-        f"{row['full_evaluation_over_all']:.2f} of training all with every "
-        f"evaluation of the pool, {row['thin_evaluation_over_all']:.2f} with thin ones; an "
-        f"evaluation is {_each(cost, row.runs):.3f} of a training"
+        f"8 candidates of {row.runs} to 10 % of their tokens, the winner to its end: "
+        f"{row['thin_evaluation_over_all']:.2f} of training all with thin evaluations, "
+        f"{row['full_evaluation_over_all']:.2f} with all"
     )
+    shown = chosen[(chosen.k == 8) & (chosen.runs == row.runs)].assign(each=_each(cost, row.runs))
+    names = ("full_evaluation_over_all", "thin_evaluation_over_all", "each")
     return [
         Claim(
             "Choosing by forecasts of short runs costs a small share of training all candidates",
@@ -279,6 +281,7 @@ def claims(chosen: pd.DataFrame, cost: pd.DataFrame) -> list[Claim]:
             "agrees" if row["thin_evaluation_over_all"] < 0.5 else "differs",
             "A third of a token's training is what evaluating one costs, whatever the model; so the share falls with "
             "the length of the run.",
+            rounded(shown, "runs", "k", "share", *names),
         )
     ]
 
@@ -288,35 +291,10 @@ def _each(cost: pd.DataFrame, kind: str) -> float:
     return float(row.evaluation_flops / row.checkpoints / row.training_flops)
 
 
-def notes(error: pd.DataFrame, contrast: pd.DataFrame, cost: pd.DataFrame, design: tuple[int, int]) -> list[str]:
-    sentences = [
-        f"recommended by the rule of the plan: every {design[0]}. checkpoint, {design[1]} of 4 quarters of documents"
-    ]
-    for row in _sizes(cost):
-        sentences.append(f"{row.runs}: evaluations cost {row.evaluation_over_training:.2f} of the training, in FLOPs")
-    for (size, law), group in _on_id(contrast):
-        for cutoff, own in group.groupby("cutoff"):
-            best = ", ".join(
-                f"1/{line.every} x {line.quarters}/4: {line.difference_error:.3f} ({line.right:.0%})"
-                for line in own.itertuples()
-                if line.seeds
-            )
-            sentences.append(
-                f"{size}, {law}, from {100 * float(str(cutoff)):.0f} %, |difference error| (right sign): {best}"
-            )
+def without_forecast(error: pd.DataFrame) -> pd.DataFrame:
+    """The share of forecasts that a method refused, by cut-off and thinning, where there are such."""
     lost = error.groupby(["method", "cutoff", "every"]).missing.mean().reset_index()
-    for row in lost[lost.missing > 0].itertuples():
-        seen = f"{row.method} from {100 * row.cutoff:.0f} % with every {row.every}. checkpoint"
-        sentences.append(f"{seen}: {row.missing:.0%} without forecast")
-    return sentences
-
-
-def _on_id(contrast: pd.DataFrame) -> Any:
-    """Size and law -> rows on id, of the size with the most seeds."""
-    if not len(contrast):
-        return ()
-    own = contrast[(contrast.split == "id") & (contrast["size"] == contrast.loc[contrast.seeds.idxmax(), "size"])]
-    return own.groupby(["size", "law"], sort=False)
+    return lost[lost.missing > 0]
 
 
 def analyse(runs: Runs) -> Findings:
@@ -339,8 +317,10 @@ def analyse(runs: Runs) -> Findings:
     design = recommended(contrast, _size_of_rule(rows)) if len(pairs) else (1, 4)
     chosen = selections(cost, design)
     drawn, captions = plots.figures(error, contrast, MAIN, CUTOFFS[0])
-    tables = {"costs": cost, "selection": chosen, "differences": contrast, "errors": error, "rows": rows[KEPT]}
-    return Findings(tables, claims(chosen, cost), notes(error, contrast, cost, design), drawn, captions)
+    tables = {"costs": cost, "selection": chosen, "differences": contrast, "errors": error}
+    tables |= {"without_forecast": without_forecast(error), "rows": rows[KEPT]}
+    note = f"By the rule of the plan: evaluate every {design[0]}. checkpoint on {design[1]} of 4 quarters of documents."
+    return Findings(tables, claims(chosen, cost), [note], drawn, captions)
 
 
 KEPT = ["runs", "split", "seed", "subset", "cutoff", "every", "method", "forecast", "final"]

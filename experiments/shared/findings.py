@@ -1,6 +1,6 @@
 """What a study found: tables, figures, claims against the paper's, and sentences; written to its folder of results.
 
-findings.json   claims, notes, how and when it was made, and the names of the tables and figures
+findings.json   claims with their numbers, notes, how and when it was made, and the names of the tables and figures
 TABLE.csv       numbers, eight digits; intervals as NAME, NAME_low, NAME_high (tables.py renders them)
 FIGURE.png, .svg, .pdf
 """
@@ -32,9 +32,10 @@ class Claim:
     """One claim of the paper beside what was found.
 
     Attributes:
-        claim: in a sentence. paper: its figure or finding, with the place. ours: ours with its interval.
+        claim: in a sentence. paper: its figure or finding, with the place. ours: what was found, in a few words.
         verdict: agrees, differs, undecided (the interval says neither), or out of reach at this scale.
         why: where it differs or stays open: what was expected, and why it may be so.
+        numbers: rows of a small table that the verdict is of, with intervals; see `tables.rounded`.
     """
 
     claim: str
@@ -42,6 +43,7 @@ class Claim:
     ours: str
     verdict: str
     why: str = ""
+    numbers: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
@@ -66,19 +68,42 @@ class Findings:
 
     def text(self) -> str:
         """Tables as Markdown, claims and notes, for a terminal and for LOG.md."""
-        claims = [
-            f"* {claim.claim}: paper {claim.paper}; here {claim.ours}: {claim.verdict}. {claim.why}".rstrip()
-            for claim in self.claims
-        ]
         tables = [markdown(table) for table in self.tables.values()]
-        return "\n\n".join([*tables, "\n".join(claims), "\n".join(f"* {note}" for note in self.notes)])
+        for claim in self.claims:
+            words = f"* {claim.claim}: paper {claim.paper}; here {claim.ours}: {claim.verdict}. {claim.why}".rstrip()
+            tables += [words, markdown(pd.DataFrame(claim.numbers))] if claim.numbers else [words]
+        return "\n\n".join([*tables, "\n".join(f"* {note}" for note in self.notes)])
+
+    def verdict_lines(self, width: int, most: int = 14) -> list[str]:
+        """A line a claim, its verdict first, cut to the width, and a line that counts the verdicts."""
+        lines = [f"{claim.verdict:<12}  {claim.claim}: {claim.ours}" for claim in self.claims]
+        more = [f"and {len(lines) - most} more claims"] if len(lines) > most else []
+        cut = [line if len(line) <= width else f"{line[: width - 1]}…" for line in lines[:most]]
+        return [*cut, *more, count_verdicts([claim.verdict for claim in self.claims])]
 
 
-def write(findings: Findings, folder: Path, study: Mapping[str, str], seconds: float) -> None:
-    """Everything to the folder, figures first, findings.json last; `study`: its name, title, date and scale."""
+def count_verdicts(verdicts: Sequence[str]) -> str:
+    """How many claims have each verdict, in words: "2 agree, 1 differs"."""
+    number = {verdict: list(verdicts).count(verdict) for verdict in VERDICTS}
+    return (
+        ", ".join(f"{n} {PLURALS[verdict] if n > 1 else verdict}" for verdict, n in number.items() if n) or "no claims"
+    )
+
+
+PLURALS = {"agrees": "agree", "differs": "differ", "undecided": "undecided", "out of reach": "out of reach"}
+
+
+def write(findings: Findings, folder: Path, study: Mapping[str, str], seconds: float) -> str:
+    """Everything to the folder, figures first, findings.json last.
+
+    Args:
+        study: its name, title, date and scale.
+
+    Returns:
+        The commit that the findings name, "-dirty" at its end where code or plans were changed; empty: not known.
+    """
     from tsl_jax.reporting.plots import save
 
-    # the state of the tree is read before anything is written, which would make a dirty tree of a clean one
     machine = environment()
     made = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -100,7 +125,8 @@ def write(findings: Findings, folder: Path, study: Mapping[str, str], seconds: f
         "figures": {name: findings.captions.get(name, "") for name in findings.figures},
         "made": made,
     }
-    _write(folder / "findings.json", json.dumps(facts, indent=1) + "\n")
+    _write(folder / "findings.json", json.dumps(facts, indent=1, allow_nan=False) + "\n")
+    return made["git_commit"] or ""
 
 
 def _write(path: Path, text: str) -> None:

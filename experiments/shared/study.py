@@ -5,12 +5,13 @@
 The runs are those of the sweep file NAME/plans/SCALE.yaml, or plans/base-runs/SCALE.yaml for studies that share them.
 Those that the pool keeps, whatever study they were made for, are read from there; the others are trained, in pieces of
 at most --minutes, and the same command goes on. Once all are there the analysis runs, which never trains; its results
-go to NAME/results/SCALE.
+go to NAME/results/SCALE, and the page of all results is made anew. The last lines, twenty at most, are the verdicts.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ from tsl_jax.training.config import TrainConfig
 
 HOME = Path(__file__).parents[1]
 BASE_RUNS = "plans/base-runs"
+WIDTH = 118  # of a line in a terminal, at most
 MINUTES = {"cpu": 90.0, "gpu": 7.0, "paper": 0.0}  # of a piece; 0: no limit
 
 
@@ -74,6 +76,7 @@ class Study:
         parser.add_argument("--minutes", type=float, help="stop training after so long; 0: never")
         parser.add_argument("--side-by-side", type=int, default=1, help="runs at a time, each on its own cores")
         parser.add_argument("--cost", action="store_true", help="only say what is there and what the rest costs")
+        parser.add_argument("--text", action="store_true", help="print all tables, claims and notes as Markdown too")
         try:
             self._run(parser.parse_args(arguments), home)
         except (ValueError, OSError) as error:
@@ -110,9 +113,21 @@ class Study:
         findings = self.analyse(load_runs(pool, runs, options.scale))
         folder = home / self.name / "results" / options.scale
         facts = {"study": self.name, "title": self.title, "decided": self.decided, "scale": options.scale}
-        write(findings, folder, facts, time.perf_counter() - start)
-        print(findings.text())
-        print(f"results: {folder}")
+        commit = write(findings, folder, facts, time.perf_counter() - start)
+        if options.text:
+            print(findings.text())
+        print("\n".join(["", *findings.verdict_lines(min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns))]))
+        if commit.endswith("-dirty"):
+            print("warning: code or plans were changed since the last commit; do not commit these results")
+        print(f"tables, figures: {folder.resolve()}")
+        print(f"page: {_page(home)}")
+
+
+def _page(home: Path) -> Path:
+    """The page of all results, made anew."""
+    from experiments import results_pages  # which reads findings by this package
+
+    return results_pages.write(home / "results")[0].resolve()
 
 
 def load_runs(pool: Pool, runs: Mapping[str, TrainConfig], scale: str) -> Runs:

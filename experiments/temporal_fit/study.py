@@ -24,6 +24,7 @@ from experiments.shared import BASE_RUNS, Claim, Findings, Runs, Study
 from experiments.shared import laws_over_tokens as tl
 from experiments.shared.cached_tables import cached
 from experiments.shared.seeds_and_intervals import Interval, interval, of_columns
+from experiments.shared.tables import rounded
 from experiments.temporal_fit import plots
 from tsl_jax.forecasting import lr_history, position_route
 from tsl_jax.forecasting.baselines import mean_loss
@@ -207,10 +208,14 @@ def _interval_of(table: pd.DataFrame, kind: str, split: str, law: str, name: str
     return of_columns(row, name, int(row.seeds))
 
 
-def _sentence(splits: Mapping[str, Interval]) -> str:
-    return "; ".join(
-        f"{split} {estimate.mean:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]" for split, estimate in splits.items()
-    )
+def _numbers(splits: Mapping[str, Interval], law: str, name: str) -> list[dict[str, Any]]:
+    """Rows of a claim's table: an interval of each split."""
+    rows = [{"split": split, "law": law, **estimate.columns(name)} for split, estimate in splits.items()]
+    return rounded(pd.DataFrame(rows), *rows[0])
+
+
+def _in_words(splits: Mapping[str, Interval]) -> str:
+    return ", ".join(f"{estimate.mean:.3f} {split}" for split, estimate in splits.items())
 
 
 def claims(table: pd.DataFrame, apart: pd.DataFrame, kind: str) -> list[Claim]:
@@ -234,28 +239,31 @@ def claims(table: pd.DataFrame, apart: pd.DataFrame, kind: str) -> list[Claim]:
         Claim(
             "The temporal law describes whole runs with R2 above .99, in and out of distribution",
             "> .99 (fit quality)",
-            f"R2 of the mean loss over checkpoints, {kind}: {_sentence(ours)}",
+            f"R2 of the mean loss over checkpoints, {kind}: {_in_words(ours)}",
             above(ours.values(), GOAL),
             "The largest mean R2 of any law tried is "
             + ", ".join(f"{best[split]:.4f} {split}" for split in splits)
             + "; the paper's models are larger, its runs longer.",
+            _numbers(ours, "paper", "r2"),
         ),
         Claim(
             "A power law in tokens on the mean loss describes them with R2 of .6 to .7",
             ".6 to .7",
-            f"without constant: {_sentence(coarse)}; with one: {_sentence(fair)}",
+            f"without constant: {_in_words(coarse)}; with one: {_in_words(fair)}",
             "agrees"
             if all(estimate.low <= COARSE[1] and estimate.high >= COARSE[0] for estimate in coarse.values())
             else "differs",
             "How bad a power law without constant is depends on how near a run has come to its floor, and a cosine "
             "that lowers the loss late hides the missing constant.",
+            _numbers(coarse, "power_pure", "r2") + _numbers(fair, FAIR, "r2"),
         ),
         Claim(
             "The temporal law describes a run better than a power law with a constant does",
             "not compared",
-            f"R2 of held-out checkpoints, paper minus power: {_sentence(gain)}",
+            f"R2 of checkpoints left out, the paper's law minus the power law: {_in_words(gain)}",
             above(gain.values(), 0.0),
-            "Held-out checkpoints lie between those that were fitted, so this is interpolation.",
+            "These checkpoints lie between those that were fitted, so this is interpolation.",
+            _numbers(gain, "the paper's law minus the power law", "r2_heldout"),
         ),
     ]
 
@@ -268,27 +276,19 @@ def above(intervals: Iterable[Interval], goal: float) -> str:
     return "agrees" if all(estimate.low > goal for estimate in intervals) else "undecided"
 
 
-def notes(table: pd.DataFrame, surfaces: pd.DataFrame) -> list[str]:
-    """Which law is best by which measure, and what the surface says."""
-    sentences = []
+def best_laws(table: pd.DataFrame) -> pd.DataFrame:
+    """Which law is best on the checkpoints left out, and which by BIC, of runs with several seeds."""
+    lines = []
     for (kind, split), group in table[table.seeds > 1].groupby(["runs", "split"], sort=False):
         held, bic = group.loc[group.r2_heldout.idxmax()], group.loc[group.bic.idxmin()]
-        sentences.append(
-            f"{kind}, {split}: best on held-out checkpoints {held.law} ({held.r2_heldout:.4f}), by BIC {bic.law}; "
-            + ", ".join(f"{row.law} {row.r2_heldout:.4f}" for row in group.itertuples() if row.law in NAMED)
-        )
-    for (kind, split), group in surfaces.groupby(["runs", "split"], sort=False):
-        sentences.append(
-            f"{kind}, {split}, R2 of the surface (within positions): "
-            + ", ".join(f"{row.law} {row.surface_r2:.3f} ({row.within_r2:.3f})" for row in group.itertuples())
-        )
-    return [*sentences, COUNTED, SOLVERS]
+        line = {"runs": kind, "split": split, "best_heldout": held.law, "r2_heldout": held.r2_heldout}
+        lines.append({**line, "best_bic": bic.law, "bic": bic.bic})
+    return pd.DataFrame(lines)
 
 
-NAMED = ("paper", "temporal", "temporal_joint", "power", "power_pure", "area_annealing")
 COUNTED = (
     "BIC counts the residuals of the checkpoints as independent, which they are not, and a law by position is not "
-    "fitted to the mean loss: it is a rough measure, and the held-out checkpoints are the better one."
+    "fitted to the mean loss: it is a rough measure, and the checkpoints left out are the better one."
 )
 SOLVERS = (
     "The lm columns compare solvers. piecewise_cosine and area_annealing have two shapes: both are found by "
@@ -332,8 +332,15 @@ def analyse(runs: Runs) -> Findings:
     )
     surfaces, table, apart = surface_table(surfaces), main_table(rows, beside), differences(rows)
     kind = first_cosine(rows)
-    tables = {"fit": table, "surface": surfaces, "differences": apart, "parameters": parameters, "runs": rows}
-    return Findings(tables, claims(table, apart, kind), notes(table, surfaces), *plots.figures(one_run(runs, kind)))
+    tables = {
+        "fit": table,
+        "best": best_laws(table),
+        "surface": surfaces,
+        "differences": apart,
+        "parameters": parameters,
+        "runs": rows,
+    }
+    return Findings(tables, claims(table, apart, kind), [COUNTED, SOLVERS], *plots.figures(one_run(runs, kind)))
 
 
 def fitted(kind: str, seeds: Mapping[str, xr.Dataset]) -> dict[str, pd.DataFrame]:

@@ -24,6 +24,7 @@ from experiments.shared import BASE_RUNS, Claim, Findings, Runs, Study
 from experiments.shared import laws_over_tokens as tl
 from experiments.shared.cached_tables import cached
 from experiments.shared.seeds_and_intervals import Interval, interval
+from experiments.shared.tables import rounded
 from experiments.temporal_prediction import plots
 from tsl_jax.forecasting import backtest, baselines
 from tsl_jax.forecasting.backtesting import CUTOFFS
@@ -198,16 +199,21 @@ def claims(table: pd.DataFrame, kind: str) -> list[Claim]:
     for split in ("id", "ood"):
         for other in (FAIR, *THEIRS):
             intervals = _paired(table, kind, split, "paper", other)
-            ours = "; ".join(f"{100 * cutoff:.0f} %: {estimate}" for cutoff, estimate in intervals.items())
+            better = sum(estimate.high < 0 for estimate in intervals.values())
+            worse = sum(estimate.low > 0 for estimate in intervals.values())
+            rows = [{"runs": kind, "cutoff": cutoff, **estimate.columns("difference"), "seeds": estimate.n}
+                    for cutoff, estimate in intervals.items()]  # fmt: skip
+            numbers = pd.DataFrame(rows)
             made.append(
                 Claim(
                     f"The temporal law predicts the rest of a run better than {LABELS[other]}, {split}",
                     "lower mean squared error at 10, 20, 30 and 40 %"
                     if other in THEIRS
                     else "lower (a power law; whether it had a constant is not known)",
-                    f"root MSE, paper minus {other}, nats, {kind}: {ours}",
+                    f"its root MSE is smaller at {better}, larger at {worse} of {len(intervals)} cut-offs",
                     verdict(intervals),
                     WHY,
+                    rounded(numbers, *numbers.columns),
                 )
             )
     return made
@@ -222,38 +228,29 @@ LABELS = {
 WHY = "Runs of a few million tokens: their prefix is the early fall of the loss."
 
 
-def notes(rows: pd.DataFrame) -> list[str]:
-    """The best method for each schedule; coverage; refused forecasts."""
-    sentences = []
-    for (kind, split), group in rows[rows.runs.isin(repeated_kinds(rows))].groupby(["runs", "split"], sort=False):
-        for cutoff in (CUTOFFS[1], CUTOFFS[3]):
-            mean = group[group.cutoff == cutoff].groupby("method").rmse.mean().dropna().sort_values()
-            best = ", ".join(f"{name} {value:.3f}" for name, value in mean.items())
-            sentences.append(f"{kind}, {split}, from {100 * cutoff:.0f} %, mean root MSE in nats: {best}")
-    for (kind, split), group in rows[rows.runs.isin(repeated_kinds(rows))].groupby(["runs", "split"], sort=False):
-        inside = []
-        for method, own in group.groupby("method", sort=False):
-            estimate = interval(own.groupby("seed").covered_90.mean())
-            low, high = max(estimate.low, 0), min(estimate.high, 1)
-            inside += [f"{method} {estimate.mean:.2f} [{low:.2f}, {high:.2f}]"] if estimate.n else []
-        sentences.append(
-            f"{kind}, {split}, later checkpoints inside the 90 % interval, all cut-offs: {', '.join(inside)}"
-        )
-    sentences += [_signs(rows, kind) for kind in repeated_kinds(rows)]
-    refused = rows[rows.error.isna()].groupby("method").size()
-    counts = ", ".join(f"{name} {count}" for name, count in refused.items())
-    sentences.append(f"forecasts that were refused, of {len(rows) // rows.method.nunique()} each: {counts}")
-    return [*sentences, BEFORE]
+def coverage_overall(rows: pd.DataFrame) -> pd.DataFrame:
+    """Shares of later checkpoints inside the 90 % interval over all cut-offs, of runs with several seeds."""
+    lines = []
+    repeated = rows[rows.runs.isin(repeated_kinds(rows))]
+    for key, group in repeated.groupby(["runs", "split", "method"], sort=False):
+        estimate = interval(group.groupby("seed").covered_90.mean())
+        if estimate.n:
+            low, high = np.clip([estimate.low, estimate.high], 0, 1)
+            line = {**dict(zip(("runs", "split", "method"), key, strict=True)), "seeds": estimate.n}
+            lines.append(line | {"covered_90": estimate.mean, "covered_90_low": low, "covered_90_high": high})
+    return pd.DataFrame(lines)
 
 
-def _signs(rows: pd.DataFrame, kind: str) -> str:
-    """How often the paper's law (the hyperbola of a2 where there is no cosine) was better than the power law, on id."""
-    own = rows[(rows.runs == kind) & (rows.split == "id")]
-    wide = own.pivot(index=["seed", "cutoff"], columns="method", values="rmse")
-    law = wide["paper"] if wide["paper"].notna().any() else wide["temporal"]
-    apart = (law - wide[FAIR]).dropna()
-    lower = int((apart < 0).sum())
-    return f"{kind}, id: the paper's law had the lower root MSE than {FAIR} in {lower} of {len(apart)} pairs"
+def better_pairs(rows: pd.DataFrame) -> pd.DataFrame:
+    """How often the paper's law (`temporal` where there is no cosine) had the smaller root MSE than the power law."""
+    lines = []
+    for kind, own in rows[rows.runs.isin(repeated_kinds(rows)) & (rows.split == "id")].groupby("runs", sort=False):
+        wide = own.pivot(index=["seed", "cutoff"], columns="method", values="rmse")
+        law = "paper" if wide["paper"].notna().any() else "temporal"
+        apart = (wide[law] - wide[FAIR]).dropna()
+        line = {"runs": kind, "split": "id", "method": law, "minus": FAIR}
+        lines.append({**line, "lower": int((apart < 0).sum()), "pairs": len(apart)})
+    return pd.DataFrame(lines)
 
 
 BEFORE = (
@@ -285,8 +282,17 @@ def analyse(runs: Runs) -> Findings:
     table, apart = main_table(rows, beside), pairs(rows)
     kind = first_cosine(rows)
     drawn, captions = plots.figures(rows[rows.runs.isin(repeated_kinds(rows))])
-    tables = {"errors": table, "pairs": apart, "coverage": coverage(rows), "rows": rows[KEPT]}
-    return Findings(tables, claims(apart, kind), notes(rows), drawn, captions)
+    more, more_captions = plots.predictions(kind, *_drawn(runs, kind))
+    tables = {"errors": table, "better_pairs": better_pairs(rows), "pairs": apart}
+    tables |= {"coverage_overall": coverage_overall(rows), "coverage": coverage(rows), "rows": rows[KEPT]}
+    return Findings(tables, claims(apart, kind), [BEFORE], more | drawn, more_captions | captions)
+
+
+def _drawn(runs: Runs, kind: str) -> tuple[xr.Dataset, Any]:
+    """The first seed of a kind of run on id, and its backtest by the methods that are drawn."""
+    surface = next(iter(tl.by_kind_and_seed(runs.surfaces)[kind].values())).sel(split=["id"])
+    methods = [method for method in METHODS if (method if isinstance(method, str) else method.name) in plots.DRAWN]
+    return surface, backtest(surface, CUTOFFS, methods=methods)
 
 
 # Read once, as a file may be edited while its analysis runs.

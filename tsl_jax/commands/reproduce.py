@@ -31,6 +31,8 @@ class ReproduceCommand:
     """Runs at a time, each on its own share of the cores."""
     cost: bool = False
     """Only print which runs there are and what those that are not kept would cost."""
+    text: bool = False
+    """Print all tables, claims and notes as Markdown too, before the verdicts."""
     trust: bool = False
     """Run the experiment of the folder below this one, where the library comes without any."""
 
@@ -54,6 +56,7 @@ def run_reproduce(command: ReproduceCommand) -> None:
     options = ["--scale", command.scale, "--side-by-side", str(command.side_by_side)]
     options += [] if command.minutes is None else ["--minutes", str(command.minutes)]
     options += ["--cost"] if command.cost else []
+    options += ["--text"] if command.text else []
     paths = [str(folder.parent.resolve()), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     sys.stdout.flush()

@@ -25,7 +25,7 @@ from tsl_jax.forecasting.scoring import score, winkler
 
 CUTOFFS = (0.1, 0.2, 0.3, 0.4)
 HORIZONS = {"up to 2 x": 2.0, "2 to 4 x": 4.0, "beyond 4 x": np.inf}  # tokens over those at the cut-off
-MOST_AHEAD = 512  # unseen checkpoints at which forecasts are made
+MOST_AHEAD = 128  # unseen checkpoints at which forecasts are made
 BOOTSTRAPS = 4000
 
 

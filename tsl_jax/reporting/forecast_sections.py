@@ -166,7 +166,7 @@ def _methods_in_words(material: Material) -> str:
     """What each method is that has a score."""
     names = [str(name) for name in material.scores.index.unique("method")]
     rows = [(name, METHODS[name].description) for name in names if name in METHODS]
-    return folded("What each method is", table(("method", ""), rows)) if rows else ""
+    return folded("What each method is", table((), rows, "", "facts")) if rows else ""
 
 
 def _error_table(material: Material, split: str, where: str) -> str:

@@ -31,6 +31,9 @@ DECISIVE = ("versions", "cores", "machine", "device", "devices", "mesh", "flags"
 NOT_THE_FUNCTION = ("preset", "layers", "attention", "experts", "remat")
 TEXT_COUNTS = ("bytes", "documents", "tokens")
 TEXT_VERSIONS = ("python", "tokenizers")
+ROOT = Path(__file__).resolve().parents[2]
+# What commands write and what is said about it: a change there leaves code and plans as they are. "*" takes in "/".
+WRITTEN = ("runs", "experiments/results", "experiments/*/results/*", "*.md")
 
 
 def versions() -> dict[str, str]:
@@ -86,13 +89,16 @@ def visible_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def git_commit() -> str | None:
-    """Commit of the checkout this library is imported from, "-dirty" added where it was changed; None elsewhere."""
-    root = Path(__file__).resolve().parents[2]
+def git_commit(root: Path = ROOT) -> str | None:
+    """Commit of the checkout this library is imported from; None elsewhere.
+
+    "-dirty" is added where code or plans were changed; results, runs and texts do not count.
+    """
     if not (root / ".git").exists():
         return None
     commit = _git(root, "rev-parse", "HEAD")
-    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    others = [f":(exclude){pattern}" for pattern in WRITTEN]
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *others)
     return f"{commit}-dirty" if commit and changed else commit
 
 

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from tsl_jax.reporting.figures import span
-from tsl_jax.reporting.plots.axes import band, legend_above, limits, log_axis, tokens_axis
+from tsl_jax.reporting.plots.axes import band, legend_above, limits, log_axis, panel_title, tokens_axis
 from tsl_jax.reporting.plots.style import (
     BAND,
     DOT,
@@ -128,13 +128,48 @@ def prediction(
             frame, which is that of the observed losses from half the cut-off on, it is not followed.
     """
     figure, ((panel,),) = sheet(width, 0.68 * SINGLE)
+    _prediction_panel(panel, observed, forecasts, cutoff)
+    _prediction_legend(figure, list(forecasts), any(low is not None for _, _, low, _ in forecasts.values()))
+    return figure
+
+
+@styled
+def predictions(observed: xr.DataArray, panels: Mapping[str, tuple[float, Mapping[str, Any]]]) -> Figure:
+    """The observed mean loss and what was forecast of it from several cut-offs, a panel each, two a row.
+
+    Args:
+        observed: (tokens,), nats. panels: title -> (cut-off in tokens, label -> forecast as for `prediction`). All
+            panels have the same labels; None for a forecast that is not there.
+    """
+    rows = -(-len(panels) // 2)
+    figure, grid = sheet(DOUBLE, 0.55 * SINGLE * rows, rows, 2, sharex=True)
+    labels: list[str] = []
+    for panel, (title, (cutoff, forecasts)) in zip(grid.flat, panels.items(), strict=False):
+        _prediction_panel(panel, observed, forecasts, cutoff)
+        panel_title(panel, title)
+        labels = list(forecasts)
+    for panel in grid.flat[len(panels) :]:
+        panel.set_visible(False)
+    for panel in grid[:-1].flat:
+        panel.set_xlabel("")
+    for panel in grid[:, 1:].flat:
+        panel.set_ylabel("")
+    _prediction_legend(figure, labels, banded=False)
+    return figure
+
+
+def _prediction_panel(panel: Any, observed: xr.DataArray, forecasts: Mapping[str, Any], cutoff: float) -> None:
+    """Draw one panel of `prediction`."""
     tokens, loss = observed.tokens.values.astype(float), observed.values
     late = loss[tokens >= 0.5 * cutoff] if (tokens >= 0.5 * cutoff).any() else loss
-    end = max([tokens.max(), *(float(np.max(at)) for at, *_ in forecasts.values())])
+    end = max([tokens.max(), *(float(np.max(forecast[0])) for forecast in forecasts.values() if forecast is not None)])
     panel.axvspan(-0.02 * end, cutoff, color=SHADE, linewidth=0, zorder=0)
     lowest, highest = span(late, margin=1.0) or (-np.inf, np.inf)  # forecasts beyond twice the range are cut
     within = []
-    for k, (at, *curves) in enumerate(forecasts.values()):
+    for k, forecast in enumerate(forecasts.values()):
+        if forecast is None:
+            continue
+        at, *curves = forecast
         values, low, high = curves
         if low is not None:
             band(panel, at, low, high, colour(k))
@@ -147,14 +182,16 @@ def prediction(
     panel.plot(tokens[inside], loss[inside], "o", color=INK, zorder=3)
     panel.set(xlim=(-0.02 * end, 1.02 * end), ylabel="mean loss (nats/token)")
     tokens_axis(panel, tokens, log=False)
-    banded = any(low is not None for _, _, low, _ in forecasts.values())
+
+
+def _prediction_legend(figure: Figure, labels: Sequence[str], banded: bool) -> None:
+    """Above the panels: what was observed and seen, and the forecasts."""
     legend = {
         "observed": Line2D([], [], color=INK, marker="o", linestyle=""),
         "seen": Patch(facecolor=SHADE),
         "90 % interval": Patch(facecolor=(MUTED, 0.35)) if banded else None,
     }
-    legend_above(figure, legend | {label: Line2D([], [], **line(k)) for k, label in enumerate(forecasts)})
-    return figure
+    legend_above(figure, legend | {label: Line2D([], [], **line(k)) for k, label in enumerate(labels)})
 
 
 @styled

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,26 @@ def position_curves(surface: xr.Dataset, fit: Any, split: str, checkpoints: int 
     if len(set(names)) < len(names):  # too close for three figures
         names = [f"{tokens:,.0f}" for tokens in loss.tokens.values[chosen]]
     legend_above(figure, dict(zip(names, handles, strict=True)), title=TOKENS)
+    return figure
+
+
+@styled
+def position_curves_of_sizes(curves: Mapping[str, tuple[Any, Any, Any, Any]]) -> Figure:
+    """L(i) over log position of models of several sizes: measured (dots) and fitted (lines).
+
+    Args:
+        curves: size, the smallest first -> (position, loss) measured, (position, loss) of the law; nats.
+    """
+    figure, ((panel,),) = sheet(SINGLE, 0.72 * SINGLE)
+    handles = []
+    for k, ((at, loss, fine, law), shade) in enumerate(zip(curves.values(), sequential(len(curves)), strict=True)):
+        panel.plot(at, loss, MARKERS[k % len(MARKERS)], color=shade, markeredgewidth=0)
+        panel.plot(fine, law, color=shade, linewidth=0.9)
+        handles.append(Line2D([], [], color=shade, marker=MARKERS[k % len(MARKERS)], linewidth=0.9))
+    position_axis(panel, np.concatenate([curve[2] for curve in curves.values()]))
+    limits(panel, *(curve[1] for curve in curves.values()))
+    panel.set_ylabel("loss (nats/token)")
+    legend_above(figure, dict(zip(curves, handles, strict=True)), title="parameters")
     return figure
 
 
