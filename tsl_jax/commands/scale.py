@@ -157,7 +157,7 @@ def _simulate(command: ScaleCommand) -> pd.DataFrame:
         ladder = _ladder(command)
         law = ladder.law
         params = {str(name): float(value) for name, value in ladder.fit.params.to_series().items()}
-    table = simulate(**run, law=law, params=params)
+    table = simulate(run["n_params"], run["tokens"], run["batch_tokens"], law=law, params=params)
     print(table.iloc[:: max(len(table) // 16, 1)].to_string(index=False, float_format="{:.4g}".format))
     end = table.iloc[-1]
     print(f"the end: {end.loss:.4f} nats after {end.steps:,.0f} steps, {end.flops:.3g} FLOPs")
@@ -173,7 +173,7 @@ def _ladder(command: ScaleCommand) -> Ladder:
 
     if not command.runs:
         raise ValueError(f"scale: {command.action} needs runs, a table or folders; see tsl scale --help")
-    named = dict(entry.partition("=")[::2] for entry in command.columns)
+    named = {name: column for name, _, column in (entry.partition("=") for entry in command.columns)}
     if not all(named.values()):
         raise ValueError(f"scale: --columns are NAME=COLUMN, found {' '.join(command.columns)}")
     runs = read_runs(command.runs, named, command.split)

@@ -38,7 +38,9 @@ class BatchTrade:
     @property
     def constants(self) -> dict[str, float] | None:
         """B_star and alpha_B, as `critical_batch` reads them."""
-        return None if self.critical is None else {k: float(v) for k, v in self.critical.params.to_series().items()}
+        return (
+            None if self.critical is None else {str(k): float(v) for k, v in self.critical.params.to_series().items()}
+        )
 
 
 def fit_batch_trade(curves: pd.DataFrame, losses: Sequence[float]) -> BatchTrade:
@@ -55,11 +57,12 @@ def fit_batch_trade(curves: pd.DataFrame, losses: Sequence[float]) -> BatchTrade
     if missing:
         raise ValueError(f"critical batch: the curves lack {', '.join(missing)}; they have {', '.join(curves.columns)}")
     points = pd.DataFrame([point for loss in losses for point in _reached(curves, float(loss))])
-    enough = [] if points.empty else [at for at, part in points.groupby("at") if part.batch_tokens.nunique() >= FEWEST]
+    reaching = {} if points.empty else dict(iter(points.groupby("at")))
+    enough = {at: part for at, part in reaching.items() if part.batch_tokens.nunique() >= FEWEST}
     if not enough:
         reached = f"{len(points)} pairs of run and loss" if len(points) else "none of the losses by any run"
         raise ValueError(f"critical batch: {FEWEST} batch sizes must reach a loss, found {reached}; give higher losses")
-    trades = pd.DataFrame([_trade(at, points[points["at"] == at]) for at in enough])
+    trades = pd.DataFrame([_trade(float(str(at)), part) for at, part in enough.items()])
     usable = trades[trades.usable]
     critical = None
     if len(usable) >= FEWEST:
@@ -74,7 +77,7 @@ def _reached(curves: pd.DataFrame, loss: float) -> list[dict[str, float]]:
     """Where each run first reached a loss, interpolated in log steps between two checkpoints."""
     points = []
     for run, curve in curves.groupby("run", sort=False):
-        curve = curve[curve.steps > 0].sort_values("steps")
+        curve = curve.query("steps > 0").sort_values("steps")
         values, steps = curve.loss.to_numpy(float), curve.steps.to_numpy(float)
         below = np.flatnonzero(values <= loss)
         if not len(below) or below[0] == 0:

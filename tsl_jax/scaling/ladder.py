@@ -151,7 +151,8 @@ def fit_ladder(
     group = group or _groups(runs)
     params = np.full((resamples, len(law.params)), np.nan)
     if resamples:
-        each = fitted(_resampled(runs[group] if group != "row" else runs.index.to_series(), resamples, seed))
+        units = np.arange(len(runs)) if group == "row" else runs[group].to_numpy()
+        each = fitted(_resampled(units, resamples, seed))
         params = np.where(each.usable.values[:, None], each.params.values, np.nan)
     sizes = np.sort(runs.n_params.unique())
     scores = pd.DataFrame()
@@ -160,9 +161,9 @@ def fit_ladder(
         if inside.sum() > len(law.params):
             part = fitted(inside[None].astype(float))
             predicted = part.predict().values[0][~inside]
-            scores = runs[~inside][["n_params", *[c for c in law.covariates if c != "n_params"]]].assign(
-                observed=runs.loss[~inside], predicted=predicted
-            )
+            columns = ["n_params", *[name for name in law.covariates if name != "n_params"], "loss"]
+            scores = runs.loc[~inside, columns].rename(columns={"loss": "observed"})
+            scores["predicted"] = predicted
             scores["error"] = scores.predicted / scores.observed - 1
     return Ladder(law, runs, whole, params, group, scores)
 
@@ -180,7 +181,7 @@ def _groups(runs: pd.DataFrame) -> str:
     return "n_params" if runs.n_params.nunique() > 3 and runs.n_params.duplicated().any() else "row"
 
 
-def _resampled(groups: pd.Series, resamples: int, seed: int) -> Float[np.ndarray, "resample run"]:
+def _resampled(groups: np.ndarray, resamples: int, seed: int) -> Float[np.ndarray, "resample run"]:
     """How often each row counts when its groups are drawn with replacement."""
     codes, names = pd.factorize(groups)
     drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)

@@ -61,11 +61,13 @@ def complete(runs: pd.DataFrame) -> pd.DataFrame:
     """
     runs = runs.copy()
     for name in [name for name in NAMES if name != "run" and name in runs]:
-        values = pd.to_numeric(runs[name], errors="coerce")
-        bad = runs[name].notna() & ~(values > 0)
-        if bad.any() or (name in NEEDED and values.isna().any()):
-            row = int(np.argmax((bad | values.isna()).to_numpy()))
-            found = runs[name].tolist()[row]
+        given = runs[name].tolist()
+        values = np.asarray(pd.to_numeric(pd.Series(given, dtype=object), errors="coerce"), float)
+        missing = pd.isna(np.array(given, dtype=object))
+        bad = ~(values > 0) & (~missing | (name in NEEDED))
+        if bad.any():
+            row = int(np.argmax(bad))
+            found = given[row]
             raise ValueError(f"scale: {name} must be a positive number in every run, found {found!r} in row {row + 1}")
         runs[name] = values
     if {"tokens", "batch_tokens"} <= set(runs) and "steps" not in runs:
