@@ -246,6 +246,7 @@ DOCUMENTS = (
     "notebooks/02_fit_curves.ipynb",
     "notebooks/03_forecast.ipynb",
     "notebooks/04_position_weighting.ipynb",
+    "notebooks/05_scaling.ipynb",
 )
 
 
