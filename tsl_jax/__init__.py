@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # for type checkers, which cannot read the table; a test comp
     from tsl_jax.surface import load_surface as load_surface
     from tsl_jax.surface import pack as pack
     from tsl_jax.surface import save_surface as save_surface
+    from tsl_jax.training.noise_scale import noise_scale as noise_scale
 
 __version__ = "0.1.0"
 
@@ -45,6 +46,7 @@ _NAMES = {  # module: the public names it holds; "tsl_jax" holds packages
     "tsl_jax.reporting": ("report",),
     "tsl_jax.schedules": ("Schedule",),
     "tsl_jax.surface": ("load_surface", "pack", "save_surface"),
+    "tsl_jax.training.noise_scale": ("noise_scale",),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = sorted(_MODULE_OF)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from tsl_jax.training import hosts, run_dir
+from tsl_jax.training import hosts, noise_scale, run_dir
 
 if TYPE_CHECKING:
     from tsl_jax.training.setup import TrainingRun
@@ -147,6 +147,8 @@ def rolled_back(run: TrainingRun, like: TrainState, error: BadLossError) -> tupl
     )
     run = replace(run, timeline=timeline.skipping(good, sequences[1] - sequences[0]), record=record)
     run_dir.forget_after(run.path, run.timeline, good)
+    if run.noise:
+        run = replace(run, noise=noise_scale.resumed(run.path, good))
     run.data.follow(run.timeline)
     if run.weighting:
         run.weighting.resume(good)

@@ -13,6 +13,7 @@ from tsl_jax.training.timeline import RunTimeline, resolve_timeline
 SCHEDULES = ("cosine", "constant", "wsd", "restarts")
 DECAY_FORMS = ("linear", "exponential", "sqrt")
 ON_NONFINITE = ("stop", "rollback")
+NOISE_SCALE = ("off", "total", "by_layer")
 # The least and the most of the counts: beyond these no machine goes, or numbers no longer fit their types.
 RANGES = {
     "tokens": (1, 10**15), "context": (1, 1 << 24), "batch_size": (1, 1 << 24), "accumulate": (1, 1 << 24),
@@ -41,6 +42,7 @@ def validate_config(config: TrainConfig, *, run_code: bool = True) -> RunTimelin
     if config.spike_sigmas and not LEAST_SIGMAS <= config.spike_sigmas < float("inf"):
         found = f"found {config.spike_sigmas}"
         raise ValueError(f"training: spike_sigmas must be 0, for none, or at least {LEAST_SIGMAS} and finite, {found}")
+    _check_noise_scale(config)
     parts = max(config.mesh.data, 1) * config.mesh.fsdp
     check_shares([config.batch_size], config.accumulate, parts)
     check_evaluation_shares(config.evaluation_batch, parts)
@@ -72,6 +74,16 @@ def _check_range(name: str, value: int, least: int, most: int) -> None:
         raise ValueError(f"training: {name} must {bound}, found {value}")
     if value > most:
         raise ValueError(f"training: {name} must be at most {most:,}, found {value:,}; lower it")
+
+
+def _check_noise_scale(config: TrainConfig) -> None:
+    """It compares the gradient of a batch with those of its microbatches, so there must be several."""
+    if config.noise_scale not in NOISE_SCALE:
+        found = f"found {config.noise_scale!r}"
+        raise ValueError(f"training: noise_scale must be one of {', '.join(NOISE_SCALE)}, {found}")
+    if config.noise_scale != "off" and config.accumulate == 1:
+        found = f"noise_scale {config.noise_scale} compares batches with their microbatches, and accumulate 1 makes one"
+        raise ValueError(f"training: {found}; give --accumulate 2 or more (the same steps up to rounding)")
 
 
 def _check_interventions(timeline: RunTimeline, domains: tuple[str, ...]) -> None:

@@ -187,7 +187,8 @@ def _advance(run: TrainingRun, state: TrainState, first: int, last: int, batches
         line |= {"lr": timeline.learning_rate(step), "grad_norm": numbers.pop("grad_norm")}
         if problem := run.losses.problem(line["loss"], line["grad_norm"]):
             break
-        lines.append(line | numbers | speed)
+        line |= numbers
+        lines.append(line | (run.noise.add(line) if run.noise else {}) | speed)
     run_dir.append_metrics(run.path, lines)  # also before an error: they show how the run came to it
     for good in lines:
         run.observe(good)

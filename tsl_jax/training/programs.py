@@ -57,7 +57,9 @@ def compile_programs(
         state = initial_state(params, optimizer, devices)
         steps = {}
         for n in sorted({1, per_call}):
-            step = make_step(graphdef, optimizer, weights, n, config.accumulate, config.seed, platform)
+            step = make_step(
+                graphdef, optimizer, weights, n, config.accumulate, config.seed, platform, config.noise_scale
+            )
             for size in timeline.batch_sizes:
                 shape = (size,) if n == 1 else (n, size)
                 steps[shape] = step.lower(state, batch(*shape), *more).compile()

@@ -3,6 +3,7 @@
 RUN/config.yaml      the configuration of the run
 RUN/record.json      what it was made with and how long each stage took; "complete" once the last step is done
 RUN/metrics.jsonl    one line a step: step, tokens, loss, lr, grad_norm (and auxiliary, a loss the model adds),
+                     grad_square, grad_variance, noise_scale (if asked for, see `noise_scale`; by layer NAME/GROUP too),
                      tokens_per_second, utilisation (where the peak of the devices is known)
 RUN/weights.jsonl    one line an update of adaptive position weights, see `position_weights.updates`; the loss in
                      metrics.jsonl is the mean that the weights make of positions, the surface is not weighted

@@ -22,7 +22,7 @@ from tsl_jax.data.config import Mixture
 from tsl_jax.data.preparation import DomainFiles
 from tsl_jax.models.config import ModelConfig, resolve
 from tsl_jax.models.cost import flops_per_token, n_params, n_params_embedding
-from tsl_jax.training import evaluation, hosts, mesh, provenance, resources, run_dir
+from tsl_jax.training import evaluation, hosts, mesh, noise_scale, provenance, resources, run_dir
 from tsl_jax.training.bad_losses import LossRule, judge_after
 from tsl_jax.training.checkpoint import Checkpoints
 from tsl_jax.training.config import TrainConfig, config_hash, from_dict
@@ -76,6 +76,7 @@ class TrainingRun:
     record: dict[str, Any]  # record.json, all but the times
     losses: LossRule
     roll_back: bool  # after a bad loss, rather than stop
+    noise: noise_scale.NoiseAverages | None  # None: the gradient noise scale is not logged
 
 
 class DataOrder:
@@ -199,6 +200,7 @@ def prepare(
         record=record | provenance.history(earlier, record["environment"], done),
         losses=LossRule(config.spike_sigmas),
         roll_back=roll_back,
+        noise=None if config.noise_scale == "off" else noise_scale.resumed(path, done),
     )
     judge_after(run, done)
     return run, state

@@ -22,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tsl_jax.models.build import Params, hidden_and_auxiliary, unembedding
 from tsl_jax.models.sharding import BATCH, constrain, constrain_tree, shardings
+from tsl_jax.training.noise_scale import estimates, squared_norms, with_squares
 from tsl_jax.training.objective import weighted_loss
 
 DROPOUT = 0x64726F70  # sets its random numbers apart from those of the initial parameters
@@ -84,11 +85,13 @@ def make_step(
     accumulate: int = 1,
     seed: int = 0,
     platform: str = "",
+    noise_scale: str = "off",
 ) -> Any:
     """The step as a jitted function: state, batch (B, T + 1) int32 -> state, metrics.
 
     Metrics are "loss", the cross-entropy alone, in the mean that the weights make of positions, and "grad_norm";
-    "auxiliary" too, where the architecture adds a loss of its own to the objective.
+    "auxiliary" too, where the architecture adds a loss of its own to the objective, and the estimates of the gradient
+    noise, "grad_square" and "grad_variance", where they are asked for.
 
     With several steps a call it takes batches (steps, B, T + 1) and gives metrics (steps,). On a mesh, trace it where
     the mesh is set.
@@ -102,7 +105,9 @@ def make_step(
         accumulate: microbatches that a batch is taken in, see `accumulated`.
         seed: of dropout, whose masks are a function of seed and step.
         platform: "cpu", "gpu" or "tpu", on which it will run; "" is this machine's.
+        noise_scale: `TrainConfig.noise_scale`; not "off" it takes two microbatches at least.
     """
+    by_layer = noise_scale == "by_layer"
     constant_T = None if weights is None else np.asarray(weights, np.float32)
 
     def objective(weight_T: Any, params: Params, batch_BxN: jax.Array, key: jax.Array) -> tuple[jax.Array, Metrics]:
@@ -115,10 +120,16 @@ def make_step(
 
     def step(state: TrainState, batch_BxN: jax.Array, weight_T: Any = constant_T) -> tuple[TrainState, Metrics]:
         weighted = partial(objective, weight_T)
-        gradient_and_metrics = accumulated(jax.grad(weighted, has_aux=True), accumulate)
+        of_part = jax.grad(weighted, has_aux=True)
+        if noise_scale != "off":
+            of_part = with_squares(of_part, by_layer)
+        gradient_and_metrics = accumulated(of_part, accumulate)
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), DROPOUT), state.step)
         gradient, metrics = gradient_and_metrics(state.params, batch_BxN, key)
         gradient = constrain_tree(gradient)
+        if noise_scale != "off":
+            tokens = float(batch_BxN[:, 1:].size)
+            metrics |= estimates(metrics.pop("squares"), squared_norms(gradient, by_layer), tokens / accumulate, tokens)
         update, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         state = TrainState(optax.apply_updates(state.params, update), opt_state, state.step + 1)  # pyright: ignore[reportArgumentType]
         return constrain_tree(state), metrics | {"grad_norm": optax.tree.norm(gradient)}
