@@ -1,4 +1,4 @@
-"""The gradient noise scale, from the gradients of a batch and of its microbatches (McCandlish et al., arXiv 1812.06162).
+"""The gradient noise scale, from a batch and its microbatches (McCandlish et al., arXiv 1812.06162).
 
 With G the gradient of the expected loss and Sigma the covariance of the gradient of one token, the mean gradient G_n of
 n tokens has E|G_n|^2 = |G|^2 + tr Sigma / n. A step that takes its batch of B tokens in microbatches of b tokens has
@@ -13,7 +13,7 @@ sum_s d^(t-s) x_s / sum_s d^(t-s); their ratio is taken, as the mean of ratios i
 be negative. B_simple estimates the critical batch size (Kaplan et al., arXiv 2001.08361, section 5.1).
 
 Gradients are those of the loss that is trained on, weights of positions and what the model adds included, before
-clipping. Tokens of one sequence are not independent: Sigma is the covariance over sequences times their length, so
+clipping. Steps are the same up to rounding: with more to give, the compiler fuses sums in another way. Tokens of one sequence are not independent: Sigma is the covariance over sequences times their length, so
 that B_simple counts whole sequences, in tokens.
 """
 
