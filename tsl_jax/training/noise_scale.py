@@ -13,8 +13,9 @@ sum_s d^(t-s) x_s / sum_s d^(t-s); their ratio is taken, as the mean of ratios i
 be negative. B_simple estimates the critical batch size (Kaplan et al., arXiv 2001.08361, section 5.1).
 
 Gradients are those of the loss that is trained on, weights of positions and what the model adds included, before
-clipping. Steps are the same up to rounding: with more to give, the compiler fuses sums in another way. Tokens of one sequence are not independent: Sigma is the covariance over sequences times their length, so
-that B_simple counts whole sequences, in tokens.
+clipping. Tokens of one sequence are not independent: Sigma is the covariance over sequences times their length, so
+that B_simple counts whole sequences, in tokens. Steps are those of a run without, up to rounding: with more to give,
+the compiler fuses sums in another way.
 """
 
 from __future__ import annotations
