@@ -192,7 +192,7 @@ def _compare(command: FitCommand, stamp: dict[str, str], surface: bool) -> None:
     of_usable = "aic and bic less the least of each curve, where the law is usable"
     print(f"{summary.curves:,} curves; numbers are medians over them, {of_usable}")
     print(f"{in_words(summarise(rows))}\n{verdict(rows)}")
-    if unusable := int((~rows.groupby("curve")["usable"].any()).sum()):
+    if unusable := summary.curves - rows.loc[rows["usable"], "curve"].nunique():
         print(f"no law is usable on {unusable:,} of {summary.curves:,} curves (their status says why)")
     print(f"rows: {command.out}")
     _finish(command, laws[0], summary, surface=False)
