@@ -9,6 +9,7 @@ difference is printed, and ends the command with exit code 1.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import io
 import json
@@ -68,9 +69,14 @@ def cells(kept: pd.DataFrame, now: pd.DataFrame) -> Iterator[str]:
             yield f"row {row} ({where[:100]}), {column}: kept {kept[column].iloc[row]}, now {now[column].iloc[row]}"
 
 
-def main(names: list[str]) -> int:
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.compare_results", description=__doc__)
+    parser.add_argument("names", metavar="NAME", nargs="*", help=f"of {', '.join(STUDIES)}; default all")
+    names = parser.parse_args(arguments).names or STUDIES
+    if unknown := [name for name in names if name not in STUDIES]:
+        parser.error(f"expected some of {', '.join(STUDIES)}, found {unknown[0]!r}")
     different = 0
-    for name in names or STUDIES:
+    for name in names:
         study = importlib.import_module(f"experiments.{name}.study").STUDY
         findings = study.analyse(load_runs(Pool(HOME / "kept_runs", Path("runs/pool")), study.runs("cpu"), "cpu"))
         claims = [{"claim": claim.claim, "verdict": claim.verdict} for claim in findings.claims]

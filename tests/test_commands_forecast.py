@@ -123,3 +123,11 @@ def test_a_mistake_gets_a_sentence_and_exit_code_2(
     assert sentence in output.err.replace("\n", " ")
     assert "Traceback" not in output.err + output.out
     assert not (folder / "wrong.json").exists()
+
+
+def test_a_log_is_no_surface_yet_and_the_sentence_says_how_it_becomes_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "log.csv").write_text("tokens,loss\n1000,4.0\n")
+    assert tsl_command("forecast", str(tmp_path / "log.csv")) == 2
+    assert "is a table; make surfaces of it by tsl import" in capsys.readouterr().err.replace("\n", " ")

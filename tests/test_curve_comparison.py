@@ -44,20 +44,21 @@ def run(*arguments: Any) -> int:
 
 
 def test_the_rows_are_those_of_compare_laws_and_the_verb_says_which_law_to_take(tmp_path, capsys):
-    y = noisy(12)
+    y = np.vstack([noisy(12), 3 + 0.01 * POSITION])  # the last rises
     np.save(tmp_path / "c.npy", y)
     out = tmp_path / "laws.csv"
     assert run(tmp_path / "c.npy", "--law", "hyperbolic,position_power", "--out", out) == 0
     printed = capsys.readouterr().out
     assert "2 laws (hyperbolic, position_power), each fitted 11 times" in printed
     assert "22 fits a curve" in printed
+    assert "no law is usable on 1 of 13 curves" in printed
     direct = compare_laws(y, TWO, x=POSITION)
     assert verdict(direct.per_curve()) in printed
     assert "take hyperbolic" in printed
     rows = pd.read_csv(out)
     assert list(rows["law"].unique()) == ["hyperbolic", "position_power"]
-    assert len(rows) == 24
-    assert rows["a1"].notna().tolist() == [True, False] * 12
+    assert len(rows) == 26
+    assert rows["a1"].notna().tolist() == [True, False] * 13
     expected = direct.per_curve()
     for name in ("sse", "relative_error", "weight", "held_out"):
         np.testing.assert_allclose(rows[name], expected[name], rtol=1e-4, atol=1e-9)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.compare_results import cells
+from experiments.compare_results import cells, main
 from experiments.position_law import claims as position_law
 from experiments.selection_cost import study as selection_cost
 from experiments.shared.labels import COLUMNS, PATTERNS, column
@@ -103,3 +103,9 @@ def test_numbers_of_a_claim_have_four_digits_and_no_nan():
         {"law": "a", "r2": 0.1235, "seeds": 3},
         {"law": "b", "r2": None, "seeds": 4},
     ]
+
+
+def test_a_name_that_is_no_study_is_refused_with_those_there_are(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["position_laws"])
+    assert "expected some of position_law, " in capsys.readouterr().err

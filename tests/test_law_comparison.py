@@ -73,6 +73,9 @@ def test_the_report_names_the_best_law_and_both_figures_are_drawn(comparison: An
     figure = comparison.plot()
     assert len(figure.axes) == 3
     assert figure.axes[2].get_yticklabels()[0].get_text() == "hyperbola (3)"
+    assert comparison.plot(curve=2).axes[0].get_title(loc="left") == "run c: data and laws"
+    with pytest.raises(ValueError, match="curves are counted from 0 to 3, found 4"):
+        comparison.plot(curve=4)
 
 
 @pytest.mark.parametrize("by", ["quantile", "worst", "best"])

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from tsl_jax.reporting import plots
+from tsl_jax.reporting.figures import round_ticks
 from tsl_jax.reporting.plots import style
 
 POSITION = np.arange(1, 33)
@@ -333,3 +334,11 @@ def test_matplotlib_is_loaded_for_these_figures_alone_and_pyplot_never():
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=300).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "most", "expected"),
+    [(0.0285, 0.0525, 3, [0.03, 0.04, 0.05]), (0.02, 0.06, 3, [0.02, 0.05]), (1, 1000, 5, [1, 10, 100, 1000])],
+)
+def test_a_narrow_logarithmic_axis_has_more_than_one_tick(low: float, high: float, most: int, expected: list) -> None:
+    np.testing.assert_allclose(round_ticks(low, high, most), expected)

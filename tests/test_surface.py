@@ -325,6 +325,10 @@ def test_one_split_may_be_named_by_a_string():
 def test_missing_surfaces_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no surface\.json"):
         tsl.load_surface(tmp_path)
+    (tmp_path / "log.csv").write_text("tokens,loss\n1,2\n")
+    with pytest.raises(ValueError, match=r"log\.csv is a table; make surfaces of it by tsl import"):
+        tsl.load_surface(tmp_path / "log.csv")
+    (tmp_path / "log.csv").unlink()
     surface.create(tmp_path, clusters={"id": 1}, context=2, attrs={})
     with pytest.raises(ValueError, match="no checkpoint yet"):
         tsl.load_surface(tmp_path)

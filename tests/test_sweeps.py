@@ -70,6 +70,13 @@ def test_a_base_is_not_changed_by_the_runs_made_of_it(tmp_path):
     assert [run.model.n_layers for run in sweep(tmp_path, text).values()] == [3, 0]
 
 
+def test_text_stands_where_tsl_train_has_it(tmp_path):
+    text = "name: r-{variant}\nbase: {text: ['a=a/*.txt'], data: {vocabulary: 300}}\n"
+    runs = sweep(tmp_path, text + "variants: {base: {}, short: {text: [b.txt]}, long: {data.text: [c.txt]}}")
+    assert [run.data.text for run in runs.values()] == [("a=a/*.txt",), ("b.txt",), ("c.txt",)]
+    assert {run.data.vocabulary for run in runs.values()} == {300}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

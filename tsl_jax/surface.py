@@ -42,6 +42,7 @@ CHECKPOINT_FILES = "tokens-*.npz"
 DIMENSIONS = ("split", "tokens", "position")
 IDENTITY = ("run", "config_hash", "model", "windows", "seed")  # attributes that all checkpoints of a surface share
 IN_MEMORY = 2**28  # bytes of sums by cluster that are loaded with the rest
+TABLES = (".csv", ".jsonl", ".ndjson", ".parquet")  # of losses; an importer makes surfaces of them
 # What one checkpoint stores for each split: (name, dimensions).
 STORED = {
     "loss_sum": ("position",),
@@ -240,6 +241,8 @@ def load_surface(path: str | Path) -> xr.Dataset:
     """
     path = Path(path)
     if path.is_file():
+        if path.suffix in TABLES:
+            raise ValueError(f"surface: {path} is a table; make surfaces of it by tsl import {path} --out FOLDER")
         arrays = read_arrays(path)
         if "header" not in arrays:
             raise ValueError(f"surface: {path} is one checkpoint of a surface; name its folder, or a packed file")

@@ -189,8 +189,12 @@ def _compare(command: FitCommand, stamp: dict[str, str], surface: bool) -> None:
             version=",".join(_version(name) for name in command.law.split(",")),
         )
     rows = read_comparison(summary.out, laws)
-    print(f"{summary.curves:,} curves; numbers are medians over them, aic and bic less the least of each curve")
-    print(f"{in_words(summarise(rows))}\n{verdict(rows)}\nrows: {command.out}")
+    of_usable = "aic and bic less the least of each curve, where the law is usable"
+    print(f"{summary.curves:,} curves; numbers are medians over them, {of_usable}")
+    print(f"{in_words(summarise(rows))}\n{verdict(rows)}")
+    if unusable := summary.curves - rows.loc[rows["usable"], "curve"].nunique():
+        print(f"no law is usable on {unusable:,} of {summary.curves:,} curves (their status says why)")
+    print(f"rows: {command.out}")
     _finish(command, laws[0], summary, surface=False)
 
 

@@ -263,7 +263,7 @@ def write_json(out: Path, result: dict[str, Any]) -> None:
 
 def output_folder(run: Path) -> Path:
     """The folder for what a verb makes of a run: its own, or beside the file of a surface one of the file's name."""
-    return run.with_suffix("") if run.suffix == ".npz" and not run.is_dir() else run
+    return run.with_suffix("") if run.is_file() or (run.suffix == ".npz" and not run.is_dir()) else run
 
 
 def show_warnings_as_sentences() -> None:

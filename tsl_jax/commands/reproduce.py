@@ -46,6 +46,7 @@ def run_reproduce(command: ReproduceCommand) -> None:
     if command.name and folder == HERE and not command.trust:
         raise ValueError(f"reproduce: {folder.absolute()} is Python that would run; look at it, then add --trust")
     studies = {path.parent.name: path for path in sorted(folder.glob("*/study.py"))}
+    studies.pop("shared", None)  # what the studies have in common, and no study
     if not command.name:
         for name, path in studies.items():
             question = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]

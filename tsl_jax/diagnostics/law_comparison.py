@@ -97,10 +97,17 @@ class LawComparison:
         ends = escape(lines[0]), escape(lines[-1]) if len(self.fits) > 1 else ""
         return f"<p>{ends[0]}</p>{self.to_dataframe().to_html(float_format='{:.4g}'.format)}<p>{ends[1]}</p>"
 
-    def plot(self) -> Any:
-        """A matplotlib figure: the laws through one curve, their residuals, and their held-out errors."""
+    def plot(self, curve: int | None = None) -> Any:
+        """A matplotlib figure: the laws through one curve, their residuals, and their held-out errors over all curves.
+
+        Args:
+            curve: which, counted from 0 as in `per_curve`; default the one of median R2.
+
+        Raises:
+            ValueError: for a curve that is not there.
+        """
         # drawn by the layer above, which this one must not know when it is imported
-        return import_module("tsl_jax.reporting.plots").law_comparison(self)
+        return import_module("tsl_jax.reporting.plots").law_comparison(self, curve)
 
 
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:

@@ -136,14 +136,20 @@ def log_axis(title: str, low: float, high: float, ticks: np.ndarray) -> View:
 
 
 def round_ticks(low: float, high: float, most: int = 6) -> np.ndarray:
-    """1, 2, 5 times powers of ten within [low, high]; fewer of them where there would be too many."""
+    """1, 2, 5 times powers of ten within [low, high]; fewer where there would be too many, more where only one."""
     decades = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
-    for steps in ((1, 2, 5), (1, 3), (1,)):
+
+    def within(*steps: int) -> np.ndarray:
         ticks = np.outer(decades, steps).ravel()
-        ticks = ticks[(ticks >= low * 0.999) & (ticks <= high * 1.001)]
-        if len(ticks) <= most:
-            return ticks
-    return ticks[:: -(-len(ticks) // most)]
+        return ticks[(ticks >= low * 0.999) & (ticks <= high * 1.001)]
+
+    ticks = within(1, 2, 5)
+    if len(ticks) < 2:
+        ticks = within(*range(1, 10))
+    else:
+        for steps in ((1, 3), (1,)):
+            ticks = ticks if len(ticks) <= most else within(*steps)
+    return ticks[:: max(1, -(-len(ticks) // most))]
 
 
 def span(*values: Any, margin: float = 0.08, least: float = 0.0) -> list[float] | None:

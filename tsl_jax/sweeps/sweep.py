@@ -10,7 +10,8 @@
       llama: {}
       lstm: {model.architecture: lstm, model.d_model: 114}
 
-A file is one such mapping or a list of them. Entries are written as on the command line of `tsl train`, with dots.
+A file is one such mapping or a list of them. Entries are written as on the command line of `tsl train`, with dots;
+`text` is `data.text`, a list. Files that they name are found from the folder in which the sweep is called.
 """
 
 from __future__ import annotations
@@ -112,10 +113,12 @@ def _runs(part: Any, file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _replaced(base: Mapping[str, Any], entries: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """The base with entries in their places; a dot leads into a mapping."""
+    """The base with entries in their places; a dot leads into a mapping, `text` is short for data.text."""
     values = deepcopy(dict(base))
+    if "text" in values:  # at its place before the entries that replace it
+        entries = {"data.text": values.pop("text"), **entries}
     for entry, value in entries.items():
-        *path, last = entry.split(".")
+        *path, last = ("data.text" if entry == "text" else entry).split(".")
         inner = values
         for name in path:
             inner = inner.setdefault(name, {})

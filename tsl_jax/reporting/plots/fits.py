@@ -57,17 +57,22 @@ def fitted_curves(fit: Any, curves: int = 3, by: str = "quantile") -> Figure:
 
 
 @styled
-def law_comparison(comparison: Any) -> Figure:
-    """Several laws: through the curve of median R2, what they leave of it, and their held-out errors.
+def law_comparison(comparison: Any, curve: int | None = None) -> Figure:
+    """Several laws: through one curve, what they leave of it, and their held-out errors over all curves.
 
     Args:
-        comparison: a `LawComparison` over one covariate.
+        comparison: a `LawComparison` over one covariate. curve: which, from 0; default the one of median R2.
+
+    Raises:
+        ValueError: for a curve that is not there.
     """
     table, fits = comparison.to_dataframe(), comparison.fits
     names = [name for name in table.index if bool(fits[name].usable.any())][:5]  # colours stay apart for so many
     first = fits[names[0] if names else table.index[0]]
     x, y, labels = _curves_of(first)
-    (k,) = _chosen(first, 1, "quantile")
+    if curve is not None and not 0 <= curve < len(y):
+        raise ValueError(f"plot: curves are counted from 0 to {len(y) - 1}, found {curve}")
+    k = _chosen(first, 1, "quantile")[0] if curve is None else curve
     figure, ((through, left, right),) = sheet(DOUBLE, 0.4 * DOUBLE, 1, 3)
     some = _some_points(x, y[k])
     through.plot(x[some], y[k][some], marker(0), color=INK, markeredgewidth=0, alpha=0.5)
