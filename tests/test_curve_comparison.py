@@ -134,11 +134,14 @@ def test_a_table_in_any_shards_gives_a_row_a_curve_and_law(tmp_path, quick, suff
     assert rows.loc[~bad & (rows["law"] == "log"), "alpha0"].tolist() == first
 
 
+OVER_TOKENS = ["log", "reciprocal", "power", "power_pure", "logarithmic", "kaplan_d"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
-        (["t.csv", "--x", "step", "--law", "all"], ["log", "reciprocal", "power", "power_pure", "logarithmic"]),
-        (["t.csv", "--x", "k", "--law", "all:tokens"], ["log", "reciprocal", "power", "power_pure", "logarithmic"]),
+        (["t.csv", "--x", "step", "--law", "all"], OVER_TOKENS),
+        (["t.csv", "--x", "k", "--law", "all:tokens"], OVER_TOKENS),
         (["c.npy", "--law", "all"], ["hyperbolic", "position_power", "position_exponential", "position_log"]),
     ],
 )

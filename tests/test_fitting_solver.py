@@ -33,7 +33,8 @@ WAVE = laws.Law(
     coefs=("b0", "b1", "b2"), basis=waves, source="a test",
     bounds=lambda x: (2 * jnp.pi * jnp.asarray([0.05, 2.0]) / (jnp.max(x) - jnp.min(x)))[None],
 )  # fmt: skip
-ONE_SHAPE = {law: POSITION if law.covariates == ("position",) else TOKENS for law in (*laws.BY_NAME.values(), WAVE)
+POINTS = {("position",): POSITION, ("loss",): np.linspace(2, 6, 64), ("steps",): np.geomspace(1e3, 1e5, 64)}
+ONE_SHAPE = {law: POINTS.get(law.covariates, TOKENS) for law in (*laws.BY_NAME.values(), WAVE)
              if len(law.shapes) == 1 and law.basis is not None}  # fmt: skip
 BITS = ("params", "stderr", "sse", "covariance", "status", "r2")
 
@@ -54,7 +55,9 @@ def log_range(law, x) -> np.ndarray:
 
 
 # The basis of another law here, over another covariate: a program of its own for the same way.
-SAME_BASIS = {laws.BY_NAME[name] for name in ("reciprocal", "power", "log", "kaplan_n")}
+SAME_BASIS = {
+    laws.BY_NAME[name] for name in ("reciprocal", "power", "log", "kaplan_n", "kaplan_d", "kaplan_c", "kaplan_c_min")
+}
 
 
 @pytest.mark.parametrize(
@@ -79,6 +82,9 @@ def test_a_curve_of_any_shape_in_the_range_is_explained(law):
 def test_the_family_is_low_rank_and_accurate_between_its_nodes(law):
     x = ONE_SHAPE[law]
     tables = lowrank_basis.prepare(law, x, np.ones(len(x)), log_range(law, x), "float64")
+    if law is laws.STEPS_TOKENS:
+        assert tables is None, "its pole lies at the first point: it takes the general way"
+        return
     assert tables is not None
     assert tables.layout.vectors <= 32
 

@@ -35,11 +35,10 @@ VERBS = {  # verb: (its module in tsl_jax.commands, what it does)
 HELP = "\n".join(
     (
         "tsl: loss dynamics of language-model pre-training\n",
-        "usage: tsl VERB [options]        tsl VERB --help explains a verb\n",
+        "usage: tsl VERB [options]    tsl VERB --help explains one    tsl --print-completion bash|zsh|tcsh\n",
         *(f"  {verb:<10}{sentence}" for verb, (_, sentence) in VERBS.items()),
         "\nevery verb: --config FILE.yaml   options from a file; those on the command line win",
         "            --debug              show the traceback of an error",
-        "completion: tsl --print-completion SHELL, for bash, zsh or tcsh",
         "exit codes: 0 done, 2 a mistake that the message explains, 3 stopped before all was made,",
         "            130 Ctrl-C, 143 SIGTERM, 129 SIGHUP",
     )
