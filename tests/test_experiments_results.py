@@ -56,9 +56,7 @@ def test_a_number_that_differs_beyond_four_digits_is_found():
 
 # Made before "-dirty" meant changed code; `tsl reproduce NAME` from a clean commit makes them anew and takes them out.
 BEFORE = {
-    "position_law",
     "temporal_fit",
-    "temporal_prediction",
     "position_weighting",
     "mid_run_changes",
     "selection_cost",
@@ -83,9 +81,9 @@ def test_an_interval_is_one_cell_and_a_column_has_decimals_in_common():
     assert head[:3] == ["arm", "loss", "cut-off, share of the tokens"]
     assert head[-1] == "method"
     assert rows == [
-        ["a", "1.235 [1.000, 2.000]", "0.10", "1,000,000", "2.22e−16", "yes", "power law with a constant"],
+        ["a", "1.235 [1.000, 2.000]", "0.10", "1,000,000", "2.22e−16", "yes", "power"],
         ["b", "−10.500", "0.25", "2,000,000", "0", "no", "–"],
-        ["c", "–", "0.40", "–", "0.5", "yes", "the paper's law"],
+        ["c", "–", "0.40", "–", "0.5", "yes", "paper"],
     ]
     assert [is_number(cell) for cell in ("–", "−1.2 [0, 1]", "1,000", "id", "a0")] == [True, True, True, False, False]
 

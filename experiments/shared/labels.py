@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from tsl_jax.forecasting.methods import METHODS
+
 COLUMNS = {
     "a0": "a0, nats",
     "a1": "a1, per position",
@@ -224,5 +226,7 @@ def column(name: str) -> str:
 
 
 def value(column_name: str, entry: str) -> str:
-    """An entry of a column in words: laws and methods by their names, anything else as it is."""
+    """An entry of a column in words: laws in words, methods of forecasts by the one name that they have everywhere."""
+    if column_name in ("method", "minus") and entry in METHODS:
+        return entry
     return LAWS.get(entry, entry) if column_name in OF_LAWS else entry.replace("_", " ")

@@ -8,14 +8,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from experiments.shared.labels import LAWS
 from experiments.shared.seeds_and_intervals import interval
 from tsl_jax.forecasting.backtesting import Backtest
 from tsl_jax.reporting.plots import errors_by
 from tsl_jax.reporting.plots import predictions as predicted
 
 DRAWN = ("paper", "power", "mean_annealing")
-SHORT = {"power": "power law", "mean_annealing": "annealing law"}  # for the legend
 
 
 def predictions(kind: str, surface: xr.Dataset, backtest: Backtest) -> tuple[dict[str, Any], dict[str, str]]:
@@ -28,16 +26,16 @@ def predictions(kind: str, surface: xr.Dataset, backtest: Backtest) -> tuple[dic
     for (cutoff, name), forecast in backtest.forecasts.items():
         mean = forecast.mean.isel(split=0)
         if np.isfinite(mean.values).any():
-            curves.setdefault(cutoff, {})[SHORT.get(name, LAWS[name])] = (mean.tokens.values, mean.values, None, None)
+            curves.setdefault(cutoff, {})[name] = (mean.tokens.values, mean.values, None, None)
     ends = {cutoff: max(f.cutoff for (at, _), f in backtest.forecasts.items() if at == cutoff) for cutoff in curves}
-    order = [SHORT.get(name, LAWS[name]) for name in DRAWN]
+    order = list(DRAWN)
     panels = {
         f"{100 * cutoff:.0f} % seen": (ends[cutoff], {name: own.get(name) for name in order})
         for cutoff, own in sorted(curves.items())
     }
     return {"predictions": predicted(surface.loss.mean("position").isel(split=0), panels)}, {
-        "predictions": f"Predicted against true loss curves, {kind}, seed 0, {surface.split.values[0]}: what each law, "
-        "fitted to the shaded part, says of the rest. The power law has a constant; a line that leaves the frame is "
+        "predictions": f"Predicted against true loss curves, {kind}, seed 0, {surface.split.values[0]}: what a method, "
+        "given the shaded part, says of the rest; `power` has a constant; a line that leaves the frame is "
         "not followed, and a law without a line gave no forecast."
     }
 
@@ -50,7 +48,7 @@ def figures(rows: pd.DataFrame) -> tuple[dict[str, Any], dict[str, str]]:
         lines = []
         for (method, cutoff), group in own.groupby(["method", "cutoff"], sort=False):
             mean = interval(group.rmse)
-            line = {"method": LAWS[str(method)], "cutoff": cutoff}
+            line = {"method": str(method), "cutoff": cutoff}
             lines.append({**line, "value": mean.mean, "low": mean.low, "high": mean.high})
         drawn[f"errors-{kind}"] = errors_by(pd.DataFrame(lines), "root mean squared error of the rest (nats)")
         captions[f"errors-{kind}"] = (
