@@ -14,14 +14,14 @@ install: $(VENV)/.installed
 demo: $(VENV)/.installed
 	$(VENV)/bin/tsl demo --out runs/demo
 
-# First the tests, with the compiler's fast settings (tests/conftest.py); then those that its usual ones are needed for.
 test: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
-	XLA_FLAGS=--xla_backend_optimization_level=0 $(VENV)/bin/python -m pytest -n auto --maxprocesses 4 -m exact_bits
 
-# What is left out of `make test`: runs in several processes, kills, kernels by an interpreter.
+# What is left out of `make test`: runs in several processes, kills, kernels by an interpreter; then what compares the
+# bits of two programs, with the compiler's usual settings instead of the fast ones of tests/conftest.py.
 test-slow: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS) -m slow
+	XLA_FLAGS=--xla_backend_optimization_level=0 $(VENV)/bin/python -m pytest $(PYTEST_ARGS) -m exact_bits
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

@@ -46,9 +46,7 @@ LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rank = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
-    later = pytest.mark.skip(
-        reason="two programs differ in a last bit under the fast settings: make test runs it later"
-    )
+    later = pytest.mark.skip(reason="two programs differ in a last bit under the fast settings: make test-slow runs it")
     for item in items:
         if FAST_PROGRAMS and item.get_closest_marker("exact_bits") is not None:
             item.add_marker(later)

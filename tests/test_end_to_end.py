@@ -245,8 +245,8 @@ DOCUMENTS = (
     "notebooks/01_read_a_surface.ipynb",
     "notebooks/02_fit_curves.ipynb",
     "notebooks/03_forecast.ipynb",
-    "notebooks/04_position_weighting.ipynb",
-    "notebooks/05_scaling.ipynb",
+    pytest.param("notebooks/04_position_weighting.ipynb", marks=pytest.mark.slow),
+    pytest.param("notebooks/05_scaling.ipynb", marks=pytest.mark.slow),
 )
 
 
