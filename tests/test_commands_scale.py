@@ -44,6 +44,18 @@ def test_a_ladder_is_fitted_predicted_and_allocated(table: Path, tmp_path: Path,
     assert "sd of log loss at the target" in capsys.readouterr().out
 
 
+def test_laws_of_the_least_steps_and_compute_read_what_follows_from_the_batch(
+    table: Path, tmp_path: Path, capsys: Any
+) -> None:
+    pd.read_csv(table).assign(batch_tokens=5e5).to_csv(tmp_path / "runs.csv", index=False)
+    for law in ("kaplan_ns", "kaplan_c", "kaplan_c_min"):
+        assert scale("fit", tmp_path / "runs.csv", "--law", law, "--loss", "log", "--resamples", 0) == 0
+        out = capsys.readouterr().out
+        assert ("by the paper's critical batch" in out) == (law != "kaplan_c")
+        assert "intervals" not in out
+        assert " low" not in out
+
+
 def test_budgets_and_planned_runs_need_no_runs(capsys: Any) -> None:
     assert scale("allocate", "--flops", "1e21") == 0
     out = capsys.readouterr().out
@@ -61,8 +73,18 @@ def test_budgets_and_planned_runs_need_no_runs(capsys: Any) -> None:
         (("simulate", "--at", "n_params=x"), "--at takes NAME=NUMBER, found 'n_params=x'"),
         (("simulate", "--at", "n_params=1e9"), "--at needs n_params=NUMBER tokens=NUMBER batch_tokens=NUMBER"),
         (("simulate", "--at", "n_params=-1"), "--at takes positive numbers"),
+        (("allocate", "--flops", "1e21", "--utilisation", "0"), "the utilisation is a share in (0, 1], found 0.0"),
+        (("allocate", "--flops", "1e21", "--law", "kaplan_n"), "expected a law over n_params and tokens or steps_min"),
+        (("fit", "TABLE", *FAST, "--group", "size"), "there is no column 'size' to group by"),
+        (("fit", "TABLE", *FAST, "--held-out", "-1"), "resamples and held_out are 0 or more, found 8 and -1"),
+        (("fit", "TABLE", *FAST, "--law", "kaplan_ns"), "need batch_tokens, steps, which the runs lack"),
+        (
+            ("fit", "TABLE", *FAST, "--critical", "B_star=1", "--law", "kaplan_ns"),
+            "--critical needs B_star=NUMBER alpha_B",
+        ),
+        (("design", "TABLE", *FAST, "--flops", "1", "--at", "n_params=1e9", "tokens=2e10"), "the smallest size, 3e+07"),
     ],
 )
-def test_mistakes_get_a_sentence(arguments: tuple[str, ...], message: str, capsys: Any) -> None:
-    assert scale(*arguments) == 2
+def test_mistakes_get_a_sentence(arguments: tuple[str, ...], message: str, table: Path, capsys: Any) -> None:
+    assert scale(*(table if argument == "TABLE" else argument for argument in arguments)) == 2
     assert message in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,6 +37,9 @@ class ScaleCommand:
     """Default chinchilla; for simulate without runs kaplan_ns; allocate without runs compares the papers'."""
     columns: tuple[str, ...] = ()
     """NAME=COLUMN, where a table has another name for it: tokens='tokens seen'."""
+    critical: tuple[str, ...] = ()
+    """B_star=NUMBER alpha_B=NUMBER of the critical batch, for laws of the least steps or compute (kaplan_ns,
+    kaplan_c_min) and their allocation; default the paper's, which belong to its text."""
     split: str = ""
     """Of run folders; default the first."""
     at: tuple[str, ...] = ()
@@ -62,7 +65,6 @@ class ScaleCommand:
     """Share of the peak that is reached."""
     out: Path | None = None
     """CSV of the table that is printed."""
-    trust: tyro.conf.Suppress[bool] = field(default=False)
 
 
 def run_scale(command: ScaleCommand) -> None:
@@ -100,7 +102,8 @@ def _allocate(command: ScaleCommand) -> pd.DataFrame:
 
     if not command.flops > 0:
         raise ValueError("scale: allocate needs the budget, --flops 1e21")
-    later: dict[str, Any] = {"inference_tokens": command.inference_tokens}
+    hours = float(gpu_hours(command.flops, command.peak_flops, command.utilisation))
+    later: dict[str, Any] = {"inference_tokens": command.inference_tokens, "critical": _critical(command)}
     if command.runs:
         ladder = _ladder(command)
         print(ladder.report(), "", sep="\n")
@@ -110,7 +113,7 @@ def _allocate(command: ScaleCommand) -> pd.DataFrame:
         law = laws.BY_NAME[command.law or "chinchilla"]
         made = [allocate(command.flops, law, **later)]
         if not command.law and not command.inference_tokens:
-            made.append(allocate(command.flops, laws.KAPLAN_NS))
+            made.append(allocate(command.flops, laws.KAPLAN_NS, critical=_critical(command)))
         print(
             "by the papers' constants, of their text, tokenizer and schedules; fit your own runs for yours",
             "",
@@ -118,7 +121,6 @@ def _allocate(command: ScaleCommand) -> pd.DataFrame:
         )
     for allocation in made:
         print(allocation, "", sep="\n")
-    hours = float(gpu_hours(command.flops, command.peak_flops, command.utilisation))
     print(f"{hours:,.0f} hours of a device of {command.peak_flops:.3g} FLOP/s at {command.utilisation:.0%} of it")
     return pd.concat({allocation.law: allocation.table for allocation in made}, names=["law", "quantity"])
 
@@ -136,7 +138,13 @@ def _design(command: ScaleCommand) -> pd.DataFrame:
         raise ValueError("scale: design needs the budget of the new runs, --flops 1e20")
     target = _numbers(command.at, ladder.law.covariates)
     # from the smallest run of the ladder to what the budget allows, at 2.5 to 320 tokens a parameter
-    sizes = np.geomspace(ladder.runs.n_params.min(), np.sqrt(command.flops / 15), GRID)
+    smallest, largest = float(ladder.runs.n_params.min()), float(np.sqrt(command.flops / 15))
+    if largest < smallest:
+        least = 15 * smallest**2
+        raise ValueError(
+            f"scale: the smallest size, {smallest:.3g}, takes {least:.3g} FLOPs, found {command.flops:.3g}"
+        )
+    sizes = np.geomspace(smallest, largest, GRID)
     grid = pd.DataFrame(
         [(n, n * ratio) for n in sizes for ratio in np.geomspace(2.5, 320, 8)], columns=["n_params", "tokens"]
     )
@@ -157,7 +165,7 @@ def _simulate(command: ScaleCommand) -> pd.DataFrame:
         ladder = _ladder(command)
         law = ladder.law
         params = {str(name): float(value) for name, value in ladder.fit.params.to_series().items()}
-    table = simulate(run["n_params"], run["tokens"], run["batch_tokens"], law=law, params=params)
+    table = simulate(run["n_params"], run["tokens"], run["batch_tokens"], law, params, _critical(command))
     print(table.iloc[:: max(len(table) // 16, 1)].to_string(index=False, float_format="{:.4g}".format))
     end = table.iloc[-1]
     print(f"the end: {end.loss:.4f} nats after {end.steps:,.0f} steps, {end.flops:.3g} FLOPs")
@@ -169,7 +177,7 @@ def _simulate(command: ScaleCommand) -> pd.DataFrame:
 def _ladder(command: ScaleCommand) -> Ladder:
     """The law fitted to the runs of the command."""
     from tsl_jax import laws
-    from tsl_jax.scaling import fit_ladder, read_runs
+    from tsl_jax.scaling import fit_ladder, read_runs, with_minimal
 
     if not command.runs:
         raise ValueError(f"scale: {command.action} needs runs, a table or folders; see tsl scale --help")
@@ -178,11 +186,24 @@ def _ladder(command: ScaleCommand) -> Ladder:
         raise ValueError(f"scale: --columns are NAME=COLUMN, found {' '.join(command.columns)}")
     runs = read_runs(command.runs, named, command.split)
     law = laws.BY_NAME[command.law or "chinchilla"]
+    if {"steps_min", "pf_days_min"} & set(law.covariates) - set(runs):
+        critical = _critical(command)
+        runs = with_minimal(runs, critical)
+        print(
+            ""
+            if critical
+            else "least steps and compute by the paper's critical batch; --critical gives that of your text"
+        )
     options = {"group": command.group, "resamples": command.resamples, "held_out": command.held_out}
     return fit_ladder(law, runs, command.loss, command.delta, seed=command.seed, **options)
 
 
-def _numbers(entries: tuple[str, ...], names: tuple[str, ...]) -> dict[str, float]:
+def _critical(command: ScaleCommand) -> dict[str, float] | None:
+    """The constants of the critical batch, where they are given."""
+    return _numbers(command.critical, ("B_star", "alpha_B"), "--critical") if command.critical else None
+
+
+def _numbers(entries: tuple[str, ...], names: tuple[str, ...], option: str = "--at") -> dict[str, float]:
     """NAME=NUMBER entries, all of `names` and no other.
 
     Raises:
@@ -194,11 +215,10 @@ def _numbers(entries: tuple[str, ...], names: tuple[str, ...]) -> dict[str, floa
         try:
             values[name] = float(text)
         except ValueError:
-            raise ValueError(f"scale: --at takes NAME=NUMBER, found {entry!r}") from None
+            raise ValueError(f"scale: {option} takes NAME=NUMBER, found {entry!r}") from None
         if not 0 < values[name] < float("inf"):
-            raise ValueError(f"scale: --at takes positive numbers, found {entry!r}")
+            raise ValueError(f"scale: {option} takes positive numbers, found {entry!r}")
     if set(values) != set(names):
-        raise ValueError(
-            f"scale: --at needs {' '.join(f'{name}=NUMBER' for name in names)}, found {' '.join(entries) or 'nothing'}"
-        )
+        wanted = " ".join(f"{name}=NUMBER" for name in names)
+        raise ValueError(f"scale: {option} needs {wanted}, found {' '.join(entries) or 'nothing'}")
     return values

@@ -25,7 +25,7 @@ from tsl_jax.scaling.batch import BatchTrade, fit_batch_trade
 from tsl_jax.scaling.design import next_runs
 from tsl_jax.scaling.frontier import Frontier, fit_frontier, isoflop_minima
 from tsl_jax.scaling.ladder import Ladder, fit_ladder
-from tsl_jax.scaling.runs_table import read_runs
+from tsl_jax.scaling.runs_table import read_runs, with_minimal
 from tsl_jax.scaling.simulation import simulate
 
 __all__ = [
@@ -49,4 +49,5 @@ __all__ = [
     "simulate",
     "tokens_needed",
     "training_flops",
+    "with_minimal",
 ]

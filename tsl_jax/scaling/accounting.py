@@ -86,8 +86,10 @@ def gpu_hours(flops: ArrayLike, peak: float = 989e12, utilisation: float = 0.4) 
     """Hours of one device that `flops` take, at a share of its peak FLOP/s; default an H100 or H200 in bfloat16.
 
     Raises:
-        ValueError: for a share that is not in (0, 1].
+        ValueError: for a share that is not in (0, 1], or a peak that is not positive.
     """
+    if not peak > 0:
+        raise ValueError(f"gpu_hours: the peak is a positive number of FLOP/s, found {peak}")
     if not 0 < utilisation <= 1:
         raise ValueError(f"gpu_hours: the utilisation is a share in (0, 1], found {utilisation}")
     return np.asarray(flops, float) / (peak * utilisation * 3600)

@@ -14,7 +14,8 @@ There N, B and S grow as C^(alpha_C/alpha_N), C^(alpha_C/alpha_B), C^(alpha_C/al
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,7 @@ from jaxtyping import Float
 
 from tsl_jax.laws import CHINCHILLA, CRITICAL_BATCH, KAPLAN_NS, Law
 from tsl_jax.scaling.accounting import critical_batch
+from tsl_jax.scaling.ladder import losses
 
 SIZES = np.geomspace(1e3, 1e14, 4401)  # n_params that are tried, 400 a decade; then a parabola through the best three
 LEVEL = 0.9
@@ -86,25 +88,26 @@ def allocate(
     else:
         raise ValueError(f"allocate: expected a law over n_params and tokens or steps_min, found {law.name}")
 
-    def best(row: Mapping[str, float]) -> dict[str, float]:
+    def best(row: np.ndarray) -> dict[str, float]:
         if law.covariates == KAPLAN_NS.covariates:
             assert constants is not None
-            return _by_steps(flops, law, row, constants)
-        return _by_tokens(flops, law, row, constants, inference_tokens)
+            return _by_steps(flops, law, row[None], constants)
+        return _by_tokens(flops, law, row[None], constants, inference_tokens)
 
-    columns = {"value": best(values)}
-    table = pd.DataFrame(columns)
+    table = pd.DataFrame({"value": best(np.array([values[name] for name in law.params], float))})
     table["low"] = table["high"] = np.nan
-    known = np.zeros((0, 1)) if draws is None else draws[np.isfinite(draws).all(1)]
-    if len(known):
-        each = pd.DataFrame([best(dict(zip(law.params, row, strict=True))) for row in known])
+    each = []
+    for row in [] if draws is None else draws[np.isfinite(draws).all(1)]:
+        with contextlib.suppress(ValueError):  # a resample may have no optimum; the interval is of those that have
+            each.append(best(row))
+    if each:
         tail = (1 - level) / 2
-        table["low"], table["high"] = each.quantile(tail), each.quantile(1 - tail)
+        table["low"], table["high"] = pd.DataFrame(each).quantile(tail), pd.DataFrame(each).quantile(1 - tail)
     return Allocation(law.name, table, flops, inference_tokens)
 
 
 def _by_tokens(
-    flops: float, law: Law, values: Mapping[str, float], critical: Mapping[str, float] | None, later: float
+    flops: float, law: Law, params: np.ndarray, critical: Mapping[str, float] | None, later: float
 ) -> dict[str, float]:
     """Of a law over n_params and tokens."""
     sizes = SIZES[2 * SIZES * later < 0.999 * flops]
@@ -113,7 +116,7 @@ def _by_tokens(
 
     def loss(n_params: np.ndarray) -> np.ndarray:
         tokens = (flops / n_params - 2 * later) / 6
-        return np.asarray(law({"n_params": n_params, "tokens": tokens}, values), float)
+        return losses(law, {"n_params": n_params, "tokens": tokens}, params)[0]
 
     n_params = _minimum(loss, sizes)
     tokens, least = (flops / n_params - 2 * later) / 6, float(loss(np.array([n_params]))[0])
@@ -121,7 +124,7 @@ def _by_tokens(
     return _quantities(n_params, tokens, batch, tokens / batch, least)
 
 
-def _by_steps(flops: float, law: Law, values: Mapping[str, float], critical: Mapping[str, float]) -> dict[str, float]:
+def _by_steps(flops: float, law: Law, params: np.ndarray, critical: Mapping[str, float]) -> dict[str, float]:
     """Of L(N, S_min) at the critical batch."""
 
     def steps_min(n_params: np.ndarray) -> np.ndarray:
@@ -129,13 +132,13 @@ def _by_steps(flops: float, law: Law, values: Mapping[str, float], critical: Map
         low, high = np.full(len(n_params), -10.0), np.full(len(n_params), 50.0)
         for _ in range(60):
             middle = (low + high) / 2
-            loss = np.asarray(law({"n_params": n_params, "steps_min": np.exp(middle)}, values), float)
+            loss = losses(law, {"n_params": n_params, "steps_min": np.exp(middle)}, params)[0]
             over = 6 * n_params * np.exp(middle) * critical_batch(loss, critical) > flops / 2
             low, high = np.where(over, low, middle), np.where(over, middle, high)
         return np.exp((low + high) / 2)
 
     def loss(n_params: np.ndarray) -> np.ndarray:
-        return np.asarray(law({"n_params": n_params, "steps_min": steps_min(n_params)}, values), float)
+        return losses(law, {"n_params": n_params, "steps_min": steps_min(n_params)}, params)[0]
 
     n_params = _minimum(loss, SIZES)
     least, steps = float(loss(np.array([n_params]))[0]), 2 * float(steps_min(np.array([n_params]))[0])
@@ -150,13 +153,13 @@ def _quantities(n_params: float, tokens: float, batch: float, steps: float, loss
     }  # fmt: skip
 
 
-def _minimum(loss: object, sizes: np.ndarray) -> float:
+def _minimum(loss: Callable[[np.ndarray], np.ndarray], sizes: np.ndarray) -> float:
     """Where a loss over sizes is least: the best of the grid, then a parabola through it and its neighbours.
 
     Raises:
         ValueError: where it is least at an end of the grid.
     """
-    values = loss(sizes)  # pyright: ignore[reportCallIssue]
+    values = loss(sizes)
     k = int(np.nanargmin(values))
     if k in (0, len(sizes) - 1):
         where = "smallest" if k == 0 else "largest"

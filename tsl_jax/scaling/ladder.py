@@ -17,6 +17,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from tsl_jax.fitting import Fit, fit
+from tsl_jax.fitting.result import evaluate
 from tsl_jax.laws import Law
 
 DELTA = 1e-3  # where Huber's loss on log L turns linear: Hoffmann et al., section D.2
@@ -45,8 +46,10 @@ class Ladder:
 
     def interval(self, level: float = LEVEL) -> pd.DataFrame:
         """A row a parameter: value, low and high over the resamples, and the paper's value where it has one."""
-        tail = (1 - level) / 2
-        low, high = np.nanquantile(self.params, [tail, 1 - tail], axis=0)
+        tail, known = (1 - level) / 2, self.params[np.isfinite(self.params).all(1)]
+        low = high = np.full(len(self.law.params), np.nan)
+        if len(known):
+            low, high = np.quantile(known, [tail, 1 - tail], axis=0)
         columns = {"value": self.fit.params.values, "low": low, "high": high}
         paper = [self.law.published.get(name, np.nan) for name in self.law.params]
         return pd.DataFrame(columns | {"paper": paper}, index=pd.Index(self.law.params, name="parameter"))
@@ -59,35 +62,30 @@ class Ladder:
                 covariate leaves the range of the data, at most: 1 within it.
         """
         points = {name: np.atleast_1d(np.asarray(x[name], float)) for name in self.law.covariates}
-        whole = self._at(points, self.fit.params.values[None])[0]
+        whole = losses(self.law, points, self.fit.params.values[None])[0]
         low = high = np.full(len(whole), np.nan)
         known = self.params[np.isfinite(self.params).all(1)]
         if len(known):
             tail = (1 - level) / 2
-            low, high = np.quantile(self._at(points, known), [tail, 1 - tail], axis=0)
+            low, high = np.quantile(losses(self.law, points, known), [tail, 1 - tail], axis=0)
         beyond = np.ones(len(whole))
         for name, values in points.items():
             seen = self.runs[name]
             beyond = np.maximum(beyond, np.maximum(values / seen.max(), seen.min() / values))
         return pd.DataFrame({**points, "loss": whole, "low": low, "high": high, "beyond": beyond})
 
-    def _at(self, points: Mapping[str, np.ndarray], params: np.ndarray) -> np.ndarray:
-        """(row of params, point)."""
-        x: Any = dict(points) if len(points) > 1 else next(iter(points.values()))
-        return np.stack([np.asarray(self.law(x, dict(zip(self.law.params, row, strict=True)))) for row in params])
-
     def report(self) -> str:
         """Parameters with intervals, the paper's beside them, the status, and the error at the runs held out."""
         table = self.interval()
-        if table.paper.isna().all():
-            table = table.drop(columns="paper")
+        table = table.dropna(axis=1, how="all")
         agreeing = int(self.fit.n_agreeing_starts)
         lines = [
             f"{self.law.name}: {self.law.formula}, {len(self.runs)} runs of {self.runs.n_params.nunique()} sizes",
             f"{self.fit.message().item()}; {agreeing} of {self.law.starts} starts agree",
             table.to_string(float_format="{:.4g}".format, na_rep="-"),
-            f"intervals: {LEVEL:.0%}, {len(self.params)} resamples of groups of one {self.grouped_by}",
         ]
+        if len(self.params):
+            lines.append(f"intervals: {LEVEL:.0%}, {len(self.params)} resamples of groups of one {self.grouped_by}")
         failed = int(np.isnan(self.params).any(1).sum())
         if failed:
             lines.append(f"{failed} of {len(self.params)} resamples do not tell the parameters apart")
@@ -122,16 +120,20 @@ def fit_ladder(
         runs: with a column for each covariate of the law, and `loss`. loss, delta: as in `tsl.fit`.
         group: the column whose values are resampled; default "run" where runs repeat, else "n_params" where each size
             has several runs, else every row for itself.
-        resamples: of groups, for the intervals. held_out: how many of the largest sizes are left out in turn for the
-            score; zero for none.
+        resamples: of groups, for the intervals. held_out: how many of the largest sizes are left out together for
+            the score; zero for none.
 
     Raises:
-        ValueError: for missing columns, fewer runs than parameters, or what `tsl.fit` refuses.
+        ValueError: for missing columns, fewer runs than parameters, counts below zero, or what `tsl.fit` refuses.
     """
     missing = [name for name in (*law.covariates, "loss") if name not in runs]
     if missing:
         there = ", ".join(map(str, runs.columns))
         raise ValueError(f"scale: {law.name} reads {', '.join(missing)}, which the runs lack; they have {there}")
+    if resamples < 0 or held_out < 0:
+        raise ValueError(f"scale: resamples and held_out are 0 or more, found {resamples} and {held_out}")
+    if group not in ("", "row") and group not in runs:
+        raise ValueError(f"scale: there is no column {group!r} to group by; the runs have {', '.join(map(str, runs))}")
     runs = runs.dropna(subset=[*law.covariates, "loss"]).reset_index(drop=True)
     if len(runs) < len(law.params):
         raise ValueError(f"scale: {law.name} has {len(law.params)} parameters, found {len(runs)} runs; give more")
@@ -166,6 +168,15 @@ def fit_ladder(
             scores["predicted"] = predicted
             scores["error"] = scores.predicted / scores.observed - 1
     return Ladder(law, runs, whole, params, group, scores)
+
+
+def losses(law: Law, x: Mapping[str, Any], params: np.ndarray) -> Float[np.ndarray, "row point"]:
+    """The law in float64 at x, covariate -> (point,), for rows of published parameters (row, param)."""
+    to_raw = law.raw_from_params or dict
+    rows = [to_raw(dict(zip(law.params, map(float, row), strict=True))) for row in params]
+    raw = np.array([[float(row[name]) for name in law.raw_params] for row in rows])
+    points = {name: np.asarray(x[name], float) for name in law.covariates}
+    return evaluate(law, raw, points if len(points) > 1 else next(iter(points.values())))
 
 
 def covariates(law: Law, runs: pd.DataFrame) -> Any:

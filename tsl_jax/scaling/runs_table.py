@@ -1,7 +1,8 @@
 """Runs as a table: one row a run, or a checkpoint of one, with n_params, tokens, loss and what else is known.
 
 Columns that are read: n_params (without embeddings), tokens (seen), loss (nats), and where there, batch_tokens, steps,
-flops, run. What follows from others is filled in: steps = tokens/batch_tokens, flops = 6 n_params tokens.
+flops, run. What follows from others is filled in: steps = tokens/batch_tokens, flops = 6 n_params tokens, pf_days, and
+by `with_minimal`, given a law of the critical batch, steps_min and pf_days_min.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tsl_jax.scaling.accounting import PF_DAY, critical_batch, minimal_flops, minimal_steps, training_flops
 from tsl_jax.surface import load_surface
 
 # The names that tables give these columns; the first that is there is taken.
@@ -75,8 +77,28 @@ def complete(runs: pd.DataFrame) -> pd.DataFrame:
     if {"steps", "batch_tokens"} <= set(runs) and "tokens" not in runs:
         runs["tokens"] = runs.steps * runs.batch_tokens
     if "tokens" in runs and "flops" not in runs:
-        runs["flops"] = 6.0 * runs.n_params * runs.tokens
+        runs["flops"] = training_flops(runs.n_params, runs.tokens)
+    if "flops" in runs and "pf_days" not in runs:
+        runs["pf_days"] = runs.flops / PF_DAY
     return runs
+
+
+def with_minimal(runs: pd.DataFrame, critical: Mapping[str, float] | None = None) -> pd.DataFrame:
+    """The table with steps_min and pf_days_min, by B_crit of each run's own loss.
+
+    Args:
+        critical: B_star and alpha_B, such as `BatchTrade.constants`; default those of Kaplan et al.
+
+    Raises:
+        ValueError: where the runs have no batch_tokens, steps or FLOPs.
+    """
+    missing = [name for name in ("batch_tokens", "steps", "pf_days") if name not in runs]
+    if missing:
+        there = ", ".join(map(str, runs.columns))
+        raise ValueError(f"scale: steps_min and pf_days_min need {', '.join(missing)}, which the runs lack: {there}")
+    at = critical_batch(runs.loss, critical)
+    least = {"steps_min": minimal_steps(runs.steps, runs.batch_tokens, at)}
+    return runs.assign(**least, pf_days_min=minimal_flops(runs.pf_days, runs.batch_tokens, at))
 
 
 def _table(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:

@@ -18,6 +18,7 @@ import pandas as pd
 
 from tsl_jax.laws import CHINCHILLA, CRITICAL_BATCH, KAPLAN_NS, Law
 from tsl_jax.scaling.accounting import critical_batch, minimal_steps, training_flops
+from tsl_jax.scaling.ladder import losses
 
 POINTS = 64
 HALVINGS = 60
@@ -50,15 +51,16 @@ def simulate(
         raise ValueError(f"simulate: expected positive numbers and a batch within the run, found {numbers}")
     steps = np.unique(np.geomspace(max(tokens / batch_tokens / SPAN, 1), tokens / batch_tokens, points))
     values, seen = dict(params or law.published), steps * batch_tokens
+    row = np.array([[values[name] for name in law.params]], float)
     if law.covariates == CHINCHILLA.covariates:
-        loss = np.asarray(law({"n_params": np.full(len(seen), float(n_params)), "tokens": seen}, values), float)
+        loss = losses(law, {"n_params": np.full(len(seen), float(n_params)), "tokens": seen}, row)[0]
     elif law.covariates == KAPLAN_NS.covariates:
         constants = dict(critical or CRITICAL_BATCH.published)
         size = np.full(len(steps), float(n_params))
 
         def right(loss: np.ndarray) -> np.ndarray:
             least = minimal_steps(steps, batch_tokens, critical_batch(loss, constants))
-            return np.asarray(law({"n_params": size, "steps_min": least}, values), float)
+            return losses(law, {"n_params": size, "steps_min": least}, row)[0]
 
         low, high = np.full(len(steps), np.log(1e-3)), np.full(len(steps), np.log(1e6))
         for _ in range(HALVINGS):
