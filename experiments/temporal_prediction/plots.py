@@ -28,9 +28,8 @@ def predictions(kind: str, surface: xr.Dataset, backtest: Backtest) -> tuple[dic
         if np.isfinite(mean.values).any():
             curves.setdefault(cutoff, {})[name] = (mean.tokens.values, mean.values, None, None)
     ends = {cutoff: max(f.cutoff for (at, _), f in backtest.forecasts.items() if at == cutoff) for cutoff in curves}
-    order = list(DRAWN)
     panels = {
-        f"{100 * cutoff:.0f} % seen": (ends[cutoff], {name: own.get(name) for name in order})
+        f"{100 * cutoff:.0f} % seen": (ends[cutoff], {name: own.get(name) for name in DRAWN})
         for cutoff, own in sorted(curves.items())
     }
     return {"predictions": predicted(surface.loss.mean("position").isel(split=0), panels)}, {
