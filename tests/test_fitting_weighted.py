@@ -11,7 +11,7 @@ import pytest
 import tsl_jax as tsl
 from tsl_jax import Status, laws
 from tsl_jax.diagnostics import held_out
-from tsl_jax.fitting import batching, fit_law, lowrank_weighted, prepare
+from tsl_jax.fitting import batching, fit_law, lowrank_weighted_tables, prepare
 
 X = np.arange(1.0, 97.0)
 CURVES = fit_law.MANY
@@ -118,7 +118,7 @@ def test_the_bits_do_not_depend_on_the_batch() -> None:
 
 
 def test_a_family_whose_products_are_too_many_is_left_to_the_other_solver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lowrank_weighted, "LARGEST", 1000)
+    monkeypatch.setattr(lowrank_weighted_tables, "LARGEST", 1000)
     with jax.enable_x64(True):
         hyperbola = replace(laws.HYPERBOLIC, source="not kept from another test")
         assert prepare(hyperbola, X, many=True).tables is None

@@ -67,7 +67,7 @@ def test_missing_points_are_neither_fitted_nor_predicted(loss: xr.DataArray) -> 
 
 def test_the_report_names_the_best_law_and_both_figures_are_drawn(comparison: Any) -> None:
     text = comparison.report()
-    assert "hyperbola predicts best; " in text.splitlines()[-1]
+    assert "hyperbola has the smallest median held-out error; " in text.splitlines()[-1]
     assert "4 curves over position 1..64" in text
     assert "<table" in comparison._repr_html_()
     figure = comparison.plot()

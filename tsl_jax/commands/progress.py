@@ -136,7 +136,7 @@ def rate(stage: str, unit: str) -> Iterator[Callable[[float, int], None]]:
     )
 
     console = Console(stderr=True)
-    counted = TextColumn("{task.fields[count]:,} " + unit + ", {task.fields[rate]:,.0f}/s", markup=False)
+    counted = TextColumn("{task.fields[count]:,} " + unit + ", {task.fields[rate]:,.3g}/s", markup=False)
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -157,6 +157,6 @@ def rate(stage: str, unit: str) -> Iterator[Callable[[float, int], None]]:
             if not console.is_terminal and now - last >= EVERY:
                 last = now
                 left = (1 - share) * (now - started) / max(share - first, 1e-9)
-                say(f"{stage}: {share:.0%}, {count:,} {unit}, {speed:,.0f}/s, {duration(left)} left")
+                say(f"{stage}: {share:.0%}, {count:,} {unit}, {speed:,.3g}/s, {duration(left)} left")
 
         yield report

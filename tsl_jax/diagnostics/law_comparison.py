@@ -155,7 +155,8 @@ def verdict(rows: pd.DataFrame) -> str:
     pairs = rows.pivot(index="curve", columns="law", values="held_out")[[best, second]].dropna()
     of_best, of_second = (np.asarray(pairs[name]) for name in (best, second))
     better, worse = int(np.sum(of_best < of_second)), int(np.sum(of_best > of_second))
-    sentence = f"{best} predicts best; {second} errs by {errors[second] / errors[best] - 1:.1%} more"
+    more = errors[second] / errors[best] - 1
+    sentence = f"{best} has the smallest median held-out error; that of {second} is {more:.1%} larger"
     if better + worse < FEW:
         return f"{sentence}; too few curves to say how sure that is"
     # two-sided, under equal chances: P(at most the fewer of the two), twice
@@ -164,7 +165,8 @@ def verdict(rows: pd.DataFrame) -> str:
     advice = (
         f"take {best}" if sure else "the curves do not tell these two apart: take the one whose parameters you need"
     )
-    return f"{sentence}, and on {better:,} of {better + worse:,} curves (sign test p = {p:.2g}); {advice}"
+    share = f"{best} errs less on {better:,} of {better + worse:,} curves (sign test p = {p:.2g})"
+    return f"{sentence}; {share}; {advice}"
 
 
 def compare_laws(

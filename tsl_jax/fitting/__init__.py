@@ -6,7 +6,7 @@ status: how the fit of a curve ended, and whether its covariates identify the la
 solver: the pure function beneath, with its implicit derivative. batching: any number of curves in blocks.
 varpro: variable projection for laws with one shape. levenberg_marquardt: for all others, and for any residual.
 lowrank_basis, lowrank_search: variable projection for curves by the million, in a compressed space;
-lowrank_weighted: the same where each curve has weights of its own.
+lowrank_weighted_tables, lowrank_weighted: the same where each curve has weights of its own.
 covariance: standard errors and profile intervals.
 bounds: coefficients within limits or fixed, covariates that do not vary. robust: losses that bear outliers.
 """

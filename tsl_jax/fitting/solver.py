@@ -22,7 +22,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from tsl_jax.fitting import lowrank_basis, lowrank_search, lowrank_weighted, varpro
+from tsl_jax.fitting import lowrank_basis, lowrank_search, lowrank_weighted, lowrank_weighted_tables, varpro
 from tsl_jax.fitting.covariance import params_with_covariance, to_params, unscaled_cov
 from tsl_jax.fitting.lowrank_search import TableSolution
 from tsl_jax.fitting.status import EDGE, UNSOLVED, judge
@@ -108,7 +108,7 @@ def prepare(
         # Curves that share x and weights share all of the search but one product with the data.
         tables = lowrank_basis.prepare(law, x, shared, bounds, dtype)
     elif solver == "varpro" and law.shapes and many:
-        tables = lowrank_weighted.prepare(law, x, shared, bounds, dtype)
+        tables = lowrank_weighted_tables.prepare(law, x, shared, bounds, dtype)
     array = partial(jnp.asarray, dtype=dtype)
     solver = "compressed" if isinstance(tables, lowrank_basis.Tables) else solver
     return PreparedFit(law, solver, absolute_sigma, array(bounds), jax.tree.map(array, x), array(shared), tables)
