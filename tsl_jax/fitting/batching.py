@@ -57,7 +57,8 @@ def _run(prepared: PreparedFit, y: np.ndarray, weights: np.ndarray | None) -> li
     else:
         most = ROWS_ELSEWHERE if platform != "cpu" else ROWS if weights is None else ROWS_WEIGHTED
         rows = max(8, most * ENTRIES // max(len(prepared.weights), ENTRIES))
-    group = 1 if len(y) <= GROUP * rows // 2 else GROUP
+    # Levenberg-Marquardt takes milliseconds a curve and many seconds to compile: one program serves any number.
+    group = 1 if len(y) <= GROUP * rows // 2 or prepared.solver == "lm" else GROUP
     size = group * rows
     starts = range(0, len(y), size)
     workers = min(_most_workers(), len(starts))

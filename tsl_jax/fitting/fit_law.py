@@ -166,8 +166,16 @@ def _fit_curves(
             lambda law, y, rows: solve(law, y, None if own is None else own[rows]),
         )
 
+    def descend(raw: np.ndarray, weights: np.ndarray, edge: np.ndarray) -> np.ndarray:
+        log_bounds = prepare(law, problem.x, points=problem.points, **options).log_bounds
+        x, dtype = jax.tree.map(jnp.asarray, problem.given), log_bounds.dtype
+        arrays = (jnp.asarray(part, dtype) for part in (problem.y, weights, edge, raw))
+        return np.asarray(robust.descend(law, log_bounds, x, *arrays))
+
     if loss == "squares":
         return least_squares(problem.y, problem.weights if problem.weights.ndim == 2 else None)
+    # laws of one shape have a fast solver, and limits are kept by that alone
+    slow = len(law.shapes) > 1 and not limits and not origin
     return robust.fit(
         loss,
         delta,
@@ -175,6 +183,7 @@ def _fit_curves(
         problem.weights[..., :points],
         least_squares,
         lambda curves: evaluate(law, curves.raw_params, problem.given),
+        descend if slow else None,
     )
 
 
