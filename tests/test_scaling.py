@@ -259,6 +259,9 @@ def test_runs_are_read_from_tables_under_the_names_that_they_have_and_from_surfa
     (row,) = scaling.read_runs([tmp_path / "own.npz"]).to_dict("records")
     assert (row["run"], row["n_params"], row["tokens"], row["steps"]) == ("own", 1000, 400, 40)
     assert row["loss"] == pytest.approx(loss[0, -1].mean())
+    every = scaling.read_runs([tmp_path / "own.npz"], checkpoints=True)
+    assert every.tokens.tolist() == tokens
+    np.testing.assert_allclose(every.loss, loss[0].mean(axis=1))
 
 
 @pytest.mark.parametrize(
@@ -274,3 +277,22 @@ def test_tables_that_are_no_runs_are_refused(tmp_path: Any, table: str, message:
     (tmp_path / "runs.csv").write_text(table)
     with pytest.raises(ValueError, match=message):
         scaling.read_runs([tmp_path / "runs.csv"])
+
+
+def test_the_data_that_a_tolerance_needs_come_out_of_a_fit_with_their_interval() -> None:
+    grid = [(n, d) for n in np.geomspace(1e6, 1e9, 5) for d in 2e10 / 4.0 ** np.arange(5)]
+    runs = pd.DataFrame(grid, columns=["n_params", "tokens"])
+    x = {name: runs[name].to_numpy() for name in laws.KAPLAN_ND.covariates}
+    paper = np.array([[laws.KAPLAN_ND.published[name] for name in laws.KAPLAN_ND.params]])
+    noise = np.exp(0.001 * np.random.default_rng(0).standard_normal(len(runs)))
+    ladder = scaling.fit_ladder(laws.KAPLAN_ND, runs.assign(loss=losses(laws.KAPLAN_ND, x, paper)[0] * noise))
+    needed = ladder.data_needed([1e8, 1e9])
+    truth = scaling.tokens_needed([1e8, 1e9])
+    np.testing.assert_allclose(needed.tokens, truth, rtol=0.05)
+    assert ((needed.low < needed.tokens) & (needed.tokens < needed.high)).all()
+    assert needed.attrs["exponent_low"] < 0.738 < needed.attrs["exponent_high"]
+    constants = dict(ladder.fit.params.to_series())
+    np.testing.assert_allclose(needed.tokens, scaling.tokens_needed([1e8, 1e9], constants=constants))
+    assert "too little data costs 2% of the loss" in ladder.report()
+    with pytest.raises(ValueError, match="follow from kaplan_nd"):
+        scaling.fit_ladder(CHINCHILLA, ladder_of(CHINCHILLA), resamples=0).data_needed(1e9)

@@ -3,8 +3,8 @@
     python -m experiments.scaling_evidence.coverage [--draws 100] [--out results/coverage.csv]
 
 Ladders are drawn from each published law on designs that people have, with the noise that runs have: the logarithm of
-each loss errs by .2 % (a seed), and by another .2 % that the runs of one size share (a learning rate that suits one
-size better than another). A parameter's coverage is the share of draws whose 90 % interval holds the published value;
+each loss errs by .2 % (a seed), and, where there are several sizes, by another .2 % that the runs of one size share (a
+learning rate that suits one size better than another). A parameter's coverage is the share of draws whose 90 % interval holds the published value;
 "prediction" is that of the noiseless loss at three times the largest size and ten times the most data.
 """
 
@@ -52,7 +52,9 @@ def drawn(law: Law, runs: pd.DataFrame, seed: int) -> pd.DataFrame:
     """The runs with losses of the published law and noise."""
     rng = np.random.default_rng(seed)
     sizes, of_size = np.unique(runs.n_params, return_inverse=True)
-    noise = SEED_NOISE * rng.standard_normal(len(runs)) + SIZE_NOISE * rng.standard_normal(len(sizes))[of_size]
+    noise = SEED_NOISE * rng.standard_normal(len(runs))
+    if len(sizes) > 1:
+        noise += SIZE_NOISE * rng.standard_normal(len(sizes))[of_size]
     return runs.assign(loss=_truth(law, runs) * np.exp(noise))
 
 

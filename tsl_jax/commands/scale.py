@@ -42,6 +42,8 @@ class ScaleCommand:
     kaplan_c_min) and their allocation; default the paper's, which belong to its text."""
     split: str = ""
     """Of run folders; default the first."""
+    checkpoints: bool = False
+    """Of run folders, every checkpoint in place of the last: for runs at a constant rate, where each is an end."""
     at: tuple[str, ...] = ()
     """NAME=NUMBER of the run that is asked for: n_params=7e9 tokens=1.4e11 batch_tokens=2e6."""
     flops: float = 0.0
@@ -184,7 +186,7 @@ def _ladder(command: ScaleCommand) -> Ladder:
     named = {name: column for name, _, column in (entry.partition("=") for entry in command.columns)}
     if not all(named.values()):
         raise ValueError(f"scale: --columns are NAME=COLUMN, found {' '.join(command.columns)}")
-    runs = read_runs(command.runs, named, command.split)
+    runs = read_runs(command.runs, named, command.split, command.checkpoints)
     law = laws.BY_NAME[command.law or "chinchilla"]
     if {"steps_min", "pf_days_min"} & set(law.covariates) - set(runs):
         critical = _critical(command)

@@ -174,8 +174,8 @@ def _fit_curves(
 
     if loss == "squares":
         return least_squares(problem.y, problem.weights if problem.weights.ndim == 2 else None)
-    # laws of one shape have a fast solver, and limits are kept by that alone
-    slow = len(law.shapes) > 1 and not limits and not origin
+    # a dozen fast steps are enough for one shape and a delta that follows the residuals; limits the steps alone keep
+    slow = (len(law.shapes) > 1 or delta is not None) and not limits and not origin
     return robust.fit(
         loss,
         delta,

@@ -18,12 +18,14 @@ from jaxtyping import Float
 
 from tsl_jax.fitting import Fit, fit
 from tsl_jax.fitting.result import evaluate
-from tsl_jax.laws import Law
+from tsl_jax.laws import KAPLAN_ND, Law
+from tsl_jax.scaling.accounting import tokens_needed
 
 DELTA = 1e-3  # where Huber's loss on log L turns linear: Hoffmann et al., section D.2
 RESAMPLES = 200
 LEVEL = 0.9
 HELD_OUT = 1  # of the largest sizes
+TOLERANCE = 0.02  # share of the loss that too little data may cost: the spread of Kaplan's seeds
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,31 @@ class Ladder:
             beyond = np.maximum(beyond, np.maximum(values / seen.max(), seen.min() / values))
         return pd.DataFrame({**points, "loss": whole, "low": low, "high": high, "beyond": beyond})
 
+    def data_needed(self, n_params: Any, tolerance: float = TOLERANCE, level: float = LEVEL) -> pd.DataFrame:
+        """The tokens at which L(N, D) is within a share `tolerance` of L(N, inf), with their interval.
+
+        D = K N^(alpha_N/alpha_D); with the paper's constants 5e3 N^.74 for 2 %.
+
+        Returns:
+            A row a size: n_params, tokens, low, high; then in `attrs` exponent, exponent_low, exponent_high.
+
+        Raises:
+            ValueError: for a law other than KAPLAN_ND, or a tolerance that is not positive.
+        """
+        if self.law.name != KAPLAN_ND.name:
+            raise ValueError(f"scale: the data needed follow from {KAPLAN_ND.name}, found {self.law.name}")
+        sizes = np.atleast_1d(np.asarray(n_params, float))
+        rows = [self.fit.params.values, *self.params[np.isfinite(self.params).all(1)]]
+        constants = [dict(zip(self.law.params, map(float, row), strict=True)) for row in rows]
+        needed = np.array([tokens_needed(sizes, tolerance, each) for each in constants])
+        exponents = np.array([each["alpha_N"] / each["alpha_D"] for each in constants])
+        tail = (1 - level) / 2
+        low, high = (np.quantile(needed[1:], q, axis=0) if len(rows) > 1 else np.nan for q in (tail, 1 - tail))
+        table = pd.DataFrame({"n_params": sizes, "tokens": needed[0], "low": low, "high": high})
+        ends = np.quantile(exponents[1:], [tail, 1 - tail]) if len(rows) > 1 else (np.nan, np.nan)
+        table.attrs = {"exponent": exponents[0], "exponent_low": float(ends[0]), "exponent_high": float(ends[1])}
+        return table
+
     def report(self) -> str:
         """Parameters with intervals, the paper's beside them, the status, and the error at the runs held out."""
         table = self.interval()
@@ -89,6 +116,14 @@ class Ladder:
         failed = int(np.isnan(self.params).any(1).sum())
         if failed:
             lines.append(f"{failed} of {len(self.params)} resamples do not tell the parameters apart")
+        if self.law.name == KAPLAN_ND.name and bool(self.fit.usable):
+            needed = self.data_needed(self.runs.n_params.max())
+            size, tokens, low, high = needed.iloc[0]
+            lines.append(
+                f"too little data costs {TOLERANCE:.0%} of the loss at {tokens:.3g} tokens [{low:.3g}, {high:.3g}] for "
+                f"{size:.3g} parameters; the tokens grow as N^{needed.attrs['exponent']:.2f} "
+                f"[{needed.attrs['exponent_low']:.2f}, {needed.attrs['exponent_high']:.2f}]"
+            )
         if len(self.held_out):
             worst = self.held_out.error.abs()
             sizes = ", ".join(f"{size:.3g}" for size in sorted(self.held_out.n_params.unique()))

@@ -30,12 +30,19 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 NEEDED = ("n_params", "loss")
 
 
-def read_runs(sources: Iterable[str | Path], columns: Mapping[str, str] | None = None, split: str = "") -> pd.DataFrame:
+def read_runs(
+    sources: Iterable[str | Path],
+    columns: Mapping[str, str] | None = None,
+    split: str = "",
+    checkpoints: bool = False,
+) -> pd.DataFrame:
     """The runs of tables (CSV, Parquet, JSONL) and of run folders or surface files.
 
     Args:
         columns: {"tokens": "my column"}, where a table has another name for it than those of NAMES.
         split: of surfaces, whose mean loss over positions at the last checkpoint is taken; default the first.
+        checkpoints: of surfaces, a row each in place of the last one. Under a rate that decays a checkpoint before the
+            end is no run that ended there.
 
     Returns:
         A row a run: those of NAMES that are known, then the other columns of the tables.
@@ -47,7 +54,7 @@ def read_runs(sources: Iterable[str | Path], columns: Mapping[str, str] | None =
     parts = []
     for source in map(Path, sources):
         is_table = source.suffix in (".csv", ".parquet", ".jsonl", ".json")
-        part = _table(source, columns or {}) if is_table else _surface(source, split)
+        part = _table(source, columns or {}) if is_table else _surface(source, split, checkpoints)
         parts.append(part if "run" in part else part.assign(run=[f"{source.stem}:{k}" for k in range(len(part))]))
     runs = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     if runs.empty:
@@ -124,8 +131,8 @@ def _table(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
     return pd.concat([table[list(known.values())].set_axis(list(known), axis=1), table[rest]], axis=1)
 
 
-def _surface(path: Path, split: str) -> pd.DataFrame:
-    """The last checkpoint of a run."""
+def _surface(path: Path, split: str, checkpoints: bool) -> pd.DataFrame:
+    """The last checkpoint of a run, or all of them."""
     surface = load_surface(path)
     splits = surface.split.values.tolist()
     if split and split not in splits:
@@ -133,11 +140,13 @@ def _surface(path: Path, split: str) -> pd.DataFrame:
     n_params = surface.attrs.get("n_params")
     if not isinstance(n_params, int | float):
         raise ValueError(f"scale: {path} does not say how many parameters its model has (attribute n_params)")
-    last = surface.loss.sel(split=split or splits[0]).isel(tokens=-1)
-    row: dict[str, Any] = {"run": str(surface.attrs.get("run") or path.stem), "n_params": n_params}
-    row |= {"tokens": int(last.tokens), "loss": float(last.mean("position"))}
+    taken = surface.loss.sel(split=split or splits[0]).isel(tokens=slice(None) if checkpoints else slice(-1, None))
+    taken = taken.sel(tokens=taken.tokens > 0)
+    tokens = taken.tokens.values.astype(float)
+    rows: dict[str, Any] = {"run": str(surface.attrs.get("run") or path.stem), "n_params": n_params, "tokens": tokens}
+    rows["loss"] = taken.mean("position").values
     if isinstance(surface.attrs.get("batch_tokens"), int | float):
-        row["batch_tokens"] = surface.attrs["batch_tokens"]
+        rows["batch_tokens"] = surface.attrs["batch_tokens"]
     if isinstance(surface.attrs.get("flops_per_token"), int | float):
-        row["flops"] = surface.attrs["flops_per_token"] * row["tokens"]
-    return pd.DataFrame([row])
+        rows["flops"] = surface.attrs["flops_per_token"] * tokens
+    return pd.DataFrame(rows)
