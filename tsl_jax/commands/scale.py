@@ -44,6 +44,9 @@ class ScaleCommand:
     """Of run folders; default the first."""
     checkpoints: bool = False
     """Of run folders, every checkpoint in place of the last: for runs at a constant rate, where each is an end."""
+    by_position: bool = False
+    """predict, from run folders of three sizes or more: the loss of every position, with its parts of the context, by
+    one law of size, time and schedule (here a constant rate), in place of --law."""
     at: tuple[str, ...] = ()
     """NAME=NUMBER of the run that is asked for: n_params=7e9 tokens=1.4e11 batch_tokens=2e6."""
     flops: float = 0.0
@@ -87,12 +90,38 @@ def _fit(command: ScaleCommand) -> pd.DataFrame:
 
 
 def _predict(command: ScaleCommand) -> pd.DataFrame:
+    if command.by_position:
+        return _predict_by_position(command)
     ladder = _ladder(command)
     table = ladder.predict(_numbers(command.at, ladder.law.covariates))
     print(ladder.report(), "", table.to_string(index=False, float_format="{:.5g}".format), sep="\n")
     beyond = float(table.beyond.max())
     print("within the range of the runs" if beyond <= 1 else f"extrapolated {beyond:.3g} times beyond the largest run")
     return table
+
+
+def _predict_by_position(command: ScaleCommand) -> pd.DataFrame:
+    """The loss of every position of a run of another size."""
+    from tsl_jax import load_surface
+    from tsl_jax.forecasting import fit_size_ladder
+
+    if not command.runs:
+        raise ValueError("scale: --by-position reads folders of runs or surface files, three sizes or more")
+    run = _numbers(command.at, ("n_params", "tokens"))
+    surfaces = [load_surface(path) for path in command.runs]
+    ladder = fit_size_ladder(surfaces, command.split, command.resamples, command.seed)
+    predicted = ladder.predict(run["n_params"], [run["tokens"]]).isel(tokens=0)
+    sizes = ladder.rows.n_params
+    print(f"{len(surfaces)} runs of {sizes.nunique()} sizes, {sizes.min():.3g} to {sizes.max():.3g} parameters")
+    mean, low, high = (float(predicted[name]) for name in ("mean", "mean_low", "mean_high"))
+    print(f"mean loss {mean:.4f} [{low:.4f}, {high:.4f}] at {run['tokens']:.3g} tokens, a constant rate assumed")
+    count = predicted.sizes["position"]
+    for k, name in enumerate(("head", "middle", "tail")):
+        part = predicted.loss.isel(position=slice(k * count // 3, (k + 1) * count // 3))
+        print(f"  {name}: {float(part.mean()):.4f}")
+    beyond = predicted.attrs["beyond"]
+    print("within the range of the runs" if beyond <= 1 else f"extrapolated {beyond:.3g} times beyond the largest run")
+    return predicted[["loss", "low", "high"]].to_dataframe()[["loss", "low", "high"]]
 
 
 def _allocate(command: ScaleCommand) -> pd.DataFrame:

@@ -16,6 +16,7 @@ rolling_origin   intervals for methods that give points
 scoring          `score`: how good a forecast was
 backtesting      `backtest` from several cut-offs, `coverage` over many runs
 plan_comparison  `compare_plans`: where one run would end under several plans
+size_ladder      `fit_size_ladder`: every position at a size and a time that no run has reached
 """
 
 from tsl_jax.forecasting import baselines
@@ -27,6 +28,7 @@ from tsl_jax.forecasting.plan_comparison import Comparison, compare_plans
 from tsl_jax.forecasting.position_route import Paper
 from tsl_jax.forecasting.result import Forecast, ForecastFlag, ForecastStatus
 from tsl_jax.forecasting.scoring import covered, score, winkler
+from tsl_jax.forecasting.size_ladder import SizeLadder, fit_size_ladder
 
 __all__ = [
     "MAIN",
@@ -39,11 +41,13 @@ __all__ = [
     "ForecastStatus",
     "MethodInfo",
     "Paper",
+    "SizeLadder",
     "backtest",
     "baselines",
     "compare_plans",
     "coverage",
     "covered",
+    "fit_size_ladder",
     "forecast",
     "score",
     "winkler",
