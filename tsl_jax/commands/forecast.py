@@ -28,6 +28,9 @@ class ForecastCommand:
     """Share of the planned tokens after which checkpoints are not looked at."""
     at: tuple[int, ...] = ()
     """Tokens seen at which to forecast, beyond the last checkpoint; without it the end of the plan."""
+    until_loss: float = 0.0
+    """A loss in nats: when it will be reached, in tokens and steps with intervals, or the chance that it is not by the
+    end of the plan (or by --at). Nothing else is done."""
     siblings: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN_OR_FILE ...")] = ()
     """Other runs to learn from: of another size, seed or schedule, on the same kind of text. They are used whole."""
     schedule: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -59,7 +62,9 @@ def run_forecast(command: ForecastCommand) -> None:
             f"this run changes on its way ({changes}): a forecast knows the learning rate of changes before its "
             "cut-off, and nothing of those of batch, mixture or data"
         )
-    if plans:
+    if command.until_loss:
+        result = _until(past, command, schedule, siblings)
+    elif plans:
         comparison = compare_plans(past, plans, reference_runs=siblings)
         terminal_tables.show_plans(comparison)
         result = {"plans": json_values.plans(comparison)}
@@ -83,6 +88,12 @@ def _out(command: ForecastCommand) -> Path:
         raise ValueError(f"forecast: --out is a .json file, found {out}")
     if len(set(command.plans)) == 1:
         raise ValueError("forecast: --plans compares two plans or more; give --schedule for a single one")
+    if command.until_loss < 0 or not command.until_loss < float("inf"):
+        raise ValueError(f"forecast: --until-loss is a positive loss in nats, found {command.until_loss}")
+    if command.until_loss and (command.plans or len(command.at) > 1):
+        raise ValueError(
+            "forecast: --until-loss looks up to one end under one plan; leave out --plans, or all but one --at"
+        )
     if command.plans and (command.schedule or command.at):
         other = "--schedule" if command.schedule else "--at"
         raise ValueError(f"forecast: --plans looks at the end of each of its plans; leave out {other}")
@@ -124,6 +135,7 @@ def _at(surface: xr.Dataset, past: xr.Dataset, schedule: Schedule | None, comman
     Raises:
         ValueError: for tokens that lie in the past, or none where no plan is known.
     """
+    from tsl_jax.forecasting.assumed_rate import assumed_rate
     from tsl_jax.forecasting.forecast_run import read_schedule
 
     plan = read_schedule(past, schedule)  # as known at the cut-off: a later change of plan is not
@@ -136,8 +148,49 @@ def _at(surface: xr.Dataset, past: xr.Dataset, schedule: Schedule | None, comman
         how = "name later tokens, or let less be seen with --cutoff"
         raise ValueError(f"forecast: --at {early[0]:,} is not beyond the last checkpoint, at {last:,} tokens; {how}")
     if plan is None and not command.at and last >= total:
-        raise ValueError("forecast: the surface carries no plan whose end could be meant; name tokens with --at")
+        recognised = assumed_rate(past, None, 0.0)
+        if recognised.end is None or recognised.end <= last:
+            raise ValueError(
+                f"forecast: the surface carries no plan whose end could be meant ({recognised.sentence}); name tokens "
+                "with --at, or the plan with --schedule"
+            )
+        return [float(recognised.end)]
     return sorted(set(command.at)) or [total] * (last < total)
+
+
+def _until(
+    past: xr.Dataset, command: ForecastCommand, schedule: Schedule | None, siblings: Sequence[xr.Dataset]
+) -> dict[str, Any]:
+    """Print when the loss is reached; the numbers as JSON values."""
+    from tsl_jax.forecasting import crossing
+    from tsl_jax.reporting.json_values import number
+
+    loss = command.until_loss
+    table = crossing(past, loss, command.at[0] if command.at else None, schedule, reference_runs=siblings)
+    for note in table.attrs["notes"]:
+        print(note)
+    for row in table.reset_index().to_dict("records"):
+        split, end = row["split"], f"{row['until']:,.0f} tokens"
+        if row["never"] == 0 and row["low"] == row["high"]:
+            print(f"{split}: {loss:g} nats was reached at {row['tokens']:,.0f} tokens")
+            continue
+        if not row["never"] <= 1:
+            print(f"{split}: no forecast")
+            continue
+        if row["low"] == float("inf"):
+            print(f"{split}: {loss:g} nats is not reached by {end}, with a chance of {row['never']:.0%}")
+            continue
+        ends = [f"{row[name]:,.0f}" if row[name] < float("inf") else f"later than {end}" for name in ("low", "high")]
+        steps = f", step {row['steps']:,.0f}" if 0 < row["steps"] < float("inf") else ""
+        middle = f"{row['tokens']:,.0f} tokens{steps}" if row["tokens"] < float("inf") else f"later than {end}"
+        print(f"{split}: {loss:g} nats at {middle} (90 %: {ends[0]} to {ends[1]})")
+        if row["never"] > 0:
+            print(f"  not by {end}, with a chance of {row['never']:.0%}")
+    rows = [
+        {name: number(value) if name != "split" else value for name, value in row.items()}
+        for row in table.reset_index().to_dict("records")
+    ]
+    return {"until_loss": loss, "crossing": rows, "assumes": list(table.attrs["notes"])}
 
 
 def _forecast(

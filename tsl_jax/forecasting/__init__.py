@@ -9,12 +9,15 @@ mixed_model      the Bayesian mixed model beneath: Kalman filter, effects integr
 importance_sampling   its sampler: proposals and tempered weights
 priors           its priors
 lr_history       the learning rate of a run as laws read it: area and decreases
+assumed_rate     what is taken for the learning rate to come where no plan is known
+doubts           what speaks against a forecast whatever its method: a rising loss, a useless interval
 position_route   temporal laws of a0, a1 and a2: the paper's route
 joint_surface    the same, all parameters at once
 baselines        laws of the mean loss alone
 rolling_origin   intervals for methods that give points
 scoring          `score`: how good a forecast was
 backtesting      `backtest` from several cut-offs, `coverage` over many runs
+loss_crossing    when the loss comes down to a value
 plan_comparison  `compare_plans`: where one run would end under several plans
 size_ladder      `fit_size_ladder`: every position at a size and a time that no run has reached
 """
@@ -22,6 +25,7 @@ size_ladder      `fit_size_ladder`: every position at a size and a time that no 
 from tsl_jax.forecasting import baselines
 from tsl_jax.forecasting.backtesting import Backtest, backtest, coverage
 from tsl_jax.forecasting.forecast_run import forecast
+from tsl_jax.forecasting.loss_crossing import crossing
 from tsl_jax.forecasting.lr_aware import ForecastMethod
 from tsl_jax.forecasting.methods import MAIN, METHODS, MethodInfo
 from tsl_jax.forecasting.plan_comparison import Comparison, compare_plans
@@ -47,6 +51,7 @@ __all__ = [
     "compare_plans",
     "coverage",
     "covered",
+    "crossing",
     "fit_size_ladder",
     "forecast",
     "score",

@@ -27,6 +27,8 @@ from tsl_jax.forecasting.priors import Prior
 from tsl_jax.laws import Law
 
 POINTS = 64  # of a curve that are used, at most: evenly spaced in the logarithm of tokens
+ROWS = 256  # of a log with more of them (training losses, a row a step) the points are means of all rows between two
+CLIPPED = 3.0  # robust standard deviations from the median of its neighbours at which a row of such a mean is cut off
 OLDEST = 0.05  # share of the tokens seen: earlier checkpoints mislead about the later ones
 AFTER_WARMUP = 1.25  # times the tokens of the warm-up: before, the loss still recovers from it
 DRAWS = 512
@@ -135,14 +137,47 @@ def extrapolate(
 
 
 def _thinned(run: RunCurve) -> RunCurve:
-    """The usable points; of more than POINTS, those at or just after an even grid in log tokens."""
+    """The usable points: of more than POINTS, those at or just after an even grid in log tokens; of ROWS, means."""
     kept = np.flatnonzero(usable(run))
+    if len(kept) > ROWS:
+        return _binned(run, kept)
     if len(kept) > POINTS:
         tokens = run.tokens[kept]
         even = np.geomspace(tokens[0], tokens[-1], POINTS)
         kept = kept[np.unique(np.searchsorted(tokens, even).clip(0, len(tokens) - 1))]
     noise = np.ones(len(kept)) if run.noise is None else run.noise[kept]
     return RunCurve(run.tokens[kept], run.y[kept], run.rate, run.n_params, noise)
+
+
+def _binned(run: RunCurve, kept: np.ndarray) -> RunCurve:
+    """Means of the rows `kept` in POINTS bins, even in log tokens, with their relative variances.
+
+    In each bin residuals r from a line through its rows, the line by least squares once rows beyond CLIPPED robust
+    standard deviations are moved there (a spike counts as no more). With the autocorrelation rho of neighbouring rows,
+    n rows are worth n (1 - rho)/(1 + rho): a smoothed log has no more to say than the rows it was made of.
+    """
+    tokens, y = run.tokens[kept], run.y[kept]
+    edges = np.geomspace(tokens[0], tokens[-1], POINTS + 1)[1:-1]
+    bins = [part for part in np.split(np.arange(len(tokens)), np.searchsorted(tokens, edges)) if len(part)]
+    means, places, residuals = np.empty(len(bins)), np.empty(len(bins)), []
+    for k, part in enumerate(bins):
+        at, rows = tokens[part], y[part]
+        middle, span = at.mean(), max(float(np.ptp(at)), 1.0)
+        slope = 0.0
+        for _ in range(3):
+            level = float(np.median(rows - slope * (at - middle) / span))
+            line = level + slope * (at - middle) / span
+            scale = 1.4826 * float(np.median(np.abs(rows - line)))
+            cut = line + np.clip(rows - line, -CLIPPED * scale, CLIPPED * scale) if scale else line
+            slope = float(np.polyfit((at - middle) / span, cut, 1)[0]) if len(part) > 2 else 0.0
+        means[k], places[k] = cut.mean(), middle
+        if len(part) > 2:
+            residuals.append(cut - cut.mean() - slope * (at - middle) / span)
+    pairs = [(r[:-1] @ r[1:], r @ r * (len(r) - 1) / len(r)) for r in residuals]
+    over, under = (sum(part) for part in zip(*pairs, strict=True)) if pairs else (0.0, 0.0)
+    rho = float(np.clip(over / under, 0, 0.99)) if under > 0 else 0.0
+    worth = np.maximum(np.array([len(part) for part in bins]) * (1 - rho) / (1 + rho), 1.0)
+    return RunCurve(places, means, run.rate, run.n_params, float(np.median(worth)) / worth)
 
 
 def _clock(law: Law, rate: LearningRate, tokens: np.ndarray) -> np.ndarray:

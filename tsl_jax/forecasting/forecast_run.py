@@ -17,12 +17,14 @@ import numpy as np
 import xarray as xr
 
 from tsl_jax.forecasting import lr_aware, position_route, rolling_origin
+from tsl_jax.forecasting.assumed_rate import AssumedRate, assumed_rate
 from tsl_jax.forecasting.baselines import Baseline, mean_loss
+from tsl_jax.forecasting.doubts import rising, too_wide
 from tsl_jax.forecasting.lr_aware import ForecastMethod
 from tsl_jax.forecasting.lr_history import schedule_of
 from tsl_jax.forecasting.methods import MAIN, METHODS
 from tsl_jax.forecasting.position_route import Paper
-from tsl_jax.forecasting.result import QUANTILES, Forecast, ForecastFlag, ForecastStatus
+from tsl_jax.forecasting.result import QUANTILES, Forecast, ForecastFlag, ForecastStatus, mixture
 from tsl_jax.forecasting.rolling_origin import Copies, Points
 from tsl_jax.laws import Schedule
 from tsl_jax.surface import validate_surface
@@ -46,9 +48,10 @@ def forecast(
             the result is what the fitted laws say there, no forecast. Of tokens named twice the first counts: a
             token count is a label of the result.
         schedule: the learning-rate plan as known at the cut-off (`Schedule`, mapping, or list of mappings); default the
-            plan that the surface carries; without one the last learning rate goes on, and methods that need a plan do
-            not apply. Laws that know the learning rate read it beyond the last checkpoint only: they read the past from
-            the surface, if it carries a plan.
+            plan that the surface carries; without one what `assumed_rate` recognises in the recorded rates, else the
+            last rate goes on, and methods that need a plan do not apply. `Forecast.notes` says which it was. Laws that
+            know the learning rate read it beyond the last checkpoint only: they read the past from the surface, if it
+            carries a plan.
         method: one of METHODS, one of `tsl.baselines`, or `Paper(n_sep=...)`. The default is of the mean loss alone.
         reference_runs: surfaces of other runs to learn from, of other sizes (attribute n_params), seeds or schedules;
             only the family "lr_aware" uses them. They are used whole: give none that was not known at the cut-off.
@@ -64,7 +67,8 @@ def forecast(
     plan = read_schedule(past, schedule)
     if past.sizes["tokens"] == 0:
         raise ValueError("forecast: past holds no checkpoint; check the cut-off against surface.tokens")
-    at = _tokens(at, plan)
+    at = _tokens(at, assumed_rate(past, plan, 0.0).end)
+    rate = assumed_rate(past, plan, float(at.max()))
     if by_position:
         _check_memory(past, at, method)
     if isinstance(method, str):
@@ -73,9 +77,10 @@ def forecast(
             raise ValueError(f"forecast: method must be one of {names}, or a value of tsl.baselines, found {method!r}")
         method = METHODS[method].implementation
     if isinstance(method, ForecastMethod):
-        return lr_aware.forecast_splits(
-            method, past, at, plan, [validate_surface(run) for run in reference_runs], by_position
-        )
+        others = [validate_surface(run) for run in reference_runs]
+        made = [lr_aware.forecast_splits(method, past, at, plan, others, by_position) for plan in rate.plans]
+        return _judged(made[0] if len(made) == 1 else mixture(made, past), past, rate)
+    plan = rate.plans[0]
     usable = after_warmup(past, plan)
     learned = picked(usable)
     mean = mean_loss(learned)
@@ -88,11 +93,23 @@ def forecast(
     name = method if isinstance(method, str) else method.name
     shares = rolling_origin.FEW_SHARES if method == "temporal_joint" else rolling_origin.SHARES
     made = rolling_origin.with_intervals(points, name, past, learned, at, shares, by_position)
+    made = _judged(made, past, rate)
     if learned.sizes["tokens"] == usable.sizes["tokens"]:
         return made
     detail = f"learned from {MOST_LEARNED:,} of {usable.sizes['tokens']:,} checkpoints, evenly picked"
     thinned = ForecastStatus(ForecastFlag.PAST_THINNED, (detail,))
     return replace(made, status={split: status | thinned for split, status in made.status.items()})
+
+
+def _judged(made: Forecast, past: xr.Dataset, rate: AssumedRate) -> Forecast:
+    """The forecast with what it assumes, and with what speaks against it: its rate, a past that rises, its width."""
+    status = dict(made.status)
+    for split in status:
+        if not made.usable[split]:
+            continue
+        reasons = [*rate.reasons, *rising(past, split), *too_wide(made, split)]
+        status[split] = status[split] | ForecastStatus.of(reasons)
+    return replace(made, status=status, notes=(rate.sentence, *made.notes))
 
 
 def _check_memory(past: xr.Dataset, at: np.ndarray, method: Any) -> None:
@@ -118,12 +135,12 @@ def _free_memory() -> float | None:
         return None
 
 
-def _tokens(at: Any, plan: Schedule | None) -> np.ndarray:
-    """The tokens asked for (token,), each once, in the order of the question."""
-    if at is None and plan is None:
+def _tokens(at: Any, end: int | None) -> np.ndarray:
+    """The tokens asked for (token,), each once, in the order of the question; default the end of the plan."""
+    if at is None and end is None:
         raise ValueError("forecast: the surface carries no plan whose end could be meant; name tokens, as in at=20e9")
     try:
-        tokens = np.atleast_1d(np.asarray(plan.total_tokens if plan is not None and at is None else at, float))
+        tokens = np.atleast_1d(np.asarray(end if at is None else at, float))
     except (TypeError, ValueError):
         tokens = np.empty(0)
     if tokens.ndim != 1 or tokens.size == 0 or not np.all((tokens > 0) & np.isfinite(tokens)):

@@ -24,6 +24,7 @@ DECREASES = 64  # a smooth decay is cut into parts of this share of the peak; 20
 FINE = 4000  # points on which its parts are found
 UNUSED = {"decrease": 0.0, "at_area": 1.0, "to_rate": 1.0}
 TOP = 1e-3  # the warm-up is over where eta comes so near to its peak
+LATE = 0.1  # share of the tokens seen: a log that begins later, at its highest rate, lacks the warm-up
 
 
 @dataclass(frozen=True)
@@ -179,9 +180,18 @@ def _until(past: xr.Dataset, own: Schedule | None, now: float) -> tuple[np.ndarr
     return tokens, np.interp(tokens, *drawn), None if first.table else float(first.warmup_tokens)
 
 
-def _recorded(past: xr.Dataset, tokens: np.ndarray, lr: np.ndarray) -> tuple[np.ndarray, np.ndarray, None]:
-    """Knots at the checkpoints, after a warm-up as in the attribute `warmup_tokens`; its end (None) is read from lr."""
+def _recorded(past: xr.Dataset, tokens: np.ndarray, lr: np.ndarray) -> tuple[np.ndarray, np.ndarray, float | None]:
+    """Knots at the checkpoints, after a warm-up as in the attribute `warmup_tokens`; its end (None: where lr is top).
+
+    A log that begins in mid-run at its highest rate lacks the warm-up: the rate is taken to have been there from the
+    start. A rate that is raised again long after the warm-up is a burst, no longer warm-up: that ends where lr first
+    stops rising, at a third of its highest or more.
+    """
     warmup = float(past.attrs.get("warmup_tokens", 0))
+    if not warmup and tokens[0] > LATE * tokens[-1] and lr[0] >= (1 - TOP) * lr.max():
+        return np.append(0.0, tokens), np.append(lr[0], lr), 0.0
     first = np.array([0.0, warmup]) if 0 < warmup < tokens[0] else np.zeros(int(tokens[0] > 0))
     rates = np.append(0.0, np.full(len(first) - 1, lr[0])) if len(first) else first
-    return np.append(first, tokens), np.append(rates, lr), None
+    stops = np.flatnonzero((np.append(lr[1:], 0.0) <= (1 + TOP) * lr) & (3 * lr >= lr.max()))
+    raised = len(stops) and lr[stops[0]] < (1 - TOP) * lr.max() and tokens[np.argmax(lr)] > LATE * tokens[-1]
+    return np.append(first, tokens), np.append(rates, lr), float(tokens[stops[0]]) if raised else None

@@ -6,8 +6,8 @@ for) and in words (details to read). The quantiles of draws, which several metho
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntFlag, auto
 from html import escape
 from importlib import import_module
@@ -39,6 +39,10 @@ class ForecastFlag(IntFlag):
     SAMPLER_NOT_CONVERGED = auto()  # the posterior rests on too few effective draws
     REFERENCE_RUNS_IGNORED = auto()  # some reference runs have other positions
     PAST_THINNED = auto()  # of very many checkpoints some were picked, and the others left out of the fit
+    RATE_UNKNOWN = auto()  # the learning rate falls, and how it goes on is not known
+    BEYOND_PLAN = auto()  # tokens beyond the end of the learning-rate plan
+    LOSS_RISES = auto()  # the loss has been rising: divergence, overfitting, other data; laws that fall do not know it
+    TOO_WIDE = auto()  # the 90 % interval says nothing
 
 
 NOTHING = ForecastFlag(0)
@@ -101,6 +105,7 @@ class Forecast:
             "rolling origins (n)", or "none" and why.
         model_discrepancy_sd: DataArray (split, tokens, position), or None: sd of the error that a method knows its
             law to make, beyond what its errors from earlier origins show.
+        notes: sentences on what was assumed, the learning rate to come first, and on how the rows were used.
     """
 
     method: str
@@ -115,6 +120,7 @@ class Forecast:
     draws: xr.DataArray | None = None
     intervals: Mapping[str, str] = field(default_factory=dict, repr=False)
     model_discrepancy_sd: xr.DataArray | None = None
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         """Every split at every token count asked for, in order; of more than SHOWN at the first and the last."""
@@ -146,7 +152,7 @@ class Forecast:
         head = f"{self.method}: mean loss in nats/token, from the checkpoints up to {self.cutoff:.4g} tokens"
         table = self.to_dataframe().drop(columns="status")
         table = table.assign(tokens=[f"{tokens:.4g}" for tokens in table["tokens"]]).set_index(["split", "tokens"])
-        notes = [f"{split}: {status}" for split, status in self.status.items() if not status.ok]
+        notes = [*self.notes, *(f"{split}: {status}" for split, status in self.status.items() if not status.ok)]
         notes += [f"{split}: intervals {basis}" for split, basis in self.intervals.items()]
         return "\n".join([head, table.to_string(float_format="{:.4f}".format), *notes])
 
@@ -179,6 +185,41 @@ def quantiles(draws: xr.DataArray) -> xr.DataArray:
     """QUANTILES of draws (draw, ...), as the last dimension; NaN where a draw is."""
     dims = [dim for dim in draws.dims if dim != "draw"]
     return draws.quantile(QUANTILES, "draw", skipna=False).transpose(*dims, "quantile")
+
+
+def mixture(forecasts: Sequence[Forecast], past: xr.Dataset) -> Forecast:
+    """One forecast of several by one method, of equal weight: the draws of the mean of all; the first's fits.
+
+    A surface by position keeps the first's median; its quantiles are the outermost of all.
+    """
+    first = forecasts[0]
+    draws = xr.concat([made.draws for made in forecasts if made.draws is not None], "draw")
+    mean_quantiles = quantiles(draws)
+    status, surface_quantiles = dict(first.status), first.surface_quantiles
+    for made in forecasts[1:]:
+        for split, own in made.status.items():
+            if own != status[split]:
+                status[split] = status[split] | own
+        if surface_quantiles is not None and made.surface_quantiles is not None:
+            lower = xr.DataArray(surface_quantiles["quantile"] < 0.5)
+            outer = [f(surface_quantiles, made.surface_quantiles) for f in (np.minimum, np.maximum)]
+            middle = surface_quantiles["quantile"] == 0.5
+            surface_quantiles = surface_quantiles.where(middle, xr.where(lower, *outer)).transpose(
+                *surface_quantiles.dims
+            )
+    return replace(
+        first,
+        mean=mean_quantiles.sel(quantile=0.5, drop=True),
+        status=status,
+        draws=draws,
+        quantiles=mean_quantiles,
+        surface_quantiles=surface_quantiles,
+        population_quantiles=population_quantiles(past, draws),
+        intervals={
+            split: f"{basis}; a mixture of {len(forecasts)} learning rates to come"
+            for split, basis in first.intervals.items()
+        },
+    )
 
 
 def population_quantiles(past: xr.Dataset, draws: xr.DataArray) -> xr.DataArray | None:

@@ -14,7 +14,7 @@ from tsl_jax.reporting.material import Material, smallest_errors
 from tsl_jax.reporting.wording import compact, count, how_far, last_loss, nats, readable, signed, whole
 
 MODEL_BASED = (
-    "Forecast from the checkpoints before the shaded part, the learning-rate plan as known then (below), and a prior "
+    "Forecast from the checkpoints before the shaded part, the learning rate ({rate}), and a prior "
     "from other runs. If the law holds, the loss on this validation set lies in the light interval with a probability "
     "of 90%, in the dark one with 50%. The intervals include the scatter of the checkpoints, the uncertainty of the "
     "law’s parameters given the past, and some error of the law itself. They do not include a change of plan or of "
@@ -91,12 +91,13 @@ def forecast(material: Material) -> str:
         methods = {last_forecast[1].method for split in material.splits if (last_forecast := latest(material, split))}
         model_based = all(name in METHODS and METHODS[name].family == "lr_aware" for name in methods)
         words = "" if material.mean is None else drawn_in_words(material.mean.sizes["tokens"])
-        parts.append(figure(fan, (MODEL_BASED if model_based else ROLLING_ORIGIN) + words))
+        basis = MODEL_BASED.format(rate=_rate(material)) if model_based else ROLLING_ORIGIN
+        parts.append(figure(fan, basis + words))
     coverage = error_figures.coverage(material)
     if coverage is not None:
         parts += ["<h3>Coverage of the intervals</h3>", figure(coverage, COVERAGE)]
     caption = (
-        "Each method saw only what lies before the shaded part, and the learning-rate plan as known then (below). "
+        f"Each method saw only what lies before the shaded part, and of the learning rate: {_rate(material)}. "
         "Methods by position forecast the law’s parameters and average the loss over positions. All others extrapolate "
         "the mean loss itself. Names in the legend show and hide a method."
     )
@@ -119,6 +120,17 @@ def forecast(material: Material) -> str:
     ]
     parts.append(folded("Warnings", table(("method", "seen", "split", "status"), rows)) if rows else "")
     return section("forecast", "The forecast", *parts)
+
+
+def _rate(material: Material) -> str:
+    """What the forecasts knew of the learning rate to come, in words."""
+    if material.schedule:
+        return "the plan as known then, drawn below"
+    notes = {
+        forecast.notes[0] for group in material.forecasts.values() for forecast in group.values() if forecast.notes
+    }
+    said = "; ".join(sorted(notes)) or "no plan was known"
+    return f"{text(said)}; below, the rates that were recorded, of which no forecast saw those beyond its cut-off"
 
 
 def _without_forecast(material: Material) -> str:

@@ -62,7 +62,7 @@ def _split(surface: xr.Dataset, r2: xr.Dataset, backtest: Backtest | None, split
 
 
 def forecasts(results: Sequence[Forecast]) -> list[dict[str, Any]]:
-    """Forecasts: method, split, tokens, mean loss, its intervals and what they rest on, status, flags, cut-off.
+    """Forecasts: method, split, tokens, mean loss, its intervals, what they rest on and assume, status, flags, cut-off.
 
     Intervals are quantiles over the tokens by their name, of the mean loss on these validation texts and on all such
     texts (population); null where a method knows none.
@@ -76,7 +76,8 @@ def forecasts(results: Sequence[Forecast]) -> list[dict[str, Any]]:
             "loss": numbers(forecast.mean.sel(split=split)),
             "intervals": _by_quantile(forecast.quantiles, split),
             "population_intervals": _by_quantile(forecast.population_quantiles, split),
-            "intervals_rest_on": forecast.intervals.get(str(split)),
+            "intervals_rest_on": "; ".join(filter(None, (forecast.intervals.get(str(split)), *forecast.notes))),
+            "assumes": list(forecast.notes),
             "status": str(forecast.status[str(split)]),
             "flags": int(forecast.status[str(split)].flags),
         }

@@ -124,6 +124,8 @@ def show_forecasts(forecasts: Sequence[Forecast], past: xr.Dataset, where: str) 
 
     # False sorts before True: the main method first, then those with intervals
     ordered = sorted(forecasts, key=lambda forecast: (forecast.method != MAIN, forecast.quantiles is None))
+    for note in ordered[0].notes:
+        print(note)
     for split in past.split.values:
         last_loss = float(past.loss.sel(split=split).mean("position")[-1])
         at = float(forecasts[0].mean.tokens[-1])
