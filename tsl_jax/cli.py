@@ -25,6 +25,7 @@ VERBS = {  # verb: (its module in tsl_jax.commands, what it does)
     "fit": ("fit", "fit a law to every curve of a file or run, one row a curve"),
     "forecast": ("forecast", "forecast where the loss of a run will end"),
     "backtest": ("backtest", "what would have been forecast of finished runs, and did the intervals hold?"),
+    "compare": ("compare", "which of several runs, or groups of seeds, ends lower, and how sure that is"),
     "report": ("report", "fit, forecast and draw a run: report.html and summary.json"),
     "sweep": ("sweep", "many runs from one file, each made once and kept"),
     "reproduce": ("reproduce", "an experiment of the papers: its runs, tables, figures and page"),
@@ -39,8 +40,7 @@ HELP = "\n".join(
         *(f"  {verb:<10}{sentence}" for verb, (_, sentence) in VERBS.items()),
         "\nevery verb: --config FILE.yaml   options from a file; those on the command line win",
         "            --debug              show the traceback of an error",
-        "exit codes: 0 done, 2 a mistake that the message explains, 3 stopped before all was made,",
-        "            130 Ctrl-C, 143 SIGTERM, 129 SIGHUP",
+        "exit codes: 0 done, 2 a mistake, 3 stopped early, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP",
     )
 )
 TUNED = ("demo", "train", "evaluate", "fit")

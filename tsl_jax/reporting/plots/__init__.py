@@ -15,7 +15,13 @@ style: fonts, colours, dashes; `save`
 >>> save(drawn, Path("figures/loss"))  # doctest: +SKIP
 """
 
-from tsl_jax.reporting.plots.comparisons import decline_rates, differences_by_position, differences_overall, errors_by
+from tsl_jax.reporting.plots.comparisons import (
+    decline_rates,
+    differences_by_position,
+    differences_overall,
+    errors_by,
+    run_comparison,
+)
 from tsl_jax.reporting.plots.fits import fitted_curves, law_comparison
 from tsl_jax.reporting.plots.over_tokens import (
     fan,
@@ -46,5 +52,6 @@ __all__ = [
     "predictions",
     "r2_against_expected",
     "residual_map",
+    "run_comparison",
     "save",
 ]

@@ -22,6 +22,7 @@ from tsl_jax.reporting.plots.axes import (
     log_axis,
     panel_title,
     position_axis,
+    tokens_axis,
 )
 from tsl_jax.reporting.plots.style import (
     DOUBLE,
@@ -31,6 +32,7 @@ from tsl_jax.reporting.plots.style import (
     SHADE,
     SINGLE,
     colour,
+    line,
     sequential,
     sheet,
     styled,
@@ -210,3 +212,49 @@ def _rows(panel: Any, names: Any) -> None:
     panel.set_ylim(len(names) - 0.5, -0.5)
     panel.tick_params(axis="y", length=0)
     panel.spines["left"].set_visible(False)
+
+
+@styled
+def run_comparison(comparison: Any) -> Figure:
+    """Groups of runs: mean curves, differences of the end with intervals, and differences by position where there are.
+
+    Args:
+        comparison: a `RunComparison`.
+    """
+    by_position, curves = comparison.by_position, comparison.curves
+    table = comparison.table
+    count = 2 + (by_position is not None)
+    figure, (panels,) = sheet(DOUBLE, 0.4 * DOUBLE, 1, count)
+    through, ends = panels[:2]
+    for j, name in enumerate(table.index):
+        through.plot(curves.tokens, curves.sel(group=name), linewidth=1.0, **line(j))
+    tokens_axis(through, curves.tokens.values)
+    late = curves.tokens.values >= curves.tokens.values[-1] / 30
+    limits(through, curves.values[:, late])
+    through.set_ylabel("mean loss (nats)")
+    panel_title(through, "mean over runs")
+    rows = table.iloc[1:]
+    places = np.arange(len(rows))[::-1]
+    ends.axvline(0, color=MUTED, linewidth=0.6)
+    for edge in (-1, 1) if comparison.margin is not None else ():
+        ends.axvline(edge * comparison.margin, **MARGIN)
+    for place, (name, row) in zip(places, rows.iterrows(), strict=True):
+        shade = colour(list(table.index).index(name))
+        ends.plot([row.low, row.high], [place, place], color=shade, linewidth=1.2)
+        ends.plot([row.difference], [place], "o", color=shade, markersize=4)
+    ends.set_yticks(places, list(rows.index))
+    ends.set_ylim(-0.6, len(rows) - 0.4)
+    ends.set_xlabel("difference (nats)")
+    panel_title(ends, f"end less that of {table.index[0]}")
+    if by_position is not None:
+        where = panels[2]
+        where.axhline(0, color=MUTED, linewidth=0.6)
+        for name in by_position.group.values:
+            j = list(table.index).index(name)
+            where.plot(by_position.position, by_position.sel(group=name), linewidth=0.9, **line(j))
+        position_axis(where, by_position.position.values)
+        limits(where, by_position.values)
+        where.set_ylabel("difference (nats)")
+        panel_title(where, "by position")
+    legend_above(figure, {str(name): Line2D([], [], **line(j)) for j, name in enumerate(table.index)})
+    return figure
