@@ -22,6 +22,7 @@ from tsl_jax.importers.log_rows import LogRows, NotThisFormat, as_text, number_o
 LARGE = 16 << 20  # bytes from which a table is read by Arrow, a block at a time
 DELIMITERS = ",;\t|"
 DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+([eE][-+]?\d+)?")
+THOUSANDS = re.compile(r"\d{1,3}(\.\d{3})+(,\d+)?")
 CHART = re.compile(r"(?P<run>.+) - (?P<metric>[^\"]+?)(?P<part>__MIN|__MAX)?")  # a column of a W&B chart
 CHART_X = ("step", "_step", "global_step", "trainer/global_step", "train/global_step")
 CHART_TIME = ("relative time (process)", "relative time (wall)", "wall time", "_timestamp", "_runtime", "epoch")
@@ -70,7 +71,7 @@ def sniff_delimiter(head: str) -> tuple[str, bool]:
     if semicolons and scores[";"][1] > 1:
         cells = [cell.strip() for line in lines[1:] for cell in line.split(";")]
         commas = sum(bool(DECIMAL_COMMA.fullmatch(cell)) for cell in cells)
-        points = sum("." in cell for cell in cells)
+        points = sum("." in cell and not THOUSANDS.fullmatch(cell) for cell in cells)
         return ";", commas > points
     if scores[best][0] == 0:
         widths = {len(line.split()) for line in lines}

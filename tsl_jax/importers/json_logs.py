@@ -144,7 +144,7 @@ def _by_search(path: Path, sample: Sequence[bytes]) -> LogRows | None:
         keys.append(Key(name, whole if any(whole in line for line, _ in parsed) else spelled, inside=True))
     if len({key.before for key in keys}) < len(keys):
         return None
-    form = LineFormat(slow.format, b"", tuple(keys), tuple(name for name in slow.columns))
+    form = LineFormat(slow.format, b"", tuple(keys), tuple(slow.columns), step_needed=False)
     for key in keys:  # a key that several objects of a line have, or that stands in a text
         if any(line.count(key.before) > 1 for line, _ in parsed):
             return None

@@ -58,7 +58,8 @@ class LineFormat:
     Attributes:
         name: in words. probe: a pattern of its lines of losses; the format with most matches is taken.
         keys: its numbers. losses: the columns of them that are losses.
-        step_before: whether a row's step may stand on an earlier line.
+        step_before: whether steps stand on lines of their own, before those with their losses.
+        step_needed: whether a line without a step is none of the log's: source code above it may hold the same words.
         facts: name of a fact -> pattern with the number as its first group, such as the tokens of a step.
         nan_where: (column, bytes): a line with the bytes but without the column's number has a loss that is NaN.
         named: a key whose column is named by the text before it on the line, such as `eval/c4/CE loss=`.
@@ -70,6 +71,7 @@ class LineFormat:
     keys: tuple[Key, ...]
     losses: tuple[str, ...]
     step_before: bool = False
+    step_needed: bool = True
     facts: tuple[tuple[str, bytes], ...] = ()
     nan_where: tuple[str, bytes] | None = None
     named: bytes = b""
@@ -85,9 +87,8 @@ def read_lines(path: Path, form: LineFormat) -> LogRows:
     """
     parts: list[dict[str, np.ndarray]] = []
     known: dict[str, float] = {}
-    step_before = np.nan
     cut: tuple[int, bytes] | None = None
-    for block in blocks(path):
+    for block in _by_steps(blocks(path), form.keys[0].before) if form.step_before else blocks(path):
         found = _scan(block.data, form)
         if block.cut:
             cut = (block.line + int(block.data.count(b"\n")), block.data.rpartition(b"\n")[2])
@@ -96,7 +97,10 @@ def read_lines(path: Path, form: LineFormat) -> LogRows:
             value = number_of(match[1].decode("ascii", "ignore").replace("_", "")) if match else None
             if value is not None and np.isfinite(value) and value > 0:
                 known[fact] = value
-        rows, step_before = _rows(found, form, step_before)
+        rows = _rows(found, form)
+        if form.step_needed and len(rows["line"]):
+            has_step = np.isfinite(rows.get("step", np.full(len(rows["line"]), np.nan)))
+            rows = {name: values[has_step] for name, values in rows.items()}
         if len(rows["line"]):
             rows["line"] = block.line + rows["line"]
             parts.append(rows)
@@ -233,37 +237,51 @@ def _add_named(search: _Search, form: LineFormat, found: dict[str, tuple[np.ndar
         found[name] = (np.array([line for line, _ in pairs]), np.array([value for _, value in pairs]))
 
 
-def _rows(
-    found: dict[str, tuple[np.ndarray, np.ndarray]], form: LineFormat, step_before: float
-) -> tuple[dict[str, np.ndarray], float]:
-    """The rows of a block, and the last step in it."""
+def _rows(found: dict[str, tuple[np.ndarray, np.ndarray]], form: LineFormat) -> dict[str, np.ndarray]:
+    """The rows of a block: lines with a loss; or, where steps stand on lines of their own, all lines up to the next."""
     if not found:
-        return {"line": np.zeros(0, np.int64)}, step_before
+        return {"line": np.zeros(0, np.int64)}
     number = found.pop("_lines")[0]
-    of_losses = [
-        lines
-        for name, (lines, _) in found.items()
-        if name in form.losses or (form.named and name.endswith("loss"))
-    ]
+    if form.step_before and "step" in found:
+        steps = found["step"][0]
+        for name, (lines, values) in found.items():
+            owner = np.searchsorted(steps, lines, side="right") - 1
+            owned = owner >= 0
+            at, first = np.unique(steps[owner[owned]], return_index=True)
+            found[name] = (at, values[owned][first])
+    is_loss = {name: name in form.losses or bool(form.named and name.endswith("loss")) for name in found}
+    of_losses = [lines for name, (lines, _) in found.items() if is_loss[name]]
     row_lines = np.unique(np.concatenate(of_losses)) if of_losses else np.zeros(0, np.int64)
-    rows: dict[str, np.ndarray] = {"line": number[row_lines] if len(row_lines) else row_lines}
+    if not len(row_lines):
+        return {"line": row_lines}
+    rows: dict[str, np.ndarray] = {"line": number[row_lines]}
     for name, (lines, values) in found.items():
-        column = np.full(len(row_lines), np.nan)
-        if form.step_before and name not in form.losses and not name.endswith("loss"):
-            before = np.searchsorted(lines, row_lines, side="right") - 1
-            column = np.where(before >= 0, values[np.maximum(before, 0)], step_before if name == "step" else np.nan)
+        rows[name] = np.full(len(row_lines), np.nan)
+        at = np.minimum(np.searchsorted(row_lines, lines), len(row_lines) - 1)
+        inside = row_lines[at] == lines
+        rows[name][at[inside]] = values[inside]
+    return rows
+
+
+def _by_steps(parts: Iterator[Block], step: bytes) -> Iterator[Block]:
+    """Blocks that end before a line with a step, so that what belongs to a step is in one block."""
+    rest, line = b"", 1
+    for block in parts:
+        data = rest + block.data
+        line = line if rest else block.line
+        at = data.rfind(step)
+        end = data.rfind(b"\n", 0, at) + 1 if at >= 0 else 0
+        if end and not block.cut and len(block.data) >= BLOCK // 2:
+            yield Block(data[:end], line, False)
+            line += data.count(b"\n", 0, end)
+            rest = data[end:]
+        elif len(data) > 8 * BLOCK or block.cut:  # no step in a long while
+            yield Block(data, line, block.cut)
+            line, rest = line + data.count(b"\n"), b""
         else:
-            at = np.searchsorted(row_lines, lines)
-            inside = (at < len(row_lines)) & (row_lines[np.minimum(at, max(len(row_lines) - 1, 0))] == lines) if len(
-                row_lines
-            ) else np.zeros(len(lines), bool)
-            column[at[inside]] = values[inside]
-        rows[name] = column
-    if form.step_before and "step" in found and len(found["step"][1]):
-        step_before = float(found["step"][1][-1])
-    elif form.step_before and "step" not in found and len(row_lines):
-        rows["step"] = np.full(len(row_lines), step_before)
-    return rows, step_before
+            rest = data
+    if rest:
+        yield Block(rest, line, False)
 
 
 class _Search:

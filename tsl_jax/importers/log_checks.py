@@ -12,7 +12,8 @@ from jaxtyping import Float
 from tsl_jax.importers.log_rows import LogRows
 
 LEAST = 200  # losses from which smoothing can be told from chance
-ALIKE = 0.82  # share of neighbouring residuals of one sign: .5 for independent noise, .86 for an average of weight .9
+ALIKE = 0.78  # share of neighbouring residuals of one sign: .5 of independent noise, .81 of an average of weight .9
+JUMPS = (1.15, 1.8)  # change over two losses by that over one: 1 of independent noise, 1.4 of a walk, 2 of a smooth curve
 WINDOW = 61  # losses about which a residual is taken
 COARSE = 0.01  # nats: rounding from which on the end of a run cannot be seen
 HIGHEST = 13.0  # nats: the log of a vocabulary of 440,000; a model that knows nothing has less
@@ -74,9 +75,9 @@ def looks_smoothed(loss: Float[np.ndarray, " checkpoint"]) -> bool:
     alike = (residual[1:] > 0) == (residual[:-1] > 0)
     if pairs.sum() < LEAST // 2 or alike[pairs].mean() < ALIKE:
         return False
-    # Slow waves of a large model are smooth over many steps too, but single losses scatter about them.
-    change, jump = np.diff(late), late[2:] - late[:-2]
-    return bool(np.median(np.abs(jump)) > 1.5 * np.median(np.abs(change)))
+    # A curve that hardly scatters, as losses of one held-out text may be, is smooth, not smoothed.
+    change, jump = np.abs(np.diff(late)), np.abs(late[2:] - late[:-2])
+    return bool(JUMPS[0] < np.median(jump) / max(np.median(change), 1e-12) < JUMPS[1])
 
 
 def looks_sampled(clock: np.ndarray) -> bool:

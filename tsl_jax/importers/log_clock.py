@@ -49,10 +49,10 @@ def clock_of(log: LogRows, roles: LogRoles, given: Clock, rows: np.ndarray, meas
     """
     step = None if roles.step is None else _cleaned(log.columns[roles.step][rows])
     tokens = None if roles.tokens is None else _cleaned(log.columns[roles.tokens][rows])
-    if step is not None and given.logging_steps is not None and "steps_a_row" in log.known:
-        step = step / log.known["steps_a_row"] * given.logging_steps
     if step is None and tokens is None:
         step = _counted(log, measured)
+    if step is not None and given.logging_steps is not None and "steps_a_row" in log.known:
+        step = step / log.known["steps_a_row"] * given.logging_steps
     if tokens is not None and given.tokens_per_step is not None:
         found = f"tokens_per_step beside a column of tokens, {roles.tokens}; leave tokens_per_step out, or pass the column"
         raise ValueError(f"{found} over with tokens=None (--tokens None)")

@@ -184,7 +184,9 @@ def find_roles(log: LogRows, loss: Sequence[str], run: Sequence[str], named: dic
         given = named.get(role)
         if given != role:
             return given
-        candidates = [name for name in candidates if name not in loss and covers(name) > 0]
+        # Rates may stand on rows of their own, beside losses of the same step.
+        there = [name for name in candidates if name not in loss and np.isfinite(log.columns[name]).any()]
+        candidates = [name for name in there if covers(name) > 0] or (there if role == "lr" else [])
         full = [name for name in candidates if covers(name) > 0.9]
         return full[0] if full else max(candidates, key=covers, default=None)
 

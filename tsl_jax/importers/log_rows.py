@@ -86,8 +86,9 @@ class LogRows:
         return len(self.line)
 
     def note(self, code: str, sentence: str, line: int = 0, warning: bool = True) -> None:
-        """Add a finding; a line of a file is shown."""
-        self.findings.append(Finding(code, sentence, line, line_of(self.path, line), warning))
+        """Add a finding, once; a line of a file is shown."""
+        if not any(found.code == code and found.sentence == sentence for found in self.findings):
+            self.findings.append(Finding(code, sentence, line, line_of(self.path, line), warning))
 
 
 def open_log(path: Path) -> IO[bytes]:

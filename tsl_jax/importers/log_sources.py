@@ -68,7 +68,8 @@ def _files_of(folder: Path) -> list[Path]:
     found += sorted(mlflow, key=_natural)
     rest = [file for file in files if not any(run in file.parents for run in mlflow)]
     offline = [file for file in rest if file.suffix == ".wandb"]
-    rest = [file for file in rest if not any(run.parent in (file, *file.parents) for run in offline)]
+    rest = [file for file in rest if not any(run.parent in file.parents for run in offline)]
+    rest = [file for file in rest if file.name not in ("debug.log", "debug-internal.log")]  # of W&B's own service
     events = [file for file in rest if "tfevents" in file.name]
     states = [file for file in rest if file.name == "trainer_state.json"]
     by_run: dict[Path, Path] = {}
@@ -110,7 +111,7 @@ def _several(paths: list[Path], root: Path, words: Collection[str], losses: Coll
             found = [_checked(read_mlflow(path), losses)] if path.is_dir() else read_source(path, words, losses)
             logs += [_named(log, path, root) for log in found]
         except ValueError as error:
-            failed.append(str(error).removeprefix("import: "))
+            failed.append(str(error).removeprefix("import: ").partition(" (as")[0])
     if not logs:
         why = f" ({failed[0]})" if failed else ""
         raise ValueError(f"import: {root} holds no log with losses{why}; name the file itself")

@@ -123,13 +123,23 @@ def read_log(
             while unused in result.surfaces:
                 unused, k = f"{name}-{k}", k + 1
             result.surfaces[unused] = surface.assign_attrs(run=unused)
-        result.formats[log.path.name if len(given) == 1 else str(log.path)] = log.format
+        result.formats[log.path.name if len(given) == 1 else str(log.path)] = _read_as(log, roles)
         result.findings += [(log.path.name, finding) for finding in log.findings]
         if strict and result.warnings:
             found = "; ".join(str(finding) for finding in result.warnings[:3])
             raise ValueError(f"import: {log.path.name}: {found}. Without --strict it is read all the same")
     add_plans(result.surfaces, schedule, warmup_tokens)
     return result
+
+
+def _read_as(log: LogRows, roles: LogRoles) -> str:
+    """The format, and which columns were read as what, in a line."""
+    by_unit: dict[str, list[str]] = {}
+    for column in roles.losses:
+        by_unit.setdefault(column.unit, []).append(column.column)
+    losses = "; ".join(f"{', '.join(names[:6])} in {unit}" for unit, names in by_unit.items())
+    others = [name for name in (roles.step, roles.tokens or roles.samples, roles.lr, *roles.runs) if name]
+    return f"{log.format}: {len(log):,} rows; {losses}; {', '.join(others) or 'no step'}"
 
 
 def _check_options(
@@ -164,7 +174,7 @@ def _surfaces(
     loss, splits, units = _losses(log, roles, bytes_per_token)
     attrs = _attrs(log, clock, units)
     surfaces: dict[str, xr.Dataset] = {}
-    lr = None if roles.lr is None else np.where(np.isneginf(log.columns[roles.lr]), np.nan, log.columns[roles.lr])
+    lr = None if roles.lr is None else np.where(np.isfinite(log.columns[roles.lr]), log.columns[roles.lr], np.nan)
     for name, rows in _runs(log, roles, loss).items():
         of_run = loss[rows].copy()
         _drop_carried(log, splits, roles, of_run, log.line[rows])
@@ -175,7 +185,7 @@ def _surfaces(
             found.clock,
             of_run,
             found.step,
-            None if lr is None else lr[rows],
+            None if lr is None else _rates(lr[rows], found.clock),
             log.line[rows],
             None if roles.micro_step is None else log.columns[roles.micro_step][rows],
             found.unit,
@@ -284,6 +294,18 @@ def _drop_carried(log: LogRows, splits: list[str], roles: LogRoles, loss: np.nda
             loss[rows, k] = np.nan
             found = f"{splits[k]}: {len(rows)} rows carry an earlier value along: left out"
             log.note("carried_along", found, int(line[rows[0]]))
+
+
+def _rates(lr: np.ndarray, clock: np.ndarray) -> np.ndarray:
+    """Rates of rows that lack one, from other rows of the same step: trackers may write a row a metric."""
+    lacking, known = np.isnan(lr) & np.isfinite(clock), np.isfinite(lr) & np.isfinite(clock)
+    if not lacking.any() or not known.any():
+        return lr
+    at, last = np.unique(clock[known][::-1], return_index=True)
+    place = np.minimum(np.searchsorted(at, clock[lacking]), len(at) - 1)
+    rates = lr.copy()
+    rates[lacking] = np.where(at[place] == clock[lacking], lr[known][::-1][last][place], np.nan)
+    return rates
 
 
 def _n_params(values: np.ndarray) -> dict[str, int]:

@@ -195,6 +195,7 @@ TRAINER = LineFormat(
         Key("tokens", b"'num_tokens':", inside=True, grouped=True),
     ),
     ("train_loss", "eval_loss"),
+    step_needed=False,
 )
 LITGPT = LineFormat(
     "litgpt text",
@@ -323,7 +324,7 @@ def _trainer_steps(log: LogRows) -> LogRows:
     if own and len(rows) == len(log):
         place = np.searchsorted([at for at, _ in own], rows) - 1
         steps = np.array([own[max(k, 0)][1] for k in place], float)
-        if (np.diff(steps) >= 0).all() and len(np.unique(steps)) > len(steps) / 3:
+        if len(np.unique(steps)) > len(steps) / 5:
             log.columns["step"] = steps
             log.note("step_inferred", "the lines have no step: it was taken from the progress bar before each", 0)
             return log
