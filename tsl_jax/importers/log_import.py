@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from tsl_jax.importers.log_roles import LogRoles, LossColumn, find_roles
 from tsl_jax.importers.log_rows import SAYS_NAN, Finding, LogRows
 from tsl_jax.importers.log_sources import find_logs
 from tsl_jax.importers.log_stitching import REPEATED, Curve, Repeated, RunRecords, stitch
+from tsl_jax.importers.position_losses import is_position_losses, read_position_losses
 from tsl_jax.importers.table import MEAN, add_plans, rows_of_runs
 
 LN2 = float(np.log(2))
@@ -108,7 +110,8 @@ def read_log(
     losses, keys = ([names] if isinstance(names, str) else list(names) for names in (loss, run))
     named = {"tokens": tokens, "step": step, "lr": lr, "n_params": n_params}
     result = LogImport({})
-    for log in find_logs(given, keys, losses):
+    given = _position_losses(given, result)
+    for log in find_logs(given, keys, losses) if given else ():
         try:
             roles = find_roles(log, losses, keys, named)
             if loss_unit is not None:
@@ -130,6 +133,29 @@ def read_log(
             raise ValueError(f"import: {log.path.name}: {found}. Without --strict it is read all the same")
     add_plans(result.surfaces, schedule, warmup_tokens)
     return result
+
+
+def _position_losses(given: list[str | Path], result: LogImport) -> list[str | Path]:
+    """Read what `PositionLosses` has written, files of several ranks as one run; what else is given is returned."""
+    rest: list[str | Path] = []
+    for name in given:
+        path = Path(name)
+        files = [path]
+        if path.is_dir():
+            files = sorted(path.glob("*.jsonl"))
+        elif not path.exists():
+            files = sorted(Path(match) for match in glob.glob(str(name)))
+        ranks = [file for file in files if is_position_losses(file)]
+        if not ranks or len(ranks) < len(files):
+            rest.append(name)
+            continue
+        run = path.resolve().name if path.is_dir() else ranks[0].stem
+        result.surfaces[run], damaged = read_position_losses(ranks, run)
+        result.formats[run] = f"losses by position of {len(ranks)} processes"
+        if damaged:
+            found = f"{damaged} lines are damaged or cut: left out"
+            result.findings.append((run, Finding("cut_record", found)))
+    return rest
 
 
 def _read_as(log: LogRows, roles: LogRoles) -> str:
