@@ -21,7 +21,7 @@ from tsl_jax.importers.arrays import from_losses
 from tsl_jax.importers.log_checks import carried_along, check_curve
 from tsl_jax.importers.log_clock import Clock, clock_of
 from tsl_jax.importers.log_roles import LogRoles, LossColumn, find_roles
-from tsl_jax.importers.log_rows import SAYS_NAN, Finding, LogRows
+from tsl_jax.importers.log_rows import Finding, LogRows
 from tsl_jax.importers.log_sources import find_logs
 from tsl_jax.importers.log_stitching import REPEATED, Curve, Repeated, RunRecords, stitch
 from tsl_jax.importers.position_losses import is_position_losses, read_position_losses
@@ -203,7 +203,7 @@ def _surfaces(
     lr = None if roles.lr is None else np.where(np.isfinite(log.columns[roles.lr]), log.columns[roles.lr], np.nan)
     for name, rows in _runs(log, roles, loss).items():
         of_run = loss[rows].copy()
-        _drop_carried(log, splits, roles, of_run, log.line[rows])
+        _drop_carried(log, splits, of_run, log.line[rows])
         found = clock_of(log, roles, clock, rows, ~np.isnan(of_run).all(axis=1))
         records = RunRecords(
             log,
@@ -308,18 +308,23 @@ def _by_words(log: LogRows, roles: LogRoles, measured: np.ndarray) -> dict[str, 
     return {}
 
 
-def _drop_carried(log: LogRows, splits: list[str], roles: LogRoles, loss: np.ndarray, line: np.ndarray) -> None:
-    """Evaluations that a log carries along until the next one stand once, where they were made."""
-    carried = {k: carried_along(np.where(loss[:, k] == SAYS_NAN, np.nan, loss[:, k])) for k in range(len(splits))}
-    if len(splits) < 2 and log.format != "one JSON file an event":
-        return
-    if all(rows is not None for rows in carried.values()) and log.format != "one JSON file an event":
-        return
-    for k, rows in carried.items():
-        if rows is not None and len(rows):
-            loss[rows, k] = np.nan
-            found = f"{splits[k]}: {len(rows)} rows carry an earlier value along: left out"
-            log.note("carried_along", found, int(line[rows[0]]))
+def _drop_carried(log: LogRows, splits: list[str], loss: np.ndarray, line: np.ndarray) -> None:
+    """Evaluations that a log carries along until the next one stand once, where they were made.
+
+    They stand on rows with another loss that changes: the split that repeats least is never taken for carried along.
+    """
+    known = np.isfinite(loss)
+    repeats = [float(np.mean(np.diff(loss[known[:, k], k]) == 0)) if known[:, k].sum() > 1 else 0.0 for k in range(len(splits))]
+    main = int(np.argmin(repeats))
+    for k, split in enumerate(splits):
+        if k == main or repeats[k] < 0.5:
+            continue
+        rows = np.flatnonzero(known[:, k] & known[:, main])
+        carried = carried_along(loss[rows, k])
+        if carried is not None and len(carried):
+            loss[rows[carried], k] = np.nan
+            found = f"{split}: {len(carried)} rows carry an earlier value along: left out"
+            log.note("carried_along", found, int(line[rows[carried[0]]]))
 
 
 def _rates(lr: np.ndarray, clock: np.ndarray) -> np.ndarray:

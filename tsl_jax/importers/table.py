@@ -186,10 +186,10 @@ def rows_of_runs(path: Path, keys: list[list[Any]], count: int) -> dict[str, np.
 
 def _plans(schedule: Any, runs: list[str]) -> dict[str, tuple[Any, int]]:
     """Run -> its plan as JSON has it, and where that ends, of the runs that have one."""
-    from tsl_jax.schedules import Schedule  # late: it brings jax
-
     if schedule is None:
         return {}
+    from tsl_jax.schedules import Schedule  # late: it brings jax
+
     by_run: dict[str, Any] = dict.fromkeys(runs, schedule)  # one plan for all, unless it maps runs to plans
     plan_types = Mapping | list | tuple | Schedule
     if isinstance(schedule, Mapping) and all(isinstance(plan, plan_types) for plan in schedule.values()):

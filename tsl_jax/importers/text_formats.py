@@ -15,7 +15,8 @@ import numpy as np
 from tsl_jax.importers.line_scan import ANSI, Key, LineFormat, read_lines
 from tsl_jax.importers.log_rows import LogRows, NotThisFormat, as_text, open_log
 
-HEAD = 4 << 20  # bytes from both ends that decide which format a file has: source code may stand above a log
+# Bytes from both ends that decide which format a file has; the more where source code stands above a log.
+HEADS = (1 << 17, 4 << 20)
 FEW = 2  # lines with a step and a loss that make a log
 
 _LAST_BATCH = "iter losses are of the last micro-batch of a step, train and val losses are means over an evaluation"
@@ -236,19 +237,25 @@ _ANY_OTHER = re.compile(rb"(?i)(?<![A-Za-z0-9_])(lr|learning[_ ]rate|total_token
 
 def sniff_text(path: Path) -> LineFormat | None:
     """The format of a text log, by the lines of its two ends; None where none is recognised."""
-    ends = _ends(path)
-    counts = [(len(re.findall(form.probe, ends)), -rank, form) for rank, form in enumerate(FORMATS)]
-    count, _, form = max(counts, key=lambda entry: entry[:2])
-    return form if count else _by_words(ends)
+    ends = b""
+    for size in HEADS:
+        if size > HEADS[0] and len(ends) < 2 * HEADS[0]:
+            break  # that was the whole file
+        ends = _ends(path, size)
+        counts = [(len(re.findall(form.probe, ends)), -rank, form) for rank, form in enumerate(FORMATS)]
+        count, _, form = max(counts, key=lambda entry: entry[:2])
+        if count:
+            return form
+    return _by_words(ends)
 
 
-def _ends(path: Path) -> bytes:
-    """The first and last HEAD bytes of a file, without colours."""
+def _ends(path: Path, size: int) -> bytes:
+    """The first and last bytes of a file, without colours."""
     with open_log(path) as file:
-        data = file.read(HEAD)
+        data = file.read(size)
         rest = file.read(1)
         if rest and path.suffix.lower() not in (".gz", ".bz2", ".xz"):
-            file.seek(max(HEAD, path.stat().st_size - HEAD))
+            file.seek(max(size, path.stat().st_size - size))
             data = data + b"\n" + file.read()
     data = as_text(data)
     if b"\0" in data:
