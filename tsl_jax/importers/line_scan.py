@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from tsl_jax.importers.log_rows import SAYS_NAN, LogRows, as_text, number_of, open_log
 
 BLOCK = 4 << 20  # bytes read at once: a block and its masks stay in the processor's cache
+FACTS_WITHIN = 50_000  # lines of a log that may state the length of sequences and the like
 WIDEST = 28  # characters of a number
 ANSI = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 WHOLE_ENDING = re.compile(rb"(\.\d{2,}|[^\d\s.,:=+-])\s*$")  # a number of some decimals, or no number at all
@@ -97,7 +98,7 @@ def read_lines(path: Path, form: LineFormat) -> LogRows:
         found = _scan(block.data, form)
         if block.cut:
             cut = (block.line + int(block.data.count(b"\n")), block.data.rpartition(b"\n")[2])
-        for fact, pattern in form.facts:
+        for fact, pattern in form.facts if block.line < FACTS_WITHIN else ():
             match = re.search(pattern, block.data) if fact not in known else None
             value = number_of(match[1].decode("ascii", "ignore").replace("_", "")) if match else None
             if value is not None and np.isfinite(value) and value > 0:

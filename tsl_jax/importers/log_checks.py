@@ -14,6 +14,7 @@ from tsl_jax.importers.log_rows import LogRows
 LEAST = 200  # losses from which smoothing can be told from chance
 ALIKE = 0.78  # share of neighbouring residuals of one sign: .5 of independent noise, .81 of an average of weight .9
 JUMPS = (1.15, 1.8)  # change over two losses by that over one: 1 of independent noise, 1.4 of a walk, 2 of a smooth curve
+MOST = 200_000  # losses at the end that are looked at
 WINDOW = 61  # losses about which a residual is taken
 COARSE = 0.01  # nats: rounding from which on the end of a run cannot be seen
 HIGHEST = 13.0  # nats: the log of a vocabulary of 440,000; a model that knows nothing has less
@@ -47,7 +48,7 @@ def coarse(loss: Float[np.ndarray, " checkpoint"]) -> float | None:
 
     Silent on losses of three decimals, and on rounded losses that change by more than their rounding throughout.
     """
-    late = loss[len(loss) // 2 :]
+    late = loss[len(loss) // 2 :][-MOST:]
     for digits in (1.0, 0.1, COARSE):
         scaled = late / digits
         if np.all(np.abs(scaled - np.round(scaled)) < 1e-6 * np.maximum(np.abs(scaled), 1)):
@@ -62,7 +63,7 @@ def looks_smoothed(loss: Float[np.ndarray, " checkpoint"]) -> bool:
     """
     if len(loss) < LEAST:
         return False
-    late = loss[len(loss) // 5 :]
+    late = loss[len(loss) // 5 :][-MOST:]
     kernel = np.ones(WINDOW) / WINDOW
     residual = late[WINDOW // 2 : -(WINDOW // 2)] - np.convolve(late, kernel, "valid")
     spread = np.median(np.abs(residual))

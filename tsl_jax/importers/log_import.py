@@ -202,7 +202,8 @@ def _surfaces(
     surfaces: dict[str, xr.Dataset] = {}
     lr = None if roles.lr is None else np.where(np.isfinite(log.columns[roles.lr]), log.columns[roles.lr], np.nan)
     for name, rows in _runs(log, roles, loss).items():
-        of_run = loss[rows].copy()
+        whole = len(rows) == len(log)  # then nothing is copied
+        of_run = loss if whole else loss[rows]
         _drop_carried(log, splits, of_run, log.line[rows])
         found = clock_of(log, roles, clock, rows, ~np.isnan(of_run).all(axis=1))
         records = RunRecords(
@@ -350,7 +351,8 @@ def _surface(log: LogRows, curve: Curve, splits: list[str], attrs: Mapping[str, 
     kept = np.concatenate([[True], np.diff(clock) > 0]) if len(clock) else np.zeros(0, bool)
     has_loss = np.isfinite(curve.loss).any(axis=0)
     labels = {"tokens": clock[kept], "split": [s for s, has in zip(splits, has_loss, strict=True) if has]}
-    surface = from_losses(curve.loss[kept][:, has_loss].T[:, :, None], **labels, allow_missing=True, run=name, **attrs)
+    loss = curve.loss[kept][:, has_loss].T[:, :, None] if not kept.all() else curve.loss[:, has_loss].T[:, :, None]
+    surface = from_losses(loss, **labels, allow_missing=True, run=name, **attrs)
     if curve.step is not None and np.isfinite(curve.step[kept]).all():
         step = curve.step[kept]
         whole = bool((step % 1 == 0).all() and np.abs(step).max() < 9e15)

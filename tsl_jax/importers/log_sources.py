@@ -198,8 +198,8 @@ def _readers(path: Path, head: bytes, words: Collection[str]) -> list[tuple[str,
     if inner in TABLES:
         return [table, text, json]
     first = head.lstrip(b"\xef\xbb\xbf \r\n\t")[:1]
-    if inner in JSON or first in (b"{", b"["):
-        return [json, text, table] if not _known_text(path) or inner in JSON else [text, json, table]
+    if inner in JSON or (first in (b"{", b"[") and not _known_text(path)):
+        return [json, text, table]
     if _known_text(path):
         return [text, json, table]
     first_line = head.splitlines()[0].decode("utf-8", "replace") if head.splitlines() else ""
