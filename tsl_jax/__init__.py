@@ -21,7 +21,9 @@ if TYPE_CHECKING:  # for type checkers, which cannot read the table; a test comp
     from tsl_jax.forecasting import compare_plans as compare_plans
     from tsl_jax.forecasting import forecast as forecast
     from tsl_jax.forecasting import score as score
+    from tsl_jax.importers import PositionLosses as PositionLosses
     from tsl_jax.importers import from_losses as from_losses
+    from tsl_jax.importers import read_log as read_log
     from tsl_jax.importers import read_table as read_table
     from tsl_jax.pretrained.callables import evaluate as evaluate
     from tsl_jax.pretrained.evaluation_text import text_windows as text_windows
@@ -40,7 +42,7 @@ _NAMES = {  # module: the public names it holds; "tsl_jax" holds packages
     "tsl_jax.diagnostics.law_comparison": ("compare_laws",),
     "tsl_jax.fitting": ("Fit", "Status", "fit"),
     "tsl_jax.forecasting": ("Forecast", "backtest", "baselines", "compare_plans", "forecast", "score"),
-    "tsl_jax.importers": ("from_losses", "read_table"),
+    "tsl_jax.importers": ("PositionLosses", "from_losses", "read_log", "read_table"),
     "tsl_jax.pretrained.callables": ("evaluate",),
     "tsl_jax.pretrained.evaluation_text": ("text_windows",),
     "tsl_jax.reporting": ("report",),

@@ -21,7 +21,7 @@ VERBS = {  # verb: (its module in tsl_jax.commands, what it does)
     "evaluate": ("evaluate", "measure the checkpoints of a run, or of a published model (--hf), on text"),
     "export": ("evaluate", "write a checkpoint of a run in the format of transformers"),
     "corpora": ("corpora", "list domains of text, build a corpus of several, describe it"),
-    "import": ("import_table", "make surfaces of losses in a table: CSV, JSONL, Parquet"),
+    "import": ("import_table", "make surfaces of any log: of trainers, trackers, tables"),
     "fit": ("fit", "fit a law to every curve of a file or run, one row a curve"),
     "forecast": ("forecast", "forecast where the loss of a run will end"),
     "backtest": ("backtest", "what would have been forecast of finished runs, and did the intervals hold?"),

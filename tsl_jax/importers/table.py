@@ -74,7 +74,17 @@ def read_table(
     attrs["source"] = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     # All runs are read before any plan is looked at: a bad cell is the more likely mistake.
     surfaces = {name: surface_of(table, name, rows, allow_missing, attrs) for name, rows in runs.items()}
-    plans = _plans(schedule, list(runs))
+    add_plans(surfaces, schedule, warmup_tokens)
+    return surfaces
+
+
+def add_plans(surfaces: Mapping[str, xr.Dataset], schedule: Any, warmup_tokens: int | None) -> None:
+    """Keep the plan and the warm-up of each run with its surface; see `read_table`.
+
+    Raises:
+        ValueError: for a plan that cannot be read or ends before its run, or a warm-up that rows are part of.
+    """
+    plans = _plans(schedule, list(surfaces))
     for name, surface in surfaces.items():
         first, last = int(surface.tokens[0]), int(surface.tokens[-1])
         if name in plans:
@@ -88,7 +98,6 @@ def read_table(
                 found = f"run {name} begins at {first} tokens, within a warm-up of {warmup_tokens}"
                 raise ValueError(f"table: {found}; a warm-up that rows are part of belongs into schedule")
             surface.attrs["warmup_tokens"] = warmup_tokens
-    return surfaces
 
 
 @dataclass(frozen=True)
@@ -122,7 +131,7 @@ def _read(
         raise ValueError(f"table: {path.name}: expected {absent} among the columns, {found}; {fix}")
     named = {role: name for role, name in named.items() if name in cells}
     _check_tokens(path, named, tokens_per_step, found)
-    runs = _runs(path, [cells[key] for key in keys], len(cells[losses[0]]))
+    runs = rows_of_runs(path, [cells[key] for key in keys], len(cells[losses[0]]))
 
     def read(name: str) -> np.ndarray:
         def refuse(k: int, word: str) -> None:
@@ -156,7 +165,7 @@ def _check_tokens(path: Path, named: Mapping[str, str], tokens_per_step: int | N
         raise ValueError(f"table: {path.name}: tokens_per_step needs a column of steps, {found}; name it with step=")
 
 
-def _runs(path: Path, keys: list[list[Any]], count: int) -> dict[str, np.ndarray]:
+def rows_of_runs(path: Path, keys: list[list[Any]], count: int) -> dict[str, np.ndarray]:
     """Name of the run -> its rows. Cells that are empty take no part in a name."""
     if not keys:
         return {path.stem: np.arange(count)}
@@ -177,10 +186,10 @@ def _runs(path: Path, keys: list[list[Any]], count: int) -> dict[str, np.ndarray
 
 def _plans(schedule: Any, runs: list[str]) -> dict[str, tuple[Any, int]]:
     """Run -> its plan as JSON has it, and where that ends, of the runs that have one."""
-    from tsl_jax.schedules import Schedule  # late: it brings jax
-
     if schedule is None:
         return {}
+    from tsl_jax.schedules import Schedule  # late: it brings jax
+
     by_run: dict[str, Any] = dict.fromkeys(runs, schedule)  # one plan for all, unless it maps runs to plans
     plan_types = Mapping | list | tuple | Schedule
     if isinstance(schedule, Mapping) and all(isinstance(plan, plan_types) for plan in schedule.values()):

@@ -127,9 +127,10 @@ def show_forecasts(forecasts: Sequence[Forecast], past: xr.Dataset, where: str) 
     for note in ordered[0].notes:
         print(note)
     for split in past.split.values:
-        last_loss = float(past.loss.sel(split=split).mean("position")[-1])
+        losses = past.loss.sel(split=split).mean("position")
+        known = losses[losses.notnull()]  # a split may not have been measured at the last checkpoint
         at = float(forecasts[0].mean.tokens[-1])
-        seen = f"{last_loss:.3f} nats at {forecasts[0].cutoff:.4g} tokens"
+        seen = f"{float(known[-1]):.3f} nats at {float(known.tokens[-1]):.4g} tokens" if known.size else "no loss seen"
         title = f"{spelled_out(str(split))}: {seen}; forecast at {at:.4g} tokens"
         table = _table(title, "method", "nats", *LEVELS)
         table.add_column("status")

@@ -1,0 +1,423 @@
+"""Numbers of log lines, block by block: a key such as `lm loss: ` is searched in the bytes and what follows it is parsed,
+both vectorised, so that gigabytes are read at the speed of a few passes over memory and no line becomes a Python object.
+
+A format is data (`LineFormat`): which key stands before which number. `text_formats` lists them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+from tsl_jax.importers.log_rows import SAYS_NAN, LogRows, as_text, number_of, open_log
+
+BLOCK = 4 << 20  # bytes read at once: a block and its masks stay in the processor's cache
+FACTS_WITHIN = 50_000  # lines of a log that may state the length of sequences and the like
+WIDEST = 28  # characters of a number
+ANSI = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
+WHOLE_ENDING = re.compile(rb"(\.\d{2,}|[^\d\s.,:=+-])\s*$")  # a number of some decimals, or no number at all
+
+_DIGIT = np.zeros(256, bool)
+_DIGIT[np.frombuffer(b"0123456789", np.uint8)] = True
+_LETTER = np.zeros(256, bool)  # a number may go on in these: nan, inf
+_LETTER[np.frombuffer(b"nNaAiIfF", np.uint8)] = True
+_SUFFIX = np.zeros(256, bool)
+_SUFFIX[np.frombuffer(b"KMBT", np.uint8)] = True
+_POWERS = 10.0 ** np.arange(23)
+_ANY = re.compile(r"[-+]?(?:nan|inf(?:inity)?|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)", re.IGNORECASE)
+_GROUPED = re.compile(r"[-+]?(?i:nan|inf(?:inity)?|(?:\d+(?:,\d{3})+|\d+)\.?\d*(?:e[-+]?\d+)?)[KMBT]?")
+_SKIPPED = np.zeros(256, bool)
+_SKIPPED[np.frombuffer(b" \t'\"", np.uint8)] = True
+_INSIDE_WORD = np.zeros(256, bool)  # of these bytes none stands before a key
+_INSIDE_WORD[np.frombuffer(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_", np.uint8)] = True
+
+
+class Key(NamedTuple):
+    """A number of a line.
+
+    Attributes:
+        column: its name. before: the bytes before it, which no letter, digit or _ precedes unless `inside`.
+        on: bytes that its line must hold; off: must not hold. start: whether its line begins with `before`.
+        grouped: whether commas may part thousands and a suffix K, M, B, T may follow.
+        inside: whether `before` may stand within a word.
+    """
+
+    column: str
+    before: bytes
+    on: bytes = b""
+    off: bytes = b""
+    start: bool = False
+    grouped: bool = False
+    inside: bool = False
+
+
+@dataclass(frozen=True)
+class LineFormat:
+    """A format of log lines.
+
+    Attributes:
+        name: in words. probe: a pattern of its lines of losses; the format with most matches is taken.
+        keys: its numbers. losses: the columns of them that are losses.
+        step_before: whether steps stand on lines of their own, before those with their losses.
+        step_needed: whether a line without a step is none of the log's: source code above it may hold the same words.
+        facts: name of a fact -> pattern with the number as its first group, such as the tokens of a step.
+        nan_where: (column, bytes): a line with the bytes but without the column's number has a loss that is NaN.
+        named: a key whose column is named by the text before it on the line, such as `eval/c4/CE loss=`.
+        remarks: findings for every log of the format: (column or "", code, sentence, warning).
+    """
+
+    name: str
+    probe: bytes
+    keys: tuple[Key, ...]
+    losses: tuple[str, ...]
+    step_before: bool = False
+    step_needed: bool = True
+    facts: tuple[tuple[str, bytes], ...] = ()
+    nan_where: tuple[str, bytes] | None = None
+    named: bytes = b""
+    units: tuple[tuple[str, str], ...] = ()
+    remarks: tuple[tuple[str, str, str, bool], ...] = ()
+
+
+def read_lines(path: Path, form: LineFormat) -> LogRows:
+    """The rows of a text log: every line with a loss, with the step, tokens and rate of that line or one before.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    parts: list[dict[str, np.ndarray]] = []
+    known: dict[str, float] = {}
+    cut: tuple[int, bytes] | None = None
+    for block in _by_steps(blocks(path), form.keys[0].before) if form.step_before else blocks(path):
+        found = _scan(block.data, form)
+        if block.cut:
+            cut = (block.line + int(block.data.count(b"\n")), block.data.rpartition(b"\n")[2])
+        for fact, pattern in form.facts if block.line < FACTS_WITHIN else ():
+            match = re.search(pattern, block.data) if fact not in known else None
+            value = number_of(match[1].decode("ascii", "ignore").replace("_", "")) if match else None
+            if value is not None and np.isfinite(value) and value > 0:
+                known[fact] = value
+        rows = _rows(found, form)
+        if form.step_needed and len(rows["line"]):
+            has_step = np.isfinite(rows.get("step", np.full(len(rows["line"]), np.nan)))
+            rows = {name: values[has_step] for name, values in rows.items()}
+        if len(rows["line"]):
+            rows["line"] = block.line + rows["line"]
+            parts.append(rows)
+    names = list(dict.fromkeys(name for part in parts for name in part))
+    columns = {
+        name: np.concatenate([part.get(name, np.full(len(part["line"]), np.nan)) for part in parts]) for name in names
+    }
+    line = columns.pop("line", np.zeros(0)).astype(np.int64)
+    losses = tuple(name for name in names if name in form.losses or (form.named and name.endswith("loss")))
+    log = LogRows(path, form.name, columns, line, losses=losses, units=dict(form.units), known=known, eval_rows=True)
+    if cut is not None:
+        log.note("cut_last_line", "the last line has no line end and may be cut: left out", cut[0] or 1)
+    for column, code, sentence, warning in form.remarks:
+        if not column or np.isfinite(columns.get(column, np.zeros(0))).any():
+            log.note(code, sentence, 0, warning)
+    return log
+
+
+class Block(NamedTuple):
+    """Whole lines of a file: bytes, the number of the first line from 1, and whether a cut last line was left out."""
+
+    data: bytes
+    line: int
+    cut: bool
+
+
+def blocks(path: Path, size: int = BLOCK) -> Iterator[Block]:
+    """The lines of a file, some megabytes at a time, without colours; memory does not grow with the file."""
+    line, rest = 1, b""
+    with open_log(path) as file:
+        first = file.read(size)
+        if first[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            first = as_text(first + file.read())
+        data = as_text(first)
+        while data or rest:
+            more = file.read(size)
+            data = rest + data
+            rest = b""
+            if more:
+                end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+                data, rest = data[:end], data[end:]
+            if b"\x1b" in data:
+                data = ANSI.sub(b"", data)
+            cut = not more and not data.endswith((b"\n", b"\r")) and not is_whole(data)
+            shown = data
+            if cut:
+                data = data[: max(data.rfind(b"\n"), data.rfind(b"\r")) + 1]
+            yield Block(data, line, cut)
+            line += shown.count(b"\n")
+            data = more
+            if not more:
+                break
+
+
+def is_whole(data: bytes) -> bool:
+    """Whether a last line without its line end is whole for certain: it ends as lines of its shape before it do.
+
+    Some logs lose their last line end when they are copied. 4.4 below 4.55 and 4.52 is cut, 4.48 is not.
+    """
+    head, _, last = data.rstrip(b" \t").rpartition(b"\n")
+    if not WHOLE_ENDING.search(last):
+        return False
+    shapes = [_shape(line) for line in head[-20_000:].splitlines()[-60:]]
+    wanted = _shape(last)
+    alike = [shape for shape in shapes if re.sub(rb"\.0*", b".", shape) == re.sub(rb"\.0*", b".", wanted)]
+    return len(alike) >= 2 and all(shape == wanted for shape in alike)
+
+
+def _shape(line: bytes) -> bytes:
+    """A line with its digits as zeros: those before the point are one, those after it as many as there are."""
+    line = re.sub(rb"\d", b"0", line.strip())
+    return re.sub(rb"(?<![.0])0+", b"0", line)
+
+
+def _scan(data: bytes, form: LineFormat) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Column -> (line from 0, number) of a block, the first of a line alone; `named` columns too."""
+    if not data:
+        return {}
+    block = np.frombuffer(data + b"\n" * (WIDEST + 8), np.uint8)
+    search = _Search(data, block)
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for key in form.keys:
+        at = search.positions(key.before)
+        if key.start and len(at):
+            at = at[(at == 0) | search.is_line_end(at - 1)]
+        elif not key.inside and len(at):
+            at = at[(at == 0) | ~_INSIDE_WORD[block[at - 1]]]
+        if not len(at):
+            continue
+        lines = search.line_of(at)
+        for marker, wanted in ((key.on, True), (key.off, False)):
+            if marker and len(at):
+                keep = np.isin(lines, search.line_of(search.positions(marker))) == wanted
+                at, lines = at[keep], lines[keep]
+        values = numbers_at(block, at + len(key.before), key.grouped)
+        good = ~np.isnan(values)
+        lines, values = lines[good], values[good]
+        first = np.concatenate([[True], np.diff(lines) > 0]) if len(lines) else np.zeros(0, bool)
+        lines, values = lines[first], values[first]
+        if key.column in found:  # a column of several keys
+            lines = np.concatenate([found[key.column][0], lines])
+            values = np.concatenate([found[key.column][1], values])
+            lines, kept = np.unique(lines, return_index=True)
+            values = values[kept]
+        found[key.column] = (lines, values)
+    if form.named:
+        _add_named(search, form, found)
+    if form.nan_where is not None:
+        column, marker = form.nan_where
+        lines = np.unique(search.line_of(search.positions(marker)))
+        lines = lines[~np.isin(lines, found.get(column, (np.zeros(0, np.int64),))[0])]
+        if len(lines):
+            old = found.get(column, (np.zeros(0, np.int64), np.zeros(0)))
+            both = np.concatenate([old[0], lines])
+            order = np.argsort(both, kind="stable")
+            found[column] = (both[order], np.concatenate([old[1], np.full(len(lines), SAYS_NAN)])[order])
+    found["_lines"] = (search.real_number(), np.zeros(0))
+    return found
+
+
+def _add_named(search: _Search, form: LineFormat, found: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """Columns that are named on their lines: few, so a line at a time."""
+    at = search.positions(form.named)
+    lines = search.line_of(at)
+    values = numbers_at(search.block, at + len(form.named), False)
+    by_name: dict[str, list[tuple[int, float]]] = {}
+    for position, line, value in zip(at.tolist(), lines.tolist(), values.tolist(), strict=True):
+        start = max(search.data.rfind(b"\n", 0, position), search.data.rfind(b"\r", 0, position)) + 1
+        words = search.data[start:position].decode("utf-8", "replace").split()
+        name = (words[-1] if words else "") + form.named.rstrip(b"=: ").decode()
+        if value == value and name not in found:
+            by_name.setdefault(name, []).append((line, value))
+    for name, pairs in by_name.items():
+        found[name] = (np.array([line for line, _ in pairs]), np.array([value for _, value in pairs]))
+
+
+def _rows(found: dict[str, tuple[np.ndarray, np.ndarray]], form: LineFormat) -> dict[str, np.ndarray]:
+    """The rows of a block: lines with a loss; or, where steps stand on lines of their own, all lines up to the next."""
+    if not found:
+        return {"line": np.zeros(0, np.int64)}
+    number = found.pop("_lines")[0]
+    if form.step_before and "step" in found:
+        steps = found["step"][0]
+        for name, (lines, values) in found.items():
+            owner = np.searchsorted(steps, lines, side="right") - 1
+            owned = owner >= 0
+            at, first = np.unique(steps[owner[owned]], return_index=True)
+            found[name] = (at, values[owned][first])
+    is_loss = {name: name in form.losses or bool(form.named and name.endswith("loss")) for name in found}
+    of_losses = [lines for name, (lines, _) in found.items() if is_loss[name]]
+    with_loss = np.zeros(len(number) + 1, bool)
+    for lines in of_losses:
+        with_loss[lines] = True
+    row_lines = np.flatnonzero(with_loss)
+    if not len(row_lines):
+        return {"line": row_lines}
+    rows: dict[str, np.ndarray] = {"line": number[row_lines]}
+    for name, (lines, values) in found.items():
+        rows[name] = np.full(len(row_lines), np.nan)
+        at = np.minimum(np.searchsorted(row_lines, lines), len(row_lines) - 1)
+        inside = row_lines[at] == lines
+        rows[name][at[inside]] = values[inside]
+    return rows
+
+
+def _by_steps(parts: Iterator[Block], step: bytes) -> Iterator[Block]:
+    """Blocks that end before a line with a step, so that what belongs to a step is in one block."""
+    rest, line = b"", 1
+    for block in parts:
+        data = rest + block.data
+        line = line if rest else block.line
+        at = data.rfind(step)
+        end = data.rfind(b"\n", 0, at) + 1 if at >= 0 else 0
+        if end and not block.cut and len(block.data) >= BLOCK // 2:
+            yield Block(data[:end], line, False)
+            line += data.count(b"\n", 0, end)
+            rest = data[end:]
+        elif len(data) > 8 * BLOCK or block.cut:  # no step in a long while
+            yield Block(data, line, block.cut)
+            line, rest = line + data.count(b"\n"), b""
+        else:
+            rest = data
+    if rest:
+        yield Block(rest, line, False)
+
+
+class _Search:
+    """Where bytes stand in a block, and on which line; positions of single bytes are kept, since keys share them."""
+
+    def __init__(self, data: bytes, block: UInt8[np.ndarray, " byte"]):
+        self.data, self.block = data, block
+        self._of_byte: dict[int, np.ndarray] = {}
+        self.common = np.bincount(block[: 1 << 16], minlength=256)
+        ends = self._positions(10)
+        if b"\r" in data:  # progress bars return to the line's beginning
+            ends = np.sort(np.concatenate([ends, self._positions(13)]))
+        self.ends: Int[np.ndarray, " line"] = ends
+
+    def real_number(self) -> Int[np.ndarray, " line"]:
+        """The number of each line from 0, as editors count them: by line feeds."""
+        feeds = self.block[self.ends] == 10
+        return np.concatenate([[0], np.cumsum(feeds)])
+
+    def _positions(self, byte: int) -> Int[np.ndarray, " hit"]:
+        if byte not in self._of_byte:
+            self._of_byte[byte] = np.flatnonzero(self.block[: len(self.data)] == byte)
+        return self._of_byte[byte]
+
+    def positions(self, key: bytes) -> Int[np.ndarray, " hit"]:
+        """Where a key begins: candidates by its rarest byte, then the others are compared."""
+        if key not in self.data:
+            return np.zeros(0, np.int64)
+        rare = min(range(len(key)), key=lambda k: (self.common[key[k]], -k))
+        at = self._positions(key[rare]) - rare
+        at = at[(at >= 0) & (at + len(key) <= len(self.data))]
+        for k in sorted(range(len(key)), key=lambda k: self.common[key[k]]):
+            if k != rare:
+                at = at[self.block[at + k] == key[k]]
+        return at
+
+    def line_of(self, at: Int[np.ndarray, " hit"]) -> Int[np.ndarray, " hit"]:
+        """The line from 0 that each position stands on."""
+        return np.searchsorted(self.ends, at)
+
+    def is_line_end(self, at: Int[np.ndarray, " hit"]) -> Bool[np.ndarray, " hit"]:
+        byte = self.block[at]
+        return (byte == 10) | (byte == 13)
+
+
+def numbers_at(
+    block: UInt8[np.ndarray, " byte"], at: Int[np.ndarray, " hit"], grouped: bool
+) -> Float[np.ndarray, " hit"]:
+    """The numbers that begin at some positions, after blanks and quotes: NaN where none does, SAYS_NAN where nan does.
+
+    All are read a character at a time, side by side. A decimal m/10^d and m 10^e with m below 2^53 and a power up to
+    10^22 are rounded once, so that they are what `float` makes of them; others are left to `float`.
+    """
+    if not len(at):
+        return np.zeros(0)
+    for _ in range(8):
+        blank = _SKIPPED[block[at]]
+        if not blank.any():
+            break
+        at = at + blank
+    first = block[at]
+    negative = first == ord("-")
+    signed = negative | (first == ord("+"))
+    mantissa, power = np.zeros(len(at), np.int64), np.zeros(len(at), np.int64)
+    digits = np.zeros(len(at), np.int64)
+    alive, odd = np.ones(len(at), bool), np.zeros(len(at), bool)
+    point, exponent = np.zeros(len(at), bool), np.zeros(len(at), bool)
+    for k in range(WIDEST):
+        character = block[at + k]
+        digit = character - np.uint8(48)  # others wrap to 10 and more
+        is_digit = (digit < 10) & alive & ~exponent
+        mantissa = np.where(is_digit, mantissa * 10 + digit, mantissa)
+        digits += is_digit
+        power -= is_digit & point
+        is_point = alive & ~is_digit & (character == ord(".")) & ~point & ~exponent
+        point |= is_point
+        other = alive & ~(is_digit | is_point)
+        if k == 0:
+            other &= ~signed
+        if not other.any():
+            continue
+        alive &= ~other
+        is_e = other & ((character | 32) == ord("e")) & (digits > 0) & ~exponent
+        if is_e.any():
+            exponent |= is_e
+        # Letters of nan and inf, commas between digits, suffixes.
+        strange = other & _LETTER[character] & ~is_e
+        if grouped:
+            strange |= other & (character == ord(",")) & _DIGIT[block[at + k + 1]]
+            strange |= other & _SUFFIX[character]
+        odd |= strange
+        if not alive.any():
+            break
+    odd |= alive | (digits > 15)
+    if exponent.any():
+        _add_exponents(block, at, exponent, power, odd)
+    values = np.full(len(at), np.nan)
+    plain = (digits > 0) & ~odd & (np.abs(power) <= 22)
+    scale = _POWERS[np.minimum(np.abs(power), 22)]
+    values[plain] = np.where(power[plain] < 0, mantissa[plain] / scale[plain], mantissa[plain] * scale[plain])
+    values[plain & negative] *= -1
+    for k in np.flatnonzero(odd | ((digits > 0) & ~plain)).tolist():
+        values[k] = _odd_number(block[at[k] : at[k] + WIDEST].tobytes(), grouped)
+    return values
+
+
+def _add_exponents(
+    block: np.ndarray, at: np.ndarray, exponent: np.ndarray, power: np.ndarray, odd: np.ndarray
+) -> None:
+    """Read the exponents of some numbers, of up to two digits, and add them to their powers of ten."""
+    rows = np.flatnonzero(exponent)
+    window = block[at[rows, None] + np.arange(WIDEST)] | 32
+    begin = at[rows] + np.argmax(window == ord("e"), axis=1) + 1
+    sign = np.where(block[begin] == ord("-"), -1, 1)
+    begin = begin + ((block[begin] == ord("-")) | (block[begin] == ord("+")))
+    ten, one, next_one = (block[begin + k] - np.uint8(48) for k in range(3))
+    single = (ten < 10) & (one >= 10)
+    double = (ten < 10) & (one < 10)
+    value = np.where(single, ten, np.where(double, ten * np.int64(10) + one, 0))
+    power[rows] += sign * value
+    odd[rows[~(single | double) | (double & (next_one < 10))]] = True
+
+
+def _odd_number(window: bytes, grouped: bool) -> float:
+    """The number that bytes begin with: nan, NAN, inf, 41M, 1,234, 17 digits, 3e-320; NaN where they begin with none."""
+    match = (_GROUPED if grouped else _ANY).match(window.decode("latin-1"))
+    if match is None:
+        return np.nan
+    value = number_of(match[0])
+    return np.nan if value is None else value

@@ -1,0 +1,226 @@
+"""What every reader of a log yields: named columns of numbers, the line each row stood on, and findings.
+
+A reader knows its format and nothing of runs that were restarted, of units or of surfaces: it returns `LogRows`. What
+is the loss, the step, the learning rate is decided by name in `log_roles`; restarts, repeated rows and bad losses are
+handled once, for all formats, in `log_stitching`; doubts about a curve are raised in `log_checks`.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import itertools
+import lzma
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+# A cell that says NaN is kept apart from one with nothing in it, which is NaN itself: a loss that is not a number is
+# worth a sentence, an evaluation that did not take place is not. No cross-entropy is -inf.
+SAYS_NAN = -np.inf
+MISSING = frozenset(("", "na", "n/a", "none", "null", "-", "--"))  # cells with nothing in them, in lower case
+COMPRESSED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+SHOWN = 110  # characters of a line that is shown
+
+
+class NotThisFormat(ValueError):
+    """A file is not what its reader took it for; the message says what was found."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a reader of the account should know.
+
+    Attributes:
+        code: a short name, such as `restart`. sentence: what was found and what was done about it.
+        line: number of the line that shows it, from 1; 0 where there is none. shown: that line.
+        warning: whether something was dropped, changed or is doubtful: `strict` refuses it. Others are remarks.
+    """
+
+    code: str
+    sentence: str
+    line: int = 0
+    shown: str = ""
+    warning: bool = True
+
+    def __str__(self) -> str:
+        where = f" (line {self.line:,}{': ' + self.shown if self.shown else ''})" if self.line else ""
+        return f"{self.sentence}{where}"
+
+
+@dataclass
+class LogRows:
+    """The rows of a log as columns.
+
+    Attributes:
+        path: the file or folder. format: its name in words.
+        columns: name -> numbers (row,), NaN where a row lacks them, SAYS_NAN where it says NaN.
+        text: name -> cells (row,) of the columns that are words, from which runs can be named.
+        line: number of the line each row stood on, (row,); 0 where there are no lines.
+        run: name of the run of each row, as an index into `runs`; one run of no name unless the reader knows better.
+        roles: role (step, tokens, lr, samples) -> column, where the format says so and the name does not.
+        losses: columns of losses where the format says so; empty: by their names. units: column -> unit, likewise.
+        known: facts about the run that the log states: tokens_per_step, sequence_length, total_steps.
+        eval_rows: whether evaluations stand on rows of their own, which have no learning rate by design.
+    """
+
+    path: Path
+    format: str
+    columns: dict[str, np.ndarray]
+    line: np.ndarray
+    text: dict[str, np.ndarray] = field(default_factory=dict)
+    run: np.ndarray | None = None
+    runs: list[str] = field(default_factory=lambda: [""])
+    roles: dict[str, str] = field(default_factory=dict)
+    losses: tuple[str, ...] = ()
+    units: dict[str, str] = field(default_factory=dict)
+    known: dict[str, float] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    eval_rows: bool = False
+
+    def __len__(self) -> int:
+        return len(self.line)
+
+    def note(self, code: str, sentence: str, line: int = 0, warning: bool = True) -> None:
+        """Add a finding, once; a line of a file is shown."""
+        if not any(found.code == code and found.sentence == sentence for found in self.findings):
+            self.findings.append(Finding(code, sentence, line, line_of(self.path, line), warning))
+
+
+def open_log(path: Path) -> IO[bytes]:
+    """The bytes of a file, unpacked where its name ends in .gz, .bz2 or .xz."""
+    opened: Any = COMPRESSED.get(path.suffix.lower(), open)(path, "rb")
+    return opened
+
+
+def line_of(path: Path, number: int) -> str:
+    """A line of a file as it may be printed: without colours and control characters, cut to SHOWN characters."""
+    if number < 1 or not path.is_file():
+        return ""
+    try:
+        with open_log(path) as file:
+            line = next(itertools.islice(file, number - 1, number), b"")
+    except (OSError, EOFError, lzma.LZMAError):
+        return ""
+    if b"\0" in line:  # a binary file has no lines
+        return ""
+    text = " ".join("".join(c if c.isprintable() else " " for c in line.decode("utf-8", "replace")).split())
+    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
+
+
+def as_text(data: bytes) -> bytes:
+    """Bytes as UTF-8 without a byte-order mark: PowerShell writes UTF-16."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", "replace").encode()
+    return data.removeprefix(b"\xef\xbb\xbf")
+
+
+def number_of(cell: Any) -> float | None:
+    """One cell as a number: SAYS_NAN where it says NaN, NaN where nothing stands there, None for other words.
+
+    `1,234,567`, `41M`, `1.2B`, `5e-4`, `inf` and `'2.163'` are numbers; true, false and `1_0` are not.
+    """
+    if cell is None:
+        return np.nan
+    if isinstance(cell, bool):
+        return None
+    if isinstance(cell, int | float):
+        try:
+            value = float(cell)
+        except OverflowError:
+            return np.inf
+        return SAYS_NAN if value != value else value
+    if not isinstance(cell, str):
+        return None
+    word = cell.strip().strip("'\"").strip()
+    if word.lower() in MISSING:
+        return np.nan
+    if "_" in word:
+        return None
+    factor = {"K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}.get(word[-1:], 1.0)
+    try:
+        value = float(word.removesuffix("%") if factor == 1 else word[:-1])
+    except ValueError:
+        try:
+            # Commas part thousands only where three digits follow each.
+            head, *groups = (word if factor == 1 else word[:-1]).split(",")
+            if not groups or not all(len(g.partition(".")[0]) == 3 for g in groups) or not 0 < len(head) < 5:
+                return None
+            value = float("".join([head, *groups]))
+        except ValueError:
+            return None
+    return SAYS_NAN if value != value else value * factor
+
+
+def numbers_of(cells: Sequence[Any]) -> tuple[Float[np.ndarray, " row"], int]:
+    """Cells as float64, and how many of them are words, which become NaN."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:
+        fast = pa.array(cells, pa.float64(), from_pandas=False)
+        values = fast.to_numpy(zero_copy_only=False).copy()
+        written = np.isnan(values) & ~np.asarray(fast.is_null())
+        values[written] = SAYS_NAN
+        if not any(isinstance(cell, bool) for cell in cells):
+            return values, 0
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        pass
+    try:
+        if cells and all(isinstance(cell, str) for cell in cells):
+            strings = pc.utf8_trim_whitespace(pa.array(cells, pa.string()))
+            strings = pc.if_else(pc.equal(strings, ""), pa.scalar(None, pa.string()), strings)
+            known = strings.cast(pa.float64())
+            values = known.to_numpy(zero_copy_only=False).copy()
+            values[np.isnan(values) & ~np.asarray(known.is_null())] = SAYS_NAN
+            return values, 0
+    except (pa.ArrowException, UnicodeError):
+        pass
+    values = np.empty(len(cells))
+    words = 0
+    for k, cell in enumerate(cells):
+        value = number_of(cell)
+        words += value is None
+        values[k] = np.nan if value is None else value
+    return values, words
+
+
+def concatenated(parts: Iterable[LogRows]) -> LogRows:
+    """Rows of several files as those of one, in their order; columns that a part lacks are NaN there."""
+    parts = list(parts)
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    names = dict.fromkeys(name for part in parts for name in part.columns)
+    words = dict.fromkeys(name for part in parts for name in part.text)
+    columns = {
+        name: np.concatenate([part.columns.get(name, np.full(len(part), np.nan)) for part in parts]) for name in names
+    }
+    text = {name: np.concatenate([part.text.get(name, np.full(len(part), "")) for part in parts]) for name in words}
+    line: Int[np.ndarray, " row"] = np.concatenate([part.line for part in parts])
+    roles: dict[str, str] = {}
+    units: dict[str, str] = {}
+    known: dict[str, float] = {}
+    for part in parts:
+        roles |= part.roles
+        units |= part.units
+        known |= part.known
+    losses = tuple(dict.fromkeys(name for part in parts for name in part.losses))
+    findings = [finding for part in parts for finding in part.findings]
+    return LogRows(
+        first.path,
+        first.format,
+        columns,
+        line,
+        text,
+        roles=roles,
+        losses=losses,
+        units=units,
+        known=known,
+        findings=findings,
+        eval_rows=first.eval_rows,
+    )

@@ -1,0 +1,263 @@
+"""Which files are logs, and of what format: a file, a folder of any trainer or tracker, or a pattern such as `*.csv`."""
+
+from __future__ import annotations
+
+import glob
+import lzma
+import re
+import zlib
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from tsl_jax.importers.delimited_logs import read_delimited
+from tsl_jax.importers.event_logs import WANDB, read_tensorboard, read_wandb
+from tsl_jax.importers.json_logs import read_events, read_json
+from tsl_jax.importers.log_roles import STEPS, loss_columns, normal
+from tsl_jax.importers.log_rows import COMPRESSED, LogRows, NotThisFormat, concatenated, open_log
+from tsl_jax.importers.log_stores import magic, read_mlflow, read_parquet, read_sqlite
+from tsl_jax.importers.text_formats import FORMATS, read_text, sniff_text
+
+TABLES = (".csv", ".tsv", ".psv")
+JSON = (".json", ".jsonl", ".ndjson")
+# Files of a folder that may be logs; a file that is named is read whatever its name ends in.
+LOGS = (*TABLES, *JSON, ".parquet", ".log", ".txt", ".out", ".err", ".wandb", ".db", ".sqlite", ".sqlite3")
+MOST_FILES = 20_000
+
+Reader = Callable[[Path], LogRows | list[LogRows]]
+
+
+def find_logs(given: Iterable[str | Path], words: Collection[str] = (), losses: Collection[str] = ()) -> list[LogRows]:
+    """The logs of files, folders and patterns, each of one or several runs.
+
+    Args:
+        words: columns to be kept as words too, because they name runs. losses: columns named as losses.
+
+    Raises:
+        ValueError: for a pattern without files, a folder without logs, or a file that is none; it says why for each
+            format that was tried. OSError: if a file cannot be read.
+    """
+    logs: list[LogRows] = []
+    for name in given:
+        path = Path(name)
+        if not path.exists() and glob.has_magic(str(name)):
+            matches = sorted((Path(match) for match in glob.glob(str(name), recursive=True)), key=_natural)
+            if not matches:
+                raise ValueError(f"import: no file matches {name}; name a file, a folder or a pattern of some")
+            logs += _several(matches, Path(path.anchor or "."), words, losses)
+        elif path.is_dir():
+            logs += _several(_files_of(path), path, words, losses)
+        else:
+            logs += read_source(path, words, losses)
+    return _joined(logs)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """A key by which log2 comes before log10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path))]
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """Files and folders within a folder that are logs of a kind; those that hold others of them are left out."""
+    files = sorted((file for file in folder.rglob("*") if file.is_file()), key=_natural)[:MOST_FILES]
+    found: list[Path] = []
+    mlflow = {file.parent for file in files if file.name == "meta.yaml" and (file.parent / "metrics").is_dir()}
+    if folder.name != "metrics" and (folder / "metrics").is_dir() and not mlflow:
+        mlflow = {folder}
+    found += sorted(mlflow, key=_natural)
+    rest = [file for file in files if not any(run in file.parents for run in mlflow)]
+    offline = [file for file in rest if file.suffix == ".wandb"]
+    rest = [file for file in rest if not any(run.parent in file.parents for run in offline)]
+    rest = [file for file in rest if file.name not in ("debug.log", "debug-internal.log")]  # of W&B's own service
+    events = [file for file in rest if "tfevents" in file.name]
+    states = [file for file in rest if file.name == "trainer_state.json"]
+    by_run: dict[Path, Path] = {}
+    for state in states:  # each checkpoint of a Trainer holds the whole history up to it
+        run = state.parent.parent if state.parent.name.startswith("checkpoint") else state.parent
+        by_run[run] = state if run not in by_run or state.parent == run or by_run[run].parent != run else by_run[run]
+    rest = [file for file in rest if file not in events and file not in states]
+    return [*found, *offline, *events, *by_run.values(), *(file for file in rest if file.suffix.lower() in LOGS)]
+
+
+def _several(paths: list[Path], root: Path, words: Collection[str], losses: Collection[str]) -> list[LogRows]:
+    """The logs of many files; those without losses are passed over, and said, unless none has any."""
+    logs: list[LogRows] = []
+    failed: list[str] = []
+    event_files: dict[Path, list[Path]] = {}
+    json_files: dict[Path, list[Path]] = {}
+    single: list[Path] = []
+    for path in paths:
+        if "tfevents" in path.name:
+            event_files.setdefault(path.parent, []).append(path)
+        elif path.suffix == ".json" and re.search(r"\d", path.stem):
+            json_files.setdefault(path.parent, []).append(path)
+        else:
+            single.append(path)
+    for folder, files in json_files.items():
+        try:
+            if len(files) < 2:
+                raise NotThisFormat("one file")
+            logs.append(_named(_checked(read_events(files, folder), losses), folder, root))
+        except NotThisFormat:
+            single += files
+    for folder, files in event_files.items():
+        try:
+            logs.append(_named(_checked(read_tensorboard(files, folder), losses), folder, root))
+        except NotThisFormat as error:
+            failed.append(f"{folder.name}: {error}")
+    for path in single:
+        try:
+            found = [_checked(read_mlflow(path), losses)] if path.is_dir() else read_source(path, words, losses)
+            logs += [_named(log, path, root) for log in found]
+        except ValueError as error:
+            failed.append(str(error).removeprefix("import: ").partition(" (as")[0])
+    if not logs:
+        why = f" ({failed[0]})" if failed else ""
+        raise ValueError(f"import: {root} holds no log with losses{why}; name the file itself")
+    if failed:
+        found = f"{len(failed)} other files hold no losses that can be read: passed over, the first as {failed[0]}"
+        logs[0].note("passed_over", found, 0, warning=False)
+    return logs
+
+
+def _named(log: LogRows, path: Path, root: Path) -> LogRows:
+    """The log with its runs named by where it lies below the folder that was given."""
+    if log.runs == [""]:
+        try:
+            inner = path.relative_to(root)
+        except ValueError:
+            inner = Path(path.name)
+        parts = [part for part in inner.with_suffix("").parts if part not in (".", "..")] if path.is_file() else [
+            part for part in inner.parts if part not in (".", "..")
+        ]
+        log.runs = ["-".join(parts) or path.resolve().name]
+    return log
+
+
+def _checked(log: LogRows, losses: Collection[str]) -> LogRows:
+    """The log, if a loss was read from it: a file without one is never called clean."""
+    if losses or log.losses:
+        return log
+    findings = list(log.findings)
+    found = loss_columns(log)
+    log.findings[:] = findings  # what loss_columns remarks is remarked once, later
+    if not found:
+        names = ", ".join([*log.columns, *log.text][:12])
+        raise NotThisFormat(f"no column of losses among {names or 'its columns'}; name it with --loss")
+    return log
+
+
+def read_source(path: Path, words: Collection[str] = (), losses: Collection[str] = ()) -> list[LogRows]:
+    """The logs of one file.
+
+    Raises:
+        ValueError: for a file that is no log, with what each reader found. OSError: if it cannot be read.
+    """
+    with open_log(path) as file:
+        try:
+            head = file.read(1 << 14)
+        except (EOFError, lzma.LZMAError, zlib.error, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise ValueError(f"import: {path.name} cannot be unpacked ({error}); unpack it yourself") from None
+    if not head.strip(b"\0 \r\n\t\xef\xbb\xbf"):
+        raise ValueError(f"import: {path.name} has no rows; expected a log with losses")
+    reasons: list[str] = []
+    for kind, reader in _readers(path, head, words):
+        try:
+            found = reader(path)
+            logs = [log for log in (found if isinstance(found, list) else [found]) if len(log)]
+            if not logs:
+                raise NotThisFormat("no rows with losses")
+            return [_checked(log, losses) for log in logs]
+        except NotThisFormat as error:
+            reasons.append(f"as {kind}: {error}")
+        except (UnicodeError, RecursionError, EOFError, lzma.LZMAError, zlib.error) as error:
+            reasons.append(f"as {kind}: {type(error).__name__}")
+        except ValueError as error:
+            raise ValueError(f"import: {path.name}: {str(error).removeprefix('import: ')}") from None
+    raise ValueError(f"import: {path.name}: no losses were read ({'; '.join(reasons)})")
+
+
+def _readers(path: Path, head: bytes, words: Collection[str]) -> list[tuple[str, Reader]]:
+    """The readers to try, the likeliest first."""
+    if "tfevents" in path.name:
+        return [("TensorBoard events", lambda file: read_tensorboard([file], file))]
+    if head.startswith(WANDB):
+        return [("offline run of W&B", read_wandb)]
+    kind = magic(head)
+    if kind == "sqlite":
+        return [("SQLite", read_sqlite)]
+    if kind == "parquet" or path.suffix.lower() == ".parquet":
+        return [("Parquet", read_parquet)]
+    text: tuple[str, Reader] = ("text", read_text)
+    json: tuple[str, Reader] = ("JSON", lambda file: read_json(file, words))
+    table: tuple[str, Reader] = ("a table", lambda file: read_delimited(file, words))
+    inner = Path(path.stem).suffix.lower() if path.suffix.lower() in COMPRESSED else path.suffix.lower()
+    if inner in TABLES:
+        return [table, text, json]
+    first = head.lstrip(b"\xef\xbb\xbf \r\n\t")[:1]
+    if inner in JSON or (first in (b"{", b"[") and not _known_text(path)):
+        return [json, text, table]
+    if _known_text(path):
+        return [text, json, table]
+    first_line = head.splitlines()[0].decode("utf-8", "replace") if head.splitlines() else ""
+    names = {normal(cell) for cell in re.split(r"[,;\t|]", first_line)}
+    if names & set(STEPS) or any("loss" in name for name in names) and len(names) > 1:
+        return [table, json, text]
+    return [json, text, table] if b"{" in head else [text, table, json]
+
+
+def _known_text(path: Path) -> bool:
+    try:
+        form = sniff_text(path)
+    except NotThisFormat:
+        return False
+    return form in FORMATS
+
+
+def _joined(logs: list[LogRows]) -> list[LogRows]:
+    """Logs of which each continues the one before become one: a run that was started again in a new file."""
+    joined: list[LogRows] = []
+    for log in logs:
+        before = joined[-1] if joined else None
+        if before is not None and _continues(before, log):
+            parts = [before, log]
+            whole = concatenated(parts)
+            whole.runs = before.runs
+            whole.note("continued", f"{log.path.name} continues {before.path.name}: one run", 0, warning=False)
+            joined[-1] = whole
+        else:
+            joined.append(log)
+    return joined
+
+
+def _continues(before: LogRows, log: LogRows) -> bool:
+    """Whether a log begins where another of the same kind ends, or in its later half, at about the same loss."""
+    pattern = [re.sub(r"\d+", "#", each.path.name) for each in (before, log)]
+    if pattern[0] != pattern[1] or before.format != log.format or before.run is not None or log.run is not None:
+        return False
+    if before.path.parent != log.path.parent and before.path.name != log.path.name:
+        return False
+    ends = [_ends(each) for each in (before, log)]
+    if ends[0] is None or ends[1] is None:
+        return False
+    (first, last, gap, _, loss), (begins, _, _, loss_there, _) = ends
+    return first + 3 * gap < begins <= last + 3 * gap and begins > first + (last - first) / 4 and (
+        abs(loss - loss_there) < 0.3 * max(loss, loss_there)
+    )
+
+
+def _ends(log: LogRows) -> tuple[float, float, float, float, float] | None:
+    """First and last step, the usual gap between rows, first and last loss; None where a log has no steps."""
+    name = next((n for n in log.columns if normal(n) in STEPS), None)
+    losses = [n for n in log.columns if "loss" in normal(n)]
+    if name is None or not losses:
+        return None
+    main = max(losses, key=lambda n: np.isfinite(log.columns[n]).sum())
+    known = np.isfinite(log.columns[name]) & np.isfinite(log.columns[main])
+    step, loss = log.columns[name][known], log.columns[main][known]
+    if len(step) < 2:
+        return None
+    return float(step[0]), float(step.max()), float(np.median(np.abs(np.diff(step)))), float(loss[0]), float(loss[-1])

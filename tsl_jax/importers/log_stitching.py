@@ -1,0 +1,291 @@
+"""Rows of a log become curves: runs are told apart, restarts stitched, rows of one checkpoint put together.
+
+The clock (tokens, else steps) of the training losses says what happened, in the order of the rows. Where it falls, the
+run was started again: rows of the earlier attempt from there on are its abandoned branch. Where it falls to its
+beginning, another run starts. A clock that falls at every other row belongs to a table whose rows are in no order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from tsl_jax.importers.log_rows import SAYS_NAN, LogRows
+
+Repeated = Literal["last", "first", "mean", "apart"]
+REPEATED: tuple[Repeated, ...] = ("last", "first", "mean", "apart")
+
+
+@dataclass
+class Curve:
+    """The losses of one run or branch, by checkpoint.
+
+    Attributes:
+        name: appended to the run's name, empty for the run itself. clock: tokens, or steps, increasing.
+        loss: (checkpoint, split), NaN where not measured. step, lr: where known.
+        line: a line of each checkpoint, 0 where not known.
+        rows: rows of the log that took part.
+    """
+
+    name: str
+    clock: Float[np.ndarray, " checkpoint"]
+    loss: Float[np.ndarray, "checkpoint split"]
+    step: Float[np.ndarray, " checkpoint"] | None
+    lr: Float[np.ndarray, " checkpoint"] | None
+    line: Int[np.ndarray, " checkpoint"]
+    rows: int = 0
+
+
+@dataclass
+class RunRecords:
+    """The rows of one run before stitching, in the order of the log; `splits` names the columns of `loss`."""
+
+    log: LogRows
+    splits: list[str]
+    clock: np.ndarray
+    loss: np.ndarray
+    step: np.ndarray | None
+    lr: np.ndarray | None
+    line: np.ndarray
+    micro: np.ndarray | None = None
+    unit: str = "steps"
+    evals: list[bool] = field(default_factory=list)
+
+    def take(self, rows: np.ndarray) -> RunRecords:
+        """Some of the rows; all of them are not copied."""
+        if len(rows) == len(self.clock):
+            return self
+        some = {
+            name: None if value is None else value[rows]
+            for name, value in (("step", self.step), ("lr", self.lr), ("micro", self.micro))
+        }
+        kept = (self.clock[rows], self.loss[rows])
+        return RunRecords(self.log, self.splits, *kept, line=self.line[rows], unit=self.unit, evals=self.evals, **some)
+
+
+def stitch(records: RunRecords, repeated: Repeated) -> list[Curve]:
+    """The curves of the rows of a log that are of one run, as far as the log says, or of several in turn."""
+    log = records.log
+    present = ~np.isnan(records.loss)
+    usable = np.isfinite(records.clock) & present.any(axis=1)
+    lost = present.any(axis=1) & ~usable
+    if lost.any():
+        at = int(records.line[np.flatnonzero(lost)[0]])
+        log.note("no_step", f"{int(lost.sum())} losses have no step: left out", at)
+    records = records.take(np.flatnonzero(usable))
+    if not len(records.clock):
+        return []
+    _remove_bad_losses(records)
+    present = ~np.isnan(records.loss)
+    main = _main_split(records, present)
+    rows = np.flatnonzero(present[:, main])
+    if not len(rows):
+        return []
+    falls = _falls(records, rows)
+    if falls is None:
+        note = "rows are in no order: sorted by step" if records.unit != "tokens" else "rows are in no order: sorted"
+        log.note("sorted", note, 0, warning=False)
+        return _nonempty([_merged(records, "", repeated)])
+    starts = [0]
+    restarts: list[list[int]] = [[]]
+    first = records.clock[rows[0]]
+    for fall in falls:
+        if records.clock[rows[fall]] <= first:
+            starts.append(_begin(records, present, rows, fall))
+            restarts.append([])
+            first = records.clock[rows[fall]]
+        else:
+            restarts[-1].append(int(rows[fall]))
+    if len(starts) > 1:
+        at = ", ".join(f"{int(records.line[start]):,}" for start in starts[1:6])
+        where = f", at line {at}" if records.line[starts[1]] else ""
+        log.note("several_runs", f"{len(starts)} runs stand one after the other: the step falls back{where}", 0, False)
+    curves: list[Curve] = []
+    for k, (start, of_run) in enumerate(zip(starts, restarts, strict=True)):
+        stop = starts[k + 1] if k + 1 < len(starts) else len(records.clock)
+        name = f"-{k + 1}" if len(starts) > 1 else ""
+        run = records.take(np.arange(start, stop))
+        curves += _without_abandoned(run, [row - start for row in of_run], name, repeated)
+    return _nonempty(curves)
+
+
+def _nonempty(curves: list[Curve]) -> list[Curve]:
+    return [curve for curve in curves if len(curve.clock)]
+
+
+def _begin(records: RunRecords, present: Bool[np.ndarray, "row split"], rows: np.ndarray, fall: int) -> int:
+    """Where a new run begins: an evaluation at its first step may stand before its first training loss."""
+    before, here = int(rows[fall - 1]), int(rows[fall])
+    between = np.arange(before + 1, here)
+    low = between[records.clock[between] <= records.clock[here]]
+    return int(low[0]) if len(low) else here
+
+
+def _main_split(records: RunRecords, present: Bool[np.ndarray, "row split"]) -> int:
+    """The split whose clock tells restarts: training losses, which come in order, else the one with most rows."""
+    counts = present.sum(axis=0)
+    training = [k for k in range(len(counts)) if not (records.evals and records.evals[k]) and counts[k] >= 3]
+    return max(training or range(len(counts)), key=lambda k: counts[k])
+
+
+def _falls(records: RunRecords, rows: Int[np.ndarray, " row"]) -> list[int] | None:
+    """Where the clock of these rows falls, as indices into them; None where the rows are in no order at all."""
+    clock = records.clock[rows]
+    falls = np.flatnonzero(np.diff(clock) < 0) + 1
+    if not len(falls):
+        return []
+    twice = len(np.unique(clock)) < len(clock)
+    if len(falls) * 4 >= len(clock) and (not twice or len(falls) > 8):
+        return None
+    kept = []
+    for fall in falls.tolist():
+        # Two rows may change places where they are logged by several threads: no restart.
+        near = clock[max(fall - 2, 0) : fall + 2]
+        swapped = len(near) == 4 and np.ptp(np.diff(np.sort(near))) == 0 and near[0] < near[2] < near[1] < near[3]
+        if not swapped:
+            kept.append(fall)
+    return kept
+
+
+def _without_abandoned(run: RunRecords, restarts: list[int], name: str, repeated: Repeated) -> list[Curve]:
+    """The curve of a run that was started again, and its abandoned branches where they are kept apart."""
+    if not restarts:
+        return [_merged(run, name, repeated)]
+    order = np.arange(len(run.clock))
+    abandoned = np.zeros(len(order), bool)
+    later = np.zeros(len(order), bool)
+    branches: list[np.ndarray] = []
+    for row in restarts:
+        begins = run.clock[row]
+        branch = (order < row) & (run.clock >= begins) & ~abandoned
+        branches.append(np.flatnonzero(branch))
+        abandoned |= branch
+        later |= (order >= row) & (run.clock <= run.clock[:row].max())
+        _tell_restart(run, row, branches[-1], repeated)
+    if repeated == "first":
+        return [_merged(run.take(np.flatnonzero(~later)), name, repeated)]
+    if repeated == "mean":
+        return [_merged(run, name, repeated)]
+    curves = [_merged(run.take(np.flatnonzero(~abandoned)), name, repeated)]
+    if repeated == "apart":
+        for k, branch in enumerate(branches, start=1):
+            if len(branch):
+                curves.append(_merged(run.take(branch), f"{name}-abandoned-{k}", "last"))
+    return curves
+
+
+def _tell_restart(run: RunRecords, row: int, branch: np.ndarray, repeated: Repeated) -> None:
+    """A restart in one sentence: which rows are of the earlier attempt, and what became of them."""
+    clock = run.step if run.step is not None and np.isfinite(run.step[branch]).all() else run.clock
+    unit = "steps" if clock is run.step else run.unit
+    low, high = (f"{value:,.10g}" for value in (clock[branch].min(), clock[branch].max())) if len(branch) else ("", "")
+    rows = f"{len(branch)} row{'s' if len(branch) != 1 else ''} of an earlier attempt, {unit} {low} to {high}"
+    again = bool(np.isin(run.clock[branch], run.clock[row:]).any())
+    code = "restart" if again else "rollback"
+    lines = run.line[branch]
+    where = f" (lines {lines.min():,} to {lines.max():,})" if len(lines) and lines.min() else ""
+    if repeated == "last":
+        text = f"{rows}{where}, left out: --repeated first keeps them, --repeated apart makes a run of them"
+    elif repeated == "first":
+        text = f"{rows}{where}, kept; the rows that log these {unit} again are left out: --repeated last keeps those"
+    elif repeated == "mean":
+        text = f"{rows}{where}: losses at the same {unit.rstrip('s')} are averaged with those logged again"
+    else:
+        text = f"{rows}{where}, made a run of their own"
+    run.log.note(code, f"{text}; the {unit.rstrip('s')} goes back to {clock[row]:,.10g}", int(run.line[row]))
+
+
+def _remove_bad_losses(records: RunRecords) -> None:
+    """Losses that are none become missing, with a sentence: NaN, infinite, exactly 0, negative."""
+    log, loss = records.log, records.loss
+    for k, split in enumerate(records.splits):
+        values = loss[:, k]
+        for code, bad, what in (
+            ("nan_loss", values == SAYS_NAN, "NaN"),
+            ("inf_loss", values == np.inf, "infinite"),
+            ("zero_loss", values == 0, "exactly 0, which no cross-entropy of text is"),
+            ("negative_loss", (values < 0) & (values != SAYS_NAN), "negative"),
+        ):
+            count = int(bad.sum())
+            if not count:
+                continue
+            at = np.flatnonzero(bad)
+            finite = np.flatnonzero(np.isfinite(values) & (values > 0))
+            among = len(finite) > 0 and finite[-1] > at[0]
+            present = int((~np.isnan(values)).sum())
+            values[bad] = np.nan
+            if code == "nan_loss" and among and count > 0.3 * present and present > 4:
+                continue  # an export that writes NaN where nothing was measured
+            step = f" from {records.unit.rstrip('s')} {records.clock[at[0]]:,.10g} on" if not among else ""
+            some = "loss is" if count == 1 else "losses are"
+            log.note(code, f"{count} {some} {what} ({split}){step}: missing", int(records.line[at[0]]))
+
+
+def _merged(records: RunRecords, name: str, repeated: Repeated) -> Curve:
+    """Rows of one clock as one checkpoint: those of training and of evaluation may stand on lines of their own."""
+    if (np.diff(records.clock) > 0).all() and np.isfinite(records.loss).any(axis=1).all():
+        return Curve(name, records.clock, records.loss, records.step, records.lr, records.line, len(records.clock))
+    order = np.argsort(records.clock, kind="stable")
+    clock = records.clock[order]
+    starts = np.flatnonzero(np.concatenate([[True], np.diff(clock) > 0])) if len(clock) else np.zeros(0, np.int64)
+    loss = np.full((len(starts), len(records.splits)), np.nan)
+    differing = 0
+    example = 0
+    for k in range(len(records.splits)):
+        values = records.loss[order, k]
+        chosen, many = _one_of_each(values, starts, "mean" if records.micro is not None else repeated)
+        loss[:, k] = chosen
+        if many.any():
+            finite = np.isfinite(values)
+            high = np.maximum.reduceat(np.where(finite, values, -np.inf), starts)
+            low = np.minimum.reduceat(np.where(finite, values, np.inf), starts)
+            differ = many & (high > low)
+            differing += int(differ.sum())
+            if differ.any() and not example:
+                group = int(np.flatnonzero(differ)[0])
+                stop = starts[group + 1] if group + 1 < len(starts) else len(values)
+                example = int(records.line[order[stop - 1]])
+    if differing:
+        _tell_repeated(records, differing, example, repeated)
+    measured = np.isfinite(loss).any(axis=1)
+    last = np.concatenate([starts[1:], [len(clock)]]) - 1 if len(starts) else starts
+    step = None if records.step is None else _one_of_each(records.step[order], starts, "last")[0][measured]
+    lr = None if records.lr is None else _one_of_each(records.lr[order], starts, "last")[0][measured]
+    line = records.line[order][last][measured] if len(starts) else records.line[:0]
+    return Curve(name, clock[starts][measured], loss[measured], step, lr, line, len(records.clock))
+
+
+def _one_of_each(
+    values: Float[np.ndarray, " row"], starts: Int[np.ndarray, " group"], which: str
+) -> tuple[Float[np.ndarray, " group"], Bool[np.ndarray, " group"]]:
+    """The last, first or mean of the finite values of each group of rows, and which groups have several."""
+    if not len(values):
+        return values, np.zeros(0, bool)
+    finite = np.isfinite(values)
+    count = np.add.reduceat(finite.astype(np.int64), starts)
+    if which == "mean":
+        total = np.add.reduceat(np.where(finite, values, 0.0), starts)
+        return np.where(count > 0, total / np.maximum(count, 1), np.nan), count > 1
+    index = np.arange(len(values))
+    if which == "first":
+        at = np.minimum.reduceat(np.where(finite, index, len(values)), starts)
+    else:
+        at = np.maximum.reduceat(np.where(finite, index, -1), starts)
+    inside = (at >= 0) & (at < len(values))
+    return np.where(inside, values[np.clip(at, 0, len(values) - 1)], np.nan), count > 1
+
+
+def _tell_repeated(records: RunRecords, count: int, line: int, repeated: Repeated) -> None:
+    unit = records.unit.rstrip("s")
+    if records.micro is not None:
+        text = f"micro-batches: {count} {unit}s have several losses, and their mean is taken"
+        records.log.note("micro_batches", text, line, warning=False)
+        return
+    kept = {"last": "the last is kept", "first": "the first is kept", "mean": "their mean is taken"}
+    others = " or ".join(f"--repeated {other}" for other in ("last", "first", "mean") if other != repeated)
+    chosen = kept.get(repeated, kept["last"])
+    text = f"{count} {unit}{'s have' if count > 1 else ' has'} several different losses: {chosen} ({others} otherwise)"
+    records.log.note("repeated", text, line)
