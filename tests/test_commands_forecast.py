@@ -72,7 +72,9 @@ def test_intervals_stand_first_in_the_table_in_the_file_and_in_a_sentence(
     between = f"{ends['0.05'][0]:.3f} to {ends['0.95'][0]:.3f}"
     assert output.index(f"│ {MAIN}") < output.index("│ temporal")
     assert f"│ {between} │" in output
-    rest = main["intervals_rest_on"]
+    rest, assumed = main["intervals_rest_on"].split("; ")
+    assert main["assumes"] == [assumed]
+    assert output.startswith(f"{assumed}\n")
     assert f"id: {main['loss'][0]:.3f} nats at the end, 90 %: {between} on these texts ({rest})\n" in output
     assert rest.startswith("model-based")
     assert rows["last"]["intervals_rest_on"].startswith("rolling origins")

@@ -24,6 +24,9 @@ VERBS = {  # verb: (its module in tsl_jax.commands, what it does)
     "import": ("import_table", "make surfaces of any log: of trainers, trackers, tables"),
     "fit": ("fit", "fit a law to every curve of a file or run, one row a curve"),
     "forecast": ("forecast", "forecast where the loss of a run will end"),
+    "watch": ("watch", "beside a running job: where it will end as known now, and whether to stop it"),
+    "check": ("watch", "is a log still inside the forecast that was registered of it? exit code 5 if not"),
+    "score": ("watch", "settle a registered forecast: what came, beside what was said"),
     "backtest": ("backtest", "what would have been forecast of finished runs, and did the intervals hold?"),
     "compare": ("compare", "which of several runs, or groups of seeds, ends lower, and how sure that is"),
     "report": ("report", "fit, forecast and draw a run: report.html and summary.json"),
@@ -35,11 +38,10 @@ VERBS = {  # verb: (its module in tsl_jax.commands, what it does)
 }
 HELP = "\n".join(
     (
-        "tsl: loss dynamics of language-model pre-training\n",
-        "usage: tsl VERB [options]    tsl VERB --help explains one    tsl --print-completion bash|zsh|tcsh\n",
+        "tsl: loss dynamics of language-model pre-training",
+        "usage: tsl VERB [options]    tsl VERB --help explains one    tsl --print-completion bash|zsh|tcsh",
         *(f"  {verb:<10}{sentence}" for verb, (_, sentence) in VERBS.items()),
-        "\nevery verb: --config FILE.yaml   options from a file; those on the command line win",
-        "            --debug              show the traceback of an error",
+        "every verb: --config FILE.yaml (options; the command line wins), --debug (the traceback of an error)",
         "exit codes: 0 done, 2 a mistake, 3 stopped early, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP",
     )
 )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 LATEST = 10**18  # tokens
+STOPS = 20  # token counts on the way of a forecast that is registered
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class ForecastCommand:
     """YAML or JSON: the learning-rate plan from the last checkpoint on, instead of the run's own."""
     plans: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE ...")] = ()
     """Two such plans or more: where the run would end under each, and how far from the first. Nothing else is done."""
+    register: Path | None = None
+    """A .json file for a dated and hashed forecast by the main method, which tsl check and tsl score judge later."""
     out: Path | None = None
     """A .json file for the result; without it RUN/forecast.json, for RUN.npz too."""
 
@@ -72,6 +75,8 @@ def run_forecast(command: ForecastCommand) -> None:
         at = _at(surface, past, schedule, command)
         if not at:
             return terminal_tables.show_finished(past)
+        if command.register is not None:
+            _register(past, at, schedule, siblings, command)
         result = _forecast(past, at, schedule, siblings, "at the end" if not command.at else f"at {at[-1]:,.0f} tokens")
     options.write_json(out, {**result, "made_by": options.stamp(command)})
     print(f"forecast: {out}")
@@ -97,6 +102,8 @@ def _out(command: ForecastCommand) -> Path:
     if command.plans and (command.schedule or command.at):
         other = "--schedule" if command.schedule else "--at"
         raise ValueError(f"forecast: --plans looks at the end of each of its plans; leave out {other}")
+    if command.register is not None and (command.register.suffix != ".json" or command.register == out):
+        raise ValueError(f"forecast: --register is a .json file of its own, found {command.register}")
     options.check_json_output(command, out, command.run, command.schedule, *command.plans, *command.siblings)
     return out
 
@@ -156,6 +163,27 @@ def _at(surface: xr.Dataset, past: xr.Dataset, schedule: Schedule | None, comman
             )
         return [float(recognised.end)]
     return sorted(set(command.at)) or [total] * (last < total)
+
+
+def _register(
+    past: xr.Dataset,
+    at: list[float],
+    schedule: Schedule | None,
+    siblings: Sequence[xr.Dataset],
+    command: ForecastCommand,
+) -> None:
+    """Write the main method's forecast on the way to the last tokens asked for."""
+    import numpy as np
+
+    from tsl_jax.commands import options
+    from tsl_jax.forecasting import forecast, registered
+
+    assert command.register is not None
+    last = float(past.tokens[-1])
+    on_the_way = np.unique([*np.linspace(last, at[-1], STOPS + 1)[1:].round(), *at])
+    made = forecast(past, on_the_way, schedule, reference_runs=siblings, by_position=False)
+    options.write_json(command.register, registered.register(past, made, str(command.run)))
+    print(f"registered: {command.register}")
 
 
 def _until(

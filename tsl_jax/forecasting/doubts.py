@@ -17,7 +17,7 @@ FEWEST = 8  # rows, for which anything can be said
 RISE = 0.01  # nats that a loss must rise by, beside its scatter
 SIGMAS = 4.0  # standard errors of the difference of two medians
 WIDEST = 1.0  # nats: a 90 % interval wider than this, and than
-SHARE = 0.5  # this share of the loss, says nothing
+SHARE = 1.0  # this share of the loss, says nothing
 
 
 def rising(past: xr.Dataset, split: str) -> list[Reason]:

@@ -1,0 +1,104 @@
+"""A running job: its end as known now, the rule to stop it, where it left its course; registered forecasts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import tsl_jax as tsl
+from tsl_jax.cli import run_verb
+from tsl_jax.forecasting import registered
+from tsl_jax.forecasting.watching import events, outlook
+
+END = 2_000_000_000
+TOKENS = np.linspace(0.02, 1, 50) * END
+
+
+def run(share: float = 1.0, noise: float = 0.003, seed: int = 0, **shapes: Any) -> xr.Dataset:
+    rows = round(50 * share)
+    loss = 2.5 + 60 * TOKENS**-0.2 + noise * np.random.default_rng(seed).standard_normal(50)
+    for shape, change in shapes.items():
+        loss = loss + change
+        del shape
+    return tsl.from_losses(loss[None, :rows, None], tokens=TOKENS[:rows].astype(int), position=[1], split=["loss"])
+
+
+TRUTH = 2.5 + 60 * END**-0.2
+
+
+def test_the_end_as_known_now_and_the_chance_that_it_is_low_enough() -> None:
+    now = outlook(run(0.5), end=END, below=TRUTH - 0.1)
+    assert now.low < TRUTH < now.high
+    assert now.tokens == pytest.approx(END / 2)
+    assert now.chance_below < 0.05
+    assert outlook(run(0.5), end=END, below=TRUTH + 0.1).chance_below > 0.9
+    assert np.isnan(outlook(run(0.5), end=END).chance_below)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("", 0 * TOKENS),
+        ("spike", 1.0 * (np.arange(50) == 32)),
+        ("divergence", np.maximum(np.arange(50) - 30, 0) * 0.1),
+        ("shift", 0.5 * (np.arange(50) >= 30)),
+        ("non_finite", np.where(np.arange(50) >= 34, np.nan, 0)),
+    ],
+)
+def test_where_a_run_leaves_its_course(kind: str, change: np.ndarray) -> None:
+    made = tsl.forecast(run(0.5), np.linspace(0.52, 1, 8) * END)
+    whole = run(0.8)
+    surface = whole.assign(loss=whole.loss + xr.DataArray(change[:40], dims="tokens"))
+    kinds = [event.kind for event in events(surface, made)]
+    assert kinds == ([kind] if kind else [])
+
+
+def test_a_registered_forecast_is_judged_and_cannot_be_changed(tmp_path: Path, capsys: Any) -> None:
+    past, whole, off = run(0.5), run(), run(later=np.where(np.arange(50) >= 30, 0.4, 0))
+    for name, surface in (("past", past), ("whole", whole), ("off", off)):
+        tsl.save_surface(surface, tmp_path / f"{name}.npz")
+    file = tmp_path / "registered.json"
+    arguments = [str(tmp_path / "past.npz"), "--at", str(END), "--register", str(file)]
+    assert run_verb("forecast", arguments, debug=False) == 0
+    assert run_verb("check", [str(tmp_path / "past.npz"), "--against", str(file)], debug=False) == 0
+    assert "none of the 20 token counts has been reached yet" in capsys.readouterr().out
+    assert run_verb("check", [str(tmp_path / "whole.npz"), "--against", str(file)], debug=False) == 0
+    assert run_verb("check", [str(tmp_path / "off.npz"), "--against", str(file)], debug=False) == 5
+    assert run_verb("score", [str(file), str(tmp_path / "whole.npz")], debug=False) == 0
+    assert "inside its forecast" in capsys.readouterr().out
+    content = json.loads(file.read_text())
+    content["forecast"][0]["high90"] += 1
+    with pytest.raises(ValueError, match="was changed after it was registered"):
+        registered.judge(content, whole)
+    content["forecast"][0]["high90"] -= 1
+    with pytest.raises(ValueError, match="are not those that the forecast was made from"):
+        registered.judge(json.loads(file.read_text()), run(seed=1))
+    with pytest.raises(ValueError, match="found another"):
+        registered.judge([], whole)
+
+
+def test_a_log_is_watched_and_a_hopeless_run_stopped(tmp_path: Path, capsys: Any) -> None:
+    surface = run(0.5)
+    lines = [
+        "tokens,loss",
+        *(f"{t},{v:.4f}" for t, v in zip(surface.tokens.values, surface.loss.values[0, :, 0], strict=True)),
+    ]
+    log = tmp_path / "log.csv"
+    log.write_text("\n".join(lines) + "\n")
+    arguments = [str(log), "--end", str(END), "--once", "--stop-above"]
+    heard = tmp_path / "heard.txt"
+    hear = tmp_path / "hear.sh"
+    hear.write_text(f'#!/bin/sh\necho "$1" > {heard}\n')
+    hear.chmod(0o755)
+    assert run_verb("watch", [*arguments, f"{TRUTH + 0.2:.3f}"], debug=False) == 0
+    assert "nats at 1e+09 tokens; at 2e+09: " in capsys.readouterr().out
+    assert run_verb("watch", [*arguments, f"{TRUTH - 0.2:.3f}", "--on-event", str(hear)], debug=False) == 4
+    assert "stop: the end is at most" in capsys.readouterr().out
+    assert heard.read_text().startswith("stop: the end is at most")
+    assert run_verb("watch", [str(tmp_path / "none.csv"), "--once"], debug=False) == 2
+    assert run_verb("watch", [str(log), "--every", "-1"], debug=False) == 2
