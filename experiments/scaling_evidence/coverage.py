@@ -4,8 +4,9 @@
 
 Ladders are drawn from each published law on designs that people have, with the noise that runs have: the logarithm of
 each loss errs by .2 % (a seed), and, where there are several sizes, by another .2 % that the runs of one size share (a
-learning rate that suits one size better than another). A parameter's coverage is the share of draws whose 90 % interval holds the published value;
-"prediction" is that of the noiseless loss at three times the largest size and ten times the most data.
+learning rate that suits one size better than another). A parameter's coverage is the share of draws whose 90 % interval
+holds the published value; "prediction" is that of the noiseless loss at three times the largest size and ten times the
+most data.
 """
 
 from __future__ import annotations
