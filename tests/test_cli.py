@@ -111,7 +111,7 @@ def mistakes(folder):
         "suffix": (("fit", good, "--out", folder / "fits.xlsx"), "must end in .parquet or .csv"),
         "no losses": (
             ("import", folder / "table.csv", "--out", folder / "s"),
-            "expected loss among the columns, found",
+            "no losses were read",
         ),
         "no table": (("import", folder / "gone.csv", "--out", folder / "s"), "gone.csv: No such file"),
         "kind of file": (("fit", folder / "not.yaml", *out), "cannot read not.yaml"),

@@ -102,6 +102,8 @@ def _predict(command: ScaleCommand) -> pd.DataFrame:
 
 def _predict_by_position(command: ScaleCommand) -> pd.DataFrame:
     """The loss of every position of a run of another size."""
+    import pandas as pd
+
     from tsl_jax import load_surface
     from tsl_jax.forecasting import fit_size_ladder
 
@@ -121,7 +123,8 @@ def _predict_by_position(command: ScaleCommand) -> pd.DataFrame:
         print(f"  {name}: {float(part.mean()):.4f}")
     beyond = predicted.attrs["beyond"]
     print("within the range of the runs" if beyond <= 1 else f"extrapolated {beyond:.3g} times beyond the largest run")
-    return predicted[["loss", "low", "high"]].to_dataframe()[["loss", "low", "high"]]
+    columns = {name: predicted[name].values for name in ("loss", "low", "high")}
+    return pd.DataFrame(columns, index=pd.Index(predicted.position.values, name="position"))
 
 
 def _allocate(command: ScaleCommand) -> pd.DataFrame:

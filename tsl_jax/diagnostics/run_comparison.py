@@ -52,8 +52,9 @@ class RunComparison:
     def report(self) -> str:
         """The table and a sentence for each group."""
         columns = ["runs", "loss", "sd", "difference", "low", "high", "p", "pairs", "tokens_to_match", "speed"]
-        columns += [name for name in ("loss_at_flops", "p_target") if self.table[name].notna().any()]
-        numbers = dict.fromkeys(("loss", "sd", "difference", "low", "high", "loss_at_flops"), "{:.4f}".format)
+        known = {name: np.isfinite(self.table[name].to_numpy(float)).any() for name in ("loss_at_flops", "p_target")}
+        columns += [name for name, there in known.items() if there]
+        numbers: Any = dict.fromkeys(("loss", "sd", "difference", "low", "high", "loss_at_flops"), "{:.4f}".format)
         numbers |= {"tokens_to_match": "{:.3g}".format, "speed": "{:.2f}".format}
         numbers |= dict.fromkeys(("p", "p_target"), "{:.2g}".format) | {"pairs": "{:.0f}".format}
         shown = self.table[columns].to_string(formatters=numbers, na_rep="-")

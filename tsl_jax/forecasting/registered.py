@@ -25,6 +25,7 @@ from tsl_jax.forecasting.watching import RUN_LENGTH
 
 KIND = "tsl forecast, registered"
 COLUMNS = ("split", "tokens", "mean", "low90", "low50", "high50", "high90")
+SHOWN = ("split", "tokens", "observed", "mean", "low90", "high90", "inside", "score")
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ class Outcome:
 
 def register(past: xr.Dataset, made: Forecast, run: str) -> dict[str, Any]:
     """The content of the file; `made` at tokens beyond `past`."""
-    rows = made.to_dataframe()
-    rows = rows[[name for name in COLUMNS if name in rows]]
+    table = made.to_dataframe()
+    rows = [{name: _plain(row[name]) for name in COLUMNS if name in row} for _, row in table.iterrows()]
     content = {
         "kind": KIND,
         "registered": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -67,7 +68,7 @@ def register(past: xr.Dataset, made: Forecast, run: str) -> dict[str, Any]:
         "assumes": list(made.notes),
         "status": {split: str(status) for split, status in made.status.items()},
         "intervals_rest_on": dict(made.intervals),
-        "forecast": json.loads(rows.to_json(orient="records", double_precision=8)),
+        "forecast": rows,
     }
     return {**content, "sha256": _hash(content)}
 
@@ -90,31 +91,39 @@ def judge(content: Any, seen: xr.Dataset, split: str = "") -> Outcome:
         raise ValueError(
             f"score: the losses up to {content['cutoff']:,.0f} tokens are not those that the forecast was made from"
         )
-    rows = pd.DataFrame(content["forecast"]).reindex(columns=list(COLUMNS))
-    if split:
-        rows = rows[rows["split"] == split]
-    observed, losses = [], mean_loss(seen)
-    for row in rows.to_dict("records"):
+    asked = [row for row in content["forecast"] if split in ("", row["split"])]
+    losses, reached = mean_loss(seen), []
+    for row in asked:
+        row = {name: np.nan if row.get(name) is None else row[name] for name in COLUMNS}
         if row["split"] not in losses.split.values:
-            observed.append(np.nan)
             continue
-        curve = losses.sel(split=row["split"]).dropna("tokens") if np.isfinite(losses).any() else losses
-        reached = curve.sizes["tokens"] and float(curve.tokens[-1]) >= row["tokens"]
-        observed.append(float(np.interp(row["tokens"], curve.tokens, curve.values)) if reached else np.nan)
-    rows["observed"] = observed
-    known = rows.dropna(subset=["observed"]).copy()
-    known["inside"] = (known.low90 <= known.observed) & (known.observed <= known.high90)
-    known["score"] = winkler(known.low90.to_numpy(), known.high90.to_numpy(), known.observed.to_numpy())
+        curve = losses.sel(split=row["split"]).dropna("tokens")
+        if not curve.sizes["tokens"] or float(curve.tokens[-1]) < row["tokens"]:
+            continue
+        observed = float(np.interp(row["tokens"], curve.tokens, curve.values))
+        ends = row["low90"], row["high90"]
+        inside, score = ends[0] <= observed <= ends[1], float(winkler(np.array(ends[0]), np.array(ends[1]), observed))
+        reached.append(
+            {"split": row["split"], "tokens": row["tokens"], "observed": observed, "mean": row["mean"],
+             "low90": ends[0], "high90": ends[1], "inside": inside, "score": score}
+        )  # fmt: skip
+    known = pd.DataFrame(reached, columns=list(SHOWN))
     side = np.where(known.observed > known.high90, 1, np.where(known.observed < known.low90, -1, 0))
     off = False
-    for name in known["split"].unique():
+    for name in set(known["split"]):
         own = side[(known["split"] == name).to_numpy()]
-        length = min(RUN_LENGTH, len(rows[rows["split"] == name]))
+        length = min(RUN_LENGTH, sum(row["split"] == name for row in asked))
         off |= any(abs(own[k : k + length].sum()) == length for k in range(len(own) - length + 1))
-    later = mean_loss(seen).sel(tokens=seen.tokens > content["cutoff"])
-    off |= bool((~np.isfinite(later)).all("split").any()) if later.sizes["tokens"] else False
-    shown = known[["split", "tokens", "observed", "mean", "low90", "high90", "inside", "score"]]
-    return Outcome(shown.reset_index(drop=True), not off, len(rows) - len(known))
+    later = losses.sel(tokens=losses.tokens > content["cutoff"]).values
+    off |= bool((~np.isfinite(later)).all(axis=0).any()) if later.size else False
+    return Outcome(known, not off, len(asked) - len(known))
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: eight digits, null for what is no number."""
+    if isinstance(value, str):
+        return value
+    return float(f"{value:.8g}") if np.isfinite(value) else None
 
 
 def _hash(content: Mapping[str, Any]) -> str:

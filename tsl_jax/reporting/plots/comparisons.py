@@ -236,8 +236,9 @@ def run_comparison(comparison: Any) -> Figure:
     rows = table.iloc[1:]
     places = np.arange(len(rows))[::-1]
     ends.axvline(0, color=MUTED, linewidth=0.6)
-    for edge in (-1, 1) if comparison.margin is not None else ():
-        ends.axvline(edge * comparison.margin, **MARGIN)
+    if comparison.margin is not None:
+        ends.axvline(-comparison.margin, **MARGIN)
+        ends.axvline(comparison.margin, **MARGIN)
     for place, (name, row) in zip(places, rows.iterrows(), strict=True):
         shade = colour(list(table.index).index(name))
         ends.plot([row.low, row.high], [place, place], color=shade, linewidth=1.2)
