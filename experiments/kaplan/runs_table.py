@@ -1,0 +1,121 @@
+"""The runs of the study as tables: a row a checkpoint, and of these ends, early stops, and the least loss by compute.
+
+The name of a run says what it is for and which model it is: SET-MODEL or SET-MODEL-VARIANT, with @SEED where there are
+several seeds; before it the scale, gpu- or paper-.
+
+    size     models of growing size on text that never repeats: L(N), L(C), L(N, S), allocation, transfer
+    data     two or more sizes on data sets of growing size, repeated: L(D), L(N, D); early stopping
+    batch    one model at several batch sizes: the critical batch
+    shape    models of one size and other shapes        arch    other architectures
+    rate     one model at other learning rates: whether the rule of the plan suits it
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from experiments.shared import Runs
+from tsl_jax.scaling.runs_table import complete
+
+SETS = ("size", "data", "batch", "shape", "arch", "rate")
+SPLIT = "id"
+WARM = 2  # warm-ups: steps before these many belong to no law of steps
+FEWEST_SIZES = 4  # of a resample: the best of three sizes is always the middle one
+GRID = 40  # budgets of compute between the ends of the curves
+
+
+def checkpoints(runs: Runs) -> pd.DataFrame:
+    """A row a checkpoint of each run.
+
+    Columns: set, run, model, variant, seed, n_params, tokens, unique_tokens, batch_tokens, steps, flops (6 N D),
+    pf_days, loss (mean over positions, split id), whether text `repeats`, and whether it is `warm`, past the warm-up.
+
+    Raises:
+        ValueError: for a run whose name begins with none of SETS.
+    """
+    parts = []
+    for name, surface in runs.surfaces.items():
+        manifest = runs.manifests[name]
+        plain, _, seed = name.removeprefix(f"{runs.scale}-").partition("@")
+        kind, *rest = plain.split("-")
+        if kind not in SETS:
+            raise ValueError(f"kaplan: names of runs begin with {', '.join(SETS)} and -, found {name!r}")
+        curve = surface.loss.sel(split=SPLIT).mean("position")
+        tokens, batch = surface.tokens.values, float(manifest["batch_tokens"])
+        warmup = float(surface.attrs["schedule"]["warmup_tokens"])
+        facts = {"set": kind, "run": name, "model": rest[0] if rest else "", "variant": "-".join(rest[1:])}
+        facts |= {"seed": int(seed or 0), "n_params": float(manifest["n_params"]), "batch_tokens": batch}
+        unique = float(manifest["config"].get("unique_tokens", 0))
+        columns = {"tokens": tokens.astype(float), "steps": tokens / batch, "loss": curve.values}
+        part = pd.DataFrame({**facts, **columns})
+        part["unique_tokens"] = np.minimum(unique or np.inf, part.tokens)
+        part["repeats"] = unique > 0
+        part["warm"] = part.tokens >= WARM * warmup
+        parts.append(part)
+    return complete(pd.concat(parts, ignore_index=True))
+
+
+def of_set(table: pd.DataFrame, *kinds: str) -> pd.DataFrame:
+    """The rows of some sets."""
+    return table[table.set.isin(kinds)]
+
+
+def ends(table: pd.DataFrame) -> pd.DataFrame:
+    """The last checkpoint of each run."""
+    return table.loc[table.groupby("run", sort=False).tokens.idxmax()].reset_index(drop=True)
+
+
+def early_stops(table: pd.DataFrame) -> pd.DataFrame:
+    """The checkpoint of each run with the least loss: early stopping after the fact."""
+    return table.loc[table.groupby("run", sort=False).loss.idxmin()].reset_index(drop=True)
+
+
+def one_seed(table: pd.DataFrame) -> pd.DataFrame:
+    """The runs of the first seed, where some have several."""
+    return table[table.seed == table.groupby(["set", "model", "variant"]).seed.transform("min")]
+
+
+def budgets(table: pd.DataFrame, compute: str) -> np.ndarray:
+    """Budgets even in the logarithm, from where two sizes are past their warm-up to where two sizes end."""
+    warm = table[table.warm].groupby("run")[compute]
+    low, high = np.sort(warm.min())[1], np.sort(warm.max())[-2]
+    return np.geomspace(low, high, GRID)
+
+
+def by_budget(table: pd.DataFrame, compute: str, at: np.ndarray) -> pd.DataFrame:
+    """The loss of each run at budgets that it reached, linear in the logarithm of compute; columns of `compute` too."""
+    rows = []
+    for _, curve in table[table.warm].groupby("run", sort=False):
+        x = np.log(curve[compute].to_numpy(float))
+        inside = (np.log(at) >= x[0]) & (np.log(at) <= x[-1])
+        loss = np.interp(np.log(at[inside]), x, curve.loss)
+        facts = {name: curve[name].iloc[0] for name in ("run", "model", "n_params", "batch_tokens")}
+        rows.append(pd.DataFrame({**facts, compute: at[inside], "loss": loss}))
+    return pd.concat(rows, ignore_index=True)
+
+
+def envelope(table: pd.DataFrame, compute: str, at: np.ndarray | None = None) -> pd.DataFrame:
+    """The least loss over runs at each budget that two sizes reach, and the run that has it.
+
+    A budget is left out where the best size is the smallest one that reaches it and a smaller one has ended before:
+    that one might have been better still.
+    """
+    reached = by_budget(table, compute, budgets(table, compute) if at is None else at)
+    by = reached.groupby(compute).n_params
+    unfinished = (by.transform("min") > table.n_params.min()) & (reached.n_params == by.transform("min"))
+    best = reached.loc[reached.groupby(compute).loss.idxmin()]
+    return best[~unfinished[best.index] & (by.transform("nunique")[best.index] >= 2)].reset_index(drop=True)
+
+
+def resampled_runs(table: pd.DataFrame, resamples: int, seed: int = 0) -> Any:
+    """Tables of runs drawn with replacement, a run drawn twice once; draws of too few sizes are made anew."""
+    names, random = table.run.unique(), np.random.default_rng(seed)
+    for _ in range(resamples):
+        while True:
+            drawn = table[table.run.isin(random.choice(names, len(names)))]
+            if drawn.n_params.nunique() >= min(FEWEST_SIZES, table.n_params.nunique()):
+                break
+        yield drawn
