@@ -36,6 +36,7 @@ ORDER = (
     "position_weighting",
     "mid_run_changes",
     "selection_cost",
+    "kaplan",
 )
 # What comes first: (study, figure). The first two are in the paper's form; its numbers of figures were not at hand.
 MAIN = (
@@ -44,6 +45,7 @@ MAIN = (
     ("temporal_fit", "parameters"),
     ("learning_dynamics", "rates_id"),
     ("position_weighting", "overall"),
+    ("kaplan", "one_at_a_time"),
 )
 ROWS = 40  # of a table that is shown whole
 PIXELS = 0.6  # of the page for one of a figure, which has 200 in an inch
@@ -179,7 +181,7 @@ def index(finished: Sequence[StudyResults], results: Path) -> str:
     head = paragraph(
         Html(
             "Reproductions of <i>Temporal Scaling Law for Large Language Models</i> (Xiong et al., arXiv 2404.17785) "
-            "at the scale of two CPU cores, negative results included. What is known of the paper and what had to be "
+            "and of <i>Scaling Laws for Neural Language Models</i> (Kaplan et al., arXiv 2001.08361) at the scale of two CPU cores, negative results included. What is known of the paper and what had to be "
             'reconstructed: <a href="paper_and_ours.html">paper and ours</a>.'
         )
     )
