@@ -157,7 +157,7 @@ def test_early_stopping_takes_the_least_loss_and_the_envelope_the_least_over_siz
     stopped = runs_table.early_stops(runs_table.of_set(table, "data")).set_index("run")
     assert stopped.tokens["data-2x24-32000"] < stopped.tokens["data-2x24-0"]
     assert stopped.unique_tokens["data-2x24-32000"] == 32000
-    sizes = runs_table.one_seed(runs_table.of_set(table, "size"))
+    sizes = runs_table.curves_of_sizes(table)
     frontier = runs_table.envelope(sizes, "pf_days")
     assert (np.diff(frontier.loss) < 0).all()
     assert (np.diff(frontier.n_params) >= 0).all()

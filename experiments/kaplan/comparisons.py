@@ -11,7 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from experiments.kaplan.fits import Fits
-from experiments.kaplan.runs_table import SPLIT, ends, of_set, one_seed
+from experiments.kaplan.runs_table import SPLIT, curves_of_sizes, ends, of_set
 from experiments.shared import Runs
 from experiments.shared.paired_differences import equivalence
 
@@ -85,7 +85,7 @@ def architectures(runs: Runs, table: pd.DataFrame) -> pd.DataFrame:
 
 def reference_curves(runs: Runs, table: pd.DataFrame) -> Callable[[float, float], xr.DataArray]:
     """(n_params, tokens) -> loss (position,) of a Transformer: of the sizes, linear in log tokens and then in log N."""
-    first = ends(one_seed(of_set(table, "size"))).sort_values("n_params")
+    first = ends(curves_of_sizes(table)).sort_values("n_params")
     logs = np.log(first.n_params.to_numpy())
     curves = [runs.surfaces[name].loss.sel(split=SPLIT).drop_vars(("step", "lr")) for name in first.run]
 
@@ -172,7 +172,7 @@ def tokens_to_losses(table: pd.DataFrame) -> pd.DataFrame:
 
     Columns: n_params, n_params_larger, loss, tokens, tokens_larger, ratio (of the larger to the smaller).
     """
-    sizes = one_seed(of_set(table, "size"))
+    sizes = curves_of_sizes(table)
     curves = [curve[curve.warm].sort_values("tokens") for _, curve in sizes.groupby("n_params")]
     rows = []
     for small, large in pairwise(curves):

@@ -20,11 +20,12 @@ import pandas as pd
 from experiments.kaplan.runs_table import (
     budgets,
     by_budget,
+    curves_of_sizes,
     early_stops,
     ends,
     envelope,
     of_set,
-    one_seed,
+    plain,
     resampled_runs,
 )
 from tsl_jax.laws import CRITICAL_BATCH, KAPLAN_C, KAPLAN_C_MIN, KAPLAN_D, KAPLAN_N, KAPLAN_ND, KAPLAN_NS, Law
@@ -82,14 +83,14 @@ class Fits:
 
 def fit_all(table: pd.DataFrame) -> Fits:
     """Every law, in the order in which they need each other."""
-    sizes = one_seed(of_set(table, "size"))
+    sizes = curves_of_sizes(table)
     trade, draws = batch_trade(of_set(table, "batch"))
     critical = trade.constants or CRITICAL_BATCH.published
     minimal = with_minimal(sizes, critical)
     size_steps = fit_ladder(KAPLAN_NS, minimal[minimal.warm], group="run", resamples=RESAMPLES)
     optima = best_sizes(minimal, critical)
     return Fits(
-        size=fit_ladder(KAPLAN_N, ends(of_set(table, "size")), group="n_params", resamples=RESAMPLES),
+        size=fit_ladder(KAPLAN_N, ends(plain(of_set(table, "size"))), group="n_params", resamples=RESAMPLES),
         data=fit_ladder(KAPLAN_D, data_sets(table), group="row", resamples=RESAMPLES, held_out=0),
         compute=frontier(sizes, KAPLAN_C),
         compute_min=frontier(minimal, KAPLAN_C_MIN),

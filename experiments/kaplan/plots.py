@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.kaplan.fits import Fits, grid, overfitting
-from experiments.kaplan.runs_table import of_set, one_seed
+from experiments.kaplan.runs_table import curves_of_sizes
 from tsl_jax.laws import Law
 from tsl_jax.reporting.plots.axes import legend_above, log_axis
 from tsl_jax.reporting.plots.style import DOUBLE, INK, SINGLE, colour, line, marker, sequential, sheet, styled
@@ -36,7 +36,7 @@ def curve(law: Law, params: Any, **x: Any) -> np.ndarray:
 def one_at_a_time(table: pd.DataFrame, fits: Fits) -> Any:
     """Loss by size, by data and by compute with the envelope, in the order of figure 1."""
     figure, ((by_compute, by_data, by_size),) = sheet(DOUBLE, HEIGHT, 1, 3)
-    sizes = one_seed(of_set(table, "size"))
+    sizes = curves_of_sizes(table)
     _curves(by_compute, sizes, "pf_days")
     frontier = fits.compute.table
     own = by_compute.plot(frontier.pf_days, frontier.loss, color=INK, linewidth=1.6)[0]

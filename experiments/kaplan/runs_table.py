@@ -3,7 +3,8 @@
 The name of a run says what it is for and which model it is: SET-MODEL or SET-MODEL-VARIANT, with @SEED where there are
 several seeds; before it the scale, gpu- or paper-.
 
-    size     models of growing size on text that never repeats: L(N), L(C), L(N, S), allocation, transfer
+    size     models of growing size on text that never repeats: L(N), L(C), L(N, S), allocation, transfer; the
+             variant long stands in for the run of its size where whole curves are read
     data     two or more sizes on data sets of growing size, repeated: L(D), L(N, D); early stopping
     batch    one model at several batch sizes: the critical batch
     shape    models of one size and other shapes        arch    other architectures
@@ -73,9 +74,16 @@ def early_stops(table: pd.DataFrame) -> pd.DataFrame:
     return table.loc[table.groupby("run", sort=False).loss.idxmin()].reset_index(drop=True)
 
 
-def one_seed(table: pd.DataFrame) -> pd.DataFrame:
-    """The runs of the first seed, where some have several."""
-    return table[table.seed == table.groupby(["set", "model", "variant"]).seed.transform("min")]
+def plain(table: pd.DataFrame) -> pd.DataFrame:
+    """The sizes of the first plan, all seeds: those without a variant."""
+    return table[table.variant == ""]
+
+
+def curves_of_sizes(table: pd.DataFrame) -> pd.DataFrame:
+    """One run of each size: the first seed, and where there are several lengths the longest."""
+    sizes = of_set(table, "size")
+    last = ends(sizes).sort_values(["tokens", "seed"], ascending=[False, True])
+    return sizes[sizes.run.isin(last.drop_duplicates("model").run)]
 
 
 def budgets(table: pd.DataFrame, compute: str) -> np.ndarray:

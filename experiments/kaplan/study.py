@@ -18,7 +18,7 @@ import pandas as pd
 
 from experiments.kaplan import claims, comparisons, plots, plots_of_comparisons
 from experiments.kaplan.fits import Fits, fit_all, grid, overfitting
-from experiments.kaplan.runs_table import checkpoints, ends, of_set, one_seed
+from experiments.kaplan.runs_table import checkpoints, curves_of_sizes, ends, of_set
 from experiments.shared import Findings, Runs, Study
 from tsl_jax.laws import CRITICAL_BATCH, KAPLAN_NS
 from tsl_jax.scaling import Ladder, fit_ladder
@@ -154,7 +154,7 @@ def rates(table: pd.DataFrame) -> pd.DataFrame:
     """Final losses at half and twice the rate, relative to the same size at the rule's rate and the same tokens."""
     rows = []
     for _, run in ends(of_set(table, "rate")).iterrows():
-        same = one_seed(of_set(table, "size"))
+        same = curves_of_sizes(table)
         curve = same[same.model == run.model].sort_values("tokens")
         rule = float(np.interp(np.log(run.tokens), np.log(curve.tokens), curve.loss)) if len(curve) else np.nan
         facts = {"run": run["run"], "n_params": run.n_params, "rate_of_rule": run.variant, "tokens": run.tokens}
@@ -207,7 +207,7 @@ def figures(
         "critical_batch": plots.critical_batch(fits, tables["gradient_noise"]),
         "size_and_steps": plots.size_and_steps(fits),
         "allocation": plots.allocation(fits),
-        "efficiency": plots_of_comparisons.efficiency(one_seed(of_set(table, "size")), tables["convergence"]),
+        "efficiency": plots_of_comparisons.efficiency(curves_of_sizes(table), tables["convergence"]),
         "shapes": plots_of_comparisons.shapes(tables["shapes"], claims.SHAPE_MARGIN),
     }
     if len(tables["architectures"]):
