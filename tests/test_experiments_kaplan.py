@@ -43,7 +43,9 @@ def surface(loss: np.ndarray, tokens: np.ndarray, other: float | None = None, ti
     }
     coordinates = {"split": splits, "tokens": tokens.astype(int), "position": POSITION}
     coordinates |= {"step": ("tokens", tokens), "lr": ("tokens", np.ones_like(tokens))}
-    attrs = {"schedule": {"warmup_tokens": float(tokens[0]) / 2}, "windows": {"ood": {"domains": ["books", "code"]}}}
+    attrs = {"schedule": {"warmup_tokens": float(tokens[0]) / 2}, "windows": {}}
+    if other is not None:
+        attrs["windows"] = {"ood": {"domains": ["books", "code"], "documents": 8, "stretches": 8}}
     return xr.Dataset(data, coordinates, attrs)
 
 
@@ -148,6 +150,10 @@ def test_a_phase_that_matters_for_other_text_is_no_constant_offset(runs):
     same = comparisons.transfer(pairs)
     assert same.equivalence.tolist() == ["equivalent", "equivalent"]
     np.testing.assert_allclose(same.slope, 1, atol=1e-6)
+    few = runs.surfaces["size-1x8@0"]
+    few = few.assign_attrs(windows={"ood": {**few.attrs["windows"]["ood"], "documents": 5}})
+    with pytest.raises(ValueError, match="5 documents for 8 excerpts of 2 texts in 2 clusters; ask for fewer excerpts"):
+        comparisons.offsets(Runs({**runs.surfaces, "size-1x8@0": few}, runs.manifests, "cpu"), table)
     early = pairs.assign(offset=pairs.offset + 0.2 * (pairs.tokens < pairs.tokens.max()))
     assert comparisons.transfer(early).equivalence.tolist() == ["different", "different"]
 

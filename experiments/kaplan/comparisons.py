@@ -18,6 +18,7 @@ from experiments.shared.paired_differences import equivalence
 OTHER = "ood"  # the split of the text that is not trained on
 EARLY_POSITIONS, LATE_SHARE = 4, 0.5  # 1 to 4, and the later half
 MARGIN = 0.05  # nats, within which offsets of two phases of training count as the same
+SAME_DOCUMENTS = 0.95  # of the excerpts of other text, at least, are of documents of their own
 PAIRS_AT = 8  # losses at which two sizes are compared
 
 
@@ -114,7 +115,11 @@ def curves_beside(runs: Runs, table: pd.DataFrame) -> dict[str, dict[str, xr.Dat
 def offsets(runs: Runs, table: pd.DataFrame) -> pd.DataFrame:
     """A row a checkpoint of the sizes and another text: loss there, on id, and the difference.
 
-    The other texts are the domains of the split ood: the kept clusters are as many, and each holds the windows of one.
+    The other texts are the domains of the split ood, in equal shares. Kept runs have as many clusters of neighbouring
+    documents, so that each holds the windows of one text, but for one or two where a text has too few documents.
+
+    Raises:
+        ValueError: where clusters and texts do not belong together.
     """
     rows = []
     for name in of_set(table, "size").run.unique():
@@ -123,11 +128,18 @@ def offsets(runs: Runs, table: pd.DataFrame) -> pd.DataFrame:
             continue
         other = surface.sel(split=OTHER)
         means = (other.cluster_sum.sum("position") / other.cluster_count.sum("position")).transpose("tokens", "cluster")
-        domains = surface.attrs["windows"][OTHER]["domains"]
+        design = surface.attrs["windows"][OTHER]
+        if (
+            design["documents"] < SAME_DOCUMENTS * design["stretches"]
+            or len(design["domains"]) != means.sizes["cluster"]
+        ):
+            found = (
+                f"{design['documents']} documents for {design['stretches']} excerpts of {len(design['domains'])} texts"
+            )
+            raise ValueError(f"kaplan: {name} has {found} in {means.sizes['cluster']} clusters; ask for fewer excerpts")
         for k in range(means.sizes["cluster"]):
             frame = pd.DataFrame({"tokens": surface.tokens.values.astype(float), "other": means.isel(cluster=k).values})
-            text = domains[k] if len(domains) == means.sizes["cluster"] else f"text {k + 1}"
-            rows.append(frame.assign(run=name, text=text))
+            rows.append(frame.assign(run=name, text=design["domains"][k]))
     if not rows:
         return pd.DataFrame(columns=["run", "text", "tokens", "other", "loss", "n_params", "offset"])
     facts = table[["run", "tokens", "loss", "n_params", "warm", "seed"]]

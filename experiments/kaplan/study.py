@@ -21,10 +21,11 @@ from experiments.kaplan.fits import Fits, fit_all, grid, overfitting
 from experiments.kaplan.runs_table import checkpoints, curves_of_sizes, ends, of_set
 from experiments.shared import Findings, Runs, Study
 from tsl_jax.laws import CRITICAL_BATCH, KAPLAN_NS
-from tsl_jax.scaling import Ladder, fit_ladder
+from tsl_jax.scaling import Ladder, fit_ladder, tokens_needed
 from tsl_jax.scaling.ladder import losses
 
 LEVEL = 0.9
+LOST = 0.02  # by overfitting, the paper's spread of seeds
 HALF = 0.5  # of the tokens of a curve, from which its end is predicted
 DATA_SET = {"tokens": "data_tokens"}  # which in L(D), L(N, D) is D, not the tokens seen
 CURVE = ("set", "run", "n_params", "batch_tokens", "unique_tokens", "tokens", "loss")
@@ -91,6 +92,13 @@ def exponents(fits: Fits) -> pd.DataFrame:
     add("alpha_B", CRITICAL_BATCH.name, fits.critical["alpha_B"], alphas, paper)
     add("1/alpha_B", CRITICAL_BATCH.name, 1 / fits.critical["alpha_B"], 1 / alphas, 1 / paper)
     return pd.DataFrame(rows)
+
+
+def data_needed(fits: Fits) -> pd.DataFrame:
+    """The data set at which a size loses 2 % by overfitting, by the fitted L(N, D), with its interval."""
+    sizes = sorted(fits.size_data.runs.n_params.unique())
+    names = {"tokens": "data_tokens", "low": "data_tokens_low", "high": "data_tokens_high"}
+    return fits.size_data.data_needed(sizes, LOST, LEVEL).rename(columns=names)
 
 
 def curve_ends(fits: Fits) -> pd.DataFrame:
@@ -178,6 +186,7 @@ def analyse(runs: Runs) -> Findings:
         "overfitting": overfitting(table).rename(columns=DATA_SET)[
             ["run", "n_params", "data_tokens", "loss", "free_loss", "above"]
         ],
+        "data_needed": data_needed(fits),
         "batch": batch_table(fits, noise),
         "curve_ends": curve_ends(fits),
         "sample_efficiency": comparisons.tokens_to_losses(table),
@@ -251,6 +260,12 @@ def notes(fits: Fits, tables: Mapping[str, pd.DataFrame], spread: float) -> list
         f"L(N, S_min) leaves {rms(fits.size_steps):.1%} (rms) of the loss of {len(fits.size_steps.runs)} checkpoints; "
         f"L(N, D) {rms(fits.size_data):.1%} of {len(fits.size_data.runs)} early stops. Seeds differ by {spread:.1%}.",
     ]
+    needed = tables["data_needed"].iloc[-1]
+    sentences.append(
+        f"To lose {LOST:.0%} by overfitting, {needed.n_params:,.0f} parameters take {needed.data_tokens:.2g} tokens "
+        f"[{needed.data_tokens_low:.2g}, {needed.data_tokens_high:.2g}] by our L(N, D); by the paper's constants "
+        f"{tokens_needed(needed.n_params, LOST):.2g}."
+    )
     if fits.trade.constants is None:
         sentences.append("The batch sizes do not tell B_crit(L): the paper's constants stand in for it.")
     if len(checked):
