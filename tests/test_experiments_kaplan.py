@@ -21,7 +21,7 @@ from tsl_jax.sweeps import read_sweep
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 POSITION = np.arange(1, 9)
 SIZES = {"1x8": 888.0, "1x16": 3312.0, "2x24": 14496.0, "2x48": 56640.0, "3x80": 233680.0, "4x128": 793344.0}
-CRITICAL = {"B_star": 2e6, "alpha_B": 0.5}
+CRITICAL = {"B_star": 2e5, "alpha_B": 0.5}
 NS = {"N_c": 1e8, "S_c": 30.0, "alpha_N": 0.09, "alpha_S": 0.7}
 ND = {"N_c": 1e8, "D_c": 3e6, "alpha_N": 0.09, "alpha_D": 0.12}
 NOISE = 0.002
@@ -65,11 +65,11 @@ def planted() -> Runs:
 
     for model, size in SIZES.items():
         for seed in (0, 1) if model == "2x24" else (0,):
-            tokens, loss = along(size, 2e7, 2048)
-            noise = {"tokens": tokens.astype(int).tolist(), "training_loss": loss.tolist()}
+            tokens, loss = along(size, 3e7 * (SIZES["2x24"] / size) ** 0.5, 2048)
+            noise: dict[str, list[float]] = {"tokens": tokens.astype(int).tolist(), "training_loss": loss.tolist()}
             noise["noise_scale"] = (CRITICAL["B_star"] / loss ** (1 / CRITICAL["alpha_B"])).tolist()
             add(f"size-{model}@{seed}", size, 2048, tokens, loss, other=0.5, gradient_noise=noise)
-    for batch in 2.0 ** np.arange(13, 20):
+    for batch in 2.0 ** np.arange(11, 18):
         tokens, loss = along(SIZES["2x24"], 3e3 * batch, batch)
         add(f"batch-2x24-{batch:.0f}", SIZES["2x24"], batch, tokens, loss)
     seen = np.geomspace(1e5, 4e6, 12)

@@ -168,7 +168,7 @@ def convergence(optima: pd.DataFrame) -> Claim:
 
 def batch(trades: pd.DataFrame, exponents: pd.DataFrame) -> Claim:
     """The exponent of B_crit(L), and the noise scale beside it."""
-    power = exponents.set_index("quantity").loc["1/alpha_B"]
+    power = exponents[exponents.law == "critical_batch"].set_index("quantity").loc["1/alpha_B"]
     known = trades.dropna(subset=["noise_scale"])
     factor = float(np.exp(np.log(known.noise_scale / known.b_crit).mean())) if len(known) else np.nan
     apart = max(factor, 1 / factor) if np.isfinite(factor) else np.nan

@@ -11,7 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from experiments.kaplan.fits import Fits
-from experiments.kaplan.runs_table import SPLIT, curves_of_sizes, ends, of_set
+from experiments.kaplan.runs_table import SPLIT, curves_of_sizes, ends, of_set, plain
 from experiments.shared import Runs
 from experiments.shared.paired_differences import equivalence
 
@@ -39,12 +39,21 @@ def seed_noise(table: pd.DataFrame) -> float:
 
 
 def shapes(table: pd.DataFrame, alpha_n: float) -> pd.DataFrame:
-    """Final losses of the shapes, each moved along L(N) to the size of the base, relative to it: `excess`.
+    """Final losses of the shapes, each moved along L(N) to the size of the base, relative to it: `above`.
 
-    The base is the shape without a variant whose size most of the others have: the first of the plan.
+    The base, in the first row, is the variant base, mean over its seeds; where the plan has none it is the run of the
+    set size whose number of parameters is nearest, at the same tokens: rates are constant, so that it is the same run.
     """
     last = ends(of_set(table, "shape"))
     means = last.groupby(["model", "variant"], sort=False)[["n_params", "loss"]].mean().reset_index()
+    if "base" not in set(means.variant):
+        sizes = ends(plain(of_set(table, "size")))
+        nearest = sizes.loc[np.log(sizes.n_params / last.n_params.median()).abs().idxmin()]
+        curve = table[table.run == nearest["run"]].sort_values("tokens")
+        loss = float(np.interp(np.log(last.tokens.min()), np.log(curve.tokens), curve.loss))
+        facts = {"model": nearest.model, "variant": "base", "n_params": nearest.n_params, "loss": loss}
+        means = pd.concat([pd.DataFrame([facts]), means], ignore_index=True)
+    means = means.sort_values("variant", key=lambda names: names != "base", kind="stable").reset_index(drop=True)
     base = means.iloc[0]
     at_size = means.loss * (means.n_params / base.n_params) ** alpha_n
     name = (means.model + " " + means.variant).str.strip()

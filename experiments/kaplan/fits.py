@@ -61,8 +61,9 @@ class Fits:
 
     Attributes:
         size, data, size_data, size_steps: ladders of the laws. compute, compute_min: power laws of the least loss.
-        trade: steps against tokens over batch sizes. critical: constants of B_crit(L) in use; of the paper's where the
-            runs do not tell. critical_draws: (resample, 2), B_star and alpha_B over resampled runs.
+        trade: steps against tokens over batch sizes. trade_draws: (resample, 2), its B_star and alpha_B over resamples.
+        critical: constants of B_crit(L) in S_min and C_min: of the gradient noise scale along runs, which covers the
+            losses of all sizes; else of the batch sizes; else the paper's. critical_draws: the same over resamples.
         minimal: checkpoints of the sizes with steps_min and pf_days_min. optima: the best size at each budget.
         allocation: a row a quantity: exponents over C_min by constants and fitted, ours with intervals and the paper's.
     """
@@ -74,6 +75,7 @@ class Fits:
     size_data: Ladder
     size_steps: Ladder
     trade: BatchTrade
+    trade_draws: np.ndarray
     critical: Mapping[str, float]
     critical_draws: np.ndarray
     minimal: pd.DataFrame
@@ -81,11 +83,13 @@ class Fits:
     allocation: pd.DataFrame
 
 
-def fit_all(table: pd.DataFrame) -> Fits:
-    """Every law, in the order in which they need each other."""
+def fit_all(table: pd.DataFrame, noise: pd.DataFrame) -> Fits:
+    """Every law, in the order in which they need each other; noise: of runs, columns run, loss, noise_scale."""
     sizes = curves_of_sizes(table)
-    trade, draws = batch_trade(of_set(table, "batch"))
-    critical = trade.constants or CRITICAL_BATCH.published
+    trade, trade_draws = batch_trade(of_set(table, "batch"))
+    critical, draws = trade.constants or CRITICAL_BATCH.published, trade_draws
+    if len(noise):
+        critical, draws = noise_law(noise)
     minimal = with_minimal(sizes, critical)
     size_steps = fit_ladder(KAPLAN_NS, minimal[minimal.warm], group="run", resamples=RESAMPLES)
     optima = best_sizes(minimal, critical)
@@ -97,6 +101,7 @@ def fit_all(table: pd.DataFrame) -> Fits:
         size_data=fit_ladder(KAPLAN_ND, grid(table), group="run", resamples=RESAMPLES),
         size_steps=size_steps,
         trade=trade,
+        trade_draws=trade_draws,
         critical=critical,
         critical_draws=draws,
         minimal=minimal,
@@ -135,9 +140,11 @@ def grid(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def data_sets(table: pd.DataFrame) -> pd.DataFrame:
-    """L(D): the largest model of the grid, on the data sets that are repeated."""
+    """L(D): the model of the grid with the most data sets that are repeated, the largest of those."""
     stopped = grid(table)
-    return stopped[(stopped.n_params == stopped.n_params.max()) & stopped.repeats].reset_index(drop=True)
+    repeated = stopped[stopped.repeats]
+    sets = repeated.groupby("n_params").size()
+    return repeated[repeated.n_params == sets[sets == sets.max()].index.max()].reset_index(drop=True)
 
 
 def overfitting(table: pd.DataFrame) -> pd.DataFrame:
@@ -170,6 +177,19 @@ def batch_trade(curves: pd.DataFrame) -> tuple[BatchTrade, np.ndarray]:
         if len(drawn) >= FEWEST_BATCHES:
             draws.append(critical_constants(trade.points[trade.points.run.isin(drawn)]))
     return trade, np.array(draws).reshape(-1, 2)
+
+
+def noise_law(noise: pd.DataFrame) -> tuple[dict[str, float], np.ndarray]:
+    """B_star and alpha_B of the gradient noise scale over the loss, by a line of logs; the same over resampled runs."""
+
+    def constants(part: pd.DataFrame) -> tuple[float, float]:
+        slope, height = np.polyfit(np.log(part.loss), np.log(part.noise_scale), 1)
+        return (float(np.exp(height)), float(-1 / slope)) if slope < 0 else (np.nan, np.nan)
+
+    names, random = noise.run.unique(), np.random.default_rng(0)
+    parts = {name: noise[noise.run == name] for name in names}
+    draws = [constants(pd.concat([parts[k] for k in random.choice(names, len(names))])) for _ in range(RESAMPLES)]
+    return dict(zip(CRITICAL_BATCH.params, constants(noise), strict=True)), np.array(draws)
 
 
 def critical_constants(points: pd.DataFrame) -> tuple[float, float]:

@@ -131,8 +131,9 @@ def critical_batch(fits: Fits, noise: pd.DataFrame) -> Any:
     trades = fits.trade.trades[fits.trade.trades.usable]
     entries = {}
     for k, (size, part) in enumerate(noise.groupby("n_params")):
+        mean = np.exp(np.log(part[["loss", "noise_scale"]]).groupby(part.tokens).mean())  # over seeds
         entries[f"noise scale, {scale_name(float(str(size)))}"] = panel.plot(
-            part.loss, part.noise_scale, color=colour(k + 1), marker=marker(k + 1), linewidth=0.7, markersize=2
+            mean.loss, mean.noise_scale, color=colour(k + 1), marker=marker(k + 1), linewidth=0.7, markersize=2
         )[0]
     bars = trades.b_crit * (np.exp(trades.log_b_crit_se) - 1), trades.b_crit * (1 - np.exp(-trades.log_b_crit_se))
     entries["from batch sizes"] = panel.errorbar(
@@ -140,10 +141,9 @@ def critical_batch(fits: Fits, noise: pd.DataFrame) -> Any:
     )
     at = np.geomspace(*_range(trades.loss, noise.loss), 50)
     law = fits.critical["B_star"] / at ** (1 / fits.critical["alpha_B"])
-    entries["power law"] = panel.plot(at, law, color=colour(0), linestyle="--")[0]
-    values = np.concatenate([trades.b_crit, noise.noise_scale, law])
-    log_axis(panel.xaxis, at, margin=1.03, most=6)
-    log_axis(panel.yaxis, values, margin=1.3)
+    entries["power law of the noise scale"] = panel.plot(at, law, color=colour(0), linestyle="--")[0]
+    log_axis(panel.xaxis, at, margin=1.03, most=8)
+    log_axis(panel.yaxis, np.concatenate([trades.b_crit, noise.noise_scale, law]), margin=1.3)
     panel.invert_xaxis()
     panel.set(xlabel="training loss (nats/token)", ylabel="critical batch (tokens)")
     legend_above(figure, entries)
@@ -184,14 +184,15 @@ def allocation(fits: Fits) -> Any:
     x = fits.optima.pf_days_min.to_numpy()
     for panel, (quantity, label) in zip(panels, names.items(), strict=True):
         y = fits.optima[quantity].to_numpy()
+        panel.set(xlabel=COMPUTE_MIN, ylabel=label)
+        if not len(x):
+            continue
         entries["best of the runs"] = panel.plot(x, y, color=INK, marker="o", linestyle="none")[0]
         kinds = {"fitted": "fitted", "from_constants": "by our constants", "paper_fitted": "the paper's, fitted"}
         for k, (column, name) in enumerate(kinds.items()):
             middle = np.exp(np.log(x).mean()), np.exp(np.log(y).mean())
             entries[name] = panel.plot(x, middle[1] * (x / middle[0]) ** rows.loc[quantity, column], **line(k))[0]
-        if len(x):
-            log_axis(panel.xaxis, x, margin=1.2, most=4)
-            log_axis(panel.yaxis, y, margin=1.6, most=4)
-        panel.set(xlabel=COMPUTE_MIN, ylabel=label)
+        log_axis(panel.xaxis, x, margin=1.2, most=4)
+        log_axis(panel.yaxis, y, margin=1.6, most=4)
     legend_above(figure, entries)
     return figure

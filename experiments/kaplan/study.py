@@ -88,9 +88,13 @@ def exponents(fits: Fits) -> pd.DataFrame:
         ratio = draws[:, places[0]] / draws[:, places[1]]
         of_paper = published[names[0]] / published[names[1]]
         add("/".join(names), ladder.law.name, float(own[names[0]] / own[names[1]]), ratio, of_paper)
-    alphas, paper = fits.critical_draws[:, 1], CRITICAL_BATCH.published["alpha_B"]
-    add("alpha_B", CRITICAL_BATCH.name, fits.critical["alpha_B"], alphas, paper)
-    add("1/alpha_B", CRITICAL_BATCH.name, 1 / fits.critical["alpha_B"], 1 / alphas, 1 / paper)
+    paper, of_batches = CRITICAL_BATCH.published["alpha_B"], fits.trade.constants or {"alpha_B": np.nan}
+    for law, alpha, draws in (
+        (CRITICAL_BATCH.name, of_batches["alpha_B"], fits.trade_draws[:, 1]),
+        ("noise_scale", fits.critical["alpha_B"], fits.critical_draws[:, 1]),
+    ):
+        add("alpha_B", law, alpha, draws, paper)
+        add("1/alpha_B", law, 1 / alpha, 1 / draws, 1 / paper)
     return pd.DataFrame(rows)
 
 
@@ -176,8 +180,8 @@ def rates(table: pd.DataFrame) -> pd.DataFrame:
 def analyse(runs: Runs) -> Findings:
     """Every table, claim and figure of the plan."""
     table = checkpoints(runs)
-    fits = fit_all(table)
     noise, pairs, spread = gradient_noise(runs, table), comparisons.offsets(runs, table), comparisons.seed_noise(table)
+    fits = fit_all(table, noise)
     tables = {
         "exponents": exponents(fits),
         "laws": laws(fits),
@@ -266,8 +270,9 @@ def notes(fits: Fits, tables: Mapping[str, pd.DataFrame], spread: float) -> list
         f"[{needed.data_tokens_low:.2g}, {needed.data_tokens_high:.2g}] by our L(N, D); by the paper's constants "
         f"{tokens_needed(needed.n_params, LOST):.2g}."
     )
-    if fits.trade.constants is None:
-        sentences.append("The batch sizes do not tell B_crit(L): the paper's constants stand in for it.")
+    if not len(tables["gradient_noise"]):
+        source = "paper's constants" if fits.trade.constants is None else "batch sizes"
+        sentences.append(f"No run has logged its gradient noise: S_min and C_min are by B_crit(L) of the {source}.")
     if len(checked):
         better = checked[checked.above < 0]
         sentences.append(
