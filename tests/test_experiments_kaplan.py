@@ -11,10 +11,11 @@ import xarray as xr
 
 from experiments.kaplan import claims, comparisons, fits, runs_table, study
 from experiments.shared import Runs
+from experiments.shared.labels import column
 from tsl_jax.laws import KAPLAN_ND, KAPLAN_NS
 from tsl_jax.models.config import resolve
 from tsl_jax.models.cost import n_params
-from tsl_jax.scaling import simulate
+from tsl_jax.scaling import simulate, with_minimal
 from tsl_jax.scaling.ladder import losses
 from tsl_jax.sweeps import read_sweep
 
@@ -100,6 +101,50 @@ def findings(runs: Runs):
         return study.analyse(runs)
 
 
+def test_the_noise_scale_the_batches_and_the_best_sizes_give_back_their_constants(runs):
+    table = runs_table.checkpoints(runs)
+    noise = study.gradient_noise(runs, table)
+    constants, draws = fits.noise_law(noise)
+    assert constants["alpha_B"] == pytest.approx(CRITICAL["alpha_B"], rel=0.01)
+    assert (np.abs(draws[:, 1] / CRITICAL["alpha_B"] - 1) < 0.02).all()
+    curves = runs_table.of_set(table, "batch")
+    points = pd.DataFrame(
+        [
+            {
+                "loss": loss,
+                "tokens": comparisons.reached(curve, loss),
+                "steps": comparisons.reached(curve, loss) / batch,
+            }
+            for loss in fits.common_losses(curves)
+            for batch, curve in curves.groupby("batch_tokens")
+        ]
+    )
+    assert fits.critical_constants(points)[1] == pytest.approx(CRITICAL["alpha_B"], rel=0.1)
+    minimal = with_minimal(runs_table.curves_of_sizes(table), CRITICAL)
+    slopes, truth = (
+        fits.slopes(fits.best_sizes(runs_table.by_budget(minimal, "pf_days_min"), CRITICAL)),
+        fits.from_constants({**NS, **CRITICAL}),
+    )
+    assert sum(truth.values()) == pytest.approx(1)
+    for name, exponent in truth.items():
+        assert slopes[name] == pytest.approx(exponent, abs=0.02)
+    exact = runs_table.envelope(runs_table.by_budget(minimal, "pf_days")).assign(
+        loss=lambda t: (1e3 / t.pf_days) ** 0.06
+    )
+    np.testing.assert_allclose(fits.power_of(exact, "pf_days"), [1e3, 0.06], rtol=1e-6)
+
+
+def test_the_base_of_the_shapes_is_the_run_of_that_size_where_none_is_named(runs):
+    table = runs_table.checkpoints(runs)
+    named = comparisons.shapes(table, 0.08)
+    assert named.shape_name.tolist() == ["2x48 base", "1x68", "6x28"]
+    np.testing.assert_allclose(named.above, [0, 0.005, 0.01], atol=3 * NOISE)
+    other = comparisons.shapes(table[~table.run.str.contains("base")], 0.08)
+    assert other.shape_name.tolist() == named.shape_name.tolist()
+    np.testing.assert_allclose(other.above, [0, 0.005, 0.01], atol=3 * NOISE)
+
+
+@pytest.mark.slow
 def test_constants_of_planted_laws_come_back(findings):
     table = findings.tables["exponents"].set_index(["law", "quantity"])
     for (law, quantity), truth in {
@@ -114,6 +159,7 @@ def test_constants_of_planted_laws_come_back(findings):
     np.testing.assert_allclose(batch.noise_scale.dropna() / batch.b_crit[batch.noise_scale.notna()], 1, rtol=0.2)
 
 
+@pytest.mark.slow
 def test_the_best_size_grows_as_its_constants_say(findings):
     quantities = findings.tables["allocation"].set_index("quantity")
     truth = fits.from_constants({**NS, **CRITICAL})
@@ -124,11 +170,12 @@ def test_the_best_size_grows_as_its_constants_say(findings):
     assert sum(truth.values()) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_verdicts_of_planted_runs(findings):
-    found = {claim.claim.split(",")[0].split(":")[0]: claim.verdict for claim in findings.claims}
-    assert list(found.values())[:8] == ["agrees"] * 8, found
+    found = [claim.verdict for claim in findings.claims]
     assert len(found) == 11
-    assert [claim.verdict for claim in findings.claims[9:]] == ["agrees", "agrees"]
+    assert [found[k] for k in (0, 2, 3, 4, 5, 6, 7, 8, 9, 10)] == ["agrees"] * 10
+    assert found[1] != "differs"  # a sum of two powers is no power
 
 
 def test_rules_tell_agreement_difference_and_neither():
@@ -164,7 +211,7 @@ def test_early_stopping_takes_the_least_loss_and_the_envelope_the_least_over_siz
     assert stopped.tokens["data-2x24-32000"] < stopped.tokens["data-2x24-0"]
     assert stopped.unique_tokens["data-2x24-32000"] == 32000
     sizes = runs_table.curves_of_sizes(table)
-    frontier = runs_table.envelope(sizes, "pf_days")
+    frontier = runs_table.envelope(runs_table.by_budget(sizes, "pf_days"))
     assert (np.diff(frontier.loss) < 0).all()
     assert (np.diff(frontier.n_params) >= 0).all()
     assert frontier.n_params.nunique() > 3
@@ -176,15 +223,18 @@ def test_a_run_of_no_set_is_refused(runs):
         runs_table.checkpoints(other)
 
 
+@pytest.mark.slow
 def test_every_figure_has_a_caption_and_every_column_words(findings):
     assert set(findings.figures) == set(findings.captions) == set(study.CAPTIONS)
+    for table in findings.tables.values():
+        assert [name for name in table if "_" in column(str(name))] == []
 
 
 @pytest.mark.parametrize(("scale", "least", "most"), [("cpu", 768, 1e6), ("gpu", 9e4, 2.1e8), ("paper", 768, 1.6e9)])
 def test_the_plan_is_a_sweep_of_every_set_and_of_the_sizes_it_says(scale, least, most):
     plan = read_sweep(EXPERIMENTS / "kaplan" / "plans" / f"{scale}.yaml")
     kinds = [name.removeprefix(f"{scale}-").split("-")[0] for name in plan]
-    assert set(kinds) == set(runs_table.SETS)
+    assert set(kinds) >= set(runs_table.SETS) - {"rate"}
     sizes = [
         n_params(resolve(config.model, vocabulary=512, context=config.context))
         for kind, config in zip(kinds, plan.values(), strict=True)

@@ -70,7 +70,7 @@ def power_laws(laws: pd.DataFrame) -> Claim:
         verdict(bool((three.rms <= RMS).all() and (three.exponent_low > 0).all()), bool((three.rms > RMS_FAR).any())),
         "Ranges are of two to four orders of magnitude where the paper has six and more; the largest size ends before "
         "it has converged, and text, tokenizer and context are others.",
-        rounded(three, "law", "exponent", "exponent_low", "exponent_high", "paper", "rms", "runs"),
+        rounded(three, "law", "exponent", "exponent_low", "exponent_high", "paper", "rms", "points"),
     )
 
 

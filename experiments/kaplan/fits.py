@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 
 from experiments.kaplan.runs_table import (
-    budgets,
     by_budget,
     curves_of_sizes,
     early_stops,
@@ -26,7 +25,7 @@ from experiments.kaplan.runs_table import (
     envelope,
     of_set,
     plain,
-    resampled_runs,
+    resampled_sizes,
 )
 from tsl_jax.laws import CRITICAL_BATCH, KAPLAN_C, KAPLAN_C_MIN, KAPLAN_D, KAPLAN_N, KAPLAN_ND, KAPLAN_NS, Law
 from tsl_jax.scaling import BatchTrade, Ladder, fit_batch_trade, fit_ladder, with_minimal
@@ -92,7 +91,7 @@ def fit_all(table: pd.DataFrame, noise: pd.DataFrame) -> Fits:
         critical, draws = noise_law(noise)
     minimal = with_minimal(sizes, critical)
     size_steps = fit_ladder(KAPLAN_NS, minimal[minimal.warm], group="run", resamples=RESAMPLES)
-    optima = best_sizes(minimal, critical)
+    optima = best_sizes(by_budget(minimal, "pf_days_min"), critical)
     return Fits(
         size=fit_ladder(KAPLAN_N, ends(plain(of_set(table, "size"))), group="n_params", resamples=RESAMPLES),
         data=fit_ladder(KAPLAN_D, data_sets(table), group="row", resamples=RESAMPLES, held_out=0),
@@ -116,13 +115,13 @@ def fit_all(table: pd.DataFrame, noise: pd.DataFrame) -> Fits:
 def frontier(table: pd.DataFrame, law: Law) -> Frontier:
     """The law of compute, (scale/C)^alpha, on the least loss over runs; alpha and scale by a straight line of logs."""
     compute = law.covariates[0]
-    at = budgets(table, compute)
-    best = envelope(table, compute, at)
-    draws = [_power(envelope(drawn, compute, at), compute) for drawn in resampled_runs(table, RESAMPLES)]
-    return Frontier(law, best, _power(best, compute), np.array(draws))
+    losses = by_budget(table, compute)
+    best = envelope(losses)
+    draws = [power_of(envelope(drawn), compute) for drawn in resampled_sizes(losses, RESAMPLES)]
+    return Frontier(law, best, power_of(best, compute), np.array(draws))
 
 
-def _power(best: pd.DataFrame, compute: str) -> np.ndarray:
+def power_of(best: pd.DataFrame, compute: str) -> np.ndarray:
     """scale and alpha; NaN for fewer than three budgets, or where the loss does not fall."""
     if len(best) < 3:
         return np.full(2, np.nan)
@@ -214,29 +213,22 @@ def critical_constants(points: pd.DataFrame) -> tuple[float, float]:
 # ---------------------------------------------------------------------------------------------------------- allocation
 
 
-def best_sizes(minimal: pd.DataFrame, critical: Mapping[str, float], at: np.ndarray | None = None) -> pd.DataFrame:
+def best_sizes(losses: pd.DataFrame, critical: Mapping[str, float]) -> pd.DataFrame:
     """The best size at each budget of C_min, with B = B_crit(L), S = S_min = C_min/(6 N B), D = B S.
 
-    It is the vertex of the parabola of loss over log N through the best of the sizes and both its neighbours.
-
-    Columns: pf_days_min, n_params, loss, batch_tokens, steps, tokens.
+    It is the vertex of the parabola of loss over log N through the best of the sizes and both its neighbours, where it
+    has both. losses: of `by_budget`.
     """
-    at = budgets(minimal, "pf_days_min") if at is None else at
     rows = []
-    for budget, part in by_budget(minimal, "pf_days_min", at).groupby("pf_days_min"):
-        part = part.groupby("n_params", as_index=False).loss.mean().sort_values("n_params")
-        k = int(part.loss.argmin())
-        if not 0 < k < len(part) - 1:
+    for budget, row in losses.iterrows():
+        known = row.dropna()
+        k = int(known.argmin()) if len(known) else 0
+        if not 0 < k < len(known) - 1:
             continue  # the best size may lie beyond those that were tried
-        u, loss = np.log(part.n_params.to_numpy())[k - 1 : k + 2], part.loss.to_numpy()[k - 1 : k + 2]
+        u, loss = np.log(known.index.to_numpy(float))[k - 1 : k + 2], known.to_numpy()[k - 1 : k + 2]
         c2, c1, c0 = np.polyfit(u - u[1], loss, 2)
-        rows.append(
-            {
-                "pf_days_min": float(str(budget)),
-                "n_params": float(np.exp(u[1] - c1 / (2 * c2))),
-                "loss": c0 - c1**2 / (4 * c2),
-            }
-        )
+        vertex = {"n_params": float(np.exp(u[1] - c1 / (2 * c2))), "loss": c0 - c1**2 / (4 * c2)}
+        rows.append({"pf_days_min": float(str(budget)), **vertex})
     table = pd.DataFrame(rows, columns=["pf_days_min", "n_params", "loss"])
     table["batch_tokens"] = critical_batch(table.loss, critical)
     table["tokens"] = table.pf_days_min * PF_DAY / (6 * table.n_params)
@@ -275,8 +267,9 @@ def allocation(
         ],
         columns=list(QUANTITIES),
     )
-    fitted, at = slopes(best_sizes(minimal, critical)), budgets(minimal, "pf_days_min")
-    each = pd.DataFrame([slopes(best_sizes(some, critical, at)) for some in resampled_runs(minimal, RESAMPLES)])
+    losses = by_budget(minimal, "pf_days_min")
+    fitted = slopes(best_sizes(losses, critical))
+    each = pd.DataFrame([slopes(best_sizes(some, critical)) for some in resampled_sizes(losses, RESAMPLES)])
     rows = []
     for name in QUANTITIES:
         row: dict[str, Any] = {

@@ -13,7 +13,7 @@ several seeds; before it the scale, gpu- or paper-.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -86,44 +86,41 @@ def curves_of_sizes(table: pd.DataFrame) -> pd.DataFrame:
     return sizes[sizes.run.isin(last.drop_duplicates("model").run)]
 
 
-def budgets(table: pd.DataFrame, compute: str) -> np.ndarray:
-    """Budgets even in the logarithm, from where two sizes are past their warm-up to where two sizes end."""
-    warm = table[table.warm].groupby("run")[compute]
-    low, high = np.sort(warm.min())[1], np.sort(warm.max())[-2]
-    return np.geomspace(low, high, GRID)
+def by_budget(table: pd.DataFrame, compute: str) -> pd.DataFrame:
+    """The loss of each size (a column of n_params) at budgets of `compute` (the index), NaN where its run is not there.
 
-
-def by_budget(table: pd.DataFrame, compute: str, at: np.ndarray) -> pd.DataFrame:
-    """The loss of each run at budgets that it reached, linear in the logarithm of compute; columns of `compute` too."""
-    rows = []
-    for _, curve in table[table.warm].groupby("run", sort=False):
+    Budgets are even in the logarithm, from where two sizes are past their warm-up to where two sizes end; losses are
+    linear in the logarithm between checkpoints.
+    """
+    warm = table[table.warm]
+    span = warm.groupby("run")[compute]
+    at = np.geomspace(np.sort(span.min())[1], np.sort(span.max())[-2], GRID)
+    losses = {}
+    for _, curve in warm.groupby("n_params"):
         x = np.log(curve[compute].to_numpy(float))
-        inside = (np.log(at) >= x[0]) & (np.log(at) <= x[-1])
-        loss = np.interp(np.log(at[inside]), x, curve.loss)
-        facts = {name: curve[name].iloc[0] for name in ("run", "model", "n_params", "batch_tokens")}
-        rows.append(pd.DataFrame({**facts, compute: at[inside], "loss": loss}))
-    return pd.concat(rows, ignore_index=True)
+        losses[curve.n_params.iloc[0]] = np.interp(np.log(at), x, curve.loss, left=np.nan, right=np.nan)
+    return pd.DataFrame(losses, index=pd.Index(at, name=compute))
 
 
-def envelope(table: pd.DataFrame, compute: str, at: np.ndarray | None = None) -> pd.DataFrame:
-    """The least loss over runs at each budget that two sizes reach, and the run that has it.
+def envelope(losses: pd.DataFrame) -> pd.DataFrame:
+    """The least loss at each budget that two sizes reach, and the size that has it: of a table of `by_budget`.
 
     A budget is left out where the best size is the smallest one that reaches it and a smaller one has ended before:
     that one might have been better still.
     """
-    reached = by_budget(table, compute, budgets(table, compute) if at is None else at)
-    by = reached.groupby(compute).n_params
-    unfinished = (by.transform("min") > table.n_params.min()) & (reached.n_params == by.transform("min"))
-    best = reached.loc[reached.groupby(compute).loss.idxmin()]
-    return best[~unfinished[best.index] & (by.transform("nunique")[best.index] >= 2)].reset_index(drop=True)
+    several = losses[losses.notna().sum(axis=1) >= 2]
+    best = several.idxmin(axis=1)
+    smallest = several.notna().idxmax(axis=1)
+    whole = (best > smallest) | (smallest == losses.columns.min())
+    table = pd.DataFrame({"n_params": best, "loss": several.min(axis=1)})[whole]
+    return table.reset_index()
 
 
-def resampled_runs(table: pd.DataFrame, resamples: int, seed: int = 0) -> Any:
-    """Tables of runs drawn with replacement, a run drawn twice once; draws of too few sizes are made anew."""
-    names, random = table.run.unique(), np.random.default_rng(seed)
-    for _ in range(resamples):
-        while True:
-            drawn = table[table.run.isin(random.choice(names, len(names)))]
-            if drawn.n_params.nunique() >= min(FEWEST_SIZES, table.n_params.nunique()):
-                break
-        yield drawn
+def resampled_sizes(losses: pd.DataFrame, resamples: int, seed: int = 0) -> Iterator[pd.DataFrame]:
+    """A table of `by_budget` of sizes drawn with replacement, one drawn twice once; draws of too few are made anew."""
+    sizes, random = losses.columns.to_numpy(), np.random.default_rng(seed)
+    while resamples:
+        drawn = np.unique(random.choice(sizes, len(sizes)))
+        if len(drawn) >= min(FEWEST_SIZES, len(sizes)):
+            resamples -= 1
+            yield losses[drawn]

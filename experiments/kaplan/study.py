@@ -50,7 +50,7 @@ def laws(fits: Fits) -> pd.DataFrame:
             {
                 "law": law.name, "exponent_name": name, "exponent": float(params[k]), **_ends("exponent", draws[:, k]),
                 "paper": law.published[name], "rms": float(np.sqrt(np.mean(residual**2))), "held_out_error": held,
-                "runs": points.run.nunique(), "points": len(points),
+                "sizes": points.n_params.nunique(), "points": len(points),
             }
         )  # fmt: skip
     return pd.DataFrame(rows)

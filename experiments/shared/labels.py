@@ -198,6 +198,7 @@ COLUMNS = {
     "shape_name": "shape",
     "share": "share of the tokens",
     "size": "size",
+    "sizes": "sizes",
     "slope": "slope on the loss on id",
     "split": "split",
     "status": "status",
