@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from experiments.kaplan.fits import Fits
 from experiments.shared import Claim
 from experiments.shared.paired_differences import DIFFERENT, EQUIVALENT
 from experiments.shared.seeds_and_intervals import interval
@@ -28,8 +27,9 @@ def verdict(agrees: bool, differs: bool) -> str:
     return "agrees" if agrees else "differs" if differs else "undecided"
 
 
-def all_claims(fits: Fits, tables: Mapping[str, pd.DataFrame], noise_of_seeds: float) -> list[Claim]:
-    """The eight conclusions of the paper's summary, then allocation and architectures."""
+def all_claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
+    """The eight conclusions of the paper's summary, then allocation and architectures; of the tables alone."""
+    noise_of_seeds = float(tables["seeds"].seed_spread.iloc[0])
     eight = [
         shape(tables["shapes"], noise_of_seeds),
         power_laws(tables["laws"]),
@@ -37,10 +37,11 @@ def all_claims(fits: Fits, tables: Mapping[str, pd.DataFrame], noise_of_seeds: f
         training_curves(tables["curve_ends"]),
         transfer(tables["transfer"]),
         sample_efficiency(tables["sample_efficiency"]),
-        convergence(tables["convergence"]),
+        convergence(tables.get("convergence", pd.DataFrame())),
         batch(tables["batch"], tables["exponents"]),
     ]
-    return [*eight, allocation(tables["allocation"]), *architectures(tables["architectures"], noise_of_seeds)]
+    others = architectures(tables["architectures"], noise_of_seeds) if "architectures" in tables else []
+    return [*eight, allocation(tables["allocation"]), *others]
 
 
 def shape(shapes: pd.DataFrame, noise_of_seeds: float) -> Claim:

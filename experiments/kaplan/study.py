@@ -199,6 +199,7 @@ def analyse(runs: Runs) -> Findings:
         "architectures": comparisons.architectures(runs, table),
         "transfer": comparisons.transfer(pairs),
         "rates": rates(table),
+        "seeds": pd.DataFrame({"runs": [len(table.run.unique())], "seed_spread": [spread]}),
         "gradient_noise": noise,
         "runs": ends(table)[list(CURVE)],
         "curves": table[list(CURVE)],
@@ -206,7 +207,7 @@ def analyse(runs: Runs) -> Findings:
     kept = {name: part for name, part in tables.items() if len(part)}
     drawn = figures(runs, table, fits, tables, pairs)
     captions = {name: CAPTIONS[name] for name in drawn}
-    return Findings(kept, claims.all_claims(fits, tables, spread), notes(fits, tables, spread), drawn, captions)
+    return Findings(kept, claims.all_claims(kept), notes(fits, tables), drawn, captions)
 
 
 def figures(
@@ -254,15 +255,15 @@ CAPTIONS = {
 }
 
 
-def notes(fits: Fits, tables: Mapping[str, pd.DataFrame], spread: float) -> list[str]:
+def notes(fits: Fits, tables: Mapping[str, pd.DataFrame]) -> list[str]:
     """What the numbers add."""
-    table, checked = tables["exponents"], tables["rates"]
+    table, checked, spread = tables["exponents"], tables["rates"], float(tables["seeds"].seed_spread.iloc[0])
     held = table[table.holds]
     sentences = [
         f"Of {len(table)} exponents the paper's value lies in our {LEVEL:.0%} interval for {len(held)}"
         + (f": {', '.join(f'{row.quantity} of {row.law}' for row in held.itertuples())}." if len(held) else "."),
         f"L(N, S_min) leaves {rms(fits.size_steps):.1%} (rms) of the loss of {len(fits.size_steps.runs)} checkpoints; "
-        f"L(N, D) {rms(fits.size_data):.1%} of {len(fits.size_data.runs)} early stops. Seeds differ by {spread:.1%}.",
+        f"L(N, D) {rms(fits.size_data):.1%} of {len(fits.size_data.runs)} early stops. Seeds differ by {spread:.2%}.",
     ]
     needed = tables["data_needed"].iloc[-1]
     sentences.append(

@@ -192,6 +192,7 @@ COLUMNS = {
     "second_half_worse": "share of cases with the larger error in the second half",
     "seed": "seed",
     "seed_sd": "standard deviation of seeds, nats",
+    "seed_spread": "standard deviation of seeds, relative",
     "seeds": "seeds",
     "seen": "tokens seen at the early stop",
     "set": "set",
