@@ -277,6 +277,7 @@ def allocation(
             "from_constants": constants[name],
             **_ends(drawn[name], "from_constants"),
         }
+        row |= {"usable_resamples": float(each[name].notna().mean())}
         row |= {"paper_from_constants": paper[name], "fitted": fitted[name], **_ends(each[name], "fitted")}
         rows.append(row | {"paper_fitted": FITTED[name]})
     return pd.DataFrame(rows)

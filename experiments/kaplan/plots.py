@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from experiments.kaplan.fits import Fits, grid, overfitting
 from experiments.kaplan.runs_table import curves_of_sizes
@@ -25,6 +26,15 @@ def scale_name(value: float) -> str:
         if value >= factor:
             return f"{value / factor:.3g}{unit}"
     return f"{value:.0f}"
+
+
+def loss_axis(panel: Any, values: Any) -> None:
+    """A logarithmic axis of losses, which span a factor of two at most: ticks at tenths, fifths or halves of a nat."""
+    log_axis(panel.yaxis, values, margin=1.03)
+    low, high = panel.get_ylim()
+    step = next((step for step in (0.1, 0.2, 0.5) if (high - low) / step <= 6), 1.0)
+    panel.yaxis.set_major_locator(FixedLocator((np.arange(np.ceil(low / step), high / step) * step).tolist()))
+    panel.yaxis.set_minor_locator(NullLocator())
 
 
 def curve(law: Law, params: Any, **x: Any) -> np.ndarray:
@@ -51,7 +61,7 @@ def one_at_a_time(table: pd.DataFrame, fits: Fits) -> Any:
         (by_compute, COMPUTE, sizes[sizes.warm].loss), (by_data, "data set (tokens)", fits.data.runs.loss),
         (by_size, SIZE, fits.size.runs.loss),
     ):  # fmt: skip
-        log_axis(panel.yaxis, loss, margin=1.04)
+        loss_axis(panel, loss)
         panel.set_xlabel(name)
     by_compute.set_ylabel(LOSS)
     legend_above(figure, {"least loss": own, "power law": law})
@@ -94,10 +104,10 @@ def size_and_data(table: pd.DataFrame, fits: Fits) -> Any:
     at = np.geomspace(x.min(), x.max(), 60)
     collapse.plot(at, 100 * ((1 + at) ** c.alpha_D - 1), color=INK, linewidth=1)
     log_axis(family.xaxis, cells.tokens)
-    log_axis(family.yaxis, cells.loss, margin=1.04)
+    loss_axis(family, cells.loss)
     log_axis(collapse.xaxis, at)
     family.set(xlabel="data set (tokens)", ylabel="loss at early stop (nats/token)")
-    collapse.set(xlabel=r"$(N/N_c)^{\alpha_N/\alpha_D}\,D_c/D$", ylabel="loss above that of unlimited data (%)")
+    collapse.set(xlabel=r"$(N/N_c)^{\alpha_N/\alpha_D}\,D_c/D$", ylabel="excess loss (%)")
     legend_above(figure, entries, SIZE)
     return figure
 
@@ -107,17 +117,18 @@ def hyperbolas(fits: Fits) -> Any:
     """Steps against tokens at fixed losses."""
     figure, ((panel,),) = sheet(SINGLE, 0.8 * SINGLE)
     points, trades = fits.trade.points, fits.trade.trades
-    for (loss, part), shade in zip(points.groupby("loss"), sequential(points.loss.nunique()), strict=True):
+    groups = list(points.groupby("loss"))
+    for k, ((loss, part), shade) in enumerate(zip(groups, sequential(len(groups)), strict=True)):
         panel.plot(part.steps, part.tokens, color=shade, marker="o", linestyle="none")
         trade = trades[np.isclose(trades.loss, float(str(loss)))]
         if len(trade):
             s_min, e_min = float(trade.s_min.iloc[0]), float(trade.e_min.iloc[0])
             steps = np.geomspace(max(part.steps.min() * 0.9, 1.02 * s_min), part.steps.max() * 1.1, 80)
             panel.plot(steps, e_min * steps / (steps - s_min), color=shade, linewidth=0.9)
+        if k in (0, len(groups) - 1):  # the others lie between
             x, y = part.loc[part.steps.idxmax(), ["steps", "tokens"]]
-            panel.annotate(
-                f"{float(str(loss)):.2f}", (x, y), xytext=(3, -2), textcoords="offset points", fontsize=6, color=shade
-            )
+            text = f"{float(str(loss)):.2f} nats"
+            panel.annotate(text, (x, y), xytext=(4, -2), textcoords="offset points", fontsize=7, color=shade)
     log_axis(panel.xaxis, points.steps, margin=1.5)
     log_axis(panel.yaxis, points.tokens, margin=1.3)
     panel.set(xlabel="steps $S$", ylabel="tokens $E = BS$")
@@ -169,7 +180,7 @@ def size_and_steps(fits: Fits) -> Any:
         law = curve(fits.size_steps.law, params, n_params=np.full(50, float(str(size))), steps_min=at)
         panel.plot(at, law, color=shade, linewidth=0.9)
     log_axis(panel.xaxis, warm.steps_min)
-    log_axis(panel.yaxis, warm.loss, margin=1.04)
+    loss_axis(panel, warm.loss)
     panel.set(xlabel="$S_{min}$ (steps)", ylabel=LOSS)
     legend_above(figure, entries, SIZE)
     return figure

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from experiments.kaplan.plots import HEIGHT, LOSS, scale_name
+from experiments.kaplan.plots import HEIGHT, LOSS, loss_axis, scale_name
 from tsl_jax.reporting.plots.axes import legend_above, log_axis, panel_title, position_axis
 from tsl_jax.reporting.plots.style import DOUBLE, INK, MUTED, SINGLE, line, marker, sequential, sheet, styled
 
@@ -87,7 +87,7 @@ def efficiency(curves: pd.DataFrame, convergence: pd.DataFrame) -> Any:
     for (size, part), shade in zip(groups, sequential(len(groups)), strict=True):
         entries[scale_name(float(str(size)))] = left.plot(part.tokens, part.loss, color=shade, linewidth=1)[0]
     log_axis(left.xaxis, curves[curves.warm].tokens)
-    log_axis(left.yaxis, curves[curves.warm].loss, margin=1.04)
+    loss_axis(left, curves[curves.warm].loss)
     left.set(xlabel="tokens seen", ylabel=LOSS)
     right.plot(convergence.pf_days_min, 100 * convergence.above_convergence, color=INK, marker="o", linestyle="none")
     if len(convergence):
