@@ -110,7 +110,7 @@ COLUMNS = {
     "log_b_crit_se": "standard error of log critical batch",
     "log_likelihood_ratio": "log likelihood ratio for the hyperbola",
     "log_likelihood_ratio_median": "log likelihood ratio for the hyperbola (median)",
-    "loss": "loss, nats",
+    "loss": "loss",
     "loss_at_size": "loss at the base's size, nats",
     "loss_of_rule": "loss at the rule's rate, nats",
     "low": "lower end",
