@@ -237,7 +237,7 @@ def architectures(pairs: pd.DataFrame, noise_of_seeds: float) -> list[Claim]:
                 "Universal minus Transformer, nats: "
                 + "; ".join(f"{r.n_params:,.0f} parameters {r.mean_difference:+.3f}" for r in universal.itertuples()),
                 verdict(bool((universal.mean_difference < far).all()), bool((universal.mean_difference > far).any())),
-                "Two to four passes of one block here, at the same tokens.",
+                "A few passes of one block, at the same tokens: more compute for each parameter.",
                 rounded(universal, "n_params", "loss", "transformer", "mean_difference"),
             )
         )

@@ -174,6 +174,16 @@ def rates(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def as_kept(table: pd.DataFrame) -> pd.DataFrame:
+    """The table as its file has it, so that the claims follow from the files: eight digits, whole numbers of parameters."""
+    table = table.copy()
+    for name in table.select_dtypes("float"):
+        table[name] = [float(f"{value:.8g}") for value in table[name]]
+        if name.startswith("n_params") and (table[name] % 1 == 0).all():
+            table[name] = table[name].astype(int)
+    return table
+
+
 # ---------------------------------------------------------------------------------------------------- the conclusions
 
 
@@ -204,7 +214,7 @@ def analyse(runs: Runs) -> Findings:
         "runs": ends(table)[list(CURVE)],
         "curves": table[list(CURVE)],
     }
-    kept = {name: part for name, part in tables.items() if len(part)}
+    kept = {name: as_kept(part) for name, part in tables.items() if len(part)}
     drawn = figures(runs, table, fits, tables, pairs)
     captions = {name: CAPTIONS[name] for name in drawn}
     return Findings(kept, claims.all_claims(kept), notes(fits, tables), drawn, captions)
