@@ -198,8 +198,8 @@ def allocation(quantities: pd.DataFrame) -> Claim:
         "N .73, B .24, S .03 fitted (figure 14); .68, .25, .07 by the constants",
         words,
         verdict(bool(size.fitted_low > 0.5), bool(size.fitted_high < 0.5)),
-        f"Intervals are of the {size.usable_resamples:.0%} of the resamples whose best size lies between others at three "
-        "budgets or more. Later work (Hoffmann et al. 2022) found .5.",
+        f"Intervals are of the {size.usable_resamples:.0%} of the resamples whose best size lies between others at "
+        "three budgets or more. Later work (Hoffmann et al. 2022) found .5.",
         rounded(quantities, *quantities.columns),
     )
 

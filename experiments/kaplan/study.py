@@ -175,7 +175,7 @@ def rates(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def as_kept(table: pd.DataFrame) -> pd.DataFrame:
-    """The table as its file has it, so that the claims follow from the files: eight digits, whole numbers of parameters."""
+    """The table as its file has it, so that claims follow from the files: eight digits, whole numbers of parameters."""
     table = table.copy()
     for name in table.select_dtypes("float"):
         table[name] = [float(f"{value:.8g}") for value in table[name]]
