@@ -41,15 +41,11 @@ def llm_c(steps=STEPS) -> str:
 
 
 def modded(steps=STEPS) -> str:
-    source = (
-        'import os\nprint(f"step:{step}/{n} val_loss:{val_loss:.4f} train_time:{t:.0f}ms")\n    step:5/9 val_loss:1.0\n'
-    )
+    source = 'import os\nprint(f"step:{step}/{n} val_loss:{val_loss:.4f} train_time:{t:.0f}ms")\n    step:5/9 val_loss:1.0\n'
     lines = [source + "=" * 100]
     for s in steps:
         if s in EVALS:
-            lines.append(
-                f"step:{s}/950 val_loss:{val(s):.4f} train_time:{s * 100}ms step_avg:{'nan' if not s else 99}ms"
-            )
+            lines.append(f"step:{s}/950 val_loss:{val(s):.4f} train_time:{s * 100}ms step_avg:{'nan' if not s else 99}ms")
         lines.append(f"step:{s}/950 train_loss:{loss(s):.4f} train_time:{s * 100}ms step_avg:363.41ms")
     return "\n".join(lines) + "\n"
 
@@ -70,8 +66,7 @@ def torchtitan(steps=STEPS, colour: bool = True) -> str:
     on, off = ("\x1b[32m", "\x1b[39m") if colour else ("", "")
     head = "[rank0]:[titan] 2025-06-04 08:51:58,557 - root - INFO - "
     lines = [
-        head
-        + f"Trainer is initialized with local batch size 8, global batch size {BATCH}, gradient accumulation steps 1,"
+        head + f"Trainer is initialized with local batch size 8, global batch size {BATCH}, gradient accumulation steps 1,"
         f" sequence length {SEQUENCE}, total steps 950 (warmup 100)"
     ]
     for s in steps:
@@ -109,9 +104,7 @@ def neox(steps=STEPS) -> str:
             f"{lr(s):.3E} | approx flops per GPU: 1 | lm_loss: {loss(s):.6E} | loss scale: 65536.0 |"
         )
         if s in EVALS:
-            lines.append(
-                f" validation results at iteration {s} | lm_loss value: {val(s):.6E} | lm_loss_ppl value: 8.0E+00 | "
-            )
+            lines.append(f" validation results at iteration {s} | lm_loss value: {val(s):.6E} | lm_loss_ppl value: 8.0E+00 | ")
     return "\n".join(lines) + "\n"
 
 
@@ -188,9 +181,7 @@ def wandb_chart(steps=STEPS) -> str:
     runs = ("brisk-pond-1", "calm-sea-2")
     head = ['"Step"'] + [f'"{run} - train/loss{part}"' for run in runs for part in ("", "__MIN", "__MAX")]
     rows = [
-        ",".join(
-            [f'"{s}"', *(f'"{loss(s) + k}"' for k in (0, 0, 0)), *(['"NaN"'] * 3 if s > 500 else [f'"{val(s)}"'] * 3)]
-        )
+        ",".join([f'"{s}"', *(f'"{loss(s) + k}"' for k in (0, 0, 0)), *(['"NaN"'] * 3 if s > 500 else [f'"{val(s)}"'] * 3)])
         for s in steps
     ]
     return "\n".join([",".join(head), *rows]) + "\n"
@@ -230,13 +221,7 @@ def maxtext_json(steps=STEPS) -> str:
 def lingua(steps=STEPS) -> str:
     return "".join(
         json.dumps(
-            {
-                "global_step": s,
-                "acc_step": k,
-                "optim/lr": lr(s),
-                "optim/total_tokens": s * BATCH * SEQUENCE,
-                "loss/out": loss(s),
-            }
+            {"global_step": s, "acc_step": k, "optim/lr": lr(s), "optim/total_tokens": s * BATCH * SEQUENCE, "loss/out": loss(s)}
         )
         + "\n"
         for s in steps

@@ -76,9 +76,7 @@ def test_a_rollback_on_another_grid_leaves_the_abandoned_branch_out(tmp_path: Pa
     assert "left out: --repeated first keeps them" in str(result)
 
 
-APPENDED = [
-    name for name in FORMATS if name not in ("trainer_state.json", "Megatron golden", "Lightning", "W&B history")
-]
+APPENDED = [name for name in FORMATS if name not in ("trainer_state.json", "Megatron golden", "Lightning", "W&B history")]
 
 
 @pytest.mark.parametrize("name", APPENDED)
@@ -141,9 +139,7 @@ def test_rows_logged_by_several_ranks_are_one(tmp_path: Path) -> None:
 
 
 def test_different_losses_of_one_step_are_named(tmp_path: Path) -> None:
-    result = read(
-        tmp_path, csv("100,1000,5.0", "200,2000,4.5", "200,2000,4.4", "300,3000,4.2", header="step,tokens,loss")
-    )
+    result = read(tmp_path, csv("100,1000,5.0", "200,2000,4.5", "200,2000,4.4", "300,3000,4.2", header="step,tokens,loss"))
     assert losses(one(result)) == {1000: 5.0, 2000: 4.4, 3000: 4.2}
     assert "repeated" in codes(result)
 
@@ -210,9 +206,7 @@ def test_bits_per_byte_are_no_nats_per_token(name: str, tmp_path: Path) -> None:
     assert losses(one(result))[2] == pytest.approx(0.9 * np.log(2))
     assert one(result).attrs["split_units"] == {name: "nats/byte"}
     assert losses(one(read(tmp_path, text, bytes_per_token=4)))[2] == pytest.approx(3.6 * np.log(2))
-    assert losses(one(read(tmp_path, text.replace(name, "loss"), loss_unit="bits/token")))[2] == pytest.approx(
-        0.9 * np.log(2)
-    )
+    assert losses(one(read(tmp_path, text.replace(name, "loss"), loss_unit="bits/token")))[2] == pytest.approx(0.9 * np.log(2))
 
 
 @pytest.mark.parametrize("name", ["tokens_B", "tokens (B)", "tokens_in_billions", "billion_tokens", "tokens"])

@@ -116,9 +116,7 @@ def test_databases_of_trackio_and_mlflow_are_read(tmp_path: Path) -> None:
         for run in ("a", "b"):
             for s, metrics in (*rows(), (1000, {"train/loss": "NaN"}), (1050, {"train/loss": "Infinity"})):
                 values = (run * 8, "2026", run, s, json.dumps(metrics))
-                database.execute(
-                    "INSERT INTO metrics (run_id, timestamp, run_name, step, metrics) VALUES (?, ?, ?, ?, ?)", values
-                )
+                database.execute("INSERT INTO metrics (run_id, timestamp, run_name, step, metrics) VALUES (?, ?, ?, ?, ?)", values)
     database.close()
     result = tsl.read_log(tmp_path / "p.db")
     assert list(result.surfaces) == ["a", "b"]
