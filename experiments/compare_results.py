@@ -31,6 +31,7 @@ STUDIES = (
     "learning_dynamics",
     "mid_run_changes",
     "selection_cost",
+    "kaplan",
     "position_weighting",
 )
 DIGITS, SMALL = 5e-4, 1e-7

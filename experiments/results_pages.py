@@ -36,6 +36,7 @@ ORDER = (
     "position_weighting",
     "mid_run_changes",
     "selection_cost",
+    "kaplan",
 )
 # What comes first: (study, figure). The first two are in the paper's form; its numbers of figures were not at hand.
 MAIN = (
@@ -44,6 +45,7 @@ MAIN = (
     ("temporal_fit", "parameters"),
     ("learning_dynamics", "rates_id"),
     ("position_weighting", "overall"),
+    ("kaplan", "one_at_a_time"),
 )
 ROWS = 40  # of a table that is shown whole
 PIXELS = 0.6  # of the page for one of a figure, which has 200 in an inch
@@ -122,6 +124,10 @@ SETUP = (
      "the same, and final errors, intervals, schedule-aware laws, ten seeds, three schedules", "known"),
     ("Position weighting", "head, middle or tail weighed down",
      "the same by .1, and boosted, linear and adaptive weights, a learning-rate sweep for each arm", "reconstructed"),
+    ("Kaplan et al.: models and text", "768 to 1.5e9 parameters, context 1,024, vocabulary 50,257, WebText2",
+     "768 to 786 k of the same shapes, context 128, vocabulary 512, documentation and code", "different"),
+    ("Kaplan et al.: training", "Adam, 2^19 tokens a step, 3,000 steps of warm-up, a cosine to zero; dropout",
+     "Adam, 2,048 tokens, 40 steps, a constant rate by width, early stopping without dropout", "different"),
 )  # fmt: skip
 
 
@@ -179,7 +185,8 @@ def index(finished: Sequence[StudyResults], results: Path) -> str:
     head = paragraph(
         Html(
             "Reproductions of <i>Temporal Scaling Law for Large Language Models</i> (Xiong et al., arXiv 2404.17785) "
-            "at the scale of two CPU cores, negative results included. What is known of the paper and what had to be "
+            "and of <i>Scaling Laws for Neural Language Models</i> (Kaplan et al., arXiv 2001.08361) "
+            "at the scale of two CPU cores, negative results included. What is known of the papers and what had to be "
             'reconstructed: <a href="paper_and_ours.html">paper and ours</a>.'
         )
     )

@@ -190,6 +190,26 @@ def test_an_epoch_has_every_target_once_and_the_next_another_order():
     assert not np.array_equal(epochs[0], epochs[1])
 
 
+def test_a_smaller_data_set_is_repeated_shared_out_by_weight_nested_and_the_same_for_every_seed():
+    both = corpus({"a": 0.75, "b": 0.25}, [400])
+
+    def read(unique: int, seed: int) -> np.ndarray:
+        """The first tokens of four epochs of a data set."""
+        take = batches.sequences(both, [(0, both.mixture)], CONTEXT, seed, unique)
+        return take(0, 4 * unique // CONTEXT)[:, 0]
+
+    small, large = read(8 * CONTEXT, 0), read(16 * CONTEXT, 0)
+    assert np.bincount(np.unique(small) // 1_000_000).tolist() == [6, 2]
+    assert np.bincount(np.unique(large) // 1_000_000).tolist() == [12, 4]
+    assert set(small) < set(large)
+    assert np.unique(small, return_counts=True)[1].tolist() == [4] * 8
+    other = read(8 * CONTEXT, 1)
+    assert set(other) == set(small)
+    assert not np.array_equal(other, small)
+    with pytest.raises(ValueError, match="unique_tokens takes 75,000 of domain 'a', which has 4,990; lower"):
+        read(100_000, 0)
+
+
 def test_a_mixture_names_only_domains_of_the_corpus():
     source = corpus({"a": 1.0}, [100])
     with pytest.raises(ValueError, match="the mixture names 'z', the corpus has a"):

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from experiments.compare_results import cells, main
+from experiments.kaplan import claims as kaplan
 from experiments.position_law import claims as position_law
 from experiments.selection_cost import study as selection_cost
 from experiments.shared.labels import COLUMNS, PATTERNS, column
@@ -28,6 +29,7 @@ CLAIMS = {
     ),
     "temporal_prediction": lambda tables: temporal_prediction.claims(tables["pairs"], "small-cosine"),
     "selection_cost": lambda tables: selection_cost.claims(tables["selection"], tables["costs"]),
+    "kaplan": kaplan.all_claims,
 }
 
 

@@ -12,11 +12,13 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import xarray as xr
 import yaml
 from training_material import small_run, write_words
 
+import tsl_jax as tsl
 from tsl_jax.sweeps import Pool, distribute, read_archive, read_sweep, write_archive
 from tsl_jax.sweeps.archive import read_manifests
 from tsl_jax.sweeps.sweep import cost
@@ -109,7 +111,7 @@ def test_a_mistake_is_refused_with_its_file_and_a_fix(tmp_path, text, message):
 
 
 def test_all_plans_of_experiments_can_be_read_and_a_name_is_one_run():
-    assert len(PLANS) == 12
+    assert len(PLANS) == 15
     named: dict[str, str] = {}
     for path in PLANS:
         for name, config in read_sweep(path).items():
@@ -227,7 +229,7 @@ class Pair:
 @pytest.fixture(scope="module")
 def pools(tmp_path_factory) -> Pair:
     home = tmp_path_factory.mktemp("sweeps")
-    config = small_run(write_words(home / "text"), steps=400)
+    config = replace(small_run(write_words(home / "text"), steps=400), accumulate=2, noise_scale="total")
     both = Pair(config, *(Pool(home / kind / "kept", home / kind / "runs", clusters=2) for kind in ("whole", "broken")))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distribute, "POLL", 0.01)
@@ -260,6 +262,12 @@ def test_a_run_stopped_by_a_deadline_ends_as_one_made_at_once(pools):
     assert first is not None
     assert second is not None
     assert first["final_loss"] == second["final_loss"]
+    noise = first["gradient_noise"]  # at the checkpoints, and of the whole run though it was resumed
+    assert noise == second["gradient_noise"]
+    assert noise["tokens"] == whole.tokens.values.tolist()
+    measured = tsl.noise_scale(pools.whole.runs / "whole").sel(group="total", tokens=noise["tokens"])
+    np.testing.assert_array_equal(np.array(noise["noise_scale"], float), measured.noise_scale)
+    np.testing.assert_array_equal(np.array(noise["training_loss"], float), measured.loss)
     assert (first["name"], second["name"]) == ("whole", "run")
     assert from_dict(TrainConfig, first["config"]) == pools.config
 

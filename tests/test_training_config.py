@@ -62,6 +62,15 @@ def test_a_configuration_file_without_the_newest_entries_has_the_hash_of_one_wit
     assert config_hash(from_dict(TrainConfig, earlier)) == config_hash(TrainConfig(seed=3))
 
 
+def test_runs_on_all_of_the_text_keep_the_files_and_hashes_of_before_there_were_smaller_data_sets() -> None:
+    assert "unique_tokens" not in to_dict(TrainConfig())
+    smaller = TrainConfig(unique_tokens=64_000)
+    assert from_dict(TrainConfig, to_dict(smaller)) == smaller
+    assert config_hash(smaller) != config_hash(TrainConfig())
+    with pytest.raises(ValueError, match="unique_tokens must not be negative, found -1"):
+        validate_config(TrainConfig(unique_tokens=-1))
+
+
 def test_a_linear_decay_is_the_plan_without_a_form() -> None:
     assert lr_plan(OptimizerConfig(schedule="wsd", peak_lr=1e-3), 100, 512) == {
         **{"kind": "wsd", "peak": 1e-3, "warmup_tokens": 1024, "total_tokens": 51_200, "final_ratio": 0.1},

@@ -184,6 +184,13 @@ class Pool:
             "checkpoints": surface.sizes["tokens"],
             "final_loss": {str(split): float(final.sel(split=split)) for split in final.split.values},
         }
+        if config.noise_scale != "off":  # at the checkpoints: metrics.jsonl, a line a step, stays with the run
+            from tsl_jax.training.noise_scale import noise_scale
+
+            noise = noise_scale(run).sel(group="total", tokens=surface.tokens.values)
+            named = {"noise_scale": noise.noise_scale, "training_loss": noise.loss}
+            values = {name: [float(v) if v == v else None for v in array.values] for name, array in named.items()}
+            manifest["gradient_noise"] = {"tokens": surface.tokens.values.tolist(), **values}
         text = json.dumps(manifest, indent=1) + "\n"
         write_atomically(self.kept / f"{name}.json", text)
 

@@ -69,6 +69,7 @@ class TrainConfig:
     position_weights: PositionWeights = field(default_factory=PositionWeights)  # head:16@0.1, a rule, a file
     mesh: MeshConfig = field(default_factory=MeshConfig)
     tokens: int = 2_500_000  # training tokens; whole batches of them are taken
+    unique_tokens: int = 0  # size of the data set: so many tokens of the training text, repeated; 0: all of it
     changes: tuple[str, ...] = ()  # AT:WHAT=VALUE, of lr, batch, mixture, skip: from that share of the run on
     context: int = 64
     batch_size: int = 8  # sequences in a step; small, as short runs want many steps
@@ -93,6 +94,8 @@ def to_dict(config: Any) -> dict[str, Any]:
             del values["spike_sigmas"]
         if config.noise_scale == "off":
             del values["noise_scale"]
+        if not config.unique_tokens:
+            del values["unique_tokens"]
     return values
 
 

@@ -82,16 +82,18 @@ class TrainingRun:
 class DataOrder:
     """The batches of a run in their order: pure functions of seed and step."""
 
-    def __init__(self, timeline: RunTimeline, corpus: corpora.Corpus, seed: int, devices: Mesh | None):
+    def __init__(
+        self, timeline: RunTimeline, corpus: corpora.Corpus, seed: int, devices: Mesh | None, unique_tokens: int = 0
+    ):
         """The order of a timeline, for these devices."""
-        self._corpus, self._seed, self._devices = corpus, seed, devices
+        self._corpus, self._seed, self._devices, self._unique_tokens = corpus, seed, devices, unique_tokens
         self.follow(timeline)
 
     def follow(self, timeline: RunTimeline) -> None:
         """Take the order of another timeline from here on, as after a rollback."""
         starts = [(s.sequence, Mixture(s.mixture) if s.mixture else self._corpus.mixture) for s in timeline.segments]
         mixtures = [(0, starts[0][1]), *(after for before, after in pairwise(starts) if after[1] != before[1])]
-        self._sequences = batches.sequences(self._corpus, mixtures, timeline.context, self._seed)
+        self._sequences = batches.sequences(self._corpus, mixtures, timeline.context, self._seed, self._unique_tokens)
         self._timeline = timeline
 
     def batch(self, step: int, begin: int = 0, after: int = 0) -> np.ndarray:
@@ -136,7 +138,7 @@ def prepare(
         if earlier:
             _check_continued(path, model, corpus, earlier, record["environment"])
         planned, timeline = timeline, _after_rollbacks(timeline, record.get(run_dir.ROLLBACKS, []))
-        data = DataOrder(timeline, corpus, config.seed, devices)
+        data = DataOrder(timeline, corpus, config.seed, devices, config.unique_tokens)
         history = provenance.history(earlier, record["environment"], earlier.get("step", 0))
         model_hash = provenance.model_hash(record["model"])
 
