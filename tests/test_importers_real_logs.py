@@ -33,6 +33,8 @@ def test_whole_folders_are_read(tmp_path: Path) -> None:
     result = tsl.read_log(CURVES / "lr_scheduling" / "runs.csv")
     assert len(result.surfaces) == 158
     assert result.warnings == []
-    ladder = tsl.read_log(CURVES / "olmo_ladder" / "runs.csv", loss="c4_en", run=["size", "chinchilla_multiple", "rerun"])
+    ladder = tsl.read_log(
+        CURVES / "olmo_ladder" / "runs.csv", loss="c4_en", run=["size", "chinchilla_multiple", "rerun"]
+    )
     assert len(ladder.surfaces) == 24
     assert ladder.warnings == []

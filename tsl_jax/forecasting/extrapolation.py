@@ -110,7 +110,7 @@ def extrapolate(
     """
     curves = [_thinned(curve) for curve in (run, *reference_runs)]
     if sum(len(curve.tokens) for curve in curves) < FEWEST:
-        # The highest rate recorded is taken for the end of the warm-up: of a log that begins later that is its first row.
+        # The highest rate recorded is taken for the end of the warm-up: of a log that begins later its first row.
         fix = "where the warm-up was over before the first of them, say so: tsl import --warmup-tokens N"
         raise ValueError(f"forecast: {FEWEST} checkpoints past the warm-up are needed; {fix}")
     # Priors are about (y - start)/unit over clock/reference, so that neither the unit of the loss nor the length of the

@@ -1,8 +1,8 @@
 """Any log becomes surfaces: read by its format, its columns recognised, its restarts stitched, its doubts named.
 
-    account = tsl.read_log("run.log")    # or a folder, a pattern, several files
-    print(account)                       # what was read, inferred, left out
-    account.surfaces["run"]
+account = tsl.read_log("run.log")    # or a folder, a pattern, several files
+print(account)                       # what was read, inferred, left out
+account.surfaces["run"]
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import xarray as xr
 
 from tsl_jax.importers.arrays import from_losses
 from tsl_jax.importers.log_checks import carried_along, check_curve
-from tsl_jax.importers.log_clock import Clock, clock_of
+from tsl_jax.importers.log_clock import ClockOptions, clock_of
 from tsl_jax.importers.log_roles import LogRoles, LossColumn, find_roles
 from tsl_jax.importers.log_rows import Finding, LogRows
 from tsl_jax.importers.log_sources import find_logs
@@ -116,7 +116,7 @@ def read_log(
             roles = find_roles(log, losses, keys, named)
             if loss_unit is not None:
                 roles.losses = [LossColumn(column.column, loss_unit) for column in roles.losses]
-            clock = Clock(tokens_per_step, sequence_length, tokens_unit, logging_steps)
+            clock = ClockOptions(tokens_per_step, sequence_length, tokens_unit, logging_steps)
             surfaces = _surfaces(log, roles, clock, bytes_per_token, repeated)
         except ValueError as error:
             raise ValueError(f"import: {log.path.name}: {str(error).removeprefix('import: ')}") from None
@@ -168,9 +168,7 @@ def _read_as(log: LogRows, roles: LogRoles) -> str:
     return f"{log.format}: {len(log):,} rows; {losses}; {', '.join(others) or 'no step'}"
 
 
-def _check_options(
-    tokens_per_step: Any, repeated: str, loss_unit: str | None, *numbers: float | None
-) -> None:
+def _check_options(tokens_per_step: Any, repeated: str, loss_unit: str | None, *numbers: float | None) -> None:
     """Options that make no sense, before anything is read."""
     if repeated not in REPEATED:
         raise ValueError(f"import: repeated must be one of {', '.join(REPEATED)}, found {repeated!r}")
@@ -190,7 +188,7 @@ def _check_options(
 
 
 def _surfaces(
-    log: LogRows, roles: LogRoles, clock: Clock, bytes_per_token: float | None, repeated: Repeated
+    log: LogRows, roles: LogRoles, clock: ClockOptions, bytes_per_token: float | None, repeated: Repeated
 ) -> dict[str, xr.Dataset]:
     """Run -> surface of one log.
 
@@ -304,7 +302,9 @@ def _by_words(log: LogRows, roles: LogRoles, measured: np.ndarray) -> dict[str, 
             continue
         groups = {str(kind): rows[cells[rows] == kind] for kind in sorted(kinds)}
         if all((np.diff(log.columns[key][of]) >= 0).all() for of in groups.values()):
-            log.note("runs_by_words", f"{len(groups)} runs are told apart by {name}; --run names other columns", 0, False)
+            log.note(
+                "runs_by_words", f"{len(groups)} runs are told apart by {name}; --run names other columns", 0, False
+            )
             return groups
     return {}
 
@@ -315,7 +315,9 @@ def _drop_carried(log: LogRows, splits: list[str], loss: np.ndarray, line: np.nd
     They stand on rows with another loss that changes: the split that repeats least is never taken for carried along.
     """
     known = np.isfinite(loss)
-    repeats = [float(np.mean(np.diff(loss[known[:, k], k]) == 0)) if known[:, k].sum() > 1 else 0.0 for k in range(len(splits))]
+    repeats = [
+        float(np.mean(np.diff(loss[known[:, k], k]) == 0)) if known[:, k].sum() > 1 else 0.0 for k in range(len(splits))
+    ]
     main = int(np.argmin(repeats))
     for k, split in enumerate(splits):
         if k == main or repeats[k] < 0.5:
@@ -368,7 +370,7 @@ def _surface(log: LogRows, curve: Curve, splits: list[str], attrs: Mapping[str, 
     return surface
 
 
-def _attrs(log: LogRows, clock: Clock, units: Mapping[str, str]) -> dict[str, Any]:
+def _attrs(log: LogRows, clock: ClockOptions, units: Mapping[str, str]) -> dict[str, Any]:
     """What is known of every run of a log."""
     attrs: dict[str, Any] = {}
     if isinstance(clock.tokens_per_step, int):
