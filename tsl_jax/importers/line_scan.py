@@ -219,6 +219,9 @@ def _scan(data: bytes, form: LineFormat) -> dict[str, tuple[np.ndarray, np.ndarr
 def _add_named(search: _Search, form: LineFormat, found: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
     """Columns that are named on their lines: few, so a line at a time."""
     at = search.positions(form.named)
+    for key in form.keys:  # their lines have been read, without a name each
+        if key.before.endswith(form.named):
+            at = at[~np.isin(at, search.positions(key.before) + len(key.before) - len(form.named))]
     lines = search.line_of(at)
     values = numbers_at(search.block, at + len(form.named), False)
     by_name: dict[str, list[tuple[int, float]]] = {}

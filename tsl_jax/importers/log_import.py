@@ -203,7 +203,7 @@ def _surfaces(
         whole = len(rows) == len(log)  # then nothing is copied
         of_run = loss if whole else loss[rows]
         _drop_carried(log, splits, of_run, log.line[rows])
-        found = clock_of(log, roles, clock, rows, ~np.isnan(of_run).all(axis=1))
+        found = clock_of(log, roles, clock, rows, _has_loss(of_run))
         records = RunRecords(
             log,
             splits,
@@ -270,7 +270,7 @@ def _losses(
 def _runs(log: LogRows, roles: LogRoles, loss: np.ndarray) -> dict[str, np.ndarray]:
     """Name of a run -> its rows."""
     name = log.path.name if log.path.is_dir() else log.path.name.removesuffix("".join(log.path.suffixes[-1:]))
-    measured = ~np.isnan(loss).all(axis=1)
+    measured = _has_loss(loss)
     if roles.runs:
         cells = [log.text[key] if key in log.text else _as_words(log.columns[key]) for key in roles.runs]
         rows = np.flatnonzero(measured)
@@ -281,6 +281,11 @@ def _runs(log: LogRows, roles: LogRoles, loss: np.ndarray) -> dict[str, np.ndarr
         return {log.runs[code] or name: np.flatnonzero(log.run == code) for code in codes}
     named = _by_words(log, roles, measured)
     return named or {log.runs[0] or name: np.arange(len(log))}
+
+
+def _has_loss(loss: np.ndarray) -> np.ndarray:
+    """Which rows hold a loss in any split, NaN that is written among them."""
+    return np.asarray((~np.isnan(loss)).any(axis=1))
 
 
 def _as_words(values: np.ndarray) -> np.ndarray:
@@ -351,7 +356,7 @@ def _surface(log: LogRows, curve: Curve, splits: list[str], attrs: Mapping[str, 
     """The surface of a curve, with step and lr as coordinates where every checkpoint has them."""
     clock = np.round(curve.clock).astype(np.int64)
     kept = np.concatenate([[True], np.diff(clock) > 0]) if len(clock) else np.zeros(0, bool)
-    has_loss = np.isfinite(curve.loss).any(axis=0)
+    has_loss = np.asarray(np.isfinite(curve.loss).any(axis=0))
     labels = {"tokens": clock[kept], "split": [s for s, has in zip(splits, has_loss, strict=True) if has]}
     loss = curve.loss[kept][:, has_loss].T[:, :, None] if not kept.all() else curve.loss[:, has_loss].T[:, :, None]
     surface = from_losses(loss, **labels, allow_missing=True, run=name, **attrs)

@@ -173,7 +173,9 @@ def number_of(cell: Any) -> float | None:
 def numbers_of(cells: Sequence[Any]) -> tuple[Float[np.ndarray, " row"], int]:
     """Cells as float64, and how many of them are words, which become NaN."""
     import pyarrow as pa
-    import pyarrow.compute as pc
+    import pyarrow.compute
+
+    pc: Any = pyarrow.compute  # its functions are made when it is imported
 
     try:
         fast = pa.array(cells, pa.float64(), from_pandas=False)

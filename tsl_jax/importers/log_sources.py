@@ -242,10 +242,10 @@ def _continues(before: LogRows, log: LogRows) -> bool:
         return False
     if before.path.parent != log.path.parent and before.path.name != log.path.name:
         return False
-    ends = [_ends(each) for each in (before, log)]
-    if ends[0] is None or ends[1] is None:
+    one, other = _ends(before), _ends(log)
+    if one is None or other is None:
         return False
-    (first, last, gap, _, loss), (begins, _, _, loss_there, _) = ends
+    (first, last, gap, _, loss), (begins, _, _, loss_there, _) = one, other
     return (
         first + 3 * gap < begins <= last + 3 * gap
         and begins > first + (last - first) / 4
