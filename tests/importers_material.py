@@ -41,11 +41,15 @@ def llm_c(steps=STEPS) -> str:
 
 
 def modded(steps=STEPS) -> str:
-    source = 'import os\nprint(f"step:{step}/{n} val_loss:{val_loss:.4f} train_time:{t:.0f}ms")\n    step:5/9 val_loss:1.0\n'
+    source = (
+        'import os\nprint(f"step:{step}/{n} val_loss:{val_loss:.4f} train_time:{t:.0f}ms")\n    step:5/9 val_loss:1.0\n'
+    )
     lines = [source + "=" * 100]
     for s in steps:
         if s in EVALS:
-            lines.append(f"step:{s}/950 val_loss:{val(s):.4f} train_time:{s * 100}ms step_avg:{'nan' if not s else 99}ms")
+            lines.append(
+                f"step:{s}/950 val_loss:{val(s):.4f} train_time:{s * 100}ms step_avg:{'nan' if not s else 99}ms"
+            )
         lines.append(f"step:{s}/950 train_loss:{loss(s):.4f} train_time:{s * 100}ms step_avg:363.41ms")
     return "\n".join(lines) + "\n"
 
@@ -56,8 +60,8 @@ def nanochat(steps=STEPS) -> str:
         if s in EVALS:
             lines.append(f"Step {s:05d} | Validation bpb: {val(s) / 4:.6f}")
         lines.append(
-            f"step {s:05d}/00950 ({s / 9.5:.2f}%) | loss: {loss(s):.6f} | lrm: 1.00 | dt: 402.10ms | tok/sec: 1,234,567 |"
-            " mfu: 40.1 | total time: 1.00m"
+            f"step {s:05d}/00950 ({s / 9.5:.2f}%) | loss: {loss(s):.6f} | lrm: 1.00 | dt: 402.10ms | "
+            "tok/sec: 1,234,567 | mfu: 40.1 | total time: 1.00m"
         )
     return "\n".join(lines) + "\n"
 
@@ -66,8 +70,8 @@ def torchtitan(steps=STEPS, colour: bool = True) -> str:
     on, off = ("\x1b[32m", "\x1b[39m") if colour else ("", "")
     head = "[rank0]:[titan] 2025-06-04 08:51:58,557 - root - INFO - "
     lines = [
-        head + f"Trainer is initialized with local batch size 8, global batch size {BATCH}, gradient accumulation steps 1,"
-        f" sequence length {SEQUENCE}, total steps 950 (warmup 100)"
+        head + f"Trainer is initialized with local batch size 8, global batch size {BATCH}, gradient accumulation steps"
+        f" 1, sequence length {SEQUENCE}, total steps 950 (warmup 100)"
     ]
     for s in steps:
         lines.append(
@@ -85,14 +89,13 @@ def megatron(steps=STEPS) -> str:
         of_loss = f"lm loss: {loss(s):.6E} | "
         lines.append(
             f" [2025-08-01 07:19:37] iteration {s:8d}/    5000 | consumed samples: {s * BATCH:12d} | elapsed time per "
-            f"iteration (ms): 1.2 | learning rate: {lr(s):.6E} | global batch size: {BATCH:5d} | {of_loss}loss scale: 1.0 "
-            "| grad norm: 1.234 | number of skipped iterations: 0 | number of nan iterations: 0 |"
+            f"iteration (ms): 1.2 | learning rate: {lr(s):.6E} | global batch size: {BATCH:5d} | {of_loss}loss "
+            "scale: 1.0 | grad norm: 1.234 | number of skipped iterations: 0 | number of nan iterations: 0 |"
         )
         if s in EVALS:
             lines.append("-" * 60)
-            lines.append(
-                f" validation loss at iteration {s} on validation set | lm loss value: {val(s):.6E} | lm loss PPL: 8.1E+00 | "
-            )
+            of_loss = f"lm loss value: {val(s):.6E} | lm loss PPL: 8.1E+00 | "
+            lines.append(f" validation loss at iteration {s} on validation set | {of_loss}")
     return "\n".join(lines) + "\n"
 
 
@@ -104,7 +107,9 @@ def neox(steps=STEPS) -> str:
             f"{lr(s):.3E} | approx flops per GPU: 1 | lm_loss: {loss(s):.6E} | loss scale: 65536.0 |"
         )
         if s in EVALS:
-            lines.append(f" validation results at iteration {s} | lm_loss value: {val(s):.6E} | lm_loss_ppl value: 8.0E+00 | ")
+            lines.append(
+                f" validation results at iteration {s} | lm_loss value: {val(s):.6E} | lm_loss_ppl value: 8.0E+00 | "
+            )
     return "\n".join(lines) + "\n"
 
 
@@ -125,8 +130,8 @@ def maxtext(steps=STEPS) -> str:
     lines = []
     for s in steps:
         lines.append(
-            f"completed step: {s}, seconds: 7.9, TFLOP/s/device: 460.5, Tokens/s/device: 1036.0, total_weights: 524288, "
-            f"loss: {loss(s):.3f}"
+            f"completed step: {s}, seconds: 7.9, TFLOP/s/device: 460.5, Tokens/s/device: 1036.0, "
+            f"total_weights: 524288, loss: {loss(s):.3f}"
         )
         if s in EVALS:
             lines.append(f"eval metrics after step: {s}, loss={val(s):.3f}, total_weights=1048576.0")
@@ -136,8 +141,9 @@ def maxtext(steps=STEPS) -> str:
 def nanotron(steps=STEPS) -> str:
     head = "09/26/2024 13:49:18 [INFO|DP=0|PP=0|TP=0|host]: "
     return "".join(
-        f"{head}iteration: {s} / 5000 | consumed_tokens: {round(s * BATCH * SEQUENCE / 1e6)}M | elapsed_time_per_iteration_ms: "
-        f"2.1K | tokens_per_sec: 2M | global_batch_size: 65.5K | lm_loss: {loss(s):.3g} | lr: {lr(s):.3g} | grad_norm: 1.2\n"
+        f"{head}iteration: {s} / 5000 | consumed_tokens: {round(s * BATCH * SEQUENCE / 1e6)}M | "
+        f"elapsed_time_per_iteration_ms: 2.1K | tokens_per_sec: 2M | global_batch_size: 65.5K | "
+        f"lm_loss: {loss(s):.3g} | lr: {lr(s):.3g} | grad_norm: 1.2\n"
         for s in steps
         if s
     )
@@ -181,7 +187,9 @@ def wandb_chart(steps=STEPS) -> str:
     runs = ("brisk-pond-1", "calm-sea-2")
     head = ['"Step"'] + [f'"{run} - train/loss{part}"' for run in runs for part in ("", "__MIN", "__MAX")]
     rows = [
-        ",".join([f'"{s}"', *(f'"{loss(s) + k}"' for k in (0, 0, 0)), *(['"NaN"'] * 3 if s > 500 else [f'"{val(s)}"'] * 3)])
+        ",".join(
+            [f'"{s}"', *(f'"{loss(s) + k}"' for k in (0, 0, 0)), *(['"NaN"'] * 3 if s > 500 else [f'"{val(s)}"'] * 3)]
+        )
         for s in steps
     ]
     return "\n".join([",".join(head), *rows]) + "\n"
@@ -221,7 +229,13 @@ def maxtext_json(steps=STEPS) -> str:
 def lingua(steps=STEPS) -> str:
     return "".join(
         json.dumps(
-            {"global_step": s, "acc_step": k, "optim/lr": lr(s), "optim/total_tokens": s * BATCH * SEQUENCE, "loss/out": loss(s)}
+            {
+                "global_step": s,
+                "acc_step": k,
+                "optim/lr": lr(s),
+                "optim/total_tokens": s * BATCH * SEQUENCE,
+                "loss/out": loss(s),
+            }
         )
         + "\n"
         for s in steps

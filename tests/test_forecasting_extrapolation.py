@@ -124,7 +124,8 @@ def test_what_cannot_be_forecast_has_a_status_and_leaves_the_others_alone():
     both.loss[1, 3:] = np.nan
     forecast = tsl.forecast(past_of(both, 0.4), method="mean_annealing")
     assert forecast.mean.sel(split="bad").isnull().all()
-    assert "checkpoints past the warm-up are needed" in str(forecast.status["bad"])
+    assert "checkpoints past the warm-up are needed; where the warm-up was over before" in str(forecast.status["bad"])
+    assert "tsl import --warmup-tokens N" in str(forecast.status["bad"])
     alone = tsl.forecast(past_of(surface, 0.4), method="mean_annealing")
     np.testing.assert_array_equal(forecast.quantiles.sel(split="id"), alone.quantiles.sel(split="id"))
 

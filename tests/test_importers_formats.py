@@ -1,6 +1,5 @@
-"""Every format of trainers and trackers is read without flags: losses, evaluations, steps, tokens, and the traps of each."""
+"""Every format of trainers and trackers is read without flags: losses, evaluations, steps, tokens, rates."""
 
-import gzip
 from pathlib import Path
 
 import numpy as np

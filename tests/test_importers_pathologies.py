@@ -76,7 +76,9 @@ def test_a_rollback_on_another_grid_leaves_the_abandoned_branch_out(tmp_path: Pa
     assert "left out: --repeated first keeps them" in str(result)
 
 
-APPENDED = [name for name in FORMATS if name not in ("trainer_state.json", "Megatron golden", "Lightning", "W&B history")]
+APPENDED = [
+    name for name in FORMATS if name not in ("trainer_state.json", "Megatron golden", "Lightning", "W&B history")
+]
 
 
 @pytest.mark.parametrize("name", APPENDED)
@@ -90,7 +92,7 @@ def test_every_log_that_is_appended_to_is_stitched(name: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", [name for name in APPENDED if name not in ("nanotron",)])
 def test_several_runs_in_one_file_are_told_apart(name: str, tmp_path: Path) -> None:
-    file, write, train, _, _ = FORMATS[name]
+    file, write, *_ = FORMATS[name]
     result = read(tmp_path, write() + write(), file)
     first, second = result.surfaces.values()
     np.testing.assert_array_equal(first.loss, second.loss)
@@ -139,7 +141,9 @@ def test_rows_logged_by_several_ranks_are_one(tmp_path: Path) -> None:
 
 
 def test_different_losses_of_one_step_are_named(tmp_path: Path) -> None:
-    result = read(tmp_path, csv("100,1000,5.0", "200,2000,4.5", "200,2000,4.4", "300,3000,4.2", header="step,tokens,loss"))
+    result = read(
+        tmp_path, csv("100,1000,5.0", "200,2000,4.5", "200,2000,4.4", "300,3000,4.2", header="step,tokens,loss")
+    )
     assert losses(one(result)) == {1000: 5.0, 2000: 4.4, 3000: 4.2}
     assert "repeated" in codes(result)
 
@@ -206,7 +210,9 @@ def test_bits_per_byte_are_no_nats_per_token(name: str, tmp_path: Path) -> None:
     assert losses(one(result))[2] == pytest.approx(0.9 * np.log(2))
     assert one(result).attrs["split_units"] == {name: "nats/byte"}
     assert losses(one(read(tmp_path, text, bytes_per_token=4)))[2] == pytest.approx(3.6 * np.log(2))
-    assert losses(one(read(tmp_path, text.replace(name, "loss"), loss_unit="bits/token")))[2] == pytest.approx(0.9 * np.log(2))
+    assert losses(one(read(tmp_path, text.replace(name, "loss"), loss_unit="bits/token")))[2] == pytest.approx(
+        0.9 * np.log(2)
+    )
 
 
 @pytest.mark.parametrize("name", ["tokens_B", "tokens (B)", "tokens_in_billions", "billion_tokens", "tokens"])

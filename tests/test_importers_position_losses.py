@@ -120,7 +120,9 @@ def test_the_example_of_pytorch_learns_to_use_context(tmp_path: Path) -> None:
     assert loss[0].mean() > loss[-1].mean()
 
 
-def test_the_callback_of_transformers_measures_every_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_callback_of_transformers_measures_every_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
     monkeypatch.syspath_prepend(str(EXAMPLES))

@@ -116,7 +116,9 @@ def test_databases_of_trackio_and_mlflow_are_read(tmp_path: Path) -> None:
         for run in ("a", "b"):
             for s, metrics in (*rows(), (1000, {"train/loss": "NaN"}), (1050, {"train/loss": "Infinity"})):
                 values = (run * 8, "2026", run, s, json.dumps(metrics))
-                database.execute("INSERT INTO metrics (run_id, timestamp, run_name, step, metrics) VALUES (?, ?, ?, ?, ?)", values)
+                database.execute(
+                    "INSERT INTO metrics (run_id, timestamp, run_name, step, metrics) VALUES (?, ?, ?, ?, ?)", values
+                )
     database.close()
     result = tsl.read_log(tmp_path / "p.db")
     assert list(result.surfaces) == ["a", "b"]
@@ -125,7 +127,7 @@ def test_databases_of_trackio_and_mlflow_are_read(tmp_path: Path) -> None:
     assert {"nan_loss", "inf_loss"} <= codes(result)
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         database.execute(
-            "CREATE TABLE metrics (key TEXT, value REAL, timestamp INTEGER, run_uuid TEXT, step INTEGER, is_nan INTEGER)"
+            "CREATE TABLE metrics (key TEXT, value REAL, timestamp INTEGER, run_uuid TEXT, step INTEGER, is_nan INT)"
         )
         for k, (s, metrics) in enumerate(rows()):
             for name, value in metrics.items():
@@ -156,6 +158,7 @@ def test_tensorboards_own_export_is_read(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------ by the libraries themselves
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_what_tensorboard_x_writes_is_read(tmp_path: Path) -> None:
     writer = pytest.importorskip("tensorboardX").SummaryWriter(str(tmp_path / "tb"))
     for s, metrics in rows():
@@ -165,6 +168,7 @@ def test_what_tensorboard_x_writes_is_read(tmp_path: Path) -> None:
     check(one(tsl.read_log(tmp_path / "tb")), 1e-5)
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_what_wandb_writes_offline_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -175,6 +179,7 @@ def test_what_wandb_writes_offline_is_read(tmp_path: Path, monkeypatch: pytest.M
     check(one(tsl.read_log(tmp_path)))
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_what_mlflow_writes_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
@@ -186,6 +191,7 @@ def test_what_mlflow_writes_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     check(one(tsl.read_log(tmp_path / "mlruns")))
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_what_trackio_writes_is_read(tmp_path: Path) -> None:
     pytest.importorskip("trackio")
     script = (

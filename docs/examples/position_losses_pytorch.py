@@ -51,7 +51,9 @@ def main(path: str) -> None:
         if step % 10 == 0:
             with torch.no_grad():
                 for batch in range(4):
-                    losses.add(token_losses(model, windows(torch.Generator().manual_seed(batch))), domain="phrases")  # 2
+                    losses.add(
+                        token_losses(model, windows(torch.Generator().manual_seed(batch))), domain="phrases"
+                    )  # 2
             losses.write(step=step, tokens=step * BATCH * LENGTH, lr=3e-3)  # 3
 
 

@@ -2,8 +2,8 @@
 
     trainer = Trainer(model, args, ..., callbacks=[PositionLossCallback("runs/mine/losses.jsonl")])
 
-It evaluates the model on the Trainer's own `eval_dataset` once more, without dropout; `tsl import runs/mine/losses.jsonl`
-makes a surface of the file.
+It evaluates the model on the Trainer's own `eval_dataset` once more, without dropout; `tsl import
+runs/mine/losses.jsonl` makes a surface of the file.
 """
 
 from typing import Any

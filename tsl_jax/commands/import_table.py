@@ -108,7 +108,7 @@ def _read(command: ImportCommand) -> tuple[dict[str, xr.Dataset], str]:
             raise ValueError("import: a table of positions is one file, and tokens_per_step one number")
         options = {name: given[name] for name in TABLE_OPTIONS}
         named = {"loss": command.loss or ("loss",), "run": command.run or ("run",)}
-        return read_table(command.logs[0], **options, **named, tokens_per_step=each, schedule=schedule), ""
+        return read_table(next(iter(command.logs)), **options, **named, tokens_per_step=each, schedule=schedule), ""
     options = {name: given[name] for name in LOG_OPTIONS}
     result = read_log(command.logs, **options, tokens_per_step=each, schedule=schedule)
     return result.surfaces, str(result)

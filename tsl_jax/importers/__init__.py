@@ -3,7 +3,7 @@
 log_import: read_log, any log of any trainer or tracker becomes surfaces, with an account of what was read
 log_sources: which files are logs, of what format
 log_rows: what a reader yields: columns, lines, findings
-text_formats, line_scan: lines of text of fourteen trainers, as data, and the search that reads them
+text_formats, line_scan, decimal_scan: lines of text of fourteen trainers, as data, and the search that reads them
 delimited_logs: CSV and its relatives
 json_logs: JSON, an object a line or one document
 event_logs: TensorBoard's event files and offline runs of Weights & Biases
@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers, which cannot read the table
     from tsl_jax.importers.arrays import from_losses as from_losses
-    from tsl_jax.importers.position_losses import PositionLosses as PositionLosses
     from tsl_jax.importers.log_import import LogImport as LogImport
     from tsl_jax.importers.log_import import read_log as read_log
+    from tsl_jax.importers.position_losses import PositionLosses as PositionLosses
     from tsl_jax.importers.schedule_files import read_plans as read_plans
     from tsl_jax.importers.table import read_table as read_table
 

@@ -32,7 +32,8 @@ def read_columns(path: Path, wanted: Collection[str]) -> tuple[list[str], Column
     readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".ndjson": _read_jsonl, ".parquet": _read_parquet}
     if path.suffix.lower() not in readers:
         raise ValueError(
-            f"table: expected a .csv, .jsonl or .parquet file, found {path.name}; export it as one of them"
+            f"table: expected a .csv, .jsonl or .parquet file, found {path.name}; export it as one of them "
+            "(tsl.read_log and tsl import read other logs)"
         )
     try:
         names, columns = readers[path.suffix.lower()](path, wanted)
@@ -74,9 +75,14 @@ def _refuse_repeated(path: Path, names: Sequence[str], wanted: Collection[str]) 
 def _read_csv(path: Path, wanted: Collection[str]) -> tuple[list[str], Columns]:
     with open(path, newline="", encoding="utf-8-sig") as file:
         try:
-            names, *rows = [row for row in csv.reader(file) if row] or [[]]  # blank lines are skipped
+            cells = csv.reader(file, skipinitialspace=True)
+            names, *rows = [row for row in cells if row] or [[]]  # blank lines are skipped
         except csv.Error as error:
             raise ValueError(f"table: {path.name} is not a .csv file ({error}); export it again") from None
+    names = [name.strip() for name in names]
+    if len(names) == 1 and (signs := [sign for sign in ";\t|" if sign in names[0]]):
+        fix = "write commas, or read it by tsl.read_log (tsl import)"
+        raise ValueError(f"table: the cells seem to be parted by {signs[0]!r} in {path.name}; {fix}")
     _refuse_repeated(path, names, wanted)
     for number, row in enumerate(rows, start=1):
         if len(row) != len(names):

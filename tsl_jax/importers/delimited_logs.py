@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from tsl_jax.importers.line_scan import is_whole
-from tsl_jax.importers.log_rows import LogRows, NotThisFormat, as_text, number_of, numbers_of, open_log
+from tsl_jax.importers.log_rows import LogRows, NotThisFormat, as_text, number_of, numbers_of, open_log, read_whole
 
 LARGE = 16 << 20  # bytes from which a table is read by Arrow, a block at a time
 DELIMITERS = ",;\t|"
@@ -86,8 +86,7 @@ def sniff_delimiter(head: str) -> tuple[str, bool]:
 
 def _by_csv(path: Path, delimiter: str, decimal_comma: bool, words: Collection[str]) -> LogRows:
     """Row by row, with every trap named."""
-    with open_log(path) as file:
-        data = as_text(file.read())
+    data = read_whole(path)
     text = data.decode("utf-8", "replace").replace("\0", "")
     cut_line, cut = text.count("\n") + 1, bool(text) and not text.endswith(("\n", "\r")) and not is_whole(data)
     if cut:
@@ -238,7 +237,9 @@ def _by_arrow(path: Path, delimiter: str, head: bytes, words: Collection[str]) -
         if column.type == pa.string():
             text[name.strip()] = column.to_pandas().to_numpy()
         else:
-            values = column.to_numpy(zero_copy_only=False).copy() if column.null_count == 0 else column.to_numpy().copy()
+            values = (
+                column.to_numpy(zero_copy_only=False).copy() if column.null_count == 0 else column.to_numpy().copy()
+            )
             written = np.isnan(values)
             if column.null_count:
                 written &= ~column.is_null().to_numpy()

@@ -1,8 +1,8 @@
 """Logs in JSON: an object a line, one document, or one file an event.
 
 Hugging Face's trainer_state.json, Megatron's golden values, Levanter's and Marin's json_logger, MaxText, Meta lingua,
-OLMo's metrics_stepN.json, exports of Weights & Biases and of TensorBoard, and objects of one's own. A bare NaN, which JSON
-does not know and Python writes, is read; objects within objects get names such as `train/loss`.
+OLMo's metrics_stepN.json, exports of Weights & Biases and of TensorBoard, and objects of one's own. A bare NaN, which
+JSON does not know and Python writes, is read; objects within objects get names such as `train/loss`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tsl_jax.importers.line_scan import Key, LineFormat, blocks, read_lines
-from tsl_jax.importers.log_rows import LogRows, NotThisFormat, as_text, number_of, numbers_of, open_log
+from tsl_jax.importers.log_rows import LogRows, NotThisFormat, as_text, number_of, numbers_of, open_log, read_whole
 
 LARGE = 24 << 20  # bytes from which lines of JSON are searched for their numbers instead of parsed
 SAMPLE = 1 << 20
@@ -32,7 +32,7 @@ def read_json(path: Path, words: Collection[str] = ()) -> LogRows:
         words: columns to be kept as words too, because they name runs.
 
     Raises:
-        NotThisFormat: where it holds no rows. ValueError: for a file of last values only. OSError: if it cannot be read.
+        NotThisFormat: where it holds no rows. ValueError: for a file of last values. OSError: if it cannot be read.
     """
     with open_log(path) as file:
         head = as_text(file.read(SAMPLE))
@@ -41,12 +41,11 @@ def read_json(path: Path, words: Collection[str] = ()) -> LogRows:
     lines = [line for line in head.splitlines() if line.strip()]
     if _is_lines(lines, len(head) == SAMPLE):
         return _read_lines(path, lines, words)
-    with open_log(path) as file:
-        data = as_text(file.read())
+    data = read_whole(path)
     try:
         document = json.loads(data, object_pairs_hook=_Pairs)
     except (ValueError, RecursionError) as error:
-        raise NotThisFormat(f"no JSON ({str(error):.100})") from None
+        raise NotThisFormat(f"no JSON ({error!s:.100})") from None
     return from_document(path, document, data, words)
 
 
@@ -125,8 +124,7 @@ def _read_lines(path: Path, sample: Sequence[bytes], words: Collection[str]) -> 
 
 
 def _last_row(path: Path) -> dict[str, Any] | None:
-    with open_log(path) as file:
-        return _parsed(as_text(file.read()).rpartition(b"\n")[2])
+    return _parsed(read_whole(path).rpartition(b"\n")[2])
 
 
 def _by_search(path: Path, sample: Sequence[bytes]) -> LogRows | None:
@@ -213,7 +211,7 @@ def trainer_history(path: Path, rows: list[dict[str, Any]], state: Mapping[str, 
 
 
 def _golden(path: Path, document: Any) -> LogRows | None:
-    """Megatron's golden values: metric -> values by step; "nan" after the end of the run means that nothing is there."""
+    """Megatron's golden values: metric -> values by step; "nan" after the end of the run means nothing is there."""
     if not isinstance(document, Mapping):
         return None
     series = {
@@ -336,8 +334,7 @@ def read_events(paths: Sequence[Path], folder: Path) -> LogRows:
     """
     rows: list[tuple[float, dict[str, Any]]] = []
     for path in paths:
-        with open_log(path) as file:
-            row = _parsed(as_text(file.read()).replace(b"\n", b" "))
+        row = _parsed(read_whole(path).replace(b"\n", b" "))
         if row is None:
             raise NotThisFormat(f"{path.name} is no JSON object")
         flat = dict(_unwrapped(_flattened(row)))

@@ -1,4 +1,4 @@
-"""Doubts about a curve that its values raise: smoothed, rounded too coarsely, sampled, carried along, no nats per token.
+"""Doubts about a curve that its values raise: smoothed, coarsely rounded, sampled, carried along, no nats per token.
 
 Each check states when it is silent: on healthy logs all are. `tests/test_importers_real_logs.py` runs them on public
 curves.
@@ -13,7 +13,10 @@ from tsl_jax.importers.log_rows import LogRows
 
 LEAST = 200  # losses from which smoothing can be told from chance
 ALIKE = 0.78  # share of neighbouring residuals of one sign: .5 of independent noise, .81 of an average of weight .9
-JUMPS = (1.15, 1.8)  # change over two losses by that over one: 1 of independent noise, 1.4 of a walk, 2 of a smooth curve
+JUMPS = (
+    1.15,
+    1.8,
+)  # change over two losses by that over one: 1 of independent noise, 1.4 of a walk, 2 of a smooth curve
 MOST = 200_000  # losses at the end that are looked at
 WINDOW = 61  # losses about which a residual is taken
 COARSE = 0.01  # nats: rounding from which on the end of a run cannot be seen

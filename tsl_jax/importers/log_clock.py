@@ -20,7 +20,7 @@ BATCH = (256, 4e8)  # tokens a step that a trainer may take: decides what a colu
 
 
 @dataclass(frozen=True)
-class Clock:
+class ClockOptions:
     """What the user says of steps and tokens; see `read_log`."""
 
     tokens_per_step: int | Sequence[tuple[int, int]] | None = None
@@ -38,7 +38,7 @@ class ClockColumn:
     step: Float[np.ndarray, " row"] | None
 
 
-def clock_of(log: LogRows, roles: LogRoles, given: Clock, rows: np.ndarray, measured: np.ndarray) -> ClockColumn:
+def clock_of(log: LogRows, roles: LogRoles, given: ClockOptions, rows: np.ndarray, measured: np.ndarray) -> ClockColumn:
     """The clock of some rows; what was inferred is added to the findings.
 
     Args:
@@ -54,7 +54,9 @@ def clock_of(log: LogRows, roles: LogRoles, given: Clock, rows: np.ndarray, meas
     if step is not None and given.logging_steps is not None and "steps_a_row" in log.known:
         step = step / log.known["steps_a_row"] * given.logging_steps
     if tokens is not None and given.tokens_per_step is not None:
-        found = f"tokens_per_step beside a column of tokens, {roles.tokens}; leave tokens_per_step out, or pass the column"
+        found = (
+            f"tokens_per_step beside a column of tokens, {roles.tokens}; leave tokens_per_step out, or pass the column"
+        )
         raise ValueError(f"{found} over with tokens=None (--tokens None)")
     if step is not None:
         step = _whole_steps(log, step, measured)
@@ -79,7 +81,9 @@ def clock_of(log: LogRows, roles: LogRoles, given: Clock, rows: np.ndarray, meas
     if roles.samples is not None:
         samples = _complete(log, _cleaned(log.columns[roles.samples][rows]), step, measured)
         if _is_ramp(samples[measured], step[measured]):
-            log.note("clock_is_samples", "samples are the clock, since the batch changes; --sequence-length N gives tokens")
+            log.note(
+                "clock_is_samples", "samples are the clock, since the batch changes; --sequence-length N gives tokens"
+            )
             return ClockColumn(_sized(samples), "samples", step)
         hint = "--sequence-length N or --tokens-per-step N makes tokens of them"
     log.note("clock_is_steps", f"tokens are not in the log: steps are the clock; {hint}", 0, warning=False)
@@ -127,7 +131,7 @@ def _whole_steps(log: LogRows, step: Float[np.ndarray, " row"], measured: np.nda
 def _unit(
     log: LogRows,
     roles: LogRoles,
-    given: Clock,
+    given: ClockOptions,
     tokens: Float[np.ndarray, " row"],
     step: Float[np.ndarray, " row"] | None,
     measured: np.ndarray,
@@ -167,7 +171,7 @@ def _monotone(step: np.ndarray | None, tokens: np.ndarray, known: np.ndarray) ->
 def _complete(
     log: LogRows, count: Float[np.ndarray, " row"], step: Float[np.ndarray, " row"] | None, measured: np.ndarray
 ) -> Float[np.ndarray, " row"]:
-    """Tokens of rows that have a step alone, between those that have both; a step keeps its tokens where it has some."""
+    """Tokens of rows that have a step alone, between those that have both."""
     missing = measured & np.isnan(count)
     if not missing.any() or step is None:
         return count

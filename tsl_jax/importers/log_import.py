@@ -1,8 +1,8 @@
 """Any log becomes surfaces: read by its format, its columns recognised, its restarts stitched, its doubts named.
 
-    account = tsl.read_log("run.log")    # or a folder, a pattern, several files
-    print(account)                       # what was read, inferred, left out
-    account.surfaces["run"]
+account = tsl.read_log("run.log")    # or a folder, a pattern, several files
+print(account)                       # what was read, inferred, left out
+account.surfaces["run"]
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import xarray as xr
 
 from tsl_jax.importers.arrays import from_losses
 from tsl_jax.importers.log_checks import carried_along, check_curve
-from tsl_jax.importers.log_clock import Clock, clock_of
+from tsl_jax.importers.log_clock import ClockOptions, clock_of
 from tsl_jax.importers.log_roles import LogRoles, LossColumn, find_roles
 from tsl_jax.importers.log_rows import Finding, LogRows
 from tsl_jax.importers.log_sources import find_logs
@@ -116,7 +116,7 @@ def read_log(
             roles = find_roles(log, losses, keys, named)
             if loss_unit is not None:
                 roles.losses = [LossColumn(column.column, loss_unit) for column in roles.losses]
-            clock = Clock(tokens_per_step, sequence_length, tokens_unit, logging_steps)
+            clock = ClockOptions(tokens_per_step, sequence_length, tokens_unit, logging_steps)
             surfaces = _surfaces(log, roles, clock, bytes_per_token, repeated)
         except ValueError as error:
             raise ValueError(f"import: {log.path.name}: {str(error).removeprefix('import: ')}") from None
@@ -168,9 +168,7 @@ def _read_as(log: LogRows, roles: LogRoles) -> str:
     return f"{log.format}: {len(log):,} rows; {losses}; {', '.join(others) or 'no step'}"
 
 
-def _check_options(
-    tokens_per_step: Any, repeated: str, loss_unit: str | None, *numbers: float | None
-) -> None:
+def _check_options(tokens_per_step: Any, repeated: str, loss_unit: str | None, *numbers: float | None) -> None:
     """Options that make no sense, before anything is read."""
     if repeated not in REPEATED:
         raise ValueError(f"import: repeated must be one of {', '.join(REPEATED)}, found {repeated!r}")
@@ -190,7 +188,7 @@ def _check_options(
 
 
 def _surfaces(
-    log: LogRows, roles: LogRoles, clock: Clock, bytes_per_token: float | None, repeated: Repeated
+    log: LogRows, roles: LogRoles, clock: ClockOptions, bytes_per_token: float | None, repeated: Repeated
 ) -> dict[str, xr.Dataset]:
     """Run -> surface of one log.
 
@@ -205,7 +203,7 @@ def _surfaces(
         whole = len(rows) == len(log)  # then nothing is copied
         of_run = loss if whole else loss[rows]
         _drop_carried(log, splits, of_run, log.line[rows])
-        found = clock_of(log, roles, clock, rows, ~np.isnan(of_run).all(axis=1))
+        found = clock_of(log, roles, clock, rows, _has_loss(of_run))
         records = RunRecords(
             log,
             splits,
@@ -272,7 +270,7 @@ def _losses(
 def _runs(log: LogRows, roles: LogRoles, loss: np.ndarray) -> dict[str, np.ndarray]:
     """Name of a run -> its rows."""
     name = log.path.name if log.path.is_dir() else log.path.name.removesuffix("".join(log.path.suffixes[-1:]))
-    measured = ~np.isnan(loss).all(axis=1)
+    measured = _has_loss(loss)
     if roles.runs:
         cells = [log.text[key] if key in log.text else _as_words(log.columns[key]) for key in roles.runs]
         rows = np.flatnonzero(measured)
@@ -283,6 +281,11 @@ def _runs(log: LogRows, roles: LogRoles, loss: np.ndarray) -> dict[str, np.ndarr
         return {log.runs[code] or name: np.flatnonzero(log.run == code) for code in codes}
     named = _by_words(log, roles, measured)
     return named or {log.runs[0] or name: np.arange(len(log))}
+
+
+def _has_loss(loss: np.ndarray) -> np.ndarray:
+    """Which rows hold a loss in any split, NaN that is written among them."""
+    return np.asarray((~np.isnan(loss)).any(axis=1))
 
 
 def _as_words(values: np.ndarray) -> np.ndarray:
@@ -304,7 +307,9 @@ def _by_words(log: LogRows, roles: LogRoles, measured: np.ndarray) -> dict[str, 
             continue
         groups = {str(kind): rows[cells[rows] == kind] for kind in sorted(kinds)}
         if all((np.diff(log.columns[key][of]) >= 0).all() for of in groups.values()):
-            log.note("runs_by_words", f"{len(groups)} runs are told apart by {name}; --run names other columns", 0, False)
+            log.note(
+                "runs_by_words", f"{len(groups)} runs are told apart by {name}; --run names other columns", 0, False
+            )
             return groups
     return {}
 
@@ -315,7 +320,9 @@ def _drop_carried(log: LogRows, splits: list[str], loss: np.ndarray, line: np.nd
     They stand on rows with another loss that changes: the split that repeats least is never taken for carried along.
     """
     known = np.isfinite(loss)
-    repeats = [float(np.mean(np.diff(loss[known[:, k], k]) == 0)) if known[:, k].sum() > 1 else 0.0 for k in range(len(splits))]
+    repeats = [
+        float(np.mean(np.diff(loss[known[:, k], k]) == 0)) if known[:, k].sum() > 1 else 0.0 for k in range(len(splits))
+    ]
     main = int(np.argmin(repeats))
     for k, split in enumerate(splits):
         if k == main or repeats[k] < 0.5:
@@ -349,7 +356,7 @@ def _surface(log: LogRows, curve: Curve, splits: list[str], attrs: Mapping[str, 
     """The surface of a curve, with step and lr as coordinates where every checkpoint has them."""
     clock = np.round(curve.clock).astype(np.int64)
     kept = np.concatenate([[True], np.diff(clock) > 0]) if len(clock) else np.zeros(0, bool)
-    has_loss = np.isfinite(curve.loss).any(axis=0)
+    has_loss = np.asarray(np.isfinite(curve.loss).any(axis=0))
     labels = {"tokens": clock[kept], "split": [s for s, has in zip(splits, has_loss, strict=True) if has]}
     loss = curve.loss[kept][:, has_loss].T[:, :, None] if not kept.all() else curve.loss[:, has_loss].T[:, :, None]
     surface = from_losses(loss, **labels, allow_missing=True, run=name, **attrs)
@@ -368,7 +375,7 @@ def _surface(log: LogRows, curve: Curve, splits: list[str], attrs: Mapping[str, 
     return surface
 
 
-def _attrs(log: LogRows, clock: Clock, units: Mapping[str, str]) -> dict[str, Any]:
+def _attrs(log: LogRows, clock: ClockOptions, units: Mapping[str, str]) -> dict[str, Any]:
     """What is known of every run of a log."""
     attrs: dict[str, Any] = {}
     if isinstance(clock.tokens_per_step, int):

@@ -1,4 +1,4 @@
-"""Which column of a log is what, by its name: losses and their units, the step, tokens seen, the learning rate, the run.
+"""Which column of a log is what, by its name: losses and their units, step, tokens, learning rate, run.
 
 One place for all formats. A name that the user gives wins over what is recognised here.
 """
@@ -14,15 +14,23 @@ import numpy as np
 from tsl_jax.importers.log_rows import LogRows
 
 LOSS_WORDS = {"loss", "losses", "nll", "xent", "ce", "crossentropy", "crossentropyloss", "celoss", "bpb", "bpc", "bpt"}
-UNIT_WORDS = {"ppl": "perplexity", "perplexity": "perplexity", "bpb": "bits/byte", "bpc": "bits/char", "bpt": "bits/token"}
+UNIT_WORDS = {
+    "ppl": "perplexity",
+    "perplexity": "perplexity",
+    "bpb": "bits/byte",
+    "bpc": "bits/char",
+    "bpt": "bits/token",
+}
 UNIT_PHRASES = {"bits_per_byte": "bits/byte", "bits_per_char": "bits/char", "bits_per_token": "bits/token"}
 # A column with one of these words is no cross-entropy of the text, whatever else its name says.
-OTHER_WORDS = set(
-    "aux auxiliary z zloss router routing balance balancing load kl reward policy value critic actor grad scale scaler "
-    "min max std var stderr sem best lowest delta diff target mtp indexer spike weight count num skipped nan l2 reg "
-    "regularization penalty commit vq contrastive distill distillation improvement threshold time vs moe lb variance "
-    "unscaled gradient ratio acc accuracy soft".split()
-)
+OTHER_WORDS = {
+    *("aux", "auxiliary", "z", "zloss", "router", "routing", "balance", "balancing", "load", "kl", "reward"),
+    *("policy", "value", "critic", "actor", "grad", "scale", "scaler", "min", "max", "std", "var", "stderr", "sem"),
+    *("best", "lowest", "delta", "diff", "target", "mtp", "indexer", "spike", "weight", "count", "num", "skipped"),
+    *("nan", "l2", "reg", "regularization", "penalty", "commit", "vq", "contrastive", "distill", "distillation"),
+    *("improvement", "threshold", "time", "vs", "moe", "lb", "variance", "unscaled", "gradient", "ratio", "acc"),
+    *("accuracy", "soft"),
+}
 SMOOTH_WORDS = {"smooth", "smoothed", "ema", "running", "average", "moving", "mean10", "rolling"}
 EVAL_WORDS = {"val", "valid", "validation", "eval", "evaluation", "test", "dev", "heldout", "tel"}
 STEPS = (
@@ -39,7 +47,9 @@ TOKENS = re.compile(
 )
 FACTORS = {"k": 1e3, "thousand": 1e3, "m": 1e6, "mn": 1e6, "million": 1e6, "b": 1e9, "bn": 1e9, "g": 1e9}
 FACTORS |= {"billion": 1e9, "t": 1e12, "trillion": 1e12}
-SAMPLES = re.compile(r"(?:train_)?(?:consumed_|num_|n_|total_)*(?:train_)?(?:samples|sequences|examples)(?:_seen|_consumed)?")
+SAMPLES = re.compile(
+    r"(?:train_)?(?:consumed_|num_|n_|total_)*(?:train_)?(?:samples|sequences|examples)(?:_seen|_consumed)?"
+)
 LR = re.compile(r"(?:.*_)?(?:lr|learning_rate|learningrate)(?:_(?:group_?\d+|pg_?\d+|adam\w*|sgd|muon|\d+))*")
 LR_OTHER = {"min", "max", "peak", "initial", "base", "multiplier", "final", "end", "decay", "warmup"}
 RUNS = ("run", "run_name", "run_id", "experiment", "experiment_name", "exp_name", "exp", "trial", "job")
@@ -200,7 +210,9 @@ def find_roles(log: LogRows, loss: Sequence[str], run: Sequence[str], named: dic
     rates = [n for n, p in plain.items() if LR.fullmatch(p) and not LR_OTHER & set(p.split("_"))]
     roles.lr = recognised("lr", sorted(rates, key=lambda n: (len(plain[n]), n)))
     roles.n_params = recognised("n_params", [name for name in ("n_params",) if name in log.columns])
-    roles.samples = next((name for name, p in plain.items() if SAMPLES.fullmatch(p) and _rises(log, name, has_loss)), None)
+    roles.samples = next(
+        (name for name, p in plain.items() if SAMPLES.fullmatch(p) and _rises(log, name, has_loss)), None
+    )
     roles.micro_step = next((name for name, p in plain.items() if p in MICRO_STEPS), None)
     roles.runs = list(run) or [name for name in there if normal(name) in RUNS][:1]
     used = [loss.column for loss in losses] + [n for n in (roles.step, roles.tokens, roles.lr, *roles.runs) if n]

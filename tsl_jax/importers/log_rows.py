@@ -24,6 +24,7 @@ from jaxtyping import Float, Int
 SAYS_NAN = -np.inf
 MISSING = frozenset(("", "na", "n/a", "none", "null", "-", "--"))  # cells with nothing in them, in lower case
 COMPRESSED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+MOST_BYTES = 4 << 30  # of a file that is held in memory whole
 SHOWN = 110  # characters of a line that is shown
 
 
@@ -97,6 +98,19 @@ def open_log(path: Path) -> IO[bytes]:
     return opened
 
 
+def read_whole(path: Path) -> bytes:
+    """A file as UTF-8, in memory.
+
+    Raises:
+        ValueError: for more than MOST_BYTES: a few kilobytes that are packed may stand for any number.
+    """
+    with open_log(path) as file:
+        data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"holds more than {MOST_BYTES >> 30} GiB in one piece; export it as lines, or as Parquet")
+    return as_text(data)
+
+
 def line_of(path: Path, number: int) -> str:
     """A line of a file as it may be printed: without colours and control characters, cut to SHOWN characters."""
     if number < 1 or not path.is_file():
@@ -159,7 +173,9 @@ def number_of(cell: Any) -> float | None:
 def numbers_of(cells: Sequence[Any]) -> tuple[Float[np.ndarray, " row"], int]:
     """Cells as float64, and how many of them are words, which become NaN."""
     import pyarrow as pa
-    import pyarrow.compute as pc
+    import pyarrow.compute
+
+    pc: Any = pyarrow.compute  # its functions are made when it is imported
 
     try:
         fast = pa.array(cells, pa.float64(), from_pandas=False)

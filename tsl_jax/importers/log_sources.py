@@ -1,4 +1,4 @@
-"""Which files are logs, and of what format: a file, a folder of any trainer or tracker, or a pattern such as `*.csv`."""
+"""Which files are logs, and of what format: a file, a folder of any trainer or tracker, a pattern such as `*.csv`."""
 
 from __future__ import annotations
 
@@ -128,9 +128,11 @@ def _named(log: LogRows, path: Path, root: Path) -> LogRows:
             inner = path.relative_to(root)
         except ValueError:
             inner = Path(path.name)
-        parts = [part for part in inner.with_suffix("").parts if part not in (".", "..")] if path.is_file() else [
-            part for part in inner.parts if part not in (".", "..")
-        ]
+        parts = (
+            [part for part in inner.with_suffix("").parts if part not in (".", "..")]
+            if path.is_file()
+            else [part for part in inner.parts if part not in (".", "..")]
+        )
         log.runs = ["-".join(parts) or path.resolve().name]
     return log
 
@@ -204,7 +206,7 @@ def _readers(path: Path, head: bytes, words: Collection[str]) -> list[tuple[str,
         return [text, json, table]
     first_line = head.splitlines()[0].decode("utf-8", "replace") if head.splitlines() else ""
     names = {normal(cell) for cell in re.split(r"[,;\t|]", first_line)}
-    if names & set(STEPS) or any("loss" in name for name in names) and len(names) > 1:
+    if names & set(STEPS) or (any("loss" in name for name in names) and len(names) > 1):
         return [table, json, text]
     return [json, text, table] if b"{" in head else [text, table, json]
 
@@ -240,12 +242,14 @@ def _continues(before: LogRows, log: LogRows) -> bool:
         return False
     if before.path.parent != log.path.parent and before.path.name != log.path.name:
         return False
-    ends = [_ends(each) for each in (before, log)]
-    if ends[0] is None or ends[1] is None:
+    one, other = _ends(before), _ends(log)
+    if one is None or other is None:
         return False
-    (first, last, gap, _, loss), (begins, _, _, loss_there, _) = ends
-    return first + 3 * gap < begins <= last + 3 * gap and begins > first + (last - first) / 4 and (
-        abs(loss - loss_there) < 0.3 * max(loss, loss_there)
+    (first, last, gap, _, loss), (begins, _, _, loss_there, _) = one, other
+    return (
+        first + 3 * gap < begins <= last + 3 * gap
+        and begins > first + (last - first) / 4
+        and (abs(loss - loss_there) < 0.3 * max(loss, loss_there))
     )
 
 

@@ -1,11 +1,11 @@
-"""Logs in stores: MLflow's folder of metrics or its database, trackio's database, any SQLite table of losses, Parquet."""
+"""Logs in stores: MLflow's folder of metrics or its database, trackio's, any SQLite table of losses, Parquet."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from tsl_jax.importers.log_rows import LogRows, NotThisFormat, numbers_of, open_
 
 SQLITE = b"SQLite format 3\0"
 PARQUET = b"PAR1"
-MOST_ROWS = 50_000_000  # of a Parquet file: a few bytes may stand for any number of equal rows
+MOST_ROWS = 20_000_000  # of a Parquet file: a few bytes may stand for any number of equal rows
 
 
 def read_mlflow(folder: Path) -> LogRows:
@@ -98,7 +98,9 @@ def read_sqlite(path: Path) -> list[LogRows]:
                 return _mlflow_database(path, database, names)
             for table, found in columns.items():
                 lowered = [name.lower() for name in found]
-                if any("loss" in name for name in lowered) and any("step" in name or "iter" in name for name in lowered):
+                if any("loss" in name for name in lowered) and any(
+                    "step" in name or "iter" in name for name in lowered
+                ):
                     cursor = database.execute(f'SELECT * FROM "{_quoted(table)}"')
                     rows = [dict(zip(found, row, strict=True)) for row in cursor]
                     log = from_rows(path, rows, [])
@@ -142,10 +144,8 @@ def _trackio(path: Path, database: sqlite3.Connection, has_id: bool) -> list[Log
 def _mlflow_database(path: Path, database: sqlite3.Connection, names: set[str]) -> list[LogRows]:
     run = "run_uuid" if "run_uuid" in names else "run_id"
     titles: dict[str, str] = {}
-    try:
+    with suppress(sqlite3.Error):
         titles = dict(database.execute("SELECT run_uuid, name FROM runs"))
-    except sqlite3.Error:
-        pass
     nan = "is_nan" if "is_nan" in names else "0"
     by_run: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
     cursor = database.execute(f"SELECT {run}, key, timestamp, value, step, {nan} FROM metrics ORDER BY timestamp, step")
@@ -179,7 +179,7 @@ def read_parquet(path: Path) -> LogRows:
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.filename is not None:
             raise
-        raise NotThisFormat(f"not a whole .parquet file ({str(error):.200})") from None
+        raise NotThisFormat(f"not a whole .parquet file ({error!s:.200})") from None
     for name, column in zip(table.column_names, table.columns, strict=True):
         if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
             values = column.cast(pa.float64(), safe=False).to_numpy().astype(float)

@@ -12,8 +12,9 @@ Kept are, by domain and position i, the sum of losses S_i, the sum of their squa
     loss_i = S_i/n_i,        sem_i = sqrt((Q_i/n_i - loss_i^2)/(n_i - 1)),
 
 where `sem` takes windows for independent: it is too small where several come from one document. A file grows by a line
-an evaluation and domain, of some 5 bytes a position (means to 1e-6 nats, deviations to 1e-3, compressed), which is written in one step and synced: after a kill
-all lines but the last are whole, and the next one begins anew. This file needs nothing else of the package.
+an evaluation and domain, of some 5 bytes a position (means to 1e-6 nats, deviations to 1e-3, compressed), which is
+written in one step and synced: after a kill all lines but the last are whole, and the next one begins anew. To write,
+this file needs nothing else of the package.
 """
 
 from __future__ import annotations
@@ -208,7 +209,7 @@ def read_position_losses(paths: Path | list[Path], run: str | None = None) -> tu
 
 
 def _record(line: bytes) -> tuple[int, int, float, str, np.ndarray]:
-    """Clock, step, rate, domain and sums of a line.
+    """ClockOptions, step, rate, domain and sums of a line.
 
     Raises:
         ValueError, KeyError, TypeError, zlib.error: where it is damaged.

@@ -254,11 +254,15 @@ def surface_of(table: Table, name: str, rows: np.ndarray, allow_missing: bool, a
     Raises:
         ValueError: for cells that make no sense, a checkpoint that comes twice, or one that lacks a position.
     """
+    if allow_missing:
+        table.loss[table.loss == 0] = np.nan
     if allow_missing and "position" not in table.columns:
         rows = rows[~np.isnan(table.loss[rows]).all(axis=1)]  # training logs have rows between evaluations
         if not len(rows):
             raise ValueError(f"table: {table.file}: run {name} has no loss at all; leave its rows out")
     run = RunRows(table, name, rows)
+    if allow_missing and "lr" in table.columns:
+        _fill_rates(run)
     for role in table.columns:
         _check_column(run, role)
     for split, losses in zip(table.splits, table.loss[rows].T, strict=True):
@@ -266,7 +270,9 @@ def surface_of(table: Table, name: str, rows: np.ndarray, allow_missing: bool, a
         def found(k: int, split: str = split, losses: np.ndarray = losses) -> str:
             return f"{split} is {losses[k]:g}, expected a loss"
 
-        run.refuse((losses < 0) | np.isinf(losses), found, "a loss is a cross-entropy in nats per token, from 0 up")
+        zero = (losses == 0) & (not allow_missing)  # what some trainers write once a loss is NaN
+        fix = "a loss is a cross-entropy in nats per token, above 0"
+        run.refuse((losses < 0) | np.isinf(losses) | zero, found, fix + (" (--allow-missing)" if zero.any() else ""))
         if not allow_missing:
             run.refuse(np.isnan(losses), found, "leave the row out, or give allow_missing=True (--allow-missing)")
     # By tokens, then position: rows become a grid by a reshape, once it is known to be full.
@@ -279,6 +285,17 @@ def surface_of(table: Table, name: str, rows: np.ndarray, allow_missing: bool, a
         attrs = {"n_params": int(run.shared("n_params", 1)[0]), **attrs}
     labels = {"tokens": tokens.astype(np.int64), "position": position.astype(np.int64), "split": table.splits}
     return from_losses(loss, **labels, allow_missing=allow_missing, run=name, **attrs).assign_coords(coordinates)
+
+
+def _fill_rates(run: RunRows) -> None:
+    """Rates that rows of evaluations lack, between their neighbours in tokens."""
+    tokens, lr = run.values("tokens"), run.values("lr")
+    known = np.isfinite(lr) & np.isfinite(tokens)
+    if known.any() and not known.all():
+        order = np.argsort(tokens[known], kind="stable")
+        lacking = np.isnan(lr) & np.isfinite(tokens)
+        filled = np.interp(tokens[lacking], tokens[known][order], lr[known][order])
+        run.table.columns["lr"][run.rows[lacking]] = filled
 
 
 def _check_column(run: RunRows, role: str) -> None:
@@ -312,7 +329,8 @@ def _check_grid(run: RunRows, checkpoints: int, positions: int) -> None:
         where = f"position {position[k]:g} of " if positions > 1 else ""
         return f"{where}tokens {tokens[k]:.0f} stands in row {run.rows[k - 1] + 1} too"
 
-    run.refuse(twice, found, "keep one of them, or name the columns that tell runs apart with run= (--run)")
+    fix = "keep one of them, or name the columns that tell runs apart with run= (--run)"
+    run.refuse(twice, found, f"{fix}; tsl import stitches a run that was started again, --repeated last")
     if len(run.rows) < checkpoints * positions:  # none comes twice, so some are missing
         at, count = np.unique(tokens, return_counts=True)
         few = f"tokens {at[count.argmin()]:.0f} has {count.min()} positions, the run {positions}"

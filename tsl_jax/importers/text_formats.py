@@ -1,8 +1,8 @@
 """Formats of trainers that print lines of text, as data: which key stands before which number.
 
-Sources: train.py of nanoGPT, llmc/logger.h of llm.c, the records of modded-nanogpt, nanochat's base_train.py, torchtitan's
-metrics, training.py of Megatron-LM and of gpt-neox, nanotron's logger, OLMo-core's console, MaxText's metric logger,
-transformers' Trainer, litgpt's pretrain, Composer's console logger; as they stood in 2026, and older shapes of them.
+Sources: train.py of nanoGPT, llmc/logger.h of llm.c, the records of modded-nanogpt, nanochat's base_train.py,
+torchtitan's metrics, training.py of Megatron-LM and of gpt-neox, nanotron's logger, OLMo-core's console, MaxText's
+metric logger, transformers' Trainer, litgpt's pretrain, Composer's console logger; as they stood in 2026, and older.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tsl_jax.importers.line_scan import ANSI, Key, LineFormat, read_lines
-from tsl_jax.importers.log_rows import LogRows, NotThisFormat, as_text, open_log
+from tsl_jax.importers.log_rows import LogRows, NotThisFormat, as_text, open_log, read_whole
 
 # Bytes from both ends that decide which format a file has; the more where source code stands above a log.
 HEADS = (1 << 17, 4 << 20)
@@ -322,8 +322,7 @@ def _trainer_steps(log: LogRows) -> LogRows:
     """Steps of the Trainer's lines where they have none: from the progress bar, or from the order of the rows."""
     if "step" in log.columns and np.isfinite(log.columns["step"]).any():
         return log
-    with open_log(log.path) as file:
-        data = as_text(file.read())
+    data = read_whole(log.path)
     bars = [(m.start(), int(m[1]), int(m[2])) for m in re.finditer(rb"\| *(\d+)/(\d+) \[", data)]
     rows = [m.start() for m in re.finditer(rb"\{'(?:loss|eval_loss)': ", data)]
     total = bars[0][2] if bars else 0

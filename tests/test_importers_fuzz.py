@@ -1,0 +1,141 @@
+"""No input gives a traceback: whatever a file holds, it is read or refused with a sentence."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from importers_material import FORMATS, wandb_chart
+from test_importers_trackers import LOGS
+
+import tsl_jax as tsl
+
+SAMPLES = {name: (file, write().encode()) for name, (file, write, *_) in FORMATS.items()}
+SAMPLES["W&B chart"] = ("chart.csv", wandb_chart().encode())
+for kept in ("run-brisk.wandb", "tensorboard/events.out.tfevents.1795915659.host.1.0", "lightning_metrics.csv"):
+    SAMPLES[kept] = (Path(kept).name, (LOGS / kept).read_bytes())
+NAMES = (
+    "step",
+    "tokens",
+    "loss",
+    "val_loss",
+    "lr",
+    "ppl",
+    "bpb",
+    "run",
+    "epoch",
+    "Wall time",
+    "acc_step",
+    "samples",
+    "",
+)
+FILE_NAMES = ("a.log", "a.csv", "a.json", "a.gz", "a.db", "a.wandb", "a")
+FEW = settings(
+    max_examples=15,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
+)
+CELLS = st.one_of(
+    st.integers(-(10**20), 10**20),
+    st.floats(allow_nan=True, allow_infinity=True),
+    st.booleans(),
+    st.none(),
+    st.sampled_from(["nan", "NaN", "inf", "-inf", "1,234", "41M", "1e999", "", "x", "1_0", "0x10", "1;2", '"']),
+    st.text(max_size=6),
+)
+
+
+def survives(folder: Path, name: str, data: bytes, **options) -> None:
+    """The file is read into sound surfaces, or refused in a sentence."""
+    file = folder / name
+    file.write_bytes(data)
+    try:
+        result = tsl.read_log(file, **options)
+    except ValueError as error:
+        if not str(error):
+            raise
+        return
+    assert str(result)
+    assert result.surfaces
+    for surface in result.surfaces.values():
+        known = surface.loss.values[np.isfinite(surface.loss.values)]
+        assert len(known)
+        assert (known > 0).all()
+        assert (np.diff(surface.tokens.values) > 0).all()
+
+
+@FEW
+@given(data=st.data())
+def test_damaged_logs(data, tmp_path: Path) -> None:
+    file, sample = SAMPLES[data.draw(st.sampled_from(sorted(SAMPLES)))]
+    sample = bytearray(sample)
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, max(len(sample) - 1, 0)))
+        kind = data.draw(st.sampled_from(["flip", "cut", "drop", "insert", "repeat", "splice"]))
+        if kind == "flip" and sample:
+            sample[at] = data.draw(st.integers(0, 255))
+        elif kind == "cut":
+            del sample[at:]
+        elif kind == "drop":
+            del sample[at : at + data.draw(st.integers(1, 300))]
+        elif kind == "insert":
+            sample[at:at] = data.draw(st.binary(max_size=20))
+        elif kind == "repeat":
+            sample[at:at] = sample[max(0, at - data.draw(st.integers(1, 2000))) : at]
+        else:
+            _, other = SAMPLES[data.draw(st.sampled_from(sorted(SAMPLES)))]
+            sample += other[: data.draw(st.integers(0, len(other)))]
+    repeated = data.draw(st.sampled_from(["last", "first", "mean", "apart"]))
+    survives(tmp_path, file, bytes(sample), repeated=repeated)
+
+
+@FEW
+@given(
+    names=st.lists(st.sampled_from(NAMES) | st.text(max_size=5), min_size=1, max_size=6),
+    rows=st.lists(st.lists(CELLS, min_size=1, max_size=6), max_size=12),
+    delimiter=st.sampled_from([",", ";", "\t", "|", " "]),
+)
+def test_tables_of_anything(names, rows, delimiter, tmp_path: Path) -> None:
+    lines = [delimiter.join(names), *(delimiter.join("" if c is None else str(c) for c in row) for row in rows)]
+    survives(tmp_path, "log.csv", "\n".join(lines).encode("utf-8", "surrogatepass"))
+
+
+VALUES = st.recursive(
+    CELLS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=3)
+)
+
+
+@FEW
+@given(
+    rows=st.lists(st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=4), VALUES, max_size=5), max_size=8),
+    whole=st.booleans(),
+    per_step=st.sampled_from([None, 1000, [(0, 10), (5, 20)]]),
+)
+def test_json_of_anything(rows, whole, per_step, tmp_path: Path) -> None:
+    text = json.dumps(rows) if whole else "".join(json.dumps(row) + "\n" for row in rows)
+    survives(tmp_path, "log.json" if whole else "log.jsonl", text.encode(), tokens_per_step=per_step)
+
+
+@FEW
+@given(text=st.text(max_size=300) | st.binary(max_size=300), name=st.sampled_from(FILE_NAMES))
+def test_files_of_anything(text, name, tmp_path: Path) -> None:
+    survives(tmp_path, name, text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
+
+
+@FEW
+@given(values=st.lists(st.tuples(st.floats(0, 1e6), st.floats(-1, 20) | st.just(math.nan)), min_size=2, max_size=30))
+def test_curves_of_anything(values, tmp_path: Path) -> None:
+    text = "step,loss\n" + "".join(f"{step},{loss}\n" for step, loss in values)
+    for options in ({}, {"repeated": "first"}, {"tokens_per_step": 7}, {"loss_unit": "perplexity"}):
+        survives(tmp_path, "log.csv", text.encode(), **options)
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLES))
+def test_every_prefix_of_a_log(name: str, tmp_path: Path) -> None:
+    file, sample = SAMPLES[name]
+    for part in np.linspace(1, len(sample), 8).astype(int):
+        survives(tmp_path, file, sample[:part])
