@@ -384,6 +384,13 @@ def test_rows_without_a_step_are_left_out_and_a_log_without_steps_is_counted(tmp
     assert losses(one(read(tmp_path, csv("5.0", "4.5", header="loss"), logging_steps=50))) == {50: 5.0, 100: 4.5}
 
 
+def test_batches_that_are_counted_by_epoch_are_one_run(tmp_path: Path) -> None:
+    rows = [f"{e},{b},{5 - e / 2 - b / 70:.4f}" for e in range(3) for b in range(10)]
+    result = read(tmp_path, csv(*rows, header="epoch,batch,loss"))
+    assert list(losses(one(result))) == list(range(30))
+    assert codes(result) == {"epochs_joined", "clock_is_steps"}
+
+
 REFUSED = {
     "runs.csv": ("Name,State,train/loss\na,finished,2.1\nb,crashed,2.2\n", "a table of runs, one row a run"),
     "tracker_metrics.jsonl": ('{"config":{},"summary":{"train/loss":2}}\n', "only the last value of each metric"),

@@ -58,6 +58,11 @@ def numbers_at(
         other = alive & ~(is_digit | is_point)
         if k == 0:
             other &= ~signed
+        if grouped:  # a comma parts thousands where three digits follow
+            comma = other & (character == ord(","))
+            if comma.any():
+                after = [_DIGIT[block[at + k + offset]] for offset in range(1, 5)]
+                other &= ~(comma & after[0] & after[1] & after[2] & ~after[3])
         if not other.any():
             continue
         alive &= ~other
@@ -67,7 +72,6 @@ def numbers_at(
         # Letters of nan and inf, commas between digits, suffixes.
         strange = other & _LETTER[character] & ~is_e
         if grouped:
-            strange |= other & (character == ord(",")) & _DIGIT[block[at + k + 1]]
             strange |= other & _SUFFIX[character]
         odd |= strange
         if not alive.any():

@@ -71,7 +71,8 @@ class _Pairs(dict):
 
     def __init__(self, pairs: list[tuple[str, Any]]):
         super().__init__(pairs)
-        self.repeated = [name for name, _ in pairs] if len(self) < len(pairs) else []
+        names = [name for name, _ in pairs] if len(self) < len(pairs) else []
+        self.repeated = {name for name in names if names.count(name) > 1}
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
@@ -268,7 +269,7 @@ def from_rows(
         numbers: the line of each; empty where not known. words_of: columns that are read as words.
     """
     form, losses = "JSON, an object a row", ()
-    repeated = [name for row in rows for name in getattr(row, "repeated", ())]
+    repeated = {name for row in rows for name in getattr(row, "repeated", ())}
     number_list = list(numbers) if len(numbers) == len(rows) else [0] * len(rows)
     if any(row.get("tracker") and "event" in row for row in rows[:50]):
         form = "Levanter json_logger"
@@ -305,9 +306,7 @@ def from_rows(
             at = next(k for k, cell in enumerate(cells) if number_of(cell) is None)
             log.note("words", f"{words} cells of {name} are no numbers: missing", number_list[at])
         columns[name] = values
-    for name in set(repeated):
-        if repeated.count(name) > 1:
-            log.units[name] = "repeated"
+    log.units |= dict.fromkeys(repeated, "repeated")
     return log
 
 

@@ -6,8 +6,11 @@ A format is data (`LineFormat`): which key stands before which number. `text_for
 
 from __future__ import annotations
 
+import os
 import re
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +22,7 @@ from tsl_jax.importers.decimal_scan import WIDEST, numbers_at
 from tsl_jax.importers.log_rows import SAYS_NAN, LogRows, as_text, number_of, open_log
 
 BLOCK = 4 << 20  # bytes read at once: a block and its masks stay in the processor's cache
+MOST_THREADS = 8
 FACTS_WITHIN = 50_000  # lines of a log that may state the length of sequences and the like
 ANSI = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 WHOLE_ENDING = re.compile(rb"(\.\d{2,}|[^\d\s.,:=+-])\s*$")  # a number of some decimals, or no number at all
@@ -83,8 +87,8 @@ def read_lines(path: Path, form: LineFormat) -> LogRows:
     parts: list[dict[str, np.ndarray]] = []
     known: dict[str, float] = {}
     cut: tuple[int, bytes] | None = None
-    for block in _by_steps(blocks(path), form.keys[0].before) if form.step_before else blocks(path):
-        found = _scan(block.data, form)
+    parts_of = _by_steps(blocks(path), form.keys[0].before) if form.step_before else blocks(path)
+    for block, found in _side_by_side(parts_of, form):
         if block.cut:
             cut = (block.line + int(block.data.count(b"\n")), block.data.rpartition(b"\n")[2])
         for fact, pattern in form.facts if block.line < FACTS_WITHIN else ():
@@ -112,6 +116,22 @@ def read_lines(path: Path, form: LineFormat) -> LogRows:
         if not column or np.isfinite(columns.get(column, np.zeros(0))).any():
             log.note(code, sentence, 0, warning)
     return log
+
+
+def _side_by_side(
+    parts: Iterator[Block], form: LineFormat
+) -> Iterator[tuple[Block, dict[str, tuple[np.ndarray, np.ndarray]]]]:
+    """Blocks with what was found in each, in order; a thread a core, since numpy lets go of the interpreter."""
+    threads = min(len(os.sched_getaffinity(0)), MOST_THREADS) if hasattr(os, "sched_getaffinity") else 2
+    waiting: deque[tuple[Block, Future[dict[str, tuple[np.ndarray, np.ndarray]]]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for block in parts:
+            waiting.append((block, pool.submit(_scan, block.data, form)))
+            if len(waiting) > threads:
+                first, found = waiting.popleft()
+                yield first, found.result()
+        for block, found in waiting:
+            yield block, found.result()
 
 
 class Block(NamedTuple):

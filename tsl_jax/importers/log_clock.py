@@ -59,7 +59,7 @@ def clock_of(log: LogRows, roles: LogRoles, given: ClockOptions, rows: np.ndarra
         )
         raise ValueError(f"{found} over with tokens=None (--tokens None)")
     if step is not None:
-        step = _whole_steps(log, step, measured)
+        step = _whole_steps(log, _over_epochs(log, step, rows, measured), measured)
     if tokens is not None:
         tokens = tokens * _unit(log, roles, given, tokens, step, measured)
         tokens = _complete(log, tokens, step, measured)
@@ -117,6 +117,25 @@ def _counted(log: LogRows, measured: np.ndarray) -> Float[np.ndarray, " row"]:
     log.note("step_inferred", "there is no column of steps or tokens: rows were counted; --step names one")
     log.known["steps_a_row"] = 1
     return np.where(measured, np.cumsum(measured), np.nan).astype(float)
+
+
+def _over_epochs(
+    log: LogRows, step: Float[np.ndarray, " row"], rows: np.ndarray, measured: np.ndarray
+) -> Float[np.ndarray, " row"]:
+    """Steps that begin again with each epoch, counted on: the batch of an epoch is no step of the run."""
+    name = next((name for name in log.columns if name.lower() in ("epoch", "epochs")), None)
+    if name is None:
+        return step
+    epoch = log.columns[name][rows]
+    known = np.flatnonzero(measured & np.isfinite(step) & np.isfinite(epoch))
+    falls = np.flatnonzero(np.diff(step[known]) < 0)
+    if not len(falls) or not (np.diff(epoch[known])[falls] == 1).all() or (np.diff(epoch[known]) < 0).any():
+        return step
+    added = np.zeros(len(step))
+    for fall in falls:
+        added[known[fall + 1] :] += step[known[fall]] + 1 - step[known].min()
+    log.note("epochs_joined", f"steps begin again with each epoch: counted on over {len(falls) + 1} epochs", 0, False)
+    return step + added
 
 
 def _whole_steps(log: LogRows, step: Float[np.ndarray, " row"], measured: np.ndarray) -> Float[np.ndarray, " row"]:

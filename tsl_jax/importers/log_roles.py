@@ -36,7 +36,22 @@ EVAL_WORDS = {"val", "valid", "validation", "eval", "evaluation", "test", "dev",
 STEPS = (
     *("global_step", "trainer_global_step", "train_global_step", "step", "iteration", "iterations", "iter", "iters"),
     *("train_step", "training_step", "steps", "num_steps", "n_steps", "current_step", "optimizer_step", "num_updates"),
-    *("updates", "update", "train_steps", "train_iter", "iter_num", "it", "batch_idx", "batch"),
+    *(
+        "current_steps",
+        "opt_step",
+        "gradient_step",
+        "n_iter",
+        "num_iter",
+        "iteration_number",
+        "updates",
+        "update",
+        "train_steps",
+        "train_iter",
+        "iter_num",
+        "it",
+        "batch_idx",
+        "batch",
+    ),
 )
 TOKENS = re.compile(
     r"(?:train_|training_|optim_|throughput_|perf_|stats_|counters_|progress_|metrics_|data_)*"

@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 # A cell that says NaN is kept apart from one with nothing in it, which is NaN itself: a loss that is not a number is
 # worth a sentence, an evaluation that did not take place is not. No cross-entropy is -inf.
 SAYS_NAN = -np.inf
-MISSING = frozenset(("", "na", "n/a", "none", "null", "-", "--"))  # cells with nothing in them, in lower case
+MISSING = frozenset(("", "na", "n/a", "none", "null", "-", "--", "no log"))  # cells with nothing in them, in lower case
 COMPRESSED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 MOST_BYTES = 4 << 30  # of a file that is held in memory whole
 SHOWN = 110  # characters of a line that is shown
