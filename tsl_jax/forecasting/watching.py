@@ -3,10 +3,10 @@
 The chance that the end is at most L, given what was seen, is a martingale under the forecast's own model: by Ville's
 inequality a run whose end is at most L is stopped at all, at any number of looks, with a probability of `alpha` at
 most if it is stopped when that chance first falls below `alpha`. Looking at every checkpoint does not inflate that
-error. It is as true as the model, and forecasts of small runs are surer than they should be: with their own draws 29 % of 21
-development runs were stopped falsely at alpha = .05. So the chance is that of a normal distribution WIDER times as wide
-as the lower half of the 90 % interval says, at which one of them was (5 %) and none of 19 other runs; see
-`experiments/forecast_evidence/stop_rule.py`, which counts false stops on whole runs.
+error. It is as true as the model, and forecasts of small runs are surer than they should be: with their own draws 29
+% of 21 development runs were stopped falsely at alpha = .05. So the chance is that of a normal distribution WIDER
+times as wide as the lower half of the 90 % interval says, at which one of them was (5 %) and none of 19 other runs;
+see `experiments/forecast_evidence/stop_rule.py`, which counts false stops on whole runs.
 
 A run leaves its course where new losses lie outside the interval that was forecast for them. Each of n new checkpoints
 lies above the upper end of a 1 - q interval with the chance q/2, but neighbours err together: RUN_LENGTH of them in a

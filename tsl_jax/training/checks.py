@@ -16,7 +16,8 @@ ON_NONFINITE = ("stop", "rollback")
 NOISE_SCALE = ("off", "total", "by_layer")
 # The least and the most of the counts: beyond these no machine goes, or numbers no longer fit their types.
 RANGES = {
-    "tokens": (1, 10**15), "unique_tokens": (0, 10**15), "context": (1, 1 << 24), "batch_size": (1, 1 << 24), "accumulate": (1, 1 << 24),
+    "tokens": (1, 10**15), "unique_tokens": (0, 10**15), "context": (1, 1 << 24), "batch_size": (1, 1 << 24),
+    "accumulate": (1, 1 << 24),
     "weight_updates": (1, 10_000), "evaluations": (1, 10_000), "evaluation_batch": (1, 1 << 24), "keep": (1, 1 << 24),
     "steps_per_call": (0, 1 << 16), "seed": (0, (1 << 32) - 1),
 }  # fmt: skip
