@@ -57,7 +57,8 @@ class RunComparison:
         numbers: Any = dict.fromkeys(("loss", "sd", "difference", "low", "high", "loss_at_flops"), "{:.4f}".format)
         numbers |= {"tokens_to_match": "{:.3g}".format, "speed": "{:.2f}".format}
         numbers |= dict.fromkeys(("p", "p_target"), "{:.2g}".format) | {"pairs": "{:.0f}".format}
-        shown = self.table[columns].to_string(formatters=numbers, na_rep="-")
+        table: Any = self.table[columns]
+        shown = table.to_string(formatters=numbers, na_rep="-")
         lines = [f"mean loss at {self.tokens:,.0f} tokens, {self.level:.0%} intervals, against {self.table.index[0]}"]
         lines.append(shown)
         lines += [f"{name}: {row.verdict}" for name, row in self.table.iterrows()]
