@@ -47,6 +47,11 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def per_second(rate: float) -> str:
+    """A rate without decimals, or with two digits where it is slow."""
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+
+
 def duration(seconds: float) -> str:
     """A time in the largest unit of which there are two."""
     for unit, name in ((365 * 86_400, "years"), (86_400, "days"), (3600, "h"), (60, "min")):
@@ -136,7 +141,7 @@ def rate(stage: str, unit: str) -> Iterator[Callable[[float, int], None]]:
     )
 
     console = Console(stderr=True)
-    counted = TextColumn("{task.fields[count]:,} " + unit + ", {task.fields[rate]:,.3g}/s", markup=False)
+    counted = TextColumn("{task.fields[count]:,} " + unit + ", {task.fields[rate]}/s", markup=False)
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -146,17 +151,17 @@ def rate(stage: str, unit: str) -> Iterator[Callable[[float, int], None]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(stage, total=1.0, count=0, rate=0.0)
+        task = progress.add_task(stage, total=1.0, count=0, rate="0")
         started, last, first = monotonic(), monotonic(), -1.0
 
         def report(share: float, count: int) -> None:
             nonlocal last, first
             now, first = monotonic(), share if first < 0 else first  # what an earlier call had done
             speed = count / max(now - started, 1e-9)
-            progress.update(task, completed=share, count=count, rate=speed)
+            progress.update(task, completed=share, count=count, rate=per_second(speed))
             if not console.is_terminal and now - last >= EVERY:
                 last = now
                 left = (1 - share) * (now - started) / max(share - first, 1e-9)
-                say(f"{stage}: {share:.0%}, {count:,} {unit}, {speed:,.3g}/s, {duration(left)} left")
+                say(f"{stage}: {share:.0%}, {count:,} {unit}, {per_second(speed)}/s, {duration(left)} left")
 
         yield report

@@ -116,20 +116,21 @@ def _recognised(tokens: bytes, lr: bytes) -> tuple[str, tuple[Schedule, ...]] | 
     later, rows = t[first:], rate[first:] / peak
     if len(t) - 1 - top < ROWS:
         return None
-    # where the log begins in mid-run the peak may lie before it: a cosine is then taken to begin after a short warm-up
+    # a form that is flat at first begins anywhere between two rows; where the log begins in mid-run, after a short
+    # warm-up if that fits, for rows before its end would not be learned from
     before = 0.0 if first == 0 else t[first - 1]
-    flat_first = (0.0, 0.2 * t[0]) if first == 0 and t[0] > 0.1 * t[-1] else (before, t[top + 1])
+    late = first == 0 and t[0] > 0.1 * t[-1]
+    flat_first = ((0.0, 0.2 * t[0]), (0.0, t[0])) if late else ((before, t[top + 1]),)
     candidates: list[tuple[float, str, float, Schedule]] = []
     for name, form, article in _FORMS:
+        flat = form in (_cosine, _inverse_root)
         for ratio in RATIOS if form is not _inverse_root else (0.0,):
-            starts = flat_first if form in (_cosine, _inverse_root) else (t[top], t[top + 1])
-            fitted = _fitted(form, ratio, later, rows, starts)
-            if fitted is None:
-                continue
-            missed, highest, start, end = fitted
-            if missed <= ROUNDED and end <= LONGEST * t[-1]:
-                plan = _schedule(name, highest * peak, start, end, ratio)
-                candidates.append((missed, article, ratio, plan))
+            for starts in flat_first if flat else ((t[top], t[top + 1]),):
+                fitted = _fitted(form, ratio, later, rows, starts)
+                if fitted is not None and fitted[0] <= ROUNDED and fitted[3] <= LONGEST * t[-1]:
+                    missed, highest, start, end = fitted
+                    candidates.append((missed, article, ratio, _schedule(name, highest * peak, start, end, ratio)))
+                    break
     if not candidates:
         return None
     best = min(candidates, key=lambda candidate: candidate[0])

@@ -126,11 +126,10 @@ def _rate(material: Material) -> str:
     """What the forecasts knew of the learning rate to come, in words."""
     if material.schedule:
         return "the plan as known then, drawn below"
-    notes = {
-        forecast.notes[0] for group in material.forecasts.values() for forecast in group.values() if forecast.notes
-    }
-    said = "; ".join(sorted(notes)) or "no plan was known"
-    return f"{text(said)}; below, the rates that were recorded, of which no forecast saw those beyond its cut-off"
+    *_, (cutoff, group) = material.forecasts.items()  # the last, which saw most
+    notes = [forecast.notes[0] for forecast in group.values() if forecast.notes]
+    said = f"{text(notes[0])} (from {material.cutoff_names[cutoff]})" if notes else "no plan was known"
+    return f"{said}; below, the rates that were recorded, of which no forecast saw those beyond its cut-off"
 
 
 def _without_forecast(material: Material) -> str:
