@@ -48,7 +48,7 @@ def test_a_schedule_is_recognised_in_the_rates_that_were_recorded(schedule: Sche
     assert f"those of {name} that ends at" in rate.sentence
     ends = [plan.total_tokens for plan in rate.plans if plan is not None]
     assert len(ends) == len(rate.plans)
-    assert any(abs(end / END - 1) < 0.01 for end in ends)  # the truth is among those that are not told apart
+    assert any(abs(end / END - 1) < 0.01 for end in ends)  # the truth is among those that are not distinguished
     assert all(0.85 < end / END < 1.15 for end in ends)
 
 

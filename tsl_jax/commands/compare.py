@@ -60,7 +60,8 @@ def run_compare(command: CompareCommand) -> None:
     if command.out.suffix == ".csv":
         write_atomically(command.out, comparison.table.to_csv(float_format="%.8g"))
     else:
-        comparison.plot().savefig(command.out, dpi=150)
+        figure, kind = comparison.plot(), command.out.suffix[1:]
+        write_atomically(command.out, lambda file: figure.savefig(file, format=kind, dpi=150))
     print(f"{'table' if command.out.suffix == '.csv' else 'figure'}: {command.out}")
 
 

@@ -14,10 +14,12 @@ import tyro
 if TYPE_CHECKING:
     import xarray as xr
 
+    from tsl_jax.forecasting import Forecast
     from tsl_jax.forecasting.watching import Outlook
 
 STOPPED = 4  # exit code of --stop-above
 OFF_COURSE = 5  # exit code of tsl check
+AHEAD = (0.01, 0.03, 0.1, 0.2, 0.4, 0.7, 1.0)  # shares of what is left, at which new checkpoints are expected
 
 
 @dataclass(frozen=True)
@@ -53,54 +55,19 @@ class WatchCommand:
 
 def run_watch(command: WatchCommand) -> int | None:
     """Look until the end of the plan, Ctrl-C, or a stop."""
-    from tsl_jax.forecasting import forecast
-    from tsl_jax.forecasting.watching import FEWEST, events, outlook
+    from tsl_jax.forecasting.watching import FEWEST
     from tsl_jax.importers import read_plans
 
     _check(command)
-    schedule = None if command.schedule is None else read_plans(command.schedule)
-    seen, said, before, expected = -1.0, set(), None, None
+    watch = _Watch(command, None if command.schedule is None else read_plans(command.schedule))
     while True:
-        try:
-            past = _read(command)
-        except (OSError, ValueError) as error:
-            if command.once:
-                raise
-            past = None  # being written, rotated, or not there yet: look again
-            if str(error) not in said:
-                print(f"waiting: {error}", flush=True)
-                said.add(str(error))
-        tokens = float(past.tokens[-1]) if past is not None else seen
-        if past is not None and past.sizes["tokens"] < FEWEST and command.once:
+        past = watch.read()
+        if past is not None and command.once and past.sizes["tokens"] < FEWEST:
             raise ValueError(f"watch: {FEWEST} checkpoints are needed, {past.sizes['tokens']} are there")
-        if past is not None and past.sizes["tokens"] >= FEWEST and tokens != seen:
-            if tokens < seen:
-                print(f"the log goes back to {tokens:,.0f} tokens: read anew", flush=True)
-                before = expected = None
-            seen = tokens
-            if expected is not None:
-                for event in events(past, expected, command.split):
-                    if event.sentence not in said and (event.kind, event.tokens) not in said:
-                        said.add((event.kind, event.tokens))
-                        _tell(command, event.sentence)
-                        expected = None  # the forecast begins again from here
-                        break
-            now = outlook(past, command.split, command.end, command.stop_above, schedule)
-            print(_line(now, before), flush=True)
-            before = now
-            if command.page is not None:
-                _write_page(command, past)
-            if command.stop_above is not None and now.chance_below < command.alpha:
-                sentence = (
-                    f"stop: the end is at most {command.stop_above:g} nats with a chance of {now.chance_below:.1%}, "
-                    f"expected {now.expected:.3f} ({now.low:.3f} to {now.high:.3f})"
-                )
-                _tell(command, sentence)
+        if past is not None and past.sizes["tokens"] >= FEWEST and float(past.tokens[-1]) != watch.seen:
+            if watch.look(past):
                 return STOPPED
-            if expected is None:
-                ahead = [tokens + (now.end - tokens) * share for share in (0.01, 0.03, 0.1, 0.2, 0.4, 0.7, 1.0)]
-                expected = forecast(past, ahead, schedule, by_position=False) if now.end > tokens else None
-            if tokens >= now.end:
+            if watch.seen >= watch.end:
                 print("the end of the plan is reached", flush=True)
                 return None
         if command.once:
@@ -108,7 +75,67 @@ def run_watch(command: WatchCommand) -> int | None:
         time.sleep(command.every)
 
 
+class _Watch:
+    """What is remembered between two looks at a log."""
+
+    def __init__(self, command: WatchCommand, schedule: Any) -> None:
+        self.command, self.schedule = command, schedule
+        self.seen, self.end = -1.0, float("inf")  # tokens at the last look, and of the end
+        self.said: set[Any] = set()  # events, and why there was nothing to read
+        self.before: Outlook | None = None
+        self.expected: Forecast | None = None  # an earlier forecast, which new checkpoints are compared with
+
+    def read(self) -> xr.Dataset | None:
+        """The run as it is now; None while it is being written, rotated, or not there yet."""
+        try:
+            return _read(self.command)
+        except (OSError, ValueError) as error:
+            if self.command.once:
+                raise
+            if str(error) not in self.said:
+                print(f"waiting: {error}", flush=True)
+                self.said.add(str(error))
+            return None
+
+    def look(self, past: xr.Dataset) -> bool:
+        """Compare new checkpoints with what was expected of them, and print the end as known now; whether to stop."""
+        from tsl_jax.forecasting import forecast
+        from tsl_jax.forecasting.watching import events, outlook
+
+        command, tokens = self.command, float(past.tokens[-1])
+        if tokens < self.seen:
+            print(f"the log goes back to {tokens:,.0f} tokens: read anew", flush=True)
+            self.before = self.expected = None
+        self.seen = tokens
+        for event in events(past, self.expected, command.split) if self.expected is not None else ():
+            if (event.kind, event.tokens) in self.said:
+                continue
+            self.said.add((event.kind, event.tokens))
+            _announce(command, event.sentence)
+            if event.kind != "spike":  # a spike is over; after all others the forecast begins again
+                self.expected = None
+        now = outlook(past, command.split, command.end, command.stop_above, self.schedule)
+        print(_line(now, self.before), flush=True)
+        self.before, self.end = now, now.end
+        if command.page is not None:
+            _write_page(command, past)
+        if command.stop_above is not None and now.chance_below < command.alpha:
+            _announce(
+                command,
+                f"stop: the end is at most {command.stop_above:g} nats with a chance of {now.chance_below:.1%}, "
+                f"expected {now.expected:.3f} ({now.low:.3f} to {now.high:.3f})",
+            )
+            return True
+        if self.expected is None and now.end > tokens:
+            ahead = [tokens + (now.end - tokens) * share for share in AHEAD]
+            self.expected = forecast(past, ahead, self.schedule, by_position=False)
+        return False
+
+
 def _check(command: WatchCommand) -> None:
+    """Raises ValueError for options that make no sense, before any work."""
+    from tsl_jax.commands import report
+
     for name in ("every", "end", "stop_above"):
         value = getattr(command, name)
         if value is not None and not 0 < value < float("inf"):
@@ -117,6 +144,8 @@ def _check(command: WatchCommand) -> None:
         raise ValueError(f"watch: --alpha is a chance between 0 and .5, found {command.alpha}")
     if command.page is not None and command.page.name != "report.html":
         raise ValueError(f"watch: --page is the path of a report.html, found {command.page}")
+    if command.page is not None:  # somebody else's page is not replaced
+        report.check_out(command.log, command.page.parent)
 
 
 def _read(command: WatchCommand) -> xr.Dataset:
@@ -144,7 +173,7 @@ def _line(now: Outlook, before: Outlook | None) -> str:
     )
 
 
-def _tell(command: WatchCommand, sentence: str) -> None:
+def _announce(command: WatchCommand, sentence: str) -> None:
     """Print a sentence, and hand it to the user's command."""
     print(sentence, flush=True)
     if command.on_event:

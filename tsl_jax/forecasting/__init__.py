@@ -10,7 +10,7 @@ importance_sampling   its sampler: proposals and tempered weights
 priors           its priors
 lr_history       the learning rate of a run as laws read it: area and decreases
 assumed_rate     what is taken for the learning rate to come where no plan is known
-doubts           what speaks against a forecast whatever its method: a rising loss, a useless interval
+forecast_checks  what speaks against a forecast whatever its method: a rising loss, a useless interval
 position_route   temporal laws of a0, a1 and a2: the paper's route
 joint_surface    the same, all parameters at once
 baselines        laws of the mean loss alone

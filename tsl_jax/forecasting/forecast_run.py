@@ -19,7 +19,7 @@ import xarray as xr
 from tsl_jax.forecasting import lr_aware, position_route, rolling_origin
 from tsl_jax.forecasting.assumed_rate import AssumedRate, assumed_rate
 from tsl_jax.forecasting.baselines import Baseline, mean_loss
-from tsl_jax.forecasting.doubts import rising, too_wide
+from tsl_jax.forecasting.forecast_checks import rising, too_wide
 from tsl_jax.forecasting.lr_aware import ForecastMethod
 from tsl_jax.forecasting.lr_history import schedule_of
 from tsl_jax.forecasting.methods import MAIN, METHODS
@@ -138,7 +138,10 @@ def _free_memory() -> float | None:
 def _tokens(at: Any, end: int | None) -> np.ndarray:
     """The tokens asked for (token,), each once, in the order of the question; default the end of the plan."""
     if at is None and end is None:
-        raise ValueError("forecast: the surface carries no plan whose end could be meant; name tokens, as in at=20e9")
+        raise ValueError(
+            "forecast: the surface carries no plan whose end could be meant; name tokens, as in at=20e9 "
+            "(tsl watch --end 20e9)"
+        )
     try:
         tokens = np.atleast_1d(np.asarray(end if at is None else at, float))
     except (TypeError, ValueError):

@@ -50,7 +50,8 @@ class Outcome:
         share = float(self.table.inside.mean())
         lines = [self.table.to_string(index=False, float_format="{:.4f}".format)]
         lines.append(f"{share:.0%} of {len(self.table)} inside the 90 % interval; {self.ahead} still ahead")
-        lines.append("inside its forecast" if self.inside else f"off its forecast: {RUN_LENGTH} in a row outside")
+        off = f"off its forecast: {RUN_LENGTH} in a row outside, or a loss that is not finite"
+        lines.append("inside its forecast" if self.inside else off)
         return "\n".join(lines)
 
 

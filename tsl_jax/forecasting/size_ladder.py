@@ -189,7 +189,7 @@ def fit_size_ladder(
 
 
 def _solved(design: np.ndarray, log_loss: np.ndarray) -> np.ndarray:
-    """Least squares (column, position); of the smallest norm where columns hang together."""
+    """Least squares (column, position); of the smallest norm where columns are collinear."""
     return np.linalg.lstsq(design, log_loss, rcond=None)[0]
 
 

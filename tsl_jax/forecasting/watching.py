@@ -10,10 +10,10 @@ see `experiments/forecast_evidence/stop_rule.py`, which counts false stops on wh
 
 A run leaves its course where new losses lie outside the interval that was forecast for them. Each of n new checkpoints
 lies above the upper end of a 1 - q interval with the chance q/2, but neighbours err together: RUN_LENGTH of them in a
-row, all on one side, are one event. What it is is told by their shape:
+row, all on one side, are one event. Their shape names it:
 
     non_finite   a loss is NaN or infinite
-    spike        above by SPIKE scatters, and back within RUN_LENGTH
+    spike        one checkpoint above by SPIKE scatters and the upper end; the forecast stands
     divergence   above and rising
     shift        above or below, parallel: other data, another rate, a restart
     plateau      above, and no longer falling
@@ -122,7 +122,7 @@ def events(seen: xr.Dataset, made: Forecast, split: str = "", run_length: int = 
     tokens, loss = curve.tokens.values.astype(float), curve.values
     new = tokens > made.cutoff
     found = [
-        Event("non_finite", float(at), f"the loss of {split} is {value} at {at:,.0f} tokens")
+        Event("non_finite", float(at), f"non_finite: the loss of {split} is {value} at {at:,.0f} tokens")
         for at, value in zip(tokens[new], loss[new], strict=True)
         if not np.isfinite(value)
     ][:1]
@@ -142,8 +142,8 @@ def events(seen: xr.Dataset, made: Forecast, split: str = "", run_length: int = 
     begin = next((k for k in range(len(y) - run_length + 1) if abs(side[k : k + run_length].sum()) == run_length), None)
     for k in spikes[:1]:
         if begin is None or k < begin:
-            back = y[k] - middle[k]
-            sentence = f"the loss of {split} stands {back:.3f} nats above what was expected at {x[k]:,.0f} tokens"
+            above = y[k] - middle[k]
+            sentence = f"spike: the loss of {split} is {above:.3f} nats above what was expected at {x[k]:,.0f} tokens"
             found.append(Event("spike", float(x[k]), sentence))
     if begin is not None:
         found.append(_event(split, x[begin:], y[begin:], middle[begin:], int(side[begin]), scatter))

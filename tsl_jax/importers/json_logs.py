@@ -185,7 +185,7 @@ def from_document(path: Path, document: Any, data: bytes = b"", words: Collectio
 
 
 def _lines_of(data: bytes, count: int) -> Sequence[int]:
-    """Lines on which the objects of a pretty-printed list begin, if they can be told."""
+    """Lines on which the objects of a pretty-printed list begin, if they can be found."""
     at = [m.start() for m in re.finditer(rb"(?m)^\s*\{\s*$", data)]
     return [data.count(b"\n", 0, k) + 1 for k in at[-count:]] if len(at) >= count and count < 5000 else []
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from tsl_jax.importers.log_rows import LogRows
 
-LEAST = 200  # losses from which smoothing can be told from chance
+LEAST = 200  # losses from which smoothing can be distinguished from chance
 ALIKE = 0.78  # share of neighbouring residuals of one sign: .5 of independent noise, .81 of an average of weight .9
 JUMPS = (
     1.15,

@@ -307,9 +307,7 @@ def _by_words(log: LogRows, roles: LogRoles, measured: np.ndarray) -> dict[str, 
             continue
         groups = {str(kind): rows[cells[rows] == kind] for kind in sorted(kinds)}
         if all((np.diff(log.columns[key][of]) >= 0).all() for of in groups.values()):
-            log.note(
-                "runs_by_words", f"{len(groups)} runs are told apart by {name}; --run names other columns", 0, False
-            )
+            log.note("runs_by_words", f"{len(groups)} runs, separated by {name}; --run names other columns", 0, False)
             return groups
     return {}
 

@@ -1,4 +1,4 @@
-"""Rows of a log become curves: runs are told apart, restarts stitched, rows of one checkpoint put together.
+"""Rows of a log become curves: runs are separated, restarts stitched, rows of one checkpoint put together.
 
 The clock (tokens, else steps) of the training losses says what happened, in the order of the rows. Where it falls, the
 run was started again: rows of the earlier attempt from there on are its abandoned branch. Where it falls to its
