@@ -29,12 +29,12 @@ def planted(kind: str, every: int = 1, noise: float = 5e-4, seed: int = 0, level
     tokens = np.unique(np.geomspace(1e6, TOTAL, 61).astype(int))[::every]
     plan = tsl.laws.Schedule.from_plan(PLANS[kind])
     x = LearningRate(*plan.knots()).covariates(tokens, float(TOTAL))
-    basis = tsl.laws.AREA_ANNEALING.basis
-    mean = np.asarray(basis(jnp.array([0.4, 500.0]), x), float) @ np.array([2.6 + level, 0.5, 0.15])
+    basis = tsl.laws.SATURATING_ANNEALING.basis
+    mean = np.asarray(basis(jnp.array([0.4, 500.0, 2.2]), x), float) @ np.array([2.6 + level, 0.5, 0.18])
     mean += noise * np.random.default_rng(seed).standard_normal(len(tokens))
     gap = 1 / (1 + 0.4 * POSITION)
     loss = mean[:, None] + 1.2 * (gap - gap.mean())
-    return tsl.from_losses(loss, tokens=tokens, schedule=PLANS[kind], run=kind, n_params=1e6)
+    return tsl.from_losses(loss, tokens=tokens, schedule=PLANS[kind], run=kind, n_params=1e8)
 
 
 def past_of(surface: xr.Dataset, share: float) -> xr.Dataset:
@@ -68,7 +68,7 @@ def test_reference_runs_tell_what_the_prefix_cannot():
     widths = [float(f.quantiles[0, -1, -1] - f.quantiles[0, -1, 0]) for f in (alone, pooled)]
     assert inside(alone, truth)
     assert inside(pooled, truth)
-    assert widths[1] < 0.5 * widths[0]
+    assert widths[1] < 0.7 * widths[0]
     assert abs(float(pooled.mean[0, -1]) - truth) < 0.02
 
 

@@ -186,7 +186,7 @@ def test_intervals_open_from_the_last_loss_seen_and_are_compared_with_what_was_o
     final = float(here[-1])
     interval = f"(90% interval {final - 0.15:.3f} to {final + 0.25:.3f}); {final:.3f} was observed, inside, an error"
     claim = f"a final loss of {final + 0.05:.3f} nats on in-distribution text (id) {interval} of +0.050."
-    assert f"40% of the run, mean_annealing (area annealing of the mean loss) forecast {claim}" in page.text
+    assert f"40% of the run, mean_annealing (saturating annealing of the mean loss) forecast {claim}" in page.text
 
 
 def test_the_end_of_an_unfinished_run_is_forecast_with_its_interval(

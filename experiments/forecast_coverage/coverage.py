@@ -7,7 +7,7 @@ for its level, and a gap over positions that follows a power law, not the hyperb
 law has. Residuals are an AR(1) of the level, common to all positions, and white noise at each. No run follows its law
 to the end: beyond the cut-off the level changes by a random share more or less than the law says. Two populations:
 
-    as_believed  exponents, falls and annealing as widely spread as priors.py says, misfit of MODEL_ERROR: whether
+    as_believed  exponents, falls and annealing as widely spread as priors.py says, misfit of law_error: whether
                  the machinery gives what it promises
     alike        runs more alike than the priors allow for, with a misfit of half as much: how wide intervals are then
 
@@ -35,7 +35,7 @@ from tsl_jax.forecasting.lr_history import LearningRate
 CUTOFFS = (0.1, 0.2, 0.3, 0.4)
 METHODS = ("mean_annealing", "annealing")
 CHECKPOINTS, POSITIONS, TOTAL = 60, 32, 1e9
-LEAST = 0.4
+LEAST, PEAK = 0.4, 1e-3
 SAVED_EVERY = 20  # runs
 KINDS = ("cosine", "wsd", "constant", "drop")
 
@@ -43,7 +43,7 @@ KINDS = ("cosine", "wsd", "constant", "drop")
 def plan_of(kind: str, random: np.random.Generator) -> dict:
     """A learning-rate plan as a surface carries it."""
     warmup = int(TOTAL * random.uniform(0.01, 0.03))
-    plan = {"kind": kind, "peak": 1e-3, "warmup_tokens": warmup, "total_tokens": int(TOTAL), "final_ratio": 0.1}
+    plan = {"kind": kind, "peak": PEAK, "warmup_tokens": warmup, "total_tokens": int(TOTAL), "final_ratio": 0.1}
     if kind == "wsd":
         plan["decay_start_tokens"] = int(TOTAL * random.uniform(0.6, 0.85))
     if kind == "constant":
@@ -51,7 +51,7 @@ def plan_of(kind: str, random: np.random.Generator) -> dict:
     if kind == "drop":
         at = TOTAL * random.uniform(0.5, 0.8)
         knots = [0, warmup, at, at * 1.0001, TOTAL]
-        plan |= {"kind": "table", "tokens": knots, "lr": [0.0, 1e-3, 1e-3, 3.3e-4, 3.3e-4]}
+        plan |= {"kind": "table", "tokens": knots, "lr": [0.0, PEAK, PEAK, 0.33 * PEAK, 0.33 * PEAK]}
     return plan
 
 
@@ -71,7 +71,7 @@ def simulate(seed: int, cutoff: float, population: str) -> tuple[str, xr.Dataset
         shape, share, annealed, misfit = POPULATIONS[population](random)
         level = (
             scale
-            * np.asarray(tsl.laws.AREA_ANNEALING.basis(shape, covariates))
+            * np.asarray(tsl.laws.SATURATING_ANNEALING.basis(shape, covariates))
             @ np.array([1 - share, share, annealed])
         )
     now = np.interp(cutoff * TOTAL, tokens, level)
@@ -87,15 +87,17 @@ def simulate(seed: int, cutoff: float, population: str) -> tuple[str, xr.Dataset
 
 def _as_believed(random: np.random.Generator) -> tuple[np.ndarray, float, float, float]:
     """Shapes, fall and annealing in units of the loss at the cut-off, misfit: drawn from the priors, none negative."""
-    belief = priors.of_loss(tsl.laws.AREA_ANNEALING)
+    law = tsl.laws.SATURATING_ANNEALING
+    belief = priors.of_run(priors.of_loss(law), law, PEAK, None, None)
     shape = np.exp([random.normal(*prior) for prior in belief.shapes])
     _, fall, annealed = belief.coefs
-    return shape, abs(random.normal(*fall)), abs(random.normal(*annealed)), priors.MODEL_ERROR
+    return shape, abs(random.normal(*fall)), abs(random.normal(*annealed)), belief.residuals.law_error
 
 
 def _alike(random: np.random.Generator) -> tuple[np.ndarray, float, float, float]:
-    shape = np.exp(random.normal(np.log([0.4, 1000]), [0.3, 0.7]))
-    return shape, random.uniform(0.05, 0.4), random.uniform(0.01, 0.06), priors.MODEL_ERROR / 2
+    shape = np.exp(random.normal(np.log([0.4, 1000, 2.2]), [0.3, 0.7, 0.5]))
+    law_error = priors.of_loss(tsl.laws.SATURATING_ANNEALING).residuals.law_error
+    return shape, random.uniform(0.05, 0.4), random.uniform(0.01, 0.06), law_error / 2
 
 
 POPULATIONS = {"as_believed": _as_believed, "alike": _alike}

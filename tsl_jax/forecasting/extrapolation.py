@@ -31,6 +31,8 @@ ROWS = 256  # of a log with more of them (training losses, a row a step) the poi
 CLIPPED = 3.0  # robust standard deviations from the median of its neighbours at which a row of such a mean is cut off
 OLDEST = 0.05  # share of the tokens seen: earlier checkpoints mislead about the later ones
 AFTER_WARMUP = 1.25  # times the tokens of the warm-up: before, the loss still recovers from it
+TRANSIENT = 1.2  # a loss above so many times the last one belongs to the start of a run, which follows no power law
+LEAST = 4  # points that are left where those are dropped
 DRAWS = 512
 FEWEST = 3  # points of all curves together
 ENOUGH_REFERENCE_RUNS, MOST_BACKTESTS = 3, 8
@@ -49,6 +51,7 @@ class RunCurve:
     Attributes:
         tokens, y: (point,) where and what. rate: its learning rate, past and planned. n_params: of its model, or None.
         noise: (point,) factors of the variance of the white residual, or None for equal ones.
+        batch_tokens: of a step of the optimiser, or None. is_loss: whether y is a loss, whose start is left out.
     """
 
     tokens: Float[np.ndarray, " point"]
@@ -56,6 +59,8 @@ class RunCurve:
     rate: LearningRate
     n_params: float | None = None
     noise: np.ndarray | None = None
+    batch_tokens: float | None = None
+    is_loss: bool = False
 
     @property
     def last(self) -> float:
@@ -88,7 +93,12 @@ def usable(run: RunCurve) -> Bool[np.ndarray, " point"]:
     """Which points of a run are fitted (point,)."""
     finite = np.isfinite(run.y)
     last = run.tokens[finite].max(initial=0)
-    return finite & (run.tokens >= max(AFTER_WARMUP * run.rate.warmup, OLDEST * last))
+    late = finite & (run.tokens >= max(AFTER_WARMUP * run.rate.warmup, OLDEST * last))
+    if not run.is_loss or late.sum() < LEAST:
+        return late
+    newest = run.y[late][-max(int(late.sum()) // 20, 1) :]
+    settled = late & (run.y <= TRANSIENT * np.median(newest))
+    return settled if settled.sum() >= LEAST else late
 
 
 def extrapolate(
@@ -121,6 +131,7 @@ def extrapolate(
     level, now = float(newest.y[-1]), float(newest.tokens[-1])  # value and tokens of the last point
     start, unit = level if prior.centred else 0.0, prior.unit or abs(level) or 1.0
     reference = _clock(law, run.rate, newest.tokens[-1:])[0]
+    prior = priors.of_run(prior, law, run.rate.peak, run.n_params, run.batch_tokens and reference / run.batch_tokens)
     scaled = [replace(curve, y=(curve.y - start) / unit) for curve in curves]
     posterior = mixed_model.sample(law, *_mixed_problem(law, prior, scaled, reference), near)
     # the past, what is asked for, and the rest of the plan in parts of their own: the law's value at `now` must not
@@ -128,8 +139,8 @@ def extrapolate(
     edges = [0.0, curves[0].last, max(float(at[-1]), run.rate.tokens[-1])]
     points = np.union1d(at, now)
     draws, alone = posterior.paths(0, *_covariates(law, run.rate, points, reference, edges), DRAWS, seed)
-    # No law is exact: each draw's change since now is off by a share of itself, MODEL_ERROR z with z ~ N(0, 1).
-    share = np.random.default_rng(seed + 1).standard_normal((DRAWS, 1)) * priors.MODEL_ERROR
+    # No law is exact: each draw's change since now is off by a share of itself, law_error z with z ~ N(0, 1).
+    share = np.random.default_rng(seed + 1).standard_normal((DRAWS, 1)) * prior.residuals.law_error
     change = alone - alone[:, np.searchsorted(points, now)][:, None]
     draws = draws + share * np.where(points > now, change, 0.0)
     draws, alone = (paths[:, np.searchsorted(points, at)] for paths in (draws, alone))
@@ -206,18 +217,20 @@ def _mixed_problem(
     points = -(-max(len(curve.tokens) for curve in curves) // 16) * 16  # rounded up to a multiple of 16
     padding = [(0, points - len(curve.tokens)) for curve in curves]
     covariates, log_clocks = [], []
-    for curve, (_, more) in zip(curves, padding, strict=True):
+    of_optimiser = all(priors.is_absolute(curve.rate.peak) for curve in curves)
+    peaks = np.array([curve.rate.peak / curves[0].rate.peak if of_optimiser else 1.0 for curve in curves])
+    for curve, (_, more), peak in zip(curves, padding, peaks, strict=True):
         edge = float(curve.tokens[-1]) if len(curve.tokens) else float(reference)
         tokens = np.concatenate([curve.tokens, np.full(more, edge)])
         x, log_clock = _covariates(law, curve.rate, tokens, reference, [0.0, curve.last])
-        covariates.append(x)
+        covariates.append({**x, "peak": peak[None]} if isinstance(x, dict) else x)
         log_clocks.append(log_clock)
     noises = [np.ones(len(curve.tokens)) if curve.noise is None else curve.noise for curve in curves]
     names = covariates[0].keys() if isinstance(covariates[0], dict) else None
     sizes = [curve.n_params for curve in curves]
     size = np.zeros(len(sizes)) if any(n is None for n in sizes) else np.log(np.asarray(sizes, float))
     size = size - size[0]  # log(n_params / that of the run itself), so that its own drift is 0
-    mix, model_prior = _effects(prior, size)
+    mix, model_prior = _effects(prior, size, np.log(peaks))
     batch = mixed_model.CurveBatch(
         y=np.stack([np.pad(curve.y, pad) for curve, pad in zip(curves, padding, strict=True)]),
         x=np.stack(covariates) if names is None else {n: np.stack([x[n] for x in covariates]) for n in names},
@@ -230,23 +243,33 @@ def _mixed_problem(
     return batch, model_prior
 
 
-def _effects(prior: Prior, size: np.ndarray) -> tuple[np.ndarray, mixed_model.ModelPrior]:
-    """How the effects mix to the coefficients of the runs, of log sizes (run,), and the prior of all that is sampled.
+def _effects(prior: Prior, size: np.ndarray, peak: np.ndarray) -> tuple[np.ndarray, mixed_model.ModelPrior]:
+    """How the effects mix to the coefficients of the runs, and the prior of all that is sampled.
 
-    beta_r = level + trend size_r + own_r,        the run alone: beta = level.
+    beta_r = level + trend size_r + own_r (+ drift peak_r, where peaks differ),        the run alone: beta = level.
+
+    Args:
+        size, peak: (run,) logs of n_params and of the peak rate, over those of the run itself.
     """
     mean, sd = (np.array(column) for column in zip(*prior.coefs, strict=True))  # (k,) each
     drift = np.where(np.ptp(size) > 0, np.array(prior.shape_drift), 1e-6)  # equal sizes say nothing of a drift
-    residuals = (priors.ELL, priors.SIGMA, priors.NU, priors.TAU)
+    of_rest = prior.residuals
+    residuals = (of_rest.ell, of_rest.sigma, of_rest.nu, of_rest.tau)
     eta = np.array([m for m, _ in prior.shapes] + [0.0] * len(drift) + [m for m, _ in residuals])
     eta_sd = np.array([s for _, s in prior.shapes] + drift.tolist() + [s for _, s in residuals])
     runs = len(size)
     if runs == 1:
         return np.ones((1, 1)), mixed_model.ModelPrior(eta, eta_sd, mean[None], sd[None], np.zeros(1, bool))
     mix = np.concatenate([np.ones((runs, 1)), size[:, None], np.eye(runs)], axis=1)  # (R, 2 + R)
-    effect = np.concatenate([mean[None], np.zeros((1 + runs, len(mean)))])  # only the level has a mean
     effect_sd = np.concatenate([2 * sd[None], np.array([prior.drift]), np.tile(sd, (runs, 1))])
-    return mix, mixed_model.ModelPrior(eta, eta_sd, effect, effect_sd, np.arange(2 + runs) >= 2)
+    own = np.arange(2 + runs) >= 2
+    if prior.peak_drift and np.ptp(peak) > 0:
+        mix = np.concatenate([mix, peak[:, None]], axis=1)
+        effect_sd = np.concatenate([effect_sd, [prior.peak_drift]])
+        own = np.append(own, False)
+    effect = np.zeros_like(effect_sd)
+    effect[0] = mean  # only the level has a mean
+    return mix, mixed_model.ModelPrior(eta, eta_sd, effect, effect_sd, own)
 
 
 # ----------------------------------------------------------------------------------------------------------- backtests

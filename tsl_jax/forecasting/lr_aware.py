@@ -14,7 +14,7 @@ by documents of the last checkpoint seen.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -218,7 +218,8 @@ def of_mean_stacked(_: Law, past: xr.Dataset, at: np.ndarray, plan: Any, referen
 def mean_runs(past: xr.Dataset, plan: Any, reference_runs: Sequence[xr.Dataset]) -> list[RunCurve]:
     """The curves of the mean loss of a run and its reference runs, one split each."""
     runs = with_plans(past, plan, reference_runs)
-    return [as_run(run, mean_loss(run.expand_dims("split"))[0].values, its_plan) for run, its_plan in runs]
+    means = [(run, mean_loss(run.expand_dims("split"))[0].values, its_plan) for run, its_plan in runs]
+    return [replace(as_run(*each), is_loss=True) for each in means]
 
 
 def by_parameters(law: Law, past: xr.Dataset, at: np.ndarray, plan: Any, reference_runs: Sequence[xr.Dataset]):
@@ -250,8 +251,8 @@ def with_plans(past: xr.Dataset, plan: Any, reference_runs: Sequence[xr.Dataset]
 
 def as_run(past: xr.Dataset, y: np.ndarray, plan: Schedule | None, noise: np.ndarray | None = None) -> RunCurve:
     """A curve y (token,) of a run, with its learning rate and size."""
-    tokens, n_params = past.tokens.values.astype(float), past.attrs.get("n_params")
-    return RunCurve(tokens, y, lr_history.of_run(past, plan), n_params, noise)
+    tokens, known = past.tokens.values.astype(float), past.attrs
+    return RunCurve(tokens, y, lr_history.of_run(past, plan), known.get("n_params"), noise, known.get("batch_tokens"))
 
 
 def _parameter_curves(past: xr.Dataset, plan: Schedule | None) -> dict[str, RunCurve]:
@@ -296,7 +297,7 @@ def _paired(curves: Mapping[str, Extrapolation], past: Mapping[str, RunCurve]) -
 
 
 ANNEALING = ForecastMethod("annealing", laws.AREA_ANNEALING, by_parameters, True)
-MEAN_ANNEALING = ForecastMethod("mean_annealing", laws.AREA_ANNEALING, of_mean)
+MEAN_ANNEALING = ForecastMethod("mean_annealing", laws.SATURATING_ANNEALING, of_mean)
 MEAN_MULTI_POWER = ForecastMethod("mean_multi_power", laws.MULTI_POWER, of_mean)
 MEAN_AREA_POWER = ForecastMethod("mean_area_power", laws.AREA_POWER, of_mean)
 MEAN_STACK = ForecastMethod("mean_stack", laws.AREA_ANNEALING, of_mean_stacked)

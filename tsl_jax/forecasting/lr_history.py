@@ -22,7 +22,7 @@ from tsl_jax.laws import Schedule
 
 DECREASES = 64  # a smooth decay is cut into parts of this share of the peak; 200 fit a whole curve within 1e-4 nats
 FINE = 4000  # points on which its parts are found
-UNUSED = {"decrease": 0.0, "at_area": 1.0, "to_rate": 1.0}
+UNUSED = {"decrease": 0.0, "from_rate": 1.0, "at_area": 1.0, "to_rate": 1.0}
 TOP = 1e-3  # the warm-up is over where eta comes so near to its peak
 LATE = 0.1  # share of the tokens seen: a log that begins later, at its highest rate, lacks the warm-up
 
@@ -33,14 +33,15 @@ class LearningRate:
 
     Attributes:
         tokens: knots (knot,), increasing from 0, in tokens seen. lr: learning rate (knot,) there, any unit.
-        peak: what it is measured in; default the highest. One that is planned for later does not count for a past.
+        peak: what it is measured in; 0, the default: the highest. One that is planned for later does not count for a past.
+            A learning rate as optimisers take it where the log or the plan gives one, else any unit.
         warmed: tokens at the end of the warm-up, where they are known; default where eta first comes to its peak. A
             burst later in the run, above the peak, then is no warm-up of what came before.
     """
 
     tokens: np.ndarray
     lr: np.ndarray
-    peak: float | None = None
+    peak: float = 0.0
     warmed: float | None = None
 
     def __post_init__(self) -> None:
@@ -52,7 +53,8 @@ class LearningRate:
         if not np.all(np.isfinite(lr)) or lr.min() < 0 or lr.max() <= 0:
             raise ValueError("learning rate: expected finite numbers, none negative and not all of them zero")
         object.__setattr__(self, "tokens", tokens)
-        object.__setattr__(self, "lr", lr / (self.peak or lr.max()))
+        object.__setattr__(self, "peak", float(self.peak or lr.max()))
+        object.__setattr__(self, "lr", lr / self.peak)
 
     @property
     def warmup(self) -> float:
@@ -80,15 +82,16 @@ class LearningRate:
                 summed apart, so that what a law reads up to an edge does not depend on what is planned beyond it.
 
         Returns:
-            tokens, area: (point,); decrease, at_area, to_rate: ((edge - 1) DECREASES,) d_k, S_k, eta_k, of size zero
-            where unused.
+            tokens, area: (point,); decrease, from_rate, at_area, to_rate: ((edge - 1) DECREASES,) d_k, eta before it,
+            S_k, eta_k, of size zero where unused; peak: (1,), 1: over that of the run itself.
         """
         pieces = [self._decreases(begin, end, reference) for begin, end in pairwise(edges or (0.0, self.tokens[-1]))]
         decreases = {name: np.concatenate([piece[name] for piece in pieces]) for name in UNUSED}
-        return {"tokens": np.asarray(tokens, float) / reference, "area": self.area(tokens) / reference, **decreases}
+        clocks = {"tokens": np.asarray(tokens, float) / reference, "area": self.area(tokens) / reference}
+        return {**clocks, **decreases, "peak": np.ones(1)}
 
     def _decreases(self, begin: float, end: float, reference: float) -> dict[str, np.ndarray]:
-        """decrease, at_area, to_rate (DECREASES,) between two numbers of tokens.
+        """decrease, from_rate, at_area, to_rate (DECREASES,) between two numbers of tokens.
 
         On a fine grid eta moves by d_j at the area S_j. Moves are summed in parts of equal share of all that moved:
 
@@ -110,6 +113,7 @@ class LearningRate:
             size = np.bincount(part, np.abs(fall[moved]), DECREASES)  # sum_j |d_j|
             moving = size > 0
             parts["decrease"] = np.bincount(part, fall[moved], DECREASES)  # d_k, negative where eta rises
+            parts["from_rate"][moving] = eta[moved[np.searchsorted(part, np.flatnonzero(moving))]]
             for name, values in (("at_area", (area[1:] + area[:-1]) / 2 / reference), ("to_rate", eta[1:])):
                 mean = np.bincount(part, np.abs(fall[moved]) * values[moved], DECREASES)
                 parts[name][moving] = mean[moving] / size[moving]  # S_k, eta_k

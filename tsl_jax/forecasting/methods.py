@@ -51,7 +51,7 @@ METHODS = {
     info.name: info
     for info in (
         MethodInfo("lr_aware", lr_aware.ANNEALING, "area annealing of a0, a1 and a2, by position"),
-        MethodInfo("lr_aware", lr_aware.MEAN_ANNEALING, "area annealing of the mean loss"),
+        MethodInfo("lr_aware", lr_aware.MEAN_ANNEALING, "saturating annealing of the mean loss"),
         MethodInfo("lr_aware", lr_aware.MEAN_MULTI_POWER, "multi-power law of the mean loss"),
         MethodInfo("lr_aware", lr_aware.MEAN_AREA_POWER, "power law of the mean loss in the learning rate’s area"),
         MethodInfo("lr_aware", lr_aware.MEAN_STACK, "three laws of the mean loss, stacked"),

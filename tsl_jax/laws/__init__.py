@@ -9,7 +9,7 @@ scaling: laws over model size, data, compute, batch and steps (Kaplan, Chinchill
 functions: a law from a plain Python function.
 """
 
-from tsl_jax.laws.annealing import AREA_ANNEALING, AREA_POWER, MOMENTUM_ANNEALING, MULTI_POWER
+from tsl_jax.laws.annealing import AREA_ANNEALING, AREA_POWER, MOMENTUM_ANNEALING, MULTI_POWER, SATURATING_ANNEALING
 from tsl_jax.laws.functions import from_function
 from tsl_jax.laws.law import Covariates, Law
 from tsl_jax.laws.position import HYPERBOLIC, POSITION_EXPONENTIAL, POSITION_LOG, POSITION_POWER
@@ -58,6 +58,7 @@ __all__ = [
     "POWER",
     "POWER_PURE",
     "RECIPROCAL",
+    "SATURATING_ANNEALING",
     "STEPS_TOKENS",
     "Covariates",
     "Law",

@@ -19,6 +19,20 @@ and eta_k area and rate where they end:
 
 AREA_ANNEALING is the multi-power law with beta = 1 and gamma = 1/2: on public runs the full law fits reference runs
 better and forecasts worse. At a constant rate all three are the same power law.
+
+The loss does not fall in proportion to the rate: it gains less from the first half of a fall than from the second. With
+the excess of a rate eta taken as s(eta) = eta/(eta + h), which levels off where the rate is high,
+
+    SATURATING_ANNEALING   L0 + A S^-alpha - C sum_{S_k < S} f_k (1 - 1/(1 + c (S - S_k) eta_k^-1/2)),
+    f_k = (s(eta_k-1) - s(eta_k))/s(1),
+
+eta_k-1 the rate from which a decrease begins. h = inf is AREA_ANNEALING; C is the gain from the peak to zero.
+Where several runs are fitted together, those of another peak, p times that of the first (covariate `peak`), share the
+parameters by
+
+    S -> p^(1/2) S,   C -> p^(3/10) C,   h -> p^(-3/5) h,   L0 -> L0 + (p^(3/10) - 1) C:
+
+measured on 133 public curves of one model at five peaks (lr_scheduling, 124M).
 """
 
 from __future__ import annotations
@@ -50,14 +64,14 @@ def _momentum(shape: Array, x: Covariates) -> Array:
     return jnp.stack([jnp.ones(at.shape, lr.dtype), jnp.cumsum(lr)[at] ** -alpha, -s2], axis=-1)
 
 
-def _annealed(x: Mapping[str, Any], rate: Array, beta: Array | float, gamma: Array | float) -> Array:
+def _annealed(x: Mapping[str, Any], decrease: Array, rate: Array, beta: Array | float, gamma: Array | float) -> Array:
     """sum_k d_k (1 - (1 + rate (S - S_k) eta_k^-gamma)^-beta) over the decreases before S, (point,)."""
     since = (
         jnp.maximum(jnp.asarray(x["area"])[:, None] - jnp.asarray(x["at_area"])[None], 0)
         * (x["to_rate"] ** -gamma)[None]
     )
     left = 1 / (1 + rate * since) if isinstance(beta, float) and beta == 1 else (1 + rate * since) ** -beta
-    return (1 - left) @ jnp.asarray(x["decrease"])
+    return (1 - left) @ decrease
 
 
 def _area_columns(shape: Array, x: Covariates, *exponents: float) -> Array:
@@ -66,8 +80,23 @@ def _area_columns(shape: Array, x: Covariates, *exponents: float) -> Array:
     columns = [jnp.ones_like(area), area ** -shape[0]]
     if len(shape) > 1:
         assert isinstance(x, Mapping)
-        columns.append(-_annealed(x, shape[1], *(exponents or shape[2:])))
+        columns.append(-_annealed(x, jnp.asarray(x["decrease"]), shape[1], *(exponents or shape[2:])))
     return jnp.stack(columns, axis=-1)
+
+
+def _saturating_columns(shape: Array, x: Covariates) -> Array:
+    """1, S^-alpha, and minus the annealing with the excess s(eta) of each rate, from shapes (alpha, c, h)."""
+    assert isinstance(x, Mapping)
+    alpha, rate, half = shape
+    peak = jnp.asarray(x.get("peak", 1.0))  # p: of this run, over that of the run whose parameters these are
+    half, gain = half * peak**-0.6, peak**0.3
+    scaled = {**x, "area": x["area"] * peak**0.5, "at_area": x["at_area"] * peak**0.5}
+    begin = jnp.asarray(x["from_rate"])
+    end = jnp.maximum(begin - x["decrease"], 0)
+    fall = (begin / (begin + half) - end / (end + half)) * (1 + half)  # (s(eta_k-1) - s(eta_k))/s(1)
+    # what a run at its peak has yet to gain differs with the peak: L0 is shared where all runs end at the rate 0
+    annealed = 1 - gain + gain * _annealed(x=scaled, decrease=fall, rate=rate, beta=1.0, gamma=0.5)
+    return jnp.stack([jnp.ones_like(annealed), scaled["area"] ** -alpha, -annealed], axis=-1)
 
 
 MOMENTUM_ANNEALING = Law(
@@ -107,6 +136,18 @@ AREA_ANNEALING = Law(
     bounds=lambda x: jnp.asarray([_ALPHA, _RATE]),
     covariates=_COVARIATES,
     source=f"{_LUO}, with beta = 1 and gamma = 1/2",
+)
+
+SATURATING_ANNEALING = Law(
+    name="saturating_annealing",
+    formula="L0 + A S^-alpha - C sum_k (s(eta_k-1) - s(eta_k))/s(1) (1 - 1/(1 + c (S - S_k) eta_k^-1/2))",
+    params=("L0", "A", "alpha", "C", "c", "h"),
+    shapes=("alpha", "c", "h"),
+    coefs=("L0", "A", "C"),
+    basis=_saturating_columns,
+    bounds=lambda x: jnp.asarray([_ALPHA, _RATE, (1e-1, 1e2)]),
+    covariates=(*_COVARIATES, "from_rate", "peak"),
+    source="this project; the shape of the multi-power law of Luo et al., arXiv 2503.12811",
 )
 
 MULTI_POWER = Law(
