@@ -23,7 +23,7 @@ import numpy as np
 # Where in summary.json nothing is compared: what differs from call to call, or names the code rather than its results.
 SKIPPED = re.compile(r"^(seconds|tokens_per_second|versions|environment|git_commit|config_hash|history|made_by|run)\b")
 # Path in summary.json -> (why it differs from a summary of before 2026-11-28, commit 91f84a7, and by how much at most).
-LR_AWARE = r"forecast.*\.(annealing|mean_annealing|mean_multi_power|mean_area_power|mean_stack)\b"
+LR_AWARE = r"forecast.*\.(annealing|mean_annealing|mean_multi_power|mean_area_power)\b"
 EXPECTED = {
     r"\.status$": ("sentences of statuses were rewritten", None),
     r"\.flags$": ("statuses are given as flags too", None),

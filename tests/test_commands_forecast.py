@@ -40,10 +40,7 @@ def folder(simulated: xr.Dataset, tmp_path_factory: pytest.TempPathFactory) -> P
     return path
 
 
-@pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three methods instead of all."""
-    monkeypatch.setattr(methods, "METHODS", {name: METHODS[name] for name in ("temporal", MAIN, "last")})
+FEW = ("--methods", "temporal", MAIN, "last")
 
 
 def forecast(folder: Path, *more: Any) -> dict[str, Any]:
@@ -52,11 +49,10 @@ def forecast(folder: Path, *more: Any) -> dict[str, Any]:
     return json.loads(out.read_text())
 
 
-@pytest.mark.usefixtures("few")
 def test_intervals_stand_first_in_the_table_in_the_file_and_in_a_sentence(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    longer = ("--schedule", folder / "long.json")
+    longer = (*FEW, "--schedule", folder / "long.json")
     rows = {row["method"]: row for row in forecast(folder, *longer, "--siblings", folder / "sibling.npz")["forecasts"]}
     output = capsys.readouterr().out
     alone = forecast(folder, *longer)["forecasts"][1]["intervals"]
@@ -78,6 +74,12 @@ def test_intervals_stand_first_in_the_table_in_the_file_and_in_a_sentence(
     assert f"id: {main['loss'][0]:.3f} nats at the end, 90 %: {between} on these texts ({rest})\n" in output
     assert rest.startswith("model-based")
     assert rows["last"]["intervals_rest_on"].startswith("rolling origins")
+
+
+def test_the_default_method_alone_unless_others_are_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [row["method"] for row in forecast(folder)["forecasts"]] == [MAIN]
+    monkeypatch.setattr(methods, "METHODS", {name: METHODS[name] for name in (MAIN, "last")})
+    assert [row["method"] for row in forecast(folder, "--methods", "last", "all")["forecasts"]] == [MAIN, "last"]
 
 
 def test_plans_are_compared_with_the_first_draw_by_draw(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,6 +107,7 @@ MISTAKES = {
     "splits": (("--siblings", "books.npz"), "has the splits books, and none of the run's: id"),
     "its plan": (("--siblings", "spiral.npz"), "spiral.npz cannot be used: schedule: it needs peak"),
     "plan": (("--schedule", "typo.yaml"), "typo.yaml: a plan has no 'peek'"),
+    "method": (("--methods", "mean_anealing"), "mean_cosine, or all; found 'mean_anealing'"),
     "one plan": (("--plans", "a.json"), "--plans compares two plans or more; give --schedule"),
     "both": (("--plans", "a.json", "long.json", "--schedule", "a.json"), "leave out --schedule"),
     "too short": (

@@ -75,7 +75,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cases, "MEAN", (lr_aware.MEAN_AREA_POWER,))
     monkeypatch.setattr(cases, "LR_AWARE", (lr_aware.MEAN_AREA_POWER,))
     monkeypatch.setattr(lr_aware, "MEAN_ANNEALING", lr_aware.MEAN_AREA_POWER)
-    monkeypatch.setattr(lr_aware, "MEAN_STACK", baselines.LOGARITHMIC)
     monkeypatch.setattr(controls, "ALL", ())
     monkeypatch.setattr(cases, "PAPER", ())
     monkeypatch.setattr(baselines, "ALL", (baselines.LAST,))

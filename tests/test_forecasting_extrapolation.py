@@ -7,7 +7,6 @@ import xarray as xr
 
 import tsl_jax as tsl
 from tsl_jax.forecasting import extrapolation, lr_history, priors
-from tsl_jax.forecasting.extrapolation import stacking_weights
 from tsl_jax.forecasting.lr_history import LearningRate
 
 TOTAL, PEAK, POSITION = 100_000_000, 1e-3, np.arange(1, 9)
@@ -181,18 +180,6 @@ def test_the_record_of_a_run_counts_where_it_left_its_plan():
     assert np.interp(0.9e8, rate.tokens, rate.lr) == pytest.approx(1.0)
     without = lr_history.of_run(past, None)
     assert np.interp(4.5e7, without.tokens, without.lr) == pytest.approx(0.5, abs=0.01)
-
-
-def test_laws_are_stacked_by_what_they_would_have_forecast():
-    """A planted law wins weight over one that is wrong; without trials all weigh the same; a mixture is wider."""
-    surface = planted("wsd")
-    forecast = tsl.forecast(past_of(surface, 0.9), method="mean_stack")
-    shares = forecast.fits["mean"]["id"].shares
-    assert sum(shares.values()) == pytest.approx(1)
-    assert shares["area_annealing"] > 2 * shares["area_power"], "which knows nothing of the decay that was seen"
-    np.testing.assert_allclose(stacking_weights(np.zeros((3, 0))), 1 / 3)
-    np.testing.assert_allclose(stacking_weights(np.log([[0.5, 0.5], [0.5, 0.5]])), 0.5)
-    assert stacking_weights(np.array([[0.0] * 50, [-3.0] * 50]))[0] > 0.95
 
 
 def test_an_unseen_decay_of_the_learning_rate_is_flagged():

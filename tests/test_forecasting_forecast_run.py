@@ -13,7 +13,7 @@ from tsl_jax.forecasting import ForecastFlag, ForecastStatus, backtest, covered,
 from tsl_jax.forecasting.position_route import Reach, surface_of
 
 METHODS = ("temporal", "temporal_joint")
-CONTINUED = ("annealing", "mean_annealing", "mean_multi_power", "mean_area_power", "mean_stack")
+CONTINUED = ("annealing", "mean_annealing", "mean_multi_power", "mean_area_power")
 ALL = (*CONTINUED, *METHODS, "paper", *baselines.ALL)
 
 

@@ -69,7 +69,6 @@ def test_the_registry_says_of_each_method_its_name_and_whether_it_forecasts_posi
         assert (forecast.surface is not None) == info.by_position
         assert info.is_baseline == (info.implementation in baselines.ALL)
     assert {info.family for info in METHODS.values()} == {"lr_aware", "position", "mean"}
-    assert METHODS["mean_stack"].family == "lr_aware"  # and no baseline
     assert len({info.description for info in METHODS.values()}) == len(METHODS)
 
 

@@ -333,15 +333,15 @@ def test_cut_offs_that_differ_little_have_names_that_differ(tmp_path: Path, run:
     assert len(Page(path).drawings[3]["views"]) == 6, "two splits, three cut-offs"
 
 
-def test_a_stack_of_laws_is_no_baseline_and_its_intervals_are_model_based(
+def test_a_law_of_the_mean_that_knows_the_rate_is_no_baseline_and_its_intervals_are_model_based(
     tmp_path: Path, run: xr.Dataset, backtest: Any
 ) -> None:
-    errors = {"mean_stack": 0.001, "power": 0.1, "reciprocal": 0.2, "temporal": 0.3}
-    stacked = material.with_main_method(material.backtest(run, {}, errors), run)
-    drawings = Page(report(tmp_path / "stack.html", run, stacked)).drawings
+    errors = {"mean_multi_power": 0.001, "power": 0.1, "reciprocal": 0.2, "temporal": 0.3}
+    judged = material.with_main_method(material.backtest(run, {}, errors), run)
+    drawings = Page(report(tmp_path / "law.html", run, judged)).drawings
     by_share = [entry["key"] for entry in drawings[4]["views"]["0"]["legend"]]
     assert by_share == ["mean_annealing", "temporal", "power", "reciprocal"]
-    alone = replace(material.with_interval(run, 0.4), method="mean_stack")
+    alone = replace(material.with_interval(run, 0.4), method="mean_multi_power")
     text = Page(report(tmp_path / "alone.html", run, alone)).text
     assert "If the law holds, the loss on this validation set lies in the light interval" in text
     assert "from earlier ones; they grow with the logarithm of tokens" not in text

@@ -83,7 +83,7 @@ def _total(target: Curve) -> float:
 def _alone(curves: Sequence[Curve]) -> Iterator[Case]:
     for target in curves:
         by_position = target.surface.sizes["position"] > 1
-        methods = (*LR_AWARE, *controls.ALL, *PAPER) if by_position else (*MEAN, lr_aware.MEAN_STACK)
+        methods = (*LR_AWARE, *controls.ALL, *PAPER) if by_position else MEAN
         methods += baselines.ALL
         for cutoff in CUTOFFS if target.data != COOLDOWN else ():
             case = Case("alone", target, cutoff, cutoff * _total(target), methods)

@@ -21,7 +21,7 @@ STOPS = 20  # token counts on the way of a forecast that is registered
 
 @dataclass(frozen=True)
 class ForecastCommand:
-    """Forecast the loss at the end of the plan (or at --at) from the checkpoints so far, by every method."""
+    """Forecast the loss at the end of the plan (or at --at) from the checkpoints so far."""
 
     run: tyro.conf.Positional[Path]
     """Folder of a run, finished or not, or the .npz file of a surface."""
@@ -34,6 +34,8 @@ class ForecastCommand:
     end of the plan (or by --at). Nothing else is done."""
     siblings: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN_OR_FILE ...")] = ()
     """Other runs to learn from: of another size, seed or schedule, on the same kind of text. They are used whole."""
+    methods: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
+    """Methods to forecast by, or all, which takes a minute; without it the one that held best in development."""
     schedule: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """YAML or JSON: the learning-rate plan from the last checkpoint on, instead of the run's own."""
     plans: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE ...")] = ()
@@ -45,7 +47,7 @@ class ForecastCommand:
 
 
 def run_forecast(command: ForecastCommand) -> None:
-    """Forecast by every method, or compare plans; print the table, write the result."""
+    """Forecast by the methods, or compare plans; print the table, write the result."""
     from tsl_jax import processes
     from tsl_jax.commands import options
     from tsl_jax.forecasting import compare_plans
@@ -77,7 +79,8 @@ def run_forecast(command: ForecastCommand) -> None:
             return terminal_tables.show_finished(past)
         if command.register is not None:
             _register(past, at, schedule, siblings, command)
-        result = _forecast(past, at, schedule, siblings, "at the end" if not command.at else f"at {at[-1]:,.0f} tokens")
+        where = "at the end" if not command.at else f"at {at[-1]:,.0f} tokens"
+        result = _forecast(past, at, schedule, siblings, where, _methods(command))
     options.write_json(out, {**result, "made_by": options.stamp(command)})
     print(f"forecast: {out}")
 
@@ -104,8 +107,19 @@ def _out(command: ForecastCommand) -> Path:
         raise ValueError(f"forecast: --plans looks at the end of each of its plans; leave out {other}")
     if command.register is not None and (command.register.suffix != ".json" or command.register == out):
         raise ValueError(f"forecast: --register is a .json file of its own, found {command.register}")
+    _methods(command)
     options.check_json_output(command, out, command.run, command.schedule, *command.plans, *command.siblings)
     return out
+
+
+def _methods(command: ForecastCommand) -> tuple[str, ...]:
+    """The methods asked for, each once."""
+    from tsl_jax.forecasting.methods import MAIN, METHODS
+
+    unknown = [name for name in command.methods if name not in (*METHODS, "all")]
+    if unknown:
+        raise ValueError(f"forecast: --methods are of {', '.join(METHODS)}, or all; found {unknown[0]!r}")
+    return tuple(METHODS) if "all" in command.methods else tuple(dict.fromkeys(command.methods)) or (MAIN,)
 
 
 def _sibling(path: Path, run: Path, surface: xr.Dataset) -> xr.Dataset:
@@ -222,18 +236,23 @@ def _until(
 
 
 def _forecast(
-    past: xr.Dataset, at: list[float], schedule: Schedule | None, siblings: Sequence[xr.Dataset], where: str
+    past: xr.Dataset,
+    at: list[float],
+    schedule: Schedule | None,
+    siblings: Sequence[xr.Dataset],
+    where: str,
+    methods: Sequence[str],
 ) -> dict[str, Any]:
-    """Forecast by every method and print the table; the forecasts as JSON values."""
+    """Forecast by the methods and print the table; the forecasts as JSON values."""
     from tsl_jax.commands.progress import bars
-    from tsl_jax.forecasting import forecast, methods
+    from tsl_jax.forecasting import forecast
     from tsl_jax.reporting import json_values, terminal_tables
 
     forecasts = []
     with bars() as progress:
-        for done, method in enumerate(methods.METHODS):
-            progress("forecast", done, len(methods.METHODS))
+        for done, method in enumerate(methods):
+            progress("forecast", done, len(methods))
             forecasts.append(forecast(past, at, schedule, method, siblings, by_position=False))
-        progress("forecast", len(methods.METHODS), len(methods.METHODS))
+        progress("forecast", len(methods), len(methods))
     terminal_tables.show_forecasts(forecasts, past, where)
     return {"forecasts": json_values.forecasts(forecasts)}

@@ -6,7 +6,6 @@ draws of the future curve, from which any interval can be read. The layers:
 
     extrapolate     one law, with the intervals of the model itself
     calibrated      the same, its intervals widened or narrowed by backtests on the reference runs
-    stacked         several laws, each calibrated, mixed by how well they forecast in backtests
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from __future__ import annotations
 import hashlib
 import pickle
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,8 +39,6 @@ KEPT = 16  # calibrated forecasts that are remembered
 WORST = 6.0  # no backtest counts as more sds than these
 MUCH, FAR = 0.05, 3.0  # a decay is unseen beyond this share of the peak and this multiple of any known decrease
 TRUST = 4.0  # backtests that the model's own sd is worth
-ORIGINS = (0.3, 0.5, 0.7)  # shares of the tokens seen from which stacked laws forecast the last point seen
-ROUNDS = 200  # of the EM algorithm for the weights, which converges long before
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ class Extrapolation:
     Attributes:
         draws: (draw, at) at the tokens asked for. law_alone: the same without residuals. posterior: of the parameters.
         backtest_z: of each backtest on reference runs the error over the sd that was claimed. factor: by which the
-            distance of the draws from their median was multiplied. shares: of each law, where several are stacked.
+            distance of the draws from their median was multiplied.
         decay_unseen: whether the learning rate will fall further than it did in any known curve: its effect on the
             loss then rests on the prior alone.
     """
@@ -85,7 +82,6 @@ class Extrapolation:
     posterior: mixed_model.Posterior
     backtest_z: tuple[float, ...] = ()
     factor: float = 1.0
-    shares: Mapping[str, float] = field(default_factory=dict)
     decay_unseen: bool = False
 
 
@@ -275,6 +271,9 @@ def _effects(prior: Prior, size: np.ndarray, peak: np.ndarray) -> tuple[np.ndarr
 # ----------------------------------------------------------------------------------------------------------- backtests
 
 
+_kept: OrderedDict[tuple[Law, bytes], Extrapolation] = OrderedDict()
+
+
 def calibrated(
     law: Law, prior: Prior, run: RunCurve, at: np.ndarray, reference_runs: Sequence[RunCurve] = (), seed: int = 0
 ) -> Extrapolation:
@@ -288,16 +287,6 @@ def calibrated(
 
     the model's own sd counts as TRUST backtests with z = 1. With fewer reference runs the intervals are the model's.
     """
-    return _calibrated(law, prior, run, at, reference_runs, seed)[0]
-
-
-_kept: OrderedDict[tuple[Law, bytes], tuple[Extrapolation, list[tuple[float, float]]]] = OrderedDict()
-
-
-def _calibrated(
-    law: Law, prior: Prior, run: RunCurve, at: np.ndarray, reference_runs: Sequence[RunCurve], seed: int = 0
-) -> tuple[Extrapolation, list[tuple[float, float]]]:
-    """`calibrated`, and error and sd of each backtest; the last KEPT are remembered: stacked laws ask again."""
     key = law, hashlib.sha256(pickle.dumps((prior, run, at, tuple(reference_runs), seed))).digest()
     found = _kept.get(key)
     if found is not None:
@@ -309,10 +298,10 @@ def _calibrated(
     factor = float(np.sqrt((TRUST + sum(value**2 for value in z)) / (TRUST + len(z))))
     middle = np.median(own.draws, axis=0)  # (at,): the width changes, the point forecast does not
     scaled = replace(own, draws=middle + factor * (own.draws - middle), backtest_z=tuple(z), factor=factor)
-    _kept[key] = scaled, errors
+    _kept[key] = scaled
     while len(_kept) > KEPT:
         _kept.popitem(last=False)
-    return scaled, errors
+    return scaled
 
 
 def backtest_cases(
@@ -346,65 +335,9 @@ def backtest_case(
     NaN where one side of the origin holds too little.
     """
     seen, kept = run.tokens <= origin, usable(run)
-    past = RunCurve(run.tokens[seen], run.y[seen], run.rate, run.n_params, None)  # the schedule ahead is known
+    past = replace(run, tokens=run.tokens[seen], y=run.y[seen], noise=None)  # the schedule ahead is known
     if usable(past).sum() < FEWEST or not (kept & ~seen).any():
         return np.nan, np.nan
     last = np.flatnonzero(kept)[-1]
     draws = extrapolate(law, prior, past, run.tokens[last : last + 1], others, near=near).draws[:, 0]
     return float(run.y[last] - np.median(draws)), max(float(draws.std()), 1e-12)
-
-
-# ------------------------------------------------------------------------------------------------------------ stacking
-
-
-def stacked(
-    laws: Sequence[Law], run: RunCurve, at: np.ndarray, reference_runs: Sequence[RunCurve] = ()
-) -> Extrapolation:
-    """The curve extrapolated by several laws of a loss, mixed in the shares that backtests give them.
-
-    Each law forecasts the last point of the past from ORIGINS within it, and the ends of reference runs from the
-    others where there are enough of them. How well a law fits the past counts for nothing.
-    """
-    own, log_density = [], []
-    for law in laws:  # whose cases are the same where they share a clock
-        of_law, backtests = _calibrated(law, priors.of_loss(law), run, at, reference_runs)
-        near = of_law.posterior if len(reference_runs) > MOST_BACKTESTS else None
-        within = [
-            backtest_case(law, priors.of_loss(law), run, origin * run.tokens.max(initial=0.0), reference_runs, near)
-            for origin in ORIGINS
-        ]
-        own.append(of_law)
-        error, sd = np.array([*within, *backtests]).T
-        log_density.append(np.where(np.isfinite(error), -0.5 * (error / sd) ** 2 - np.log(sd), 0.0))
-    share = stacking_weights(np.stack(log_density))
-    # draw k of the mixture is draw k of a law; the laws' counts are their shares, in an order without meaning
-    even = (np.arange(DRAWS) + 0.5) / DRAWS
-    chosen = np.random.default_rng(11).permutation(np.searchsorted(np.cumsum(share), even).clip(0, len(laws) - 1))
-    draws, law_alone = (
-        np.stack([getattr(of_law, name) for of_law in own])[chosen, np.arange(DRAWS)] for name in ("draws", "law_alone")
-    )
-    return replace(
-        own[int(np.argmax(share))],
-        draws=draws,
-        law_alone=law_alone,
-        shares=dict(zip((law.name for law in laws), share.tolist(), strict=True)),
-        decay_unseen=any(of_law.decay_unseen for of_law in own),
-    )
-
-
-def stacking_weights(log_density: Float[np.ndarray, "law case"]) -> Float[np.ndarray, " law"]:
-    """Weights w of laws from log p_kt, the log density that law k gave to what came in backtest t:
-
-        w = argmax sum_t log sum_k w_k p_kt + (1/K) sum_k log w_k,
-
-    by EM. The second term keeps every law in where backtests are few; without any the weights are equal.
-    Source: Yao, Vehtari, Simpson & Gelman, Using Stacking to Average Bayesian Predictive Distributions (2018).
-    """
-    count = len(log_density)
-    density = np.exp(log_density - log_density.max(axis=0, initial=-np.inf))  # a factor by case: same weights
-    share = np.full(count, 1 / count)
-    for _ in range(ROUNDS):
-        mixed = share[:, None] * density
-        share = 1 / count + (mixed / mixed.sum(0)).sum(1)  # E step: who explains each backtest; M step: their sum
-        share = share / share.sum()
-    return share

@@ -40,7 +40,6 @@ from tsl_jax.laws import Law, Schedule
 
 PARAMETERS = ("a0", "a1", "a2")
 BLOCK = 2**22  # losses of draws that are in memory at once, 32 MB
-STACKED = (laws.AREA_ANNEALING, laws.MULTI_POWER, laws.AREA_POWER)
 
 
 @dataclass(frozen=True)
@@ -208,13 +207,6 @@ def of_mean(law: Law, past: xr.Dataset, at: np.ndarray, plan: Any, reference_run
     return mean.draws, {"mean": mean}
 
 
-def of_mean_stacked(_: Law, past: xr.Dataset, at: np.ndarray, plan: Any, reference_runs: Sequence[xr.Dataset]):
-    """Draws (draw, at) of the mean loss, by all laws of STACKED."""
-    own, *others = mean_runs(past, plan, reference_runs)
-    mean = extrapolation.stacked(STACKED, own, at, others)
-    return mean.draws, {"mean": mean}
-
-
 def mean_runs(past: xr.Dataset, plan: Any, reference_runs: Sequence[xr.Dataset]) -> list[RunCurve]:
     """The curves of the mean loss of a run and its reference runs, one split each."""
     runs = with_plans(past, plan, reference_runs)
@@ -300,4 +292,3 @@ ANNEALING = ForecastMethod("annealing", laws.AREA_ANNEALING, by_parameters, True
 MEAN_ANNEALING = ForecastMethod("mean_annealing", laws.SATURATING_ANNEALING, of_mean)
 MEAN_MULTI_POWER = ForecastMethod("mean_multi_power", laws.MULTI_POWER, of_mean)
 MEAN_AREA_POWER = ForecastMethod("mean_area_power", laws.AREA_POWER, of_mean)
-MEAN_STACK = ForecastMethod("mean_stack", laws.AREA_ANNEALING, of_mean_stacked)

@@ -33,8 +33,8 @@ class LearningRate:
 
     Attributes:
         tokens: knots (knot,), increasing from 0, in tokens seen. lr: learning rate (knot,) there, any unit.
-        peak: what it is measured in; 0, the default: the highest. One that is planned for later does not count for a past.
-            A learning rate as optimisers take it where the log or the plan gives one, else any unit.
+        peak: what it is measured in; 0, the default: the highest. One that is planned for later does not count for a
+            past. The rate as optimisers take it where the log or the plan gives that, else in any unit.
         warmed: tokens at the end of the warm-up, where they are known; default where eta first comes to its peak. A
             burst later in the run, above the peak, then is no warm-up of what came before.
     """

@@ -54,7 +54,6 @@ METHODS = {
         MethodInfo("lr_aware", lr_aware.MEAN_ANNEALING, "saturating annealing of the mean loss"),
         MethodInfo("lr_aware", lr_aware.MEAN_MULTI_POWER, "multi-power law of the mean loss"),
         MethodInfo("lr_aware", lr_aware.MEAN_AREA_POWER, "power law of the mean loss in the learning rate’s area"),
-        MethodInfo("lr_aware", lr_aware.MEAN_STACK, "three laws of the mean loss, stacked"),
         MethodInfo("position", "temporal", "temporal laws of a0, a1 and a2, by position"),
         MethodInfo("position", "temporal_joint", "temporal laws of a0, a1 and a2, fitted jointly, by position"),
         MethodInfo("position", Paper(), "the paper’s temporal laws along the cosine, by position"),

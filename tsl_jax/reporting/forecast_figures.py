@@ -18,7 +18,6 @@ STYLES = {
     "mean_annealing": ("--blue", "solid"),
     "mean_multi_power": ("--blue", "9px,5px"),
     "mean_area_power": ("--blue", "2px,4px"),
-    "mean_stack": ("--blue", "9px,4px,2px,4px"),
     "annealing": ("--green", "9px,5px"),
     "temporal": ("--green", "solid"),
     "temporal_joint": ("--purple", "solid"),
