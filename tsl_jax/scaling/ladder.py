@@ -109,7 +109,7 @@ class Ladder:
         agreeing = int(self.fit.n_agreeing_starts)
         lines = [
             f"{self.law.name}: {self.law.formula}, {len(self.runs)} runs of {self.runs.n_params.nunique()} sizes",
-            f"{self.fit.message().item()}; {agreeing} of {self.law.starts} starts agree",
+            f"{self.fit.message().item()}" + (f"; {agreeing} of {self.law.starts} starts agree" if agreeing > 0 else ""),
             table.to_string(float_format="{:.4g}".format, na_rep="-"),
         ]
         if len(self.params):
