@@ -23,7 +23,7 @@ from tsl_jax.models.config import ModelConfig
 from tsl_jax.training import run_dir
 from tsl_jax.training.bad_losses import LossRule
 from tsl_jax.training.checks import validate_config
-from tsl_jax.training.config import OptimizerConfig, TrainConfig, config_hash, from_dict, to_dict
+from tsl_jax.training.config import MeshConfig, OptimizerConfig, TrainConfig, config_hash, from_dict, to_dict
 from tsl_jax.training.loop import train
 from tsl_jax.training.noise_scale import NoiseAverages, estimates, squared_norms
 from tsl_jax.training.objective import weighted_loss
@@ -275,15 +275,26 @@ def test_after_a_rollback_the_averages_are_those_of_the_steps_that_count(
     np.testing.assert_array_equal(tsl.noise_scale(out).noise_scale.sel(group="total"), logged)
 
 
-def test_devices_that_share_the_microbatches_give_the_same_numbers() -> None:
+def test_devices_that_share_the_microbatches_or_the_batch_give_the_same_numbers() -> None:
     """Two virtual devices, in a process of its own."""
     flags = {**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"}
     done = subprocess.run(
         [sys.executable, "-c", ON_DEVICES], capture_output=True, text=True, env=flags, cwd=Path(__file__).parent.parent
     )
     assert done.returncode == 0, done.stderr
-    one, two = json.loads(done.stdout)
-    assert one == pytest.approx(two, rel=1e-4)
+    results = json.loads(done.stdout)
+    assert results["one"] == pytest.approx(results["two"], rel=1e-4)
+    # without microbatches each device has half of the batch: the two microbatches of the halves on one device
+    assert results["by_device"] == pytest.approx(results["halves"], rel=1e-4)
+    plain = {name: value for name, value in results["by_device"].items() if not name.startswith(OWN)}
+    assert results["off"] == pytest.approx(plain, rel=1e-4), "the steps are those of a run without"
+    # known noise: both estimators have the same mean, the true one
+    true = {"grad_square": 30 * 0.2**2, "grad_variance": 30 * 1.0}
+    for estimator in ("microbatches", "devices"):
+        for name, value in true.items():
+            mean, sem = results[estimator][name]
+            assert abs(mean - value) < 4 * sem, (estimator, name)
+            assert sem < 0.03 * value, (estimator, name)
 
 
 ON_DEVICES = """
@@ -291,19 +302,43 @@ import json
 import jax, numpy as np, optax
 from tsl_jax.models.build import build, hidden, unembedding
 from tsl_jax.models.config import ModelConfig
+from tsl_jax.models.sharding import mean_over_data
 from tsl_jax.training import mesh
 from tsl_jax.training.config import MeshConfig
-from tsl_jax.training.step import initial_state, make_step
+from tsl_jax.training.noise_scale import estimates, squared_norms, with_squares
+from tsl_jax.training.step import accumulated, initial_state, make_step
 
-results = []
-for devices in (MeshConfig(1), MeshConfig(2)):
-    on, optimizer = mesh.make(devices), optax.sgd(0.1)
-    batch = np.random.default_rng(0).integers(0, 40, (8, 9)).astype(np.int32)
+results, rng = {}, np.random.default_rng(0)
+batch = rng.integers(0, 40, (8, 9)).astype(np.int32)
+halves = batch.reshape(2, 4, 9).swapaxes(0, 1).reshape(8, 9)  # of which every other row is a row of the first half
+for name, devices, rows, accumulate, noise in (
+    ("one", 1, batch, 2, "by_layer"), ("two", 2, batch, 2, "by_layer"),
+    ("halves", 1, halves, 2, "by_layer"), ("by_device", 2, batch, 1, "by_layer"), ("off", 2, batch, 1, "off"),
+):
+    on, optimizer = mesh.make(MeshConfig(devices)), optax.sgd(0.1)
     with mesh.traced_on(on):
         graphdef, params = build(ModelConfig(preset="tiny", d_model=16, n_layers=1, vocabulary=40, context=8), 0, on)
-        step = make_step(graphdef, optimizer, np.ones(8), 1, 2, noise_scale="by_layer")
-        _, metrics = step(initial_state(params, optimizer, on), mesh.put(batch, on))
-    results.append({name: float(value) for name, value in metrics.items()})
+        step = make_step(graphdef, optimizer, np.ones(8), 1, accumulate, noise_scale=noise)
+        _, metrics = step(initial_state(params, optimizer, on), mesh.put(rows, on))
+    results[name] = {key: float(value) for key, value in metrics.items()}
+
+# the loss w'x of rows x ~ N(.2, 1): the gradient of a row is x; 2,000 batches of 8
+x = rng.normal(0.2, 1.0, (2000, 8, 30)).astype(np.float32)
+
+
+def gradient(params, rows, key):
+    return jax.grad(lambda params: (rows * params["w"][None]).sum(1).mean())(params), {}
+
+
+w, key = {"w": np.zeros(30, np.float32)}, jax.random.key(0)
+for name, split in (("microbatches", lambda means: accumulated(means, 2)), ("devices", mean_over_data)):
+    def one(rows):
+        whole, metrics = split(with_squares(gradient, False))(w, rows, key)
+        return estimates(metrics["squares"], squared_norms(whole, False), 4, 8)
+
+    with mesh.traced_on(mesh.make(MeshConfig(2))):
+        made = jax.jit(lambda x: jax.lax.map(one, x))(x)
+    results[name] = {key: (float(v.mean()), float(v.std() / len(v) ** 0.5)) for key, v in made.items()}
 print(json.dumps(results))
 """
 
@@ -319,8 +354,14 @@ def test_a_run_without_the_option_is_written_and_named_as_before() -> None:
     assert config_hash(TrainConfig()) == "2bc459cef835"
 
 
-def test_a_noise_scale_that_cannot_be_measured_is_refused() -> None:
-    with pytest.raises(ValueError, match="accumulate 1 makes one; give --accumulate 2 or more"):
-        validate_config(TrainConfig(noise_scale="total"))
+def test_a_noise_scale_that_cannot_be_measured_is_refused(tmp_path: Path) -> None:
+    alone = "accumulate 1 makes one; give --accumulate 2 or more .* or two devices along the mesh's axis data"
+    with pytest.raises(ValueError, match=alone):
+        validate_config(TrainConfig(noise_scale="total", mesh=MeshConfig(1)))
+    validate_config(TrainConfig(noise_scale="total"))  # there may be several devices
+    assert jax.device_count() == 1
+    with pytest.raises(ValueError, match=alone):
+        train(TrainConfig(noise_scale="total"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
     with pytest.raises(ValueError, match="noise_scale must be one of off, total, by_layer, found 'all'"):
         validate_config(TrainConfig(noise_scale="all"))

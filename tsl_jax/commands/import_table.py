@@ -38,8 +38,9 @@ class ImportCommand:
     """Column of learning rates."""
     run: Annotated[tuple[str, ...], tyro.conf.arg(metavar="COL...")] = ()
     """Columns that name the run together; without one a file is one run, or several where its steps begin again."""
-    n_params: Annotated[str | None, tyro.conf.arg(metavar="COL")] = "n_params"
-    """Column of the model's parameters, without embeddings."""
+    n_params: Annotated[str | None, tyro.conf.arg(metavar="N|COL")] = "n_params"
+    """The model's parameters, without embeddings, as tsl scale reads them: 124e6, 124M, or a column. Without: where the
+    log states a number."""
     position: Annotated[str | None, tyro.conf.arg(metavar="COL")] = None
     """Column of positions, from 1, of a table; without one losses are means over positions."""
     tokens_per_step: Annotated[str | None, tyro.conf.arg(metavar="N|STEP:N,...")] = None
@@ -100,15 +101,20 @@ def run_import(command: ImportCommand) -> None:
 def _read(command: ImportCommand) -> tuple[dict[str, xr.Dataset], str]:
     """The surfaces and the account of what was read; a table of positions is read strictly, row by row."""
     from tsl_jax.importers import read_log, read_table
+    from tsl_jax.importers.model_size import as_number
 
     given, schedule = vars(command), _schedule(command.schedule)
     each = _tokens_per_step(command.tokens_per_step)
     if command.position is not None:
         if len(command.logs) > 1 or isinstance(each, list):
             raise ValueError("import: a table of positions is one file, and tokens_per_step one number")
-        options = {name: given[name] for name in TABLE_OPTIONS}
+        size = as_number(command.n_params)
+        options = {name: given[name] for name in TABLE_OPTIONS} | ({"n_params": None} if size is not None else {})
         named = {"loss": command.loss or ("loss",), "run": command.run or ("run",)}
-        return read_table(next(iter(command.logs)), **options, **named, tokens_per_step=each, schedule=schedule), ""
+        surfaces = read_table(next(iter(command.logs)), **options, **named, tokens_per_step=each, schedule=schedule)
+        if size is not None:
+            surfaces = {name: surface.assign_attrs(n_params=int(size)) for name, surface in surfaces.items()}
+        return surfaces, ""
     options = {name: given[name] for name in LOG_OPTIONS}
     result = read_log(command.logs, **options, tokens_per_step=each, schedule=schedule)
     return result.surfaces, str(result)

@@ -219,6 +219,10 @@ def _ladder(command: ScaleCommand) -> Ladder:
     if not all(named.values()):
         raise ValueError(f"scale: --columns are NAME=COLUMN, found {' '.join(command.columns)}")
     runs = read_runs(command.runs, named, command.split, command.checkpoints)
+    if "n_params_is" in runs:
+        counted = int(runs.dropna(subset="n_params_is").run.nunique())
+        which = "1 run counts" if counted == 1 else f"{counted} runs count"
+        print(f"warning: n_params of {which} embeddings, which spoils the trend; import the log with --n-params N")
     law = laws.BY_NAME[command.law or "chinchilla"]
     if {"steps_min", "pf_days_min"} & set(law.covariates) - set(runs):
         critical = _critical(command)

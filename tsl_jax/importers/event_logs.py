@@ -18,6 +18,7 @@ import numpy as np
 
 from tsl_jax.importers.json_logs import from_rows
 from tsl_jax.importers.log_rows import SAYS_NAN, LogRows, NotThisFormat
+from tsl_jax.importers.model_size import of_config
 
 BLOCK = 32_768  # bytes of a block of LevelDB's log
 WANDB = b":W&B"
@@ -25,7 +26,8 @@ WANDB = b":W&B"
 EVENT_TIME, EVENT_STEP, EVENT_SUMMARY = 1, 2, 5
 VALUE_TAG, VALUE_SIMPLE, VALUE_TENSOR = 1, 2, 8
 # of wandb_internal.proto
-RECORD_HISTORY, RECORD_RUN = 2, 17
+RECORD_HISTORY, RECORD_CONFIG, RECORD_RUN = 2, 5, 17
+RUN_CONFIG = 4
 ITEM_INTEGER, ITEM_NUMBER, ITEM_JSON = 5, 6, 16
 RUN_NAMES = (8, 1)  # display_name, run_id
 DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8"}  # of a tensor
@@ -162,8 +164,7 @@ def read_wandb(path: Path) -> LogRows:
     if data[:4] != WANDB:
         raise NotThisFormat("no .wandb file")
     rows: list[dict[str, Any]] = []
-    name = ""
-    cut = False
+    name, config, cut = "", {}, False
     try:
         for record in _leveldb(data):
             for number, value in fields(record):
@@ -171,6 +172,9 @@ def read_wandb(path: Path) -> LogRows:
                     rows.append(_history(value))
                 elif number == RECORD_RUN and isinstance(value, bytes):
                     name = _run_name(value) or name
+                    config |= _config(dict(fields(value)).get(RUN_CONFIG))
+                elif number == RECORD_CONFIG:
+                    config |= _config(value)
     except ValueError:
         cut = True
     rows = [row for row in rows if row]
@@ -178,6 +182,7 @@ def read_wandb(path: Path) -> LogRows:
         raise NotThisFormat("no history in the .wandb file")
     log = from_rows(path, rows, [])
     log.format, log.eval_rows, log.runs = "Weights & Biases offline run", True, [name]
+    log.known |= of_config(config)
     if cut:
         log.note("cut_record", "the last record is cut: left out")
     return log
@@ -220,6 +225,12 @@ def _history(data: bytes) -> dict[str, Any]:
         if isinstance(value, int | float) and not isinstance(value, bool):
             row["/".join(filter(None, names))] = SAYS_NAN if value != value else value
     return row
+
+
+def _config(data: Any) -> dict[str, Any]:
+    """Names and values of a run's configuration."""
+    entries = [dict(fields(item)) for number, item in fields(data) if number == 1] if isinstance(data, bytes) else []
+    return {entry[1].decode("utf-8", "replace"): _history_value(entry) for entry in entries if 1 in entry}
 
 
 def _history_value(parts: dict[int, Any]) -> Any:

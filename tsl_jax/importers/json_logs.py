@@ -17,6 +17,7 @@ import numpy as np
 
 from tsl_jax.importers.line_scan import Key, LineFormat, blocks, read_lines
 from tsl_jax.importers.log_rows import LogRows, NotThisFormat, as_text, number_of, numbers_of, open_log, read_whole
+from tsl_jax.importers.model_size import of_flops
 
 LARGE = 24 << 20  # bytes from which lines of JSON are searched for their numbers instead of parsed
 SAMPLE = 1 << 20
@@ -208,6 +209,7 @@ def trainer_history(path: Path, rows: list[dict[str, Any]], state: Mapping[str, 
     steps = number_of(state.get("max_steps"))
     if steps is not None and steps > 0:
         log.known["total_steps"] = steps
+    log.known |= of_flops(number_of(state.get("total_flos")), number_of(state.get("num_input_tokens_seen")))
     return log
 
 

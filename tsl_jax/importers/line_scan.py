@@ -20,6 +20,7 @@ from jaxtyping import Bool, Int, UInt8
 
 from tsl_jax.importers.decimal_scan import WIDEST, numbers_at
 from tsl_jax.importers.log_rows import SAYS_NAN, LogRows, as_text, number_of, open_log
+from tsl_jax.importers.model_size import STATED
 
 BLOCK = 4 << 20  # bytes read at once: a block and its masks stay in the processor's cache
 MOST_THREADS = 8
@@ -91,7 +92,7 @@ def read_lines(path: Path, form: LineFormat) -> LogRows:
     for block, found in _side_by_side(parts_of, form):
         if block.cut:
             cut = (block.line + int(block.data.count(b"\n")), block.data.rpartition(b"\n")[2])
-        for fact, pattern in form.facts if block.line < FACTS_WITHIN else ():
+        for fact, pattern in (*form.facts, *STATED) if block.line < FACTS_WITHIN else ():
             match = re.search(pattern, block.data) if fact not in known else None
             value = number_of(match[1].decode("ascii", "ignore").replace("_", "")) if match else None
             if value is not None and np.isfinite(value) and value > 0:

@@ -24,6 +24,7 @@ from tsl_jax.importers.log_roles import LogRoles, LossColumn, find_roles
 from tsl_jax.importers.log_rows import Finding, LogRows
 from tsl_jax.importers.log_sources import find_logs
 from tsl_jax.importers.log_stitching import REPEATED, Curve, Repeated, RunRecords, stitch
+from tsl_jax.importers.model_size import as_number, of_column, size_of
 from tsl_jax.importers.position_losses import is_position_losses, read_position_losses
 from tsl_jax.importers.table import MEAN, add_plans, rows_of_runs
 
@@ -72,7 +73,7 @@ def read_log(
     step: str | None = "step",
     lr: str | None = "lr",
     run: str | Sequence[str] = (),
-    n_params: str | None = "n_params",
+    n_params: str | float | None = "n_params",
     tokens_per_step: int | Sequence[tuple[int, int]] | None = None,
     sequence_length: int | None = None,
     tokens_unit: float | None = None,
@@ -90,6 +91,8 @@ def read_log(
         paths: files, folders, or patterns such as `logs/*.txt`.
         loss: columns of losses; each is a split. Empty: those that are recognised by their names.
         tokens, step, lr, n_params: a column; its role's own name: the one that is recognised; None: passed over.
+            n_params may be the number itself, without embeddings, of the model of all runs; where it is neither, and a
+            log states its number of parameters, that is taken, and the account says what it counts.
         run: columns that name the run together.
         tokens_per_step: tokens of a step; of a ramp [(first step, tokens of a step from there on), ...].
         sequence_length: tokens of a sample, where the log counts samples.
@@ -108,7 +111,9 @@ def read_log(
     _check_options(tokens_per_step, repeated, loss_unit, sequence_length, tokens_unit, bytes_per_token, logging_steps)
     given = [paths] if isinstance(paths, str | Path) else list(paths)
     losses, keys = ([names] if isinstance(names, str) else list(names) for names in (loss, run))
-    named = {"tokens": tokens, "step": step, "lr": lr, "n_params": n_params}
+    size = as_number(n_params)
+    column = None if size is not None or n_params is None else str(n_params)
+    named = {"tokens": tokens, "step": step, "lr": lr, "n_params": column}
     result = LogImport({})
     given = _position_losses(given, result)
     for log in find_logs(given, keys, losses) if given else ():
@@ -117,7 +122,8 @@ def read_log(
             if loss_unit is not None:
                 roles.losses = [LossColumn(column.column, loss_unit) for column in roles.losses]
             clock = ClockOptions(tokens_per_step, sequence_length, tokens_unit, logging_steps)
-            surfaces = _surfaces(log, roles, clock, bytes_per_token, repeated)
+            of_model = {} if n_params is None else size_of(log, size)
+            surfaces = _surfaces(log, roles, clock, bytes_per_token, repeated, of_model)
         except ValueError as error:
             raise ValueError(f"import: {log.path.name}: {str(error).removeprefix('import: ')}") from None
         for name, surface in surfaces.items():
@@ -188,9 +194,14 @@ def _check_options(tokens_per_step: Any, repeated: str, loss_unit: str | None, *
 
 
 def _surfaces(
-    log: LogRows, roles: LogRoles, clock: ClockOptions, bytes_per_token: float | None, repeated: Repeated
+    log: LogRows,
+    roles: LogRoles,
+    clock: ClockOptions,
+    bytes_per_token: float | None,
+    repeated: Repeated,
+    of_log: Mapping[str, Any],
 ) -> dict[str, xr.Dataset]:
-    """Run -> surface of one log.
+    """Run -> surface of one log; of_log: attributes of all its runs, where no column says better.
 
     Raises:
         ValueError: where no loss is left.
@@ -216,11 +227,11 @@ def _surfaces(
             found.unit,
             [column.is_eval for column in roles.losses],
         )
-        of_model = {} if roles.n_params is None else _n_params(log.columns[roles.n_params][rows])
+        of_model = {} if roles.n_params is None else of_column(log.columns[roles.n_params][rows])
         for curve in stitch(records, repeated):
             for k, split in enumerate(splits):
                 check_curve(log, split, curve.clock, curve.loss[:, k], roles.losses[k].is_eval)
-            surface = _surface(log, curve, splits, {**of_model, **attrs}, name + curve.name)
+            surface = _surface(log, curve, splits, {**(of_model or of_log), **attrs}, name + curve.name)
             surfaces[name + curve.name] = surface.assign_attrs({"log": {"clock": found.unit}})
     if not surfaces:
         raise ValueError("no loss is left after NaN, zeros and rows without a step were taken out")
@@ -345,11 +356,6 @@ def _rates(lr: np.ndarray, clock: np.ndarray) -> np.ndarray:
     return rates
 
 
-def _n_params(values: np.ndarray) -> dict[str, int]:
-    known = values[np.isfinite(values)]
-    return {"n_params": int(known[0])} if len(known) and (known == known[0]).all() else {}
-
-
 def _surface(log: LogRows, curve: Curve, splits: list[str], attrs: Mapping[str, Any], name: str) -> xr.Dataset:
     """The surface of a curve, with step and lr as coordinates where every checkpoint has them."""
     clock = np.round(curve.clock).astype(np.int64)
@@ -378,6 +384,8 @@ def _attrs(log: LogRows, clock: ClockOptions, units: Mapping[str, str]) -> dict[
     attrs: dict[str, Any] = {}
     if isinstance(clock.tokens_per_step, int):
         attrs["batch_tokens"] = clock.tokens_per_step
+    elif clock.tokens_per_step is None and "tokens_per_step" in log.known:
+        attrs["batch_tokens"] = int(log.known["tokens_per_step"])
     attrs["loss_is"] = MEAN
     attrs["source"] = {"file": log.path.name}
     if log.path.is_file():

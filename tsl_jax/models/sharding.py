@@ -122,11 +122,42 @@ def gathered(w_VxD: jax.Array) -> jax.Array:
 def batch_parts(n: int) -> int:
     """In how many parts n sequences lie on the mesh; 1 without one."""
     mesh = jax.sharding.get_abstract_mesh()
-    return 1 if mesh.empty or _if_divides(BATCH, n, mesh) is None else _size(BATCH, mesh)
+    axis = None if mesh.empty else _if_divides(BATCH, n, mesh)
+    return 1 if axis is None else _size(axis, mesh)
+
+
+def data_parts() -> int:
+    """Devices along the axis data of the mesh; 1 without one."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else mesh.shape["data"]
+
+
+def mean_over_data(means: Callable[[Any, jax.Array, jax.Array], Any]) -> Callable[[Any, jax.Array, jax.Array], Any]:
+    """The same function inside a program, called by each part of the axis data for its own sequences, then averaged.
+
+    Where a tree of means over sequences has what is no such mean, as the square of a gradient, the average is that of
+    parts of B / data sequences.
+
+    Args:
+        means: of parameters, batch (B, N) and key; data divides B. Each part has a key of its own.
+    """
+
+    def of_part(params: Any, batch_MxN: jax.Array, key: jax.Array) -> Any:
+        tree = means(params, batch_MxN, jax.random.fold_in(key, jax.lax.axis_index("data")))
+        return jax.lax.pmean(tree, "data")
+
+    # The other axes stay with the compiler. Unchecked, as gradients of a part are wanted: checked, jax adds them up.
+    return jax.shard_map(of_part, in_specs=(P(), P("data"), P()), out_specs=P(), axis_names={"data"}, check_vma=False)
 
 
 def _if_divides(axis: Any, n: int, mesh: Mesh | AbstractMesh) -> Any:
-    return axis if axis is not None and n % _size(axis, mesh) == 0 else None
+    """The axis, or axes, if they divide n; without those that `mean_over_data` has split already."""
+    if axis is None:
+        return None
+    left = tuple(name for name in (axis if isinstance(axis, tuple) else (axis,)) if name not in mesh.manual_axes)
+    if not left or n % _size(left, mesh):
+        return None
+    return left if isinstance(axis, tuple) else axis
 
 
 def _size(axis: Any, mesh: Mesh | AbstractMesh) -> int:

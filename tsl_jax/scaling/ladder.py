@@ -106,10 +106,11 @@ class Ladder:
         """Parameters with intervals, the paper's beside them, the status, and the error at the runs held out."""
         table = self.interval()
         table = table.dropna(axis=1, how="all")
-        agreeing = int(self.fit.n_agreeing_starts)
+        agreeing = int(self.fit.n_agreeing_starts)  # -1 of a search over the whole range
+        starts = f"; {agreeing} of {self.law.starts} starts agree" if agreeing > 0 else ""
         lines = [
             f"{self.law.name}: {self.law.formula}, {len(self.runs)} runs of {self.runs.n_params.nunique()} sizes",
-            f"{self.fit.message().item()}; {agreeing} of {self.law.starts} starts agree",
+            f"{self.fit.message().item()}{starts}",
             table.to_string(float_format="{:.4g}".format, na_rep="-"),
         ]
         if len(self.params):

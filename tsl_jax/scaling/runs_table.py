@@ -139,12 +139,18 @@ def _surface(path: Path, split: str, checkpoints: bool) -> pd.DataFrame:
         raise ValueError(f"scale: {path} has the splits {', '.join(splits)}, found {split!r}")
     n_params = surface.attrs.get("n_params")
     if not isinstance(n_params, int | float):
-        raise ValueError(f"scale: {path} does not say how many parameters its model has (attribute n_params)")
-    taken = surface.loss.sel(split=split or splits[0]).isel(tokens=slice(None) if checkpoints else slice(-1, None))
-    taken = taken.sel(tokens=taken.tokens > 0)
+        found = f"scale: {path} does not say how many parameters its model has (attribute n_params)"
+        raise ValueError(f"{found}; import its log with --n-params N, without embeddings, or give a table")
+    clock = surface.attrs.get("log", {}).get("clock", "tokens")
+    if clock != "tokens":
+        raise ValueError(f"scale: {path} counts {clock}, expected tokens; import its log with --tokens-per-step N")
+    known = surface.loss.sel(split=split or splits[0]).dropna("tokens", how="any")  # a log may evaluate now and then
+    taken = known.sel(tokens=known.tokens > 0).isel(tokens=slice(None) if checkpoints else slice(-1, None))
     tokens = taken.tokens.values.astype(float)
     rows: dict[str, Any] = {"run": str(surface.attrs.get("run") or path.stem), "n_params": n_params, "tokens": tokens}
     rows["loss"] = taken.mean("position").values
+    if "n_params_is" in surface.attrs:
+        rows["n_params_is"] = str(surface.attrs["n_params_is"])
     if isinstance(surface.attrs.get("batch_tokens"), int | float):
         rows["batch_tokens"] = surface.attrs["batch_tokens"]
     if isinstance(surface.attrs.get("flops_per_token"), int | float):

@@ -8,7 +8,7 @@ bad_losses       what a NaN or a spike is, one rule for training
 loop             `train`: from the first step to the last, evaluating and saving on the way
 setup            what a run needs before its first step;  programs  what it calls, compiled ahead
 step             the training step, in microbatches and several a call
-noise_scale      the gradient noise scale, from a batch and its microbatches
+noise_scale      the gradient noise scale, from a batch and its microbatches, or its parts on devices
 objective        position-weighted cross-entropy in chunks;  optimizer  AdamW on the planned learning rate
 evaluation       the loss of every position on fixed windows, plain and additive
 reevaluation     the checkpoints of a run on other text or windows

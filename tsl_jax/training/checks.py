@@ -43,7 +43,7 @@ def validate_config(config: TrainConfig, *, run_code: bool = True) -> RunTimelin
     if config.spike_sigmas and not LEAST_SIGMAS <= config.spike_sigmas < float("inf"):
         found = f"found {config.spike_sigmas}"
         raise ValueError(f"training: spike_sigmas must be 0, for none, or at least {LEAST_SIGMAS} and finite, {found}")
-    _check_noise_scale(config)
+    check_noise_scale(config, config.mesh.data)
     parts = max(config.mesh.data, 1) * config.mesh.fsdp
     check_shares([config.batch_size], config.accumulate, parts)
     check_evaluation_shares(config.evaluation_batch, parts)
@@ -77,14 +77,22 @@ def _check_range(name: str, value: int, least: int, most: int) -> None:
         raise ValueError(f"training: {name} must be at most {most:,}, found {value:,}; lower it")
 
 
-def _check_noise_scale(config: TrainConfig) -> None:
-    """It compares the gradient of a batch with those of its microbatches, so there must be several."""
+def check_noise_scale(config: TrainConfig, data: int) -> None:
+    """Nothing, where the gradient of a batch can be compared with those of its microbatches or of parts of the mesh.
+
+    Args:
+        data: devices along the axis data; 0: not known yet.
+
+    Raises:
+        ValueError: where there is one of either, or the option is none.
+    """
     if config.noise_scale not in NOISE_SCALE:
         found = f"found {config.noise_scale!r}"
         raise ValueError(f"training: noise_scale must be one of {', '.join(NOISE_SCALE)}, {found}")
-    if config.noise_scale != "off" and config.accumulate == 1:
-        found = f"noise_scale {config.noise_scale} compares batches with their microbatches, and accumulate 1 makes one"
-        raise ValueError(f"training: {found}; give --accumulate 2 or more (the same steps up to rounding)")
+    if config.noise_scale != "off" and config.accumulate == 1 and data == 1:
+        found = f"noise_scale {config.noise_scale} compares a batch with parts of it, and accumulate 1 makes one"
+        more = "give --accumulate 2 or more (the same steps up to rounding), or two devices along the mesh's axis data"
+        raise ValueError(f"training: {found}; {more}")
 
 
 def _check_interventions(timeline: RunTimeline, domains: tuple[str, ...]) -> None:

@@ -81,7 +81,7 @@ class TrainConfig:
     keep: int = 2  # newest checkpoints kept
     on_nonfinite: str = "stop"  # of a NaN or spike: or rollback, to the last evaluation, on without the batches since
     spike_sigmas: float = 0.0  # a loss so many robust standard deviations above those before is a spike; 0: none is
-    noise_scale: str = "off"  # total, by_layer: log the gradient noise scale, from the microbatches of each step
+    noise_scale: str = "off"  # total, by_layer: log the gradient noise scale, from microbatches or devices
     seed: int = 0  # of the initial parameters and of the order of the data
 
 

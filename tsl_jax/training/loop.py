@@ -28,7 +28,7 @@ from tsl_jax.processes import ending_at_once, interruptible, interrupts_deferred
 from tsl_jax.training import bad_losses, evaluation, hosts, mesh, run_dir
 from tsl_jax.training.bad_losses import ADVICE, BadLossError
 from tsl_jax.training.checkpoint import abstract_array
-from tsl_jax.training.checks import check_evaluation_shares, check_shares, validate_config
+from tsl_jax.training.checks import check_evaluation_shares, check_noise_scale, check_shares, validate_config
 from tsl_jax.training.config import TrainConfig, to_dict
 from tsl_jax.training.resources import check_memory, rates
 from tsl_jax.training.setup import Observe, Progress, TrainingRun, prepare
@@ -112,6 +112,7 @@ def check_run(config: TrainConfig, out: Path, *, resume: bool) -> tuple[RunTimel
     if _is_complete(config, timeline, out, resume):
         return timeline, None
     sizes = mesh.shape(config.mesh, len(jax.devices()))
+    check_noise_scale(config, sizes[0])
     check_shares(timeline.batch_sizes, config.accumulate, sizes[0] * sizes[1])
     check_evaluation_shares(config.evaluation_batch, sizes[0] * sizes[1])
     domains = corpora.find(config.data)

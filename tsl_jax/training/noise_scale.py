@@ -1,21 +1,24 @@
-"""The gradient noise scale, from a batch and its microbatches (McCandlish et al., arXiv 1812.06162).
+"""The gradient noise scale, from a batch and parts of it (McCandlish et al., arXiv 1812.06162).
 
 With G the gradient of the expected loss and Sigma the covariance of the gradient of one token, the mean gradient G_n of
 n tokens has E|G_n|^2 = |G|^2 + tr Sigma / n. A step that takes its batch of B tokens in microbatches of b tokens has
-both squares, and from them, without bias (appendix A.1 there),
+both squares, and so has one that shares it over D devices along the mesh's axis data, b = B/D; from them, without bias
+(appendix A.1 there),
 
     |G|^2    ~ (B |G_B|^2 - b |G_b|^2) / (B - b)         "grad_square"
     tr Sigma ~ (|G_b|^2 - |G_B|^2) / (1/b - 1/B)         "grad_variance"
     B_simple = <tr Sigma> / <|G|^2>                      "noise_scale", tokens
 
-|G_b|^2 is the mean over the microbatches of the step. The averages <> over steps are exponential and bias-corrected,
-sum_s d^(t-s) x_s / sum_s d^(t-s); their ratio is taken, as the mean of ratios is biased and |G|^2 of one step may even
-be negative. B_simple estimates the critical batch size (Kaplan et al., arXiv 2001.08361, section 5.1).
+|G_b|^2 is the mean over the microbatches of the step, or over the D parts where there is one microbatch. The averages
+<> over steps are exponential and bias-corrected, sum_s d^(t-s) x_s / sum_s d^(t-s); their ratio is taken, as the mean
+of ratios is biased and |G|^2 of one step may even be negative. B_simple estimates the critical batch size (Kaplan et
+al., arXiv 2001.08361, section 5.1).
 
 Gradients are those of the loss that is trained on, weights of positions and what the model adds included, before
 clipping. Tokens of one sequence are not independent: Sigma is the covariance over sequences times their length, so
 that B_simple counts whole sequences, in tokens. Steps are those of a run without, up to rounding: with more to give,
-the compiler fuses sums in another way.
+the compiler fuses sums in another way. Parts of a mesh are like microbatches in the rest: each has its own random
+numbers of dropout, and what a model adds to the loss, as the balance of experts, is the mean of that of the parts.
 """
 
 from __future__ import annotations

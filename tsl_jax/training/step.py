@@ -21,7 +21,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tsl_jax.models.build import Params, hidden_and_auxiliary, unembedding
-from tsl_jax.models.sharding import BATCH, constrain, constrain_tree, shardings
+from tsl_jax.models.sharding import BATCH, constrain, constrain_tree, data_parts, mean_over_data, shardings
 from tsl_jax.training.noise_scale import estimates, squared_norms, with_squares
 from tsl_jax.training.objective import weighted_loss
 
@@ -105,7 +105,8 @@ def make_step(
         accumulate: microbatches that a batch is taken in, see `accumulated`.
         seed: of dropout, whose masks are a function of seed and step.
         platform: "cpu", "gpu" or "tpu", on which it will run; "" is this machine's.
-        noise_scale: `TrainConfig.noise_scale`; not "off" it takes two microbatches at least.
+        noise_scale: `TrainConfig.noise_scale`; not "off" it takes two microbatches at least, or of one two parts of
+            the mesh's axis data, each of which then takes the mean of its own sequences, as a microbatch does.
     """
     by_layer = noise_scale == "by_layer"
     constant_T = None if weights is None else np.asarray(weights, np.float32)
@@ -121,15 +122,18 @@ def make_step(
     def step(state: TrainState, batch_BxN: jax.Array, weight_T: Any = constant_T) -> tuple[TrainState, Metrics]:
         weighted = partial(objective, weight_T)
         of_part = jax.grad(weighted, has_aux=True)
+        parts = accumulate
         if noise_scale != "off":
             of_part = with_squares(of_part, by_layer)
+            if accumulate == 1:
+                of_part, parts = mean_over_data(of_part), data_parts()
         gradient_and_metrics = accumulated(of_part, accumulate)
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), DROPOUT), state.step)
         gradient, metrics = gradient_and_metrics(state.params, batch_BxN, key)
         gradient = constrain_tree(gradient)
         if noise_scale != "off":
             tokens = float(batch_BxN[:, 1:].size)
-            metrics |= estimates(metrics.pop("squares"), squared_norms(gradient, by_layer), tokens / accumulate, tokens)
+            metrics |= estimates(metrics.pop("squares"), squared_norms(gradient, by_layer), tokens / parts, tokens)
         update, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         state = TrainState(optax.apply_updates(state.params, update), opt_state, state.step + 1)  # pyright: ignore[reportArgumentType]
         return constrain_tree(state), metrics | {"grad_norm": optax.tree.norm(gradient)}
