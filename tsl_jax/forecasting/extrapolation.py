@@ -141,9 +141,7 @@ def extrapolate(
 _posteriors: OrderedDict[tuple[Law, bytes], mixed_model.Posterior] = OrderedDict()
 
 
-def _sampled(
-    law: Law, curves: mixed_model.CurveBatch, prior: mixed_model.ModelPrior, near: mixed_model.Posterior | None
-) -> mixed_model.Posterior:
+def _sampled(law: Law, curves: Any, prior: Any, near: mixed_model.Posterior | None) -> mixed_model.Posterior:
     """`mixed_model.sample`; the last KEPT are remembered: plans that differ in the future alone have one posterior."""
     key = law, hashlib.sha256(pickle.dumps((curves, prior, near and near.mean))).digest()
     if key not in _posteriors:
