@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from rich.console import Console
 
 import tsl_jax as tsl
 from tsl_jax.cli import run_verb
+from tsl_jax.commands.watch import WatchCommand, _read, _Watch
+from tsl_jax.commands.watch_display import BARS, LivePanel, PlainLines, display_for
 from tsl_jax.forecasting import registered
-from tsl_jax.forecasting.watching import events, outlook
+from tsl_jax.forecasting.watching import outlook
 
 END = 2_000_000_000
 TOKENS = np.linspace(0.02, 1, 50) * END
@@ -40,22 +44,15 @@ def test_the_end_as_known_now_and_the_chance_that_it_is_low_enough() -> None:
     assert np.isnan(outlook(run(0.5), end=END).chance_below)
 
 
-@pytest.mark.parametrize(
-    ("kind", "change"),
-    [
-        ("", 0 * TOKENS),
-        ("spike", 1.0 * (np.arange(50) == 32)),
-        ("divergence", np.maximum(np.arange(50) - 30, 0) * 0.1),
-        ("shift", 0.5 * (np.arange(50) >= 30)),
-        ("non_finite", np.where(np.arange(50) >= 34, np.nan, 0)),
-    ],
-)
-def test_where_a_run_leaves_its_course(kind: str, change: np.ndarray) -> None:
-    made = tsl.forecast(run(0.5), np.linspace(0.52, 1, 8) * END)
-    whole = run(0.8)
-    surface = whole.assign(loss=whole.loss + xr.DataArray(change[:40], dims="tokens"))
-    kinds = [event.kind for event in events(surface, made)]
-    assert kinds == ([kind] if kind else [])
+def test_after_an_event_the_forecast_begins_again_and_is_wider() -> None:
+    moved = run(0.8, later=np.where(np.arange(50) >= 30, 0.5, 0))
+    since = float(moved.tokens[30])
+    before, anew = outlook(moved, end=END), outlook(moved, end=END, since=since)
+    assert anew.low < TRUTH + 0.5 < anew.high
+    assert anew.high - anew.low > outlook(run(0.8), end=END).high - outlook(run(0.8), end=END).low
+    assert abs(anew.expected - TRUTH - 0.5) < abs(before.expected - TRUTH - 0.5)
+    few = outlook(moved.isel(tokens=slice(0, 32)), end=END, since=since)
+    assert few.note.startswith("the run left its course 2 checkpoints ago, 6 are needed")
 
 
 def test_a_registered_forecast_is_judged_and_cannot_be_changed(tmp_path: Path, capsys: Any) -> None:
@@ -120,3 +117,47 @@ def test_a_watched_page_is_made_anew_and_a_foreign_one_is_left_alone(
     assert written == [tmp_path / "ours"]
     assert run_verb("watch", [str(tmp_path / "log.npz"), "--once"], debug=False) == 2  # no plan, no end
     assert "--end" in capsys.readouterr().err
+
+
+def rows(surface: xr.Dataset, more: str = "") -> str:
+    lines = zip(surface.tokens.values, surface.loss.values[0, :, 0], strict=True)
+    return "\n".join(["tokens,loss", *(f"{tokens},{loss:.4f}" for tokens, loss in lines)]) + f"\n{more}"
+
+
+def test_events_are_said_once_and_handed_to_a_command(tmp_path: Path, capsys: Any) -> None:
+    log, heard = tmp_path / "log.csv", tmp_path / "heard.txt"
+    hear = tmp_path / "hear.sh"
+    hear.write_text(f'#!/bin/sh\necho "$1" >> {heard}\n')
+    hear.chmod(0o755)
+    command = WatchCommand(log, end=END, on_event=str(hear))
+    log.write_text(rows(run(0.5)))
+    looked = _Watch(command, None, PlainLines())
+    looked.look(_read(command))
+    moved = run(0.6, later=np.where(np.arange(50) >= 26, 0.5, 0))
+    log.write_text(rows(moved, f"{int(TOKENS[30])},nan\n"))
+    for _ in range(2):
+        looked.look(_read(command))
+    log.write_text(rows(run(0.5)))  # the job begins again from an earlier checkpoint
+    looked.look(_read(command))
+    said = [line.partition(":")[0] for line in heard.read_text().splitlines()]
+    assert said == ["spike", "data_switch", "non_finite", "restart"]
+    assert capsys.readouterr().out.count("data_switch") == 1
+
+
+def test_the_panel_of_a_terminal_shows_end_moves_events_and_time_left(monkeypatch: Any) -> None:
+    console = Console(force_terminal=True, width=110, record=True, file=io.StringIO())
+    clock = iter((0.0, 60.0, 120.0))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    with display_for(Path("run[1].log"), console) as shown:
+        assert isinstance(shown, LivePanel)
+        for share in (0.5, 0.52, 0.54):
+            shown.show(outlook(run(share), end=END))
+        shown.say("spike: [b]not markup[/b]", event=True)
+    text = console.export_text()
+    assert "tsl watch run[1].log" in text
+    assert "spike: [b]not markup[/b]" in text
+    assert f"nats at {END:.4g} tokens, 90 %: " in text
+    assert "54%, 23 min left; ends " in text
+    assert set(text.split("moved")[-1].split("to")[0]) & set(BARS)
+    assert "assumes" in text
+    assert isinstance(display_for(Path("run.log"), Console(file=io.StringIO())), PlainLines)

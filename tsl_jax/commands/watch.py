@@ -14,12 +14,12 @@ import tyro
 if TYPE_CHECKING:
     import xarray as xr
 
-    from tsl_jax.forecasting import Forecast
-    from tsl_jax.forecasting.watching import Outlook
+    from tsl_jax.commands.watch_display import Display
+    from tsl_jax.forecasting.course import Course, Event
 
 STOPPED = 4  # exit code of --stop-above
 OFF_COURSE = 5  # exit code of tsl check
-AHEAD = (0.01, 0.03, 0.1, 0.2, 0.4, 0.7, 1.0)  # shares of what is left, at which new checkpoints are expected
+NOT_FINITE = ("nan_loss", "inf_loss")  # findings of an import
 
 
 @dataclass(frozen=True)
@@ -55,35 +55,38 @@ class WatchCommand:
 
 def run_watch(command: WatchCommand) -> int | None:
     """Look until the end of the plan, Ctrl-C, or a stop."""
+    from tsl_jax.commands.watch_display import display_for
     from tsl_jax.forecasting.watching import FEWEST
     from tsl_jax.importers import read_plans
 
     _check(command)
-    watch = _Watch(command, None if command.schedule is None else read_plans(command.schedule))
-    while True:
-        past = watch.read()
-        if past is not None and command.once and past.sizes["tokens"] < FEWEST:
-            raise ValueError(f"watch: {FEWEST} checkpoints are needed, {past.sizes['tokens']} are there")
-        if past is not None and past.sizes["tokens"] >= FEWEST and float(past.tokens[-1]) != watch.seen:
-            if watch.look(past):
-                return STOPPED
-            if watch.seen >= watch.end:
-                print("the end of the plan is reached", flush=True)
+    schedule = None if command.schedule is None else read_plans(command.schedule)
+    with display_for(command.log) as display:
+        watch = _Watch(command, schedule, display)
+        while True:
+            past = watch.read()
+            if past is not None and command.once and past.sizes["tokens"] < FEWEST:
+                raise ValueError(f"watch: {FEWEST} checkpoints are needed, {past.sizes['tokens']} are there")
+            if past is not None and past.sizes["tokens"] >= FEWEST and float(past.tokens[-1]) != watch.seen:
+                if watch.look(past):
+                    return STOPPED
+                if watch.seen >= watch.end:
+                    display.say("the end of the plan is reached")
+                    return None
+            if command.once:
                 return None
-        if command.once:
-            return None
-        time.sleep(command.every)
+            time.sleep(command.every)
 
 
 class _Watch:
     """What is remembered between two looks at a log."""
 
-    def __init__(self, command: WatchCommand, schedule: Any) -> None:
-        self.command, self.schedule = command, schedule
+    def __init__(self, command: WatchCommand, schedule: Any, display: Display) -> None:
+        self.command, self.schedule, self.display = command, schedule, display
         self.seen, self.end = -1.0, float("inf")  # tokens at the last look, and of the end
-        self.said: set[Any] = set()  # events, and why there was nothing to read
-        self.before: Outlook | None = None
-        self.expected: Forecast | None = None  # an earlier forecast, which new checkpoints are compared with
+        self.waiting: set[str] = set()  # why there was nothing to read
+        self.not_finite: set[str] = set()  # codes of losses that are no numbers, once said
+        self.course: Course | None = None
 
     def read(self) -> xr.Dataset | None:
         """The run as it is now; None while it is being written, rotated, or not there yet."""
@@ -92,44 +95,62 @@ class _Watch:
         except (OSError, ValueError) as error:
             if self.command.once:
                 raise
-            if str(error) not in self.said:
-                print(f"waiting: {error}", flush=True)
-                self.said.add(str(error))
+            if str(error) not in self.waiting:
+                self.display.say(f"waiting: {error}")
+                self.waiting.add(str(error))
             return None
 
     def look(self, past: xr.Dataset) -> bool:
-        """Compare new checkpoints with what was expected of them, and print the end as known now; whether to stop."""
-        from tsl_jax.forecasting import forecast
-        from tsl_jax.forecasting.watching import events, outlook
+        """Say where new checkpoints left the course, and the end as known now; whether to stop."""
+        from tsl_jax.forecasting.watching import outlook
 
-        command, tokens = self.command, float(past.tokens[-1])
-        if tokens < self.seen:
-            print(f"the log goes back to {tokens:,.0f} tokens: read anew", flush=True)
-            self.before = self.expected = None
-        self.seen = tokens
-        for event in events(past, self.expected, command.split) if self.expected is not None else ():
-            if (event.kind, event.tokens) in self.said:
-                continue
-            self.said.add((event.kind, event.tokens))
-            _announce(command, event.sentence)
-            if event.kind != "spike":  # a spike is over; after all others the forecast begins again
-                self.expected = None
-        now = outlook(past, command.split, command.end, command.stop_above, self.schedule)
-        print(_line(now, self.before), flush=True)
-        self.before, self.end = now, now.end
+        command, self.seen = self.command, float(past.tokens[-1])
+        first = self.course is None
+        for event in self._events(past):
+            self._announce(event.sentence, aloud=not first or command.once)
+        since = self.course.begins if self.course is not None else 0.0
+        now = outlook(past, command.split, command.end, command.stop_above, self.schedule, since=since)
+        self.end = now.end
+        self.display.show(now)
         if command.page is not None:
             _write_page(command, past)
-        if command.stop_above is not None and now.chance_below < command.alpha:
-            _announce(
-                command,
-                f"stop: the end is at most {command.stop_above:g} nats with a chance of {now.chance_below:.1%}, "
-                f"expected {now.expected:.3f} ({now.low:.3f} to {now.high:.3f})",
-            )
-            return True
-        if self.expected is None and now.end > tokens:
-            ahead = [tokens + (now.end - tokens) * share for share in AHEAD]
-            self.expected = forecast(past, ahead, self.schedule, by_position=False)
-        return False
+        if command.stop_above is None or not now.chance_below < command.alpha:
+            return False
+        self._announce(
+            f"stop: the end is at most {command.stop_above:g} nats with a chance of {now.chance_below:.1%}, "
+            f"expected {now.expected:.3f} ({now.low:.3f} to {now.high:.3f})"
+        )
+        return True
+
+    def _events(self, past: xr.Dataset) -> list[Event]:
+        """What happened since the last look; at the first one, in the rows that are there."""
+        import numpy as np
+
+        from tsl_jax.forecasting.baselines import mean_loss
+        from tsl_jax.forecasting.course import Course, Event
+        from tsl_jax.forecasting.forecast_run import read_schedule
+
+        split = self.command.split or str(past.split.values[0])
+        plan, losses, tokens = read_schedule(past, self.schedule), mean_loss(past), past.tokens.values.astype(float)
+        if self.course is None:
+            self.course = Course(split, planned=None if plan is None else lambda at: float(plan.rate(at, np)))
+        planned = np.full(len(tokens), np.nan) if plan is None else np.asarray(plan.rate(tokens, np))
+        rate = past.lr.values.astype(float) if "lr" in past.coords else planned
+        loss = losses.sel(split=split).values
+        rows = ~np.isnan(loss) | np.isnan(losses).all("split").values  # others are of other splits
+        found = self.course.update(tokens[rows], loss[rows], rate[rows])
+        for sentence in past.attrs.get("log", {}).get("findings", ()):  # an import leaves such losses out
+            code = sentence.partition(":")[0]
+            if code in NOT_FINITE and f"({split})" in sentence and code not in self.not_finite:
+                self.not_finite.add(code)
+                found.append(Event("non_finite", tokens[-1], f"non_finite: {sentence.partition(': ')[2]}"))
+        return found
+
+    def _announce(self, sentence: str, aloud: bool = True) -> None:
+        """Say a sentence, and hand it to the user's command, unless it happened before the watch began."""
+        self.display.say(sentence, event=True)
+        if self.command.on_event and aloud:
+            subprocess.run([*self.command.on_event.split(), sentence], check=False)
 
 
 def _check(command: WatchCommand) -> None:
@@ -162,22 +183,6 @@ def _read(command: WatchCommand) -> xr.Dataset:
     if len(surfaces) != 1:
         raise ValueError(f"watch: {path} holds {len(surfaces)} runs ({', '.join(surfaces)}); import the one to watch")
     return next(iter(surfaces.values()))
-
-
-def _line(now: Outlook, before: Outlook | None) -> str:
-    moved = f", moved {now.expected - before.expected:+.3f}" if before is not None else f"; {now.note}"
-    status = "" if now.status == "ok" else f"; {now.status}"
-    return (
-        f"{time.strftime('%H:%M:%S')}  {now.loss:.3f} nats at {now.tokens:.4g} tokens; at {now.end:.4g}: "
-        f"{now.expected:.3f} ({now.low:.3f} to {now.high:.3f}){moved}{status}"
-    )
-
-
-def _announce(command: WatchCommand, sentence: str) -> None:
-    """Print a sentence, and hand it to the user's command."""
-    print(sentence, flush=True)
-    if command.on_event:
-        subprocess.run([*command.on_event.split(), sentence], check=False)
 
 
 def _write_page(command: WatchCommand, past: xr.Dataset) -> None:

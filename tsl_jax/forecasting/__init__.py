@@ -18,7 +18,8 @@ rolling_origin   intervals for methods that give points
 scoring          `score`: how good a forecast was
 backtesting      `backtest` from several cut-offs, `coverage` over many runs
 loss_crossing    when the loss comes down to a value
-watching         a running job: its end as known now, the rule to stop it, where it left its course
+watching         a running job: its end as known now, and the rule to stop it
+course           where it left its course: spikes, divergence, other data, plateaus, restarts
 registered       forecasts written down before the end is seen, and judged
 plan_comparison  `compare_plans`: where one run would end under several plans
 size_ladder      `fit_size_ladder`: every position at a size and a time that no run has reached

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -32,6 +33,9 @@ RATIOS = (0.0, 0.1, 0.01, 0.05, 0.2)  # final ones that are tried, the usual fir
 MOST = 3  # plans of a mixture
 LONGEST = 20.0  # times the tokens seen: a decay whose end would be beyond is not recognised
 APART = 0.02  # of T: plans nearer than this are one
+MOST_ROWS, STARTS, ENDS = 256, 5, 60  # of the search: rows, and its grid of starts and ends
+STEP, MOST_NEW = 1.05, 2  # see `_recognised_early`
+HOPELESS = 0.03  # root mean square over the peak on the grid, from where the solver comes to no ROUNDED
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def assumed_rate(past: xr.Dataset, plan: Schedule | None, furthest: float) -> As
     held = f"the last rate, {lr[-1]:.3g}, is held"
     if lr[-1] >= (1 - FALLEN) * lr.max():
         return AssumedRate((None,), f"no plan of the learning rate is known: {held}; a decay to come is left out")
-    recognised = _recognised(tokens.tobytes(), lr.tobytes())
+    recognised = _recognised_early(tokens, lr)
     if recognised:
         name, plans = recognised
         ends = sorted(plan.total_tokens for plan in plans)
@@ -104,6 +108,23 @@ def _of_plan(plan: Schedule, furthest: float) -> AssumedRate:
         f"rate, {last:.3g}{still}, is held there"
     )
     return AssumedRate((plan,), detail, ((ForecastFlag.BEYOND_PLAN, detail),))
+
+
+def _recognised_early(tokens: np.ndarray, lr: np.ndarray) -> tuple[str, tuple[Schedule, ...]] | None:
+    """`_recognised` from all rows, or from all but the newest few where those go on as the plans of the others say.
+
+    Numbers of rows from which plans are made grow by STEP, so that a watched job is searched anew now and then only.
+    """
+    enough = int(STEP ** np.floor(np.log(len(lr)) / np.log(STEP) + 1e-9))
+    if enough >= MOST_NEW / (STEP - 1):  # below, every row counts
+        found = _recognised(tokens[:enough].tobytes(), lr[:enough].tobytes())
+        near = ROUNDED * lr.max()
+        if found and all(
+            np.abs(np.asarray(plan.rate(tokens[enough:], np)) - lr[enough:]).max(initial=0) < 3 * near
+            for plan in found[1]
+        ):
+            return found
+    return _recognised(tokens.tobytes(), lr.tobytes())
 
 
 @lru_cache(maxsize=64)
@@ -144,22 +165,22 @@ def _recognised(tokens: bytes, lr: bytes) -> tuple[str, tuple[Schedule, ...]] | 
     return kept[0][1], tuple(candidate[3] for candidate in kept)
 
 
-Form = Callable[[np.ndarray, float, float, float], np.ndarray]
+Form = Callable[[np.ndarray, Any, Any, float], np.ndarray]  # of tokens, start, end and final ratio
 
 
-def _cosine(t: np.ndarray, start: float, end: float, ratio: float) -> np.ndarray:
+def _cosine(t: np.ndarray, start: Any, end: Any, ratio: float) -> np.ndarray:
     return ratio + (1 - ratio) * (1 + np.cos(np.pi * np.clip((t - start) / (end - start), 0, 1))) / 2
 
 
-def _line(t: np.ndarray, start: float, end: float, ratio: float) -> np.ndarray:
+def _line(t: np.ndarray, start: Any, end: Any, ratio: float) -> np.ndarray:
     return 1 - (1 - ratio) * np.clip((t - start) / (end - start), 0, 1)
 
 
-def _root(t: np.ndarray, start: float, end: float, ratio: float) -> np.ndarray:
+def _root(t: np.ndarray, start: Any, end: Any, ratio: float) -> np.ndarray:
     return 1 - (1 - ratio) * np.sqrt(np.clip((t - start) / (end - start), 0, 1))
 
 
-def _inverse_root(t: np.ndarray, start: float, end: float, ratio: float) -> np.ndarray:
+def _inverse_root(t: np.ndarray, start: Any, end: Any, ratio: float) -> np.ndarray:
     return np.sqrt(start / np.maximum(t, start))
 
 
@@ -176,26 +197,38 @@ def _fitted(
 ) -> tuple[float, float, float, float] | None:
     """Root mean square missed, peak (over the highest recorded), start and end of the form that is nearest to the rows.
 
+    The least-squares solver begins at the best of a grid of starts and ends, where the peak is solved for, and not at
+    all where nothing on the grid comes near the rows: `tsl watch` asks again at every new row.
+
     Args:
         starts: tokens between which the decay begins.
     """
     from scipy.optimize import least_squares  # late: a second to import
 
-    now, best = t[-1], None
-    low, high = starts[0] / now, max(starts[1], starts[0] + 1e-9 * t[-1]) / now
+    now = t[-1]
+    low, high = starts[0] / now, max(starts[1], starts[0] + 1e-9 * now) / now
+    some = np.unique(np.linspace(0, len(t) - 1, min(len(t), MOST_ROWS)).round().astype(int))
+    x, y = t[some] / now, rate[some]
+    ends = np.geomspace(0.5, LONGEST, ENDS) if form is not _inverse_root else np.array([1.1])
+    start, end = (grid.ravel()[:, None] for grid in np.meshgrid(np.linspace(low, high, STARTS), ends))
+    start, end = start[(end > start + 1e-3).ravel()], end[(end > start + 1e-3).ravel()]
+    values = form(x, start, end, ratio)  # (grid, row)
+    peak = np.clip((values @ y) / np.maximum((values * values).sum(axis=1), 1e-300), 0.999, 3.0 if low == 0 else 1.01)
+    size = np.sqrt(np.mean((peak[:, None] * values - y) ** 2, axis=1))
+    k = int(np.argmin(size))
+    if size[k] > HOPELESS:
+        return None
 
     def missed(p: np.ndarray) -> np.ndarray:
-        return p[0] * form(t / now, p[1], p[1] + p[2], ratio) - rate
+        return p[0] * form(x, p[1], p[1] + p[2], ratio) - y
 
-    for factor in (1.1, 2.0, 5.0):
-        begin = (1.001, (low + high) / 2, factor - (low + high) / 2)
-        bounds = (0.999, low, 1e-3), (3.0 if low == 0 else 1.01, high, LONGEST)
-        made = least_squares(missed, np.clip(begin, *bounds), bounds=bounds, x_scale=(0.01, 0.1, 0.5))
-        size = float(np.sqrt(np.mean(made.fun**2)))
-        if best is None or size < best[0]:
-            best = size, float(made.x[0]), float(made.x[1] * now), float((made.x[1] + made.x[2]) * now)
+    begin = peak[k], start[k, 0], end[k, 0] - start[k, 0]
+    bounds = (0.999, low, 1e-3), (3.0 if low == 0 else 1.01, high, LONGEST)
+    made = least_squares(missed, np.clip(begin, *bounds), bounds=bounds, x_scale=(0.01, 0.1, 0.5))
+    best = float(np.sqrt(np.mean(made.fun**2))), float(made.x[0]), float(made.x[1] * now)
+    last = float((made.x[1] + made.x[2]) * now)
     # an end within the rows seen is none: the rate goes on below it
-    return best if best is not None and best[3] > now * (1 + 1e-9) else None
+    return (*best, last) if last > now * (1 + 1e-9) else None
 
 
 def _schedule(name: str, peak: float, start: float, end: float, ratio: float) -> Schedule:

@@ -129,7 +129,7 @@ def extrapolate(
     reference = _clock(law, run.rate, newest.tokens[-1:])[0]
     prior = priors.of_run(prior, law, run.rate.peak, run.n_params, run.batch_tokens and reference / run.batch_tokens)
     scaled = [replace(curve, y=(curve.y - start) / unit) for curve in curves]
-    posterior = mixed_model.sample(law, *_mixed_problem(law, prior, scaled, reference), near)
+    posterior = _sampled(law, *_mixed_problem(law, prior, scaled, reference), near)
     # the past, what is asked for, and the rest of the plan in parts of their own: the law's value at `now` must not
     # depend on how far one looks ahead
     edges = [0.0, curves[0].last, max(float(at[-1]), run.rate.tokens[-1])]
@@ -143,6 +143,19 @@ def extrapolate(
     fallen = max(curve.rate.fallen(curve.last) for curve in curves)  # at the last points, in shares of the peak
     unseen = "decrease" in law.covariates and curves[0].rate.fallen(float(at[-1])) > max(MUCH, FAR * fallen)
     return Extrapolation(start + unit * draws, start + unit * alone, posterior, decay_unseen=unseen)
+
+
+_posteriors: OrderedDict[tuple[Law, bytes], mixed_model.Posterior] = OrderedDict()
+
+
+def _sampled(law: Law, curves: Any, prior: Any, near: mixed_model.Posterior | None) -> mixed_model.Posterior:
+    """`mixed_model.sample`; the last KEPT are remembered: plans that differ in the future alone have one posterior."""
+    key = law, hashlib.sha256(pickle.dumps((curves, prior, near and near.mean))).digest()
+    if key not in _posteriors:
+        _posteriors[key] = mixed_model.sample(law, curves, prior, near)
+        while len(_posteriors) > KEPT:
+            _posteriors.popitem(last=False)
+    return _posteriors[key]
 
 
 def _thinned(run: RunCurve) -> RunCurve:

@@ -78,6 +78,8 @@ def forecast(
         method = METHODS[method].implementation
     if isinstance(method, ForecastMethod):
         others = [validate_surface(run) for run in reference_runs]
+        if len(rate.plans) > 1:  # which fit the past alike: it is read by one of them, and fitted once
+            past = past.assign_attrs(schedule=next(plan for plan in rate.plans if plan is not None))
         made = [lr_aware.forecast_splits(method, past, at, plan, others, by_position) for plan in rate.plans]
         return _judged(made[0] if len(made) == 1 else mixture(made, past), past, rate)
     plan = rate.plans[0]

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -109,6 +109,10 @@ class Posterior:
         sd = np.sqrt(self.weight @ (self.eta[:, :count] - self.mean[:count]) ** 2)  # posterior sd of each log s
         return 1 - sd / self.prior.eta_sd[:count]
 
+    @cached_property
+    def _given(self) -> dict[int, _GivenEta]:
+        return {}
+
     def paths(
         self, curve: int, x: Any, log_clock: np.ndarray, draws: int, seed: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -124,7 +128,9 @@ class Posterior:
         chosen = np.searchsorted(np.cumsum(self.weight), (np.arange(draws) + 0.5) / draws).clip(0, len(self.eta) - 1)
         eta, curves, random = self.eta[chosen], self.curves, np.random.default_rng(seed)  # eta (draw, d)
         ell, sigma, nu, _ = _residual_params(self.law, eta)  # (draw,) each; tau is in the prior of the effects
-        given = _integrate_effects(self.law, curves, self.prior, eta)
+        if draws not in self._given:  # plans that differ in the future alone ask again
+            self._given[draws] = _integrate_effects(self.law, curves, self.prior, eta)
+        given = self._given[draws]
         # effects ~ N(mean, precision^-1): with precision = F F', mean + F'^-1 z has that covariance
         mean = given.effect.reshape(len(eta), -1)
         z = random.standard_normal(mean.shape)
@@ -354,20 +360,29 @@ def _whiten(columns: np.ndarray, curves: CurveBatch, ell: np.ndarray, sigma: np.
 
     and the whitened column is (y - h z)/sqrt(s): independent, of unit variance, as if weighted by a factor of V^-1.
     """
-    draws, runs, points, _ = columns.shape
-    white, log_sd = np.zeros_like(columns), np.zeros((draws, runs))
-    state, variance = np.zeros((draws, runs, columns.shape[-1])), np.ones((draws, runs))  # stationary z
-    before = curves.log_clock[:, 0]
+    draws, runs, points, count = columns.shape
+    # all that needs no state first, points in front: (n, S, R); a point that is padding changes nothing
+    known = curves.known.T[:, None]
+    clock = np.maximum.accumulate(np.where(curves.known, curves.log_clock, curves.log_clock[:, :1]), axis=1).T
+    step = np.diff(clock, axis=0, prepend=curves.log_clock[None, :, 0])
+    decay = np.exp(-step[:, None] / ell[:, None])  # f
+    square = decay**2
+    scale = np.where(known, sigma[:, None] * np.exp(-KAPPA * clock[:, None]), 0.0)  # h
+    noise = nu[:, None] ** 2 * curves.noise.T[:, None]  # r
+    total, gain = np.empty((points, draws, runs)), np.empty((points, draws, runs))
+    variance = np.ones((draws, runs))  # stationary z
     for j in range(points):
-        known, now = curves.known[:, j], curves.log_clock[:, j]
-        decay = np.where(known, np.exp(-(now - before) / ell[:, None]), 1.0)  # f; 1 at padding, which changes nothing
-        before = np.where(known, now, before)
-        state, variance = state * decay[..., None], variance * decay**2 + 1 - decay**2  # predict
-        scale = sigma[:, None] * np.exp(-KAPPA * now)  # h
-        total = scale**2 * variance + nu[:, None] ** 2 * curves.noise[:, j]  # s = h^2 v + r
-        innovation = columns[:, :, j] - scale[..., None] * state  # y - h z, of basis columns and y alike
-        white[:, :, j] = np.where(known[:, None], innovation / np.sqrt(total)[..., None], 0)
-        log_sd += np.where(known, np.log(total) / 2, 0)  # adds up to log|V|/2
-        gain = np.where(known, variance * scale / total, 0)  # g
-        state, variance = state + gain[..., None] * innovation, variance * (1 - gain * scale)
-    return white, log_sd, state, variance, before
+        h = scale[j]
+        variance = variance * square[j] + (1 - square[j])  # predict
+        along = variance * h
+        total[j] = along * h + noise[j]  # s = h^2 v + r
+        gain[j] = along / total[j]  # g
+        variance = variance - gain[j] * along
+    innovation, state = np.empty((points, draws, runs, count)), np.zeros((draws, runs, count))
+    for j in range(points):
+        state = state * decay[j][..., None]
+        innovation[j] = columns[:, :, j] - scale[j][..., None] * state  # y - h z, of basis columns and y alike
+        state = state + gain[j][..., None] * innovation[j]  # gain is 0 at padding
+    innovation *= np.where(known, 1 / np.sqrt(total), 0.0)[..., None]
+    log_sd = np.where(known, np.log(total) / 2, 0).sum(0)  # adds up to log|V|/2
+    return np.moveaxis(innovation, 0, 2), log_sd, state, variance, clock[-1]

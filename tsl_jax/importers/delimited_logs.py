@@ -286,7 +286,7 @@ def _as_format(log: LogRows) -> LogRows:
         if all(match or name.lower() in CHART_X + CHART_TIME for name, match in named.items()) and any(named.values()):
             return _chart(log, x, {name: match for name, match in named.items() if match})
     if "_step" in lowered and ("_runtime" in lowered or "_timestamp" in lowered):
-        log.format = "Weights & Biases history"
+        log.format, log.eval_rows = "Weights & Biases history", True
     elif "epoch" in lowered and "step" in lowered and any(name.endswith(("_step", "_epoch")) for name in lowered):
         log.format = "Lightning metrics.csv"
         log.eval_rows = True

@@ -349,5 +349,5 @@ def read_events(paths: Sequence[Path], folder: Path) -> LogRows:
     log = from_rows(folder, [rows[k][1] for k in order], [])
     log.format = "one JSON file an event"
     if order != list(range(len(rows))):
-        log.note("sorted", "files do not list in the order of their steps: sorted by step", 0, warning=False)
+        log.note("files_sorted", "files do not list in the order of their steps: sorted by step", 0, warning=False)
     return log

@@ -210,7 +210,8 @@ def _complete(
     fill = np.where(np.isfinite(step[missing]), np.round(fill), np.nan)
     guessed = int((~np.isin(step[missing], steps)).sum())
     if guessed:
-        log.note("tokens_interpolated", f"tokens of {guessed} rows are taken from their steps", 0, warning=False)
+        found = f"tokens of {guessed} rows are taken from their steps"
+        log.note("tokens_interpolated", found, 0, warning=not log.eval_rows)
     complete = count.copy()
     complete[missing] = fill
     return complete

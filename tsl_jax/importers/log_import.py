@@ -102,7 +102,8 @@ def read_log(
         schedule, warmup_tokens: as for `read_table`.
         repeated: which losses of one step are kept where a run was started again: `last`, `first`, their `mean`, or
             both attempts `apart`.
-        strict: refuse where anything would be dropped, changed or doubtful.
+        strict: refuse where anything would be guessed, dropped, changed or doubtful: all findings but those of
+            `log_rows.FACTS`.
 
     Raises:
         ValueError: for what is no log, options that make no sense, or findings if `strict`. OSError: if a file cannot
@@ -134,11 +135,21 @@ def read_log(
             result.surfaces[unused] = surface.assign_attrs(run=unused)
         result.formats[log.path.name if len(given) == 1 else str(log.path)] = _read_as(log, roles)
         result.findings += [(log.path.name, finding) for finding in log.findings]
-        if strict and result.warnings:
-            found = "; ".join(str(finding) for finding in result.warnings[:3])
-            raise ValueError(f"import: {log.path.name}: {found}. Without --strict it is read all the same")
+    if strict:
+        _refuse(result)
     add_plans(result.surfaces, schedule, warmup_tokens)
     return result
+
+
+def _refuse(result: LogImport) -> None:
+    """Raises ValueError where anything but facts was found, with the first of each kind."""
+    refused = [(name, finding) for name, finding in result.findings if finding.refused]
+    if not refused:
+        return
+    kinds = {finding.code: f"{name}: {finding} [{finding.code}]" for name, finding in reversed(refused)}
+    first = "; ".join(list(kinds.values())[::-1][:6])
+    more = f"; and {len(kinds) - 6} more kinds" if len(kinds) > 6 else ""
+    raise ValueError(f"import: {first}{more}. --strict refuses this; without it the log is read as said")
 
 
 def _position_losses(given: list[str | Path], result: LogImport) -> list[str | Path]:

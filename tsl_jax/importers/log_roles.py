@@ -169,6 +169,9 @@ def _without_summaries(log: LogRows, found: list[LossColumn], finite: dict[str, 
         log.note("left_out", f"{name} is left out: {why}", 0, warning=False)
     kept = [loss for loss in found if loss.column not in left]
     for loss in kept:
+        if names[loss.column] == "learning_loss":
+            found_there = f"{loss.column} may hold auxiliary losses (mixture of experts); --loss says which to read"
+            log.note("auxiliary", found_there, 0, warning=False)
         if SMOOTH_WORDS & set(words(loss.column)):
             found_there = f"{loss.column} is smoothed, by its name: its noise is correlated"
             log.note("smoothed", found_there)

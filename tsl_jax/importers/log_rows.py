@@ -27,6 +27,28 @@ COMPRESSED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 MOST_BYTES = 4 << 30  # of a file that is held in memory whole
 SHOWN = 110  # characters of a line that is shown
 
+# Remarks that `strict` lets pass: the log says so itself, or its format always is so, and no loss, step or rate is
+# guessed, changed or lost. Every other finding refuses, those of codes that are yet to come too.
+FACTS = frozenset(
+    (
+        "accuracy",  # not read as a loss
+        "bits_beside",  # not read
+        "clock_is_steps",  # nothing is made up in the place of tokens
+        "files_sorted",  # a file an event, named by its step
+        "last_micro_batch",
+        "left_out",  # a copy or a mean of a loss that is read
+        "lr_interpolated",  # of formats that write evaluations on rows of their own; a warning elsewhere
+        "min_max",
+        "no_json",  # a console with more words than objects; a warning elsewhere
+        "perplexity_beside",  # not read
+        "semicolons",
+        "summary_row",
+        "tokens_from_samples",
+        "tokens_interpolated",  # of formats that write evaluations on rows of their own; a warning elsewhere
+        "tokens_per_step",
+    )
+)
+
 
 class NotThisFormat(ValueError):
     """A file is not what its reader took it for; the message says what was found."""
@@ -39,7 +61,7 @@ class Finding:
     Attributes:
         code: a short name, such as `restart`. sentence: what was found and what was done about it.
         line: number of the line that shows it, from 1; 0 where there is none. shown: that line.
-        warning: whether something was dropped, changed or is doubtful: `strict` refuses it. Others are remarks.
+        warning: whether something was dropped, changed or is doubtful. Others are remarks.
     """
 
     code: str
@@ -47,6 +69,11 @@ class Finding:
     line: int = 0
     shown: str = ""
     warning: bool = True
+
+    @property
+    def refused(self) -> bool:
+        """Whether `strict` refuses it: all but remarks of FACTS."""
+        return self.warning or self.code not in FACTS
 
     def __str__(self) -> str:
         where = f" (line {self.line:,}{': ' + self.shown if self.shown else ''})" if self.line else ""

@@ -218,6 +218,9 @@ def _remove_bad_losses(records: RunRecords) -> None:
             present = int((~np.isnan(values)).sum())
             values[bad] = np.nan
             if code == "nan_loss" and among and count > 0.3 * present and present > 4:
+                if not log.eval_rows:
+                    found = f"{count} cells of {split} say NaN, more than are lost in a run: nothing was measured there"
+                    log.note("nan_cells", found, int(records.line[at[0]]), warning=False)
                 continue  # an export that writes NaN where nothing was measured
             step = f" from {records.unit.rstrip('s')} {records.clock[at[0]]:,.10g} on" if not among else ""
             some = "loss is" if count == 1 else "losses are"
@@ -234,12 +237,15 @@ def _merged(records: RunRecords, name: str, repeated: Repeated) -> Curve:
     loss = np.full((len(starts), len(records.splits)), np.nan)
     differing = 0
     example = 0
+    most = np.zeros(len(starts), np.int64)  # losses of one split at one checkpoint
     for k in range(len(records.splits)):
         values = records.loss[order, k]
         chosen, many = _one_of_each(values, starts, "mean" if records.micro is not None else repeated)
         loss[:, k] = chosen
+        finite = np.isfinite(values)
+        if len(starts):
+            most = np.maximum(most, np.add.reduceat(finite.astype(np.int64), starts))
         if many.any():
-            finite = np.isfinite(values)
             high = np.maximum.reduceat(np.where(finite, values, -np.inf), starts)
             low = np.minimum.reduceat(np.where(finite, values, np.inf), starts)
             differ = many & (high > low)
@@ -250,6 +256,12 @@ def _merged(records: RunRecords, name: str, repeated: Repeated) -> Curve:
                 example = int(records.line[order[stop - 1]])
     if differing:
         _tell_repeated(records, differing, example, repeated)
+    if len(starts) and not records.log.eval_rows:
+        rows = np.add.reduceat(np.isfinite(records.loss[order]).any(axis=1).astype(np.int64), starts)
+        if (apart := rows > most).any():
+            found = f"{int(apart.sum())} checkpoints stand on several lines, each with some of the losses: put together"
+            at = starts[np.flatnonzero(apart)[0]]
+            records.log.note("several_lines", found, int(records.line[order[at]]), warning=False)
     measured = np.isfinite(loss).any(axis=1)
     last = np.concatenate([starts[1:], [len(clock)]]) - 1 if len(starts) else starts
     step = None if records.step is None else _one_of_each(records.step[order], starts, "last")[0][measured]

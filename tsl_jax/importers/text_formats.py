@@ -111,7 +111,7 @@ MEGATRON = LineFormat(
         ("batch_size", rb"(?m)^\W*(?:\[\w+\]:)?\s*global_batch_size \.+ (\d+)"),
     ),
     nan_where=("train_loss", b"| consumed samples:"),
-    remarks=(("ppl", "capped_perplexity", _PPL, False),),
+    remarks=(("ppl", "perplexity_beside", _PPL, False),),
 )
 NEOX = LineFormat(
     "gpt-neox text",
@@ -129,7 +129,7 @@ NEOX = LineFormat(
         ("batch_size", rb"(?m)train_batch_size \.+ *(\d+)"),
     ),
     nan_where=("train_loss", b"samples/sec:"),
-    remarks=(("ppl", "capped_perplexity", _PPL, False),),
+    remarks=(("ppl", "perplexity_beside", _PPL, False),),
 )
 NANOTRON = LineFormat(
     "nanotron text",
