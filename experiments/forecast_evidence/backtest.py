@@ -2,6 +2,7 @@
 
     python -m experiments.forecast_evidence.backtest --curves FOLDER                          development data
     python -m experiments.forecast_evidence.backtest --curves FOLDER --open-locked-test-set   counted, from a clean tree
+    python -m experiments.forecast_evidence.backtest --open-locked-test-set --second          the second one, own runs
     python -m experiments.forecast_evidence.backtest --summarise locked_test_set              of the rows that are kept
 
 The curves are public ones (multipower, olmo_ladder, gemstones: see the README beside them; the folder may also be named
@@ -33,7 +34,7 @@ HOME = Path(__file__).parents[1]
 PROTOCOLS = (
     "alone", "fit_three", "three_siblings", "ladder", "cooldown", "cooldown_alone", "earlier_seeds", "other_schedules"
 )  # fmt: skip
-TABLES = {part: f"forecast_evidence/results/{part}.parquet" for part in curves.PARTS}
+TABLES = {part: f"forecast_evidence/results/{part}.parquet" for part in curves.EVERY}
 COMMAND = "python -m experiments.forecast_evidence.backtest"
 
 
@@ -66,6 +67,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", help="only data sets whose name begins so")
     parser.add_argument("--fresh", action="store_true", help="forget the rows there are (development only)")
     parser.add_argument("--open-locked-test-set", action="store_true", help="instead of the development data")
+    parser.add_argument("--second", action="store_true", help="with --open-locked-test-set: the second one")
     parser.add_argument("--summarise", choices=TABLES, help="forecast nothing; the summary of a table that is kept")
     options = parser.parse_args(arguments)
     if options.fresh and options.open_locked_test_set:
@@ -75,17 +77,19 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 
 def _open(options: argparse.Namespace, folder: Path | None, home: Path) -> None:
     """Say what will happen, count the opening, make the rows, log them."""
-    path = home / TABLES[curves.LOCKED]
-    commit = locked_test_set.clean_commit(home, own=(locked_test_set.OPENINGS, TABLES[curves.LOCKED]))
+    part = curves.SECOND if options.second else curves.LOCKED
+    path = home / TABLES[part]
+    commit = locked_test_set.clean_commit(home, own=(locked_test_set.OPENINGS, TABLES[part]))
     print(
-        f"The locked test set will be opened at commit {commit}; openings before: "
+        f"The {part.replace('_', ' ')} will be opened at commit {commit}; openings before: "
         f"{len(locked_test_set.openings(home))}. Read will be its runs in {folder or 'no folder of curves'} and in "
         f"{options.pool}, and the development runs as their siblings. The rows go to {path}, their summary into "
         f"{home / locked_test_set.LOG}, the count into {home / locked_test_set.OPENINGS}: commit all three.",
         flush=True,
     )
     opening = locked_test_set.open_once(home, commit)
-    text = _evidence(path, options, folder, curves.PARTS, {"commit": commit, "opening": opening["number"]})
+    parts = (part,) if options.second else curves.PARTS
+    text = _evidence(path, options, folder, parts, {"commit": commit, "opening": opening["number"]})
     print(text)
     locked_test_set.close(home, opening, " ".join([COMMAND, *sys.argv[1:]]), text)
 

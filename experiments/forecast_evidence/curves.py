@@ -21,12 +21,13 @@ import tsl_jax as tsl
 from tsl_jax.sweeps import Pool
 from tsl_jax.training.config import TrainConfig, from_dict
 
-DEVELOPMENT, LOCKED = "development", "locked_test_set"
-PARTS = (DEVELOPMENT, LOCKED)
+DEVELOPMENT, LOCKED, SECOND = "development", "locked_test_set", "second_locked_test_set"
+PARTS = (DEVELOPMENT, LOCKED)  # those that public curves are in
+EVERY = (*PARTS, SECOND)
 MULTIPOWER = {DEVELOPMENT: {"25M": 25e6}, LOCKED: {"100M": 100e6}}
 OLMO = {DEVELOPMENT: {"190M": 190e6, "370M": 370e6}, LOCKED: {"760M": 760e6, "1B": 1e9}}
 GEMSTONES_APART = 600e6  # parameters: models below are development data
-FIRST_LOCKED_SEED, DEVELOPMENT_SEEDS = 100, range(5)
+SEEDS = {DEVELOPMENT: range(5), LOCKED: range(100, 200), SECOND: range(200, 300)}  # of runs of the pool
 WARMUP_STEPS = 2160  # of multipower, before the first row of its files
 NEAR_COSINE = 0.01  # of the peak: so near must a learning rate be to a cosine to be called one
 
@@ -55,10 +56,13 @@ class Curve:
 def load(parts: tuple[str, ...], folder: Path | None, pool: Path) -> tuple[list[Curve], list[str]]:
     """The curves of these parts, and a sentence for each data set that is not there or cannot be read."""
     sources: dict[str, Callable[[str], Iterator[Curve]]] = {"run pool": lambda part: _pool(part, pool)}
-    if folder is not None:
+    if folder is not None and SECOND not in parts:  # which holds runs of the pool alone
         public = {"multipower": _multipower, "olmo_ladder": _olmo, "gemstones": _gemstones}
         sources = {name: (lambda part, of=of: of(part, folder)) for name, of in public.items()} | sources
-    curves, left_out = [], [] if folder is not None else ["no folder of public curves: they are left out"]
+    curves, left_out = (
+        [],
+        [] if folder is not None or SECOND in parts else ["no folder of public curves: they are left out"],
+    )
     for name, source in sources.items():
         for part in parts:
             try:
@@ -74,7 +78,7 @@ def load(parts: tuple[str, ...], folder: Path | None, pool: Path) -> tuple[list[
 
 def _multipower(part: str, folder: Path) -> Iterator[Curve]:
     """Steps are the clock."""
-    for size, n_params in MULTIPOWER[part].items():
+    for size, n_params in MULTIPOWER.get(part, {}).items():
         for path in sorted((folder / "multipower" / size).glob("*.csv")):
             (surface,) = tsl.read_table(path, tokens_per_step=1, warmup_tokens=WARMUP_STEPS).values()
             surface = surface.assign_attrs(n_params=n_params, schedule=plan_of(surface, WARMUP_STEPS))
@@ -83,7 +87,7 @@ def _multipower(part: str, folder: Path) -> Iterator[Curve]:
 
 def _olmo(part: str, folder: Path) -> Iterator[Curve]:
     """The warm-up takes as many tokens as the model has parameters."""
-    sizes, path = OLMO[part], folder / "olmo_ladder" / "runs.csv"
+    sizes, path = OLMO.get(part, {}), folder / "olmo_ladder" / "runs.csv"
     with tempfile.TemporaryDirectory() as kept:
         copy = Path(kept) / path.name
         _keep_rows(path, copy, set(sizes))
@@ -151,7 +155,7 @@ def _pool(part: str, pool: Path) -> Iterator[Curve]:
     configs = {
         manifest["name"]: from_dict(TrainConfig, manifest["config"])
         for manifest in kept.manifests().values()
-        if (manifest["seed"] in DEVELOPMENT_SEEDS if part == DEVELOPMENT else manifest["seed"] >= FIRST_LOCKED_SEED)
+        if manifest["seed"] in SEEDS[part]
     }
     for name, surface in sorted(kept.load(configs).items()):
         yield Curve(part, "pool", name, surface)

@@ -1,0 +1,134 @@
+"""Forecasts of public runs from their beginnings, scored: prefixes in, intervals out.
+
+    python -m experiments.forecast_benchmark.run --curves FOLDER [--entries "tsl_jax" ...] [--families olmo ...]
+    python -m experiments.forecast_benchmark.run --table
+
+Every entry forecasts the final loss of every run from SHARES of its tokens, the plan of the learning rate known. Rows
+are kept in results/rows.csv as they are made; those there are not made again (--again: those of the entries named are).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.progress import track
+
+from experiments.forecast_benchmark.data import PublicRun, load
+from experiments.forecast_benchmark.entries import ENTRIES, QUANTILES, Prefix
+from experiments.shared.tables import markdown
+
+ROWS = Path(__file__).with_name("results") / "rows.csv"
+SHARES = (0.1, 0.2, 0.3, 0.4)
+LEVEL = 0.9  # of the interval that is scored
+KEPT_EVERY = 50  # rows
+LEAST = 4  # rows of a prefix
+
+
+def made(entry: str, run: PublicRun, share: float) -> dict[str, object]:
+    """One row: what an entry says of a run, and how good that was. NaN where it says nothing."""
+    tokens = run.surface.tokens.values
+    past = run.surface.sel(tokens=tokens <= share * tokens[-1])
+    start = time.perf_counter()
+    try:
+        said = np.asarray(ENTRIES[entry](Prefix(past, tokens[-run.last :].astype(float))), float)
+    except (ValueError, FloatingPointError, np.linalg.LinAlgError):
+        said = np.full(len(QUANTILES), np.nan)
+    seconds = time.perf_counter() - start
+    low, middle, high, end = said[0], said[2], said[-1], run.end
+    score = high - low + 2 / (1 - LEVEL) * (max(low - end, 0) + max(end - high, 0))
+    row = {"entry": entry, "family": run.family, "run": run.run, "share": share, "end": end, "error": middle - end}
+    numbers = {"low": low, "high": high, "inside": float(low <= end <= high), "score": score, "seconds": seconds}
+    return row | {name: value if np.isfinite(middle) else np.nan for name, value in numbers.items()}
+
+
+def make(folder: Path, entries: Sequence[str], families: Sequence[str], again: bool) -> pd.DataFrame:
+    """All rows, those kept and those made now."""
+    kept = pd.read_csv(ROWS).to_dict("records") if ROWS.exists() else []
+    if again:
+        kept = [row for row in kept if row["entry"] not in entries]
+    known = {(row["entry"], row["family"], row["run"], row["share"]) for row in kept}
+    runs = [run for run in load(folder) if not families or any(name in run.family for name in families)]
+    cases = [(run, share) for run in runs for share in SHARES if _enough(run, share)]
+    ahead = [
+        (name, *case) for name in entries for case in cases if (name, case[0].family, case[0].run, case[1]) not in known
+    ]
+    print(f"{len(runs)} runs, {len(cases)} prefixes, {len(ahead)} forecasts to make")
+    for done, case in enumerate(track(ahead, "forecasts")):
+        kept.append(made(*case))
+        if done % KEPT_EVERY == KEPT_EVERY - 1:
+            _keep(kept)
+    return _keep(kept)
+
+
+def _enough(run: PublicRun, share: float) -> bool:
+    return int((run.surface.tokens <= share * run.surface.tokens[-1]).sum()) >= LEAST
+
+
+def _keep(rows: list[dict[str, object]]) -> pd.DataFrame:
+    table = pd.DataFrame(rows).sort_values(["entry", "family", "run", "share"])
+    ROWS.parent.mkdir(exist_ok=True)
+    table.round(5).to_csv(ROWS, index=False)
+    return table
+
+
+def leaderboard(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row an entry, over families: each family counts alike. Prefixes on which any entry is silent count against it
+    alone, as the share that it answered; scores are over those that it answered."""
+    by_family = _by_family(rows)
+    table = by_family.groupby("entry")[["error", "inside", "score", "answered"]].mean()
+    return table.assign(seconds=rows.groupby("entry").seconds.median()).sort_values("score").reset_index()
+
+
+def _by_family(rows: pd.DataFrame) -> pd.DataFrame:
+    groups = rows.assign(error=rows.error.abs(), answered=rows.error.notna().astype(float)).groupby(["entry", "family"])
+    return groups.agg(
+        error=("error", "median"), inside=("inside", "mean"), score=("score", "mean"), answered=("answered", "mean")
+    )
+
+
+def by_family(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """A row a family, a column an entry."""
+    order = leaderboard(rows).entry
+    return _by_family(rows)[column].unstack("entry")[list(order)].reset_index()
+
+
+def by_share(rows: pd.DataFrame) -> pd.DataFrame:
+    """The median error by the share seen, a row an entry, over families."""
+    table = rows.assign(error=rows.error.abs()).groupby(["entry", "family", "share"]).error.median()
+    table = table.groupby(["entry", "share"]).mean().unstack("share").loc[list(leaderboard(rows).entry)]
+    return table.rename(columns=lambda share: f"from {share:.0%}").reset_index()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--curves", type=Path, help="the folder of public curves")
+    parser.add_argument("--entries", nargs="+", choices=list(ENTRIES), default=list(ENTRIES))
+    parser.add_argument("--families", nargs="+", default=[], help="parts of the names of families")
+    parser.add_argument("--again", action="store_true")
+    parser.add_argument("--table", action="store_true", help="print what is kept as Markdown")
+    command = parser.parse_args(arguments)
+    if command.table:
+        rows = pd.read_csv(ROWS)
+    elif command.curves is None:
+        parser.error("--curves FOLDER, or --table")
+    else:
+        rows = make(command.curves, command.entries, command.families, command.again)
+    print(f"\nOver families ({rows.family.nunique()}), {rows.groupby(['family', 'run', 'share']).ngroups} prefixes\n")
+    print(markdown(leaderboard(rows).round(3)))
+    for title, table in (
+        ("Median error of the end, nats, by family", by_family(rows, "error")),
+        ("Mean score of the 90 % interval, nats, by family", by_family(rows, "score")),
+        ("Share of ends inside the 90 % interval, by family", by_family(rows, "inside")),
+        ("Median error of the end, nats, by share seen", by_share(rows)),
+    ):
+        print(f"\n{title}\n\n{markdown(table.round(3))}")
+
+
+if __name__ == "__main__":
+    main()
