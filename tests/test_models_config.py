@@ -36,11 +36,13 @@ def test_context_changes_attention_alone() -> None:
 
 
 def named(name: str) -> float:
+    name = name.removeprefix("tsl-")
     return float(name.split("-")[0][:-1]) * {"m": 1e6, "b": 1e9}[name.split("-")[0][-1]]
 
 
 def test_presets_have_the_size_in_their_name() -> None:
     with_embeddings = {"124m": 50_257, "6.7b": 32_000}
+    with_embeddings |= {name: 32_000 for name in PRESETS if name.startswith("tsl-")}
     for name in set(PRESETS) - {"tiny", "demo"}:
         config = ModelConfig(preset=name, vocabulary=with_embeddings.get(name, 1), tied=name != "6.7b")
         config = resolve(config, context=1)

@@ -37,7 +37,7 @@ class ModelConfig:
     parallel: bool = True  # gpt_neox: both branches start from the same x; False: one after the other (GPT-2)
     positions: str = "rotary"  # gpt_neox: or "learned", a vector a position that is added to the embedding (GPT-2)
     rope_scaling: tuple[float, ...] = ()  # see `layers.rotary_table`: a factor, or LLaMA 3's four numbers
-    tied: bool = True  # the unembedding is the embedding; --model.no-tied gives it parameters of its own
+    tied: bool = True  # the unembedding is the embedding; --model.no-tied, and tsl- presets, give it its own parameters
     rope_base: float = 10_000.0
     norm_eps: float = 1e-6
     dropout: float = 0.0  # share of embeddings and of branch outputs set to zero, in training only
@@ -119,7 +119,8 @@ def resolve(config: ModelConfig, *, vocabulary: int = 0, context: int = 0) -> Mo
         "experts_per_token": experts_per_token,
     }
     sizes = {name: filled[name] for name in SIZES[architecture]}
-    return _validate(replace(config, architecture=architecture, **sizes))
+    tied = config.tied and preset.get("tied", True)
+    return _validate(replace(config, architecture=architecture, tied=tied, **sizes))
 
 
 def _feed_forward(architecture: str, d_model: int, experts_per_token: int) -> int:

@@ -10,7 +10,11 @@
   runs as GPT-NeoX, whose matrices have his shapes (its branches are parallel and its positions rotary); as LLaMA, with
   `--model.architecture llama`, three matrices of d_ff = 8/3 D take the place of two of 4 D: N again, but for rounding.
 
-The sizes 9.8m to 6.7b are those of Temporal Scaling Law (arXiv 2404.17785), whose exact shapes are not known here.
+The sizes 9.8m to 6.7b are those of Temporal Scaling Law (arXiv 2404.17785), counted without embeddings. Its own models
+are smaller where it matters, if its names count everything, as LLaMA's do. "tsl-" are the shapes for which that holds:
+LLaMA blocks in the layers and widths of Pythia (arXiv 2304.01373) and of LLaMA 7B, d_ff = 4 d_model, untied, with a
+vocabulary of 32,000 (the corpus must bring it) 9.77, 57.9, 468.2, 1,204.9 and 6,738 M parameters. Inferred by arithmetic:
+the paper does not say.
 """
 
 from __future__ import annotations
@@ -30,6 +34,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     "468m": {"d_model": 1280, "n_layers": 24, "n_heads": 20},
     "1.2b": {"d_model": 2048, "n_layers": 24, "n_heads": 16},
     "6.7b": {"d_model": 4096, "n_layers": 32, "n_heads": 32, "d_ff": 11008},
+    "tsl-9.8m": {"d_model": 128, "n_layers": 6, "n_heads": 4, "d_ff": 512, "tied": False},
+    "tsl-58m": {"d_model": 512, "n_layers": 6, "n_heads": 8, "d_ff": 2048, "tied": False},
+    "tsl-468m": {"d_model": 1024, "n_layers": 24, "n_heads": 16, "d_ff": 4096, "tied": False},
+    "tsl-1.2b": {"d_model": 2048, "n_layers": 16, "n_heads": 8, "d_ff": 8192, "tied": False},
+    "tsl-6.7b": {"d_model": 4096, "n_layers": 32, "n_heads": 32, "d_ff": 11008, "tied": False},
     "9.8m-neox": {"architecture": "gpt_neox", "d_model": 320, "n_layers": 8, "n_heads": 5},
     "58m-neox": {"architecture": "gpt_neox", "d_model": 640, "n_layers": 12, "n_heads": 10},
     "9.8m-moe": {"architecture": "moe", "d_model": 320, "n_layers": 8, "n_heads": 5},
