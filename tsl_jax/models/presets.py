@@ -13,8 +13,8 @@
 The sizes 9.8m to 6.7b are those of Temporal Scaling Law (arXiv 2404.17785), counted without embeddings. Its own models
 are smaller where it matters, if its names count everything, as LLaMA's do. "tsl-" are the shapes for which that holds:
 LLaMA blocks in the layers and widths of Pythia (arXiv 2304.01373) and of LLaMA 7B, d_ff = 4 d_model, untied, with a
-vocabulary of 32,000 (the corpus must bring it) 9.77, 57.9, 468.2, 1,204.9 and 6,738 M parameters. Inferred by arithmetic:
-the paper does not say.
+vocabulary of 32,000 (the corpus must bring it) 9.77, 57.9, 468.2, 1,204.9 and 6,738 M parameters. Inferred by
+arithmetic: the paper does not say.
 """
 
 from __future__ import annotations
