@@ -90,6 +90,8 @@ def usable(run: RunCurve) -> Bool[np.ndarray, " point"]:
     finite = np.isfinite(run.y)
     last = run.tokens[finite].max(initial=0)
     late = finite & (run.tokens >= max(AFTER_WARMUP * run.rate.warmup, OLDEST * last))
+    if late.sum() < FEWEST:  # rather those just after the warm-up than none
+        late = finite & (run.tokens >= max(run.rate.warmup, OLDEST * last))
     if not run.is_loss or late.sum() < LEAST:
         return late
     newest = run.y[late][-max(int(late.sum()) // 20, 1) :]
