@@ -6,7 +6,7 @@ import pytest
 import xarray as xr
 
 import tsl_jax as tsl
-from tsl_jax.forecasting import extrapolation, lr_history, priors
+from tsl_jax.forecasting import extrapolation, lr_aware, lr_history, priors
 from tsl_jax.forecasting.lr_history import LearningRate
 
 TOTAL, PEAK, POSITION = 100_000_000, 1e-3, np.arange(1, 9)
@@ -201,3 +201,67 @@ def test_what_was_learned_of_each_shape_is_reported():
     assert constant[0] > 0.5
     assert abs(constant[1]) < 0.1
     assert wsd[1] > 0.2
+
+
+def test_the_saturating_law_is_the_annealing_law_where_no_rate_is_high_and_gains_c_from_peak_to_zero():
+    x = LearningRate(*tsl.laws.Schedule.from_plan({**PLANS["cosine"], "final_ratio": 0.0}).knots()).covariates(
+        np.array([5e7, 1e8]), float(TOTAL)
+    )
+    plain = np.asarray(tsl.laws.AREA_ANNEALING.basis(jnp.array([0.5, 300.0]), x))
+    far = np.asarray(tsl.laws.SATURATING_ANNEALING.basis(jnp.array([0.5, 300.0, 1e6]), x))
+    np.testing.assert_allclose(far, plain, rtol=1e-4)
+    near = np.asarray(tsl.laws.SATURATING_ANNEALING.basis(jnp.array([0.5, 1e9, 0.7]), x))
+    assert near[-1, 2] == pytest.approx(-1, abs=1e-3), "all of C, at the rate 0 and without delay"
+    assert near[0, 2] > plain[0, 2], "less is gained from the first half of a fall"
+
+
+def test_runs_of_another_peak_share_the_level_that_they_end_at():
+    x = LearningRate(*tsl.laws.Schedule.from_plan({**PLANS["cosine"], "final_ratio": 0.0}).knots()).covariates(
+        np.array([1e8]), float(TOTAL)
+    )
+    shape = jnp.array([0.5, 1e9, 2.0])
+    ours, other = (
+        np.asarray(tsl.laws.SATURATING_ANNEALING.basis(shape, x | {"peak": np.array([p])}))[0] for p in (1, 3)
+    )
+    assert ours[2] == pytest.approx(other[2], abs=2e-3), "all gained: -C in both"
+    start = {**x, "decrease": 0 * x["decrease"]}
+    high = np.asarray(tsl.laws.SATURATING_ANNEALING.basis(shape, start | {"peak": np.array([3.0])}))[0]
+    assert high[2] == pytest.approx(3**0.3 - 1), "at its peak the run of the higher peak stands higher"
+    assert high[1] == pytest.approx(float(x["area"][0] * 3**0.5) ** -0.5)
+
+
+def test_the_prior_knows_the_absolute_peak_the_steps_and_small_models():
+    law = tsl.laws.SATURATING_ANNEALING
+    general = priors.of_loss(law)
+    low, high = (priors.of_run(general, law, peak, 1e9, None).coefs[2] for peak in (1e-4, 1e-3))
+    assert high[0] == pytest.approx(0.06)
+    assert low[0] == pytest.approx(0.06 * 0.1**0.3)
+    assert low[1] / low[0] == pytest.approx(high[1] / high[0])
+    for share in (1.0, 0.5):  # rates as shares of the peak say nothing
+        assert priors.of_run(general, law, share, None, None) == general
+    assert priors.of_run(general, law, 1.0, None, 1000).shapes[1][0] == pytest.approx(np.log(40))
+    assert priors.of_run(general, law, 1e-3, 1e5, None).coefs[2] == priors.SMALL_GAIN
+    assert priors.of_run(priors.of_loss(tsl.laws.POWER), tsl.laws.POWER, 1e-3, 1e5, 10) == priors.of_loss(
+        tsl.laws.POWER
+    )
+
+
+def test_the_start_of_a_loss_is_left_out_and_that_of_a_parameter_is_not():
+    rate, tokens = LearningRate(np.array([0.0, 100.0]), np.ones(2)), np.arange(1.0, 21)
+    y = np.where(tokens < 6, 9.0, 3.0)
+    curve = extrapolation.RunCurve(tokens, y, rate, is_loss=True)
+    assert extrapolation.usable(curve).sum() == 15
+    assert extrapolation.usable(extrapolation.RunCurve(tokens, y, rate)).all()
+    few = extrapolation.RunCurve(tokens[:7], y[:7], rate, is_loss=True)
+    assert extrapolation.usable(few).all(), "two settled points are too few"
+    warm = LearningRate(np.array([0.0, 18.0, 100.0]), np.array([0.0, 1.0, 1.0]))
+    assert extrapolation.usable(extrapolation.RunCurve(tokens, y, warm)).sum() == 3, "those just past the warm-up"
+
+
+def test_tokens_of_a_step_are_those_stated_else_those_of_the_steps():
+    surface = planted("cosine").isel(tokens=slice(3))
+    assert lr_aware._batch_tokens(surface) is None
+    assert lr_aware._batch_tokens(
+        surface.assign_coords(step=("tokens", surface.tokens.values // 512))
+    ) == pytest.approx(512, rel=1e-3)
+    assert lr_aware._batch_tokens(surface.assign_attrs(batch_tokens=64)) == 64

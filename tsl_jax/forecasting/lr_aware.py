@@ -243,8 +243,17 @@ def with_plans(past: xr.Dataset, plan: Any, reference_runs: Sequence[xr.Dataset]
 
 def as_run(past: xr.Dataset, y: np.ndarray, plan: Schedule | None, noise: np.ndarray | None = None) -> RunCurve:
     """A curve y (token,) of a run, with its learning rate and size."""
-    tokens, known = past.tokens.values.astype(float), past.attrs
-    return RunCurve(tokens, y, lr_history.of_run(past, plan), known.get("n_params"), noise, known.get("batch_tokens"))
+    tokens, n_params = past.tokens.values.astype(float), past.attrs.get("n_params")
+    return RunCurve(tokens, y, lr_history.of_run(past, plan), n_params, noise, _batch_tokens(past))
+
+
+def _batch_tokens(past: xr.Dataset) -> float | None:
+    """Tokens of a step of the optimiser, as the surface states them or as its steps do; None: neither."""
+    if past.attrs.get("batch_tokens"):
+        return float(past.attrs["batch_tokens"])
+    if "step" not in past.coords or not past.sizes["tokens"] or not past.step.values[-1] > 0:
+        return None
+    return float(past.tokens[-1]) / float(past.step[-1])
 
 
 def _parameter_curves(past: xr.Dataset, plan: Schedule | None) -> dict[str, RunCurve]:
