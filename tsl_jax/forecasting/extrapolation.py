@@ -26,6 +26,7 @@ from tsl_jax.forecasting.priors import Prior
 from tsl_jax.laws import Law
 
 POINTS = 64  # of a curve that are used, at most: evenly spaced in the logarithm of tokens
+REFERENCE_POINTS = 32  # of each reference run: there are several, and the forecast starts from none
 ROWS = 256  # of a log with more of them (training losses, a row a step) the points are means of all rows between two
 CLIPPED = 3.0  # robust standard deviations from the median of its neighbours at which a row of such a mean is cut off
 OLDEST = 0.05  # share of the tokens seen: earlier checkpoints mislead about the later ones
@@ -75,6 +76,7 @@ class Extrapolation:
             distance of the draws from their median was multiplied.
         decay_unseen: whether the learning rate will fall further than it did in any known curve: its effect on the
             loss then rests on the prior alone.
+        reference: the unit of the posterior's clock.
     """
 
     draws: Float[np.ndarray, "draw at"]
@@ -83,6 +85,7 @@ class Extrapolation:
     backtest_z: tuple[float, ...] = ()
     factor: float = 1.0
     decay_unseen: bool = False
+    reference: float = 1.0
 
 
 def usable(run: RunCurve) -> Bool[np.ndarray, " point"]:
@@ -106,19 +109,19 @@ def extrapolate(
     at: np.ndarray,
     reference_runs: Sequence[RunCurve] = (),
     seed: int = 0,
-    near: mixed_model.Posterior | None = None,
+    near: Extrapolation | None = None,
 ) -> Extrapolation:
     """Extrapolate a curve to tokens `at`, increasing and beyond its last point.
 
     Args:
         law: over ("tokens",) or the covariates of the learning rate. prior: of its parameters.
         run: the past, perhaps empty where there are reference runs. reference_runs: other runs, whole or not.
-        near: a posterior of nearly the same curves, at which the sampler begins; default the prior.
+        near: one of nearly the same curves, at whose posterior the sampler begins; default the prior.
 
     Raises:
         ValueError: if run and reference runs together hold fewer than FEWEST points.
     """
-    curves = [_thinned(curve) for curve in (run, *reference_runs)]
+    curves = [_thinned(run, POINTS), *(_thinned(curve, REFERENCE_POINTS) for curve in reference_runs)]
     if sum(len(curve.tokens) for curve in curves) < FEWEST:
         # the highest rate recorded is taken for the end of the warm-up, wherever the log begins
         fix = "where the warm-up was over before the first of them, say so: tsl import --warmup-tokens N"
@@ -131,7 +134,8 @@ def extrapolate(
     reference = _clock(law, run.rate, newest.tokens[-1:])[0]
     prior = priors.of_run(prior, law, run.rate.peak, run.n_params, run.batch_tokens and reference / run.batch_tokens)
     scaled = [replace(curve, y=(curve.y - start) / unit) for curve in curves]
-    posterior = _sampled(law, *_mixed_problem(law, prior, scaled, reference), near)
+    problem = _mixed_problem(law, prior, scaled, reference)
+    posterior = _sampled(law, *problem, near and _moved(near, law, problem[1], reference))
     # the past, what is asked for, and the rest of the plan in parts of their own: the law's value at `now` must not
     # depend on how far one looks ahead
     edges = [0.0, curves[0].last, max(float(at[-1]), run.rate.tokens[-1])]
@@ -144,15 +148,25 @@ def extrapolate(
     draws, alone = (paths[:, np.searchsorted(points, at)] for paths in (draws, alone))
     fallen = max(curve.rate.fallen(curve.last) for curve in curves)  # at the last points, in shares of the peak
     unseen = "decrease" in law.covariates and curves[0].rate.fallen(float(at[-1])) > max(MUCH, FAR * fallen)
-    return Extrapolation(start + unit * draws, start + unit * alone, posterior, decay_unseen=unseen)
+    draws, alone = start + unit * draws, start + unit * alone
+    return Extrapolation(draws, alone, posterior, decay_unseen=unseen, reference=reference)
+
+
+def _moved(
+    near: Extrapolation, law: Law, prior: mixed_model.ModelPrior, reference: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of a posterior in the units of another clock: rates move as their priors do, sigma as u."""
+    mean = near.posterior.mean + prior.eta - near.posterior.prior.eta
+    mean[2 * len(law.shapes) + 1] += mixed_model.KAPPA * np.log(near.reference / reference)
+    return mean, near.posterior.covariance
 
 
 _posteriors: OrderedDict[tuple[Law, bytes], mixed_model.Posterior] = OrderedDict()
 
 
-def _sampled(law: Law, curves: Any, prior: Any, near: mixed_model.Posterior | None) -> mixed_model.Posterior:
+def _sampled(law: Law, curves: Any, prior: Any, near: tuple[np.ndarray, np.ndarray] | None) -> mixed_model.Posterior:
     """`mixed_model.sample`; the last KEPT are remembered: plans that differ in the future alone have one posterior."""
-    key = law, hashlib.sha256(pickle.dumps((curves, prior, near and near.mean))).digest()
+    key = law, hashlib.sha256(pickle.dumps((curves, prior, near))).digest()
     if key not in _posteriors:
         _posteriors[key] = mixed_model.sample(law, curves, prior, near)
         while len(_posteriors) > KEPT:
@@ -160,28 +174,28 @@ def _sampled(law: Law, curves: Any, prior: Any, near: mixed_model.Posterior | No
     return _posteriors[key]
 
 
-def _thinned(run: RunCurve) -> RunCurve:
-    """The usable points: of more than POINTS, those at or just after an even grid in log tokens; of ROWS, means."""
+def _thinned(run: RunCurve, points: int) -> RunCurve:
+    """The usable points: of more than `points`, those at or just after an even grid in log tokens; of ROWS, means."""
     kept = np.flatnonzero(usable(run))
     if len(kept) > ROWS:
-        return _binned(run, kept)
-    if len(kept) > POINTS:
+        return _binned(run, kept, points)
+    if len(kept) > points:
         tokens = run.tokens[kept]
-        even = np.geomspace(tokens[0], tokens[-1], POINTS)
+        even = np.geomspace(tokens[0], tokens[-1], points)
         kept = kept[np.unique(np.searchsorted(tokens, even).clip(0, len(tokens) - 1))]
     noise = np.ones(len(kept)) if run.noise is None else run.noise[kept]
     return RunCurve(run.tokens[kept], run.y[kept], run.rate, run.n_params, noise)
 
 
-def _binned(run: RunCurve, kept: np.ndarray) -> RunCurve:
-    """Means of the rows `kept` in POINTS bins, even in log tokens, with their relative variances.
+def _binned(run: RunCurve, kept: np.ndarray, points: int) -> RunCurve:
+    """Means of the rows `kept` in bins, `points` of them, even in log tokens, with their relative variances.
 
     In each bin residuals r from a line through its rows, the line by least squares once rows beyond CLIPPED robust
     standard deviations are moved there (a spike counts as no more). With the autocorrelation rho of neighbouring rows,
     n rows are worth n (1 - rho)/(1 + rho): a smoothed log has no more to say than the rows it was made of.
     """
     tokens, y = run.tokens[kept], run.y[kept]
-    edges = np.geomspace(tokens[0], tokens[-1], POINTS + 1)[1:-1]
+    edges = np.geomspace(tokens[0], tokens[-1], points + 1)[1:-1]
     bins = [part for part in np.split(np.arange(len(tokens)), np.searchsorted(tokens, edges)) if len(part)]
     means, places, residuals = np.empty(len(bins)), np.empty(len(bins)), []
     for k, part in enumerate(bins):
@@ -307,7 +321,7 @@ def calibrated(
     if found is not None:
         return found
     own = extrapolate(law, prior, run, at, reference_runs, seed)
-    near = own.posterior if len(reference_runs) > MOST_BACKTESTS else None
+    near = own if own.posterior.converged else None
     errors = [backtest_case(law, prior, *case, near) for case in backtest_cases(law, run, at, reference_runs)]
     z = [float(np.clip(error / sd, -WORST, WORST)) for error, sd in errors if np.isfinite(error)]
     factor = float(np.sqrt((TRUST + sum(value**2 for value in z)) / (TRUST + len(z))))
@@ -343,7 +357,7 @@ def backtest_case(
     run: RunCurve,
     origin: float,
     others: Sequence[RunCurve],
-    near: mixed_model.Posterior | None = None,
+    near: Extrapolation | None = None,
 ) -> tuple[float, float]:
     """Error (observed minus forecast) at the last point of a run, forecast from tokens up to `origin`, and its sd.
 

@@ -35,6 +35,7 @@ KAPPA = 0.5  # a law errs more while the loss is high: the sd of the correlated 
 DRAWS = 256  # values of eta in a round
 ROUNDS = 40  # at most
 ENOUGH = 0.5  # the sampler stops when its effective draws exceed this share of DRAWS
+ROUGHLY = 0.2  # the same near a known place: a backtest asks for a median and an sd alone
 FEW = 0.15  # it has not converged if they are no more than this share after the last round
 WIDER = 2.0  # times the covariance of a posterior nearby: where the search for another one begins
 JITTERS = (1e-13, 1e-10, 1e-7, 1e-4, 1e-2)  # added to a diagonal of ones: the least that lets it factor
@@ -165,18 +166,20 @@ class _GivenEta(NamedTuple):
     last: np.ndarray  # (R,) log clock there
 
 
-def sample(law: Law, curves: CurveBatch, prior: ModelPrior, near: Posterior | None = None) -> Posterior:
+def sample(
+    law: Law, curves: CurveBatch, prior: ModelPrior, near: tuple[np.ndarray, np.ndarray] | None = None
+) -> Posterior:
     """The posterior of eta, by importance sampling from Student distributions fitted to tempered draws.
 
     Each round draws eta ~ q, weighs it by (p/q)^(1/T), p the posterior, and moves q to the weighted mean and
     covariance. T is the lowest temperature that leaves TEMPERED of the draws effective; it falls to 1 as q nears p.
     Rounds at temperature 1 are kept, each with the weight of its effective draws 1/sum w^2, until they are worth
-    ENOUGH. The first q is at the prior, or at a posterior `near` the one that is sought, which takes fewer rounds.
+    ENOUGH. The first q is at the prior, or at the mean and covariance `near` the posterior, where ROUGHLY is enough.
     """
     floor = np.diag((1e-2 * prior.eta_sd) ** 2)  # no proposal collapses to a point
     mean, covariance, kept = prior.eta, np.diag(prior.eta_sd**2), []
     if near is not None:
-        mean, covariance = near.mean, WIDER * near.covariance + floor
+        mean, covariance = near[0], WIDER * near[1] + floor
     for attempt in range(ROUNDS):
         z, log_proposal = student(DRAWS, len(mean), attempt)
         eta = mean + z @ np.linalg.cholesky(covariance + 1e-14 * np.eye(len(mean))).T  # log|L| cancels in a round
@@ -186,7 +189,7 @@ def sample(law: Law, curves: CurveBatch, prior: ModelPrior, near: Posterior | No
         if temperature == 1 or attempt == ROUNDS - 1:  # the last round is kept at any temperature
             weight = normalised(log_weight)
             kept.append((eta, weight, 1 / float((weight**2).sum())))  # effective draws 1/sum w^2
-            if sum(worth for *_, worth in kept) > ENOUGH * DRAWS:
+            if sum(worth for *_, worth in kept) > (ENOUGH if near is None else ROUGHLY) * DRAWS:
                 break
         mean = weight @ eta
         covariance = 1.05 * (eta - mean).T @ ((eta - mean) * weight[:, None]) + floor  # q a little wider than p
