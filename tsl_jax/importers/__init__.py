@@ -3,7 +3,7 @@
 log_import: read_log, any log of any trainer or tracker becomes surfaces, with an account of what was read
 log_sources: which files are logs, of what format
 log_rows: what a reader yields: columns, lines, findings
-text_formats, line_scan, decimal_scan: lines of text of fourteen trainers, as data, and the search that reads them
+text_formats, line_scan, byte_search, decimal_scan: lines of text of fourteen trainers, as data, and how they are read
 delimited_logs: CSV and its relatives
 json_logs: JSON, an object a line or one document
 event_logs: TensorBoard's event files and offline runs of Weights & Biases
