@@ -9,7 +9,7 @@ json_logs: JSON, an object a line or one document
 event_logs: TensorBoard's event files and offline runs of Weights & Biases
 log_stores: MLflow, trackio, SQLite, Parquet
 log_roles, log_clock: which column is what, and how many tokens a step has
-model_size: how many parameters the model has, where a log states it
+model_size, log_times: how many parameters the model has, and when rows were written, where a log says it
 log_stitching, log_checks: restarts and runs; doubts about a curve
 position_losses: PositionLosses, losses by position from any trainer
 arrays: from_losses, a surface from arrays

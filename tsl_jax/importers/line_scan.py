@@ -20,10 +20,12 @@ import numpy as np
 from tsl_jax.importers.byte_search import Search
 from tsl_jax.importers.decimal_scan import WIDEST, numbers_at
 from tsl_jax.importers.log_rows import SAYS_NAN, LogRows, as_text, number_of, open_log
+from tsl_jax.importers.log_times import OF_LINES, line_time
 from tsl_jax.importers.model_size import STATED
 
 BLOCK = 4 << 20  # bytes read at once: a block and its masks stay in the processor's cache
 MOST_THREADS = 8
+TIMES, DATED = 16, 160  # lines of a block whose date is read; bytes of a line that may hold it
 FACTS_WITHIN = 50_000  # lines of a log that may state the length of sequences and the like
 ANSI = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 WHOLE_ENDING = re.compile(rb"(\.\d{2,}|[^\d\s.,:=+-])\s*$")  # a number of some decimals, or no number at all
@@ -236,6 +238,7 @@ def _scan(data: bytes, form: LineFormat) -> dict[str, tuple[np.ndarray, np.ndarr
         found[key.column] = (lines, values)
     if form.named:
         _add_named(search, form, found)
+    _add_times(search, form, found)
     if form.nan_where is not None:
         column, marker = form.nan_where
         lines = np.unique(search.line_of(search.positions(marker)))
@@ -247,6 +250,20 @@ def _scan(data: bytes, form: LineFormat) -> dict[str, tuple[np.ndarray, np.ndarr
             found[column] = (both[order], np.concatenate([old[1], np.full(len(lines), SAYS_NAN)])[order])
     found["_lines"] = (search.real_number(), np.zeros(0))
     return found
+
+
+def _add_times(search: Search, form: LineFormat, found: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """The times of a few lines of a block, which are enough for the pace of a run."""
+    dated = ("step",) if form.step_before else (*form.losses, "step")
+    lines = next((found[name][0] for name in dated if name in found), None)
+    if lines is None or not len(lines):
+        return
+    some = lines[np.unique(np.linspace(0, len(lines) - 1, TIMES).astype(int))]
+    starts = search.starts[some].tolist()
+    times = np.array([line_time(search.data[start : start + DATED]) for start in starts])
+    known = np.isfinite(times)
+    if known.any():
+        found[OF_LINES] = (some[known], times[known])
 
 
 def _add_named(search: Search, form: LineFormat, found: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:

@@ -24,6 +24,7 @@ from tsl_jax.importers.log_roles import LogRoles, LossColumn, find_roles
 from tsl_jax.importers.log_rows import Finding, LogRows
 from tsl_jax.importers.log_sources import find_logs
 from tsl_jax.importers.log_stitching import REPEATED, Curve, Repeated, RunRecords, stitch
+from tsl_jax.importers.log_times import times_of
 from tsl_jax.importers.model_size import as_number, of_column, size_of
 from tsl_jax.importers.position_losses import is_position_losses, read_position_losses
 from tsl_jax.importers.table import MEAN, add_plans, rows_of_runs
@@ -239,10 +240,11 @@ def _surfaces(
             [column.is_eval for column in roles.losses],
         )
         of_model = {} if roles.n_params is None else of_column(log.columns[roles.n_params][rows])
+        of_model = {**(of_model or of_log), **times_of(log, rows, found.clock)}
         for curve in stitch(records, repeated):
             for k, split in enumerate(splits):
                 check_curve(log, split, curve.clock, curve.loss[:, k], roles.losses[k].is_eval)
-            surface = _surface(log, curve, splits, {**(of_model or of_log), **attrs}, name + curve.name)
+            surface = _surface(log, curve, splits, {**of_model, **attrs}, name + curve.name)
             surfaces[name + curve.name] = surface.assign_attrs({"log": {"clock": found.unit}})
     if not surfaces:
         raise ValueError("no loss is left after NaN, zeros and rows without a step were taken out")

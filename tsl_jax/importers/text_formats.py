@@ -231,7 +231,7 @@ FORMATS = (
 
 _NUMBER = rb"[ \t]*[:= ][ \t]*['\"]?([-+]?(?:\d[\d,_]*\.?\d*(?:[eE][-+]?\d+)?|nan|inf)[KMBT]?)"
 _ANY_STEP = re.compile(rb"(?i)(?<![A-Za-z0-9_])((?:global[_ ])?(?:step|iteration|iter|it|update)s?\]?)" + _NUMBER)
-_ANY_LOSS = re.compile(rb"(?i)(?<![A-Za-z0-9_])((?:[\w/]*[_/ -])?(?:loss|nll|cross_entropy|ce))" + _NUMBER)
+_ANY_LOSS = re.compile(rb"(?i)(?<![A-Za-z0-9_])((?:[A-Za-z][\w/]*[_/ -])?(?:loss|nll|cross_entropy|ce))" + _NUMBER)
 _ANY_OTHER = re.compile(rb"(?i)(?<![A-Za-z0-9_])(lr|learning[_ ]rate|total_tokens|tokens_seen|tokens)" + _NUMBER)
 
 
