@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 
 from tsl_jax.importers.arrays import from_losses
-from tsl_jax.importers.log_checks import carried_along, check_curve
+from tsl_jax.importers.log_checks import check_curve, drop_carried
 from tsl_jax.importers.log_clock import ClockOptions, clock_of
 from tsl_jax.importers.log_roles import LogRoles, LossColumn, find_roles
 from tsl_jax.importers.log_rows import Finding, LogRows
@@ -225,7 +225,7 @@ def _surfaces(
     for name, rows in _runs(log, roles, loss).items():
         whole = len(rows) == len(log)  # then nothing is copied
         of_run = loss if whole else loss[rows]
-        _drop_carried(log, splits, of_run, log.line[rows])
+        drop_carried(log, splits, of_run, log.line[rows])
         found = clock_of(log, roles, clock, rows, _has_loss(of_run))
         records = RunRecords(
             log,
@@ -334,27 +334,6 @@ def _by_words(log: LogRows, roles: LogRoles, measured: np.ndarray) -> dict[str, 
             log.note("runs_by_words", f"{len(groups)} runs, separated by {name}; --run names other columns", 0, False)
             return groups
     return {}
-
-
-def _drop_carried(log: LogRows, splits: list[str], loss: np.ndarray, line: np.ndarray) -> None:
-    """Evaluations that a log carries along until the next one stand once, where they were made.
-
-    They stand on rows with another loss that changes: the split that repeats least is never taken for carried along.
-    """
-    known = np.isfinite(loss)
-    repeats = [
-        float(np.mean(np.diff(loss[known[:, k], k]) == 0)) if known[:, k].sum() > 1 else 0.0 for k in range(len(splits))
-    ]
-    main = int(np.argmin(repeats))
-    for k, split in enumerate(splits):
-        if k == main or repeats[k] < 0.5:
-            continue
-        rows = np.flatnonzero(known[:, k] & known[:, main])
-        carried = carried_along(loss[rows, k])
-        if carried is not None and len(carried):
-            loss[rows[carried], k] = np.nan
-            found = f"{split}: {len(carried)} rows carry an earlier value along: left out"
-            log.note("carried_along", found, int(line[rows[carried[0]]]))
 
 
 def _rates(lr: np.ndarray, clock: np.ndarray) -> np.ndarray:
