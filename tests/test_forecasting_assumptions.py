@@ -139,7 +139,7 @@ def test_when_a_loss_is_reached_and_when_it_is_not(tmp_path: Path, capsys: Any) 
 
 
 def test_a_loss_is_reached_at_a_time_of_day_where_the_log_has_times(tmp_path: Path, capsys: Any) -> None:
-    truth, noon = 3.0 + 20 * (0.75 * END) ** -0.15, 1_764_417_600  # 2025-11-29 12:00 UTC
+    truth, noon = round(3.0 + 20 * (0.75 * END) ** -0.15, 3), 1_764_417_600  # 2025-11-29 12:00 UTC
     seen = log(None, 0.5)
     tokens = seen.tokens.values[::5].astype(float)
     # 10,000 tokens a second, but for a night without
@@ -154,7 +154,7 @@ def test_a_loss_is_reached_at_a_time_of_day_where_the_log_has_times(tmp_path: Pa
         assert table[name] == pytest.approx(noon + 36_000 + table[column] / 1e4)
     assert recorded_pace(surface.isel(tokens=slice(6))) is None, "two times are one interval"
     tsl.save_surface(surface, tmp_path / "log.npz")
-    arguments = [str(tmp_path / "log.npz"), "--until-loss", f"{truth:.3f}", "--at", str(END)]
+    arguments = [str(tmp_path / "log.npz"), "--until-loss", str(truth), "--at", str(END)]
     assert run_verb("forecast", arguments, debug=False) == 0
     when = datetime.datetime.fromtimestamp(table.seconds, datetime.UTC)
     printed = capsys.readouterr().out

@@ -104,9 +104,10 @@ def test_imported_sizes_make_a_ladder(tmp_path: Path, capsys: Any) -> None:
             options = [str(file), "--out", str(tmp_path / "runs"), "--n-params", f"{size:g}"]
             assert run_verb("import", options, debug=False) == 0
             runs.append(tmp_path / "runs" / f"{file.stem}.npz")
-    assert scale("fit", *runs, "--split", "val_loss", "--loss", "log", "--resamples", 0, "--held-out", 0) == 0
+    fast = ("--law", "kaplan_n", "--loss", "log", "--resamples", 0, "--held-out", 0)
+    assert scale("fit", *runs, "--split", "val_loss", *fast) == 0
     out = capsys.readouterr().out
-    assert "chinchilla: E + A/N^alpha + B/D^beta, 10 runs of 5 sizes" in out
+    assert "kaplan_n: (N_c/N)^alpha_N, 10 runs of 5 sizes" in out
     assert "warning" not in out
     by_train = tsl.scaling.read_runs(runs, split="train_loss")
     np.testing.assert_array_equal(by_train.tokens, by_train.n_params * np.tile([10, 40], 5))
