@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tsl_jax.cli import run_verb
 from tsl_jax.forecasting import ForecastFlag, crossing
 from tsl_jax.forecasting.assumed_rate import assumed_rate
 from tsl_jax.forecasting.lr_history import of_run
+from tsl_jax.forecasting.recorded_pace import recorded_pace
 from tsl_jax.laws import Schedule
 
 END = 10_000_000_000
@@ -131,5 +133,32 @@ def test_when_a_loss_is_reached_and_when_it_is_not(tmp_path: Path, capsys: Any) 
     printed = capsys.readouterr().out
     assert printed.startswith("no learning rate is known: a constant one is assumed")
     assert f"loss: {float(f'{truth:.3f}'):g} nats at" in printed
+    assert "recorded" not in printed
     with pytest.raises(ValueError, match="positive number of nats"):
         crossing(surface, -1, END)
+
+
+def test_a_loss_is_reached_at_a_time_of_day_where_the_log_has_times(tmp_path: Path, capsys: Any) -> None:
+    truth, noon = round(3.0 + 20 * (0.75 * END) ** -0.15, 3), 1_764_417_600  # 2025-11-29 12:00 UTC
+    seen = log(None, 0.5)
+    tokens = seen.tokens.values[::5].astype(float)
+    # 10,000 tokens a second, but for a night without
+    seconds = noon + tokens / 1e4 + 36_000 * (tokens > tokens[4])
+    times = {"tokens": tokens.tolist(), "seconds": seconds.tolist(), "clock": "UTC"}
+    surface = seen.assign_attrs(times=times)
+    pace = recorded_pace(surface)
+    assert pace is not None
+    assert pace.tokens_per_second == pytest.approx(1e4)
+    table = crossing(surface, truth, END).loc["loss"]
+    for name, column in (("seconds", "tokens"), ("seconds_low", "low"), ("seconds_high", "high")):
+        assert table[name] == pytest.approx(noon + 36_000 + table[column] / 1e4)
+    assert recorded_pace(surface.isel(tokens=slice(6))) is None, "two times are one interval"
+    tsl.save_surface(surface, tmp_path / "log.npz")
+    arguments = [str(tmp_path / "log.npz"), "--until-loss", str(truth), "--at", str(END)]
+    assert run_verb("forecast", arguments, debug=False) == 0
+    when = datetime.datetime.fromtimestamp(table.seconds, datetime.UTC)
+    printed = capsys.readouterr().out
+    assert f"  {when:%Y-%m-%d %H}:" in printed
+    assert "at the recorded 10,000 tokens a second, UTC" in printed
+    with pytest.raises(ValueError, match="must have tokens, seconds and clock; import the log again"):
+        recorded_pace(seen.assign_attrs(times={"tokens": [1.0]}))

@@ -12,6 +12,8 @@ from importers_material import FORMATS, wandb_chart
 from test_importers_trackers import LOGS
 
 import tsl_jax as tsl
+from tsl_jax.importers import byte_search, line_scan
+from tsl_jax.importers.decimal_scan import WIDEST, _any_numbers, numbers_at
 
 SAMPLES = {name: (file, write().encode()) for name, (file, write, *_) in FORMATS.items()}
 SAMPLES["W&B chart"] = ("chart.csv", wandb_chart().encode())
@@ -139,3 +141,60 @@ def test_every_prefix_of_a_log(name: str, tmp_path: Path) -> None:
     file, sample = SAMPLES[name]
     for part in np.linspace(1, len(sample), 8).astype(int):
         survives(tmp_path, file, sample[:part])
+
+
+DECIMALS = st.one_of(
+    st.decimals(allow_nan=False, allow_infinity=False, min_value=0, max_value=10**6, places=4).map(str),
+    st.integers(0, 10**17).map(str),
+    st.floats(allow_nan=True, allow_infinity=True).map(repr),
+    st.floats(0, 100).map("{:.6E}".format),
+    st.integers(0, 10**9).map("{:,}".format),
+    st.sampled_from(["5.", ".5", "1.2.3", "12e", "3e+", "7e1234", "1e5K", "2.5B", "41M", "1,23", "9nan", "x", "-", ""]),
+)
+
+
+@settings(FEW, max_examples=100)
+@given(cells=st.lists(st.tuples(DECIMALS, st.sampled_from(" ,|;}x\n")), min_size=1, max_size=60), grouped=st.booleans())
+def test_many_numbers_at_once_are_those_of_one_at_a_time(cells, grouped: bool) -> None:
+    parts = [f"{cell}{end}".encode() for cell, end in cells]
+    block = np.frombuffer(b"".join(parts) + b"\n" * (WIDEST + 8), np.uint8)
+    at = np.concatenate([[0], np.cumsum([len(part) for part in parts])[:-1]]).astype(np.int64)
+    for_sure = [(k, cell) for k, (cell, _) in enumerate(cells) if cell]  # what comes next may not be skipped to
+    at = at[[k for k, _ in for_sure]]
+    np.testing.assert_array_equal(numbers_at(block, at, grouped), _any_numbers(block, at, grouped))
+
+
+TEMPLATES = st.sampled_from(
+    [
+        b"step:%d/900 train_loss:%d.25 loss:1.0",
+        b"step:%d val_loss:3.%d",
+        b" iteration %d | lm loss: %d.5E+00 |\r",
+        b"no key %d of %d",
+        b"loss:%d loss:%d",
+        b"",
+    ]
+)
+
+
+@settings(FEW, max_examples=60)
+@given(
+    lines=st.lists(st.tuples(TEMPLATES, st.integers(0, 10**6), st.integers(0, 12)), min_size=1, max_size=80),
+    cut=st.integers(0, 30),
+)
+def test_keys_are_where_the_search_of_every_byte_has_them(lines, cut: int) -> None:
+    data = b"\n".join(template % (a, b) if b"%d" in template else template for template, a, b in lines)
+    data = data[: max(len(data) - cut, 1)] or b"\n"
+    search = byte_search.Search(data, np.frombuffer(data + b"\n" * (WIDEST + 8), np.uint8))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(byte_search, "FEW_TIMES", 0)
+        for key in (b"step:", b"loss:", b"lm loss:", b"train_loss:", b"iteration ", b"absent"):
+            at = search.positions(key)
+            for found, expected in zip(search.on_lines(key), (at, search.line_of(at)), strict=True):
+                np.testing.assert_array_equal(found, expected)
+            first = at[(at == 0) | np.isin(at - 1, search.ends)]
+            np.testing.assert_array_equal(search.beginning_with(key)[0], first)
+
+
+def test_colours_are_taken_out_of_any_bytes() -> None:
+    text = b"\x1b[32mstep: 1 \x1b[39mloss: 2.0\x1b[0;1m\n\x1b[2K" * 2000 + b"\x1b[95mend\x1b[0m\x1b"
+    assert line_scan.without_colours(text) == line_scan.ANSI.sub(b"", text)

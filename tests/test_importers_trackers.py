@@ -1,6 +1,7 @@
 """Logs that trackers wrote: kept files of TensorBoard, Weights & Biases, the Trainer and Lightning, and, where one is
 installed, the library itself writes one here and now."""
 
+import datetime
 import json
 import os
 import shutil
@@ -205,3 +206,29 @@ def test_what_trackio_writes_is_read(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", script, str(Path(__file__).parent)], env=environment, check=True, timeout=120)
     shutil.rmtree(tmp_path / "media", ignore_errors=True)
     check(one(tsl.read_log(tmp_path)))
+
+
+def test_a_few_times_of_a_log_are_kept(tmp_path: Path) -> None:
+    """A step of 1,024 tokens a second, in lines, in a table of dates or of seconds, in event files."""
+    start = datetime.datetime(2025, 6, 4, 23, 59, 0, tzinfo=datetime.UTC)
+    when = [start + datetime.timedelta(seconds=k) for k in range(100)]
+    loss = [4 - k / 100 for k in range(100)]
+    rows = list(zip(range(100), when, loss, strict=True))
+    lines = {
+        "run.log": [f"[{t:%Y-%m-%d %H:%M:%S},123] INFO step={k} loss={x:.4f}" for k, t, x in rows],
+        "dates.csv": ["step,loss,time", *(f"{k},{x:.4f},{t.isoformat()}" for k, t, x in rows)],
+        "seconds.csv": ["_step,_timestamp,loss", *(f"{k},{t.timestamp()},{x:.4f}" for k, t, x in rows)],
+    }
+    for name, rows in lines.items():
+        (tmp_path / name).write_text("\n".join(rows) + "\n")
+        (surface,) = tsl.read_log(tmp_path / name, tokens_per_step=1024).surfaces.values()
+        times = surface.attrs["times"]
+        np.testing.assert_allclose(np.diff(times["tokens"]) / np.diff(times["seconds"]), 1024)
+        assert 3 <= len(times["tokens"]) <= 32
+        assert times["clock"] == ("UTC" if name == "seconds.csv" else "log")
+        assert times["seconds"][-1] == when[-1].timestamp()
+        assert surface.split.values.tolist() == ["loss"], "the number of the step is no part of a loss's name"
+        tsl.save_surface(surface, tmp_path / "kept.npz")
+        assert tsl.load_surface(tmp_path / "kept.npz").attrs["times"] == times
+    (tensorboard,) = tsl.read_log(LOGS / "tensorboard").surfaces.values()
+    assert tensorboard.attrs["times"]["clock"] == "UTC"

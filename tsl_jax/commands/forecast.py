@@ -205,10 +205,12 @@ def _until(
 ) -> dict[str, Any]:
     """Print when the loss is reached; the numbers as JSON values."""
     from tsl_jax.forecasting import crossing
+    from tsl_jax.forecasting.recorded_pace import recorded_pace
     from tsl_jax.reporting.json_values import number
 
     loss = command.until_loss
     table = crossing(past, loss, command.at[0] if command.at else None, schedule, reference_runs=siblings)
+    pace = recorded_pace(past)
     for note in table.attrs["notes"]:
         print(note)
     for row in table.reset_index().to_dict("records"):
@@ -226,6 +228,9 @@ def _until(
         steps = f", step {row['steps']:,.0f}" if 0 < row["steps"] < float("inf") else ""
         middle = f"{row['tokens']:,.0f} tokens{steps}" if row["tokens"] < float("inf") else f"later than {end}"
         print(f"{split}: {loss:g} nats at {middle} (90 %: {ends[0]} to {ends[1]})")
+        if pace is not None:
+            when = [pace.in_words(row[name]) for name in ("tokens", "low", "high")]
+            print(f"  {when[0]} ({when[1]} to {when[2]}), at the recorded {pace}")
         if row["never"] > 0:
             print(f"  not by {end}, with a chance of {row['never']:.0%}")
     rows = [

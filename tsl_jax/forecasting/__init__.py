@@ -18,6 +18,7 @@ rolling_origin   intervals for methods that give points
 scoring          `score`: how good a forecast was
 backtesting      `backtest` from several cut-offs, `coverage` over many runs
 loss_crossing    when the loss comes down to a value
+recorded_pace    the time of day of so many tokens, from the times of a log
 watching         a running job: its end as known now, and the rule to stop it
 course           where it left its course: spikes, divergence, other data, plateaus, restarts
 registered       forecasts written down before the end is seen, and judged

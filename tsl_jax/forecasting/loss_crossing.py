@@ -14,6 +14,7 @@ from tsl_jax.forecasting.forecast_run import forecast
 from tsl_jax.forecasting.lr_aware import ForecastMethod
 from tsl_jax.forecasting.methods import MAIN
 from tsl_jax.forecasting.position_route import Paper
+from tsl_jax.forecasting.recorded_pace import recorded_pace
 
 POINTS = 96  # token counts between the last checkpoint and the end, even in log tokens
 LEVEL = 0.9
@@ -35,7 +36,9 @@ def crossing(
 
     Returns:
         A row a split: tokens, low, high (quantiles of the first crossing; infinite where it is not by `until`), steps,
-        steps_low, steps_high (NaN where the surface knows no steps), never (chance that it is not by `until`), until.
+        steps_low, steps_high (NaN where the surface knows no steps), seconds, seconds_low, seconds_high (since 1970,
+        at the pace of the past, see `recorded_pace`; NaN where the surface knows no times), never (chance that it is
+        not by `until`), until.
         A loss that has been reached has its tokens and a chance of 0. The attribute `notes` is the forecast's.
 
     Raises:
@@ -68,6 +71,9 @@ def crossing(
     table.index.name = "split"
     for name, column in (("steps", "tokens"), ("steps_low", "low"), ("steps_high", "high")):
         table[name] = table[column] * steps
+    pace = recorded_pace(past)
+    for name, column in (("seconds", "tokens"), ("seconds_low", "low"), ("seconds_high", "high")):
+        table[name] = np.nan if pace is None else pace.at(table[column])
     table["until"] = furthest
     table.attrs["notes"] = made.notes
     return table

@@ -3,13 +3,13 @@
 log_import: read_log, any log of any trainer or tracker becomes surfaces, with an account of what was read
 log_sources: which files are logs, of what format
 log_rows: what a reader yields: columns, lines, findings
-text_formats, line_scan, decimal_scan: lines of text of fourteen trainers, as data, and the search that reads them
+text_formats, line_scan, byte_search, decimal_scan: lines of text of fourteen trainers, as data, and how they are read
 delimited_logs: CSV and its relatives
 json_logs: JSON, an object a line or one document
 event_logs: TensorBoard's event files and offline runs of Weights & Biases
 log_stores: MLflow, trackio, SQLite, Parquet
 log_roles, log_clock: which column is what, and how many tokens a step has
-model_size: how many parameters the model has, where a log states it
+model_size, log_times: how many parameters the model has, and when rows were written, where a log says it
 log_stitching, log_checks: restarts and runs; doubts about a curve
 position_losses: PositionLosses, losses by position from any trainer
 arrays: from_losses, a surface from arrays

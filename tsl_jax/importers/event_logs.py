@@ -84,10 +84,10 @@ def read_tensorboard(paths: list[Path], folder: Path) -> LogRows:
         row: dict[str, Any] = {}
         try:
             for event in _tfrecords(data):
-                for step, values in _event(event):
+                for step, values, written in _event(event):
                     # Scalars of one step follow one another, each in an event of its own.
                     if row.get("step") != step or set(values) & set(row):
-                        rows.append(row := {"step": step})
+                        rows.append(row := {"step": step} | ({"wall_time": written} if written == written else {}))
                     row |= values
         except (ValueError, struct.error):
             cut.append(path.name)
@@ -118,14 +118,16 @@ def _tfrecords(data: bytes) -> Iterator[bytes]:
         raise ValueError("cut")
 
 
-def _event(data: bytes) -> Iterator[tuple[int, dict[str, float]]]:
-    """Step and scalars of an event."""
-    step, summaries = 0, []
+def _event(data: bytes) -> Iterator[tuple[int, dict[str, float], float]]:
+    """Step, scalars and time of an event."""
+    step, summaries, written = 0, [], np.nan
     for number, value in fields(data):
         if number == EVENT_STEP and isinstance(value, int):
             step = value - (1 << 64) if value >> 63 else value
         elif number == EVENT_SUMMARY and isinstance(value, bytes):
             summaries.append(value)
+        elif number == EVENT_TIME and isinstance(value, bytes) and len(value) == 8:
+            (written,) = struct.unpack("<d", value)
     values: dict[str, float] = {}
     for summary in summaries:
         for _, entry in fields(summary):
@@ -137,7 +139,7 @@ def _event(data: bytes) -> Iterator[tuple[int, dict[str, float]]]:
             if tag and scalar is not None:
                 values[tag] = scalar
     if values:
-        yield step, values
+        yield step, values, written
 
 
 def _scalar(parts: dict[int, Any]) -> float | None:

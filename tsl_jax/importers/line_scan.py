@@ -16,20 +16,25 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
 
+from tsl_jax.importers.byte_search import Search
 from tsl_jax.importers.decimal_scan import WIDEST, numbers_at
 from tsl_jax.importers.log_rows import SAYS_NAN, LogRows, as_text, number_of, open_log
+from tsl_jax.importers.log_times import OF_LINES, line_time
 from tsl_jax.importers.model_size import STATED
 
 BLOCK = 4 << 20  # bytes read at once: a block and its masks stay in the processor's cache
 MOST_THREADS = 8
+TIMES, DATED = 16, 160  # lines of a block whose date is read; bytes of a line that may hold it
 FACTS_WITHIN = 50_000  # lines of a log that may state the length of sequences and the like
 ANSI = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 WHOLE_ENDING = re.compile(rb"(\.\d{2,}|[^\d\s.,:=+-])\s*$")  # a number of some decimals, or no number at all
 
 _INSIDE_WORD = np.zeros(256, bool)  # of these bytes none stands before a key
 _INSIDE_WORD[np.frombuffer(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_", np.uint8)] = True
+
+
+Fact = tuple[str, bytes, bytes]
 
 
 class Key(NamedTuple):
@@ -60,7 +65,8 @@ class LineFormat:
         keys: its numbers. losses: the columns of them that are losses.
         step_before: whether steps stand on lines of their own, before those with their losses.
         step_needed: whether a line without a step is none of the log's: source code above it may hold the same words.
-        facts: name of a fact -> pattern with the number as its first group, such as the tokens of a step.
+        facts: of the run, such as the tokens of a step: name, bytes that a block must hold for its pattern to be
+            searched (in the case they have there), and the pattern with the number as its first group.
         nan_where: (column, bytes): a line with the bytes but without the column's number has a loss that is NaN.
         named: a key whose column is named by the text before it on the line, such as `eval/c4/CE loss=`.
         remarks: findings for every log of the format: (column or "", code, sentence, warning).
@@ -72,7 +78,7 @@ class LineFormat:
     losses: tuple[str, ...]
     step_before: bool = False
     step_needed: bool = True
-    facts: tuple[tuple[str, bytes], ...] = ()
+    facts: tuple[Fact, ...] = ()
     nan_where: tuple[str, bytes] | None = None
     named: bytes = b""
     units: tuple[tuple[str, str], ...] = ()
@@ -92,8 +98,8 @@ def read_lines(path: Path, form: LineFormat) -> LogRows:
     for block, found in _side_by_side(parts_of, form):
         if block.cut:
             cut = (block.line + int(block.data.count(b"\n")), block.data.rpartition(b"\n")[2])
-        for fact, pattern in (*form.facts, *STATED) if block.line < FACTS_WITHIN else ():
-            match = re.search(pattern, block.data) if fact not in known else None
+        for fact, within, pattern in (*form.facts, *STATED) if block.line < FACTS_WITHIN else ():
+            match = re.search(pattern, block.data) if fact not in known and within in block.data else None
             value = number_of(match[1].decode("ascii", "ignore").replace("_", "")) if match else None
             if value is not None and np.isfinite(value) and value > 0:
                 known[fact] = value
@@ -159,7 +165,7 @@ def blocks(path: Path, size: int = BLOCK) -> Iterator[Block]:
                 end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
                 data, rest = data[:end], data[end:]
             if b"\x1b" in data:
-                data = ANSI.sub(b"", data)
+                data = without_colours(data)
             cut = not more and not data.endswith((b"\n", b"\r")) and not is_whole(data)
             shown = data
             if cut:
@@ -169,6 +175,13 @@ def blocks(path: Path, size: int = BLOCK) -> Iterator[Block]:
             data = more
             if not more:
                 break
+
+
+def without_colours(data: bytes) -> bytes:
+    """Bytes without the codes of a terminal, of which a log has a few again and again."""
+    for code in set(ANSI.findall(data[: 1 << 14])):
+        data = data.replace(code, b"")
+    return ANSI.sub(b"", data) if b"\x1b" in data else data
 
 
 def is_whole(data: bytes) -> bool:
@@ -196,17 +209,18 @@ def _scan(data: bytes, form: LineFormat) -> dict[str, tuple[np.ndarray, np.ndarr
     if not data:
         return {}
     block = np.frombuffer(data + b"\n" * (WIDEST + 8), np.uint8)
-    search = _Search(data, block)
+    search = Search(data, block)
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for key in form.keys:
-        at = search.positions(key.before)
-        if key.start and len(at):
-            at = at[(at == 0) | search.is_line_end(at - 1)]
-        elif not key.inside and len(at):
-            at = at[(at == 0) | ~_INSIDE_WORD[block[at - 1]]]
+        if key.start:
+            at, lines = search.beginning_with(key.before)
+        else:
+            at, lines = search.on_lines(key.before)
+        if not (key.start or key.inside) and len(at):
+            whole_word = (at == 0) | ~_INSIDE_WORD[block[at - 1]]
+            at, lines = at[whole_word], lines[whole_word]
         if not len(at):
             continue
-        lines = search.line_of(at)
         for marker, wanted in ((key.on, True), (key.off, False)):
             if marker and len(at):
                 keep = np.isin(lines, search.line_of(search.positions(marker))) == wanted
@@ -224,6 +238,7 @@ def _scan(data: bytes, form: LineFormat) -> dict[str, tuple[np.ndarray, np.ndarr
         found[key.column] = (lines, values)
     if form.named:
         _add_named(search, form, found)
+    _add_times(search, form, found)
     if form.nan_where is not None:
         column, marker = form.nan_where
         lines = np.unique(search.line_of(search.positions(marker)))
@@ -237,7 +252,21 @@ def _scan(data: bytes, form: LineFormat) -> dict[str, tuple[np.ndarray, np.ndarr
     return found
 
 
-def _add_named(search: _Search, form: LineFormat, found: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+def _add_times(search: Search, form: LineFormat, found: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """The times of a few lines of a block, which are enough for the pace of a run."""
+    dated = ("step",) if form.step_before else (*form.losses, "step")
+    lines = next((found[name][0] for name in dated if name in found), None)
+    if lines is None or not len(lines):
+        return
+    some = lines[np.unique(np.linspace(0, len(lines) - 1, TIMES).astype(int))]
+    starts = search.starts[some].tolist()
+    times = np.array([line_time(search.data[start : start + DATED]) for start in starts])
+    known = np.isfinite(times)
+    if known.any():
+        found[OF_LINES] = (some[known], times[known])
+
+
+def _add_named(search: Search, form: LineFormat, found: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
     """Columns that are named on their lines: few, so a line at a time."""
     at = search.positions(form.named)
     for key in form.keys:  # their lines have been read, without a name each
@@ -266,8 +295,9 @@ def _rows(found: dict[str, tuple[np.ndarray, np.ndarray]], form: LineFormat) -> 
         for name, (lines, values) in found.items():
             owner = np.searchsorted(steps, lines, side="right") - 1
             owned = owner >= 0
-            at, first = np.unique(steps[owner[owned]], return_index=True)
-            found[name] = (at, values[owned][first])
+            at, values = steps[owner[owned]], values[owned]
+            first = np.concatenate([[True], np.diff(at) > 0]) if len(at) else np.zeros(0, bool)  # lines are in order
+            found[name] = (at[first], values[first])
     is_loss = {name: name in form.losses or bool(form.named and name.endswith("loss")) for name in found}
     of_losses = [lines for name, (lines, _) in found.items() if is_loss[name]]
     with_loss = np.zeros(len(number) + 1, bool)
@@ -304,46 +334,3 @@ def _by_steps(parts: Iterator[Block], step: bytes) -> Iterator[Block]:
             rest = data
     if rest:
         yield Block(rest, line, False)
-
-
-class _Search:
-    """Where bytes stand in a block, and on which line; positions of single bytes are kept, since keys share them."""
-
-    def __init__(self, data: bytes, block: UInt8[np.ndarray, " byte"]):
-        self.data, self.block = data, block
-        self._of_byte: dict[int, np.ndarray] = {}
-        self.common = np.bincount(block[: 1 << 16], minlength=256)
-        ends = self._positions(10)
-        if b"\r" in data:  # progress bars return to the line's beginning
-            ends = np.sort(np.concatenate([ends, self._positions(13)]))
-        self.ends: Int[np.ndarray, " line"] = ends
-
-    def real_number(self) -> Int[np.ndarray, " line"]:
-        """The number of each line from 0, as editors count them: by line feeds."""
-        feeds = self.block[self.ends] == 10
-        return np.concatenate([[0], np.cumsum(feeds)])
-
-    def _positions(self, byte: int) -> Int[np.ndarray, " hit"]:
-        if byte not in self._of_byte:
-            self._of_byte[byte] = np.flatnonzero(self.block[: len(self.data)] == byte)
-        return self._of_byte[byte]
-
-    def positions(self, key: bytes) -> Int[np.ndarray, " hit"]:
-        """Where a key begins: candidates by its rarest byte, then the others are compared."""
-        if key not in self.data:
-            return np.zeros(0, np.int64)
-        rare = min(range(len(key)), key=lambda k: (self.common[key[k]], -k))
-        at = self._positions(key[rare]) - rare
-        at = at[(at >= 0) & (at + len(key) <= len(self.data))]
-        for k in sorted(range(len(key)), key=lambda k: self.common[key[k]]):
-            if k != rare:
-                at = at[self.block[at + k] == key[k]]
-        return at
-
-    def line_of(self, at: Int[np.ndarray, " hit"]) -> Int[np.ndarray, " hit"]:
-        """The line from 0 that each position stands on."""
-        return np.searchsorted(self.ends, at)
-
-    def is_line_end(self, at: Int[np.ndarray, " hit"]) -> Bool[np.ndarray, " hit"]:
-        byte = self.block[at]
-        return (byte == 10) | (byte == 13)

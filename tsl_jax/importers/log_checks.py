@@ -110,3 +110,24 @@ def carried_along(values: np.ndarray) -> np.ndarray | None:
     if rounded and same.mean() < 0.6:
         return None
     return at[same]
+
+
+def drop_carried(log: LogRows, splits: list[str], loss: np.ndarray, line: np.ndarray) -> None:
+    """Evaluations that a log carries along until the next one stand once, where they were made.
+
+    They stand on rows with another loss that changes: the split that repeats least is never taken for carried along.
+    """
+    known = np.isfinite(loss)
+    repeats = [
+        float(np.mean(np.diff(loss[known[:, k], k]) == 0)) if known[:, k].sum() > 1 else 0.0 for k in range(len(splits))
+    ]
+    main = int(np.argmin(repeats))
+    for k, split in enumerate(splits):
+        if k == main or repeats[k] < 0.5:
+            continue
+        rows = np.flatnonzero(known[:, k] & known[:, main])
+        carried = carried_along(loss[rows, k])
+        if carried is not None and len(carried):
+            loss[rows[carried], k] = np.nan
+            found = f"{split}: {len(carried)} rows carry an earlier value along: left out"
+            log.note("carried_along", found, int(line[rows[carried[0]]]))

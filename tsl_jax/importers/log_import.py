@@ -18,12 +18,13 @@ import numpy as np
 import xarray as xr
 
 from tsl_jax.importers.arrays import from_losses
-from tsl_jax.importers.log_checks import carried_along, check_curve
+from tsl_jax.importers.log_checks import check_curve, drop_carried
 from tsl_jax.importers.log_clock import ClockOptions, clock_of
 from tsl_jax.importers.log_roles import LogRoles, LossColumn, find_roles
 from tsl_jax.importers.log_rows import Finding, LogRows
 from tsl_jax.importers.log_sources import find_logs
 from tsl_jax.importers.log_stitching import REPEATED, Curve, Repeated, RunRecords, stitch
+from tsl_jax.importers.log_times import times_of
 from tsl_jax.importers.model_size import as_number, of_column, size_of
 from tsl_jax.importers.position_losses import is_position_losses, read_position_losses
 from tsl_jax.importers.table import MEAN, add_plans, rows_of_runs
@@ -224,7 +225,7 @@ def _surfaces(
     for name, rows in _runs(log, roles, loss).items():
         whole = len(rows) == len(log)  # then nothing is copied
         of_run = loss if whole else loss[rows]
-        _drop_carried(log, splits, of_run, log.line[rows])
+        drop_carried(log, splits, of_run, log.line[rows])
         found = clock_of(log, roles, clock, rows, _has_loss(of_run))
         records = RunRecords(
             log,
@@ -239,10 +240,11 @@ def _surfaces(
             [column.is_eval for column in roles.losses],
         )
         of_model = {} if roles.n_params is None else of_column(log.columns[roles.n_params][rows])
+        of_model = {**(of_model or of_log), **times_of(log, rows, found.clock)}
         for curve in stitch(records, repeated):
             for k, split in enumerate(splits):
                 check_curve(log, split, curve.clock, curve.loss[:, k], roles.losses[k].is_eval)
-            surface = _surface(log, curve, splits, {**(of_model or of_log), **attrs}, name + curve.name)
+            surface = _surface(log, curve, splits, {**of_model, **attrs}, name + curve.name)
             surfaces[name + curve.name] = surface.assign_attrs({"log": {"clock": found.unit}})
     if not surfaces:
         raise ValueError("no loss is left after NaN, zeros and rows without a step were taken out")
@@ -332,27 +334,6 @@ def _by_words(log: LogRows, roles: LogRoles, measured: np.ndarray) -> dict[str, 
             log.note("runs_by_words", f"{len(groups)} runs, separated by {name}; --run names other columns", 0, False)
             return groups
     return {}
-
-
-def _drop_carried(log: LogRows, splits: list[str], loss: np.ndarray, line: np.ndarray) -> None:
-    """Evaluations that a log carries along until the next one stand once, where they were made.
-
-    They stand on rows with another loss that changes: the split that repeats least is never taken for carried along.
-    """
-    known = np.isfinite(loss)
-    repeats = [
-        float(np.mean(np.diff(loss[known[:, k], k]) == 0)) if known[:, k].sum() > 1 else 0.0 for k in range(len(splits))
-    ]
-    main = int(np.argmin(repeats))
-    for k, split in enumerate(splits):
-        if k == main or repeats[k] < 0.5:
-            continue
-        rows = np.flatnonzero(known[:, k] & known[:, main])
-        carried = carried_along(loss[rows, k])
-        if carried is not None and len(carried):
-            loss[rows[carried], k] = np.nan
-            found = f"{split}: {len(carried)} rows carry an earlier value along: left out"
-            log.note("carried_along", found, int(line[rows[carried[0]]]))
 
 
 def _rates(lr: np.ndarray, clock: np.ndarray) -> np.ndarray:

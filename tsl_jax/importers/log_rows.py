@@ -39,6 +39,7 @@ FACTS = frozenset(
         "left_out",  # a copy or a mean of a loss that is read
         "lr_interpolated",  # of formats that write evaluations on rows of their own; a warning elsewhere
         "min_max",
+        "n_params",  # as the log says it; what it counts is kept with it
         "no_json",  # a console with more words than objects; a warning elsewhere
         "perplexity_beside",  # not read
         "semicolons",

@@ -276,18 +276,21 @@ def _one_of_each(
     """The last, first or mean of the finite values of each group of rows, and which groups have several."""
     if not len(values):
         return values, np.zeros(0, bool)
-    finite = np.isfinite(values)
-    count = np.add.reduceat(finite.astype(np.int64), starts)
+    rows = np.flatnonzero(np.isfinite(values))
+    if len(starts) == len(values):  # a row each
+        return np.where(np.isfinite(values), values, np.nan), np.zeros(len(values), bool)
+    begins = np.zeros(len(values), np.int64)
+    begins[starts[1:]] = 1
+    group, values = np.cumsum(begins)[rows], values[rows]
+    count = np.bincount(group, minlength=len(starts))
     if which == "mean":
-        total = np.add.reduceat(np.where(finite, values, 0.0), starts)
+        total = np.bincount(group, values, len(starts))
         return np.where(count > 0, total / np.maximum(count, 1), np.nan), count > 1
-    index = np.arange(len(values))
+    chosen = np.full(len(starts), np.nan)
     if which == "first":
-        at = np.minimum.reduceat(np.where(finite, index, len(values)), starts)
-    else:
-        at = np.maximum.reduceat(np.where(finite, index, -1), starts)
-    inside = (at >= 0) & (at < len(values))
-    return np.where(inside, values[np.clip(at, 0, len(values) - 1)], np.nan), count > 1
+        group, values = group[::-1], values[::-1]
+    chosen[group] = values  # of several the last that is assigned stays
+    return chosen, count > 1
 
 
 def _tell_repeated(records: RunRecords, count: int, line: int, repeated: Repeated) -> None:

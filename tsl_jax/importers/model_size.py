@@ -22,19 +22,27 @@ WITHOUT, WITH = "n_params", "n_params_with_embeddings"  # names of facts of a lo
 COUNTS_EMBEDDINGS = "with embeddings"  # the attribute n_params_is of a surface whose number counts them
 
 _NUMBER = rb"([\d,]+(?:\.\d+)? ?[KMBG]?)\b"
-# Fact -> pattern with the number as its first group, as those of a LineFormat; of two patterns of one the first.
-STATED: tuple[tuple[str, bytes], ...] = (
-    (WITHOUT, rb"(?i)\bnon-embedding parameters: *" + _NUMBER),
-    ("billions_without", rb"Number of parameters in transformer (?:layers|block) in billions: *([\d.]+)"),
-    ("billions_with", rb"Total number of parameters in billions: *([\d.]+)"),
-    ("billions_with", rb"(?i)\bnumber (?:of )?(?:model )?param(?:eter)?s: *([\d.]+) billion"),
-    (WITH, rb"(?i)\btotal (?:number of )?parameters: *" + _NUMBER),
-    (WITH, rb"(?m)^(?i:number of parameters): *" + _NUMBER),
-    (WITH, rb"size: ([\d,]+) total parameters"),
-    (WITH, rb"Number of trainable parameters = ([\d,]+)"),
-    ("rank_parameters", rb"number of parameters on \(tensor, pipeline\) model parallel rank \(0, 0\): *(\d+)"),
-    ("tensor_parallel", rb"tensor_model_parallel_size \.+ (\d+)"),
-    ("pipeline_parallel", rb"pipeline_model_parallel_size \.+ (\d+)"),
+# As the facts of a LineFormat; of several patterns of one the first that is there.
+STATED: tuple[tuple[str, bytes, bytes], ...] = (
+    (WITHOUT, b"n-embedding param", rb"[Nn]on-embedding parameters: *" + _NUMBER),
+    (
+        "billions_without",
+        b"in billions",
+        rb"Number of parameters in transformer (?:layers|block) in billions: *([\d.]+)",
+    ),
+    ("billions_with", b"in billions", rb"Total number of parameters in billions: *([\d.]+)"),
+    ("billions_with", b" billion", rb"[Nn]umber (?:of )?(?:model )?param(?:eter)?s: *([\d.]+) billion"),
+    (WITH, b"arameters: ", rb"\b[Tt]otal (?:number of )?[Pp]arameters: *" + _NUMBER),
+    (WITH, b"umber of parameters: ", rb"(?m)^[Nn]umber of parameters: *" + _NUMBER),
+    (WITH, b"total parameters", rb"size: ([\d,]+) total parameters"),
+    (WITH, b"trainable parameters", rb"Number of trainable parameters = ([\d,]+)"),
+    (
+        "rank_parameters",
+        b"model parallel rank (0, 0)",
+        rb"number of parameters on \(tensor, pipeline\) model parallel rank \(0, 0\): *(\d+)",
+    ),
+    ("tensor_parallel", b"tensor_model_parallel_size", rb"tensor_model_parallel_size \.+ (\d+)"),
+    ("pipeline_parallel", b"pipeline_model_parallel_size", rb"pipeline_model_parallel_size \.+ (\d+)"),
 )
 _CONFIG_WITHOUT = {"n_params", "non_embedding_params", "num_params_non_embedding", "n_params_non_embedding"}
 _CONFIG_WITH = {"num_params", "num_parameters", "n_parameters", "total_params", "model/num_parameters", "params"}

@@ -34,7 +34,7 @@ NANOGPT = LineFormat(
         Key("iter_loss", b"loss ", on=b"iter "),
     ),
     ("train_loss", "val_loss", "iter_loss"),
-    facts=(("tokens_per_step", rb"tokens per iteration will be: ([\d,]+)"),),
+    facts=(("tokens_per_step", b"tokens per iteration", rb"tokens per iteration will be: ([\d,]+)"),),
     remarks=(("iter_loss", "last_micro_batch", _LAST_BATCH, False),),
 )
 LLM_C = LineFormat(
@@ -71,7 +71,7 @@ NANOCHAT = LineFormat(
         Key("val_loss", b"Validation loss: "),
     ),
     ("train_loss", "val_bpb", "val_loss"),
-    facts=(("tokens_per_step", rb"Total batch size ([\d,]+)"),),
+    facts=(("tokens_per_step", b"Total batch size", rb"Total batch size ([\d,]+)"),),
     units=(("val_bpb", "bits/byte"),),
     remarks=(("train_loss", "smoothed", _EMA, True),),
 )
@@ -87,9 +87,9 @@ TORCHTITAN = LineFormat(
     ),
     ("train_loss", "val_loss"),
     facts=(
-        ("sequence_length", rb"sequence length (\d+)"),
-        ("batch_size", rb"global batch size (\d+)"),
-        ("total_steps", rb"total steps (\d+)"),
+        ("sequence_length", b"sequence length", rb"sequence length (\d+)"),
+        ("batch_size", b"global batch size", rb"global batch size (\d+)"),
+        ("total_steps", b"total steps", rb"total steps (\d+)"),
     ),
 )
 MEGATRON = LineFormat(
@@ -107,8 +107,8 @@ MEGATRON = LineFormat(
     ),
     ("train_loss", "val_loss", "test_loss"),
     facts=(
-        ("sequence_length", rb"(?m)^\W*(?:\[\w+\]:)?\s*seq_length \.+ (\d+)"),
-        ("batch_size", rb"(?m)^\W*(?:\[\w+\]:)?\s*global_batch_size \.+ (\d+)"),
+        ("sequence_length", b"seq_length", rb"(?m)^\W*(?:\[\w+\]:)?\s*seq_length \.+ (\d+)"),
+        ("batch_size", b"global_batch_size", rb"(?m)^\W*(?:\[\w+\]:)?\s*global_batch_size \.+ (\d+)"),
     ),
     nan_where=("train_loss", b"| consumed samples:"),
     remarks=(("ppl", "perplexity_beside", _PPL, False),),
@@ -125,8 +125,8 @@ NEOX = LineFormat(
     ),
     ("train_loss", "val_loss"),
     facts=(
-        ("sequence_length", rb"(?m)seq_length \.+ *(\d+)"),
-        ("batch_size", rb"(?m)train_batch_size \.+ *(\d+)"),
+        ("sequence_length", b"seq_length", rb"(?m)seq_length \.+ *(\d+)"),
+        ("batch_size", b"train_batch_size", rb"(?m)train_batch_size \.+ *(\d+)"),
     ),
     nan_where=("train_loss", b"samples/sec:"),
     remarks=(("ppl", "perplexity_beside", _PPL, False),),
@@ -143,8 +143,8 @@ NANOTRON = LineFormat(
     ),
     ("train_loss", "val_loss"),
     facts=(
-        ("sequence_length", rb"sequence_length[=:] ?(\d+)"),
-        ("batch_size", rb"\(global_batch_size=(\d+)"),
+        ("sequence_length", b"sequence_length", rb"sequence_length[=:] ?(\d+)"),
+        ("batch_size", b"global_batch_size=", rb"\(global_batch_size=(\d+)"),
     ),
 )
 OLMO = LineFormat(
@@ -231,7 +231,7 @@ FORMATS = (
 
 _NUMBER = rb"[ \t]*[:= ][ \t]*['\"]?([-+]?(?:\d[\d,_]*\.?\d*(?:[eE][-+]?\d+)?|nan|inf)[KMBT]?)"
 _ANY_STEP = re.compile(rb"(?i)(?<![A-Za-z0-9_])((?:global[_ ])?(?:step|iteration|iter|it|update)s?\]?)" + _NUMBER)
-_ANY_LOSS = re.compile(rb"(?i)(?<![A-Za-z0-9_])((?:[\w/]*[_/ -])?(?:loss|nll|cross_entropy|ce))" + _NUMBER)
+_ANY_LOSS = re.compile(rb"(?i)(?<![A-Za-z0-9_])((?:[A-Za-z][\w/]*[_/ -])?(?:loss|nll|cross_entropy|ce))" + _NUMBER)
 _ANY_OTHER = re.compile(rb"(?i)(?<![A-Za-z0-9_])(lr|learning[_ ]rate|total_tokens|tokens_seen|tokens)" + _NUMBER)
 
 
