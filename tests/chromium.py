@@ -34,9 +34,10 @@ class Browser:
     def __init__(self, to_browser: int, from_browser: int) -> None:
         self._to, self._from, self._rest, self._number = to_browser, from_browser, b"", 0
         self.requests: list[str] = []  # addresses that the page asked for
+        self.errors: list[str] = []  # exceptions, and what the console calls errors
         target = self._say("Target.createTarget", {"url": "about:blank"})["targetId"]
         self._session = self._say("Target.attachToTarget", {"targetId": target, "flatten": True})["sessionId"]
-        for domain in ("Page", "Network"):
+        for domain in ("Page", "Network", "Runtime", "Log"):
             self._say(f"{domain}.enable")
 
     def open(self, path: Path, width: int, dark: bool = False, height: int = 900, scripted: bool = True) -> None:
@@ -87,9 +88,18 @@ class Browser:
             answer = self._hear()
             if answer.get("method") == "Network.requestWillBeSent":
                 self.requests.append(answer["params"]["request"]["url"])
+            self._note_error(answer.get("method"), answer.get("params", {}))
             if answer.get("id") == self._number:
                 assert "error" not in answer, (method, answer)
                 return answer["result"]
+
+    def _note_error(self, method: str | None, params: Any) -> None:
+        if method == "Runtime.exceptionThrown":
+            self.errors.append(str(params["exceptionDetails"]))
+        elif method == "Log.entryAdded" and params["entry"]["level"] == "error":
+            self.errors.append(params["entry"]["text"])
+        elif method == "Runtime.consoleAPICalled" and params["type"] == "error":
+            self.errors.append(str(params["args"]))
 
     def _hear(self) -> Any:
         while b"\0" not in self._rest:

@@ -101,9 +101,7 @@ def test_a_log_is_watched_and_a_hopeless_run_stopped(tmp_path: Path, capsys: Any
     assert run_verb("watch", [str(log), "--every", "-1"], debug=False) == 2
 
 
-def test_a_watched_page_is_made_anew_and_a_foreign_one_is_left_alone(
-    tmp_path: Path, capsys: Any, monkeypatch: Any
-) -> None:
+def test_a_watched_page_is_made_anew_and_a_foreign_one_is_left_alone(tmp_path: Path, capsys: Any) -> None:
     tsl.save_surface(run(0.5), tmp_path / "log.npz")
     foreign = tmp_path / "theirs" / "report.html"
     foreign.parent.mkdir()
@@ -111,10 +109,14 @@ def test_a_watched_page_is_made_anew_and_a_foreign_one_is_left_alone(
     arguments = [str(tmp_path / "log.npz"), "--end", str(END), "--once", "--page"]
     assert run_verb("watch", [*arguments, str(foreign)], debug=False) == 2
     assert foreign.read_text() == "not ours"
-    written = []
-    monkeypatch.setattr("tsl_jax.commands.report.write", lambda source, out, *_: written.append(out))
-    assert run_verb("watch", [*arguments, str(tmp_path / "ours" / "report.html")], debug=False) == 0
-    assert written == [tmp_path / "ours"]
+    page = tmp_path / "ours" / "report.html"
+    for _ in range(2):
+        assert run_verb("watch", [*arguments, str(page)], debug=False) == 0
+    text = page.read_text()
+    assert "Looked at " in text
+    assert "log.npz, watched" in text
+    assert "loss at the end, as forecast so far" in text
+    assert 'http-equiv="refresh"' not in text  # looked at once
     assert run_verb("watch", [str(tmp_path / "log.npz"), "--once"], debug=False) == 2  # no plan, no end
     assert "--end" in capsys.readouterr().err
 

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
+NUMBERS = ("split", "tokens", "margin", "target", "sd", "level", "own_ends", "slope")  # options of compare_runs
+
+
 @dataclass(frozen=True)
 class CompareCommand:
     """Compare runs, or groups of seeds, with the first: the end with an interval, tokens to match, by position.
@@ -34,6 +37,10 @@ class CompareCommand:
     """A loss in nats: with which p is the mean of a group below it?"""
     sd: float | None = None
     """Standard deviation of the end of one run over seeds, known from elsewhere; default that of the runs given."""
+    own_ends: bool = False
+    """Compare each run at its own end, carried to that of the first group by the slope of the loss there."""
+    slope: float | None = None
+    """With --own-ends: nats by which the loss falls a token (a step, where steps are the clock); default estimated."""
     level: float = 0.95
     """Of the intervals."""
     out: Path | None = None
@@ -52,7 +59,7 @@ def run_compare(command: CompareCommand) -> None:
         if command.against not in groups:
             raise ValueError(f"compare: --against {command.against} is none of the groups {', '.join(groups)}")
         groups = {command.against: groups[command.against], **groups}
-    options = {name: getattr(command, name) for name in ("split", "tokens", "margin", "target", "sd", "level")}
+    options = {name: getattr(command, name) for name in NUMBERS}
     comparison = compare_runs(groups, **options)
     print(comparison.report())
     if command.out is None:

@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 
     from tsl_jax.commands.watch_display import Display
     from tsl_jax.forecasting.course import Course, Event
+    from tsl_jax.forecasting.watching import Outlook
 
 STOPPED = 4  # exit code of --stop-above
 OFF_COURSE = 5  # exit code of tsl check
+AHEAD = 24  # points of the page's forecast, from here to the end
+EVENTS, SHOWN = 6, 12  # last events, and last forecasts, that the page names
 NOT_FINITE = ("nan_loss", "inf_loss")  # findings of an import
 
 
@@ -50,7 +53,7 @@ class WatchCommand:
     once: bool = False
     """Look once."""
     page: Path | None = None
-    """FOLDER/report.html: the page of tsl report, made anew at each checkpoint."""
+    """FOLDER/report.html: loss, forecast and events, made anew at each checkpoint; an open page reads itself again."""
 
 
 def run_watch(command: WatchCommand) -> int | None:
@@ -87,6 +90,8 @@ class _Watch:
         self.waiting: set[str] = set()  # why there was nothing to read
         self.not_finite: set[str] = set()  # codes of losses that are no numbers, once said
         self.course: Course | None = None
+        self.looks: list[Outlook] = []
+        self.events: list[str] = []
 
     def read(self) -> xr.Dataset | None:
         """The run as it is now; None while it is being written, rotated, or not there yet."""
@@ -111,10 +116,12 @@ class _Watch:
         since = self.course.begins if self.course is not None else 0.0
         now = outlook(past, command.split, command.end, command.stop_above, self.schedule, since=since)
         self.end = now.end
+        self.looks.append(now)
         self.display.show(now)
+        stops = command.stop_above is not None and now.chance_below < command.alpha
         if command.page is not None:
-            _write_page(command, past)
-        if command.stop_above is None or not now.chance_below < command.alpha:
+            self._write_page(past, since, last=stops or command.once or self.seen >= self.end)
+        if not stops:
             return False
         self._announce(
             f"stop: the end is at most {command.stop_above:g} nats with a chance of {now.chance_below:.1%}, "
@@ -146,9 +153,35 @@ class _Watch:
                 found.append(Event("non_finite", tokens[-1], f"non_finite: {sentence.partition(': ')[2]}"))
         return found
 
+    def _write_page(self, past: xr.Dataset, since: float, last: bool) -> None:
+        """The loss so far, the forecast to the end, how it moved and what happened, in place of the page before."""
+        import numpy as np
+
+        from tsl_jax.forecasting import forecast
+        from tsl_jax.forecasting.watching import course_since
+        from tsl_jax.reporting import report
+
+        assert self.command.page is not None
+        now, split = self.looks[-1], self.command.split or str(past.split.values[0])
+        seen = past.sel(split=[split])
+        results: list[Any] = [seen]
+        if now.end > now.tokens:
+            ahead = np.linspace(now.tokens, now.end, AHEAD + 1)[1:]
+            results.append(forecast(course_since(seen, since), ahead, self.schedule, by_position=False))
+        moved = [f"{o.expected:.3f} ({o.low:.3f} to {o.high:.3f}) from {o.tokens:.4g}" for o in self.looks[::-1]]
+        looked = f"Looked at {time.strftime('%Y-%m-%d %H:%M:%S')}; {now.note}."
+        notes = [looked, *("Event: " + event for event in self.events[-EVENTS:][::-1])]
+        facts = {"loss at the end, as forecast so far": "; ".join(moved[:SHOWN])}
+        refresh = 0 if last else max(round(self.command.every), 2)
+        report(
+            self.command.page, *results, title=f"{self.command.log.name}, watched", facts=facts, notes=notes,
+            refresh=refresh,
+        )  # fmt: skip
+
     def _announce(self, sentence: str, aloud: bool = True) -> None:
         """Say a sentence, and hand it to the user's command, unless it happened before the watch began."""
         self.display.say(sentence, event=True)
+        self.events.append(sentence)
         if self.command.on_event and aloud:
             subprocess.run([*self.command.on_event.split(), sentence], check=False)
 
@@ -183,14 +216,6 @@ def _read(command: WatchCommand) -> xr.Dataset:
     if len(surfaces) != 1:
         raise ValueError(f"watch: {path} holds {len(surfaces)} runs ({', '.join(surfaces)}); import the one to watch")
     return next(iter(surfaces.values()))
-
-
-def _write_page(command: WatchCommand, past: xr.Dataset) -> None:
-    """The page of the run as it is now, in place of the one before."""
-    from tsl_jax.commands import options, report
-
-    assert command.page is not None
-    report.write(command.log, command.page.parent, past, options.stamp(command), lambda *_: None)
 
 
 # ------------------------------------------------------------------------------------------------ tsl check, tsl score

@@ -8,15 +8,20 @@ At equal tokens, with differences d_k over the seeds k that both groups have (pa
 
 Equivalence within a margin is shown where the interval at 1 - 2 alpha lies inside it (two one-sided tests, Schuirmann
 1987). The mean of a group is below a target with the one-sided z = (target - mean) sqrt(n)/sd: the rule of the
-modded-nanogpt speedruns, with their sd of .0013 nats; without a known sd Student's t takes its place. Runs of unequal
-length are compared at the tokens that all have; where one is judged at its own end, the loss's slope there times the
-missing steps is the correction that is printed.
+modded-nanogpt speedruns, with their sd of .0013 nats, (target - mean) sqrt(n) >= .004 for p < .001; without a known sd
+Student's t takes its place. Runs of unequal length are compared at the tokens that all have, or each at its own end: at
+the end T_0 of the first group a group would have had
+
+    mean_g + slope (T_g - T_0),   and   (mean_0 - that)/sqrt(1/n_0 + 1/n_g) >= .004   is the same rule for two groups,
+
+the slope in nats a token (a step, where steps are the clock): given, or estimated from the last OWN_END of the curves
+of the group with its standard error, which then widens the interval.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
@@ -25,6 +30,7 @@ import pandas as pd
 import xarray as xr
 
 LEVEL = 0.95
+OWN_END = 0.1  # of a run's tokens, over which the slope at its end is estimated
 
 
 @dataclass(frozen=True)
@@ -35,9 +41,11 @@ class RunComparison:
         table: a row a group: runs, loss (mean at `tokens`), sd (over its runs), difference to the first group with low
             and high at `level`, p (two-sided), pairs (0: independent groups), verdict; tokens_to_match (at which its
             mean curve is as low as the first group at `tokens`), speed (tokens over those); loss_at_flops (at the
-            compute the first group has at `tokens`); p_target where a target is given.
+            compute the first group has at `tokens`); weighted (the difference over sqrt(1/n_0 + 1/n)); p_target where
+            a target is given.
         by_position: (group, position) difference of the mean losses; None for surfaces of one position.
         curves: (group, tokens) mean losses. tokens, target, margin, level, sd: as asked for.
+        slopes: group -> fall a token at its end and its standard error, where runs are compared at their own ends.
     """
 
     table: pd.DataFrame
@@ -48,18 +56,26 @@ class RunComparison:
     margin: float | None
     target: float | None
     sd: float | None
+    slopes: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def report(self) -> str:
         """The table and a sentence for each group."""
         columns = ["runs", "loss", "sd", "difference", "low", "high", "p", "pairs", "tokens_to_match", "speed"]
-        known = {name: np.isfinite(self.table[name].to_numpy(float)).any() for name in ("loss_at_flops", "p_target")}
+        optional = ("loss_at_flops", "p_target")
+        known = {name: np.isfinite(self.table[name].to_numpy(float)).any() for name in optional}
+        columns += ["weighted"] if self.sd is not None and len(self.table) > 1 else []
         columns += [name for name, there in known.items() if there]
-        numbers: Any = dict.fromkeys(("loss", "sd", "difference", "low", "high", "loss_at_flops"), "{:.4f}".format)
+        in_nats = ("loss", "sd", "difference", "low", "high", "loss_at_flops", "weighted")
+        numbers: Any = dict.fromkeys(in_nats, "{:.4f}".format)
         numbers |= {"tokens_to_match": "{:.3g}".format, "speed": "{:.2f}".format}
         numbers |= dict.fromkeys(("p", "p_target"), "{:.2g}".format) | {"pairs": "{:.0f}".format}
         table: Any = self.table[columns]
         shown = table.to_string(formatters=numbers, na_rep="-")
-        lines = [f"mean loss at {self.tokens:,.0f} tokens, {self.level:.0%} intervals, against {self.table.index[0]}"]
+        where = f"at {self.tokens:,.0f} tokens"
+        if self.slopes:
+            each = ", ".join(f"{name} {slope:.3g} +- {error:.1g}" for name, (slope, error) in self.slopes.items())
+            where = f"at each run's own end, carried to {self.tokens:,.0f} tokens by the fall a token: {each}"
+        lines = [f"mean loss {where}, {self.level:.0%} intervals, against {self.table.index[0]}"]
         lines.append(shown)
         lines += [f"{name}: {row.verdict}" for name, row in self.table.iterrows()]
         return "\n".join(lines)
@@ -81,6 +97,8 @@ def compare_runs(
     target: float | None = None,
     sd: float | None = None,
     level: float = LEVEL,
+    own_ends: bool = False,
+    slope: float | None = None,
 ) -> RunComparison:
     """Compare groups of runs, seed -> surface each, with the first group.
 
@@ -88,13 +106,17 @@ def compare_runs(
         split: default the first of the first run. tokens: at which losses are compared; default the last that all runs
             have. margin: nats within which groups count as equal. target: a loss that a group's mean is to be below.
             sd: of the end of one run over seeds, where it is known; it also makes single runs comparable.
+        own_ends: compare each run at its own end, carried to that of the first group by `slope`, nats by which the loss
+            falls a token; default that of each group, estimated.
 
     Raises:
         ValueError: for fewer than two groups, tokens that a run has not, or numbers that are not positive.
     """
     if len(groups) < 2 and target is None:
         raise ValueError(f"compare: expected two groups of runs or more, found {', '.join(groups) or 'none'}")
-    for name, value in (("margin", margin), ("target", target), ("sd", sd), ("tokens", tokens)):
+    if (own_ends and tokens is not None) or (slope is not None and not own_ends):
+        raise ValueError("compare: tokens, or own_ends with or without a slope; not both, nor a slope without own_ends")
+    for name, value in (("margin", margin), ("target", target), ("sd", sd), ("tokens", tokens), ("slope", slope)):
         if value is not None and not (np.isfinite(value) and value > 0):
             raise ValueError(f"compare: {name} must be a positive number, found {value}")
     if not 0.5 < level < 1:
@@ -107,6 +129,15 @@ def compare_runs(
     if at > shared or any(at < float(curve.tokens[0]) for group in means.values() for curve in group.values()):
         raise ValueError(f"compare: every run has losses up to {shared:,.0f} tokens, found {at:,.0f}")
     ends = {name: {seed: _at(curve, at) for seed, curve in group.items()} for name, group in means.items()}
+    slopes: dict[str, tuple[float, float]] = {}
+    carried = dict.fromkeys(means, 0.0)  # tokens
+    if own_ends:
+        at = float(np.mean([curve.tokens[-1] for curve in next(iter(means.values())).values()]))
+        slopes = {name: (slope, 0.0) if slope else _slope(list(group.values())) for name, group in means.items()}
+        for name, group in means.items():
+            beyond = {seed: float(curve.tokens[-1]) - at for seed, curve in group.items()}
+            ends[name] = {seed: float(curve[-1]) + slopes[name][0] * beyond[seed] for seed, curve in group.items()}
+            carried[name] = float(np.mean(list(beyond.values())))
     grid = np.unique(np.concatenate([curve.tokens.values for group in means.values() for curve in group.values()]))
     grid = grid[grid <= shared]
     curves = {name: np.mean([_along(curve, grid) for curve in group.values()], axis=0) for name, group in means.items()}
@@ -114,25 +145,29 @@ def compare_runs(
     flops = {name: _flops_per_token(group) for name, group in groups.items()}
     rows = {}
     for name, values in ends.items():
-        row = _difference(ends[first], values, sd, level) if name != first else {}
+        extra = slopes[name][1] * carried[name] if slopes else 0.0  # the error of what a group was carried by
+        row = _difference(ends[first], values, sd, level, extra) if name != first else {}
         losses = np.array(list(values.values()))
         row |= {"runs": len(losses), "loss": losses.mean(), "sd": losses.std(ddof=1) if len(losses) > 1 else np.nan}
         row["tokens_to_match"] = _reached(grid, curves[name], float(np.mean(list(ends[first].values()))), at)
         row["speed"] = at / row["tokens_to_match"]
+        row["weighted"] = row.get("difference", np.nan) / np.sqrt(1 / len(ends[first]) + 1 / len(losses))
         equal_flops = at * flops[first] / flops[name]
         inside = np.isfinite(equal_flops) and grid[0] <= equal_flops <= grid[-1] and name != first
         row["loss_at_flops"] = float(np.interp(equal_flops, grid, curves[name])) if inside else np.nan
-        row["p_target"] = _below(losses, target, sd) if target is not None else np.nan
+        reached = losses - slopes[name][0] * carried[name] if slopes else losses  # the target is for where it stopped
+        row["p_target"] = _below(reached, target, sd) if target is not None else np.nan
         row["verdict"] = _verdict(row, name, first, margin, target, level)
         rows[name] = row
     table = pd.DataFrame.from_dict(rows, orient="index").reindex(
         columns=["runs", "loss", "sd", "difference", "low", "high", "p", "pairs", "tokens_to_match", "speed",
-                 "loss_at_flops", "p_target", "verdict"]
+                 "loss_at_flops", "weighted", "p_target", "verdict"]
     )  # fmt: skip
     table.index.name = "group"
     labels = {"group": list(curves), "tokens": grid}
     stacked = xr.DataArray(np.stack(list(curves.values())), labels, ("group", "tokens"))
-    return RunComparison(table, _by_position(groups, split, at), stacked, at, level, margin, target, sd)
+    by_position = None if own_ends else _by_position(groups, split, at)
+    return RunComparison(table, by_position, stacked, at, level, margin, target, sd, slopes)
 
 
 def _mean_curve(run: xr.Dataset, split: str) -> xr.DataArray:
@@ -155,10 +190,37 @@ def _at(curve: xr.DataArray, tokens: float) -> float:
     return float(_along(curve, np.array([tokens]))[0])
 
 
+def _slope(curves: Sequence[xr.DataArray]) -> tuple[float, float]:
+    """Nats by which the loss falls a token at the end of a group of runs, and its standard error.
+
+    Of each run by least squares over the last OWN_END of its tokens; the error is that of the mean over runs, of a
+    single run that of its line.
+    """
+    falls, errors = [], []
+    for curve in curves:
+        tokens, loss = curve.tokens.values.astype(float), curve.values
+        late = tokens >= (1 - OWN_END) * tokens[-1]
+        if late.sum() < 3:
+            late = np.arange(len(tokens)) >= len(tokens) - 3
+        if late.sum() < 2:
+            raise ValueError("compare: a run of one checkpoint has no slope at its end; give it (--slope)")
+        apart = tokens[late] - tokens[late].mean()
+        fall = -float(apart @ loss[late]) / float(apart @ apart)
+        rest = loss[late] - loss[late].mean() + fall * apart
+        falls.append(fall)
+        errors.append(float(np.sqrt(rest @ rest / max(late.sum() - 2, 1) / (apart @ apart))))
+    error = float(np.std(falls, ddof=1) / np.sqrt(len(falls))) if len(falls) > 1 else errors[0]
+    return float(np.mean(falls)), error
+
+
 def _difference(
-    first: Mapping[str, float], other: Mapping[str, float], sd: float | None, level: float
+    first: Mapping[str, float], other: Mapping[str, float], sd: float | None, level: float, extra: float = 0.0
 ) -> dict[str, Any]:
-    """Difference of two groups, seed -> loss, its interval and p; paired over the seeds where both have the same."""
+    """Difference of two groups, seed -> loss, its interval and p; paired over the seeds where both have the same.
+
+    Args:
+        extra: a standard error beside that of the runs.
+    """
     from scipy import stats  # late: a second to import
 
     a, b = np.array(list(first.values())), np.array(list(other.values()))
@@ -175,6 +237,7 @@ def _difference(
         free = sum(parts) ** 2 / (parts[0] ** 2 / (len(a) - 1) + parts[1] ** 2 / (len(b) - 1)) if error else 1.0
     else:
         return {"difference": difference, "low": np.nan, "high": np.nan, "p": np.nan, "pairs": 0}
+    error = float(np.hypot(error, extra))
     width = float(stats.t.ppf((1 + level) / 2, free)) * error
     p = float(2 * stats.t.sf(abs(difference) / error, free)) if error else float(difference == 0)
     pairs = len(a) if paired else 0

@@ -46,8 +46,8 @@ class Rules:
     slack: float = 1.0
     clip: float = 4.0
     window: int = 128  # rows of the line, and errors of the scatter
-    fewest: int = 12  # errors before anything is judged
-    settled: int = 12  # rows of a new course before anything is judged again
+    fewest: int = 8  # errors before anything is judged
+    settled: int = 10  # rows of a new course before anything is judged again; half of them where no event was said
     most: int = 2000  # rows that are judged when many are new at once: the last ones
     longest: int = 128  # rows of an excursion without an alarm, after which it is the course
     span: float = 1.0  # in log tokens: older rows say nothing of the next one
@@ -128,7 +128,8 @@ class Course:
         rules: Rules = RULES,
         planned: Callable[[float], float] | None = None,
     ) -> None:
-        self.split, self.rules = split, rules
+        self.rules = rules
+        self.name = f"the loss ({split})" if split not in ("", "loss") else "the loss"
         self.begins = 0.0  # tokens from which on the rows are of the present course
         self.planned = planned
         self._seen = np.empty((0, 2))  # tokens and loss of all rows, to see what changes among them
@@ -186,7 +187,7 @@ class Course:
         rules = self.rules
         if not np.isfinite(loss):
             first, self._bad = not self._bad, True
-            sentence = f"non_finite: the loss of {self.split} is {loss} at {tokens:,.0f} tokens"
+            sentence = f"non_finite: {self.name} is {loss} at {tokens:,.0f} tokens"
             return [Event("non_finite", tokens, sentence)] if first else []
         self._bad = False
         if tokens <= 0:
@@ -227,7 +228,7 @@ class Course:
             values.append(value)
         self._lr.append(rate)
         if r > rules.spike and gap > 2 * rules.smallest and not any(value > rules.spike for value in out.r[:-1]):
-            sentence = f"the loss of {self.split} is {gap:.3f} nats above what was expected at {tokens:,.0f} tokens"
+            sentence = f"{self.name} is {gap:.3f} nats above what was expected at {tokens:,.0f} tokens"
             found.append(Event("spike", tokens, f"spike: {sentence}"))
         if max(self._up, self._down) > rules.alarm:
             found += self._alarm(scale)
@@ -286,10 +287,11 @@ class Course:
         self._rows, self._easing = len(gap), 0 if above else 4 * rules.settled  # a fall eases off
         self._out, self._up, self._down = None, 0.0, 0.0
         if explained or size < rules.smallest:
+            self._rows = max(self._rows, rules.settled // 2)
             return []
         self.begins = begin
         word = "above" if above else "below"
-        sentence = f"the loss of {self.split} lies {size:.3f} nats {word} what was expected since {begin:,.0f} tokens"
+        sentence = f"{self.name} lies {size:.3f} nats {word} what was expected since {begin:,.0f} tokens"
         return [Event(kind, begin, f"{kind}: {sentence}")]
 
     def _explained(self, rows: int, above: bool) -> bool:

@@ -70,9 +70,7 @@ def outlook(
     """
     split = split or str(past.split.values[0])
     past = past.sel(split=[split])
-    later = past.sel(tokens=past.tokens >= since)
-    count = later.sizes["tokens"]
-    made = forecast(later if count >= FEWEST else past, end, schedule, MAIN, reference_runs, by_position=False)
+    made = forecast(course_since(past, since), end, schedule, MAIN, reference_runs, by_position=False)
     at = float(made.mean.tokens.max())
     seen = mean_loss(past).sel(split=split).dropna("tokens")
     low = high = chance = np.nan
@@ -84,9 +82,16 @@ def outlook(
     expected = float(made.mean.sel(split=split, tokens=at))
     last = float(seen[-1]) if seen.size else np.nan
     note = made.notes[0] if made.notes else ""
-    if count < FEWEST:
+    count = int((past.tokens >= since).sum())
+    if since and count < FEWEST:
         note = f"the run left its course {count} checkpoints ago, {FEWEST} are needed to forecast from; {note}"
     return Outlook(float(past.tokens[-1]), last, at, expected, low, high, chance, str(made.status[split]), note)
+
+
+def course_since(past: xr.Dataset, since: float) -> xr.Dataset:
+    """The checkpoints since `since` tokens, all where there are fewer than FEWEST."""
+    later = past.sel(tokens=past.tokens >= since)
+    return later if later.sizes["tokens"] >= FEWEST else past
 
 
 def cautious_chance(median: float, low: float, below: float, wider: float = WIDER) -> float:

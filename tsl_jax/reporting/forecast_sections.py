@@ -109,7 +109,8 @@ def forecast(material: Material) -> str:
         caption += drawn_in_words(material.mean.sizes["tokens"])
     without = _without_forecast(material)
     caption += f" No forecast could be made: {without}." if without else ""
-    parts += ["<h3>All methods</h3>" if parts else "", figure(drawing, caption)]
+    if fan is None or sum(map(len, material.forecasts.values())) > 1:  # a single forecast is drawn with its intervals
+        parts += ["<h3>All methods</h3>" if parts else "", figure(drawing, caption)]
     judged = set(material.scores.reset_index("split").index)  # (cutoff, method): the tables of scores have their status
     rows = [
         (name, material.cutoff_names[cutoff], split, readable(status))

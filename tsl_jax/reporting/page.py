@@ -7,7 +7,7 @@ stand the result in words and the key figures; the sections follow (`run_section
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -33,6 +33,8 @@ def report(
     title: str | None = None,
     facts: Mapping[str, Any] | None = None,
     r2: xr.Dataset | None = None,
+    notes: Sequence[str] = (),
+    refresh: int = 0,
 ) -> Path:
     """Write a page about a run that a person likes to read.
 
@@ -43,6 +45,7 @@ def report(
         facts: what else to say about the run, name -> value; the surface's own facts are shown anyway.
         r2: R2 of the position law, variables `plain`, `additive`, `expected`, `expected_low`, `expected_high`,
             each over (split, tokens), any of them.
+        notes: sentences at its top. refresh: seconds after which a browser reads the page again, 0 for never.
 
     Returns:
         The path.
@@ -54,14 +57,22 @@ def report(
     """
     material = sort(results)
     run = material.attrs.get("run")
-    page = render(material, title or (f"Loss dynamics of {run}" if run else "Loss dynamics"), facts, r2)
+    title = title or (f"Loss dynamics of {run}" if run else "Loss dynamics")
+    page = render(material, title, facts, r2, notes, refresh)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, page)
     return path
 
 
-def render(material: Material, title: str, facts: Mapping[str, Any] | None, r2: xr.Dataset | None) -> str:
+def render(
+    material: Material,
+    title: str,
+    facts: Mapping[str, Any] | None,
+    r2: xr.Dataset | None,
+    notes: Sequence[str] = (),
+    refresh: int = 0,
+) -> str:
     """The page as text."""
     body = [
         run_sections.by_position(material),
@@ -82,18 +93,20 @@ def render(material: Material, title: str, facts: Mapping[str, Any] | None, r2: 
     return Template(page).substitute(
         title=escape(title),
         style=style,
-        head=_head(material, title, r2),
+        refresh=f'<meta http-equiv="refresh" content="{refresh}">\n' if refresh else "",
+        head=_head(material, title, r2, notes),
         body="".join(body),
         plotly=plotly,
         script=script,
     )
 
 
-def _head(material: Material, title: str, r2: xr.Dataset | None) -> str:
+def _head(material: Material, title: str, r2: xr.Dataset | None, notes: Sequence[str]) -> str:
     """Title, the result in words, and key figures."""
     lead, *rest = headline(material) or [""]
     sentences = [*rest, forecast_sections.interval_sentences(material)]
     words = (paragraph(lead, "lead") if lead else "") + "".join(paragraph(words) for words in sentences if words)
+    words += "".join(paragraph(text(note), "note") for note in notes)
     run = material.attrs.get("run")
     above = paragraph(f"tsl_jax report · {run}" if run else "tsl_jax report", "kicker")
     tiles = "".join(
@@ -110,7 +123,8 @@ def _key_figures(material: Material, r2: xr.Dataset | None) -> Iterator[tuple[st
     if mean is not None and mean.sizes["tokens"]:
         for split in splits[:2]:
             where = f", {split}" if len(splits) > 1 else ""
-            yield f"{last_loss(material.unfinished)}{where}", nats(float(mean.sel(split=split)[-1])), "nats/token"
+            last = "last loss so far" if material.now is not None else last_loss(material.unfinished)
+            yield f"{last}{where}", nats(float(mean.sel(split=split)[-1])), "nats/token"
             cutoff, forecast = forecast_sections.latest(material, split) or (0.0, None)
             if forecast is not None and cutoff == material.now:
                 ends = forecast_sections.interval_at_end(forecast.quantiles, split)

@@ -1,0 +1,71 @@
+"""How long does `tsl watch` take for a new checkpoint, once its programs are compiled? With a plan, with one to
+recognise in the recorded rates, and without rates.
+
+    python -m experiments.benchmarks.watch_refit [--before CHECKOUT]
+
+A synthetic cosine run of 120 checkpoints is looked at anew with each of the last LOOKS of them. With --before another
+checkout of this repository is timed in turn with this one, ROUNDS times each, and the ratio of the medians printed:
+times of one machine at one time compare, others do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+LOOKS, ROUNDS, END = 12, 2, 24_000
+HERE = Path(__file__).parents[2]
+
+
+def timed() -> dict[str, list[float]]:
+    """Seconds of each look, by what is known of the rate."""
+    import tsl_jax as tsl
+    from tsl_jax.forecasting.watching import outlook
+
+    steps = np.linspace(END / 240, END / 2, 120).round().astype(int)
+    rate = 3e-5 + 2.7e-4 * (1 + np.cos(np.pi * steps / END)) / 2
+    loss = 2.8 + 12 * steps**-0.4 + 0.004 * np.random.default_rng(0).standard_normal(len(steps))
+    run = tsl.from_losses(loss[None, :, None], tokens=steps).assign_coords(lr=("tokens", rate))
+    plan = {"kind": "cosine", "peak": 3e-4, "warmup_tokens": 1, "total_tokens": END, "final_ratio": 0.1}
+    seconds: dict[str, list[float]] = {}
+    for name, past, schedule in (("plan", run, plan), ("recognised", run, None), ("none", run.drop_vars("lr"), None)):
+        for rows in range(len(steps) - LOOKS - 2, len(steps) + 1):
+            start = time.perf_counter()
+            outlook(past.isel(tokens=slice(0, rows)), end=END, below=3.0, schedule=schedule)
+            seconds.setdefault(name, []).append(time.perf_counter() - start)
+    return {name: values[-LOOKS:] for name, values in seconds.items()}  # the first ones compile
+
+
+def main() -> None:
+    """Print the median milliseconds of a look, and the ratio to another checkout."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--before", type=Path, help="another checkout of this repository")
+    parser.add_argument("--alone", action="store_true", help="print the seconds as JSON, without another process")
+    options = parser.parse_args()
+    if options.alone:
+        return print(json.dumps(timed()))
+    found: dict[str, dict[str, list[float]]] = {}
+    for _ in range(ROUNDS):
+        for name, folder in (("before", options.before), ("now", HERE)):
+            if folder is None:
+                continue
+            environment = {**os.environ, "PYTHONPATH": str(folder.resolve())}
+            command = [sys.executable, str(Path(__file__).resolve()), "--alone"]
+            made = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=True)
+            for kind, seconds in json.loads(made.stdout.splitlines()[-1]).items():
+                found.setdefault(kind, {}).setdefault(name, []).extend(seconds)
+    for kind, by_checkout in found.items():
+        medians = {name: float(np.median(seconds)) for name, seconds in by_checkout.items()}
+        ratio = f", {medians['before'] / medians['now']:.1f} times as fast" if "before" in medians else ""
+        print(f"{kind}: " + ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in medians.items()) + ratio)
+
+
+if __name__ == "__main__":
+    main()
