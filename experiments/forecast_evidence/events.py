@@ -174,6 +174,9 @@ def drawn(table: pd.DataFrame) -> Figure:
             for k, (rule, group) in enumerate(some.groupby("rule")):
                 panel.plot(group["size"], group.seen, marker=marker(k), color=PALETTE[k], label=rule, clip_on=False)
             panel.set(xscale="log", ylim=(0, 1), xlabel=f"{event.replace('_', ' ')} of {of}, {unit}")
+            sizes = sorted(set(some["size"]))
+            panel.set_xticks(sizes, [f"{size:g}" for size in sizes])
+            panel.minorticks_off()
             panel.spines[["top", "right"]].set_visible(False)
         row[0].set_ylabel("share seen")
     panels[0, 0].legend(frameon=False, fontsize=7)

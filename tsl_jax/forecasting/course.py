@@ -46,8 +46,8 @@ class Rules:
     slack: float = 1.0
     clip: float = 4.0
     window: int = 128  # rows of the line, and errors of the scatter
-    fewest: int = 8  # errors before anything is judged
-    settled: int = 10  # rows of a new course before anything is judged again; half of them where no event was said
+    fewest: int = 12  # errors before anything is judged
+    settled: int = 12  # rows of a new course before anything is judged again
     most: int = 2000  # rows that are judged when many are new at once: the last ones
     longest: int = 128  # rows of an excursion without an alarm, after which it is the course
     span: float = 1.0  # in log tokens: older rows say nothing of the next one
@@ -287,7 +287,6 @@ class Course:
         self._rows, self._easing = len(gap), 0 if above else 4 * rules.settled  # a fall eases off
         self._out, self._up, self._down = None, 0.0, 0.0
         if explained or size < rules.smallest:
-            self._rows = max(self._rows, rules.settled // 2)
             return []
         self.begins = begin
         word = "above" if above else "below"
