@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,10 @@ import xarray as xr
 
 import tsl_jax as tsl
 from experiments.forecast_evidence import curves
+from experiments.forecast_evidence.curves import Curve
 
 HASHES = Path(__file__).with_name("hashes.json")
+PUBLIC = "public"  # the part of a run, and `data` its family, by which results are averaged
 MOST_RUNS = 16  # of a family, chosen by the hash of their names: large sweeps do not outweigh single runs
 LR_SCHEDULING_BATCH, LLMC_BATCH, MEGATRON_LENGTH = 102_400, 524_288, 4096
 LLMC_PLAN = {"kind": "cosine", "peak": 6e-4, "warmup_tokens": 700 * LLMC_BATCH, "total_tokens": 19_560 * LLMC_BATCH}
@@ -34,25 +35,9 @@ MEGATRON = {
 KINDS = {"cos": "cosine", "const": "constant", "wsdcon": "drop", "wsdld": "wsd"}
 
 
-@dataclass(frozen=True)
-class PublicRun:
-    """A finished run.
-
-    Attributes:
-        family: by which results are averaged, such as "olmo_ladder cosine". run: its name.
-        surface: one split, one position; its plan in the attribute schedule.
-        last: its final loss is the mean of so many rows, the last ones.
-    """
-
-    family: str
-    run: str
-    surface: xr.Dataset
-    last: int = 1
-
-    @property
-    def end(self) -> float:
-        """The mean loss of the last rows, nats."""
-        return float(self.surface.loss.values[0, -self.last :, 0].mean())
+def end_of(run: Curve) -> float:
+    """The final loss, nats: the mean of the last rows."""
+    return float(run.surface.loss.values[0, -run.last :, 0].mean())
 
 
 def check(folder: Path) -> None:
@@ -74,19 +59,19 @@ def hash_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def load(folder: Path) -> list[PublicRun]:
+def load(folder: Path) -> list[Curve]:
     """The runs of the benchmark, at most MOST_RUNS of a family."""
     check(folder)
-    found: dict[str, list[PublicRun]] = {}
+    found: dict[str, list[Curve]] = {}
     for run in (*_evidence(folder), *_lr_scheduling(folder), *_llmc(folder), *_megatron(folder)):
-        found.setdefault(run.family, []).append(run)
+        found.setdefault(run.data, []).append(run)
     order = {
         name: sorted(runs, key=lambda run: hashlib.sha256(run.run.encode()).hexdigest()) for name, runs in found.items()
     }
     return [run for name in sorted(order) for run in order[name][:MOST_RUNS]]
 
 
-def _evidence(folder: Path) -> Iterator[PublicRun]:
+def _evidence(folder: Path) -> Iterator[Curve]:
     """multipower, olmo_ladder (c4_en) and gemstones at constant rates, as `forecast_evidence` reads them."""
     loaded, left_out = curves.load(curves.PARTS, folder, Path("no pool"))
     if any("run pool" not in why for why in left_out):
@@ -99,10 +84,10 @@ def _evidence(folder: Path) -> Iterator[PublicRun]:
         surface = curve.surface.isel(split=[0])
         if source == "multipower":
             surface = surface.assign_attrs(batch_tokens=1)  # steps are the clock
-        yield PublicRun(f"{source} {KINDS.get(kind, kind)}", curve.run, surface, curve.last)
+        yield Curve(PUBLIC, f"{source} {KINDS.get(kind, kind)}", curve.run, surface, curve.last)
 
 
-def _lr_scheduling(folder: Path) -> Iterator[PublicRun]:
+def _lr_scheduling(folder: Path) -> Iterator[Curve]:
     plans = json.loads((folder / "lr_scheduling" / "plans.json").read_text())
     table = pd.read_csv(folder / "lr_scheduling" / "runs.csv")
     for name, rows in table.groupby("run"):
@@ -111,19 +96,21 @@ def _lr_scheduling(folder: Path) -> Iterator[PublicRun]:
         kind = rows.kind.iloc[0]
         size = "124M" if "124M" in str(name) else "33M to 93M"
         surface = _surface(rows.tokens.to_numpy(), rows.val_loss.to_numpy(), facts, rows.lr.to_numpy())
-        yield PublicRun(f"lr_scheduling {size} {KINDS.get(kind, kind)}", str(name), surface)
+        yield Curve(PUBLIC, f"lr_scheduling {size} {KINDS.get(kind, kind)}", str(name), surface)
 
 
-def _llmc(folder: Path) -> Iterator[PublicRun]:
+def _llmc(folder: Path) -> Iterator[Curve]:
     log = tsl.read_log(folder / "modded_nanogpt" / "2024-10-13_llmc" / "main.log", tokens_per_step=LLMC_BATCH)
     (surface,) = log.surfaces.values()
     for split, last in (("val_loss", 1), ("train_loss", 400)):
         loss = surface.loss.sel(split=split).values[:, 0]
         facts = {"schedule": LLMC_PLAN, "n_params": 124e6, "batch_tokens": LLMC_BATCH}
-        yield PublicRun(f"llm.c {split}", split, _surface(surface.tokens.values, loss, facts, surface.lr.values), last)
+        yield Curve(
+            PUBLIC, f"llm.c {split}", split, _surface(surface.tokens.values, loss, facts, surface.lr.values), last
+        )
 
 
-def _megatron(folder: Path) -> Iterator[PublicRun]:
+def _megatron(folder: Path) -> Iterator[Curve]:
     for name, (batch, peak, warmup, total) in MEGATRON.items():
         each = batch * MEGATRON_LENGTH
         (surface,) = tsl.read_log(folder / "megatron" / f"{name}.json", tokens_per_step=each).surfaces.values()
@@ -138,8 +125,8 @@ def _megatron(folder: Path) -> Iterator[PublicRun]:
         if total is not None:
             plan = {"kind": "cosine", "peak": peak, "warmup_tokens": warm, "total_tokens": total * MEGATRON_LENGTH}
             plan["final_ratio"] = 0.1
-        yield PublicRun(
-            "megatron train loss", name, _surface(tokens, loss, {"schedule": plan, "batch_tokens": each}), 200
+        yield Curve(
+            PUBLIC, "megatron train loss", name, _surface(tokens, loss, {"schedule": plan, "batch_tokens": each}), 200
         )
 
 

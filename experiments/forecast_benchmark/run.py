@@ -18,8 +18,9 @@ import numpy as np
 import pandas as pd
 from rich.progress import track
 
-from experiments.forecast_benchmark.data import PublicRun, load
+from experiments.forecast_benchmark.data import end_of, load
 from experiments.forecast_benchmark.entries import ENTRIES, QUANTILES, Prefix
+from experiments.forecast_evidence.curves import Curve
 from experiments.shared.tables import markdown
 
 ROWS = Path(__file__).with_name("results") / "rows.csv"
@@ -29,7 +30,7 @@ KEPT_EVERY = 50  # rows
 LEAST = 4  # rows of a prefix
 
 
-def made(entry: str, run: PublicRun, share: float) -> dict[str, object]:
+def made(entry: str, run: Curve, share: float) -> dict[str, object]:
     """One row: what an entry says of a run, and how good that was. NaN where it says nothing."""
     tokens = run.surface.tokens.values
     past = run.surface.sel(tokens=tokens <= share * tokens[-1])
@@ -39,9 +40,9 @@ def made(entry: str, run: PublicRun, share: float) -> dict[str, object]:
     except (ValueError, FloatingPointError, np.linalg.LinAlgError):
         said = np.full(len(QUANTILES), np.nan)
     seconds = time.perf_counter() - start
-    low, middle, high, end = said[0], said[2], said[-1], run.end
+    low, middle, high, end = said[0], said[2], said[-1], end_of(run)
     score = high - low + 2 / (1 - LEVEL) * (max(low - end, 0) + max(end - high, 0))
-    row = {"entry": entry, "family": run.family, "run": run.run, "share": share, "end": end, "error": middle - end}
+    row = {"entry": entry, "family": run.data, "run": run.run, "share": share, "end": end, "error": middle - end}
     numbers = {"low": low, "high": high, "inside": float(low <= end <= high), "score": score, "seconds": seconds}
     return row | {name: value if np.isfinite(middle) else np.nan for name, value in numbers.items()}
 
@@ -52,10 +53,10 @@ def make(folder: Path, entries: Sequence[str], families: Sequence[str], again: b
     if again:
         kept = [row for row in kept if row["entry"] not in entries]
     known = {(row["entry"], row["family"], row["run"], row["share"]) for row in kept}
-    runs = [run for run in load(folder) if not families or any(name in run.family for name in families)]
+    runs = [run for run in load(folder) if not families or any(name in run.data for name in families)]
     cases = [(run, share) for run in runs for share in SHARES if _enough(run, share)]
     ahead = [
-        (name, *case) for name in entries for case in cases if (name, case[0].family, case[0].run, case[1]) not in known
+        (name, *case) for name in entries for case in cases if (name, case[0].data, case[0].run, case[1]) not in known
     ]
     print(f"{len(runs)} runs, {len(cases)} prefixes, {len(ahead)} forecasts to make")
     for done, case in enumerate(track(ahead, "forecasts")):
@@ -65,7 +66,7 @@ def make(folder: Path, entries: Sequence[str], families: Sequence[str], again: b
     return _keep(kept)
 
 
-def _enough(run: PublicRun, share: float) -> bool:
+def _enough(run: Curve, share: float) -> bool:
     return int((run.surface.tokens <= share * run.surface.tokens[-1]).sum()) >= LEAST
 
 
