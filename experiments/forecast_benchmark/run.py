@@ -80,9 +80,10 @@ def _keep(rows: list[dict[str, object]]) -> pd.DataFrame:
 def leaderboard(rows: pd.DataFrame) -> pd.DataFrame:
     """One row an entry, over families: each family counts alike. Prefixes on which any entry is silent count against it
     alone, as the share that it answered; scores are over those that it answered."""
-    by_family = _by_family(rows)
-    table = by_family.groupby("entry")[["error", "inside", "score", "answered"]].mean()
-    return table.assign(seconds=rows.groupby("entry").seconds.median()).sort_values("score").reset_index()
+    columns = ["error", "inside", "score", "answered"]
+    table = pd.DataFrame(_by_family(rows).groupby("entry")[columns].mean())
+    table["seconds"] = rows.groupby("entry").seconds.median()
+    return table.sort_values("score").reset_index()
 
 
 def _by_family(rows: pd.DataFrame) -> pd.DataFrame:
@@ -95,13 +96,14 @@ def _by_family(rows: pd.DataFrame) -> pd.DataFrame:
 def by_family(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     """A row a family, a column an entry."""
     order = leaderboard(rows).entry
-    return _by_family(rows)[column].unstack("entry")[list(order)].reset_index()
+    table = _by_family(rows).reset_index().pivot(index="family", columns="entry", values=column)
+    return pd.DataFrame(table[list(order)]).reset_index()
 
 
 def by_share(rows: pd.DataFrame) -> pd.DataFrame:
     """The median error by the share seen, a row an entry, over families."""
-    table = rows.assign(error=rows.error.abs()).groupby(["entry", "family", "share"]).error.median()
-    table = table.groupby(["entry", "share"]).mean().unstack("share").loc[list(leaderboard(rows).entry)]
+    medians = rows.assign(error=rows.error.abs()).groupby(["entry", "family", "share"], as_index=False).error.median()
+    table = pd.pivot_table(medians, values="error", index="entry", columns="share").loc[list(leaderboard(rows).entry)]
     return table.rename(columns=lambda share: f"from {share:.0%}").reset_index()
 
 

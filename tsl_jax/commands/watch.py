@@ -144,7 +144,8 @@ class _Watch:
         planned = np.full(len(tokens), np.nan) if plan is None else np.asarray(plan.rate(tokens, np))
         rate = past.lr.values.astype(float) if "lr" in past.coords else planned
         loss = losses.sel(split=split).values
-        rows = ~np.isnan(loss) | np.isnan(losses).all("split").values  # others are of other splits
+        others = losses.transpose("split", "tokens").values
+        rows = ~np.isnan(loss) | np.isnan(others).all(axis=0)  # the rest are rows of other splits
         found = self.course.update(tokens[rows], loss[rows], rate[rows])
         for sentence in past.attrs.get("log", {}).get("findings", ()):  # an import leaves such losses out
             code = sentence.partition(":")[0]

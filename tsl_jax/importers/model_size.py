@@ -85,16 +85,17 @@ def size_of(log: LogRows, given: float | None) -> dict[str, Any]:
     stated = {fact: known.get(fact) or (value and value * 1e9) for fact, value in billions.items()}
     if stated[WITH] is None and known.get("tensor_parallel") == known.get("pipeline_parallel") == 1:
         stated[WITH] = known.get("rank_parameters")  # with more ranks it is a part of the model
-    if stated[WITHOUT]:
-        found = f"the log says that the model has {stated[WITHOUT]:,.0f} parameters without embeddings"
+    without, everything = stated[WITHOUT], stated[WITH]
+    if without:
+        found = f"the log says that the model has {without:,.0f} parameters without embeddings"
         log.note("n_params", found, 0, warning=False)
-        return {"n_params": int(stated[WITHOUT])}
-    if not stated[WITH]:
+        return {"n_params": int(without)}
+    if not everything:
         return {}
     which = "embeddings of tokens" if log.format.startswith("nanoGPT") else "embeddings"
-    found = f"the log says that the model has {stated[WITH]:,.0f} parameters, {which} counted"
+    found = f"the log says that the model has {everything:,.0f} parameters, {which} counted"
     log.note("n_params", f"{found}; scaling laws read them without, --n-params N gives that number", 0, warning=False)
-    return {"n_params": int(stated[WITH]), "n_params_is": COUNTS_EMBEDDINGS}
+    return {"n_params": int(everything), "n_params_is": COUNTS_EMBEDDINGS}
 
 
 def as_number(text: str | float | None) -> float | None:
