@@ -33,7 +33,7 @@ def errors(rows: pd.DataFrame) -> Any:
                 of_entry = every.loc[entry, family]
                 look = {"color": colour(k), "marker": marker(k), "markersize": 2.5, "linewidth": 1.4 if k == 0 else 0.8}
                 drawn[entry] = panel.plot(of_entry.index, of_entry.to_numpy(), **look)[0]
-        panel.set_title(family.replace("lr_scheduling", "lr_sched."), fontsize=6)
+        panel.set_title(family.replace("lr_scheduling", "lr_sched.").replace("33M to 93M", "33-93M"), fontsize=6)
         log_axis(panel.yaxis, every.loc[list(DRAWN)].clip(2e-3, 1), most=4)
         panel.set_xticks(SHARES, [f"{share:.0%}" for share in SHARES])
     for panel in panels.flat[len(names) :]:
@@ -67,7 +67,7 @@ def coverage(rows: pd.DataFrame) -> Any:
 
 def main() -> None:
     """Draw both."""
-    rows = pd.read_csv(ROWS)
+    rows = pd.read_parquet(ROWS)
     save(errors(rows), ROWS.with_name("errors"))
     save(coverage(rows), ROWS.with_name("coverage"))
 

@@ -4,7 +4,7 @@
     python -m experiments.forecast_benchmark.run --table
 
 Every entry forecasts the final loss of every run from SHARES of its tokens, the plan of the learning rate known. Rows
-are kept in results/rows.csv as they are made; those there are not made again (--again: those of the entries named are).
+are kept in results/rows.parquet; those there are not made again (--again: those of the entries named are).
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from experiments.forecast_benchmark.data import end_of, load
 from experiments.forecast_benchmark.entries import ENTRIES, QUANTILES, Prefix
 from experiments.forecast_evidence.curves import Curve
 from experiments.shared.tables import markdown
+from tsl_jax.atomic_write import write_atomically
 
-ROWS = Path(__file__).with_name("results") / "rows.csv"
+ROWS = Path(__file__).with_name("results") / "rows.parquet"
 SHARES = (0.1, 0.2, 0.3, 0.4)
 LEVEL = 0.9  # of the interval that is scored
 KEPT_EVERY = 50  # rows
@@ -43,13 +44,19 @@ def made(entry: str, run: Curve, share: float) -> dict[str, object]:
     low, middle, high, end = said[0], said[2], said[-1], end_of(run)
     score = high - low + 2 / (1 - LEVEL) * (max(low - end, 0) + max(end - high, 0))
     row = {"entry": entry, "family": run.data, "run": run.run, "share": share, "end": end, "error": middle - end}
-    numbers = {"low": low, "high": high, "inside": float(low <= end <= high), "score": score, "seconds": seconds}
+    numbers = {
+        "low": low,
+        "high": high,
+        "inside": float(low <= end <= high) if np.isfinite(low) else np.nan,
+        "score": score,
+        "seconds": seconds,
+    }
     return row | {name: value if np.isfinite(middle) else np.nan for name, value in numbers.items()}
 
 
 def make(folder: Path, entries: Sequence[str], families: Sequence[str], again: bool) -> pd.DataFrame:
     """All rows, those kept and those made now."""
-    kept = pd.read_csv(ROWS).to_dict("records") if ROWS.exists() else []
+    kept = pd.read_parquet(ROWS).to_dict("records") if ROWS.exists() else []
     if again:
         kept = [row for row in kept if row["entry"] not in entries]
     known = {(row["entry"], row["family"], row["run"], row["share"]) for row in kept}
@@ -73,7 +80,7 @@ def _enough(run: Curve, share: float) -> bool:
 def _keep(rows: list[dict[str, object]]) -> pd.DataFrame:
     table = pd.DataFrame(rows).sort_values(["entry", "family", "run", "share"])
     ROWS.parent.mkdir(exist_ok=True)
-    table.round(5).to_csv(ROWS, index=False)
+    write_atomically(ROWS, lambda file: table.to_parquet(file, compression="zstd", index=False))
     return table
 
 
@@ -117,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--table", action="store_true", help="print what is kept as Markdown")
     command = parser.parse_args(arguments)
     if command.table:
-        rows = pd.read_csv(ROWS)
+        rows = pd.read_parquet(ROWS)
     elif command.curves is None:
         parser.error("--curves FOLDER, or --table")
     else:
