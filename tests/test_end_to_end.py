@@ -117,7 +117,7 @@ def test_fit_reads_a_run(run, tmp_path):
 
 def test_forecast_of_a_run_from_its_beginning(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, to rich
-    assert tsl_command("forecast", run, "--cutoff", 0.4, "--out", tmp_path / "f.json") == 0
+    assert tsl_command("forecast", run, "--cutoff", 0.4, "--methods", "all", "--out", tmp_path / "f.json") == 0
     forecasts = json.loads((tmp_path / "f.json").read_text())["forecasts"]
     power = next(forecast for forecast in forecasts if forecast["method"] == "power" and forecast["split"] == "id")
     summary = json.loads((run / "summary.json").read_text())
