@@ -279,7 +279,7 @@ def test_an_imported_run_is_forecast_and_reported(tmp_path, capsys, monkeypatch)
     file = tsl.save_surface(tsl.read_table(written(tmp_path, rows))["runs"], tmp_path / "run")
     assert tsl_command("report", file) == 0
     assert "a law over positions needs 4 of them" in capsys.readouterr().out.replace("\n", " ")
-    assert tsl_command("forecast", file, "--cutoff", "0.4") == 0
+    assert tsl_command("forecast", file, "--cutoff", "0.4", "--methods", "power") == 0
     forecasts = json.loads((tmp_path / "run" / "forecast.json").read_text())["forecasts"]
     (power,) = (surface for surface in forecasts if surface["method"] == "power")
     assert power["loss"][-1] == pytest.approx(rows.loss.iloc[-1], abs=1e-5)

@@ -111,7 +111,7 @@ def test_a_mistake_is_refused_with_its_file_and_a_fix(tmp_path, text, message):
 
 
 def test_all_plans_of_experiments_can_be_read_and_a_name_is_one_run():
-    assert len(PLANS) == 15
+    assert len(PLANS) == 16
     named: dict[str, str] = {}
     for path in PLANS:
         for name, config in read_sweep(path).items():

@@ -19,13 +19,12 @@ WIDTHS = 420, 1280
 WRITER = """
 import sys, time
 with open(sys.argv[1], "a") as log:
-    for k in range(1, 61):
+    for k in range(1, 901):  # until it is ended: on a slow machine the page comes late
         loss = 3 + 8 / (1 + k / 4) ** 0.7 + (0.6 if k > 40 else 0) + 0.002 * (-1) ** k
         log.write(f"{k * 50},{k * 50 * 65536},{loss:.4f},3e-4\\n")
         log.flush()
         if k >= 20:
             time.sleep(0.4)
-    time.sleep(60)
 """
 
 
@@ -56,7 +55,7 @@ def test_an_open_page_follows_the_job(tmp_path: Path) -> None:
     chromium.needed()
     log, page = tmp_path / "train.csv", tmp_path / "page" / "report.html"
     log.write_text("step,tokens,loss,lr\n")
-    options = ("--end", 100 * 50 * 65536, "--every", 1, "--page", page)
+    options = ("--end", 1000 * 50 * 65536, "--every", 1, "--page", page)
     processes = [
         started("-c", WRITER, log),
         started("-c", "from tsl_jax.cli import main; main()", "watch", log, *options),
