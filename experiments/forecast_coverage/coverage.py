@@ -97,7 +97,7 @@ def _as_believed(random: np.random.Generator) -> tuple[np.ndarray, float, float,
 def _alike(random: np.random.Generator) -> tuple[np.ndarray, float, float, float]:
     shape = np.exp(random.normal(np.log([0.4, 1000, 2.2]), [0.3, 0.7, 0.5]))
     law_error = priors.of_loss(tsl.laws.SATURATING_ANNEALING).residuals.law_error
-    return shape, random.uniform(0.05, 0.4), random.uniform(0.01, 0.06), law_error / 2
+    return shape, random.uniform(0.05, 0.4), random.uniform(0.05, 0.07), law_error / 2
 
 
 POPULATIONS = {"as_believed": _as_believed, "alike": _alike}
