@@ -200,6 +200,21 @@ def test_what_is_locked_comes_apart_by_name_size_and_seed(tmp_path, simulated):
     assert [case.run for case in ladder.siblings] == ["190M-5", "190M-2"]
 
 
+def test_the_second_locked_test_set_is_runs_of_seeds_from_200_on_that_no_other_part_reads(tmp_path, simulated, capsys):
+    pool = write_pool(tmp_path / "pool", simulated, True)
+    (pool / "new.json").write_text(json.dumps({"seed": 200, "config": to_dict(TrainConfig(seed=200, tokens=9_000))}))
+    (pool / "new.npz").write_text("locked")
+    loaded, notes = curves.load(curves.PARTS, None, pool)
+    assert notes == ["no folder of public curves: they are left out"]
+    assert "new" not in {curve.run for curve in loaded}
+    tsl.save_surface(simulated.isel(position=slice(0, 64, 8)), pool / "new.npz")
+    loaded, notes = curves.load((curves.SECOND,), tmp_path / "no curves are read", pool)
+    assert ([(curve.part, curve.run) for curve in loaded], notes) == ([("second_locked_test_set", "new")], [])
+    with pytest.raises(SystemExit):
+        program.main(["--second"])
+    assert "give --open-locked-test-set with it" in capsys.readouterr().err
+
+
 def test_siblings_of_the_ladder_are_at_most_eight_in_turns_from_the_nearest_size():
     def run(size: str, multiple: str) -> curves.Curve:
         n_params = {"190M": 190e6, "370M": 370e6, "760M": 760e6}[size]

@@ -253,7 +253,7 @@ def test_the_start_of_a_loss_is_left_out_and_that_of_a_parameter_is_not():
     assert extrapolation.usable(curve).sum() == 15
     assert extrapolation.usable(extrapolation.RunCurve(tokens, y, rate)).all()
     few = extrapolation.RunCurve(tokens[:7], y[:7], rate, is_loss=True)
-    assert extrapolation.usable(few).all(), "two settled points are too few"
+    assert extrapolation.usable(few).all(), "two points beyond the start are too few"
     warm = LearningRate(np.array([0.0, 18.0, 100.0]), np.array([0.0, 1.0, 1.0]))
     assert extrapolation.usable(extrapolation.RunCurve(tokens, y, warm)).sum() == 3, "those just past the warm-up"
 

@@ -63,7 +63,7 @@ def load(folder: Path) -> list[Curve]:
     """The runs of the benchmark, at most MOST_RUNS of a family."""
     check(folder)
     found: dict[str, list[Curve]] = {}
-    for run in (*_evidence(folder), *_lr_scheduling(folder), *_llmc(folder), *_megatron(folder)):
+    for run in (*_evidence(folder), *lr_scheduling(folder), *_llmc(folder), *_megatron(folder)):
         found.setdefault(run.data, []).append(run)
     order = {
         name: sorted(runs, key=lambda run: hashlib.sha256(run.run.encode()).hexdigest()) for name, runs in found.items()
@@ -87,7 +87,8 @@ def _evidence(folder: Path) -> Iterator[Curve]:
         yield Curve(PUBLIC, f"{source} {KINDS.get(kind, kind)}", curve.run, surface, curve.last)
 
 
-def _lr_scheduling(folder: Path) -> Iterator[Curve]:
+def lr_scheduling(folder: Path) -> Iterator[Curve]:
+    """The runs of lr_scheduling."""
     plans = json.loads((folder / "lr_scheduling" / "plans.json").read_text())
     table = pd.read_csv(folder / "lr_scheduling" / "runs.csv")
     for name, rows in table.groupby("run"):

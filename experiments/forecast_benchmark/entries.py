@@ -1,7 +1,7 @@
 """The methods that enter the benchmark. A new one enters in ten lines:
 
-    @entry("last value")
-    def last_value(prefix: Prefix) -> np.ndarray:
+    @entry("my own")
+    def my_own(prefix: Prefix) -> np.ndarray:
         sd = np.diff(prefix.loss).std()
         return prefix.loss[-1] + sd * NORMAL
 
@@ -20,7 +20,7 @@ from scipy.optimize import least_squares
 from scipy.stats import norm, t
 
 import tsl_jax as tsl
-from tsl_jax.forecasting import lr_history
+from tsl_jax.forecasting import ForecastMethod, lr_aware, lr_history
 from tsl_jax.laws import Schedule
 
 QUANTILES = np.array([0.05, 0.25, 0.5, 0.75, 0.95])
@@ -91,13 +91,19 @@ def ours_without_plan(prefix: Prefix) -> np.ndarray:
     return _by(Prefix(prefix.past.drop_attrs().assign_attrs(attrs), prefix.at), "mean_annealing")
 
 
+@entry("annealing in proportion to the rate, Bayesian")
+def in_proportion(prefix: Prefix) -> np.ndarray:
+    """The default of `tsl.forecast` until 2026-11-29: its law and its priors, which do not know the peak."""
+    return _by(prefix, ForecastMethod("in_proportion", tsl.laws.AREA_ANNEALING, lr_aware.of_mean))
+
+
 @entry("multi-power, Bayesian")
 def multi_power_prior(prefix: Prefix) -> np.ndarray:
     """The multi-power law with this project's priors."""
     return _by(prefix, "mean_multi_power")
 
 
-def _by(prefix: Prefix, method: str) -> np.ndarray:
+def _by(prefix: Prefix, method: str | ForecastMethod) -> np.ndarray:
     draws = tsl.forecast(prefix.past, at=prefix.at, method=method, by_position=False).draws
     if draws is None:
         return np.full(len(QUANTILES), np.nan)

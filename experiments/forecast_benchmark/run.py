@@ -128,7 +128,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif command.curves is None:
         parser.error("--curves FOLDER, or --table")
     else:
-        rows = make(command.curves, command.entries, command.families, command.again)
+        try:
+            rows = make(command.curves, command.entries, command.families, command.again)
+        except ValueError as error:  # another folder, or other files in it
+            parser.error(str(error))
     print(f"\nOver families ({rows.family.nunique()}), {rows.groupby(['family', 'run', 'share']).ngroups} prefixes\n")
     print(markdown(leaderboard(rows).round(3)))
     for title, table in (

@@ -72,6 +72,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.fresh and options.open_locked_test_set:
         parser.error("--fresh: rows of the locked test set are kept; an opening makes all of its own")
+    if options.second and not options.open_locked_test_set:
+        parser.error("--second says which locked test set is opened; give --open-locked-test-set with it")
     return options
 
 

@@ -47,7 +47,7 @@ class Rules:
     clip: float = 4.0
     window: int = 128  # rows of the line, and errors of the scatter
     fewest: int = 12  # errors before anything is judged
-    settled: int = 12  # rows of a new course before anything is judged again
+    new_rows: int = 12  # of a new course before anything is judged again
     most: int = 2000  # rows that are judged when many are new at once: the last ones
     longest: int = 128  # rows of an excursion without an alarm, after which it is the course
     span: float = 1.0  # in log tokens: older rows say nothing of the next one
@@ -206,7 +206,7 @@ class Course:
             expected = max(expected, line.at(x - ahead)[0])
         gap = loss - expected
         gap = max(gap - bend, 0.0) if gap > 0 else gap
-        judged = len(self._errors) >= rules.fewest and self._rows >= rules.settled
+        judged = len(self._errors) >= rules.fewest and self._rows >= rules.new_rows
         scale = self._scale() if judged else np.inf
         r = gap / (scale * error)
         if len(self._x) >= 6:
@@ -284,7 +284,7 @@ class Course:
         self._y.clear()
         self._x.extend(out.x[first:])
         self._y.extend(out.y[first:])
-        self._rows, self._easing = len(gap), 0 if above else 4 * rules.settled  # a fall eases off
+        self._rows, self._easing = len(gap), 0 if above else 4 * rules.new_rows  # a fall eases off
         self._out, self._up, self._down = None, 0.0, 0.0
         if explained or size < rules.smallest:
             return []

@@ -98,8 +98,8 @@ def usable(run: RunCurve) -> Bool[np.ndarray, " point"]:
     if not run.is_loss or late.sum() < LEAST:
         return late
     newest = run.y[late][-max(int(late.sum()) // 20, 1) :]
-    settled = late & (run.y <= TRANSIENT * np.median(newest))
-    return settled if settled.sum() >= LEAST else late
+    beyond_start = late & (run.y <= TRANSIENT * np.median(newest))
+    return beyond_start if beyond_start.sum() >= LEAST else late
 
 
 def extrapolate(
