@@ -1,5 +1,5 @@
 """How long does `tsl watch` take for a new checkpoint, once its programs are compiled? With a plan, with one to
-recognise in the recorded rates, and without rates.
+recognise in the recorded rates, without rates, and with a plan beside eight finished runs.
 
     python -m experiments.benchmarks.watch_refit [--before CHECKOUT]
 
@@ -17,10 +17,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 LOOKS, ROUNDS, END = 12, 2, 24_000
+FEW_LOOKS, REFERENCE_RUNS = 2, 8  # beside reference runs, each of which is forecast by the others too
 HERE = Path(__file__).parents[2]
 
 
@@ -29,18 +31,31 @@ def timed() -> dict[str, list[float]]:
     import tsl_jax as tsl
     from tsl_jax.forecasting.watching import outlook
 
-    steps = np.linspace(END / 240, END / 2, 120).round().astype(int)
-    rate = 3e-5 + 2.7e-4 * (1 + np.cos(np.pi * steps / END)) / 2
-    loss = 2.8 + 12 * steps**-0.4 + 0.004 * np.random.default_rng(0).standard_normal(len(steps))
-    run = tsl.from_losses(loss[None, :, None], tokens=steps).assign_coords(lr=("tokens", rate))
+    def simulated(share: float, end: int, seed: int) -> Any:
+        """A run of `end` steps under a cosine, up to a share of them, its plan not stored."""
+        steps = np.linspace(end / 240, share * end, int(240 * share)).round().astype(int)
+        rate = 3e-5 + 2.7e-4 * (1 + np.cos(np.pi * steps / end)) / 2
+        loss = 2.8 + 12 * steps**-0.4 + 0.004 * np.random.default_rng(seed).standard_normal(len(steps))
+        return tsl.from_losses(loss[None, :, None], tokens=steps).assign_coords(lr=("tokens", rate))
+
+    run = simulated(0.5, END, 0)
     plan = {"kind": "cosine", "peak": 3e-4, "warmup_tokens": 1, "total_tokens": END, "final_ratio": 0.1}
+    finished = [simulated(1.0, END * (4 + k) // 16, 1 + k) for k in range(REFERENCE_RUNS)]
+    cases: tuple[tuple[str, Any, Any, Any, int], ...] = (
+        ("plan", run, plan, (), LOOKS),
+        ("recognised", run, None, (), LOOKS),
+        ("none", run.drop_vars("lr"), None, (), LOOKS),
+        ("reference_runs", run, plan, finished, FEW_LOOKS),
+    )
     seconds: dict[str, list[float]] = {}
-    for name, past, schedule in (("plan", run, plan), ("recognised", run, None), ("none", run.drop_vars("lr"), None)):
-        for rows in range(len(steps) - LOOKS - 2, len(steps) + 1):
+    for name, past, schedule, reference_runs, looks in cases:
+        count = past.sizes["tokens"]
+        for rows in range(count - looks - 2, count + 1):
             start = time.perf_counter()
-            outlook(past.isel(tokens=slice(0, rows)), end=END, below=3.0, schedule=schedule)
+            outlook(past.isel(tokens=slice(0, rows)), "", END, 3.0, schedule, reference_runs)
             seconds.setdefault(name, []).append(time.perf_counter() - start)
-    return {name: values[-LOOKS:] for name, values in seconds.items()}  # the first ones compile
+        seconds[name] = seconds[name][-looks:]  # the first ones compile
+    return seconds
 
 
 def main() -> None:
