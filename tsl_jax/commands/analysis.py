@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,8 +38,8 @@ class Analysis:
     ahead: Forecast | None
 
 
-def analyse(surface: xr.Dataset, progress: Callable[[str, int, int], None]) -> Analysis:
-    """Fit, and forecast from every cut-off that the surface already reaches beyond."""
+def analyse(surface: xr.Dataset, progress: Callable[[str, int, int], None], methods: Sequence[str]) -> Analysis:
+    """Fit, and forecast by the methods from every cut-off that the surface already reaches beyond."""
     progress("fit", 0, 3)
     by_position = fit(laws.HYPERBOLIC, surface.loss, over="position")
     progress("fit", 1, 3)
@@ -52,7 +52,9 @@ def analyse(surface: xr.Dataset, progress: Callable[[str, int, int], None]) -> A
         r2 |= {"expected": expected["mean"], "expected_low": expected.low, "expected_high": expected.high}
     progress("fit", 3, 3)
     cutoffs = _reached(surface)
-    tested = backtest(surface, cutoffs, progress=progress, by_position=False) if cutoffs else None
+    tested = None
+    if cutoffs:
+        tested = backtest(surface, cutoffs, methods=methods, progress=progress, by_position=False)
     last, total = float(surface.tokens[-1]), _total(surface)
     ahead = forecast(surface, np.linspace(last, total, AHEAD + 1)[1:], method=MAIN) if last < total else None
     return Analysis(surface, by_position, xr.Dataset(r2), tested, ahead)

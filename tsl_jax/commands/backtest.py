@@ -60,8 +60,9 @@ def _records(table: Any) -> list[dict[str, Any]]:
     return json.loads(table.reset_index().to_json(orient="records"))
 
 
-def _methods(command: BacktestCommand) -> list[str]:
+def _methods(command: BacktestCommand) -> tuple[str, ...]:
     """The methods asked for; raises ValueError for options that cannot be met, before any work."""
+    from tsl_jax.commands import options
     from tsl_jax.forecasting import METHODS
 
     if command.out.suffix != ".json":
@@ -71,7 +72,4 @@ def _methods(command: BacktestCommand) -> list[str]:
     wrong = [cutoff for cutoff in command.cutoffs if not 0 < cutoff < 1]
     if wrong or not command.cutoffs:
         raise ValueError(f"backtest: --cutoffs are shares of the run between 0 and 1, found {wrong or 'none'}")
-    unknown = [name for name in command.methods if name not in METHODS]
-    if unknown:
-        raise ValueError(f"backtest: --methods are among {', '.join(METHODS)}; found {', '.join(unknown)}")
-    return list(command.methods or METHODS)
+    return options.forecast_methods(command.methods, tuple(METHODS), "backtest")

@@ -50,12 +50,12 @@ def run_forecast(command: ForecastCommand) -> None:
     """Forecast by the methods, or compare plans; print the table, write the result."""
     from tsl_jax import processes
     from tsl_jax.commands import options
-    from tsl_jax.forecasting import compare_plans
+    from tsl_jax.forecasting import MAIN, compare_plans
     from tsl_jax.importers import read_plans
     from tsl_jax.reporting import json_values, terminal_tables
     from tsl_jax.surface import load_surface
 
-    out = _out(command)
+    methods, out = options.forecast_methods(command.methods, (MAIN,), "forecast"), _out(command)
     schedule = None if command.schedule is None else read_plans(command.schedule)
     plans = {str(file): read_plans(file) for file in command.plans}
     surface = load_surface(command.run)
@@ -80,7 +80,7 @@ def run_forecast(command: ForecastCommand) -> None:
         if command.register is not None:
             _register(past, at, schedule, siblings, command)
         where = "at the end" if not command.at else f"at {at[-1]:,.0f} tokens"
-        result = _forecast(past, at, schedule, siblings, where, _methods(command))
+        result = _forecast(past, at, schedule, siblings, where, methods)
     options.write_json(out, {**result, "made_by": options.stamp(command)})
     print(f"forecast: {out}")
 
@@ -107,19 +107,8 @@ def _out(command: ForecastCommand) -> Path:
         raise ValueError(f"forecast: --plans looks at the end of each of its plans; leave out {other}")
     if command.register is not None and (command.register.suffix != ".json" or command.register == out):
         raise ValueError(f"forecast: --register is a .json file of its own, found {command.register}")
-    _methods(command)
     options.check_json_output(command, out, command.run, command.schedule, *command.plans, *command.siblings)
     return out
-
-
-def _methods(command: ForecastCommand) -> tuple[str, ...]:
-    """The methods asked for, each once."""
-    from tsl_jax.forecasting.methods import MAIN, METHODS
-
-    unknown = [name for name in command.methods if name not in (*METHODS, "all")]
-    if unknown:
-        raise ValueError(f"forecast: --methods are of {', '.join(METHODS)}, or all; found {unknown[0]!r}")
-    return tuple(METHODS) if "all" in command.methods else tuple(dict.fromkeys(command.methods)) or (MAIN,)
 
 
 def _sibling(path: Path, run: Path, surface: xr.Dataset) -> xr.Dataset:

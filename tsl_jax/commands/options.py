@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -259,6 +259,20 @@ def write_json(out: Path, result: dict[str, Any]) -> None:
 
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, json.dumps(result, indent=1))
+
+
+def forecast_methods(names: Sequence[str], default: Sequence[str], verb: str) -> tuple[str, ...]:
+    """The methods asked for by `--methods`, each once; "all" is every one, and without any it is the default.
+
+    Raises:
+        ValueError: for a name of no method.
+    """
+    from tsl_jax.forecasting.methods import METHODS
+
+    unknown = [name for name in names if name not in (*METHODS, "all")]
+    if unknown:
+        raise ValueError(f"{verb}: --methods are of {', '.join(METHODS)}, or all; found {unknown[0]!r}")
+    return tuple(METHODS) if "all" in names else tuple(dict.fromkeys(names or default))
 
 
 def output_folder(run: Path) -> Path:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -25,6 +25,9 @@ class ReportCommand:
     """Folder of a run (or of a surface), or the .npz file of a surface."""
     out: Path | None = None
     """Folder for report.html and summary.json; without it the run's folder, or for NAME.npz the folder NAME."""
+    methods: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
+    """Methods of `tsl forecast` to compare, or all, which takes three times as long; without it the default, the
+    paper's by position, a power law of the mean and the last loss."""
     figures: bool = False
     """Write figures for print as well: figures/NAME.pdf, .svg and .png beside the page."""
 
@@ -33,13 +36,15 @@ def run_report(command: ReportCommand) -> None:
     """Write report.html and summary.json, and the figures where they are wanted; print the table of errors."""
     from tsl_jax.commands import options
     from tsl_jax.commands.progress import bars
+    from tsl_jax.forecasting.methods import REPORTED
     from tsl_jax.surface import load_surface
 
+    methods = options.forecast_methods(command.methods, REPORTED, "report")
     surface = load_surface(command.run)
     out = options.output_folder(command.run) if command.out is None else command.out
     check_out(command.run, out)
     with bars() as progress:
-        summary = write(command.run, out, surface, options.stamp(command), progress, command.figures)
+        summary = write(command.run, out, surface, options.stamp(command), progress, methods, command.figures)
     show(summary, surface, out)
     if command.figures:
         print(f"figures: {out / FIGURES}/*.pdf, .svg, .png")
@@ -79,12 +84,14 @@ def write(
     surface: Any,
     stamp: dict[str, Any],
     progress: Callable[[str, int, int], None],
+    methods: Sequence[str],
     figures: bool = False,
 ) -> dict[str, Any]:
     """Analyse a surface and write `summary.json` and `report.html` to `out`; the summary.
 
     Args:
         source: folder of the run, for what was recorded during training. stamp: see `options.stamp`.
+        methods: of forecasting.
         figures: whether to draw `out`/figures for print as well.
     """
     import json
@@ -95,7 +102,7 @@ def write(
     from tsl_jax.reporting import json_values, report
 
     started = time.perf_counter()
-    result = analyse(surface, progress)
+    result = analyse(surface, progress, methods)
     analysed = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
     record = source / "record.json"  # absent for a surface that came from elsewhere

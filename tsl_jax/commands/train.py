@@ -151,6 +151,7 @@ def run_demo(command: DemoCommand) -> None:
     """Train, analyse, report."""
     from tsl_jax.commands import options, report
     from tsl_jax.commands.progress import bars
+    from tsl_jax.forecasting.methods import REPORTED
     from tsl_jax.surface import load_surface
     from tsl_jax.training.loop import check_run, train
 
@@ -161,7 +162,7 @@ def run_demo(command: DemoCommand) -> None:
         with bars() as progress:
             train(command.train, command.out, resume=True, progress=progress, observe=progress.observe)
             surface = load_surface(command.out)
-            summary = report.write(command.out, command.out, surface, options.stamp(command), progress)
+            summary = report.write(command.out, command.out, surface, options.stamp(command), progress, REPORTED)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on") from None
     report.show(summary, surface, command.out)
