@@ -16,6 +16,7 @@ from test_cli import tsl_command
 
 import tsl_jax as tsl
 from tsl_jax.forecasting import METHODS
+from tsl_jax.forecasting.methods import REPORTED
 
 WORDS = (
     *("the", "loss", "of", "a", "token", "falls", "with", "its", "context", "as", "hyperbola", "and", "training"),
@@ -63,7 +64,7 @@ def test_the_surface_says_what_it_is(run):
 
 def test_the_summary_has_its_stable_keys(run):
     summary = json.loads((run / "summary.json").read_text())
-    methods = set(METHODS)
+    methods = set(REPORTED)
     assert set(summary["splits"]) == {"id", "ood"}
     for split in summary["splits"].values():
         for key in ("tokens", "r2", "r2_additive", "r2_expected", "loss"):
@@ -101,7 +102,10 @@ def test_the_page_is_there(run):
 @pytest.mark.slow
 def test_figures_for_print_are_written_on_request(run, tmp_path, capsys):
     assert not (run / "figures").exists()
-    assert tsl_command("report", run, "--out", tmp_path, "--figures") == 0
+    assert tsl_command("report", run, "--out", tmp_path, "--methods", "powr") == 2
+    assert tsl_command("report", run, "--out", tmp_path, "--figures", "--methods", "power", "mean_annealing") == 0
+    tested = json.loads((tmp_path / "summary.json").read_text())["splits"]["id"]["forecast"]["0.4"]
+    assert set(tested) == {"power", "mean_annealing"}
     assert f"figures: {tmp_path / 'figures'}" in "".join(capsys.readouterr().out.split("\n"))
     names = {file.name for file in (tmp_path / "figures").iterdir()}
     for stem in ("position-curves-id", "parameters", "residual-ood", "r2-id", "prediction-10-id", "prediction-40-ood"):
@@ -273,7 +277,7 @@ def test_what_the_documents_show_runs(name, run, tmp_path, monkeypatch):
     with mpl.rc_context():  # some set the style of their own figures
         exec(compile(code_of(document), document.name, "exec"), {})
     if "tsl.report(" in code_of(document):
-        assert "temporal" in (here / "report.html").read_text()
+        assert "mean_annealing" in (here / "report.html").read_text()
 
 
 def test_ctrl_c_ends_with_130_and_keeps_what_is_done(run, tmp_path):

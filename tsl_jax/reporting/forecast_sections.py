@@ -36,9 +36,12 @@ BY_SHARE = (
     "temporal laws by position, and the two baselines with the smallest errors here, known only afterwards."
 )
 SCORES = (
-    "The smallest error of each cut-off is bold. Names in bold are methods by position, with the law of this page; "
-    "mean_log and mean_cosine are the same temporal laws fitted to the mean loss alone: they show whether positions "
-    "help, or only the form of the law. † a warning belongs to this number (see all scores). – no forecast."
+    "The smallest error of each cut-off is bold. Names in bold are methods by position, with the law of this page. "
+    "† a warning belongs to this number (see all scores). – no forecast."
+)
+OF_MEAN = (
+    " mean_log and mean_cosine are the same temporal laws fitted to the mean loss alone: they show whether positions "
+    "help, or only the form of the law."
 )
 
 
@@ -167,7 +170,8 @@ def errors(material: Material) -> str:
     splits = [str(split) for split in material.scores.index.unique("split")]
     tables = "".join(_error_table(material, split, f" on {split}" if len(splits) > 1 else "") for split in splits)
     full = "".join(_full_tables(material, split) for split in splits)
-    note = paragraph(f"Error: forecast minus observed {last_loss(share)}, in nats. {SCORES}", "note")
+    of_mean = OF_MEAN if {"mean_log", "mean_cosine"} & set(material.scores.index.unique("method")) else ""
+    note = paragraph(f"Error: forecast minus observed {last_loss(share)}, in nats. {SCORES}{of_mean}", "note")
     details = folded("All scores: forecast, error, R², MSE, status", full) + _methods_in_words(material)
     by_share = error_figures.by_share(material)
     first = "" if by_share is None else figure(by_share, BY_SHARE) + "<h3>All methods</h3>"
