@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,8 @@ POSITION = np.arange(1, 9)
 SIZES = {"1x8": 888.0, "1x16": 3312.0, "2x24": 14496.0, "2x48": 56640.0, "3x80": 233680.0, "4x128": 793344.0}
 CRITICAL = {"B_star": 2e5, "alpha_B": 0.5}
 NS = {"N_c": 1e8, "S_c": 30.0, "alpha_N": 0.09, "alpha_S": 0.7}
-ND = {"N_c": 1e8, "D_c": 3e6, "alpha_N": 0.09, "alpha_D": 0.12}
+ND = {"N_c": 1e8, "D_c": 3e6, "alpha_N": 0.09, "alpha_D": 0.09 / 0.74}
+NO_DROPOUT = {**ND, "alpha_D": 0.2}
 NOISE = 0.002
 
 
@@ -58,6 +60,7 @@ def planted() -> Runs:
         noisy = loss * np.exp(NOISE * random.standard_normal())
         surfaces[name] = surface(noisy, tokens, facts.pop("other", None), facts.pop("tilt", 0.0))
         manifests[name] = {"n_params": size, "batch_tokens": batch, "config": {"unique_tokens": facts.pop("unique", 0)}}
+        manifests[name]["model"] = {"dropout": 0.1 * ("dropout" in name)}
         manifests[name] |= facts
 
     def along(size: float, tokens: float, batch: float) -> tuple[np.ndarray, np.ndarray]:
@@ -75,11 +78,12 @@ def planted() -> Runs:
         add(f"batch-2x24-{batch:.0f}", SIZES["2x24"], batch, tokens, loss)
     seen = np.geomspace(1e5, 4e6, 12)
     for model in ("1x16", "2x24", "2x48", "3x80"):
-        for unique in (16e3, 32e3, 64e3, 128e3, 0):
+        for unique, (variant, law) in product((16e3, 32e3, 64e3, 128e3, 0), {"": NO_DROPOUT, "dropout-": ND}.items()):
             x = {"n_params": np.array([SIZES[model]]), "tokens": np.array([unique or seen[-1]])}
-            floor = losses(KAPLAN_ND, x, np.array([[ND[name] for name in KAPLAN_ND.params]]))[0, 0]
+            floor = losses(KAPLAN_ND, x, np.array([[law[name] for name in KAPLAN_ND.params]]))[0, 0]
             stop = np.abs(np.log(seen / seen[6])) if unique else np.abs(np.log(seen / seen[-1]))
-            add(f"data-{model}-{unique:.0f}", SIZES[model], 1024, seen, floor * (1 + 0.1 * stop), unique=int(unique))
+            name, loss = f"data-{model}-{variant}{unique:.0f}", floor * (1 + 0.1 * stop)
+            add(name, SIZES[model], 1024, seen, loss, unique=int(unique))
     tokens, loss = along(SIZES["2x48"], 1e7, 2048)
     for name, worse in {"2x48-base@3": 1, "2x48-base@4": 1, "1x68": 1.005, "6x28": 1.01}.items():
         add(f"shape-{name}", SIZES["2x48"], 2048, tokens, loss * worse)
@@ -150,6 +154,7 @@ def test_constants_of_planted_laws_come_back(findings):
     for (law, quantity), truth in {
         ("kaplan_ns", "alpha_N"): NS["alpha_N"], ("kaplan_ns", "alpha_S"): NS["alpha_S"],
         ("kaplan_nd", "alpha_N/alpha_D"): ND["alpha_N"] / ND["alpha_D"], ("critical_batch", "alpha_B"): 0.5,
+        (study.WITHOUT_DROPOUT, "alpha_N/alpha_D"): NO_DROPOUT["alpha_N"] / NO_DROPOUT["alpha_D"],
     }.items():  # fmt: skip
         row = table.loc[(law, quantity)]
         assert row.value == pytest.approx(truth, rel=0.1), (law, quantity)
@@ -208,6 +213,14 @@ def test_a_phase_that_matters_for_other_text_is_no_constant_offset(runs):
 
 def test_early_stopping_takes_the_least_loss_and_the_envelope_the_least_over_sizes(runs):
     table = runs_table.checkpoints(runs)
+    with_dropout = fits.grid(table)
+    assert with_dropout.dropout.all()
+    assert not fits.data_sets(table).dropout.any()
+    undropped = fits.grid(table[~table.dropout])
+    assert len(undropped) == len(with_dropout) == 20
+    longest = runs_table.longest_ends(table)
+    assert longest.model.nunique() == len(SIZES)
+    assert (longest.groupby("model").tokens.nunique() == 1).all()
     stopped = runs_table.early_stops(runs_table.of_set(table, "data")).set_index("run")
     assert stopped.tokens["data-2x24-32000"] < stopped.tokens["data-2x24-0"]
     assert stopped.unique_tokens["data-2x24-32000"] == 32000
@@ -231,7 +244,7 @@ def test_every_figure_has_a_caption_and_every_column_words(findings):
         assert [name for name in table if "_" in column(str(name))] == []
 
 
-@pytest.mark.parametrize(("scale", "least", "most"), [("cpu", 768, 1e6), ("gpu", 9e4, 2.1e8), ("paper", 768, 1.6e9)])
+@pytest.mark.parametrize(("scale", "least", "most"), [("cpu", 768, 3.2e6), ("gpu", 9e4, 2.1e8), ("paper", 768, 1.6e9)])
 def test_the_plan_is_a_sweep_of_every_set_and_of_the_sizes_it_says(scale, least, most):
     plan = read_sweep(EXPERIMENTS / "kaplan" / "plans" / f"{scale}.yaml")
     kinds = [name.removeprefix(f"{scale}-").split("-")[0] for name in plan]

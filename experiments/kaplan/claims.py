@@ -12,6 +12,7 @@ from experiments.shared import Claim
 from experiments.shared.paired_differences import DIFFERENT, EQUIVALENT
 from experiments.shared.seeds_and_intervals import interval
 from experiments.shared.tables import rounded
+from tsl_jax.laws import KAPLAN_ND
 
 SHAPE_MARGIN = 0.03
 RMS, RMS_FAR = 0.02, 0.04
@@ -78,7 +79,7 @@ def power_laws(laws: pd.DataFrame) -> Claim:
 def overfitting(cells: pd.DataFrame, exponents: pd.DataFrame) -> Claim:
     """The rank correlation of the excess with N^.74/D, and the ratio of exponents."""
     rank = float(stats.spearmanr(cells.above, cells.n_params**RATIO / cells.data_tokens).statistic)
-    ratio = exponents.set_index("quantity").loc["alpha_N/alpha_D"]
+    ratio = exponents[exponents.law == KAPLAN_ND.name].set_index("quantity").loc["alpha_N/alpha_D"]
     holds = bool(ratio.value_low <= RATIO <= ratio.value_high)
     return Claim(
         "Overfitting depends on N^.74/D alone",
@@ -86,7 +87,7 @@ def overfitting(cells: pd.DataFrame, exponents: pd.DataFrame) -> Claim:
         f"rank correlation {rank:.2f} over {len(cells)} cells, excess up to {cells.above.max():.0%}; alpha_N/alpha_D "
         f"{ratio.value:.2f} [{ratio.value_low:.2f}, {ratio.value_high:.2f}]",
         verdict(rank >= RANK and holds, rank < RANK_FAR or bool(np.isfinite(ratio.value_low) and not holds)),
-        "Early stopping without dropout; runs of one length, so that the largest data sets are read few times.",
+        "Early stopping; runs of one length, so that the largest data sets are read few times.",
         rounded(cells, "n_params", "data_tokens", "loss", "above"),
     )
 

@@ -21,10 +21,9 @@ from experiments.kaplan.runs_table import (
     by_budget,
     curves_of_sizes,
     early_stops,
-    ends,
     envelope,
+    longest_ends,
     of_set,
-    plain,
     resampled_sizes,
 )
 from tsl_jax.laws import CRITICAL_BATCH, KAPLAN_C, KAPLAN_C_MIN, KAPLAN_D, KAPLAN_N, KAPLAN_ND, KAPLAN_NS, Law
@@ -59,7 +58,8 @@ class Fits:
     """All fits of the study.
 
     Attributes:
-        size, data, size_data, size_steps: ladders of the laws. compute, compute_min: power laws of the least loss.
+        size, data, size_data, size_steps: ladders of the laws. size_data_plain: L(N, D) of runs without dropout, where
+            size_data is of those with it. compute, compute_min: power laws of the least loss.
         trade: steps against tokens over batch sizes. trade_draws: (resample, 2), its B_star and alpha_B over resamples.
         critical: constants of B_crit(L) in S_min and C_min: of the gradient noise scale along runs, which covers the
             losses of all sizes; else of the batch sizes; else the paper's. critical_draws: the same over resamples.
@@ -72,6 +72,7 @@ class Fits:
     compute: Frontier
     compute_min: Frontier
     size_data: Ladder
+    size_data_plain: Ladder | None
     size_steps: Ladder
     trade: BatchTrade
     trade_draws: np.ndarray
@@ -92,12 +93,14 @@ def fit_all(table: pd.DataFrame, noise: pd.DataFrame) -> Fits:
     minimal = with_minimal(sizes, critical)
     size_steps = fit_ladder(KAPLAN_NS, minimal[minimal.warm], group="run", resamples=RESAMPLES)
     optima = best_sizes(by_budget(minimal, "pf_days_min"), critical)
+    without, some_dropout = grid(table, dropout=False), bool(of_set(table, "data").dropout.any())
     return Fits(
-        size=fit_ladder(KAPLAN_N, ends(plain(of_set(table, "size"))), group="n_params", resamples=RESAMPLES),
+        size=fit_ladder(KAPLAN_N, longest_ends(table), group="n_params", resamples=RESAMPLES),
         data=fit_ladder(KAPLAN_D, data_sets(table), group="row", resamples=RESAMPLES, held_out=0),
         compute=frontier(sizes, KAPLAN_C),
         compute_min=frontier(minimal, KAPLAN_C_MIN),
         size_data=fit_ladder(KAPLAN_ND, grid(table), group="run", resamples=RESAMPLES),
+        size_data_plain=fit_ladder(KAPLAN_ND, without, group="run", resamples=RESAMPLES) if some_dropout else None,
         size_steps=size_steps,
         trade=trade,
         trade_draws=trade_draws,
@@ -132,15 +135,20 @@ def power_of(best: pd.DataFrame, compute: str) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------------- size and data
 
 
-def grid(table: pd.DataFrame) -> pd.DataFrame:
-    """L(N, D): each run of the set data at its early stop; `tokens` is D, or those seen where none repeats."""
-    stopped = early_stops(of_set(table, "data"))
+def grid(table: pd.DataFrame, dropout: bool | None = None) -> pd.DataFrame:
+    """L(N, D): each run of the set data at its early stop; `tokens` is D, or those seen where none repeats.
+
+    Args:
+        dropout: runs with it or without; None: with it where there are such, as in the paper.
+    """
+    sets = of_set(table, "data")
+    stopped = early_stops(sets[sets.dropout == (sets.dropout.any() if dropout is None else dropout)])
     return stopped.assign(seen=stopped.tokens, tokens=stopped.unique_tokens)
 
 
 def data_sets(table: pd.DataFrame) -> pd.DataFrame:
-    """L(D): the model of the grid with the most data sets that are repeated, the largest of those."""
-    stopped = grid(table)
+    """L(D): the model with the most data sets that are repeated, the largest of those; without dropout if there are."""
+    stopped = grid(table, dropout=of_set(table, "data").dropout.all())
     repeated = stopped[stopped.repeats]
     sets = repeated.groupby("n_params").size()
     return repeated[repeated.n_params == sets[sets == sets.max()].index.max()].reset_index(drop=True)

@@ -5,7 +5,8 @@ several seeds; before it the scale, gpu- or paper-.
 
     size     models of growing size on text that never repeats: L(N), L(C), L(N, S), allocation, transfer; the
              variant long stands in for the run of its size where whole curves are read
-    data     two or more sizes on data sets of growing size, repeated: L(D), L(N, D); early stopping
+    data     two or more sizes on data sets of growing size, repeated: L(D), L(N, D); early stopping; the runs
+             whose model has dropout stand in for the others in L(N, D)
     batch    one model at several batch sizes: the critical batch
     shape    models of one size and other shapes        arch    other architectures
     rate     one model at other learning rates: whether the rule of the plan suits it
@@ -32,7 +33,8 @@ def checkpoints(runs: Runs) -> pd.DataFrame:
     """A row a checkpoint of each run.
 
     Columns: set, run, model, variant, seed, n_params, tokens, unique_tokens, batch_tokens, steps, flops (6 N D),
-    pf_days, loss (mean over positions, split id), whether text `repeats`, and whether it is `warm`, past the warm-up.
+    pf_days, loss (mean over positions, split id), whether text `repeats`, whether the model has `dropout`, and whether
+    the checkpoint is `warm`, past the warm-up.
 
     Raises:
         ValueError: for a run whose name begins with none of SETS.
@@ -54,6 +56,7 @@ def checkpoints(runs: Runs) -> pd.DataFrame:
         part = pd.DataFrame({**facts, **columns})
         part["unique_tokens"] = np.minimum(unique or np.inf, part.tokens)
         part["repeats"] = unique > 0
+        part["dropout"] = manifest["model"]["dropout"] > 0
         part["warm"] = part.tokens >= WARM * warmup
         parts.append(part)
     return complete(pd.concat(parts, ignore_index=True))
@@ -84,6 +87,12 @@ def curves_of_sizes(table: pd.DataFrame) -> pd.DataFrame:
     sizes = of_set(table, "size")
     last = ends(sizes).sort_values(["tokens", "seed"], ascending=[False, True])
     return sizes[sizes.run.isin(last.drop_duplicates("model").run)]
+
+
+def longest_ends(table: pd.DataFrame) -> pd.DataFrame:
+    """The end of each size: of its longest run, of several seeds of that length each."""
+    last = ends(of_set(table, "size"))
+    return last[last.tokens == last.groupby("model").tokens.transform("max")].reset_index(drop=True)
 
 
 def by_budget(table: pd.DataFrame, compute: str) -> pd.DataFrame:

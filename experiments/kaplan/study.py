@@ -26,6 +26,7 @@ from tsl_jax.scaling.ladder import losses
 
 LEVEL = 0.9
 LOST = 0.02  # by overfitting, the paper's spread of seeds
+WITHOUT_DROPOUT = "kaplan_nd_no_dropout"
 HALF = 0.5  # of the tokens of a curve, from which its end is predicted
 DATA_SET = {"tokens": "data_tokens"}  # which in L(D), L(N, D) is D, not the tokens seen
 CURVE = ("set", "run", "n_params", "batch_tokens", "unique_tokens", "tokens", "loss")
@@ -80,14 +81,20 @@ def exponents(fits: Fits) -> pd.DataFrame:
         ends_of = {"value": row.exponent, "value_low": row.exponent_low, "value_high": row.exponent_high}
         holds = bool(row.exponent_low <= row.paper <= row.exponent_high)
         rows.append({"quantity": row.exponent_name, "law": row.law, **ends_of, "paper": row.paper, "holds": holds})
-    for ladder, names in ((fits.size_data, ("alpha_N", "alpha_D")), (fits.size_steps, ("alpha_N", "alpha_S"))):
+    ladders = [
+        (fits.size_data, ("alpha_N", "alpha_D"), fits.size_data.law.name),
+        (fits.size_steps, ("alpha_N", "alpha_S"), fits.size_steps.law.name),
+    ]
+    if fits.size_data_plain is not None:
+        ladders.insert(1, (fits.size_data_plain, ("alpha_N", "alpha_D"), WITHOUT_DROPOUT))
+    for ladder, names, law in ladders:
         own, published, draws = ladder.fit.params.to_series(), ladder.law.published, ladder.params
         places = [ladder.law.params.index(name) for name in names]
         for name, k in zip(names, places, strict=True):
-            add(name, ladder.law.name, float(own[name]), draws[:, k], published[name])
+            add(name, law, float(own[name]), draws[:, k], published[name])
         ratio = draws[:, places[0]] / draws[:, places[1]]
         of_paper = published[names[0]] / published[names[1]]
-        add("/".join(names), ladder.law.name, float(own[names[0]] / own[names[1]]), ratio, of_paper)
+        add("/".join(names), law, float(own[names[0]] / own[names[1]]), ratio, of_paper)
     paper, of_batches = CRITICAL_BATCH.published["alpha_B"], fits.trade.constants or {"alpha_B": np.nan}
     for law, alpha, draws in (
         (CRITICAL_BATCH.name, of_batches["alpha_B"], fits.trade_draws[:, 1]),

@@ -253,6 +253,7 @@ LAWS = {
     "kaplan_d": "L(D)",
     "kaplan_n": "L(N)",
     "kaplan_nd": "L(N, D)",
+    "kaplan_nd_no_dropout": "L(N, D), no dropout",
     "kaplan_ns": "L(N, S_min)",
     "last": "last loss",
     "logarithmic": "logarithm",
