@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from experiments.shared.findings import table_path
 from experiments.shared.study import HOME, load_runs
 from tsl_jax.sweeps import Pool
 
@@ -47,7 +48,7 @@ def differences(kept: Path, tables: Mapping[str, pd.DataFrame], claims: list[dic
         yield from (f"claim {before['claim']!r}, {key}: kept {before[key]!r}, now {now[key]!r}"
                     for key in ("claim", "verdict") if before[key] != now[key])  # fmt: skip
     for name in set(findings["tables"]) & set(tables):
-        before = pd.read_csv(kept / f"{name}.csv")
+        before = pd.read_csv(table_path(kept, name))
         now = pd.read_csv(io.StringIO(tables[name].to_csv(index=False)))
         yield from (f"{name}: {sentence}" for sentence in cells(before, now))
 

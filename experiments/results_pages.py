@@ -22,7 +22,7 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.shared.findings import count_verdicts
+from experiments.shared.findings import count_verdicts, table_path
 from experiments.shared.tables import cells, is_number
 from tsl_jax.atomic_write import write_atomically
 from tsl_jax.reporting.markup import Html, folded, paragraph, section, table
@@ -283,8 +283,9 @@ def _figure(study: StudyResults, name: str, results: Path) -> str:
 
 
 def _table(study: StudyResults, name: str) -> str:
-    rows = pd.read_csv(study.folder / f"{name}.csv")
-    left = f" The first {ROWS} of {len(rows)} rows; all in {name}.csv." if len(rows) > ROWS else ""
+    path = table_path(study.folder, name)
+    rows = pd.read_csv(path)
+    left = f" The first {ROWS} of {len(rows)} rows; all in {path.name}." if len(rows) > ROWS else ""
     return _numbers(rows.head(ROWS), name.replace("_", " ").capitalize() + "." + left)
 
 

@@ -15,6 +15,7 @@ from experiments.compare_results import cells, main
 from experiments.kaplan import claims as kaplan
 from experiments.position_law import claims as position_law
 from experiments.selection_cost import study as selection_cost
+from experiments.shared.findings import table_path
 from experiments.shared.labels import COLUMNS, PATTERNS, column
 from experiments.shared.tables import cells as rendered
 from experiments.shared.tables import is_number, rounded
@@ -37,13 +38,13 @@ CLAIMS = {
 def test_claims_and_verdicts_follow_from_the_kept_tables(name):
     folder = EXPERIMENTS / name / "results" / "cpu"
     findings = json.loads((folder / "findings.json").read_text())
-    tables = {table: pd.read_csv(folder / f"{table}.csv") for table in findings["tables"]}
+    tables = {table: pd.read_csv(table_path(folder, table)) for table in findings["tables"]}
     assert [asdict(claim) for claim in CLAIMS[name](tables)] == findings["claims"]
 
 
 def test_results_of_a_study_are_no_more_than_a_megabyte():
     for folder in EXPERIMENTS.glob("*/results"):
-        files = [path for path in folder.rglob("*") if path.suffix in (".csv", ".json", ".png", ".parquet")]
+        files = [path for path in folder.rglob("*") if path.suffix in (".csv", ".gz", ".json", ".png", ".parquet")]
         assert sum(path.stat().st_size for path in files) <= 1e6, folder
 
 
@@ -81,7 +82,7 @@ def test_an_interval_is_one_cell_and_a_column_has_decimals_in_common():
 
 
 def test_every_column_of_the_kept_tables_has_words():
-    for path in EXPERIMENTS.glob("*/results/cpu/*.csv"):
+    for path in EXPERIMENTS.glob("*/results/cpu/*.csv*"):
         for name in pd.read_csv(path, nrows=0).columns:
             assert "_" not in column(name), (path, name)
             assert name in COLUMNS or any(re.fullmatch(pattern, name) for pattern in PATTERNS), (path, name)

@@ -1,13 +1,15 @@
 """What a study found: tables, figures, claims against the paper's, and sentences; written to its folder of results.
 
 findings.json   claims with their numbers, notes, how and when it was made, and the names of the tables and figures
-TABLE.csv       numbers, eight digits; intervals as NAME, NAME_low, NAME_high (tables.py renders them)
+TABLE.csv       numbers, eight digits; intervals as NAME, NAME_low, NAME_high (tables.py renders them); of many rows
+                TABLE.csv.gz
 FIGURE.png, .svg, .pdf
 """
 
 from __future__ import annotations
 
 import datetime
+import gzip
 import json
 import platform
 from collections.abc import Mapping, Sequence
@@ -24,6 +26,7 @@ from tsl_jax.training.provenance import environment
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MOST_ROWS, TABLE_ENDS = 800, (".csv", ".csv.gz")
 VERDICTS = ("agrees", "differs", "undecided", "out of reach")
 
 
@@ -82,6 +85,12 @@ class Findings:
         return [*cut, *more, count_verdicts([claim.verdict for claim in self.claims])]
 
 
+def table_path(folder: Path, name: str) -> Path:
+    """The file of a table in a folder of results, compressed or not."""
+    plain, compressed = (folder / f"{name}{end}" for end in TABLE_ENDS)
+    return compressed if compressed.exists() else plain
+
+
 def count_verdicts(verdicts: Sequence[str]) -> str:
     """How many claims have each verdict, in words: "2 agree, 1 differs"."""
     number = {verdict: list(verdicts).count(verdict) for verdict in VERDICTS}
@@ -115,7 +124,10 @@ def write(findings: Findings, folder: Path, study: Mapping[str, str], seconds: f
     for name, figure in findings.figures.items():
         save(figure, folder / name)
     for name, table in findings.tables.items():
-        _write(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.8g"))
+        path, other = (folder / f"{name}{end}" for end in (TABLE_ENDS if len(table) <= MOST_ROWS else TABLE_ENDS[::-1]))
+        text = table.to_csv(index=False, float_format="%.8g").encode()
+        write_atomically(path, gzip.compress(text, mtime=0) if path.suffix == ".gz" else text)
+        other.unlink(missing_ok=True)
     facts = {
         **study,
         "command": f"tsl reproduce {study['study']} --scale {study['scale']}",
