@@ -38,6 +38,7 @@ KINDS = (
     Kind("kaplan", r"(batch|data|shape|arch|rate)-", None, False),
     Kind("position_law", r"(tiny|small-(neox|moe|lstm|64|256))-", slice(None), True),
     Kind("base-locked-seeds", r".*@1\d\d$", slice(None), False),  # apart, so that no losses of the locked set are read
+    Kind("second-locked-seeds", r".*@2\d\d$", None, False),  # and the second one
     Kind("base", r"", slice(None), True),
 )
 
