@@ -137,6 +137,22 @@ def test_splits_share_stretches_by_weight_and_keep_clusters_apart():
     assert splits["id"].design["domains"] == ["a", "b"]
 
 
+def test_by_domain_each_domain_is_a_split_whose_windows_no_mixture_changes():
+    by_domain, sizes = replace(SMALL, by_domain=True), [100] * 20
+    splits, other = (
+        windows.for_splits(corpus(weights, sizes), CONTEXT, by_domain)
+        for weights in ({"a": 0.7, "b": 0.3, "c": 0.0}, {"a": 0.2, "b": 0.4, "c": 0.4})
+    )
+    assert list(splits) == ["id", "ood", "a", "b", "c"]
+    assert list(other) == ["id", "a", "b", "c"]
+    for number, name in enumerate("abc"):
+        assert (splits[name].tokens // 1_000_000 == number).all()
+        assert splits[name].design == other[name].design
+    assert by_domain.windows({"id": ("a", "b"), "ood": ("c",)}) == sum(len(part.tokens) for part in splits.values())
+    with pytest.raises(ValueError, match="with evaluation by_domain a split has the name 'id'; rename that domain"):
+        windows.for_splits(corpus({"id": 0.7, "b": 0.3}, sizes), CONTEXT, by_domain)
+
+
 def batches_of(source: Corpus, context: int, size: int, seed: int) -> Callable[[int], np.ndarray]:
     """The batches of a run in which nothing changes."""
     take = batches.sequences(source, [(0, source.mixture)], context, seed)

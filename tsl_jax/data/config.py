@@ -16,6 +16,7 @@ import math
 import os
 import re
 import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tsl_jax.data import hub
@@ -56,6 +57,25 @@ class EvalConfig:
     ood_stretches: int = 64  # the same of domains that are not trained on
     ood_offsets: int = 8
     stride: int = 3  # tokens from one window to the next, and one more every second time
+    by_domain: bool = False  # each domain is a split of its name as well, on windows that no mixture changes (ood_*)
+
+    def splits(self, pooled: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        """The domains of each split: of the `pooled_splits`, and with `by_domain` of one for each domain.
+
+        Raises:
+            ValueError: for a domain of the name of another split.
+        """
+        if not self.by_domain:
+            return dict(pooled)
+        names = [name for part in pooled.values() for name in part]
+        if taken := [name for name in names if name in pooled]:
+            raise ValueError(f"data: with evaluation by_domain a split has the name {taken[0]!r}; rename that domain")
+        return {**pooled, **{name: (name,) for name in names}}
+
+    def windows(self, pooled: Mapping[str, tuple[str, ...]]) -> int:
+        """Windows of an evaluation."""
+        of_id, other = self.id_stretches * self.id_offsets, self.ood_stretches * self.ood_offsets
+        return sum(of_id if split == "id" else other for split in self.splits(pooled))
 
 
 @dataclass(frozen=True)
@@ -80,6 +100,13 @@ class DomainSource:
     def globs(self) -> tuple[str, ...]:
         """Files and folders of the user."""
         return tuple(where for where in self.where if not where.startswith((catalogue.PREFIX, hub.PREFIX)))
+
+
+def pooled_splits(sources: Iterable[DomainSource]) -> dict[str, tuple[str, ...]]:
+    """id: the domains that are trained on; ood: those of weight 0, where there are any."""
+    sources = list(sources)
+    other = tuple(source.name for source in sources if source.weight == 0)
+    return {"id": tuple(source.name for source in sources if source.weight > 0)} | ({"ood": other} if other else {})
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,15 @@ from typing import Any
 import numpy as np
 
 from tsl_jax.data import cache, hub, preparation, text_files
-from tsl_jax.data.config import DataConfig, DomainSource, Mixture, domain_sources, select_domains, validate_data_config
+from tsl_jax.data.config import (
+    DataConfig,
+    DomainSource,
+    Mixture,
+    domain_sources,
+    pooled_splits,
+    select_domains,
+    validate_data_config,
+)
 from tsl_jax.data.installed import catalogue
 from tsl_jax.data.preparation import DomainFiles
 
@@ -238,13 +246,11 @@ def _open(folder: Path, manifest: dict[str, Any], sources: tuple[DomainSource, .
     for entry, value in manifest["record"].items():
         by_domain = isinstance(value, dict) and set(value) == set(number)
         record[entry] = {source.name: value[source.name] for source in sources} if by_domain else value
-    trained = tuple(source.name for source in sources if source.weight > 0)
-    other = tuple(source.name for source in sources if source.weight == 0)
     tokenizer_file = folder / preparation.TOKENIZER
     return Corpus(
         domains=domains,
         mixture=Mixture(tuple((source.name, source.weight) for source in sources if source.weight > 0)),
-        splits={"id": trained} | ({"ood": other} if other else {}),
+        splits=pooled_splits(sources),
         vocabulary=manifest["vocabulary"],
         tokenizer_file=tokenizer_file if tokenizer_file.exists() else None,
         record=json.loads(json.dumps({**record, "checksums": checksums})),  # a copy of its own

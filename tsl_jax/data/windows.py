@@ -63,10 +63,10 @@ def for_splits(corpus: Corpus, context: int, config: EvalConfig, seed: int = SEE
     """The windows of every split of a corpus; where a split has several domains, excerpts are shared out by weight.
 
     Raises:
-        ValueError: for a domain without a held-out document that is long enough.
+        ValueError: for a domain without a held-out document that is long enough; see `EvalConfig.splits`.
     """
     windows: dict[str, Windows] = {}
-    for split, names in corpus.splits.items():
+    for split, names in config.splits(corpus.splits).items():
         # whole shares of the excerpts by largest remainder, at least one each
         weights = [corpus.mixture[name] or 1.0 for name in names]
         n_excerpts = _numbers(config, split)[0]

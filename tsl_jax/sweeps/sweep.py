@@ -26,6 +26,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from tsl_jax.data.config import pooled_splits
 from tsl_jax.data.corpora import configured_domains, vocabulary_size
 from tsl_jax.models.config import resolve
 from tsl_jax.models.cost import flops_per_token
@@ -165,10 +166,7 @@ def cost(config: TrainConfig) -> Cost:
     """
     vocabulary = config.model.vocabulary or vocabulary_size(config.data)
     flops = flops_per_token(resolve(config.model, vocabulary=vocabulary, context=config.context), config.context)
-    evaluation = config.evaluation
-    windows = evaluation.id_stretches * evaluation.id_offsets
-    if any(domain.weight == 0 for domain in configured_domains(config.data)):
-        windows += evaluation.ood_stretches * evaluation.ood_offsets
+    windows = config.evaluation.windows(pooled_splits(configured_domains(config.data)))
     evaluated = config.evaluations * windows * config.context
     return Cost(1, config.tokens, evaluated, float(flops) * config.tokens, flops / 3 * evaluated)
 

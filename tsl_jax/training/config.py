@@ -94,6 +94,8 @@ def to_dict(config: Any) -> dict[str, Any]:
             del values["spike_sigmas"]
         if config.noise_scale == "off":
             del values["noise_scale"]
+        if not config.evaluation.by_domain:
+            del values["evaluation"]["by_domain"]
         if not config.unique_tokens:
             del values["unique_tokens"]
     return values

@@ -22,6 +22,7 @@ import numpy as np
 from tsl_jax import surface
 from tsl_jax.atomic_write import LOCK, is_unused, locked
 from tsl_jax.data import corpora
+from tsl_jax.data.config import pooled_splits
 from tsl_jax.data.preparation import DomainFiles
 from tsl_jax.models.config import resolve
 from tsl_jax.processes import ending_at_once, interruptible, interrupts_deferred
@@ -118,8 +119,7 @@ def check_run(config: TrainConfig, out: Path, *, resume: bool) -> tuple[RunTimel
     domains = corpora.find(config.data)
     vocabulary = 1 if config.data.corpus else config.data.vocabulary  # of a corpus it is read with the text
     model = resolve(config.model, vocabulary=vocabulary, context=config.context)
-    score = config.evaluation
-    windows = score.id_stretches * score.id_offsets + score.ood_stretches * score.ood_offsets
+    windows = config.evaluation.windows(pooled_splits(corpora.configured_domains(config.data)))
     check_memory(model, max(timeline.batch_sizes) // config.accumulate, windows, sizes)
     return timeline, domains
 
