@@ -1,6 +1,6 @@
 """Does the present code make the kept results again? Each study is analysed anew and compared with NAME/results/cpu.
 
-    python -m experiments.compare_results [NAME ...]        all seven studies: about half an hour of one core
+    python -m experiments.compare_results [NAME ...]        all studies: over half an hour of one core
 
 Nothing is trained and nothing written. Numbers agree where they are the same to the digits that are reported: four
 significant ones, as shared/tables.py renders them, or to SMALL of the largest in their column. Every other
@@ -29,6 +29,7 @@ STUDIES = (
     "position_law",
     "temporal_fit",
     "temporal_prediction",
+    "by_position",
     "learning_dynamics",
     "mid_run_changes",
     "selection_cost",

@@ -32,6 +32,7 @@ ORDER = (
     "position_law",
     "temporal_fit",
     "temporal_prediction",
+    "by_position",
     "learning_dynamics",
     "position_weighting",
     "mid_run_changes",
