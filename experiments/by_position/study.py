@@ -169,7 +169,7 @@ def comparisons(rows: pd.DataFrame) -> pd.DataFrame:
             by_seed = apart(own, method, other).groupby("seed").mean()
             by_t, found = interval(by_seed, LEVEL), resampled(by_seed)
             line = {"case": case, "method": method, "minus": other, "seeds": found.n, **found.columns("difference")}
-            line |= by_t.columns("by_t")
+            line |= by_t.columns("by_t") | {"seeds_worse": int((by_seed > 0).sum())}
             scores = apart(own, method, other, "interval_score").groupby("seed").mean()
             lines.append(line | resampled(scores).columns("score_difference"))
     return pd.DataFrame(lines)
@@ -243,15 +243,28 @@ def claims(table: pd.DataFrame) -> list[Claim]:
     return [*made, Claim(contexts, "not asked", lacking, "out of reach", "Such runs were not trained for this.")]
 
 
-def notes(rows: pd.DataFrame, cell: pd.DataFrame) -> list[str]:
-    """What was seen before, and how often a single cell looks like help."""
+def notes(rows: pd.DataFrame, cell: pd.DataFrame, one_seed: pd.DataFrame) -> list[str]:
+    """What was seen before, how often a single cell looks like help, and what the larger runs say.
+
+    Args:
+        rows: every forecast. cell, one_seed: the tables of `cells` and `larger`.
+    """
     helping, count = cell[cell.helps], len(cell)
     where = "; ".join(f"{one.case}, {one.runs}, {one.cutoff:.0%}, {one.method}" for one in helping.itertuples())
+    by_position = [METHODS[name].by_position for name in rows.method]
+    refused = rows.error.isna()
+    said = [
+        f"{row.size}, {row.case}, {row.method}: {row.difference:+.3f} of {row.mean_absolute_error:.3f}, smaller in "
+        f"{row.error_better * row.pairs:.0f} of {row.pairs}"
+        for row in one_seed[one_seed.case.isin([KNOWN, *DECIDING]) & (one_seed.pairs > 0)].itertuples(index=False)
+    ]
     return [
         "All of these runs are development data; the default was chosen on them among others, by position was not.",
         f"Of {count} cells (case, schedule, cut-off, candidate) {len(helping)} look like help by themselves"
         + (f": {where}." if where else "."),
-        f"{int(rows.error.isna().sum())} of {len(rows)} forecasts were refused.",
+        f"{refused.sum()} of {len(rows)} forecasts were refused, {(refused & by_position).sum()} of them by position; "
+        "such pairs are left out.",
+        f"Runs of one seed, |error| minus {BASE}'s, deciding nothing: {'; '.join(said)}.",
     ]
 
 
@@ -265,17 +278,18 @@ def analyse(runs: Runs) -> Findings:
     rows = pd.concat([made, schedule_differences(made)], ignore_index=True)
     repeated = rows.runs.map(rows.groupby("runs").seed.nunique()) > 1
     small = rows[repeated]
-    table, cell = comparisons(small), cells(small)
+    table, cell, one_seed = comparisons(small), cells(small), larger(rows[~repeated])
     seeds = {
         (case, method): apart(small[small.case == case], method, BASE).groupby("seed").mean().to_numpy()
-        for case in (KNOWN, *CASES)
+        for case in (KNOWN, *DECIDING)
         for method in CANDIDATES
     }
-    drawn, captions = plots.figures(table[table.minus == BASE], seeds, MARGIN)
-    tables = {"comparisons": table, "by_method": by_method(small), "cells": cell, "larger": larger(rows[~repeated])}
+    shown = table[(table.minus == BASE) & table.case.isin([KNOWN, *DECIDING])]
+    drawn, captions = plots.figures(shown, seeds, MARGIN)
+    tables = {"comparisons": table, "by_method": by_method(small), "cells": cell, "larger": one_seed}
     digits = {"error": 6, "interval_score": 6}
     tables["rows"] = made[[*KEYS, "method", "error", "interval_score", "final_inside"]].round(digits)
-    return Findings(tables, claims(table), notes(made, cell), drawn, captions)
+    return Findings(tables, claims(table), notes(made, cell, one_seed), drawn, captions)
 
 
 MADE_BY = (subsets, loss_on_clusters, clusters_of, ranges, draws_of_end, judged, of_run, forecasts)

@@ -198,6 +198,7 @@ COLUMNS = {
     "seed_sd": "standard deviation of seeds, nats",
     "seed_spread": "standard deviation of seeds, relative",
     "seeds": "seeds",
+    "seeds_worse": "seeds with the larger error",
     "seen": "tokens seen at the early stop",
     "set": "set",
     "shape_name": "shape",
