@@ -251,8 +251,7 @@ def notes(rows: pd.DataFrame, cell: pd.DataFrame, one_seed: pd.DataFrame) -> lis
     """
     helping, count = cell[cell.helps], len(cell)
     where = "; ".join(f"{one.case}, {one.runs}, {one.cutoff:.0%}, {one.method}" for one in helping.itertuples())
-    by_position = [METHODS[name].by_position for name in rows.method]
-    refused = rows.error.isna()
+    refused = rows.method[rows.error.isna()].map(lambda name: METHODS[name].by_position)
     said = [
         f"{row.size}, {row.case}, {row.method}: {row.difference:+.3f} of {row.mean_absolute_error:.3f}, smaller in "
         f"{row.error_better * row.pairs:.0f} of {row.pairs}"
@@ -262,7 +261,7 @@ def notes(rows: pd.DataFrame, cell: pd.DataFrame, one_seed: pd.DataFrame) -> lis
         "All of these runs are development data; the default was chosen on them among others, by position was not.",
         f"Of {count} cells (case, schedule, cut-off, candidate) {len(helping)} look like help by themselves"
         + (f": {where}." if where else "."),
-        f"{refused.sum()} of {len(rows)} forecasts were refused, {(refused & by_position).sum()} of them by position; "
+        f"{len(refused)} of {len(rows)} forecasts were refused, {refused.sum()} of them by position; "
         "such pairs are left out.",
         f"Runs of one seed, |error| minus {BASE}'s, deciding nothing: {'; '.join(said)}.",
     ]
