@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from experiments.by_position import study as by_position
 from experiments.compare_results import cells, main
 from experiments.kaplan import claims as kaplan
 from experiments.position_law import claims as position_law
@@ -29,6 +30,7 @@ CLAIMS = {
         tables["fit"], tables["differences"], temporal_fit.first_cosine(tables["runs"])
     ),
     "temporal_prediction": lambda tables: temporal_prediction.claims(tables["pairs"], "small-cosine"),
+    "by_position": lambda tables: by_position.claims(tables["comparisons"]),
     "selection_cost": lambda tables: selection_cost.claims(tables["selection"], tables["costs"]),
     "kaplan": kaplan.all_claims,
 }

@@ -243,27 +243,18 @@ def claims(table: pd.DataFrame) -> list[Claim]:
     return [*made, Claim(contexts, "not asked", lacking, "out of reach", "Such runs were not trained for this.")]
 
 
-def notes(rows: pd.DataFrame, cell: pd.DataFrame, one_seed: pd.DataFrame) -> list[str]:
-    """What was seen before, how often a single cell looks like help, and what the larger runs say.
-
-    Args:
-        rows: every forecast. cell, one_seed: the tables of `cells` and `larger`.
-    """
+def notes(rows: pd.DataFrame, cell: pd.DataFrame) -> list[str]:
+    """What was seen before, and how often a single cell looks like help."""
     helping, count = cell[cell.helps], len(cell)
     where = "; ".join(f"{one.case}, {one.runs}, {one.cutoff:.0%}, {one.method}" for one in helping.itertuples())
     refused = rows.method[rows.error.isna()].map(lambda name: METHODS[name].by_position)
-    said = [
-        f"{row.size}, {row.case}, {row.method}: {row.difference:+.3f} of {row.mean_absolute_error:.3f}, smaller in "
-        f"{row.error_better * row.pairs:.0f} of {row.pairs}"
-        for row in one_seed[one_seed.case.isin([KNOWN, *DECIDING]) & (one_seed.pairs > 0)].itertuples(index=False)
-    ]
     return [
         "All of these runs are development data; the default was chosen on them among others, by position was not.",
         f"Of {count} cells (case, schedule, cut-off, candidate) {len(helping)} look like help by themselves"
         + (f": {where}." if where else "."),
         f"{len(refused)} of {len(rows)} forecasts were refused, {refused.sum()} of them by position; "
         "such pairs are left out.",
-        f"Runs of one seed, |error| minus {BASE}'s, deciding nothing: {'; '.join(said)}.",
+        "The runs of 1M and 5M parameters, one seed each, decide nothing: the table of sizes.",
     ]
 
 
@@ -277,7 +268,7 @@ def analyse(runs: Runs) -> Findings:
     rows = pd.concat([made, schedule_differences(made)], ignore_index=True)
     repeated = rows.runs.map(rows.groupby("runs").seed.nunique()) > 1
     small = rows[repeated]
-    table, cell, one_seed = comparisons(small), cells(small), larger(rows[~repeated])
+    table, cell = comparisons(small), cells(small)
     seeds = {
         (case, method): apart(small[small.case == case], method, BASE).groupby("seed").mean().to_numpy()
         for case in (KNOWN, *DECIDING)
@@ -285,10 +276,10 @@ def analyse(runs: Runs) -> Findings:
     }
     shown = table[(table.minus == BASE) & table.case.isin([KNOWN, *DECIDING])]
     drawn, captions = plots.figures(shown, seeds, MARGIN)
-    tables = {"comparisons": table, "by_method": by_method(small), "cells": cell, "larger": one_seed}
+    tables = {"comparisons": table, "by_method": by_method(small), "cells": cell, "larger": larger(rows[~repeated])}
     digits = {"error": 6, "interval_score": 6}
     tables["rows"] = made[[*KEYS, "method", "error", "interval_score", "final_inside"]].round(digits)
-    return Findings(tables, claims(table), notes(made, cell, one_seed), drawn, captions)
+    return Findings(tables, claims(table), notes(made, cell), drawn, captions)
 
 
 MADE_BY = (subsets, loss_on_clusters, clusters_of, ranges, draws_of_end, judged, of_run, forecasts)
