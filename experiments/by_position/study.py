@@ -144,10 +144,19 @@ def schedule_differences(rows: pd.DataFrame) -> pd.DataFrame:
 # ------------------------------------------------------------------------------------------------------- comparisons
 
 
-def apart(rows: pd.DataFrame, method: str, other: str, measure: str = "error") -> pd.Series:
-    """|error| (or the interval score) of a method minus another's, by KEYS; pairs that lack one are left out."""
-    wide = rows.assign(value=rows[measure].abs()).pivot(index=KEYS, columns="method", values="value")
-    return (wide[method] - wide[other]).dropna()
+def magnitudes(rows: pd.DataFrame, measure: str = "error") -> pd.DataFrame:
+    """|error|, or the interval score, of each method: index KEYS, a column a method."""
+    return rows.assign(value=rows[measure].abs()).pivot(index=KEYS, columns="method", values="value")
+
+
+def apart(table: pd.DataFrame, method: str, other: str) -> pd.Series:
+    """A method's column of `magnitudes` minus another's; pairs that lack one are left out."""
+    return (table[method] - table[other]).dropna()
+
+
+def of_case(table: pd.DataFrame, case: str) -> pd.DataFrame:
+    """The rows of a table of `magnitudes` that are of a case."""
+    return table[table.index.get_level_values("case") == case]
 
 
 def resampled(values: Any) -> Interval:
@@ -162,16 +171,15 @@ def resampled(values: Any) -> Interval:
 
 def comparisons(rows: pd.DataFrame) -> pd.DataFrame:
     """A row for each case and pair of methods: differences with intervals over seeds."""
-    lines = []
+    errors, scores, lines = magnitudes(rows), magnitudes(rows, "interval_score"), []
     for case in (KNOWN, *CASES):
-        own = rows[rows.case == case]
         for method, other in PAIRS:
-            by_seed = apart(own, method, other).groupby("seed").mean()
+            by_seed = apart(of_case(errors, case), method, other).groupby("seed").mean()
             by_t, found = interval(by_seed, LEVEL), resampled(by_seed)
             line = {"case": case, "method": method, "minus": other, "seeds": found.n, **found.columns("difference")}
             line |= by_t.columns("by_t") | {"seeds_worse": int((by_seed > 0).sum())}
-            scores = apart(own, method, other, "interval_score").groupby("seed").mean()
-            lines.append(line | resampled(scores).columns("score_difference"))
+            of_scores = apart(of_case(scores, case), method, other).groupby("seed").mean()
+            lines.append(line | resampled(of_scores).columns("score_difference"))
     return pd.DataFrame(lines)
 
 
@@ -199,7 +207,7 @@ def by_method(rows: pd.DataFrame) -> pd.DataFrame:
 def cells(rows: pd.DataFrame) -> pd.DataFrame:
     """Each schedule and cut-off by itself, over seeds; `helps` by the rule of the plan, with t intervals at 95 %."""
     lines = []
-    for (case, kind, cutoff), own in rows[rows.case != KNOWN].groupby(["case", "runs", "cutoff"], sort=False):
+    for (case, kind, cutoff), own in magnitudes(rows[rows.case != KNOWN]).groupby(level=["case", "runs", "cutoff"]):
         for method in CANDIDATES:
             one = interval(apart(own, method, BASE).groupby("seed").mean())
             line = {"case": case, "runs": kind, "cutoff": cutoff, "method": method, **one.columns("difference")}
@@ -209,10 +217,10 @@ def cells(rows: pd.DataFrame) -> pd.DataFrame:
 
 def larger(rows: pd.DataFrame) -> pd.DataFrame:
     """Of the runs of one seed: |error| minus BASE's by size and case, mean over schedules, cut-offs and quarters."""
-    rows = rows.assign(size=rows.runs.str.split("-").str[0])
-    lines = []
-    for (size, case), own in rows.groupby(["size", "case"], sort=False):
-        base = own[own.method == BASE].error.abs().mean()
+    errors, lines = magnitudes(rows), []
+    of_size = errors.index.get_level_values("runs").str.split("-").str[0]
+    for (size, case), own in errors.groupby([of_size, errors.index.get_level_values("case")]):
+        base = own[BASE].mean()
         for method in CANDIDATES:
             pairs = apart(own, method, BASE)
             line = {"size": size, "case": case, "method": method, "pairs": len(pairs), "difference": pairs.mean()}
@@ -269,8 +277,9 @@ def analyse(runs: Runs) -> Findings:
     repeated = rows.runs.map(rows.groupby("runs").seed.nunique()) > 1
     small = rows[repeated]
     table, cell = comparisons(small), cells(small)
+    errors = magnitudes(small)
     seeds = {
-        (case, method): apart(small[small.case == case], method, BASE).groupby("seed").mean().to_numpy()
+        (case, method): apart(of_case(errors, case), method, BASE).groupby("seed").mean().to_numpy()
         for case in (KNOWN, *DECIDING)
         for method in CANDIDATES
     }
