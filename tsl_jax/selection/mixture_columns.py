@@ -1,0 +1,167 @@
+"""Which columns of a table are a mixture, and whether they are one: shares of domains that sum to one in every row.
+
+A mixture is recognised by a common prefix of its columns (train_wiki, train_code), or, where no column has one of
+PREFIXES, by its sums: all columns of numbers from 0 to 1 that nothing else explains and that sum to one in every row.
+Shares in percent are divided by 100. Sums within ROUNDING of one are taken for rounded shares and divided by.
+
+How often a domain is read, its epochs, is share x tokens / tokens available of it. Up to four epochs are nearly as good
+as new text, more are not (Muennighoff et al., arXiv 2305.16264): what a mixture predicts without repetition does not
+hold beyond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+PREFIXES = (
+    "train_",
+    "mixture",
+    "mix",
+    "weights",
+    "weight",
+    "shares",
+    "share",
+    "proportion",
+    "prop",
+    "ratio",
+    "w_",
+    "p_",
+)
+ROUNDING = 0.01  # by which a sum may miss one: rounded shares
+MOST_EPOCHS = 4  # Muennighoff et al. 2305.16264, section 5: until there repeated text is nearly worth new one
+
+
+def find_mixture(table: pd.DataFrame, named: Sequence[str], explained: Sequence[str]) -> dict[str, str]:
+    """Column -> domain of the mixture; empty where there is none.
+
+    Args:
+        named: columns, or one prefix of them, that the user says are the mixture; empty: recognised.
+        explained: columns that are something else: losses, sizes, names.
+
+    Raises:
+        ValueError: for a name that is no column and no prefix of any.
+    """
+    columns = [str(name) for name in table]
+    if len(named) == 1 and named[0] not in columns:
+        matching = [name for name in columns if name.startswith(named[0]) and name not in explained]
+        if len(matching) > 1:
+            return {name: name[len(named[0]) :].lstrip("_./: ") or name for name in matching}
+    unknown = [name for name in named if name not in columns]
+    if unknown:
+        raise ValueError(
+            f"select: --mixture {unknown[0]} is no column and no prefix of any; there are {_some(columns)}"
+        )
+    if named:
+        return _without_common_prefix(list(named))
+    numeric = [
+        str(name)
+        for name, kind in table.dtypes.items()
+        if str(name) not in explained and pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind)
+    ]
+    dotted = {name[: name.index(".") + 1].lower(): None for name in numeric if "." in name[:-1]}  # of a mapping
+    for prefix in (*PREFIXES, *dotted):
+        matching = {name: name[len(prefix) :].lstrip("_./: ") for name in numeric if name.lower().startswith(prefix)}
+        matching = {name: domain for name, domain in matching.items() if domain}
+        small = {name: domain for name, domain in matching.items() if table[name].max() <= 1}  # not train_steps
+        for part in (matching, small):
+            if len(part) > 1 and _like_shares(table[list(part)]):
+                return part
+    within = [name for name in numeric if table[name].dropna().between(0, 1).all() and table[name].notna().any()]
+    if len(within) > 1 and (np.abs(table[within].sum(axis=1) - 1) < ROUNDING).all():
+        return _without_common_prefix(within)
+    return {}
+
+
+def _like_shares(part: pd.DataFrame) -> bool:
+    """Whether half of the rows or more sum to about one or a hundred: columns such as train_loss, train_steps do not."""
+    sums = part.sum(axis=1).to_numpy(float)
+    near = (np.abs(sums - 1) < 0.2) | (np.abs(sums - 100) < 20)
+    return bool(np.mean(near) >= 0.5)
+
+
+def _without_common_prefix(columns: list[str]) -> dict[str, str]:
+    """The domains that the columns name, without a prefix that all of them share."""
+    for prefix in PREFIXES:
+        if all(name.lower().startswith(prefix) and len(name) > len(prefix) for name in columns):
+            return {name: name[len(prefix) :].lstrip("_./: ") or name for name in columns}
+    return {name: name for name in columns}
+
+
+def checked_shares(
+    table: pd.DataFrame, columns: Mapping[str, str], row_name: pd.Series
+) -> tuple[pd.DataFrame, list[str]]:
+    """The shares (row, domain), which sum to one exactly, and sentences on what was changed to make them so.
+
+    Args:
+        columns: column -> domain. row_name: what a row is called in messages.
+
+    Raises:
+        ValueError: for shares that are no numbers, negative, missing, or do not sum to one, naming column and row.
+    """
+    notes: list[str] = []
+    shares = table[list(columns)].set_axis(list(columns.values()), axis=1)
+    if shares.columns.duplicated().any():
+        twice = shares.columns[shares.columns.duplicated()][0]
+        raise ValueError(f"select: two columns are the share of {twice}; name those that count: --mixture COLUMN ...")
+    values = shares.apply(pd.to_numeric, errors="coerce")
+    for domain in values:
+        words = values[domain].isna() & shares[domain].notna()
+        if words.any():
+            row = int(np.argmax(words))
+            raise ValueError(
+                f"select: the share of {domain} must be a number, found {shares[domain].iloc[row]!r} in {row_name.iloc[row]}"
+            )
+        if (values[domain] < 0).any():
+            row = int(np.argmax(values[domain] < 0))
+            found = f"{values[domain].iloc[row]:g} in {row_name.iloc[row]}"
+            raise ValueError(f"select: shares are 0 or more, found {domain} {found}")
+    sums = values.sum(axis=1).to_numpy(float)
+    if np.median(np.abs(sums - 100)) < 100 * ROUNDING:
+        values, sums = values / 100, sums / 100
+        notes.append("shares are percentages: divided by 100")
+    off = np.abs(sums - 1)
+    if (off > ROUNDING).any():
+        raise ValueError(_wrong_sum(values, sums, row_name, int(np.argmax(off > ROUNDING))))
+    blank = values.isna()
+    if blank.any(axis=None):
+        lacking = [str(domain) for domain in values if blank[domain].any()]
+        rows = int(blank.any(axis=1).sum())
+        notes.append(f"{_some(lacking)}: no share in {rows} rows, whose other shares sum to one: counted as 0")
+    rounded = int((off > 1e-6).sum())
+    if rounded:
+        notes.append(f"{rounded} mixtures do not sum to one by up to {off.max():.2g}: rounding, divided by their sums")
+    return values.fillna(0.0).div(sums, axis=0), notes
+
+
+def _wrong_sum(values: pd.DataFrame, sums: np.ndarray, row_name: pd.Series, row: int) -> str:
+    """What is wrong with a mixture that does not sum to one."""
+    lacking = [str(domain) for domain in values if np.isnan(values[domain].iloc[row])]
+    count = int((np.abs(sums - 1) > ROUNDING).sum())
+    found = f"select: the shares of {row_name.iloc[row]} sum to {sums[row]:.4g}, expected one"
+    others = f" ({count} such rows)" if count > 1 else ""
+    if lacking:
+        return f"{found}{others}: it has no share of {_some(lacking)}; fill that in, 0 where the domain was not used"
+    taken = _some([str(domain) for domain in values])
+    return f"{found}{others}; taken for domains: {taken}; correct them, or name the right columns: --mixture COLUMN ..."
+
+
+def epochs(shares: pd.DataFrame, tokens: float, available: Mapping[str, float]) -> pd.DataFrame:
+    """How often each domain is read in a run of `tokens`: share x tokens/available, over those that are known.
+
+    Raises:
+        ValueError: for a domain that the mixtures lack, or available tokens that are not positive.
+    """
+    for domain, count in available.items():
+        if domain not in shares:
+            raise ValueError(f"select: --available {domain} is no domain of the mixtures: {_some(list(shares))}")
+        if not 0 < count < float("inf"):
+            raise ValueError(f"select: --available takes a positive number of tokens, found {domain}={count:g}")
+    return pd.DataFrame({name: shares[name] * tokens / count for name, count in available.items()}, index=shares.index)
+
+
+def _some(names: Sequence[str], most: int = 12) -> str:
+    """Names in a row, not all of many."""
+    return ", ".join(map(str, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
