@@ -28,7 +28,7 @@ from tsl_jax.selection.consequences import (
 from tsl_jax.selection.cross_validation import GP, cross_validate
 from tsl_jax.selection.evidence import Evidence, find_target, gather
 from tsl_jax.selection.mixture_columns import MOST_EPOCHS, epochs
-from tsl_jax.selection.mixture_regression import MixtureRegression, Points, fit_regression
+from tsl_jax.selection.mixture_regression import PRIORS, MixtureRegression, Points, fit_regression
 from tsl_jax.selection.next_candidate import next_candidates
 
 FEWEST = 5  # candidates that a regression is fitted to
@@ -176,11 +176,9 @@ def _regression(evidence: Evidence, needed: bool, sd: float | None) -> MixtureRe
     """
     points = evidence.points
     count = len(np.unique(points.candidate))
-    sizes, repeated = len(np.unique(points.size)), count < len(points)
-    enough = count >= FEWEST and (points.shares is not None or sizes > 1 or repeated)
-    if not enough and needed:
+    if count < FEWEST and needed:
         raise ValueError(f"select: candidates without runs are ranked from {FEWEST} mixtures or more, found {count}")
-    if not enough:
+    if count < FEWEST:
         return None
     noise = None if sd is None else max(sd / float(np.exp(evidence.y.mean())), 1e-7)
     return fit_regression(points, evidence.y, evidence.errors, noise=noise)
@@ -214,14 +212,17 @@ def _observed(
     average = (wanted.candidate[kept][:, None] == of[None]).astype(float)
     average /= average.sum(1, keepdims=True)
     y, errors = evidence.y[rows], evidence.errors[np.ix_(rows, rows)]
-    repeats = len(of) - len(kept)
-    level = float(np.exp(y.mean()))
-    variance = 0.0 if sd is None else (sd / level) ** 2
+    repeats, assumed = len(of) - len(kept), float(np.exp(PRIORS["noise"][0]))
+    variance = assumed**2 if sd is None else (sd / float(np.exp(y.mean()))) ** 2
     if sd is None and repeats:
         own_mean = (average @ y)[np.argmax(average > 0, axis=0)]
         variance = float(np.sum((y - own_mean) ** 2)) / repeats
     elif sd is None:
-        notes.append("how far seeds differ by chance is not known and not counted: --sd NATS, or runs of several seeds")
+        notes.append(
+            f"seeds of one candidate are assumed to differ by {assumed:.1%} of the loss; --sd NATS says it better"
+        )
+    if (~evidence.ended[rows]).any():  # their own ends are asked for, luck included
+        variance = 0.0
     return kept, average @ y, average @ (errors + variance * np.eye(len(y))) @ average.T
 
 
