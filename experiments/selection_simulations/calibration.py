@@ -8,10 +8,10 @@ Three uses on simulated tables (`truth`), each over tables of all four forms:
     ladder     28 mixtures finished at three sizes; the fourth size, which nobody has run, is predicted
     race       the same, with the fourth size seen up to 30 % of its curves
 
-Judged against the expected loss at the target, in `race` against the ends of the runs: share of losses inside their 90 %
-intervals, mean P(best) of the chosen and how often it is the best, Spearman's correlation, regret in nats; beside a
-linear regression, the data mixing law, gradient boosting (RegMix in manner, where scikit-learn is installed), the loss
-of the next smaller size, and the loss at the cut-off.
+Judged against the expected loss at the target, in `race` against the ends of the runs: share of losses inside their
+90 % intervals, mean P(best) of the chosen and how often it is the best, Spearman's correlation, regret in nats; beside
+a linear regression, the data mixing law, gradient boosting (RegMix in manner, where scikit-learn is installed), the
+loss of the next smaller size, and the loss at the cut-off.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import pandas as pd
 from experiments.selection_simulations.truth import table
 from tsl_jax.selection import Choice, Runs, choose
 from tsl_jax.selection.cross_validation import linear, mixing_law, spearman
-from tsl_jax.selection.mixture_regression import Points
+from tsl_jax.selection.mixture_regression import MixturePoints
 
 OUT = Path(__file__).parent / "results" / "calibration.csv"
 SIZES = (1.2e8, 3e8, 8e8, 2.7e9)
@@ -40,7 +40,7 @@ DESIGNS = (
 )
 
 
-def boosting(points: Points, y: np.ndarray, at: Points) -> np.ndarray | None:
+def boosting(points: MixturePoints, y: np.ndarray, at: MixturePoints) -> np.ndarray | None:
     """Gradient boosting over shares, log parameters beside them; None where scikit-learn is not installed."""
     try:
         from sklearn.ensemble import HistGradientBoostingRegressor
@@ -106,12 +106,12 @@ def simpler_ways(fitted: Runs, others: Runs, design: str) -> dict[str, np.ndarra
     return {name: values for name, values in ways.items() if values is not None and np.isfinite(values).all()}
 
 
-def as_points(runs: Runs) -> Points:
+def as_points(runs: Runs) -> MixturePoints:
     """The ends of runs as regressions read them."""
     assert runs.shares is not None
     code = pd.factorize(runs.table.candidate)[0]
     shares = runs.shares.loc[runs.table.candidate].to_numpy()
-    return Points(shares, code, np.log(runs.table.n_params.to_numpy()), np.zeros(len(code)))
+    return MixturePoints(shares, code, np.log(runs.table.n_params.to_numpy()), np.zeros(len(code)))
 
 
 def subset(runs: Runs, rows: np.ndarray) -> Runs:

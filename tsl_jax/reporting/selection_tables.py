@@ -11,6 +11,7 @@ from tsl_jax.reporting.wording import count
 from tsl_jax.selection import Choice, Runs
 from tsl_jax.selection.cross_validation import GP
 
+WIDTH = 100  # of the table at least: numbers that are cut off are worse than lines that are broken
 CLEAR = 0.02  # of Spearman's correlation, or a tenth of the rms error: by which a simpler way is said to be better
 
 
@@ -19,6 +20,7 @@ def show_choice(choice: Choice, runs: Runs, rows: int = 15) -> None:
     from rich.console import Console
 
     console = Console()
+    console = Console(width=max(console.width, WIDTH))
     lines = [_read(runs), *choice.notes, f"predicted: {choice.method}", *_validated(choice.cross_validation)]
     print("\n".join(lines))
     console.print(_candidates(choice, rows))
@@ -84,23 +86,14 @@ def _candidates(choice: Choice, rows: int) -> Any:
     table = Table(title=Text(f"candidates at {where}"), title_justify="left")
     read, known = choice.table.epochs.notna().any(), choice.table.actual.notna().any()
     seen = choice.table.seen.notna().any()
-    names = [
-        "rank",
-        "candidate",
-        *(["last seen"] if seen else []),
-        "predicted (90 %)",
-        "behind",
-        "P(best)",
-        "state",
-        *(["epochs"] if read else []),
-    ]
-    for name in [*names, *(["actual end"] if known else [])]:
-        table.add_column(Text(name), no_wrap=True)
+    names = ["rank", "candidate", *(["seen"] if seen else []), "predicted (90 %)", "behind", "P(best)", "state"]
+    for name in [*names, *(["epochs"] if read else []), *(["actual"] if known else [])]:
+        table.add_column(Text(name), no_wrap=name != "candidate", overflow="fold")
     for row in choice.table.head(rows).itertuples():
-        state = f"{row.state}: stop" if row.stop else row.state
         cells = [str(row.rank), row.candidate]
         cells += [f"{row.seen:.4f}" if np.isfinite(row.seen) else "-"] if seen else []
-        cells += [f"{row.loss:.4f} ({row.low:.4f} to {row.high:.4f})", f"{row.behind:.4f}", _chance(row.p_best), state]
+        cells += [f"{row.loss:.4f} ± {(row.high - row.low) / 2:.4f}", f"{row.behind:.4f}", _chance(row.p_best)]
+        cells += [f"{row.state}: stop" if row.stop else row.state]
         cells += [f"{row.epochs:.1f} {row.epochs_of}"] if read else []
         cells += [f"{row.actual:.4f}" if np.isfinite(row.actual) else "-"] if known else []
         table.add_row(*(Text(str(cell)) for cell in cells))

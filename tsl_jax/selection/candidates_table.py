@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_float_dtype, is_numeric_dtype
 
 from tsl_jax.scaling.runs_table import NAMES
 from tsl_jax.selection.candidate_runs import Runs, runs_of_rows
@@ -102,7 +103,7 @@ def _read_table(path: Path) -> pd.DataFrame:
         raise ValueError(f"select: {path} is no table that can be read: {found}") from None
     table.columns = [str(name).strip() for name in table.columns]
     for name in list(table):
-        mappings = [_mapping(value) for value in table[name]] if table[name].dtype == object else [None]
+        mappings = [_mapping(value) for value in table[name]] if not is_numeric_dtype(table[name]) else []
         if any(value is not None for value in mappings):
             inner = pd.DataFrame([value or {} for value in mappings], index=table.index)
             absent = inner.isna() & inner.notna().any(axis=1).to_numpy()[:, None]
@@ -212,7 +213,7 @@ def _join(first: pd.DataFrame, second: pd.DataFrame, key: str, notes: list[str])
     on = [name for name in first if name in second.columns and name != "table"]
     left, right = first, second.drop(columns="table")
     for name in on:
-        if left[name].dtype != right[name].dtype and object in (left[name].dtype, right[name].dtype):
+        if is_numeric_dtype(left[name]) != is_numeric_dtype(right[name]):
             left, right = left.astype({name: str}), right.astype({name: str})
     if left.duplicated(on).any() and right.duplicated(on).any():
         row = left[left.duplicated(on)].iloc[0]
@@ -246,7 +247,7 @@ def _named(table: pd.DataFrame, columns: Mapping[str, str]) -> tuple[pd.DataFram
     renamed = {}
     for name, names in wanted.items():
         found = columns.get(name) or next((other for other in names if other in table), None)
-        if found and name == "candidate" and not columns.get(name) and pd.api.types.is_float_dtype(table[found]):
+        if found and name == "candidate" and not columns.get(name) and is_float_dtype(table[found]):
             continue  # a share, not a name
         if found and found not in renamed:
             renamed[found] = name

@@ -1,9 +1,9 @@
 """The choice among candidates: the loss of each at the target, its chance to be the best, what to stop, what to try.
 
 Runs that have ended are their losses; those that run are forecast to the end of their plan (`race`); a regression over
-mixtures and sizes (`mixture_regression`) joins them. What is chosen is the candidate of the lowest predicted loss at the
-target. Where runs at the target still run, their own ends are predicted, seeds' luck included; else the expected loss of
-a new run of each mixture.
+mixtures and sizes (`mixture_regression`) joins them. What is chosen is the candidate of the lowest predicted loss at
+the target. Where runs at the target still run, their own ends are predicted, seeds' luck included; else the expected
+loss of a new run of each mixture.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tsl_jax.selection.consequences import (
 from tsl_jax.selection.cross_validation import GP, cross_validate
 from tsl_jax.selection.evidence import Evidence, find_target, gather
 from tsl_jax.selection.mixture_columns import MOST_EPOCHS, epochs
-from tsl_jax.selection.mixture_regression import PRIORS, MixtureRegression, Points, fit_regression
+from tsl_jax.selection.mixture_regression import PRIORS, MixtureRegression, MixturePoints, fit_regression
 from tsl_jax.selection.next_candidate import next_candidates
 
 FEWEST = 5  # candidates that a regression is fitted to
@@ -42,14 +42,15 @@ class Choice:
     """Candidates, judged at a target.
 
     Attributes:
-        table: a row a candidate, the best first: candidate, rank (1 + how many are surely better; ties share it), loss,
-            low, high (90 %), behind (loss beyond that of the chosen), p_best, regret (expected nats lost by choosing it),
-            seen (the last loss of its runs at the target, their mean), state (ended, running, smaller: only at other sizes, untried), stop (may be), epochs and epochs_of (of the
-            domain read most often), actual (the end that was hidden, or given with untried candidates).
-        chosen: its name. tied: names that it is not told apart from. following: candidates worth trying next: candidate,
-            loss, gain (expected improvement, nats), chance, and the shares.
-        saved: tokens, flops and gpu_hours of the runs that may be stopped. scores: method -> spearman, regret, p_best of
-            the actual best, where ends are known. cross_validation: see `cross_validate`.
+        table: a row a candidate, the best first: candidate, rank (1 + how many are surely better; ties share it),
+            loss, low, high (90 %), behind (loss beyond that of the chosen), p_best, regret (expected nats lost by
+            choosing it), seen (the last loss of its runs at the target, their mean), state (ended, running, smaller:
+            only at other sizes, untried), stop (may be), epochs and epochs_of (of the domain read most often), actual
+            (the end that was hidden, or given with untried candidates).
+        chosen: its name. tied: names that it is not told apart from. following: candidates worth trying next:
+            candidate, loss, gain (expected improvement, nats), chance, and the shares.
+        saved: tokens, flops and gpu_hours of the runs that may be stopped. scores: method -> spearman, regret, p_best
+            of the actual best, where ends are known. cross_validation: see `cross_validate`.
         shares: (candidate, domain) or None. target: n_params and tokens, NaN where not known.
         method: how losses were predicted. notes: sentences.
     """
@@ -184,7 +185,7 @@ def _regression(evidence: Evidence, needed: bool, sd: float | None) -> MixtureRe
     return fit_regression(points, evidence.y, evidence.errors, noise=noise)
 
 
-def _own_rows(evidence: Evidence, wanted: Points) -> np.ndarray | None:
+def _own_rows(evidence: Evidence, wanted: MixturePoints) -> np.ndarray | None:
     """For each candidate the row of its run at the target, -1 for none; None where one has several: seeds."""
     rows = np.flatnonzero(evidence.at_target)
     of = evidence.points.candidate[rows]
@@ -195,7 +196,7 @@ def _own_rows(evidence: Evidence, wanted: Points) -> np.ndarray | None:
 
 
 def _observed(
-    evidence: Evidence, wanted: Points, sd: float | None, notes: list[str]
+    evidence: Evidence, wanted: MixturePoints, sd: float | None, notes: list[str]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Without a regression: the candidates that have runs at the target, with the means of those and their covariance.
 

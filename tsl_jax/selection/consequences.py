@@ -1,4 +1,4 @@
-"""What follows from a choice, and how it is judged: states, repeated text, what stopping saves, scores by known ends."""
+"""What follows from a choice, and how it is judged: states, repeated text, what stopping saves, scores by ends."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tsl_jax.selection.candidate_runs import Runs
 from tsl_jax.selection.cross_validation import spearman
 from tsl_jax.selection.evidence import Evidence
 from tsl_jax.selection.mixture_columns import MOST_EPOCHS
-from tsl_jax.selection.mixture_regression import NAMES, MixtureRegression, Points
+from tsl_jax.selection.mixture_regression import NAMES, MixtureRegression, MixturePoints
 
 
-def states(evidence: Evidence, wanted: Points) -> list[str]:
+def states(evidence: Evidence, wanted: MixturePoints) -> list[str]:
     """Of each candidate: ended or running at the target, or smaller (it has runs of other sizes alone)."""
     candidate = evidence.points.candidate
     running = set(candidate[evidence.at_target & ~evidence.ended].tolist())
@@ -30,7 +30,7 @@ def last_losses(runs: Runs, names: Sequence[str], at_target: np.ndarray) -> np.n
 def actual_ends(
     full: Runs, untried: Runs | None, names: Sequence[str], at_target: np.ndarray, cutoff: float | None
 ) -> np.ndarray:
-    """The known end of each candidate: of what a cut-off hides, or what came with the untried; NaN where there is none."""
+    """The known end of each candidate: what a cut-off hides, or what came with the untried; NaN where there is none."""
     if untried is not None and untried.shares is not None:
         return untried.table.groupby("candidate").loss.mean().reindex(untried.shares.index).to_numpy(float)
     if cutoff is None:
@@ -52,7 +52,7 @@ def known_tokens(
         raise ValueError(f"select: --available needs {'mixtures' if shares is None else 'the length: --tokens N'}")
     if available or not countable:
         return dict(available or {})
-    return {domain: count for domain, count in runs.available.items() if domain in set(shares or ())}
+    return {domain: count for domain, count in runs.available.items() if shares is not None and domain in shares}
 
 
 def repetition(table: pd.DataFrame, chosen: int, tokens: float) -> list[str]:
@@ -73,7 +73,7 @@ def repetition(table: pd.DataFrame, chosen: int, tokens: float) -> list[str]:
 
 
 def saved_by_stopping(stopped: pd.DataFrame, flops_per_hour: float) -> dict[str, float]:
-    """Tokens, FLOPs (6 N D) and GPU-hours that runs would still take: by their own pace where all say it, else by FLOPs.
+    """Tokens, FLOPs (6 N D) and GPU-hours that runs would still take: by their pace where all say it, else by FLOPs.
 
     Args:
         stopped: their rows of `Runs.table`. flops_per_hour: of a device.
@@ -86,7 +86,9 @@ def saved_by_stopping(stopped: pd.DataFrame, flops_per_hour: float) -> dict[str,
     return {"runs": float(len(stopped)), "tokens": float(left.sum()), "flops": flops, "gpu_hours": hours}
 
 
-def score(table: pd.DataFrame, evidence: Evidence, wanted: Points, runs: Runs, cutoff: float | None) -> pd.DataFrame:
+def score(
+    table: pd.DataFrame, evidence: Evidence, wanted: MixturePoints, runs: Runs, cutoff: float | None
+) -> pd.DataFrame:
     """A row a way to choose: spearman and regret (nats beyond the actual best), p_best of the actual best (ours alone).
 
     Beside the prediction: the loss at the cut-off, the loss of the next smaller size, and a candidate taken by chance.

@@ -1,7 +1,7 @@
 """How good the prediction of unseen mixtures was on the user's own runs, beside simpler ways.
 
-The runs of the largest size with FEWEST candidates or more are held out in FOLDS parts by candidate; runs of other sizes
-stay. Each method predicts them from the rest:
+The runs of the largest size with FEWEST candidates or more are held out in FOLDS parts by candidate; runs of other
+sizes stay. Each method predicts them from the rest:
 
     gaussian process     `mixture_regression`, its parameters fitted anew for each part where there are few rows
     linear               log loss linear in the shares, a level for each size
@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from tsl_jax.selection.mixture_regression import NAMES, MixtureRegression, Points, fit_regression
+from tsl_jax.selection.mixture_regression import NAMES, MixtureRegression, MixturePoints, fit_regression
 
 FEWEST = 8  # candidates of a size that are held out in parts
 FOLDS = 10
@@ -71,7 +71,7 @@ def cross_validate(regression: MixtureRegression, ended: np.ndarray, seed: int =
     return pd.DataFrame(rows, columns=columns).set_index("method")
 
 
-def linear(points: Points, y: np.ndarray, at: Points) -> np.ndarray:
+def linear(points: MixturePoints, y: np.ndarray, at: MixturePoints) -> np.ndarray:
     """Log losses by a linear regression on the shares, each size with a level of its own."""
     assert points.shares is not None
     assert at.shares is not None
@@ -82,7 +82,7 @@ def linear(points: Points, y: np.ndarray, at: Points) -> np.ndarray:
     return level + (at.shares - center) @ slopes
 
 
-def mixing_law(points: Points, y: np.ndarray, at: Points) -> np.ndarray:
+def mixing_law(points: MixturePoints, y: np.ndarray, at: MixturePoints) -> np.ndarray:
     """Log losses by c + k exp(sum_j t_j r_j), fitted by least squares to losses relative to the level of their size.
 
     NaN where there are fewer runs than numbers to fit.
@@ -97,9 +97,11 @@ def mixing_law(points: Points, y: np.ndarray, at: Points) -> np.ndarray:
     level, effects = _levels(points, y, at)
     ratio = np.exp(effects)
 
-    def coefficients(t: np.ndarray) -> np.ndarray:  # c and k are linear given t
-        basis = np.stack([np.ones(len(y)), np.exp(shares @ t)], axis=1)
-        return np.linalg.lstsq(basis, ratio, rcond=None)[0]
+    def coefficients(t: np.ndarray) -> tuple[float, float]:  # c and k are those of a straight line, given t
+        rise = np.exp(np.clip(shares @ t, -30, 30))
+        away = rise - rise.mean()
+        k = float(away @ ratio / max(float(away @ away), 1e-12))
+        return float(ratio.mean() - k * rise.mean()), k
 
     def residual(t: np.ndarray) -> np.ndarray:
         c, k = coefficients(t)
@@ -108,7 +110,7 @@ def mixing_law(points: Points, y: np.ndarray, at: Points) -> np.ndarray:
     center = shares - shares.mean(0)
     slopes = np.linalg.solve(center.T @ center + RIDGE * np.eye(shares.shape[1]), center.T @ effects)
     scale = np.abs(slopes).max() or 1.0
-    fits = [least_squares(residual, slopes / scale * size, max_nfev=100, x_scale="jac") for size in (1.0, 4.0)]
+    fits = [least_squares(residual, slopes / scale * size, max_nfev=40, x_scale="jac") for size in (0.5, 2.0)]
     t = min(fits, key=lambda fit: fit.cost).x
     c, k = coefficients(t)
     return level + np.log(np.maximum(c + k * np.exp(np.clip(at.shares @ t, -30, 30)), 1e-3))
@@ -122,14 +124,14 @@ def spearman(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.corrcoef(ranks)[0, 1])
 
 
-def _levels(points: Points, y: np.ndarray, at: Points) -> tuple[np.ndarray, np.ndarray]:
+def _levels(points: MixturePoints, y: np.ndarray, at: MixturePoints) -> tuple[np.ndarray, np.ndarray]:
     """The mean of each size at the new points (that of all where it has none), and what runs are away from theirs."""
     means = {size: y[points.size == size].mean() for size in np.unique(points.size)}
     effects = y - np.array([means[size] for size in points.size])
     return np.array([means.get(size, y.mean()) for size in at.size]), effects
 
 
-def _largest_size(points: Points, ended: np.ndarray) -> np.ndarray:
+def _largest_size(points: MixturePoints, ended: np.ndarray) -> np.ndarray:
     """(row,) the runs of the largest size with FEWEST candidates."""
     for scale in np.unique(points.scale[ended])[::-1]:
         size = points.size[ended & (points.scale == scale)][0]
@@ -139,7 +141,7 @@ def _largest_size(points: Points, ended: np.ndarray) -> np.ndarray:
     return np.zeros(len(points), bool)
 
 
-def _at_smaller_size(points: Points, y: np.ndarray, held: np.ndarray) -> np.ndarray:
+def _at_smaller_size(points: MixturePoints, y: np.ndarray, held: np.ndarray) -> np.ndarray:
     """The loss of the same candidate at the next smaller size; NaN where it has none."""
     values = np.full(len(y), np.nan)
     smaller = points.scale < points.scale[held].min()

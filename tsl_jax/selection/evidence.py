@@ -10,7 +10,7 @@ import pandas as pd
 
 from tsl_jax.selection.candidate_runs import FEWEST as CURVE
 from tsl_jax.selection.candidate_runs import Runs
-from tsl_jax.selection.mixture_regression import Points
+from tsl_jax.selection.mixture_regression import MixturePoints
 from tsl_jax.selection.race import race
 
 ALIKE = 0.1  # in logs: sizes, and lengths, that count as one
@@ -26,7 +26,7 @@ class Evidence:
             stopped, by the race.
     """
 
-    points: Points
+    points: MixturePoints
     y: np.ndarray
     errors: np.ndarray
     run: np.ndarray
@@ -75,7 +75,7 @@ def find_target(
 
 def gather(
     runs: Runs, codes: Mapping[str, int], target: Mapping[str, float], at_target: np.ndarray
-) -> tuple[Evidence, Points]:
+) -> tuple[Evidence, MixturePoints]:
     """The evidence of runs, and the point of each candidate of `codes` at the target (in the order of the codes).
 
     Raises:
@@ -106,10 +106,10 @@ def gather(
     shares = None if runs.shares is None else runs.shares
     candidate = np.array([codes[name] for name in table.candidate])
     of_runs = None if shares is None else shares.loc[table.candidate].to_numpy(float)
-    points = Points(of_runs, candidate, params[:-1], lengths[:-1])
+    points = MixturePoints(of_runs, candidate, params[:-1], lengths[:-1])
     everyone = np.array(list(codes.values()))
     at = [np.full(len(codes), values[-1]) for values in (params, lengths)]
-    wanted = Points(None if shares is None else shares.loc[list(codes)].to_numpy(float), everyone, *at)
+    wanted = MixturePoints(None if shares is None else shares.loc[list(codes)].to_numpy(float), everyone, *at)
     evidence = Evidence(
         points.take(known),
         y[known],

@@ -76,7 +76,7 @@ def find_mixture(table: pd.DataFrame, named: Sequence[str], explained: Sequence[
 
 
 def _like_shares(part: pd.DataFrame) -> bool:
-    """Whether half of the rows or more sum to about one or a hundred: columns such as train_loss, train_steps do not."""
+    """Whether half of the rows or more sum to about one or a hundred: train_loss, train_steps do not."""
     sums = part.sum(axis=1).to_numpy(float)
     near = (np.abs(sums - 1) < 0.2) | (np.abs(sums - 100) < 20)
     return bool(np.mean(near) >= 0.5)
@@ -111,9 +111,8 @@ def checked_shares(
         words = values[domain].isna() & shares[domain].notna()
         if words.any():
             row = int(np.argmax(words))
-            raise ValueError(
-                f"select: the share of {domain} must be a number, found {shares[domain].iloc[row]!r} in {row_name.iloc[row]}"
-            )
+            found = f"{shares[domain].iloc[row]!r} in {row_name.iloc[row]}"
+            raise ValueError(f"select: the share of {domain} must be a number, found {found}")
         if (values[domain] < 0).any():
             row = int(np.argmax(values[domain] < 0))
             found = f"{values[domain].iloc[row]:g} in {row_name.iloc[row]}"

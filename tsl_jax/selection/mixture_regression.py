@@ -1,6 +1,6 @@
 """The loss as a function of the mixture and of the size of a run, by Gaussian process regression.
 
-The logarithm of the loss of a run of mixture x and scale s (half the log of its FLOPs: about the log of its parameters):
+The logarithm of the loss of a run of mixture x and scale s (half the log of its FLOPs, about the log of its size):
 
     y(x, s) = level(s) + g(x, s) + noise,      level(s) = b0 + b1 log N + b2 log T + a step of its own at each size
     cov(g(x, s), g(x', s')) = exp(-kappa (s + s')) exp(-|s - s'|/lambda)
@@ -44,7 +44,7 @@ LENGTHS = 0.7  # prior sd of the log of a domain's length beside the common one
 
 
 @dataclass(frozen=True)
-class Points:
+class MixturePoints:
     """Runs, or mixtures at a size, as the regression reads them.
 
     Attributes:
@@ -72,10 +72,10 @@ class Points:
         rounded = np.round(np.stack([self.log_params, self.log_tokens], axis=1) * 1e4).astype(int)
         return rounded[:, 0] * 10_000_019 + rounded[:, 1]
 
-    def take(self, rows: Any) -> Points:
+    def take(self, rows: Any) -> MixturePoints:
         """Some of the points."""
         shares = None if self.shares is None else self.shares[rows]
-        return Points(shares, self.candidate[rows], self.log_params[rows], self.log_tokens[rows])
+        return MixturePoints(shares, self.candidate[rows], self.log_params[rows], self.log_tokens[rows])
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class MixtureRegression:
         theta: the parameters. center, unit: y = center + unit * (what is modelled). origin: as in `_parts`.
     """
 
-    points: Points
+    points: MixturePoints
     y: np.ndarray
     errors: np.ndarray
     theta: np.ndarray
@@ -95,7 +95,7 @@ class MixtureRegression:
     unit: float
     origin: np.ndarray
 
-    def predict(self, points: Points, of_run: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def predict(self, points: MixturePoints, of_run: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Mean and covariance of the log loss.
 
         Args:
@@ -120,20 +120,24 @@ class MixtureRegression:
         kept = np.flatnonzero(~rows)
         return replace(self, points=self.points.take(kept), y=self.y[kept], errors=self.errors[np.ix_(kept, kept)])
 
-    def _kernel(self, first: Points, second: Points) -> np.ndarray:
+    def _kernel(self, first: MixturePoints, second: MixturePoints) -> np.ndarray:
         parts = _parts(self.theta, first, second, self.origin)
         mixture = parts["linear"] + parts["smooth"] + parts["own"]
         return LEVEL**2 + parts["trend"] / self.unit**2 + parts["step"] + parts["sizes"] * mixture
 
 
 def fit_regression(
-    points: Points, y: np.ndarray, errors: np.ndarray | None = None, start: Any = None, noise: float | None = None
+    points: MixturePoints,
+    y: np.ndarray,
+    errors: np.ndarray | None = None,
+    start: Any = None,
+    noise: float | None = None,
 ) -> MixtureRegression:
     """The regression of log losses on mixtures and sizes.
 
     Args:
-        points: a run each. y: (run,) log loss. errors: (run, run) covariance of what is wrong with y beside the noise of
-            runs, such as that of an extrapolated end; default none.
+        points: a run each. y: (run,) log loss. errors: (run, run) covariance of what is wrong with y beside the noise
+            of runs, such as that of an extrapolated end; default none.
         start: parameters to begin at, those of a fit to similar rows. noise: sd of log loss over seeds, where known.
     """
     from scipy.optimize import minimize
@@ -161,12 +165,12 @@ def fit_regression(
     return MixtureRegression(points, y, errors, found.x, center, unit, origin)
 
 
-def _trend(points: Points, origin: np.ndarray) -> np.ndarray:
+def _trend(points: MixturePoints, origin: np.ndarray) -> np.ndarray:
     """The level by the prior's slopes."""
     return SLOPE * (points.log_params - origin[0] + points.log_tokens - origin[1])
 
 
-def _prior(points: Points, unit: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _prior(points: MixturePoints, unit: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Prior mean and sd of the parameters, and which of them the data have a say in; the others are switched off."""
     mixed, sizes = points.shares is not None, len(np.unique(points.size)) > 1
     domains = points.shares.shape[1] if points.shares is not None else 0
@@ -184,7 +188,7 @@ def _prior(points: Points, unit: float) -> tuple[np.ndarray, np.ndarray, np.ndar
     return mean, sd, free
 
 
-def _parts(theta: np.ndarray, first: Points, second: Points, origin: np.ndarray) -> dict[str, Any]:
+def _parts(theta: np.ndarray, first: MixturePoints, second: MixturePoints, origin: np.ndarray) -> dict[str, Any]:
     """The summands and factors of the covariance between two sets of points, and what their gradients need.
 
     Args:
@@ -216,7 +220,7 @@ def _parts(theta: np.ndarray, first: Points, second: Points, origin: np.ndarray)
 
 def _objective(
     theta: np.ndarray,
-    points: Points,
+    points: MixturePoints,
     y: np.ndarray,
     errors: np.ndarray,
     unit: float,

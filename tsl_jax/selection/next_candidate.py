@@ -2,9 +2,9 @@
 
     EI(x) = E max(0, f(chosen) - f(x)) = sd phi(u) + (m_chosen - m_x) Phi(u),     u = (m_chosen - m_x)/sd,
 
-with sd that of the difference of the two (Jones, Schonlau and Welch 1998). Candidates that have no run at the target are
-offered where there are any, else mixtures between those that were tried: averages of three of them with random weights,
-so that no share leaves the range which the regression has seen.
+with sd that of the difference of the two (Jones, Schonlau and Welch 1998). Candidates that have no run at the target
+are offered where there are any, else mixtures between those that were tried: averages of three of them with random
+weights, so that no share leaves the range which the regression has seen.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from tsl_jax.selection.mixture_regression import MixtureRegression, Points
+from tsl_jax.selection.mixture_regression import MixtureRegression, MixturePoints
 
 DRAWN = 1000  # mixtures between those that were tried
 PARENTS = 3
@@ -34,7 +34,7 @@ def between(shares: np.ndarray, losses: np.ndarray, seed: int = 0) -> np.ndarray
 
 def next_candidates(
     regression: MixtureRegression,
-    wanted: Points,
+    wanted: MixturePoints,
     table: pd.DataFrame,
     chosen: int,
     shares: pd.DataFrame | None,
@@ -55,7 +55,7 @@ def next_candidates(
         mixtures = between(wanted.shares, table.loss.to_numpy())
         unknown = np.full(len(mixtures), wanted.candidate.max() + 1)
         at = [np.full(len(mixtures), values[chosen]) for values in (wanted.log_params, wanted.log_tokens)]
-        offered, names = Points(mixtures, unknown, *at), np.full(len(mixtures), "a new mixture", dtype=object)
+        offered, names = MixturePoints(mixtures, unknown, *at), np.full(len(mixtures), "a new mixture", dtype=object)
     else:
         return pd.DataFrame()
     if shares is not None and offered.shares is not None:
@@ -74,7 +74,7 @@ def next_candidates(
 
 
 def _expected_improvements(
-    regression: MixtureRegression, chosen: Points, offered: Points, widened: float
+    regression: MixtureRegression, chosen: MixturePoints, offered: MixturePoints, widened: float
 ) -> pd.DataFrame:
     """Loss, gain (EI, nats) and the chance of one, a row a mixture."""
     from scipy.stats import norm
@@ -84,7 +84,7 @@ def _expected_improvements(
         shares = np.concatenate([chosen.shares, offered.shares])
     names = ("candidate", "log_params", "log_tokens")
     facts = [np.concatenate([getattr(chosen, name), getattr(offered, name)]) for name in names]
-    mean, covariance = regression.predict(Points(shares, *facts))
+    mean, covariance = regression.predict(MixturePoints(shares, *facts))
     variance = widened * (covariance[0, 0] + np.diag(covariance) - 2 * covariance[0])[1:]
     sd = np.sqrt(np.maximum(variance, 1e-18))
     ahead = mean[0] - mean[1:]
