@@ -82,13 +82,16 @@ def runs_of_rows(
         tokens = part.tokens.to_numpy(float) if "tokens" in part else np.full(len(part), np.nan)
         order = np.argsort(tokens, kind="stable")
         keep = order[np.append(np.diff(tokens[order]) > 0, True)] if np.isfinite(tokens).all() else order[-1:]
-        dropped += len(order) - len(keep)
+        keep = keep[tokens[keep] > 0] if (tokens[keep] > 0).any() else keep  # not the loss before training
+        dropped += len(order) - len(np.unique(tokens))
         first, last = part.iloc[0], part.iloc[keep[-1]]
         finite = np.isfinite(part.loss.to_numpy(float)[keep])
         curves.append((tokens[keep][finite], part.loss.to_numpy(float)[keep][finite]))
         facts = {name: last[name] if name in part else np.nan for name in ("n_params", "tokens", "planned", "pace")}
         label = str(first["run"]) if "run" in part else f"row {index.iloc[0] + 1}"
         table.append({"run": label, "candidate": names[index.iloc[0]], **facts, "loss": last["loss"]})
+    if "run" not in rows and any(len(at) > 1 for at, _ in curves):
+        notes.append("rows of one mixture, size and seed at several tokens are taken for checkpoints of one run")
     if dropped:
         notes.append(f"{dropped} rows repeat the tokens of another row of their run: the last is taken")
     runs = _with_plans(pd.DataFrame(table), curves, notes)

@@ -253,10 +253,17 @@ def _named(table: pd.DataFrame, columns: Mapping[str, str]) -> tuple[pd.DataFram
             renamed[found] = name
     clash = [name for name in renamed.values() if name in table and name not in renamed]
     table = table.rename(columns={name: f"{name} (column)" for name in clash}).rename(columns=renamed)
+    steps = next((name for name in NAMES["steps"] if name in table), None)
+    used = [f"{name} (column)" for name in clash]
+    if "tokens" not in table and steps is not None and "tokens" not in columns:  # the clock, where there is no other
+        batch = next((name for name in NAMES["batch_tokens"] if name in table), None)
+        per_step = 1.0 if batch is None else pd.to_numeric(table[batch], errors="coerce")
+        table["tokens"] = pd.to_numeric(table[steps], errors="coerce") * per_step
+        used += [steps, *([] if batch is None else [batch])]
     for name in ("n_params", "tokens", "planned"):
         if name in table:
             table[name] = _counts(table, name)
-    return table, [f"{name} (column)" for name in clash]
+    return table, used
 
 
 def _counts(table: pd.DataFrame, name: str) -> np.ndarray:

@@ -28,9 +28,10 @@ from tsl_jax.selection.consequences import (
 from tsl_jax.selection.cross_validation import GP, cross_validate
 from tsl_jax.selection.evidence import Evidence, find_target, gather
 from tsl_jax.selection.mixture_columns import MOST_EPOCHS, epochs
-from tsl_jax.selection.mixture_regression import PRIORS, MixtureRegression, MixturePoints, fit_regression
+from tsl_jax.selection.mixture_regression import PRIORS, MixturePoints, MixtureRegression, fit_regression
 from tsl_jax.selection.next_candidate import next_candidates
 
+MOST = 4000  # candidates: their joint covariance is held in memory
 FEWEST = 5  # candidates that a regression is fitted to
 SURE = 0.95  # chance from which one candidate is said to be better than another
 Z90 = 1.6449
@@ -91,16 +92,21 @@ def choose(
         ValueError: for a target or cut-off that leaves nothing to go by.
     """
     notes: list[str] = []
-    target, at_target = find_target(runs, untried, n_params, tokens)
+    runs, target, at_target = find_target(runs, untried, n_params, tokens)
     full = runs
     if cutoff is not None:
         if not 0 <= cutoff < 1:
             raise ValueError(f"select: --cutoff is a share of the plan, from 0 to below 1, found {cutoff:g}")
         runs = runs.seen(cutoff, at_target)
     runs, names = _with_untried(runs, untried)
+    if len(names) > MOST:
+        raise ValueError(f"select: {len(names)} candidates, of at most {MOST} that are judged together; leave some out")
     codes = {name: k for k, name in enumerate(dict.fromkeys([*runs.table.candidate, *names]))}
     evidence, wanted = gather(runs, codes, target, at_target)
     wanted = wanted.take(np.array([codes[name] for name in names]))
+    if not evidence.at_target.any():
+        level = "its level is extrapolated, differences of candidates are known better than losses"
+        notes.append(f"no run at the target is seen: {level}")
     regression = _regression(evidence, untried is not None, sd)
     running = bool((evidence.at_target & ~evidence.ended).any())
     validated, widened = pd.DataFrame(), 1.0

@@ -11,7 +11,7 @@ from tsl_jax.selection.candidate_runs import Runs
 from tsl_jax.selection.cross_validation import spearman
 from tsl_jax.selection.evidence import Evidence
 from tsl_jax.selection.mixture_columns import MOST_EPOCHS
-from tsl_jax.selection.mixture_regression import NAMES, MixtureRegression, MixturePoints
+from tsl_jax.selection.mixture_regression import NAMES, MixturePoints, MixtureRegression
 
 
 def states(evidence: Evidence, wanted: MixturePoints) -> list[str]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from tsl_jax.selection.mixture_regression import NAMES, MixtureRegression, MixturePoints, fit_regression
+from tsl_jax.selection.mixture_regression import NAMES, MixturePoints, MixtureRegression, fit_regression
 
 FEWEST = 8  # candidates of a size that are held out in parts
 FOLDS = 10
@@ -46,7 +46,8 @@ def cross_validate(regression: MixtureRegression, ended: np.ndarray, seed: int =
     sd = np.full(len(y), np.nan)
     for fold in folds:
         out = held & np.isin(points.candidate, fold)
-        fitted = regression.without(out)
+        gone = np.isin(points.candidate, fold) & (points.scale > points.scale[held].min() - 0.05)  # larger runs too
+        fitted = regression.without(gone)
         if len(fitted.y) <= REFITTED:
             fitted = fit_regression(fitted.points, fitted.y, fitted.errors, start=regression.theta)
         mean, covariance = fitted.predict(points.take(out))
@@ -54,8 +55,8 @@ def cross_validate(regression: MixtureRegression, ended: np.ndarray, seed: int =
         noise = fitted.unit**2 * np.exp(2 * fitted.theta[NAMES.index("noise")])
         sd[out] = np.sqrt(np.maximum(np.diag(covariance) + noise, 1e-18))
         if points.shares is not None:
-            predicted[LINEAR][out] = linear(points.take(~out), y[~out], points.take(out))
-            predicted[LAW][out] = mixing_law(points.take(~out), y[~out], points.take(out))
+            predicted[LINEAR][out] = linear(points.take(~gone), y[~gone], points.take(out))
+            predicted[LAW][out] = mixing_law(points.take(~gone), y[~gone], points.take(out))
     predicted[SMALLER] = _at_smaller_size(points, y, held)
     rows = []
     for name, values in predicted.items():

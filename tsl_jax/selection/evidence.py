@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
+from tsl_jax.selection.candidate_runs import ENDED, Runs
 from tsl_jax.selection.candidate_runs import FEWEST as CURVE
-from tsl_jax.selection.candidate_runs import Runs
 from tsl_jax.selection.mixture_regression import MixturePoints
 from tsl_jax.selection.race import race
 
@@ -37,8 +37,8 @@ class Evidence:
 
 def find_target(
     runs: Runs, untried: Runs | None, n_params: float | None, tokens: float | None
-) -> tuple[dict[str, float], np.ndarray]:
-    """n_params and tokens for which candidates are judged, NaN where not known, and which runs are of that size.
+) -> tuple[Runs, dict[str, float], np.ndarray]:
+    """The runs with their plans at the target, n_params and tokens of it (NaN where not known), and which runs are there.
 
     By default the size of the untried candidates where they say it, else the largest; the length of the runs of that
     size, of the longest where there are none.
@@ -65,12 +65,13 @@ def find_target(
         lengths = runs.table.planned[at_target] if at_target.any() else runs.table.planned
         own = untried.table.planned.max() if untried is not None else np.nan
         tokens = float(own if np.isfinite(own) else lengths.max())
-    elif at_target.any():  # where the target's runs end is told, not guessed from the longest
-        guessed = runs.table.planned.where(~runs.table.has_plan)
-        shorter = at_target & runs.table.curve.to_numpy() & guessed.notna().to_numpy()
-        runs.table.loc[shorter, "planned"] = tokens
-        runs.table.loc[shorter, "ended"] = runs.table.tokens[shorter] >= 0.98 * tokens
-    return {"n_params": n_params, "tokens": tokens}, at_target
+    else:  # where the target's curves end is told, not guessed from the longest
+        table = runs.table.copy()
+        guessed = at_target & table.curve.to_numpy(bool) & ~table.has_plan.to_numpy(bool)
+        table.loc[guessed, "planned"] = tokens
+        table.loc[guessed, "ended"] = table.tokens[guessed] >= ENDED * tokens
+        runs = replace(runs, table=table)
+    return runs, {"n_params": n_params, "tokens": tokens}, at_target
 
 
 def gather(

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from tsl_jax.selection.mixture_regression import MixtureRegression, MixturePoints
+from tsl_jax.selection.mixture_regression import MixturePoints, MixtureRegression
 
 DRAWN = 1000  # mixtures between those that were tried
 PARENTS = 3
