@@ -341,7 +341,7 @@ def _in_memory(rows: pd.DataFrame) -> Any:
     from tsl_jax.selection.candidate_runs import runs_of_rows
 
     columns = [f"train_{name}" for name in DOMAINS]
-    shares, _ = checked_shares(rows, dict(zip(columns, DOMAINS, strict=True)), rows.run)
+    shares, _ = checked_shares(rows, dict(zip(columns, DOMAINS, strict=True)), rows.run.tolist())
     return runs_of_rows(rows[["run", "loss"]], shares, {}, True, [])
 
 

@@ -160,7 +160,8 @@ def _available(entries: tuple[str, ...]) -> dict[str, float]:
         raise ValueError(f"select: {path} is no table of domains and tokens: {str(error).splitlines()[0]}") from None
     if not {"domain", "tokens"} <= set(table):
         raise ValueError(f"select: {path} needs the columns domain and tokens, found {', '.join(map(str, table))}")
-    return _numbers(tuple(f"{row.domain}={row.tokens}" for row in table.itertuples()), "--available")
+    rows = zip(table["domain"], table["tokens"], strict=True)
+    return _numbers(tuple(f"{domain}={tokens}" for domain, tokens in rows), "--available")
 
 
 def _as_json(choice: Choice) -> dict[str, Any]:

@@ -89,6 +89,7 @@ def _candidates(choice: Choice, rows: int) -> Any:
     names = ["rank", "candidate", *(["seen"] if seen else []), "predicted (90 %)", "behind", "P(best)", "state"]
     for name in [*names, *(["epochs"] if read else []), *(["actual"] if known else [])]:
         table.add_column(Text(name), no_wrap=name != "candidate", overflow="fold")
+    row: Any
     for row in choice.table.head(rows).itertuples():
         cells = [str(row.rank), row.candidate]
         cells += [f"{row.seen:.4f}" if np.isfinite(row.seen) else "-"] if seen else []
@@ -118,7 +119,7 @@ def _verdict(choice: Choice) -> str:
     return "\n".join(lines)
 
 
-def _mixture(shares: pd.Series, most: int = 8) -> str:
+def _mixture(shares: Any, most: int = 8) -> str:
     """Shares from the largest on."""
     ordered = shares.sort_values(ascending=False)
     ordered = ordered[ordered > 0.0005]
@@ -161,8 +162,7 @@ def _scores(scores: pd.DataFrame) -> list[str]:
         return []
     lines = ["by the ends that were hidden:"]
     for name, row in scores.iterrows():
-        chance = (
-            f", the actual best had probability {_chance(row.p_best)}" if np.isfinite(row.get("p_best", np.nan)) else ""
-        )
+        ours = float(row.p_best) if "p_best" in row else np.nan
+        chance = f", the actual best had probability {_chance(ours)}" if np.isfinite(ours) else ""
         lines.append(f"  {name}: Spearman {row.spearman:.3f}, regret {row.regret:.4f} nats{chance}")
     return lines

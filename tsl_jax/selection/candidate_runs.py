@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -56,26 +57,28 @@ def runs_of_rows(
     Raises:
         ValueError: where no row has a loss, or one run has two mixtures.
     """
-    rows = rows.reset_index(drop=True)
+    rows, mixed = rows.reset_index(drop=True), shares is not None
+    of_rows: Any = shares
     if needs_loss:
         known = np.isfinite(rows.loss.to_numpy(float))
         if not known.any():
             raise ValueError("select: no row has a loss that is a number; see --loss")
         if not known.all():
             notes.append(f"{int((~known).sum())} of {len(rows)} rows have no finite loss and are left out")
-        rows, shares = rows[known].reset_index(drop=True), None if shares is None else shares[known]
+        index = np.flatnonzero(known)
+        rows, of_rows = rows.take(index).reset_index(drop=True), of_rows.take(index) if mixed else None
     code = np.zeros(len(rows), int)
-    if shares is not None:
-        shares = shares.reset_index(drop=True)
-        code = pd.factorize(pd.Series(map(tuple, np.round(shares.to_numpy() / SAME).astype(int))))[0]
+    if mixed:
+        of_rows = of_rows.reset_index(drop=True)
+        code = pd.factorize(pd.Series(map(tuple, np.round(of_rows.to_numpy() / SAME).astype(int))))[0]
     run = _run_codes(rows, code)
-    if shares is not None:
-        mixed = pd.Series(code).groupby(run).nunique()
-        if (mixed > 1).any():
-            row = int(np.argmax(run == mixed.index[mixed > 1][0]))
+    if mixed:
+        several: Any = pd.Series(code).groupby(run).nunique()
+        if bool((several > 1).any()):
+            row = int(np.argmax(run == several.index[several > 1][0]))
             name = rows["run"][row] if "run" in rows else f"row {row + 1}"
             raise ValueError(f"select: {name} has two mixtures; name its runs apart, or leave one out")
-    names = _candidate_names(rows, code, shares is not None)
+    names = _candidate_names(rows, code, mixed)
     table, curves, dropped = [], [], 0
     for _, index in pd.Series(np.arange(len(rows))).groupby(run, sort=False):
         part = rows.iloc[index.to_numpy()]
@@ -96,9 +99,9 @@ def runs_of_rows(
         notes.append(f"{dropped} rows repeat the tokens of another row of their run: the last is taken")
     runs = _with_plans(pd.DataFrame(table), curves, notes)
     by_candidate = None
-    if shares is not None:
-        first_rows = ~pd.Series(names).duplicated().to_numpy()
-        by_candidate = shares[first_rows].set_axis(pd.Index(np.array(names)[first_rows], name="candidate"))
+    if mixed:
+        first_rows = np.flatnonzero(~pd.Series(names).duplicated().to_numpy())
+        by_candidate = of_rows.take(first_rows).set_axis(pd.Index(np.array(names)[first_rows], name="candidate"))
     return Runs(runs, tuple(curves), by_candidate, dict(available), tuple(notes))
 
 
@@ -115,7 +118,7 @@ def _run_codes(rows: pd.DataFrame, mixture: np.ndarray) -> np.ndarray:
     code = keys.groupby(list(keys), dropna=False, sort=False).ngroup().to_numpy()
     if "tokens" not in rows:
         return np.arange(len(rows))
-    twice = pd.DataFrame({"code": code, "tokens": rows.tokens}).duplicated(keep=False).groupby(code).any()
+    twice: Any = pd.DataFrame({"code": code, "tokens": rows.tokens}).duplicated(keep=False).groupby(code).any()
     repeats = np.isin(code, twice.index[twice]) if "run" not in rows else np.zeros(len(rows), bool)
     return np.where(repeats, len(rows) + np.arange(len(rows)), code)
 

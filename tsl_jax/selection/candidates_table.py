@@ -74,10 +74,10 @@ def read_candidates(
     values, used = _losses(table, loss, weights, needs_loss, notes)
     keys = [name for name in ("run", "candidate", "n_params", "tokens", "planned", "seed", "pace") if name in table]
     domains = find_mixture(table, mixture, [*keys, *used, "table", *known])
-    row_name = _row_names(table)
+    row_names = _row_names(table)
     shares = None
     if domains:
-        shares, said = checked_shares(table, domains, row_name)
+        shares, said = checked_shares(table, domains, row_names)
         notes += said
     left = [str(c) for c in table if c not in (*keys, *used, *domains, "table") and c not in known]
     if left:
@@ -155,7 +155,8 @@ def _surface_rows(path: Path, split: str, weights: Mapping[str, float]) -> tuple
     pace = recorded_pace(surface)
     if pace is not None:
         rows["pace"] = pace.tokens_per_second
-    corpus = facts.get("corpus") if isinstance(facts.get("corpus"), dict) else {}
+    corpus: Any = facts.get("corpus")
+    corpus = corpus if isinstance(corpus, dict) else {}
     mixed = corpus.get("weights") or {}
     if len(mixed) > 1:
         rows = rows.assign(**{f"mixture.{domain}": float(share) for domain, share in mixed.items()})
@@ -215,13 +216,13 @@ def _join(first: pd.DataFrame, second: pd.DataFrame, key: str, notes: list[str])
     for name in on:
         if is_numeric_dtype(left[name]) != is_numeric_dtype(right[name]):
             left, right = left.astype({name: str}), right.astype({name: str})
-    if left.duplicated(on).any() and right.duplicated(on).any():
-        row = left[left.duplicated(on)].iloc[0]
+    if bool(left.duplicated(on).any()) and bool(right.duplicated(on).any()):
+        row: Any = left[left.duplicated(on)].iloc[0]
         raise ValueError(f"select: {names} both have {key} {row[key]} twice: which rows belong together is not known")
     both = left.merge(right, on=on, how="inner")
     if both.empty:
         raise ValueError(f"select: {names} have no {key} in common, on which they would be joined")
-    lost = [int((~part[key].isin(both[key])).sum()) for part in (left, right)]
+    lost = [int(np.sum(~part[key].isin(both[key]).to_numpy(bool))) for part in (left, right)]
     if any(lost):
         notes.append(f"{names}: {lost[0]} and {lost[1]} rows have no partner by {key} and are left out")
     return both
@@ -257,8 +258,8 @@ def _named(table: pd.DataFrame, columns: Mapping[str, str]) -> tuple[pd.DataFram
     used = [f"{name} (column)" for name in clash]
     if "tokens" not in table and steps is not None and "tokens" not in columns:  # the clock, where there is no other
         batch = next((name for name in NAMES["batch_tokens"] if name in table), None)
-        per_step = 1.0 if batch is None else pd.to_numeric(table[batch], errors="coerce")
-        table["tokens"] = pd.to_numeric(table[steps], errors="coerce") * per_step
+        per_step = 1.0 if batch is None else _numbers(table, batch)
+        table["tokens"] = _numbers(table, steps) * per_step
         used += [steps, *([] if batch is None else [batch])]
     for name in ("n_params", "tokens", "planned"):
         if name in table:
@@ -286,6 +287,12 @@ def _counts(table: pd.DataFrame, name: str) -> np.ndarray:
     return np.array(values)
 
 
+def _numbers(table: pd.DataFrame, column: str) -> np.ndarray:
+    """A column as numbers, NaN for what is none."""
+    given: Any = table[column]
+    return np.asarray(pd.to_numeric(given, errors="coerce"), float)
+
+
 def _losses(
     table: pd.DataFrame, loss: str, weights: Mapping[str, float], needed: bool, notes: list[str]
 ) -> tuple[np.ndarray, list[str]]:
@@ -311,7 +318,7 @@ def _losses(
         parts = {known: 1.0} if known else {}
     values = np.zeros(len(table)) if parts else np.full(len(table), np.nan)
     for name, weight in parts.items():
-        values = values + weight * pd.to_numeric(table[name], errors="coerce").to_numpy(float)
+        values = values + weight * _numbers(table, name)
     if (values <= 0).any():
         row = int(np.argmax(values <= 0))
         raise ValueError(f"select: a loss in nats is positive, found {values[row]:g} in row {row + 1}; see --loss")
@@ -335,9 +342,9 @@ def _column(columns: Sequence[str], name: str) -> str:
     return alike[0]
 
 
-def _row_names(table: pd.DataFrame) -> pd.Series:
+def _row_names(table: pd.DataFrame) -> list[str]:
     """What messages call a row."""
-    number = pd.Series([f"row {k + 1}" for k in range(len(table))], index=table.index)
     several = table["table"].nunique() > 1
-    named = number + " (" + table["run"].astype(str) + ")" if "run" in table else number
-    return named + (" of " + table["table"] if several else "")
+    runs = table["run"].tolist() if "run" in table else [None] * len(table)
+    names = [f"row {k + 1}" + ("" if run is None else f" ({run})") for k, run in enumerate(runs)]
+    return [f"{name} of {of}" if several else name for name, of in zip(names, table["table"], strict=True)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -171,8 +172,9 @@ def _with_untried(runs: Runs, untried: Runs | None) -> tuple[Runs, list[str]]:
         )
     taken = set(runs.shares.index)
     names = [f"{name} (candidate)" if name in taken else str(name) for name in untried.shares.index]
-    others = untried.shares[list(runs.shares)].set_axis(pd.Index(names))
-    return Runs(runs.table, runs.curves, pd.concat([runs.shares, others]), runs.available, runs.notes), names
+    others: Any = untried.shares[list(runs.shares)].set_axis(pd.Index(names))
+    shares: Any = pd.concat([runs.shares, others])
+    return Runs(runs.table, runs.curves, shares, runs.available, runs.notes), names
 
 
 def _regression(evidence: Evidence, needed: bool, sd: float | None) -> MixtureRegression | None:

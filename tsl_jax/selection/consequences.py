@@ -101,19 +101,16 @@ def score(
     best = float(np.nanmin(actual))
     ways = {"predicted": table.loss.to_numpy(float)}
     code = wanted.candidate
+    points, scale = evidence.points, evidence.points.scale
     if cutoff:
-        last = runs.table.loss.iloc[evidence.run[evidence.at_target]]
-        of = evidence.points.candidate[evidence.at_target]
-        ways["loss at the cut-off"] = pd.Series(last.to_numpy(), of).groupby(level=0).mean().reindex(code).to_numpy()
-    scale = evidence.points.scale
+        last = runs.table.loss.to_numpy(float)[evidence.run]
+        ways["loss at the cut-off"] = _means(last, points.candidate, evidence.at_target, code)
     smaller = ~evidence.at_target & evidence.ended & (scale < wanted.scale.max() - 0.05)
-    if smaller.any():
-        by_size = pd.DataFrame({"code": evidence.points.candidate, "scale": scale, "y": evidence.y})[smaller]
-        sizes = by_size.groupby("scale")
-        full = [size for size, part in sizes if set(code[known]) <= set(part.code)]
-        if full:
-            largest = by_size[by_size.scale == max(full)]
-            ways["loss of smaller runs"] = largest.groupby("code").y.mean().reindex(code).to_numpy()
+    for size in np.unique(scale[smaller])[::-1]:  # the largest that all of them have
+        there = smaller & (scale == size)
+        if set(code[known].tolist()) <= set(points.candidate[there].tolist()):
+            ways["loss of smaller runs"] = _means(evidence.y, points.candidate, there, code)
+            break
     rows = {}
     for name, values in ways.items():
         there = known & np.isfinite(values)
@@ -124,6 +121,12 @@ def score(
     rows["predicted"]["p_best"] = float(table.p_best[int(np.nanargmin(actual))])
     rows["by chance"] = {"spearman": 0.0, "regret": float(np.nanmean(actual) - best)}
     return pd.DataFrame(rows).T
+
+
+def _means(values: np.ndarray, of: np.ndarray, rows: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """For each code the mean of its values over some rows; NaN for none."""
+    chosen = [values[rows & (of == code)] for code in codes]
+    return np.array([part.mean() if len(part) else np.nan for part in chosen])
 
 
 def method_in_words(evidence: Evidence, regression: MixtureRegression | None, running: bool, widened: float) -> str:

@@ -38,7 +38,7 @@ class Evidence:
 def find_target(
     runs: Runs, untried: Runs | None, n_params: float | None, tokens: float | None
 ) -> tuple[Runs, dict[str, float], np.ndarray]:
-    """The runs with their plans at the target, n_params and tokens of it (NaN where not known), and which runs are there.
+    """The runs, their plans told; n_params and tokens of the target, NaN where not known; which runs are of that size.
 
     By default the size of the untried candidates where they say it, else the largest; the length of the runs of that
     size, of the longest where there are none.
@@ -50,7 +50,7 @@ def find_target(
         column = runs.table["n_params" if name == "n_params" else "planned"]
         if value is not None and not 0 < value < np.inf:
             raise ValueError(f"select: the target's {name} must be a positive number, found {value:g}")
-        if value is not None and column.isna().all() and name == "n_params":
+        if value is not None and name == "n_params" and column.isna().to_numpy().all():
             raise ValueError(
                 "select: --params needs runs that say their size: a column n_params, or --columns n_params=COL"
             )
@@ -86,14 +86,15 @@ def gather(
     y, errors = np.log(table.loss.to_numpy(float)), np.zeros((len(table), len(table)))
     y = np.where(table.ended, y, np.nan)
     eliminated = np.zeros(len(table), bool)
-    going = ~table.ended & np.array([len(tokens) > 0 for tokens, _ in runs.curves])
-    for (_, end), part in table[table.planned.notna()].groupby([table.n_params.fillna(0.0), "planned"]):
-        index = part.index.to_numpy()
-        index = index[[len(runs.curves[k][0]) >= CURVE or bool(going[k]) for k in index]]
+    going = ~table.ended.to_numpy(bool) & np.array([len(tokens) > 0 for tokens, _ in runs.curves])
+    size, planned = table.n_params.fillna(0.0).to_numpy(float), table.planned.to_numpy(float)
+    for of_size, end in sorted({(n, t) for n, t in zip(size, planned, strict=True) if np.isfinite(t)}):
+        index = np.flatnonzero((size == of_size) & (planned == end))
+        index = index[[len(runs.curves[k][0]) >= CURVE or going[k] for k in index]]
         if not going[index].any():
             continue
         forecast = race([runs.curves[k][0] for k in index], [runs.curves[k][1] for k in index], float(end))
-        running = going[index].to_numpy()
+        running = going[index]
         mean, covariance = np.asarray(forecast.mean), np.asarray(forecast.covariance)
         y[index[running]] = np.log(mean[running])
         block = covariance / np.outer(mean, mean) * np.outer(running, running)

@@ -12,6 +12,7 @@ hold beyond.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -56,28 +57,26 @@ def find_mixture(table: pd.DataFrame, named: Sequence[str], explained: Sequence[
         )
     if named:
         return _without_common_prefix(list(named))
-    numeric = [
-        str(name)
-        for name, kind in table.dtypes.items()
-        if str(name) not in explained and pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind)
-    ]
+    numbers: Any = table.select_dtypes("number")
+    numbers = numbers[[name for name in numbers if str(name) not in explained]]
+    numeric, least, largest = list(map(str, numbers)), numbers.min().to_numpy(), numbers.max().to_numpy()
+    small = {name for name, high in zip(numeric, largest, strict=True) if high <= 1}
     dotted = {name[: name.index(".") + 1].lower(): None for name in numeric if "." in name[:-1]}  # of a mapping
     for prefix in (*PREFIXES, *dotted):
         matching = {name: name[len(prefix) :].lstrip("_./: ") for name in numeric if name.lower().startswith(prefix)}
         matching = {name: domain for name, domain in matching.items() if domain}
-        small = {name: domain for name, domain in matching.items() if table[name].max() <= 1}  # not train_steps
-        for part in (matching, small):
-            if len(part) > 1 and _like_shares(table[list(part)]):
+        for part in (matching, {name: matching[name] for name in matching if name in small}):  # not train_steps
+            if len(part) > 1 and _like_shares(numbers[list(part)].to_numpy(float)):
                 return part
-    within = [name for name in numeric if table[name].dropna().between(0, 1).all() and table[name].notna().any()]
-    if len(within) > 1 and (np.abs(table[within].sum(axis=1) - 1) < ROUNDING).all():
+    within = [name for name, low in zip(numeric, least, strict=True) if name in small and low >= 0]
+    if len(within) > 1 and (np.abs(np.nansum(numbers[within].to_numpy(float), axis=1) - 1) < ROUNDING).all():
         return _without_common_prefix(within)
     return {}
 
 
-def _like_shares(part: pd.DataFrame) -> bool:
+def _like_shares(values: np.ndarray) -> bool:
     """Whether half of the rows or more sum to about one or a hundred: train_loss, train_steps do not."""
-    sums = part.sum(axis=1).to_numpy(float)
+    sums = np.nansum(values, axis=1)
     near = (np.abs(sums - 1) < 0.2) | (np.abs(sums - 100) < 20)
     return bool(np.mean(near) >= 0.5)
 
@@ -91,60 +90,63 @@ def _without_common_prefix(columns: list[str]) -> dict[str, str]:
 
 
 def checked_shares(
-    table: pd.DataFrame, columns: Mapping[str, str], row_name: pd.Series
+    table: pd.DataFrame, columns: Mapping[str, str], row_names: Sequence[str]
 ) -> tuple[pd.DataFrame, list[str]]:
     """The shares (row, domain), which sum to one exactly, and sentences on what was changed to make them so.
 
     Args:
-        columns: column -> domain. row_name: what a row is called in messages.
+        columns: column -> domain. row_names: what rows are called in messages.
 
     Raises:
         ValueError: for shares that are no numbers, negative, missing, or do not sum to one, naming column and row.
     """
     notes: list[str] = []
-    shares = table[list(columns)].set_axis(list(columns.values()), axis=1)
-    if shares.columns.duplicated().any():
-        twice = shares.columns[shares.columns.duplicated()][0]
-        raise ValueError(f"select: two columns are the share of {twice}; name those that count: --mixture COLUMN ...")
-    values = shares.apply(pd.to_numeric, errors="coerce")
-    for domain in values:
-        words = values[domain].isna() & shares[domain].notna()
-        if words.any():
-            row = int(np.argmax(words))
-            found = f"{shares[domain].iloc[row]!r} in {row_name.iloc[row]}"
-            raise ValueError(f"select: the share of {domain} must be a number, found {found}")
-        if (values[domain] < 0).any():
-            row = int(np.argmax(values[domain] < 0))
-            found = f"{values[domain].iloc[row]:g} in {row_name.iloc[row]}"
-            raise ValueError(f"select: shares are 0 or more, found {domain} {found}")
-    sums = values.sum(axis=1).to_numpy(float)
+    domains = list(columns.values())
+    twice = [domain for domain in dict.fromkeys(domains) if domains.count(domain) > 1]
+    if twice:
+        raise ValueError(
+            f"select: two columns are the share of {twice[0]}; name those that count: --mixture COLUMN ..."
+        )
+    values = np.empty((len(table), len(domains)))
+    for k, (column, domain) in enumerate(columns.items()):
+        given: Any = table[column]
+        values[:, k] = pd.to_numeric(given, errors="coerce")
+        words = np.isnan(values[:, k]) & given.notna().to_numpy()
+        for wrong, expected in ((words, "numbers"), (values[:, k] < 0, "0 or more")):
+            if wrong.any():
+                row = int(np.argmax(wrong))
+                found = f"{domain} {given.tolist()[row]} in {row_names[row]}"
+                raise ValueError(f"select: shares are {expected}, found {found}")
+    sums = np.nansum(values, axis=1)
     if np.median(np.abs(sums - 100)) < 100 * ROUNDING:
         values, sums = values / 100, sums / 100
         notes.append("shares are percentages: divided by 100")
     off = np.abs(sums - 1)
     if (off > ROUNDING).any():
-        raise ValueError(_wrong_sum(values, sums, row_name, int(np.argmax(off > ROUNDING))))
-    blank = values.isna()
-    if blank.any(axis=None):
-        lacking = [str(domain) for domain in values if blank[domain].any()]
+        raise ValueError(_wrong_sum(values, sums, domains, row_names))
+    blank = np.isnan(values)
+    if blank.any():
+        lacking = [domain for domain, missing in zip(domains, blank.any(axis=0), strict=True) if missing]
         rows = int(blank.any(axis=1).sum())
         notes.append(f"{_some(lacking)}: no share in {rows} rows, whose other shares sum to one: counted as 0")
     rounded = int((off > 1e-6).sum())
     if rounded:
         notes.append(f"{rounded} mixtures do not sum to one by up to {off.max():.2g}: rounding, divided by their sums")
-    return values.fillna(0.0).div(sums, axis=0), notes
+    return pd.DataFrame(np.nan_to_num(values) / sums[:, None], index=table.index, columns=domains), notes
 
 
-def _wrong_sum(values: pd.DataFrame, sums: np.ndarray, row_name: pd.Series, row: int) -> str:
-    """What is wrong with a mixture that does not sum to one."""
-    lacking = [str(domain) for domain in values if np.isnan(values[domain].iloc[row])]
-    count = int((np.abs(sums - 1) > ROUNDING).sum())
-    found = f"select: the shares of {row_name.iloc[row]} sum to {sums[row]:.4g}, expected one"
-    others = f" ({count} such rows)" if count > 1 else ""
+def _wrong_sum(values: np.ndarray, sums: np.ndarray, domains: Sequence[str], row_names: Sequence[str]) -> str:
+    """What is wrong with the first mixture that does not sum to one."""
+    wrong = np.abs(sums - 1) > ROUNDING
+    row = int(np.argmax(wrong))
+    lacking = [domain for domain, share in zip(domains, values[row], strict=True) if np.isnan(share)]
+    others = f" ({int(wrong.sum())} such rows)" if wrong.sum() > 1 else ""
+    found = f"select: the shares of {row_names[row]} sum to {sums[row]:.4g}, expected one{others}"
     if lacking:
-        return f"{found}{others}: it has no share of {_some(lacking)}; fill that in, 0 where the domain was not used"
-    taken = _some([str(domain) for domain in values])
-    return f"{found}{others}; taken for domains: {taken}; correct them, or name the right columns: --mixture COLUMN ..."
+        return f"{found}: it has no share of {_some(lacking)}; fill that in, 0 where the domain was not used"
+    return (
+        f"{found}; taken for domains: {_some(domains)}; correct them, or name the right columns: --mixture COLUMN ..."
+    )
 
 
 def epochs(shares: pd.DataFrame, tokens: float, available: Mapping[str, float]) -> pd.DataFrame:

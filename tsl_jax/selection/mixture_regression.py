@@ -18,7 +18,6 @@ then conditioned on. Chosen on simulated tables: experiments/selection_simulatio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -95,7 +94,7 @@ class MixtureRegression:
     unit: float
     origin: np.ndarray
 
-    def predict(self, points: MixturePoints, of_run: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def predict(self, points: MixturePoints, of_run: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Mean and covariance of the log loss.
 
         Args:
@@ -104,7 +103,7 @@ class MixtureRegression:
         """
         from scipy.linalg import cho_factor, cho_solve
 
-        own = np.full(len(points), -1) if of_run is None else np.asarray(of_run)
+        own = np.full(len(points), -1) if of_run is None else of_run
         noise = np.exp(2 * self.theta[NAMES.index("noise")])
         cross = self._kernel(points, self.points) + noise * (own[:, None] == np.arange(len(self.points))[None])
         prior = self._kernel(points, points) + noise * np.diag((own >= 0).astype(float))
