@@ -11,6 +11,7 @@ from tsl_jax.reporting.wording import count
 from tsl_jax.selection import Choice, Runs
 from tsl_jax.selection.cross_validation import GP
 
+LONGEST = 40  # letters of a candidate in one line
 WIDTH = 100  # of the table at least: numbers that are cut off are worse than lines that are broken
 CLEAR = 0.02  # of Spearman's correlation, or a tenth of the rms error: by which a simpler way is said to be better
 
@@ -89,6 +90,8 @@ def _candidates(choice: Choice, rows: int) -> Any:
     names = ["rank", "candidate", *(["seen"] if seen else []), "predicted (90 %)", "behind", "P(best)", "state"]
     for name in [*names, *(["epochs"] if read else []), *(["actual"] if known else [])]:
         table.add_column(Text(name), no_wrap=name != "candidate", overflow="fold")
+    longest = max(map(len, choice.table.candidate.head(rows)), default=0)
+    table.columns[1].min_width = min(max(longest, 9), LONGEST)  # a path is broken, a name is not
     row: Any
     for row in choice.table.head(rows).itertuples():
         cells = [str(row.rank), row.candidate]

@@ -131,7 +131,7 @@ def checked_shares(
         notes.append(f"{_some(lacking)}: no share in {rows} rows, whose other shares sum to one: counted as 0")
     rounded = int((off > 1e-6).sum())
     if rounded:
-        notes.append(f"{rounded} mixtures do not sum to one by up to {off.max():.2g}: rounding, divided by their sums")
+        notes.append(f"shares of {rounded} rows miss one by up to {off.max():.2g}: rounding, divided by their sums")
     return pd.DataFrame(np.nan_to_num(values) / sums[:, None], index=table.index, columns=domains), notes
 
 
