@@ -107,6 +107,25 @@ def test_mixtures_are_recognised_in_every_shape(shape: str, tmp_path: Path) -> N
     assert (shape == "percent") == any("percentages" in note for note in runs.notes)
 
 
+def test_several_pairs_of_tables_are_joined_each_with_its_own(tmp_path: Path) -> None:
+    """Mixtures and losses of two sizes, numbered from 1 each: in any order of the files."""
+    parts = {}
+    for size, seed in ((1e6, 0), (6e7, 1)):
+        rows = table(6, seed=seed, noise=0.0).assign(index=range(1, 7))
+        mixed = rows[["index", *[f"train_{name}" for name in DOMAINS]]]
+        parts[size] = (
+            written(tmp_path / f"m{size:.0f}.csv", mixed),
+            written(tmp_path / f"l{size:.0f}.csv", rows[["index", "loss"]].assign(n_params=size)),
+        )
+    (m1, l1), (m2, l2) = parts.values()
+    for files in ((m1, l1, m2, l2), (m1, m2, l1, l2)):
+        runs = read_candidates(files)
+        assert len(runs.table) == 12
+        assert runs.shares is not None
+        expected = loss_of(runs.shares.loc[runs.table.candidate].to_numpy())
+        assert runs.table.loss.to_numpy() == pytest.approx(expected, abs=1e-4)
+
+
 def test_columns_are_named_by_the_user_where_they_cannot_be_told(tmp_path: Path) -> None:
     rows = table(8, lr=np.linspace(0.1, 0.2, 8)).rename(columns=lambda name: name.replace("train_", "z-"))
     file = written(tmp_path / "runs.csv", rows)
@@ -273,7 +292,7 @@ def test_untried_mixtures_are_ranked_and_their_losses_score_the_ranking(tmp_path
     assert found["scores"][0]["regret"] < 0.01
     assert all(entry["state"] == "untried" for entry in found["candidates"])
     unknown = written(tmp_path / "unknown.csv", table(5, seed=7).drop(columns="loss"))
-    assert select(file, "--candidates", unknown) == 0
+    assert select(file, "--candidates", unknown, "--loss", "loss") == 0
     assert "hidden" not in capsys.readouterr().out
     lacking = written(tmp_path / "lacking.csv", table(5).rename(columns={"train_web": "train_sea"}))
     assert select(file, "--candidates", lacking) == 2

@@ -302,20 +302,17 @@ def _losses(
         ValueError: where it is not known which column is meant, or losses are not positive numbers.
     """
     columns = [str(name) for name in table if str(name) != "table"]
-    if weights:
-        parts = {_column(columns, name): weight / sum(weights.values()) for name, weight in weights.items()}
-    elif loss or needed:
-        alike = [name for name in columns if "loss" in name.lower()]
-        known = next((name for name in NAMES["loss"] if name in columns), alike[0] if len(alike) == 1 else "")
-        if not loss and not known:
-            some = ", ".join((alike or columns)[:12]) + (" ..." if len(alike or columns) > 12 else "")
-            raise ValueError(
-                f"select: which column is the loss? --loss COLUMN, or --target A=.5 B=.5 of several; there are {some}"
-            )
-        parts = {_column(columns, loss) if loss else known: 1.0}
-    else:
-        known = next((name for name in NAMES["loss"] if name in columns), "")
-        parts = {known: 1.0} if known else {}
+    alike = [name for name in columns if "loss" in name.lower()]
+    known = next((name for name in NAMES["loss"] if name in columns), alike[0] if len(alike) == 1 else "")
+    asked = dict(weights) or {loss or known: 1.0}
+    if not needed and not all(any(name.lower() in column.lower() for column in columns) for name in asked):
+        asked = {}  # candidates that have not been trained: they need none
+    if needed and not weights and not (loss or known):
+        some = ", ".join((alike or columns)[:12]) + (" ..." if len(alike or columns) > 12 else "")
+        raise ValueError(
+            f"select: which column is the loss? --loss COLUMN, or --target A=.5 B=.5 of several; there are {some}"
+        )
+    parts = {_column(columns, name): weight / sum(asked.values()) for name, weight in asked.items() if name}
     values = np.zeros(len(table)) if parts else np.full(len(table), np.nan)
     for name, weight in parts.items():
         values = values + weight * _numbers(table, name)
@@ -344,7 +341,7 @@ def _column(columns: Sequence[str], name: str) -> str:
 
 def _row_names(table: pd.DataFrame) -> list[str]:
     """What messages call a row."""
-    several = table["table"].nunique() > 1
+    several = len(set(table["table"])) > 1
     runs = table["run"].tolist() if "run" in table else [None] * len(table)
     names = [f"row {k + 1}" + ("" if run is None else f" ({run})") for k, run in enumerate(runs)]
     return [f"{name} of {of}" if several else name for name, of in zip(names, table["table"], strict=True)]

@@ -110,7 +110,7 @@ def checked_shares(
     values = np.empty((len(table), len(domains)))
     for k, (column, domain) in enumerate(columns.items()):
         given: Any = table[column]
-        values[:, k] = pd.to_numeric(given, errors="coerce")
+        values[:, k] = np.asarray(pd.to_numeric(given, errors="coerce"), float)
         words = np.isnan(values[:, k]) & given.notna().to_numpy()
         for wrong, expected in ((words, "numbers"), (values[:, k] < 0, "0 or more")):
             if wrong.any():
@@ -126,7 +126,7 @@ def checked_shares(
         raise ValueError(_wrong_sum(values, sums, domains, row_names))
     blank = np.isnan(values)
     if blank.any():
-        lacking = [domain for domain, missing in zip(domains, blank.any(axis=0), strict=True) if missing]
+        lacking = [domain for k, domain in enumerate(domains) if blank[:, k].any()]
         rows = int(blank.any(axis=1).sum())
         notes.append(f"{_some(lacking)}: no share in {rows} rows, whose other shares sum to one: counted as 0")
     rounded = int((off > 1e-6).sum())
