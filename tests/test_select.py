@@ -336,6 +336,8 @@ def test_the_next_candidate_stays_within_what_was_tried(tmp_path: Path) -> None:
     new = following[[f"share {name}" for name in DOMAINS]].to_numpy()
     assert new.sum(axis=1) == pytest.approx(1)
     assert (new <= runs.shares.max().to_numpy() + 1e-9).all()
+    tried = runs.shares.to_numpy()
+    assert min(np.abs(tried - mixture).max(axis=1).min() for mixture in new) >= 0.01  # none of them again
     assert (following.gain >= 0).all()
     assert following.gain.is_monotonic_decreasing
 

@@ -114,6 +114,11 @@ class MixtureRegression:
         covariance = self.unit**2 * (prior - cross @ cho_solve(factor, cross.T))
         return mean, (covariance + covariance.T) / 2
 
+    def own_variance(self, point: MixturePoints) -> float:
+        """Prior variance of what the mixture of one point has beyond the smooth function."""
+        parts = _parts(self.theta, point, point, self.origin)
+        return float(self.unit**2 * parts["sizes"][0, 0] * parts["own"][0, 0])
+
     def without(self, rows: np.ndarray) -> MixtureRegression:
         """The same, its parameters kept, without some of its rows (a mask)."""
         kept = np.flatnonzero(~rows)

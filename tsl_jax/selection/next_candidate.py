@@ -18,6 +18,7 @@ from tsl_jax.selection.mixture_regression import MixturePoints, MixtureRegressio
 
 DRAWN = 1000  # mixtures between those that were tried
 PARENTS = 3
+APART = 0.01  # in some share, from every mixture that was tried: a new one
 OFFERED = 3  # that are named
 BEST = 0.1  # share of the tried mixtures from which one parent of each is taken: improvements lie near these
 
@@ -53,6 +54,8 @@ def next_candidates(
         offered, names = wanted.take(waiting), table.candidate.to_numpy()[waiting]
     elif wanted.shares is not None and len(wanted) >= PARENTS:
         mixtures = between(wanted.shares, table.loss.to_numpy())
+        nearest = np.array([np.abs(wanted.shares - mixture).max(axis=1).min() for mixture in mixtures])
+        mixtures = mixtures[nearest >= APART]
         unknown = np.full(len(mixtures), wanted.candidate.max() + 1)
         at = [np.full(len(mixtures), values[chosen]) for values in (wanted.log_params, wanted.log_tokens)]
         offered, names = MixturePoints(mixtures, unknown, *at), np.full(len(mixtures), "a new mixture", dtype=object)
@@ -64,7 +67,9 @@ def next_candidates(
         offered, names = offered.take(allowed), names[allowed]
     if not len(offered):
         return pd.DataFrame()
-    gains = _expected_improvements(regression, wanted.take([chosen]), offered, widened)
+    # what a new mixture has of its own is luck that nobody can aim at: it is no reason to try one
+    luck = 0.0 if len(waiting) else regression.own_variance(wanted.take([chosen]))
+    gains = _expected_improvements(regression, wanted.take([chosen]), offered, widened, luck)
     best = gains.sort_values("gain", ascending=False, kind="stable").index[:OFFERED]
     found = gains.loc[best].reset_index(drop=True)
     found.insert(0, "candidate", names[best])
@@ -74,7 +79,7 @@ def next_candidates(
 
 
 def _expected_improvements(
-    regression: MixtureRegression, chosen: MixturePoints, offered: MixturePoints, widened: float
+    regression: MixtureRegression, chosen: MixturePoints, offered: MixturePoints, widened: float, luck: float
 ) -> pd.DataFrame:
     """Loss, gain (EI, nats) and the chance of one, a row a mixture."""
     from scipy.stats import norm
@@ -85,7 +90,7 @@ def _expected_improvements(
     names = ("candidate", "log_params", "log_tokens")
     facts = [np.concatenate([getattr(chosen, name), getattr(offered, name)]) for name in names]
     mean, covariance = regression.predict(MixturePoints(shares, *facts))
-    variance = widened * (covariance[0, 0] + np.diag(covariance) - 2 * covariance[0])[1:]
+    variance = widened * (covariance[0, 0] + np.diag(covariance) - 2 * covariance[0] - luck)[1:]
     sd = np.sqrt(np.maximum(variance, 1e-18))
     ahead = mean[0] - mean[1:]
     gain = np.exp(mean[0]) * (sd * norm.pdf(ahead / sd) + ahead * norm.cdf(ahead / sd))
