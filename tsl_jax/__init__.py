@@ -10,6 +10,7 @@ if TYPE_CHECKING:  # for type checkers, which cannot read the table; a test comp
     from tsl_jax import diagnostics as diagnostics
     from tsl_jax import laws as laws
     from tsl_jax import scaling as scaling
+    from tsl_jax import selection as selection
     from tsl_jax.curve_tables import fit_table as fit_table
     from tsl_jax.diagnostics.law_comparison import compare_laws as compare_laws
     from tsl_jax.fitting import Fit as Fit
@@ -37,7 +38,7 @@ if TYPE_CHECKING:  # for type checkers, which cannot read the table; a test comp
 __version__ = "0.1.0"
 
 _NAMES = {  # module: the public names it holds; "tsl_jax" holds packages
-    "tsl_jax": ("diagnostics", "laws", "scaling"),
+    "tsl_jax": ("diagnostics", "laws", "scaling", "selection"),
     "tsl_jax.curve_tables": ("fit_table",),
     "tsl_jax.diagnostics.law_comparison": ("compare_laws",),
     "tsl_jax.fitting": ("Fit", "Status", "fit"),

@@ -29,6 +29,7 @@ VERBS = {  # verb: (its module in tsl_jax.commands, what it does)
     "score": ("watch", "settle a registered forecast: what came, beside what was said"),
     "backtest": ("backtest", "what would have been forecast of finished runs, and did the intervals hold?"),
     "compare": ("compare", "which of several runs, or groups of seeds, ends lower, and how sure that is"),
+    "select": ("select", "which data mixture, or other candidate, of runs or tables: best, stop, try next"),
     "report": ("report", "fit, forecast and draw a run: report.html and summary.json"),
     "sweep": ("sweep", "many runs from one file, each made once and kept"),
     "reproduce": ("reproduce", "an experiment of the papers: its runs, tables, figures and page"),

@@ -82,7 +82,7 @@ def _groups(paths: tuple[Path, ...]) -> dict[str, dict[str, xr.Dataset]]:
 
     groups: dict[str, dict[str, xr.Dataset]] = {}
     for path in paths:
-        for run in _runs_in(path):
+        for run in runs_in(path, "compare"):
             stem = run.name.removesuffix(".npz")
             name, _, seed = stem.partition("@")
             group = groups.setdefault(name, {})
@@ -92,12 +92,16 @@ def _groups(paths: tuple[Path, ...]) -> dict[str, dict[str, xr.Dataset]]:
     return groups
 
 
-def _runs_in(path: Path) -> list[Path]:
-    """The run at a path, or all runs of the folder of a sweep."""
+def runs_in(path: Path, area: str) -> list[Path]:
+    """The run at a path, or all runs of the folder of a sweep.
+
+    Raises:
+        ValueError: for a folder without runs; `area` begins the message.
+    """
     if path.is_file() or (path / "surface").is_dir() or not path.is_dir():
         return [path]
     inside = sorted(entry for entry in path.glob("*") if (entry / "surface").is_dir() or entry.suffix == ".npz")
     inside = inside or sorted(entry for entry in (path / "runs").glob("*") if (entry / "surface").is_dir())
     if not inside:
-        raise ValueError(f"compare: {path} is no run, and holds none")
+        raise ValueError(f"{area}: {path} is no run, and holds none")
     return inside

@@ -7,7 +7,7 @@ figures, markup: parts of figures (plotly) and of HTML
 material: surface, fits, forecasts and backtest, sorted for the page
 wording: numbers, shares of a run, formulas, names of methods
 json_values: summary.json, forecasts and plans as JSON
-terminal_tables: the same in the terminal
+terminal_tables: the same in the terminal; selection_tables: a choice among candidates there
 plots: figures for print (matplotlib)
 """
 

@@ -1,0 +1,1 @@
+"""Simulated tables of runs whose truth is known, put through `tsl_jax.selection`."""
