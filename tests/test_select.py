@@ -188,6 +188,23 @@ def test_runs_say_their_mixture_plan_and_pace(tmp_path: Path, capsys: Any) -> No
     assert "changed its mixture in mid-run" in capsys.readouterr().err
 
 
+def test_a_run_whose_rate_will_fall_is_expected_to_end_lower(tmp_path: Path) -> None:
+    tokens = np.linspace(1e8, 1e9, 20).astype(int)
+    loss = 2.5 + 1.2 * (tokens / 1e8) ** -0.4
+    plan = {"peak": 1e-3, "warmup_tokens": 0, "total_tokens": int(2e9)}
+    kinds = {
+        "falls": {"kind": "wsd", "decay_start_tokens": int(1.2e9), "final_ratio": 0.0},
+        "stays": {"kind": "constant"},
+    }
+    for name, kind in kinds.items():
+        behind = 0.004 * (name == "falls")
+        surface = tsl.from_losses((loss + behind)[:, None], tokens=tokens, schedule={**plan, **kind}, run=name)
+        tsl.save_surface(surface, tmp_path / "runs" / f"{name}.npz")
+    assert select(tmp_path / "runs", "--out", tmp_path / "out.json") == 0
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["chosen"] == "falls"
+
+
 # ----------------------------------------------------------------------------------------------------------- bad input
 
 

@@ -20,8 +20,9 @@ class Runs:
 
     Attributes:
         table: a row a run: run, candidate, n_params, tokens (last seen), planned (tokens at its end), loss (nats, the
-            last), pace (tokens a second), NaN where not known; ended: whether it has reached its end; curve: whether it
-            has checkpoints, has_plan: whether its plan was told rather than taken from the longest run of its size.
+            last), schedule (its plan of the learning rate, JSON), pace (tokens a second), NaN where not known; ended:
+            whether it has reached its end; curve: whether it has checkpoints, has_plan: whether its plan was given
+            rather than taken from the longest run of its size.
         curves: of each run its (tokens, loss); one point where only the end is known, none without losses.
         shares: (candidate, domain); None where runs have no mixtures. available: domain -> tokens, where runs say it.
         notes: sentences on how the input was read.
@@ -90,7 +91,10 @@ def runs_of_rows(
         first, last = part.iloc[0], part.iloc[keep[-1]]
         finite = np.isfinite(part.loss.to_numpy(float)[keep])
         curves.append((tokens[keep][finite], part.loss.to_numpy(float)[keep][finite]))
-        facts = {name: last[name] if name in part else np.nan for name in ("n_params", "tokens", "planned", "pace")}
+        facts = {
+            name: last[name] if name in part else np.nan
+            for name in ("n_params", "tokens", "planned", "schedule", "pace")
+        }
         label = str(first["run"]) if "run" in part else f"row {index.iloc[0] + 1}"
         table.append({"run": label, "candidate": names[index.iloc[0]], **facts, "loss": last["loss"]})
     if "run" not in rows and any(len(at) > 1 for at, _ in curves):

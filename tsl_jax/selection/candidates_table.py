@@ -27,6 +27,7 @@ SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".json")
 KEYS = ("run", "run_name", "run_id", "name", "index", "id", "idx", "model_name", "exp_name", "Unnamed: 0")
 CANDIDATES = ("candidate", "mixture", "mixture_name", "mix", "recipe", "data", "dataset", "data_mix", "mixture_id")
 SIZES = ("model_size", "size", "params_total", "parameters")  # in tables of mixtures, beside NAMES
+FACTS = ("run", "candidate", "n_params", "tokens", "planned", "schedule", "seed", "pace")
 PLANNED = ("total_tokens", "planned_tokens", "max_tokens", "target_tokens")
 SEEDS = ("seed", "random_seed")
 UNITS = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
@@ -72,7 +73,7 @@ def read_candidates(
         raise ValueError("select: there is no row in what was given")
     table, known = _named(table, columns or {})
     values, used = _losses(table, loss, weights, needs_loss, notes)
-    keys = [name for name in ("run", "candidate", "n_params", "tokens", "planned", "seed", "pace") if name in table]
+    keys = [name for name in FACTS if name in table]
     domains = find_mixture(table, mixture, [*keys, *used, "table", *known])
     row_names = _row_names(table)
     shares = None
@@ -151,7 +152,7 @@ def _surface_rows(path: Path, split: str, weights: Mapping[str, float]) -> tuple
             rows[name] = value
     plan = facts.get("schedule")
     if isinstance(plan, dict) and isinstance(plan.get("total_tokens"), int | float):
-        rows["planned"] = float(plan["total_tokens"])
+        rows["planned"], rows["schedule"] = float(plan["total_tokens"]), json.dumps(plan, sort_keys=True)
     pace = recorded_pace(surface)
     if pace is not None:
         rows["pace"] = pace.tokens_per_second

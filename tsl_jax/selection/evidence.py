@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,7 @@ import pandas as pd
 from tsl_jax.selection.candidate_runs import ENDED, Runs
 from tsl_jax.selection.candidate_runs import FEWEST as CURVE
 from tsl_jax.selection.mixture_regression import MixturePoints
-from tsl_jax.selection.race import race
+from tsl_jax.selection.race import RaceForecast, fall_of_plan, race
 
 ALIKE = 0.1  # in logs: sizes, and lengths, that count as one
 
@@ -93,7 +95,7 @@ def gather(
         index = index[[len(runs.curves[k][0]) >= CURVE or going[k] for k in index]]
         if not going[index].any():
             continue
-        forecast = race([runs.curves[k][0] for k in index], [runs.curves[k][1] for k in index], float(end))
+        forecast = _raced([runs.curves[k] for k in index], table.schedule[index].tolist(), float(end))
         running = going[index]
         mean, covariance = np.asarray(forecast.mean), np.asarray(forecast.covariance)
         y[index[running]] = np.log(mean[running])
@@ -122,6 +124,17 @@ def gather(
         eliminated[known],
     )
     return evidence, wanted
+
+
+def _raced(curves: Sequence[tuple[np.ndarray, np.ndarray]], schedules: Sequence[Any], end: float) -> RaceForecast:
+    """The end of each curve; those of one plan of the learning rate (JSON, or not known) fall alike."""
+    plan, kinds = pd.factorize(pd.Series(schedules, dtype=object), use_na_sentinel=False)
+    fall, sd = np.zeros(len(curves)), np.zeros(len(curves))
+    for number, schedule in enumerate(kinds):
+        alike = np.flatnonzero(plan == number)
+        known = json.loads(schedule) if isinstance(schedule, str) else None
+        fall[alike], sd[alike] = fall_of_plan(*zip(*(curves[k] for k in alike), strict=True), end, known)
+    return race([t for t, _ in curves], [y for _, y in curves], end, fall, sd, plan.tolist())
 
 
 def _logs(values: Sequence[float]) -> np.ndarray:
