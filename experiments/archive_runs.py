@@ -34,8 +34,8 @@ class Kind:
 KINDS = (
     Kind("position_weighting", r"(more-)?weights-", slice(-1, None), False),  # final losses on halves of the documents
     Kind("mid_run_changes", r"change-", None, False),
+    Kind("kaplan", r"(batch|data|shape|arch|rate)-|size-.*-long$", None, False),
     Kind("kaplan-sizes", r"size-", slice(None), False),  # transfer: the four clusters are the four other texts
-    Kind("kaplan", r"(batch|data|shape|arch|rate)-", None, False),
     Kind("position_law", r"(tiny|small-(neox|moe|lstm|64|256))-", slice(None), True),
     Kind("base-locked-seeds", r".*@1\d\d$", slice(None), False),  # apart, so that no losses of the locked set are read
     Kind("second-locked-seeds", r".*@2\d\d$", None, False),  # and the second one
