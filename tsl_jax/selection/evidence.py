@@ -128,13 +128,15 @@ def gather(
 
 def _raced(curves: Sequence[tuple[np.ndarray, np.ndarray]], schedules: Sequence[Any], end: float) -> RaceForecast:
     """The end of each curve; those of one plan of the learning rate (JSON, or not known) fall alike."""
-    plan, kinds = pd.factorize(pd.Series(schedules, dtype=object), use_na_sentinel=False)
+    tokens, losses = [t for t, _ in curves], [y for _, y in curves]
+    kinds = list(dict.fromkeys(s if isinstance(s, str) else "" for s in schedules))
+    plan = [kinds.index(s if isinstance(s, str) else "") for s in schedules]
     fall, sd = np.zeros(len(curves)), np.zeros(len(curves))
     for number, schedule in enumerate(kinds):
-        alike = np.flatnonzero(plan == number)
-        known = json.loads(schedule) if isinstance(schedule, str) else None
-        fall[alike], sd[alike] = fall_of_plan(*zip(*(curves[k] for k in alike), strict=True), end, known)
-    return race([t for t, _ in curves], [y for _, y in curves], end, fall, sd, plan.tolist())
+        alike = [k for k, other in enumerate(plan) if other == number]
+        known = json.loads(schedule) if schedule else None
+        fall[alike], sd[alike] = fall_of_plan([tokens[k] for k in alike], [losses[k] for k in alike], end, known)
+    return race(tokens, losses, end, fall, sd, plan)
 
 
 def _logs(values: Sequence[float]) -> np.ndarray:
