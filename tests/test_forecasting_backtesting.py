@@ -70,7 +70,7 @@ def test_the_verb_judges_several_runs_and_writes_both_tables(tmp_path, capsys):
         (["--cutoffs", 0.001], "no checkpoint within the first 0.1%"),
         (["REPEATED"], "each once"),
         (["--cutoffs", 1.5], "between 0 and 1"),
-        (["--methods", "none"], "among"),
+        (["--methods", "none"], "--methods are of annealing, mean_annealing"),
         (["--out", "x.txt"], "a .json file"),
     ],
 )
