@@ -115,7 +115,7 @@ def test_reproduce_lists_the_experiments_with_their_questions(capsys):
 
 def test_a_name_that_is_no_experiment_is_refused_with_those_there_are(capsys):
     assert tsl_command("reproduce", "learning-dynamics") == 2
-    assert "expected one of kaplan, learning_dynamics, " in capsys.readouterr().err
+    assert "expected one of by_position, kaplan, learning_dynamics, " in capsys.readouterr().err
 
 
 def test_reproduce_becomes_the_experiment(monkeypatch):
