@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import tsl_jax as tsl
-from experiments.forecast_benchmark import data, entries, run
+from experiments.forecast_benchmark import data, entries, races, run
 from experiments.forecast_evidence.curves import Curve
 
 TOTAL = 1_000_000_000
@@ -71,3 +71,22 @@ def test_a_file_that_is_another_is_refused(tmp_path, monkeypatch: pytest.MonkeyP
     hashes.write_text(json.dumps({"b.csv": "0"}))
     with pytest.raises(ValueError, match="is missing"):
         data.check(tmp_path)
+
+
+def test_a_race_is_judged_by_the_ends_and_beside_the_order_of_the_losses():
+    tokens = np.geomspace(1e8, 1e10, 20).astype(int)
+    ends = np.array([2.9, 3.0, 3.1])
+    losses = ends[:, None] + 30.0 * tokens**-0.2
+    surfaces = [tsl.from_losses(loss[None, :, None], tokens=tokens) for loss in losses]
+    row = races.judged(races.Race("made", "three", surfaces, True), 0.5)
+    assert row is not None
+    assert row["spearman"] == row["spearman_by_loss"] == pytest.approx(1.0)
+    assert row["regret"] == row["regret_by_loss"] == 0.0
+    assert row["log_score"] < row["log_score_by_chance"]
+    assert not row["best_stopped"]
+    losses[0] += 0.2 * (tokens < 6e9)  # behind at the cut-off, first at the end
+    late = [tsl.from_losses(loss[None, :, None], tokens=tokens) for loss in losses]
+    other = races.judged(races.Race("made", "late", late, True), 0.5)
+    assert other is not None
+    assert other["regret_by_loss"] == pytest.approx(0.1)
+    assert races.judged(races.Race("made", "early", surfaces, True), 0.01) is None

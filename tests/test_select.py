@@ -126,7 +126,7 @@ def test_several_pairs_of_tables_are_joined_each_with_its_own(tmp_path: Path) ->
         assert runs.table.loss.to_numpy() == pytest.approx(expected, abs=1e-4)
 
 
-def test_columns_are_named_by_the_user_where_they_cannot_be_told(tmp_path: Path) -> None:
+def test_columns_are_named_by_the_user_where_they_are_not_recognised(tmp_path: Path) -> None:
     rows = table(8, lr=np.linspace(0.1, 0.2, 8)).rename(columns=lambda name: name.replace("train_", "z-"))
     file = written(tmp_path / "runs.csv", rows)
     assert read_candidates([file]).shares is None
@@ -286,11 +286,11 @@ def test_one_run_with_two_mixtures_is_refused(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------ choosing
 
 
-def test_losses_that_are_equal_share_a_rank_and_are_not_told_apart(tmp_path: Path, capsys: Any) -> None:
+def test_losses_that_are_equal_share_a_rank_and_are_tied(tmp_path: Path, capsys: Any) -> None:
     rows = pd.DataFrame({"run": ["a", "b", "c"], "loss": [3.0, 3.0, 3.2]})
     assert select(written(tmp_path / "runs.csv", rows), "--out", tmp_path / "out.csv") == 0
     out = capsys.readouterr().out
-    assert "not told apart from it (their difference may be chance): b" in out
+    assert "tied with it (the difference may be chance): b" in out
     found = pd.read_csv(tmp_path / "out.csv").set_index("candidate")
     assert found["rank"].to_dict() == {"a": 1, "b": 1, "c": 3}
     assert found.p_best["a"] == pytest.approx(0.5, abs=0.05)

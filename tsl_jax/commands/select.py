@@ -176,7 +176,7 @@ def _as_json(choice: Choice) -> dict[str, Any]:
     validated, scores = choice.cross_validation, choice.scores
     return {
         "chosen": choice.chosen,
-        "not_told_apart": list(choice.tied),
+        "tied": list(choice.tied),
         "target": {name: value if value == value else None for name, value in choice.target.items()},
         "method": choice.method,
         "candidates": [row | {"mixture": mixtures.get(row["candidate"])} for row in rows(choice.table)],

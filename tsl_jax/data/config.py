@@ -68,7 +68,7 @@ class EvalConfig:
         if not self.by_domain:
             return dict(pooled)
         names = [name for part in pooled.values() for name in part]
-        if taken := [name for name in names if name in pooled]:
+        if taken := [name for name in names if pooled.get(name, (name,)) != (name,)]:
             raise ValueError(f"data: with evaluation by_domain a split has the name {taken[0]!r}; rename that domain")
         return {**pooled, **{name: (name,) for name in names}}
 

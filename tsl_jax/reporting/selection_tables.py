@@ -116,7 +116,7 @@ def _verdict(choice: Choice) -> str:
     lines = [f"chosen: {choice.chosen} ({sure})"]
     if choice.tied:
         some = ", ".join(choice.tied[:6]) + (f" and {len(choice.tied) - 6} more" if len(choice.tied) > 6 else "")
-        lines.append(f"not told apart from it (their difference may be chance): {some}")
+        lines.append(f"tied with it (the difference may be chance): {some}")
     if choice.shares is not None:
         lines.append(f"its mixture: {_mixture(choice.shares.loc[choice.chosen])}")
     return "\n".join(lines)

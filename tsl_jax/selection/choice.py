@@ -31,12 +31,12 @@ from tsl_jax.selection.evidence import Evidence, find_target, gather
 from tsl_jax.selection.mixture_columns import MOST_EPOCHS, epochs
 from tsl_jax.selection.mixture_regression import PRIORS, MixturePoints, MixtureRegression, fit_regression
 from tsl_jax.selection.next_candidate import next_candidates
+from tsl_jax.selection.race import draws, share_of_least
 
 MOST = 4000  # candidates: their joint covariance is held in memory
 FEWEST = 5  # candidates that a regression is fitted to
 SURE = 0.95  # chance from which one candidate is said to be better than another
 Z90 = 1.6449
-DRAWS = 4000
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Choice:
             choosing it), seen (the last loss of its runs at the target, their mean), state (ended, running, smaller:
             only at other sizes, untried), stop (may be), epochs and epochs_of (of the domain read most often), actual
             (the end that was hidden, or given with untried candidates).
-        chosen: its name. tied: names that it is not told apart from. following: candidates worth trying next:
+        chosen: its name. tied: names of those that it leads by what may be chance. following: candidates worth trying next:
             candidate, loss, gain (expected improvement, nats), chance, and the shares.
         saved: tokens, flops and gpu_hours of the runs that may be stopped. scores: method -> spearman, regret, p_best
             of the actual best, where ends are known. cross_validation: see `cross_validate`.
@@ -239,11 +239,8 @@ def _judged(names: Sequence[str], mean: np.ndarray, covariance: np.ndarray) -> p
     """Losses with intervals, the chance to be the best, expected regret and rank, of normal log losses."""
     from scipy.stats import norm
 
-    values, vectors = np.linalg.eigh(covariance)
-    root = vectors * np.sqrt(np.maximum(values, 0.0))
-    drawn = mean + np.random.default_rng(0).standard_normal((DRAWS, len(mean))) @ root.T
+    drawn = draws(mean, covariance)
     lowest = drawn.min(axis=1, keepdims=True)
-    best = drawn <= lowest + 1e-9  # equal ones share it
     sd = np.sqrt(np.maximum(np.diag(covariance), 0.0))
     apart = np.sqrt(np.maximum(sd[:, None] ** 2 + sd[None] ** 2 - 2 * covariance, 1e-24))
     better = norm.cdf((mean[:, None] - mean[None]) / apart)  # of the column over the row
@@ -255,7 +252,7 @@ def _judged(names: Sequence[str], mean: np.ndarray, covariance: np.ndarray) -> p
             "low": np.exp(mean - Z90 * sd),
             "high": np.exp(mean + Z90 * sd),
             "behind": np.exp(mean) - np.exp(mean.min()),
-            "p_best": (best / best.sum(axis=1, keepdims=True)).mean(axis=0),
+            "p_best": share_of_least(drawn),
             "regret": (np.exp(drawn) - np.exp(lowest)).mean(axis=0),
         }
     )

@@ -40,7 +40,7 @@ class Evidence:
 def find_target(
     runs: Runs, untried: Runs | None, n_params: float | None, tokens: float | None
 ) -> tuple[Runs, dict[str, float], np.ndarray]:
-    """The runs, their plans told; n_params and tokens of the target, NaN where not known; which runs are of that size.
+    """The runs with their plans; n_params and tokens of the target, NaN where not known; which runs are of that size.
 
     By default the size of the untried candidates where they say it, else the largest; the length of the runs of that
     size, of the longest where there are none.
@@ -67,7 +67,7 @@ def find_target(
         lengths = runs.table.planned[at_target] if at_target.any() else runs.table.planned
         own = untried.table.planned.max() if untried is not None else np.nan
         tokens = float(own if np.isfinite(own) else lengths.max())
-    else:  # where the target's curves end is told, not guessed from the longest
+    else:  # where the target's curves end is given, not guessed from the longest
         table = runs.table.copy()
         guessed = at_target & table.curve.to_numpy(bool) & ~table.has_plan.to_numpy(bool)
         table.loc[guessed, "planned"] = tokens

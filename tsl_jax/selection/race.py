@@ -93,17 +93,21 @@ def race(
     return RaceForecast(mean, covariance, chance, behind & (chance < STOP / len(curves)), walk)
 
 
-def chance_best(mean: np.ndarray, covariance: np.ndarray, seed: int = 0) -> np.ndarray:
+def chance_best(mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
     """The probability that each has the least value."""
-    best = np.argmin(draws(mean, covariance, seed), axis=1)
-    return np.bincount(best, minlength=len(mean)) / DRAWS
+    return share_of_least(draws(mean, covariance))
 
 
-def draws(mean: np.ndarray, covariance: np.ndarray, seed: int = 0) -> np.ndarray:
-    """(DRAWS, candidate) values of a normal distribution."""
-    values, vectors = np.linalg.eigh(covariance)
-    root = vectors * np.sqrt(np.maximum(values, 0.0))
-    return mean + np.random.default_rng(seed).standard_normal((DRAWS, len(mean))) @ root.T
+def draws(mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """(DRAWS, candidate) values of a normal distribution, the same at each call."""
+    random = np.random.default_rng(0)
+    return random.multivariate_normal(mean, covariance, DRAWS, check_valid="ignore", method="eigh")
+
+
+def share_of_least(drawn: np.ndarray) -> np.ndarray:
+    """How often each column has the least value of its row; equal ones share it."""
+    least = drawn <= drawn.min(axis=1, keepdims=True) + 1e-9
+    return (least / least.sum(axis=1, keepdims=True)).mean(axis=0)
 
 
 def _checked(number: int, tokens: ArrayLike, losses: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
