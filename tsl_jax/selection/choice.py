@@ -49,8 +49,8 @@ class Choice:
             choosing it), seen (the last loss of its runs at the target, their mean), state (ended, running, smaller:
             only at other sizes, untried), stop (may be), epochs and epochs_of (of the domain read most often), actual
             (the end that was hidden, or given with untried candidates).
-        chosen: its name. tied: names of those that it leads by what may be chance. following: candidates worth trying next:
-            candidate, loss, gain (expected improvement, nats), chance, and the shares.
+        chosen: its name. tied: names of those that it leads by what may be chance. following: candidates worth trying
+            next: candidate, loss, gain (expected improvement, nats), chance, and the shares.
         saved: tokens, flops and gpu_hours of the runs that may be stopped. scores: method -> spearman, regret, p_best
             of the actual best, where ends are known. cross_validation: see `cross_validate`.
         shares: (candidate, domain) or None. target: n_params and tokens, NaN where not known.
