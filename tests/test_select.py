@@ -182,6 +182,13 @@ def test_runs_say_their_mixture_plan_and_pace(tmp_path: Path, capsys: Any) -> No
     saved = found["saved_by_stopping"]
     assert saved["runs"] > 0
     assert saved["gpu_hours"] == pytest.approx(saved["tokens"] / 1e6 / 3600)
+    assert "other text" not in out
+    for k in range(2):
+        run = tsl.load_surface(tmp_path / "runs" / f"run{k}.npz")
+        own = run.assign_attrs(windows={"id": {"digest": f"{k}"}})
+        tsl.save_surface(own, tmp_path / "other" / f"run{k}.npz")
+    assert select(tmp_path / "other") == 0
+    assert "warning: loss was measured on other text in some runs" in " ".join(capsys.readouterr().out.split())
     changed = tsl.load_surface(tmp_path / "runs" / "run0.npz").assign_attrs(changes=[".5:mixture=web@.5,code@.5"])
     tsl.save_surface(changed, tmp_path / "changed.npz")
     assert select(tmp_path / "changed.npz") == 2

@@ -28,6 +28,10 @@ KEYS = ("run", "run_name", "run_id", "name", "index", "id", "idx", "model_name",
 CANDIDATES = ("candidate", "mixture", "mixture_name", "mix", "recipe", "data", "dataset", "data_mix", "mixture_id")
 SIZES = ("model_size", "size", "params_total", "parameters")  # in tables of mixtures, beside NAMES
 FACTS = ("run", "candidate", "n_params", "tokens", "planned", "schedule", "seed", "pace")
+DIFFERENT = (
+    "{} was measured on other text in some runs, so that their losses do not compare; train with "
+    "--evaluation.by-domain and give --target DOMAIN=WEIGHT ..."
+)
 PLANNED = ("total_tokens", "planned_tokens", "max_tokens", "target_tokens")
 SEEDS = ("seed", "random_seed")
 UNITS = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
@@ -58,14 +62,16 @@ def read_candidates(
     weights = dict(target or {})
     if not all(0 < weight < float("inf") for weight in weights.values()):
         raise ValueError(f"select: weights of --target are positive numbers, found {weights}")
-    tables, available = [], {}
+    tables, available, windows = [], {}, {}
     for source in map(Path, sources):
         if source.suffix in SUFFIXES and not source.is_dir():
             tables.append(_read_table(source))
         else:
-            rows, known = _surface_rows(source, split or loss, weights)
+            rows, known, digests = _surface_rows(source, split or loss, weights)
             tables.append(rows)
             available |= known
+            for column, digest in digests.items():
+                windows.setdefault(column, set()).add(digest)
     if not tables:
         raise ValueError("select: give runs or tables; see tsl select --help")
     table = _joined(tables, notes)
@@ -73,6 +79,7 @@ def read_candidates(
         raise ValueError("select: there is no row in what was given")
     table, known = _named(table, columns or {})
     values, used = _losses(table, loss, weights, needs_loss, notes)
+    notes += [f"warning: {DIFFERENT.format(column)}" for column in used if len(windows.get(column, ())) > 1]
     keys = [name for name in FACTS if name in table]
     domains = find_mixture(table, mixture, [*keys, *used, "table", *known])
     row_names = _row_names(table)
@@ -126,8 +133,11 @@ def _mapping(value: Any) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _surface_rows(path: Path, split: str, weights: Mapping[str, float]) -> tuple[pd.DataFrame, dict[str, float]]:
-    """A row a checkpoint of a run: mixture, size, tokens, plan, pace and the mean loss of each split."""
+def _surface_rows(
+    path: Path, split: str, weights: Mapping[str, float]
+) -> tuple[pd.DataFrame, dict[str, float], dict[str, str]]:
+    """Of a run a row a checkpoint: mixture, size, tokens, plan, pace and the mean loss of each split; the tokens that
+    there are of each domain; and for each loss a digest of the text it was measured on, where the run says it."""
     from tsl_jax.forecasting.recorded_pace import recorded_pace
     from tsl_jax.surface import load_surface
 
@@ -145,8 +155,12 @@ def _surface_rows(path: Path, split: str, weights: Mapping[str, float]) -> tuple
     means = surface.loss.mean("position")
     rows = pd.DataFrame({name: means.sel(split=name).values for name in splits})
     rows["run"], rows["tokens"] = str(facts.get("run") or path.stem), surface.tokens.values.astype(float)
+    designs: Any = facts.get("windows")
+    designs = designs if isinstance(designs, dict) else {}
+    digests = {name: str(designs[name]["digest"]) for name in splits if "digest" in designs.get(name, {})}
     if not (split or weights or "loss" in splits):
         rows = rows.rename(columns={splits[0]: "loss"})
+        digests = {"loss": digests[splits[0]]} if splits[0] in digests else {}
     for name, value in (("n_params", facts.get("n_params")), ("seed", facts.get("seed"))):
         if isinstance(value, int | float):
             rows[name] = value
@@ -167,7 +181,7 @@ def _surface_rows(path: Path, split: str, weights: Mapping[str, float]) -> tuple
         for domain, count in counts.items()
         if mixed.get(domain) and count.get("train")
     }
-    return rows.assign(table=path.name), available
+    return rows.assign(table=path.name), available, digests
 
 
 # ------------------------------------------------------------------------------------------------------------- joining
