@@ -26,7 +26,7 @@ class ReportCommand:
     out: Path | None = None
     """Folder for report.html and summary.json; without it the run's folder, or for NAME.npz the folder NAME."""
     methods: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
-    """Methods of `tsl forecast` to compare, or all, which takes three times as long; without it the default, the
+    """Methods of `tsl forecast` to compare, or all, which takes longer; without it the default, the
     paper's by position, a power law of the mean and the last loss."""
     figures: bool = False
     """Write figures for print as well: figures/NAME.pdf, .svg and .png beside the page."""
