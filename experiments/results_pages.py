@@ -148,7 +148,7 @@ def studies(results: Path) -> list[StudyResults]:
     """Every study that has findings beside the folder of the pages, in ORDER, cpu before gpu before paper."""
     paths = results.parent.glob("*/results/*/findings.json")
     unsorted = [StudyResults(path.parent, json.loads(path.read_text())) for path in paths]
-    scales, place = ("cpu", "gpu", "paper"), {name: k for k, name in enumerate(ORDER)}
+    scales, place = ("cpu", "gpu", "paper", "paper-small"), {name: k for k, name in enumerate(ORDER)}
 
     def rank(study: StudyResults) -> tuple[int, int]:
         return place.get(study.findings["study"], len(place)), scales.index(study.findings["scale"])

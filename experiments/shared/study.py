@@ -1,6 +1,6 @@
 """A study: which runs an experiment reads, what they cost, and the way from them to its results.
 
-    tsl reproduce NAME --scale cpu|gpu|paper        the same as: python -m experiments.NAME.study --scale ...
+    tsl reproduce NAME --scale cpu|gpu|paper|paper-small        the same as: python -m experiments.NAME.study --scale ...
 
 The runs are those of the sweep file NAME/plans/SCALE.yaml, or plans/base-runs/SCALE.yaml for studies that share them.
 Those that the pool keeps, whatever study they were made for, are read from there; the others are trained, in pieces of
@@ -29,7 +29,7 @@ from tsl_jax.training.config import TrainConfig
 HOME = Path(__file__).parents[1]
 BASE_RUNS = "plans/base-runs"
 WIDTH = 118  # of a line in a terminal, at most
-MINUTES = {"cpu": 90.0, "gpu": 7.0, "paper": 0.0}  # of a piece; 0: no limit
+MINUTES = {"cpu": 90.0, "gpu": 7.0, "paper": 0.0, "paper-small": 90.0}  # of a piece; 0: no limit
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Runs:
 
     Attributes:
         surfaces: name -> loss surface. manifests: name -> how it was made ("config", "n_params", "flops_per_token",
-            "seconds", ...). scale: cpu, gpu or paper.
+            "seconds", ...). scale: cpu, gpu, paper or paper-small.
     """
 
     surfaces: Mapping[str, xr.Dataset]

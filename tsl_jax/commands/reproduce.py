@@ -22,11 +22,12 @@ class ReproduceCommand:
 
     name: tyro.conf.Positional[str] = ""
     """An experiment; without it they are listed."""
-    scale: Literal["cpu", "gpu", "paper"] = "cpu"
-    """cpu: two cores, hours. gpu: one accelerator, pieces of minutes. paper: the sizes of the paper, for a cluster."""
+    scale: Literal["cpu", "gpu", "paper", "paper-small"] = "cpu"
+    """cpu: two cores, hours. gpu: one accelerator, pieces of minutes. paper: the sizes of the paper, for a cluster;
+    paper-small: its smallest size alone, on two cores."""
     minutes: float | None = None
-    """Stop after so long, each run at a checkpoint; the same command goes on. Default 90 (cpu), 7 (gpu), 0 (paper: no
-    limit)."""
+    """Stop after so long, each run at a checkpoint; the same command goes on. Default 90 (cpu, paper-small), 7 (gpu), 0
+    (paper: no limit)."""
     side_by_side: int = 1
     """Runs at a time, each on its own share of the cores."""
     cost: bool = False
