@@ -45,6 +45,7 @@ from tsl_jax.reporting.plots.style import PALETTE, marker
 
 RESULTS = Path(__file__).parent / "results"
 CHANGED = "own/mid_run_changes"
+OURS = "tsl watch"  # the rules of course.py, by the name of the command that applies them
 GRID = tuple(product((6.0, 8.0, 10.0), (6.0, 8.0, 12.0)))  # spike, alarm
 SPIKES = {"evaluations": (0.02, 0.05, 0.1, 0.2), "training losses": (4.0, 6.0, 8.0, 12.0, 20.0)}  # nats; scatters
 SIZES = {
@@ -74,10 +75,10 @@ def alarms(logs: list[Log], rules: Rules) -> pd.DataFrame:
                 kind = "rate_drop, no rate recorded"
             found[kind] = found.get(kind, 0) + 1
         labels = {"log": log.name, "data": log.data, "logs": log.kind, "part": log.part, "rows": len(log.loss)}
-        rows += [{**labels, "rule": "course", "kind": kind, "count": count} for kind, count in found.items()]
+        rows += [{**labels, "rule": OURS, "kind": kind, "count": count} for kind, count in found.items()]
         for name, rule in OTHERS.items():
             rows.append({**labels, "rule": name, "kind": "spike", "count": groups(rule(log.loss))})
-        rows.append({**labels, "rule": "course", "kind": "", "count": 0})  # the log was read
+        rows.append({**labels, "rule": OURS, "kind": "", "count": 0})  # the log was read
     return pd.DataFrame(rows)
 
 
@@ -109,7 +110,7 @@ def detection(logs: list[Log], rules: Rules) -> pd.DataFrame:
             for size in sizes:
                 changed = injected(log, at, event, size)
                 labels = {"log": log.name, "logs": log.kind, "event": event, "size": size, "rate_falls": falling}
-                rows.append({**labels, "rule": "course", **_seen(events_after(changed, at, rules), event, event)})
+                rows.append({**labels, "rule": OURS, **_seen(events_after(changed, at, rules), event, event)})
                 for name, rule in OTHERS.items():
                     rows.append({**labels, "rule": name, "delay": first_flag(changed, at, rule), "right": np.nan})
     return pd.DataFrame(rows)
@@ -168,12 +169,13 @@ def drawn(table: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(7.0, 3.6), layout="constrained")
     panels = figure.subplots(2, 2, sharey=True)
     for row, of in zip(panels, ("evaluations", "training losses"), strict=True):
-        for panel, (event, unit) in zip(row, (("spike", "scatters"), ("data_switch", "nats")), strict=True):
+        for panel, (event, unit) in zip(row, (("spike", "times the scatter"), ("data_switch", "nats")), strict=True):
             unit = "nats" if of == "evaluations" else unit
             some = table[(table.logs == of) & (table.event == event) & (table["size"] > 0)]
-            for k, (rule, group) in enumerate(some.groupby("rule")):
+            for k, rule in enumerate((OURS, *OTHERS)):
+                group = some[some.rule == rule]
                 panel.plot(group["size"], group.seen, marker=marker(k), color=PALETTE[k], label=rule, clip_on=False)
-            panel.set(xscale="log", ylim=(0, 1), xlabel=f"{event.replace('_', ' ')} of {of}, {unit}")
+            panel.set(xscale="log", ylim=(0, 1), xlabel=f"{event.replace('_', ' ')} in {of} ({unit})")
             sizes = sorted(set(some["size"]))
             panel.set_xticks(sizes, [f"{size:g}" for size in sizes])
             panel.minorticks_off()
@@ -188,7 +190,7 @@ def choose(logs: list[Log]) -> pd.DataFrame:
     out = []
     for spike, alarm in GRID:
         rates = alarm_rates(alarms(logs, Rules(spike=spike, alarm=alarm)))
-        of_course = rates[(rates.rule == "course") & ~rates.kind.str.contains("recorded")]
+        of_course = rates[(rates.rule == OURS) & ~rates.kind.str.contains("recorded")]
         evaluations = of_course[of_course.logs == "evaluations"]
         out.append(
             {"spike": spike, "alarm": alarm, "spikes": of_course[of_course.kind == "spike"].per_1000.max(),
@@ -223,7 +225,7 @@ def main(arguments: list[str] | None = None) -> None:
     seen = summary(found, ["logs", "event", "size", "rate_falls", "rule"])
     real = summary(real_events(test, RULES), ["logs", "event"])
     changed = alarms([log for log in logs if log.data == CHANGED], RULES)
-    changed = changed[(changed.rule == "course") & (changed["count"] > 0)]
+    changed = changed[(changed.rule == OURS) & (changed["count"] > 0)]
     for name, table in (("false_alarms", rates), ("detection", seen), ("real", real), ("changed", changed)):
         table.to_csv(options.out / f"events_{name}.csv", index=False, float_format="%.4g")
         print(f"\n{name}\n{table.to_string(**show)}")
