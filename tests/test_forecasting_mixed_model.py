@@ -102,14 +102,14 @@ def test_paths_start_where_the_data_end_and_spread():
 def test_whitening_is_a_cholesky_factor():
     """Innovations of white columns through the filter: the same as solving with the factor of the covariance."""
     curves, _ = problem(runs=1)
-    columns = np.random.default_rng(2).standard_normal((1, 1, 12, 3))
+    columns = np.random.default_rng(2).standard_normal((12, 3, 1, 1))
     ell, sigma, nu = np.array([0.2]), np.array([0.05]), np.array([0.02])
-    white, log_size, *_ = mixed_model._whiten(columns, curves, ell, sigma, nu)
+    white = columns.copy()
+    log_size, *_ = mixed_model._whiten(white, curves, ell, sigma, nu)
     u = curves.log_clock[0]
     size = sigma * np.exp(-mixed_model.KAPPA * u)
     covariance = size[:, None] * size * np.exp(-np.abs(u[:, None] - u) / ell) + np.diag(nu**2 * curves.noise[0])
     factor = cholesky(covariance, lower=True)
-    np.testing.assert_allclose(
-        white[0, 0], solve_triangular(factor, columns[0, 0], lower=True), rtol=TOLERANCE["algebra"], atol=1e-10
-    )
+    solved = solve_triangular(factor, columns[..., 0, 0], lower=True)
+    np.testing.assert_allclose(white[..., 0, 0], solved, rtol=TOLERANCE["algebra"], atol=1e-10)
     np.testing.assert_allclose(log_size[0, 0], np.log(np.diag(factor)).sum(), rtol=TOLERANCE["algebra"], atol=1e-10)

@@ -3,9 +3,10 @@ recognise in the recorded rates, without rates, and with a plan beside eight fin
 
     python -m experiments.benchmarks.watch_refit [--before CHECKOUT]
 
-A synthetic cosine run of 120 checkpoints is looked at anew with each of the last LOOKS of them. With --before another
-checkout of this repository is timed in turn with this one, ROUNDS times each, and the ratio of the medians printed:
-times of one machine at one time compare, others do not.
+A synthetic cosine run of 120 checkpoints is looked at anew with each of the last LOOKS of them. Milliseconds of the
+clock, and of the processor in brackets: where other work shares the cores the first are longer, the second hardly are.
+With --before another checkout of this repository is timed in turn with this one, ROUNDS times each, and the ratios of
+the medians printed: times of one machine at one time compare, others do not.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ FEW_LOOKS, REFERENCE_RUNS = 2, 8  # beside reference runs, each of which is fore
 HERE = Path(__file__).parents[2]
 
 
-def timed() -> dict[str, list[float]]:
-    """Seconds of each look, by what is known of the rate."""
+def timed() -> dict[str, list[tuple[float, float]]]:
+    """Seconds of each look, of the clock and of the processor, by what is known of the rate."""
     import tsl_jax as tsl
     from tsl_jax.forecasting.watching import outlook
 
@@ -47,26 +48,27 @@ def timed() -> dict[str, list[float]]:
         ("none", run.drop_vars("lr"), None, (), LOOKS),
         ("reference_runs", run, plan, finished, FEW_LOOKS),
     )
-    seconds: dict[str, list[float]] = {}
+    seconds: dict[str, list[tuple[float, float]]] = {}
     for name, past, schedule, reference_runs, looks in cases:
         count = past.sizes["tokens"]
         for rows in range(count - looks - 2, count + 1):
-            start = time.perf_counter()
+            start, processor = time.perf_counter(), time.process_time()
             outlook(past.isel(tokens=slice(0, rows)), "", END, 3.0, schedule, reference_runs)
-            seconds.setdefault(name, []).append(time.perf_counter() - start)
+            spent = time.perf_counter() - start, time.process_time() - processor
+            seconds.setdefault(name, []).append(spent)
         seconds[name] = seconds[name][-looks:]  # the first ones compile
     return seconds
 
 
 def main() -> None:
-    """Print the median milliseconds of a look, and the ratio to another checkout."""
+    """Print the median milliseconds of a look, of the clock and (of the processor), and the ratios to a checkout."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", type=Path, help="another checkout of this repository")
     parser.add_argument("--alone", action="store_true", help="print the seconds as JSON, without another process")
     options = parser.parse_args()
     if options.alone:
         return print(json.dumps(timed()))
-    found: dict[str, dict[str, list[float]]] = {}
+    found: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for _ in range(ROUNDS):
         for name, folder in (("before", options.before), ("now", HERE)):
             if folder is None:
@@ -77,9 +79,12 @@ def main() -> None:
             for kind, seconds in json.loads(made.stdout.splitlines()[-1]).items():
                 found.setdefault(kind, {}).setdefault(name, []).extend(seconds)
     for kind, by_checkout in found.items():
-        medians = {name: float(np.median(seconds)) for name, seconds in by_checkout.items()}
-        ratio = f", {medians['before'] / medians['now']:.1f} times as fast" if "before" in medians else ""
-        print(f"{kind}: " + ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in medians.items()) + ratio)
+        medians = {name: np.median(seconds, axis=0) for name, seconds in by_checkout.items()}
+        line = ", ".join(f"{name} {1e3 * clock:.0f} ({1e3 * own:.0f}) ms" for name, (clock, own) in medians.items())
+        if "before" in medians:
+            clock, own = medians["before"] / medians["now"]
+            line += f", {clock:.1f} ({own:.1f}) times as fast"
+        print(f"{kind}: {line}")
 
 
 if __name__ == "__main__":

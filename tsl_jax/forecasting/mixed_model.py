@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import combinations_with_replacement
 from typing import Any, NamedTuple
 
 import jax
@@ -41,6 +42,7 @@ WIDER = 2.0  # times the covariance of a posterior nearby: where the search for 
 JITTERS = (1e-13, 1e-10, 1e-7, 1e-4, 1e-2)  # added to a diagonal of ones: the least that lets it factor
 UNIDENTIFIED = "mixed: the effects are not identified in float64; give the law fewer coefficients"
 AT_ONCE = 256  # points of a forecast at which a law is read together
+CACHED = 512  # curves times values of eta at which it is
 POINTWISE = ("tokens", "area")  # covariates with a value a point; the others are the history of a run
 
 
@@ -139,7 +141,7 @@ class Posterior:
         beta = np.einsum("p,spk->sk", curves.mix[curve], effect.reshape(given.effect.shape))  # sum_p w_rp gamma_p
         law_alone = _along(self.law, eta, beta, x, curves.size[curve : curve + 1], len(log_clock))
         # the filter is linear: the residual's state is that of y minus those of the basis columns times beta
-        state = given.state[:, curve, -1] - np.einsum("sk,sk->s", given.state[:, curve, :-1], beta)
+        state = given.state[-1, :, curve] - np.einsum("ks,sk->s", given.state[:-1, :, curve], beta)
         state = state + np.sqrt(np.maximum(given.state_variance[:, curve], 0)) * random.standard_normal(len(eta))
         seen = curves.known[curve].any()
         before = given.last[curve] if seen else log_clock[0]  # no past: z is stationary, N(0, 1)
@@ -161,7 +163,7 @@ class _GivenEta(NamedTuple):
 
     effect: np.ndarray  # (S, p, k)
     factor: np.ndarray  # (S, pk, pk) Cholesky factor of the precision of the effects
-    state: np.ndarray  # (S, R, k + 1) filtered z of each column at the last known point
+    state: np.ndarray  # (k + 1, S, R) filtered z of each column at the last known point
     state_variance: np.ndarray  # (S, R)
     last: np.ndarray  # (R,) log clock there
 
@@ -201,18 +203,21 @@ def sample(
 
 
 @partial(jax.jit, static_argnums=0)
-def _basis(law: Law, shape: jax.Array, x: Any) -> jax.Array:
-    """Columns (S, R, n, k) for shapes (S, R, shape) and covariates (R, ...)."""
-    assert law.basis is not None
-    return jax.vmap(jax.vmap(law.basis), in_axes=(0, None))(shape, x)
+def _basis(law: Law, eta: jax.Array, x: Any, size: jax.Array) -> jax.Array:
+    """The law's basis (n, k, S, R) at the shapes exp(log s + drift size_r); covariates (R, ...)."""
+    basis, count = law.basis, len(law.shapes)
+    assert basis is not None
+    shape = jnp.exp(eta[:, None, :count] + eta[:, None, count : 2 * count] * size[None, :, None])
+    # a law makes a number a draw, curve, point and decrease: those of all draws of many curves would leave the caches
+    together = 1 << max(CACHED // len(size), 1).bit_length() - 1  # a power of two, as numbers of draws are
+    columns = jax.lax.map(lambda s: jax.vmap(basis)(s, x), shape, batch_size=together)  # (S, R, n, k)
+    return jnp.transpose(columns, (2, 3, 0, 1))
 
 
 def _columns(law: Law, eta: np.ndarray, x: Any, size: np.ndarray) -> np.ndarray:
-    """The law's basis (S, R, n, k) at the shapes exp(log s + drift size_r)."""
-    count = len(law.shapes)
+    """`_basis` in float64."""
     with jax.enable_x64(True):
-        shape = jnp.exp(eta[:, None, :count] + eta[:, None, count : 2 * count] * size[:, None])  # (S, R, shape)
-        return np.asarray(_basis(law, shape, jax.tree.map(jnp.asarray, x)))
+        return np.asarray(_basis(law, eta, x, size))
 
 
 def _along(law: Law, eta: np.ndarray, beta: np.ndarray, x: Any, size: np.ndarray, points: int) -> np.ndarray:
@@ -225,7 +230,7 @@ def _along(law: Law, eta: np.ndarray, beta: np.ndarray, x: Any, size: np.ndarray
             part = {name: values[None, here] if name in POINTWISE else values[None] for name, values in x.items()}
         else:
             part = x[None, here]
-        parts.append(np.einsum("snk,sk->sn", _columns(law, eta, part, size)[:, 0], beta))
+        parts.append(np.einsum("nks,sk->sn", _columns(law, eta, part, size)[..., 0], beta))
     return np.concatenate(parts, axis=1)[:, :points]
 
 
@@ -238,10 +243,14 @@ def _whitened(law: Law, curves: CurveBatch, eta: np.ndarray):
     """The Gram matrices (S, R, k + 1, k + 1) of whitened basis and y (last), log|V|/2 (S,), and the filters' ends."""
     ell, sigma, nu, _ = _residual_params(law, eta)
     basis = _columns(law, eta, curves.x, curves.size)
-    y = np.broadcast_to(curves.y[None, ..., None], (*basis.shape[:3], 1))
-    columns = np.where(curves.known[..., None], np.concatenate([basis, y], -1), 0.0)  # (S, R, n, k + 1)
-    white, log_sd, *ends = _whiten(columns, curves, ell, sigma, nu)
-    return np.swapaxes(white, -1, -2) @ white, log_sd.sum(1), ends
+    y = np.broadcast_to(curves.y.T[:, None, None], (len(basis), 1, *basis.shape[2:]))
+    columns = np.where(curves.known.T[:, None, None], np.concatenate([basis, y], axis=1), 0.0)  # (n, k + 1, S, R)
+    log_sd, *ends = _whiten(columns, curves, ell, sigma, nu)
+    count, *of = columns.shape[1:]
+    gram = np.empty((*of, count, count))
+    for i, j in combinations_with_replacement(range(count), 2):  # sums along the first axis: as fast as memory
+        gram[..., i, j] = gram[..., j, i] = np.einsum("nsr,nsr->sr", columns[:, i], columns[:, j])
+    return gram, log_sd.sum(1), ends
 
 
 def _effect_precision(law: Law, prior: ModelPrior, eta: np.ndarray) -> np.ndarray:
@@ -354,7 +363,7 @@ def _solve_precision(full: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, n
 
 
 def _whiten(columns: np.ndarray, curves: CurveBatch, ell: np.ndarray, sigma: np.ndarray, nu: np.ndarray):
-    """The Kalman filter of z over the points, on all columns (S, R, n, c) at once: innovations over their sds.
+    """The Kalman filter of z over the points, on all columns (n, c, S, R), in place: innovations over their sds.
 
     With f = exp(-(u_j - u_j-1)/ell), h = sigma exp(-KAPPA u_j) and r = nu^2 m_j, state and variance go through
 
@@ -362,8 +371,10 @@ def _whiten(columns: np.ndarray, curves: CurveBatch, ell: np.ndarray, sigma: np.
         observe   s = h^2 v + r,   g = v h / s,   z = z + g (y - h z),   v = v (1 - g h),
 
     and the whitened column is (y - h z)/sqrt(s): independent, of unit variance, as if weighted by a factor of V^-1.
+    What comes back: log(s)/2 summed over points, log|V|/2 (S, R); state (c, S, R), variance (S, R) and clock at the
+    last known point. Draws and curves are the last axes: numpy's passes over them are long.
     """
-    draws, runs, points, count = columns.shape
+    points, count, draws, runs = columns.shape
     # all that needs no state first, points in front: (n, S, R); a point that is padding changes nothing
     known = curves.known.T[:, None]
     clock = np.maximum.accumulate(np.where(curves.known, curves.log_clock, curves.log_clock[:, :1]), axis=1).T
@@ -374,18 +385,16 @@ def _whiten(columns: np.ndarray, curves: CurveBatch, ell: np.ndarray, sigma: np.
     noise = nu[:, None] ** 2 * curves.noise.T[:, None]  # r
     total, gain = np.empty((points, draws, runs)), np.empty((points, draws, runs))
     variance = np.ones((draws, runs))  # stationary z
-    for j in range(points):
-        h = scale[j]
+    for j, h in enumerate(scale):
         variance = variance * square[j] + (1 - square[j])  # predict
         along = variance * h
         total[j] = along * h + noise[j]  # s = h^2 v + r
         gain[j] = along / total[j]  # g
         variance = variance - gain[j] * along
-    innovation, state = np.empty((points, draws, runs, count)), np.zeros((draws, runs, count))
-    for j in range(points):
-        state = state * decay[j][..., None]
-        innovation[j] = columns[:, :, j] - scale[j][..., None] * state  # y - h z, of basis columns and y alike
-        state = state + gain[j][..., None] * innovation[j]  # gain is 0 at padding
-    innovation *= np.where(known, 1 / np.sqrt(total), 0.0)[..., None]
-    log_sd = np.where(known, np.log(total) / 2, 0).sum(0)  # adds up to log|V|/2
-    return np.moveaxis(innovation, 0, 2), log_sd, state, variance, clock[-1]
+    state = np.zeros((count, draws, runs))
+    for column, h, f, g in zip(columns, scale, decay, gain, strict=True):
+        state *= f
+        column -= h * state  # y - h z, of basis columns and y alike
+        state += g * column  # gain is 0 at padding
+    columns *= np.where(known, 1 / np.sqrt(total), 0.0)[:, None]
+    return np.where(known, np.log(total) / 2, 0).sum(0), state, variance, clock[-1]
