@@ -17,6 +17,7 @@ from test_cli import tsl_command
 import tsl_jax as tsl
 from tsl_jax.commands import analysis
 from tsl_jax.forecasting import METHODS, backtest, methods
+from tsl_jax.importers import json_logs
 
 KINDS = ("csv", "jsonl", "parquet")
 CURVES = os.environ.get("TSL_JAX_CURVES")
@@ -311,3 +312,38 @@ def test_public_curves_are_read(tmp_path):
     assert surface.attrs["n_params"] == 543_482_880
     assert float(surface.loss[0, 0, 0]) == 3.1010556221
     assert tsl.load_surface(tsl.save_surface(surface, tmp_path / "one")).identical(surface)
+
+
+LATE = 900  # rows without an evaluation: more than are looked at before a large file is read
+
+
+def rows_of_json(kind: str) -> str:
+    """Lines of JSON whose evaluations begin late."""
+    rows = [{"step": k, "loss": 8 / k**0.2, "lr": 3e-4} for k in range(1, LATE)]
+    evals = [{"step": k, "eval_loss": 8.1 / k**0.2} for k in range(100, LATE, 100)]
+    if kind == "nested":
+        rows = [{"step": row["step"], "train": {"loss": row["loss"], "lr": row["lr"]}} for row in rows]
+        evals = [{"step": row["step"], "eval": {"loss": row["eval_loss"]}} for row in evals]
+    lines = [json.dumps(row) for row in (*rows, *evals)]
+    lines[600:600] = {"nan": ['{"step": 700, "loss": NaN}'], "blank": ["", " "], "text": ['{"note": "a \\": b"}']}.get(
+        kind, []
+    )
+    end = {"open": "", "cut": '\n{"step": 900, "los'}.get(kind, "\n")
+    return {"crlf": "\r\n"}.get(kind, "\n").join(lines) + end
+
+
+@pytest.mark.parametrize("kind", ["flat", "nested", "nan", "blank", "text", "open", "cut", "crlf"])
+def test_large_lines_of_json_are_read_as_small_ones(tmp_path: Path, monkeypatch, kind: str):
+    """Columns that none of the first lines holds are read, with the line of each row, whichever way is taken."""
+    file = tmp_path / "run.jsonl"
+    file.write_bytes(rows_of_json(kind).encode())
+    small = json_logs.read_json(file)
+    monkeypatch.setattr(json_logs, "LARGE", 0)
+    large = json_logs.read_json(file)
+    assert list(large.columns) == list(small.columns)
+    assert any("eval" in name for name in large.columns)
+    for name, values in small.columns.items():
+        np.testing.assert_array_equal(large.columns[name], values)
+    np.testing.assert_array_equal(large.line, small.line)
+    assert [f.code for f in large.findings] == [f.code for f in small.findings]
+    assert json_logs._by_arrow(file) is not None or kind not in ("flat", "nan", "open", "crlf")

@@ -19,11 +19,13 @@ from tsl_jax.importers.line_scan import Key, LineFormat, blocks, read_lines
 from tsl_jax.importers.log_rows import LogRows, NotThisFormat, as_text, number_of, numbers_of, open_log, read_whole
 from tsl_jax.importers.model_size import of_flops
 
-LARGE = 24 << 20  # bytes from which lines of JSON are searched for their numbers instead of parsed
+LARGE = 24 << 20  # bytes from which lines of JSON become no objects of Python
 SAMPLE = 1 << 20
 DEEPEST = 6
 STEP_IN_NAME = re.compile(r"(?:step|iter|ckpt)[-_]?(\d+)")
 MOST_NAMES = 4000  # columns of one log
+WRAPPERS = ("metrics/", "data/", "values/", "log/")
+KEY = re.compile(rb'"[^"\\]*":')
 
 
 def read_json(path: Path, words: Collection[str] = ()) -> LogRows:
@@ -90,7 +92,7 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 def _read_lines(path: Path, sample: Sequence[bytes], words: Collection[str]) -> LogRows:
     if not words and path.suffix.lower() not in (".gz", ".bz2", ".xz") and path.stat().st_size > LARGE:
-        fast = _by_search(path, sample)
+        fast = _by_library(path, sample)
         if fast is not None:
             return fast
     rows: list[dict[str, Any]] = []
@@ -129,32 +131,72 @@ def _last_row(path: Path) -> dict[str, Any] | None:
     return _parsed(read_whole(path).rpartition(b"\n")[2])
 
 
-def _by_search(path: Path, sample: Sequence[bytes]) -> LogRows | None:
-    """A large file by searching its bytes for keys; None where that does not read the sample as a parser does."""
+def _by_library(path: Path, sample: Sequence[bytes]) -> LogRows | None:
+    """A large file without an object of Python a row: by Arrow's parser where its rows are flat and of numbers, else
+    by searching its bytes for keys; None where neither reads the sample as the slow way does."""
     parsed = [(line, _parsed(line)) for line in sample[: min(400, max(1, len(sample) - 1))]]
     if any(row is None for _, row in parsed):
         return None
     slow = from_rows(path, [row for _, row in parsed if row is not None], range(1, len(parsed) + 1))
     if slow.text or slow.runs != [""] or slow.format == "OLMo metrics":
         return None
-    keys = []
-    for name in slow.columns:
-        spelled = json.dumps(name.rpartition("/")[2] if f'"{name}"'.encode() not in sample[0] else name).encode() + b":"
-        whole = json.dumps(name).encode() + b":"
-        keys.append(Key(name, whole if any(whole in line for line, _ in parsed) else spelled, inside=True))
-    if len({key.before for key in keys}) < len(keys):
+    log = _by_arrow(path) or _by_search(path, [line for line, _ in parsed], slow)
+    if log is None:
         return None
-    form = LineFormat(slow.format, b"", tuple(keys), tuple(slow.columns), step_needed=False)
-    for key in keys:  # a key that several objects of a line have, or that stands in a text
-        if any(line.count(key.before) > 1 for line, _ in parsed):
-            return None
-    log = read_lines(path, form)
     first = np.searchsorted(log.line, len(parsed), side="right")
     for name, values in slow.columns.items():
         if not np.array_equal(log.columns.get(name, np.full(len(log), np.nan))[:first], values, equal_nan=True):
             return None
-    log.roles, log.losses, log.units, log.eval_rows = slow.roles, slow.losses, slow.units, slow.eval_rows
+    log.format, log.roles, log.losses = slow.format, slow.roles, slow.losses
+    log.units, log.eval_rows = slow.units, slow.eval_rows
     return log
+
+
+def _by_arrow(path: Path) -> LogRows | None:
+    """A file of flat objects of numbers, one a line; None where any line is something else."""
+    import pyarrow as pa
+    import pyarrow.json
+
+    try:
+        table = pyarrow.json.read_json(path)
+    except (pa.ArrowException, UnicodeError):
+        return None
+    line = last = 0
+    for block in blocks(path):
+        line, last = block.line + block.data.count(b"\n"), 0 if block.data.endswith(b"\n") and not block.cut else 1
+    names, kinds = table.column_names, table.schema.types
+    is_plain = all(pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind) for kind in kinds)
+    if not is_plain or len(table) != line - 1 + last or any(name.startswith(WRAPPERS) for name in names):
+        return None
+    columns: dict[str, np.ndarray] = {}
+    for name, column in zip(names, table.columns, strict=True):
+        known = ~np.asarray(column.is_null())
+        values = column.cast(pa.float64(), safe=False).to_numpy().copy()
+        values[np.isnan(values) & known] = -np.inf  # SAYS_NAN
+        columns[name] = values
+    return LogRows(path, "", columns, np.arange(1, len(table) + 1))
+
+
+def _by_search(path: Path, sample: Sequence[bytes], slow: LogRows) -> LogRows | None:
+    """A file by searching its bytes for the keys of a sample, which `slow` holds as columns.
+
+    None where a key is none of the sample's: its numbers would be passed over in silence.
+    """
+    names = set(KEY.findall(b"\n".join(sample)))
+    if any(block.data.count(b'":') != sum(map(block.data.count, names)) for block in blocks(path)):
+        return None
+    keys = []
+    for name in slow.columns:
+        spelled = json.dumps(name.rpartition("/")[2] if f'"{name}"'.encode() not in sample[0] else name).encode() + b":"
+        whole = json.dumps(name).encode() + b":"
+        keys.append(Key(name, whole if any(whole in line for line in sample) else spelled, inside=True))
+    if len({key.before for key in keys}) < len(keys):
+        return None
+    form = LineFormat(slow.format, b"", tuple(keys), tuple(slow.columns), step_needed=False)
+    for key in keys:  # a key that several objects of a line have, or that stands in a text
+        if any(line.count(key.before) > 1 for line in sample):
+            return None
+    return read_lines(path, form)
 
 
 def from_document(path: Path, document: Any, data: bytes = b"", words: Collection[str] = ()) -> LogRows:
@@ -318,7 +360,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 def _unwrapped(row: Mapping[str, Any]) -> Mapping[str, Any]:
     """Entries below `metrics`, `data` or `values` under their own names."""
-    for wrapper in ("metrics/", "data/", "values/", "log/"):
+    for wrapper in WRAPPERS:
         if any(name.startswith(wrapper) for name in row):
             return {name.removeprefix(wrapper): value for name, value in row.items()}
     return row
