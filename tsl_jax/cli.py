@@ -75,6 +75,8 @@ def main() -> None:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    if code > 128:
+        processes.exit_at_once(code)
     sys.exit(code)
 
 
