@@ -28,7 +28,8 @@ SUMS = ("loss_sum", "count", "cluster_sum", "cluster_count")
 class Kind:
     """An archive: which runs it holds, by their names, and of which checkpoints it keeps the sums by cluster.
 
-    Where `by_position` is false all positions are summed: what is left is the mean loss.
+    Where `by_position` is false all positions are summed: what is left is the mean loss. The split `without` is left
+    out.
     """
 
     archive: str
@@ -36,6 +37,7 @@ class Kind:
     clusters: slice | None
     additive: bool
     by_position: bool = True
+    without: str = ""
 
 
 KINDS = (
@@ -46,8 +48,8 @@ KINDS = (
     Kind("position_law", r"(tiny|small-(neox|moe|lstm|64|256))-", slice(None), True),
     Kind("base-locked-seeds", r".*@1\d\d$", slice(None), False),  # apart, so that no losses of the locked set are read
     Kind("second-locked-seeds", r".*@2\d\d$", None, False),  # and the second one
-    Kind("mixture_selection-targets", r"mix-target-.*@0$", slice(None), False),
-    Kind("mixture_selection", r"mix-", slice(None), False, by_position=False),
+    Kind("mixture_selection-targets", r"mix-target-.*@0$", slice(None), False, without="id"),  # domains are splits
+    Kind("mixture_selection", r"mix-", slice(None), False, by_position=False, without="id"),
     Kind("tsl-9.8m", r"tsl-9\.8m-", slice(-1, None), True),
     Kind("base", r"", slice(None), True),
 )
@@ -62,6 +64,13 @@ def mean_over_positions(surface: xr.Dataset) -> xr.Dataset:
     )
 
 
+def reduced(surface: xr.Dataset, kind: Kind) -> xr.Dataset:
+    """What an archive of this kind keeps of a run, but for what `write_archive` leaves out."""
+    if kind.without:
+        surface = surface.drop_sel(split=kind.without)
+    return surface if kind.by_position else mean_over_positions(surface)
+
+
 def main(folder: Path = KEPT) -> None:
     manifests = sorted(path for path in folder.glob("*.json") if path.with_suffix(".npz").exists())
     kinds = {path: next(kind for kind in KINDS if re.match(kind.names, path.stem)) for path in manifests}
@@ -74,11 +83,7 @@ def main(folder: Path = KEPT) -> None:
             made = read_manifests(file)
             runs = {name: (surface, made[name]) for name, surface in read_archive(file).items()}
         for path in new:
-            surface = load_surface(path.with_suffix(".npz"))
-            runs[path.stem] = (
-                surface if kind.by_position else mean_over_positions(surface),
-                json.loads(path.read_text()),
-            )
+            runs[path.stem] = reduced(load_surface(path.with_suffix(".npz")), kind), json.loads(path.read_text())
         write_archive(file, runs, kind.clusters, kind.additive)
         for path in new:
             path.unlink()

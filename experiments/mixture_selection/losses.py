@@ -32,8 +32,8 @@ class Group:
 
     Attributes:
         curves: mixture -> seed -> (half, domain, tokens, position), nats. facts: n_params, flops_per_token, tokens,
-            evaluated (tokens of one evaluation), checkpoints. shares: (mixture, domain). schedule: the plan of the learning
-            rate, as the surface has it.
+            evaluated (tokens of one evaluation), checkpoints. shares: (mixture, domain). schedule: the plan of the
+            learning rate, as the surface has it.
     """
 
     curves: Mapping[str, Mapping[str, xr.DataArray]]
@@ -110,3 +110,18 @@ def group(runs: Runs, name: str) -> Group:
     }
     table = pd.DataFrame(shares).T[list(DOMAINS)]
     return Group(curves, facts, table, surface.attrs.get("schedule"))
+
+
+def curve_table(groups: Mapping[str, Group]) -> pd.DataFrame:
+    """Every checkpoint of every run, as `tsl select` reads it: shares of domains, size, tokens, losses on half a."""
+    rows = []
+    for name, own in groups.items():
+        for mixture, of_seeds in own.curves.items():
+            for seed, curve in of_seeds.items():
+                losses = curve.sel(half=CHOICE).mean("position").transpose("tokens", "split")
+                run = {"run": f"{name}-{mixture}@{seed}", "seed": int(seed), "n_params": int(own.facts["n_params"])}
+                run |= {f"share_{domain}": own.shares.loc[mixture, domain] for domain in DOMAINS}
+                for tokens, values in zip(losses.tokens.values.tolist(), losses.values, strict=True):
+                    of_domains = {f"loss_{d}": float(v) for d, v in zip(losses.split.values, values, strict=True)}
+                    rows.append({**run, "planned": int(own.facts["tokens"]), "tokens": tokens, **of_domains})
+    return pd.DataFrame(rows).round(6)

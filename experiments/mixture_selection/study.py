@@ -18,7 +18,7 @@ import pandas as pd
 import xarray as xr
 
 from experiments.mixture_selection import plots
-from experiments.mixture_selection.losses import CHOICE, DOMAINS, JUDGE, TARGETS, Group, group
+from experiments.mixture_selection.losses import CHOICE, DOMAINS, JUDGE, TARGETS, Group, curve_table, group
 from experiments.mixture_selection.strategies import (
     AT_CUTOFF,
     CUTOFFS,
@@ -284,6 +284,7 @@ def analyse(runs: Runs) -> Findings:
         captions["by_domain"] = f"{next(iter(whole))}: loss by position of each domain at the end, and its hyperbola."
     tables = {"strategies": table, "differences": apart, "candidates": of_mixtures}
     tables |= {"warnings": warnings_of_the_field(groups)} | ({"by_domain": laws} if len(laws) else {})
+    tables["curves"] = curve_table({name: groups[name] for name in ("proxy", "target")})
     said = notes(shown, target, noise, ceiling(target.ends(JUDGE, MAIN), noise))
     return Findings(tables, claims(table, apart, noise), said, drawn, captions)
 
