@@ -50,7 +50,7 @@ KINDS = (
     Kind("second-locked-seeds", r".*@2\d\d$", None, False),  # and the second one
     Kind("mixture_selection-targets", r"mix-target-.*@0$", slice(None), False, without="id"),  # domains are splits
     Kind("mixture_selection", r"mix-", slice(None), False, by_position=False, without="id"),
-    Kind("tsl-9.8m", r"tsl-9\.8m-", slice(-1, None), True),
+    Kind("tsl-9.8m", r"tsl-9\.8m-", slice(None), True),
     Kind("base", r"", slice(None), True),
 )
 
