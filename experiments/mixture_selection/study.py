@@ -100,7 +100,7 @@ def judged(strategies: Iterable[Strategy], small: Group, target: Group, weights:
     by_chance = [truth[part].mean() - truth[part].min() for part in random_halves(truth.index.tolist())]
     chance = {"target": weights, "strategy": "by chance", "cutoff": 0.0, "chosen": "", "judged": len(truth)}
     chance |= {"regret": float(truth.mean() - truth.min()), "regret_halves": float(np.mean(by_chance)), "cost": 1.0}
-    return pd.concat([table, pd.DataFrame([chance])], ignore_index=True)
+    return pd.concat([table, pd.DataFrame([chance])], ignore_index=True).assign(seed_sd=target.seed_sd(JUDGE, weights))
 
 
 def differences(table: pd.DataFrame) -> pd.DataFrame:
@@ -189,13 +189,14 @@ I90 = (("", "i90"), ("_low", "low"), ("_high", "high"))
 # ---------------------------------------------------------------------------------------------------- the conclusions
 
 
-def claims(table: pd.DataFrame, apart: pd.DataFrame, noise: float) -> list[Claim]:
+def claims(table: pd.DataFrame, apart: pd.DataFrame) -> list[Claim]:
     """Against the paper, and against what public data say of simpler ways; of the main target.
 
     Args:
-        table: of strategies. apart: of `differences`. noise: standard deviation of seeds, nats.
+        table: of `judged`. apart: of `differences`.
     """
     own = table[table.target == MAIN]
+    noise = float(own.seed_sd.iloc[0])
     paper = own[own.strategy == PAPER].set_index("cutoff")
     last = paper.loc[CUTOFFS[-1]]
     names = ("strategy", "cutoff", "chosen", "regret", "regret_halves", "spearman", "cost")
@@ -286,7 +287,7 @@ def analyse(runs: Runs) -> Findings:
     tables |= {"warnings": warnings_of_the_field(groups)} | ({"by_domain": laws} if len(laws) else {})
     tables["curves"] = curve_table({name: groups[name] for name in ("proxy", "target")})
     said = notes(shown, target, noise, ceiling(target.ends(JUDGE, MAIN), noise))
-    return Findings(tables, claims(table, apart, noise), said, drawn, captions)
+    return Findings(tables, claims(table, apart), said, drawn, captions)
 
 
 STUDY = Study(
