@@ -13,6 +13,7 @@ from experiments.mixture_selection import losses, strategies, study
 from experiments.shared import Runs
 from tsl_jax.surface import validate_surface
 
+DOMAINS = ("cloud", "dictionary", "linux", "tests")
 POSITION, LEVELS = np.arange(1, 17), np.array([-0.2, -0.1, 0.1, 0.2])  # of four clusters of documents
 SHARES = {
     "m0": (0.25, 0.25, 0.25, 0.25),
@@ -34,8 +35,7 @@ def planted(kind: str, shares: tuple[float, ...], seed: int) -> xr.Dataset:
     loss = 2.5 + (kind in ("proxy", "code")) + 0.3 * read[:, :, None] ** -0.3 + 1 / (1 + 0.3 * POSITION)
     loss = loss + 0.001 * np.random.default_rng(seed).standard_normal(loss.shape)
     plan = {"kind": "constant", "peak": 3e-3, "warmup_tokens": 0, "total_tokens": int(tokens[-1])}
-    split = list(losses.DOMAINS)
-    surface = tsl.from_losses(loss, tokens=tokens, position=POSITION, split=split, schedule=plan)
+    surface = tsl.from_losses(loss, tokens=tokens, position=POSITION, split=list(DOMAINS), schedule=plan)
     dims, count = ("split", "tokens", "cluster", "position"), 10.0
     of_text = 0.01 * np.random.default_rng(1).standard_normal((4, 4, len(POSITION)))
     of_text = LEVELS[:, None] + (of_text - of_text.mean(1, keepdims=True))[:, None]
@@ -54,7 +54,7 @@ def runs() -> Runs:
             for seed in range(seeds):
                 name = f"mix-{kind}-{mixture}@{seed}" if seeds > 1 else f"mix-{kind}-{mixture}"
                 surfaces[name] = planted(kind, shares, 10 * k + seed)
-                text = [f"{domain}@{share}" for domain, share in zip(losses.DOMAINS, shares, strict=True)]
+                text = [f"{domain}@{share}" for domain, share in zip(DOMAINS, shares, strict=True)]
                 small = kind in ("proxy", "code")
                 manifests[name] = {
                     "config": {"data": {"text": text}},
@@ -68,7 +68,10 @@ def runs() -> Runs:
 def test_losses_are_of_their_half_and_their_target(runs):
     target, small = losses.group(runs, "target"), losses.group(runs, "proxy")
     assert target.shares.loc["m5"].tolist() == [0.4, 0.3, 0.2, 0.1]
-    for weights, own in losses.TARGETS.items():
+    assert losses.targets_of(DOMAINS) == ["even", "code", "language"]
+    assert losses.targets_of(("web", "books")) == ["even"]
+    for weights in losses.TARGETS:
+        own = list(losses.weights_of(weights, DOMAINS).values())
         assert sum(own) == pytest.approx(1)
         ends = target.ends("a", weights)
         read = 3 * np.array(SHARES["m5"])
@@ -108,7 +111,7 @@ def test_the_study_finds_the_planted_best_and_judges_by_the_plan(runs, monkeypat
     monkeypatch.setattr(study, "RESAMPLES", 40)
     monkeypatch.setattr(strategies, "CUTOFFS", (0.4,))
     monkeypatch.setattr(study, "CUTOFFS", (0.4,))
-    monkeypatch.setattr(study, "TARGETS", {"even": losses.TARGETS["even"]})
+    monkeypatch.setattr(study, "targets_of", lambda domains: ["even"])
     found = study.analyse(runs)
     table = found.tables["strategies"].set_index("strategy")
     for name in (study.SMALL, "loss at the cut-off", "forecast of the mean", "tsl select"):
@@ -120,7 +123,7 @@ def test_the_study_finds_the_planted_best_and_judges_by_the_plan(runs, monkeypat
     warned = found.tables["warnings"].set_index("order_by")
     assert warned.loc["small models, a tokenizer of code", "regret"] == 0
     by_domain = found.tables["by_domain"]
-    assert set(by_domain.domain) == set(losses.DOMAINS)
+    assert set(by_domain.domain) == set(DOMAINS)
     assert by_domain.a1.between(0.2, 0.45).all()
     assert set(found.figures) == {"ranks", "regret", "by_domain"}
 

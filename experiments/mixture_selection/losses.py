@@ -6,7 +6,7 @@ A run's name says what it is: mix-GROUP-MIXTURE or mix-GROUP-MIXTURE@SEED, with 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,8 @@ import xarray as xr
 from experiments.shared import Runs
 from experiments.shared.surface_measures import loss_on_clusters
 
-DOMAINS = ("cloud", "dictionary", "linux", "tests")
-TARGETS = {
-    "even": (0.25, 0.25, 0.25, 0.25),
-    "code": (0.1, 0.1, 0.1, 0.7),
-    "language": (0.15, 0.55, 0.15, 0.15),
-}
+TARGETS: dict[str, dict[str, float]] = {"even": {}, "code": {"tests": 0.7}, "language": {"dictionary": 0.55}}
+POOLED = ("id", "ood")  # splits that are no domain
 CHOICE, JUDGE = "a", "b"  # halves of the documents: what choices see, and what they are judged on
 
 
@@ -75,15 +71,33 @@ class Group:
         return facts["flops_per_token"] * (trained + seen)
 
 
+def weights_of(target: str, domains: Iterable[str]) -> dict[str, float]:
+    """Domain -> weight of a target mixture: what TARGETS says, and the rest evenly over the others."""
+    known, names = TARGETS[target], list(domains)
+    rest = (1 - sum(known.values())) / (len(names) - len(known))
+    return {name: known.get(name, rest) for name in names}
+
+
+def targets_of(domains: Iterable[str]) -> list[str]:
+    """The targets whose domains are there."""
+    return [name for name, known in TARGETS.items() if set(known) <= set(domains)]
+
+
 def weighted(curve: xr.DataArray, half: str, target: str) -> xr.DataArray:
     """The loss on a target mixture (tokens, position): the weighted mean over domains."""
-    weights = xr.DataArray(list(TARGETS[target]), dims="split", coords={"split": list(DOMAINS)})
-    return (curve.sel(half=half) * weights).sum("split")
+    weights = weights_of(target, curve.split.values.tolist())
+    array = xr.DataArray(list(weights.values()), dims="split", coords={"split": list(weights)})
+    return (curve.sel(half=half) * array).sum("split")
+
+
+def by_domain(surface: xr.Dataset) -> xr.Dataset:
+    """The splits that are domains."""
+    return surface.sel(split=[name for name in surface.split.values.tolist() if name not in POOLED])
 
 
 def halves(surface: xr.Dataset) -> xr.DataArray:
     """The loss (half, split, tokens, position) by domain, on either half of its documents."""
-    own = surface.sel(split=list(DOMAINS))
+    own = by_domain(surface)
     middle = own.sizes["cluster"] // 2
     parts = [loss_on_clusters(own, slice(middle)), loss_on_clusters(own, slice(middle, None))]
     return xr.concat(parts, xr.IndexVariable("half", [CHOICE, JUDGE]))
@@ -98,7 +112,7 @@ def group(runs: Runs, name: str) -> Group:
         mixture, _, seed = run.removeprefix(start).partition("@")
         curves.setdefault(mixture, {})[seed or "0"] = halves(surface)
         text = [entry.partition("@") for entry in runs.manifests[run]["config"]["data"]["text"]]
-        shares[mixture] = {domain.rpartition(":")[2]: float(share) for domain, _, share in text}
+        shares[mixture] = {domain.partition("=")[0].rpartition(":")[2]: float(share) for domain, _, share in text}
     first, surface = next(iter(surfaces.items()))
     made = runs.manifests[first]
     facts = {
@@ -108,7 +122,7 @@ def group(runs: Runs, name: str) -> Group:
         "evaluated": float(surface["count"].isel(tokens=0).sum()),
         "checkpoints": float(surface.sizes["tokens"]),
     }
-    table = pd.DataFrame(shares).T[list(DOMAINS)]
+    table = pd.DataFrame(shares).T[by_domain(surface).split.values.tolist()]
     return Group(curves, facts, table, surface.attrs.get("schedule"))
 
 
@@ -120,7 +134,7 @@ def curve_table(groups: Mapping[str, Group]) -> pd.DataFrame:
             for seed, curve in of_seeds.items():
                 losses = curve.sel(half=CHOICE).mean("position").transpose("tokens", "split")
                 run = {"run": f"{name}-{mixture}@{seed}", "seed": int(seed), "n_params": int(own.facts["n_params"])}
-                run |= {f"share_{domain}": own.shares.loc[mixture, domain] for domain in DOMAINS}
+                run |= {f"share_{domain}": own.shares.loc[mixture, domain] for domain in own.shares}
                 for tokens, values in zip(losses.tokens.values.tolist(), losses.values, strict=True):
                     of_domains = {f"loss_{d}": float(v) for d, v in zip(losses.split.values, values, strict=True)}
                     rows.append({**run, "planned": int(own.facts["tokens"]), "tokens": tokens, **of_domains})

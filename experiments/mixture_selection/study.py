@@ -18,7 +18,7 @@ import pandas as pd
 import xarray as xr
 
 from experiments.mixture_selection import plots
-from experiments.mixture_selection.losses import CHOICE, DOMAINS, JUDGE, TARGETS, Group, curve_table, group
+from experiments.mixture_selection.losses import CHOICE, JUDGE, Group, by_domain, curve_table, group, targets_of
 from experiments.mixture_selection.strategies import (
     AT_CUTOFF,
     CUTOFFS,
@@ -132,7 +132,7 @@ def candidates(groups: Mapping[str, Group]) -> pd.DataFrame:
     small, target = groups["proxy"], groups["target"]
     ends = small.ends(CHOICE, MAIN)
     table = target.shares.assign(small=ends, target_a=target.ends(CHOICE, MAIN), target_b=target.ends(JUDGE, MAIN))
-    for other in (name for name in TARGETS if name != MAIN):
+    for other in (name for name in targets_of(target.shares) if name != MAIN):
         table[f"target_{other}"] = target.ends(JUDGE, other)
     table["listed"] = table.index.isin(short_list(ends, SHORT_LIST))
     table["seeds"] = [len(target.curves[name]) for name in table.index]
@@ -142,7 +142,7 @@ def candidates(groups: Mapping[str, Group]) -> pd.DataFrame:
 def warnings_of_the_field(groups: Mapping[str, Group]) -> pd.DataFrame:
     """Orders by small models with another tokenizer, and at the target on little text, beside the plain ones."""
     small, target, rows = groups["proxy"], groups["target"], []
-    for weights in TARGETS:
+    for weights in targets_of(target.shares):
         truth, ends = target.ends(JUDGE, weights), small.ends(CHOICE, weights, ("0",))
         ways = {"small models": (ends, truth)}
         if "code" in groups:
@@ -166,11 +166,11 @@ def position_laws(surfaces: Mapping[str, xr.Dataset]) -> tuple[pd.DataFrame, dic
     """The hyperbola by domain at the last checkpoint of target models: a row a run and domain; curves of the first."""
     rows, curves = [], {}
     for name, surface in surfaces.items():
-        last = surface.isel(tokens=[-1]).sel(split=list(DOMAINS))
+        last = by_domain(surface.isel(tokens=[-1]))
         made, sigma = fit(HYPERBOLIC, last.loss, over="position"), position_covariance(last)
         expected = expected_r2(made, last.loss, position_noise(last))
         used = effective_context(made, sigma, clusters=last.sizes["cluster"])
-        for domain in DOMAINS:
+        for domain in last.split.values.tolist():
             at = {"split": domain, "tokens": last.tokens.values[0]}
             row = {"run": name, "domain": domain, "r2": float(made.r2.sel(at)), "status": int(made.status.sel(at))}
             row |= {f"r2_expected{end}": float(expected[key].sel(at)) for end, key in R2}
@@ -260,7 +260,7 @@ def analyse(runs: Runs) -> Findings:
     groups = {name: group(runs, name) for name in ("proxy", "code", "target", "limited") if name in present}
     small, target = groups["proxy"], groups["target"]
     parts = []
-    for weights in TARGETS:
+    for weights in targets_of(target.shares):
         strategies = [*without_target(small, target, weights), *with_prefixes(small, target, weights)]
         parts.append(judged(strategies, small, target, weights))
         print(f"judged: {weights}", flush=True)
