@@ -18,6 +18,7 @@ from experiments.shared import Runs
 from experiments.shared.surface_measures import loss_on_clusters
 
 TARGETS: dict[str, dict[str, float]] = {"even": {}, "code": {"tests": 0.7}, "language": {"dictionary": 0.55}}
+BY_POSITION = ("target", "0")  # group and seed of the runs that are kept by position
 POOLED = ("id", "ood")  # splits that are no domain
 CHOICE, JUDGE = "a", "b"  # halves of the documents: what choices see, and what they are judged on
 
@@ -61,7 +62,7 @@ class Group:
     def prefix(self, half: str, target: str) -> xr.Dataset:
         """The curves of seed 0, mixtures as the splits of one surface, with the plan of the learning rate."""
         parts = [weighted(of_seeds["0"], half, target).expand_dims(split=[n]) for n, of_seeds in self.curves.items()]
-        return xr.Dataset({"loss": xr.concat(parts, "split")}, attrs={"schedule": self.schedule})
+        return xr.Dataset({"loss": xr.concat(parts, "split", join="exact")}, attrs={"schedule": self.schedule})
 
     def flops(self, share: float = 1.0, evaluations: bool = False) -> float:
         """Of one run up to a share of its tokens; an evaluated token costs a third of a trained one."""
@@ -87,7 +88,7 @@ def weighted(curve: xr.DataArray, half: str, target: str) -> xr.DataArray:
     """The loss on a target mixture (tokens, position): the weighted mean over domains."""
     weights = weights_of(target, curve.split.values.tolist())
     array = xr.DataArray(list(weights.values()), dims="split", coords={"split": list(weights)})
-    return (curve.sel(half=half) * array).sum("split")
+    return (curve.sel(half=half) * array).sum("split", skipna=False)
 
 
 def by_domain(surface: xr.Dataset) -> xr.Dataset:
@@ -110,7 +111,10 @@ def group(runs: Runs, name: str) -> Group:
     surfaces = runs.named(start)
     for run, surface in surfaces.items():
         mixture, _, seed = run.removeprefix(start).partition("@")
-        curves.setdefault(mixture, {})[seed or "0"] = halves(surface)
+        curve = halves(surface)
+        if (name, seed) != BY_POSITION:
+            curve = curve.mean("position").expand_dims(position=[1], axis=-1)
+        curves.setdefault(mixture, {})[seed or "0"] = curve
         text = [entry.partition("@") for entry in runs.manifests[run]["config"]["data"]["text"]]
         shares[mixture] = {domain.partition("=")[0].rpartition(":")[2]: float(share) for domain, _, share in text}
     first, surface = next(iter(surfaces.items()))
