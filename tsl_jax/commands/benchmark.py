@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -73,12 +75,16 @@ def run_benchmark(command: BenchmarkCommand) -> None:
 
 def _measure(command: BenchmarkCommand, tasks: BenchmarkOptions) -> BenchmarkResult:
     from tsl_jax.commands.options import stamp
-    from tsl_jax.commands.progress import bars
+    from tsl_jax.commands.progress import Lines, bars
     from tsl_jax.pretrained import zero_shot
 
     again = "the same command goes on"
     try:
-        with bars() as progress, processes.ending_at_once(lambda: again):  # each pair is on disk once measured
+        with ExitStack() as stack:
+            progress = stack.enter_context(bars())
+            if isinstance(progress, Lines):  # the harness prints what it does; in a terminal above the bars
+                stack.enter_context(redirect_stdout(sys.stderr))
+            stack.enter_context(processes.ending_at_once(lambda: again))  # each pair is on disk once measured
             return zero_shot.benchmark(
                 command.hf or str(command.run),
                 command.out,
@@ -140,9 +146,10 @@ def _with_error(row: Mapping[str, Any], metric: str) -> str:
     """A value with its standard error, which the harness names before a filter: exact_match_stderr,strict."""
     name, comma, rest = metric.partition(",")
     error = row.get(f"{name}_stderr{comma}{rest}")
+    form = ".4f" if name in ("acc", "acc_norm") else ".5g"  # others, such as perplexities, may be of any size
     if _missing(row[metric]):
         return ""
-    return f"{row[metric]:.4f}" + ("" if _missing(error) else f" ±{error:.4f}")
+    return format(row[metric], form) + ("" if _missing(error) else f" ±{format(error, form)}")
 
 
 def _missing(value: Any) -> bool:

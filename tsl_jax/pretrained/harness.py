@@ -17,6 +17,7 @@ import hashlib
 import importlib.metadata
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from itertools import islice
 from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import jax
 import numpy as np
@@ -38,6 +40,7 @@ from tsl_jax.models.sharding import platform_of
 from tsl_jax.training import mesh
 from tsl_jax.training.objective import token_scores
 
+RESAMPLES = 1000  # for standard errors of metrics that have no formula, such as perplexity; of means they have one
 SHORTEST = 32  # tokens that the shortest requests are filled up to
 SEED = 1234  # the harness's own, of the examples that few-shot prompts show
 NOISY = ("lm_eval", "datasets", "huggingface_hub", "fsspec")  # loggers that would write across our progress
@@ -329,8 +332,11 @@ def measure(model: Any, name: str, task: Any, limit: int = 0) -> dict[str, Any]:
     """
     from lm_eval.evaluator import evaluate  # pyright: ignore[reportMissingImports]
 
-    with _quiet():
-        results = evaluate(lm=model, task_dict={"tasks": {name: task}}, limit=limit or None, log_samples=False)
+    # Its processes would be forks of one with the threads of JAX, which may never end.
+    alone = {"DISABLE_MULTIPROC": "1"}
+    with _quiet(), patch.dict(os.environ, alone):
+        how = {"limit": limit or None, "bootstrap_iters": RESAMPLES, "log_samples": False}
+        results = evaluate(lm=model, task_dict={"tasks": {name: task}}, **how)
     values = {
         key.removesuffix(",none"): float(value)
         for key, value in results["results"][name].items()

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -42,7 +42,7 @@ from tsl_jax.training.checkpoint import MANIFEST, Checkpoints
 from tsl_jax.training.checks import check_evaluation_shares
 from tsl_jax.training.config import MeshConfig, from_dict
 from tsl_jax.training.optimizer import run_optimizer
-from tsl_jax.training.step import initial_state
+from tsl_jax.training.step import TrainState, initial_state
 from tsl_jax.training.timeline import resolve_timeline
 
 FINISHED, RESULTS, TABLE = "finished", "results.json", "results.csv"
@@ -246,8 +246,13 @@ def _of_run(run: Path, options: PretrainedOptions, devices: MeshConfig | None) -
         steps = stored.steps()
         if not steps:
             raise ValueError(f"training: {run} has no checkpoint yet; wait for its first evaluation")
-        _, params = build(model, config.seed, placed)
-        like = initial_state(params, run_optimizer(config.optimizer, timeline), placed)
+
+        @cache
+        def like() -> TrainState:  # made where something is left to measure
+            return initial_state(
+                build(model, config.seed, placed)[1], run_optimizer(config.optimizer, timeline), placed
+            )
+
         before = tokenizer.token_to_id(end)
         begin = before if options.begin == "yes" else None  # training begins no window with it
         yield BenchmarkModel(
@@ -258,7 +263,7 @@ def _of_run(run: Path, options: PretrainedOptions, devices: MeshConfig | None) -
                 BenchmarkCheckpoint(f"step{step}", step, timeline.tokens_at(step), _weights_of(stored.folder, step))
                 for step in steps
             ],
-            lambda checkpoint: stored.read(checkpoint.step or 0, like).params,
+            lambda checkpoint: stored.read(checkpoint.step or 0, like()).params,
             placed,
         )
     finally:
