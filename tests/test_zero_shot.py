@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 from pretrained_material import END, PYTHIA, parameters, revisions, text, tokenizer
-from scipy import stats
+from scipy import special, stats
 from tokenizers import Tokenizer, processors
 from training_material import at, small_run, write_words
 
@@ -46,29 +46,38 @@ def on_device(config: ModelConfig) -> Params:
     return jax.tree.map(jnp.asarray, parameters(config, 1))
 
 
+def logits_of(config: ModelConfig) -> Callable[[Params, list[int]], np.ndarray]:
+    """Logits (token, V) of one sequence by itself."""
+    graphdef, _ = abstract(config)
+
+    @jax.jit
+    def logits(params: Params, x: jax.Array) -> jax.Array:
+        return hidden(graphdef, params, x) @ unembedding(params).T
+
+    return lambda params, tokens: np.asarray(logits(params, jnp.array([tokens]))[0])
+
+
 def test_scores_are_those_of_the_softmax_whatever_a_request_is_filled_up_to():
     config = replace(PYTHIA, context=80)
-    params, (graphdef, _) = on_device(config), abstract(config)
-    requests = requests_of([2, 81, 5, 34, 33, 2, 60, 7, 49])
+    params, logits = on_device(config), logits_of(config)
+    requests = requests_of([2, 81, 34, 2, 81, 34])
     scorer = RequestScorer(config, batch=4)
     calls: list[tuple[int, int]] = []
     scores = scorer(params, requests, lambda done, total: calls.append((done, total)))
     for (tokens, scored), (value, greedy) in zip(requests, scores, strict=True):
-        logits = hidden(graphdef, params, np.array([tokens[:-1]])) @ unembedding(params).T
-        log_p = np.asarray(jax.nn.log_softmax(logits[0]), np.float64)[-scored:]
+        log_p = special.log_softmax(logits(params, list(tokens[:-1])), axis=-1)[-scored:]
         targets = np.array(tokens[-scored:])
         assert value == pytest.approx(log_p[np.arange(scored), targets].sum(), abs=1e-4)
         assert greedy == bool((log_p.argmax(-1) == targets).all())
-    assert calls == [(4, 9), (8, 9), (9, 9)]
-    assert scorer.program._cache_size() == 2  # 80, then 32 twice
+    assert calls == [(4, 6), (6, 6)]
+    assert scorer.program._cache_size() == 2, "80 and 32 positions"
 
 
 def test_a_continuation_of_the_likeliest_tokens_is_greedy():
-    params, (graphdef, _) = on_device(PYTHIA), abstract(PYTHIA)
+    params, logits = on_device(PYTHIA), logits_of(PYTHIA)
     tokens = [5, 7, 11]
     for _ in range(3):
-        logits = hidden(graphdef, params, np.array([tokens])) @ unembedding(params).T
-        tokens.append(int(logits[0, -1].argmax()))
+        tokens.append(int(logits(params, tokens)[-1].argmax()))
     other = [*tokens[:-1], (tokens[-1] + 1) % 300]
     scores = RequestScorer(PYTHIA)(params, [TokenRequest(tokens, 3), TokenRequest(other, 3), TokenRequest(other, 4)])
     assert [greedy for _, greedy in scores] == [True, False, False]
@@ -94,6 +103,7 @@ def test_a_request_that_no_model_can_score_is_refused(request_: TokenRequest, me
 
 
 def test_a_context_that_the_model_has_not_is_refused():
+    options: Any
     for options, message in (({"context": 25}, "reads 24 tokens, found --context 25"), ({"batch": 0}, "at least 1")):
         with pytest.raises(ValueError, match=message):
             RequestScorer(PYTHIA, **options)
@@ -102,7 +112,7 @@ def test_a_context_that_the_model_has_not_is_refused():
 def test_a_text_begins_with_its_token_unless_it_spells_it(tmp_path: Path):
     text(tmp_path / "text")
     plain = Tokenizer.from_file(str(tokenizer(tmp_path, tmp_path / "text")))
-    end = plain.token_to_id(END)
+    end: Any = plain.token_to_id(END)
     ids = plain.encode("abc", add_special_tokens=False).ids
     begun, bare = RequestTokenizer(plain, end, end), RequestTokenizer(plain, None, end)
     assert begun.encode("abc") == begun.encode("abc", True) == [end, *ids]
@@ -168,7 +178,8 @@ def test_correlations_are_those_of_scipy_with_fishers_interval():
     expected: Any = stats.pearsonr(LOSSES.sel(split="ood").values, acc)
     interval = expected.confidence_interval(0.95)
     assert (row.pearson, row.pearson_low, row.pearson_high) == pytest.approx((expected.statistic, *interval), abs=1e-6)
-    rho = stats.spearmanr(LOSSES.sel(split="ood").values, acc).statistic
+    ranked: Any = stats.spearmanr(LOSSES.sel(split="ood").values, acc)
+    rho = ranked.statistic
     assert row.spearman == pytest.approx(rho)
     error = np.sqrt((1 + rho**2 / 2) / (4 - 3))
     assert row.spearman_low == pytest.approx(np.tanh(np.arctanh(rho) - 1.959964 * error))
@@ -235,7 +246,8 @@ class FakeAdapter:
 @pytest.fixture(name="run", scope="module")
 def _run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("zero-shot")
-    config = replace(small_run(write_words(folder / "text"), steps=12, evaluations=4), keep=4)
+    config = small_run(write_words(folder / "text"), evaluations=4)
+    config = replace(config, context=64, tokens=12 * 64 * config.batch_size, keep=4)
     train(config, folder / "run")
     return folder / "run"
 
@@ -312,6 +324,13 @@ def test_a_mistake_is_one_sentence(run: Path, tmp_path: Path, capsys: pytest.Cap
     assert "belongs to a run" in sentence(capsys, where, "--out", where)
     assert "name the folder of a run" in sentence(capsys, str(tmp_path), "--out", out)
     assert not (tmp_path / "out").exists()
+
+
+def test_task_files_that_a_file_of_options_names_are_not_run(run: Path, tmp_path: Path, capsys: Any):
+    for entry, option in (("tasks: [mine.yaml]", "--tasks"), ("include_path: [mine]", "--include-path")):
+        (tmp_path / "options.yaml").write_text(f"run: {run}\n{entry}\n")
+        said = sentence(capsys, "--config", str(tmp_path / "options.yaml"))
+        assert f"may name Python that would run; look at it, then give {option} on the command line" in said
 
 
 def test_the_verb_prints_rows_and_correlations(run: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch):
@@ -412,6 +431,10 @@ def test_a_run_has_the_numbers_of_its_export(lm_eval: Any, run: Path, tmp_path: 
     for name in ("acc", "acc_norm", "perplexity"):
         np.testing.assert_allclose(exported[name].astype(float), last[name].astype(float), rtol=1e-4)
     assert exported.examples.tolist() == [3, 3]
+    with pytest.raises(
+        ValueError, match=r"toy_choice: expected .* continuation of 1 to 8 tokens, .*leave the task out"
+    ):
+        benchmark(run, tmp_path / "mine", options, pretrained=PretrainedOptions(context=8))
 
 
 @of_others

@@ -189,6 +189,7 @@ def _adapter() -> Any:
             super().__init__()
             self._tokenizer, self._score, self.max_length = tokenizer, score, context
             self.requests = self.cut = 0
+            self.task = ""  # for messages
 
         @property
         def eot_token_id(self) -> int:
@@ -204,9 +205,10 @@ def _adapter() -> Any:
             made = []
             for text, context, continuation in requests:
                 if not context or not 1 <= len(continuation) <= self.max_length:
-                    sizes = f"{len(context)} and {len(continuation)} tokens ({str(text)[:80]})"
-                    expected = f"expected a context, and a continuation of 1 to {self.max_length} tokens"
-                    raise ValueError(f"benchmark: {expected}, found {sizes}; a model of longer context reads more")
+                    sizes = f"{len(context)} and {len(continuation)} tokens in {str(text)[:80]}"
+                    expected = f"a context, and a continuation of 1 to {self.max_length} tokens, which the model reads"
+                    problem = f"task {self.task}: expected {expected}, found {sizes}"
+                    raise ValueError(f"benchmark: {problem}; leave the task out, or take a model of longer context")
                 whole = [*context, *continuation]
                 self.cut += len(whole) > self.max_length + 1
                 made.append(TokenRequest(whole[-(self.max_length + 1) :], len(continuation)))
@@ -332,6 +334,7 @@ def measure(model: Any, name: str, task: Any, limit: int = 0) -> dict[str, Any]:
     """
     from lm_eval.evaluator import evaluate  # pyright: ignore[reportMissingImports]
 
+    model.task = name
     # Its processes would be forks of one with the threads of JAX, which may never end.
     alone = {"DISABLE_MULTIPROC": "1"}
     with _quiet(), patch.dict(os.environ, alone):
