@@ -257,9 +257,9 @@ def load_tasks(
     for folder in include:
         if not folder.is_dir():
             raise ValueError(f"benchmark: --include-path {folder} is no folder; name one with task files (.yaml)")
-    with _quiet():
-        from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
+    from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]  # sets levels of loggers
 
+    with _quiet():
         # The harness's own tasks are 14,000 files: seconds, where only files are asked for.
         manager = TaskManager(include_path=list(include), include_defaults=len(files) < len(names))
         specs = [spec for name in names for spec in ([name] if name in files else _named(manager, name))]
