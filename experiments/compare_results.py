@@ -33,6 +33,7 @@ STUDIES = (
     "learning_dynamics",
     "mid_run_changes",
     "selection_cost",
+    "mixture_selection",
     "kaplan",
     "position_weighting",
 )

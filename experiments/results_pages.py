@@ -37,6 +37,7 @@ ORDER = (
     "position_weighting",
     "mid_run_changes",
     "selection_cost",
+    "mixture_selection",
     "kaplan",
 )
 # What comes first: (study, figure). The first two are in the paper's form; its numbers of figures were not at hand.
@@ -46,6 +47,7 @@ MAIN = (
     ("temporal_fit", "parameters"),
     ("learning_dynamics", "rates_id"),
     ("position_weighting", "overall"),
+    ("mixture_selection", "regret"),
     ("kaplan", "one_at_a_time"),
 )
 ROWS = 40  # of a table that is shown whole

@@ -43,6 +43,19 @@ def test_help_is_one_screen_and_loads_nothing_heavy():
     assert all(verb in done.stdout for verb in cli.VERBS)
 
 
+def test_an_interrupted_command_ends_whatever_its_threads_still_do():
+    check = (
+        "import threading; from tsl_jax import cli\n"
+        "def interrupted(arguments):\n"
+        "    threading.Thread(target=threading.Event().wait).start()\n"
+        "    raise KeyboardInterrupt\n"
+        "cli._command_line = interrupted; cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 130
+    assert done.stderr.startswith("tsl: interrupted; ")
+
+
 def test_the_options_of_a_verb_load_no_jax():
     """One process for all: the first that loads it is named."""
     check = (

@@ -254,6 +254,7 @@ DOCUMENTS = (
     pytest.param("notebooks/05_scaling.ipynb", marks=pytest.mark.slow),
     pytest.param("notebooks/06_kaplan.ipynb", marks=pytest.mark.slow),
     pytest.param("notebooks/07_your_own_logs.ipynb", marks=pytest.mark.slow),
+    pytest.param("notebooks/08_mixtures.ipynb", marks=pytest.mark.slow),
 )
 
 

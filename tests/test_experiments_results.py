@@ -14,6 +14,7 @@ import pytest
 from experiments.by_position import study as by_position
 from experiments.compare_results import cells, main
 from experiments.kaplan import claims as kaplan
+from experiments.mixture_selection import study as mixture_selection
 from experiments.position_law import claims as position_law
 from experiments.selection_cost import study as selection_cost
 from experiments.shared.findings import table_path
@@ -32,6 +33,7 @@ CLAIMS = {
     "temporal_prediction": lambda tables: temporal_prediction.claims(tables["pairs"], "small-cosine"),
     "by_position": lambda tables: by_position.claims(tables["comparisons"]),
     "selection_cost": lambda tables: selection_cost.claims(tables["selection"], tables["costs"]),
+    "mixture_selection": lambda tables: mixture_selection.claims(tables["strategies"], tables["differences"]),
     "kaplan": kaplan.all_claims,
 }
 

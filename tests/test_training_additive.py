@@ -85,6 +85,8 @@ def test_it_is_unbiased_and_its_errors_are_those_seen_over_repetitions() -> None
 def test_offsets_that_leave_odd_and_even_positions_apart_give_nothing() -> None:
     even = 4 * np.arange(OFFSETS)
     assert design_of(even) is None
+    with np.errstate(all="raise"):
+        assert design_of(np.array([0])) is None  # no target has two positions
     stretch, _, cluster = layout(even)
     windows = EvaluationSet(np.zeros((len(stretch), N + 1), np.int32), cluster, CLUSTERS, None)
     assert np.isnan(reduce(simulated(0, 0.1), windows)["loss_additive"]).all()

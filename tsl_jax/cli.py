@@ -19,6 +19,7 @@ VERBS = {  # verb: (its module in tsl_jax.commands, what it does)
     "demo": ("train", "train, fit, forecast and draw an embedded example: minutes on two cores"),
     "train": ("train", "train a decoder on text, measuring the loss of every position at every checkpoint"),
     "evaluate": ("evaluate", "measure the checkpoints of a run, or of a published model (--hf), on text"),
+    "benchmark": ("benchmark", "zero-shot accuracies of the checkpoints of a run, or of a published model (--hf)"),
     "export": ("evaluate", "write a checkpoint of a run in the format of transformers"),
     "corpora": ("corpora", "list domains of text, build a corpus of several, describe it"),
     "import": ("import_table", "make surfaces of any log: of trainers, trackers, tables"),
@@ -39,14 +40,13 @@ VERBS = {  # verb: (its module in tsl_jax.commands, what it does)
 }
 HELP = "\n".join(
     (
-        "tsl: loss dynamics of language-model pre-training",
-        "usage: tsl VERB [options]    tsl VERB --help explains one    tsl --print-completion bash|zsh|tcsh",
+        "tsl VERB [options]: loss dynamics of language-model pre-training    tsl VERB --help explains one",
         *(f"  {verb:<10}{sentence}" for verb, (_, sentence) in VERBS.items()),
-        "every verb: --config FILE.yaml (options; the command line wins), --debug (the traceback of an error)",
+        "every verb: --config FILE.yaml, --debug (tracebacks)    tsl --print-completion bash|zsh|tcsh",
         "exit codes: 0 done, 2 a mistake, 3 stopped early, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP",
     )
 )
-TUNED = ("demo", "train", "evaluate", "fit")
+TUNED = ("demo", "train", "evaluate", "benchmark", "fit")
 # XLA's temporaries fault in hundreds of megabytes of fresh pages at every step; keeping them makes a step on a CPU
 # about 1.5 times as fast. glibc reads this before main(), so the command starts itself once more.
 TUNABLES = ":".join(
@@ -75,6 +75,8 @@ def main() -> None:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    if code > 128:
+        processes.exit_at_once(code)
     sys.exit(code)
 
 

@@ -174,7 +174,7 @@ def drawn(table: pd.DataFrame) -> Figure:
             some = table[(table.logs == of) & (table.event == event) & (table["size"] > 0)]
             for k, rule in enumerate((OURS, *OTHERS)):
                 group = some[some.rule == rule]
-                panel.plot(group["size"], group.seen, marker=marker(k), color=PALETTE[k], label=rule, clip_on=False)
+                panel.plot(group["size"], group["seen"], marker=marker(k), color=PALETTE[k], label=rule, clip_on=False)
             panel.set(xscale="log", ylim=(0, 1), xlabel=f"{event.replace('_', ' ')} in {of} ({unit})")
             sizes = sorted(set(some["size"]))
             panel.set_xticks(sizes, [f"{size:g}" for size in sizes])

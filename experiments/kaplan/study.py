@@ -1,4 +1,4 @@
-"""Do the scaling laws of Kaplan et al. hold for models of a thousand to a million parameters?
+"""Do the scaling laws of Kaplan et al. hold for models of a thousand to three million parameters?
 
 Paper: Scaling Laws for Neural Language Models (Kaplan et al., arXiv 2001.08361): the eight conclusions of its summary,
 the fits of its appendix A, and its comparisons of shapes, architectures, batches and other text.
@@ -302,7 +302,7 @@ def notes(fits: Fits, tables: Mapping[str, pd.DataFrame]) -> list[str]:
 
 STUDY = Study(
     name="kaplan",
-    title="Do the scaling laws of Kaplan et al. hold for models of a thousand to a million parameters?",
+    title="Do the scaling laws of Kaplan et al. hold for models of a thousand to three million parameters?",
     decided="2026-11-29",
     analyse=analyse,
     minutes=2,

@@ -164,7 +164,8 @@ def _figures(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     drawn = figures.curves(surfaces, fits)
     captions = {name: f"{name.removeprefix('curves-')}: {conclusions.CURVES}" for name in drawn}
-    drawn["sizes-id"] = figures.sizes(surfaces, fits, n_params, "id")
+    if len(set(n_params.values())) > 1:
+        drawn["sizes-id"] = figures.sizes(surfaces, fits, n_params, "id")
     llama = figures.architectures(surfaces).get("LLaMA")
     if llama:
         drawn |= figures.quality(rows, llama)
@@ -176,7 +177,7 @@ def _figures(
         lstm = {label: difference for label, difference in differences.items() if label.startswith("LSTM")}
         if lstm:
             drawn["lstm"] = figures.by_position(lstm, position)
-    for estimate in ("plain", "additive"):
+    for estimate in comparisons.estimate.unique():
         drawn[f"alternatives-{estimate}"] = figures.alternatives(comparisons, estimate)
     for name in (name for name in drawn if name not in captions):
         kind, _, which = name.partition("-")

@@ -1,6 +1,6 @@
 """A study: which runs an experiment reads, what they cost, and the way from them to its results.
 
-    tsl reproduce NAME --scale cpu|gpu|paper|paper-small        the same as: python -m experiments.NAME.study --scale ...
+    tsl reproduce NAME --scale cpu|gpu|paper|paper-small    the same as: python -m experiments.NAME.study --scale ...
 
 The runs are those of the sweep file NAME/plans/SCALE.yaml, or plans/base-runs/SCALE.yaml for studies that share them.
 Those that the pool keeps, whatever study they were made for, are read from there; the others are trained, in pieces of

@@ -31,6 +31,7 @@ def parse(command: type[T], verb: str, arguments: list[str]) -> T:
     _refuse_empty_lists(command, verb, rest)
     parsed = tyro.cli(command, args=rest, prog=f"tsl {verb}", **settings, **default)
     _require_named_law(parsed, verb, file, rest)
+    _require_named_tasks(parsed, verb, file, rest)
     train: Any = getattr(parsed, "train", None)
     if file is not None and train is not None and train.position_weights.runs_code:
         named = any(argument.partition("=")[0].replace("_", "-") == "--position-weights" for argument in rest)
@@ -78,6 +79,16 @@ def _require_named_law(command: Any, verb: str, file: Path | None, arguments: li
         raise ValueError(
             f"{verb}: {file} names the law {law}, which is Python that would run; look at it, then give --law {law}"
         )
+
+
+def _require_named_tasks(command: Any, verb: str, file: Path | None, arguments: list[str]) -> None:
+    """The same of task files of benchmarks, which may name Python functions."""
+    tasks = [str(task) for task in getattr(command, "tasks", ()) if str(task).endswith((".yaml", ".yml"))]
+    named = {argument.partition("=")[0].replace("_", "-") for argument in arguments}
+    for option, values in (("--tasks", tasks), ("--include-path", getattr(command, "include_path", ()))):
+        if file is not None and values and option not in named:
+            code = f"{file} names {values[0]}, and task files may name Python that would run"
+            raise ValueError(f"{verb}: {code}; look at it, then give {option} on the command line")
 
 
 def _refuse_empty_lists(command: type, verb: str, arguments: list[str]) -> None:

@@ -2,16 +2,16 @@
 
 noise: covariance of a loss curve from few clusters, bins even in log position, the R2 that noise allows
 model_comparison: gls_fit, lack_of_fit, cox_test by likelihood; held_out and extrapolated by prediction
-law_comparison: compare_laws, several laws on the same curves by AIC, BIC and held-out error, as a table and a figure
+law_comparison: compare_laws, several laws on the same curves by AIC, BIC and held-out error, as a table and a figure;
+                align_params, parameters of several fits side by side, if they are comparable
 run_comparison: compare_runs, groups of runs against the first, with intervals, tokens to match, by position
 context_length: effective_context, i90 = 9/a1 of the hyperbolic law
 bootstrapping: bootstrap over clusters (documents)
-parameter_table: align_params, parameters of several fits side by side, if they are comparable
 """
 
 from tsl_jax.diagnostics.bootstrapping import Bootstrap, bootstrap
 from tsl_jax.diagnostics.context_length import effective_context, effective_context_resampled
-from tsl_jax.diagnostics.law_comparison import LawComparison, compare_laws
+from tsl_jax.diagnostics.law_comparison import LawComparison, align_params, compare_laws
 from tsl_jax.diagnostics.model_comparison import (
     CoxTest,
     GlsFit,
@@ -23,7 +23,6 @@ from tsl_jax.diagnostics.model_comparison import (
     reference_chi2,
 )
 from tsl_jax.diagnostics.noise import expected_r2, log_bins, stationary_covariance, surface_expected_r2
-from tsl_jax.diagnostics.parameter_table import align_params
 from tsl_jax.diagnostics.run_comparison import RunComparison, compare_runs
 
 __all__ = [

@@ -2,7 +2,8 @@
 
 Information criteria reward a small SSE and charge for parameters; they take the points for independent. The held-out
 error takes nothing for granted: blocks of points are left out in turn, and the law of the others predicts them. On
-correlated noise the second is the one to trust.
+correlated noise the second is the one to trust. `align_params` joins the parameters of several fits of one law, refused
+where they do not mean the same.
 """
 
 from __future__ import annotations
@@ -296,3 +297,52 @@ def _blocks(x: Any, points: int, blocks: int) -> list[np.ndarray]:
         if block.any():
             found.append(block)
     return found
+
+
+def align_params(fits: Mapping[str, Fit], dim: str = "fit") -> xr.Dataset:
+    """Parameters of several fits of one law over one range, joined along a new dimension.
+
+    a0, a1, a2 of the hyperbolic law describe positions 1..n. Where the law is not exactly true they move with n: fits
+    of a power law's curve over 1..128 and over 1..1024 differ in a1 by a factor of two. The same holds for any law that
+    is a description rather than the truth, so no difference between fits over different ranges says anything of the
+    runs, and they are refused.
+
+    Args:
+        fits: name -> fit. dim: name of the new dimension, whose coordinate are the names.
+
+    Returns:
+        Dataset with params, stderr (dim, ..., param), r2 and converged (dim, ...), where a fit lacks a checkpoint of
+        another NaN and False; attribute `range`, in words.
+
+    Raises:
+        ValueError: for fits of different laws, dimensions or ranges, naming two that differ; for none at all, or a
+            `dim` that the fits have already.
+    """
+    if not fits:
+        raise ValueError("align_params: expected one fit or more, found none")
+    (first, model), *others = fits.items()
+    if dim in model.params.dims:
+        raise ValueError(f"align_params: the fits have a dimension {dim} already, {model.params.dims}; rename it")
+    for name, other in others:
+        if other.law.name != model.law.name:
+            laws = f"{first} is a fit of {model.law.name}, {name} of {other.law.name}"
+            raise ValueError(f"align_params: {laws}; compare one law")
+        if other.law != model.law:  # of the same name: its function, bounds or constants are others
+            raise ValueError(f"align_params: {first} and {name} are fits of two laws called {other.law.name}")
+        if other.over != model.over or set(other.params.dims) != set(model.params.dims):
+            dims = f"{model.over} with {model.params.dims}, {name} over {other.over} with {other.params.dims}"
+            raise ValueError(f"align_params: {first} was fitted over {dims}; compare one axis")
+        ends, expected = other.range, model.range  # laws of one name have the same covariates
+        if not all(np.allclose(ends[key], expected[key], rtol=1e-9) for key in expected):
+            ranges = f"{model.range_in_words()}, {name} over {other.range_in_words()}"
+            fix = "their parameters are not comparable; fit both over the same range"
+            raise ValueError(f"align_params: {first} was fitted over {ranges}: {fix}")
+    names: Any = pd.Index(list(fits), name=dim)  # the coordinate of the new dimension
+
+    def joined(attribute: str, fill: object) -> xr.DataArray:
+        # An outer join: fits may lack checkpoints of each other.
+        arrays: list[xr.DataArray] = [getattr(each, attribute) for each in fits.values()]
+        return xr.concat(arrays, names, join="outer", fill_value=fill, coords="minimal", compat="override")
+
+    columns = {name: joined(name, np.nan) for name in ("params", "stderr", "r2")}
+    return xr.Dataset({**columns, "converged": joined("converged", False)}, attrs={"range": model.range_in_words()})

@@ -1,6 +1,6 @@
 """From the beginning of a run to its end: forecasts with intervals, baselines, scores and backtests.
 
-forecast_run     `forecast`: the one verb
+forecast_run     `forecast`: the one verb; what speaks against a forecast whatever its method
 methods          METHODS: every method, its family, label and implementation
 result           Forecast, ForecastStatus, ForecastFlag, and quantiles of draws
 lr_aware         laws that know the learning rate, of the mean loss or of a0, a1 and a2
@@ -10,7 +10,6 @@ importance_sampling   its sampler: proposals and tempered weights
 priors           its priors
 lr_history       the learning rate of a run as laws read it: area and decreases
 assumed_rate     what is taken for the learning rate to come where no plan is known
-forecast_checks  what speaks against a forecast whatever its method: a rising loss, a useless interval
 position_route   temporal laws of a0, a1 and a2: the paper's route
 joint_surface    the same, all parameters at once
 baselines        laws of the mean loss alone

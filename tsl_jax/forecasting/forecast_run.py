@@ -19,17 +19,23 @@ import xarray as xr
 from tsl_jax.forecasting import lr_aware, position_route, rolling_origin
 from tsl_jax.forecasting.assumed_rate import AssumedRate, assumed_rate
 from tsl_jax.forecasting.baselines import Baseline, mean_loss
-from tsl_jax.forecasting.forecast_checks import rising, too_wide
 from tsl_jax.forecasting.lr_aware import ForecastMethod
 from tsl_jax.forecasting.lr_history import schedule_of
 from tsl_jax.forecasting.methods import MAIN, METHODS
 from tsl_jax.forecasting.position_route import Paper
-from tsl_jax.forecasting.result import QUANTILES, Forecast, ForecastFlag, ForecastStatus, mixture
+from tsl_jax.forecasting.result import QUANTILES, Forecast, ForecastFlag, ForecastStatus, Reason, mixture
 from tsl_jax.forecasting.rolling_origin import Copies, Points
 from tsl_jax.laws import Schedule
 from tsl_jax.surface import validate_surface
 
 MOST_LEARNED = 1024  # checkpoints of the past
+# What speaks against a forecast whatever its method: a loss that rises, an interval that says nothing.
+BLOCKS = 12  # of the rows, in tokens, whose medians are compared
+FEWEST = 8  # rows, for which anything can be said
+RISE = 0.01  # nats that a loss must rise by, beside its scatter
+SIGMAS = 4.0  # standard errors of the difference of two medians
+WIDEST = 1.0  # nats: a 90 % interval wider than this, and than
+SHARE = 1.0  # this share of the loss, says nothing
 
 
 def forecast(
@@ -175,3 +181,46 @@ def picked(learned: xr.Dataset) -> xr.Dataset:
     if count <= MOST_LEARNED:
         return learned
     return learned.isel(tokens=np.linspace(0, count - 1, MOST_LEARNED).round().astype(int))
+
+
+def rising(past: xr.Dataset, split: str) -> list[Reason]:
+    """The flag LOSS_RISES where the median of the last rows is above the least of those before by SIGMAS errors.
+
+    Every law here falls. A run that diverges, overfits, or reads other data since a while rises for longer than its
+    scatter explains, and then the end is not what a law says; how it goes on is not known.
+    """
+    loss = mean_loss(past).sel(split=split)
+    known = np.isfinite(loss.values)
+    y, tokens = loss.values[known], loss.tokens.values[known].astype(float)
+    if len(y) < FEWEST:
+        return []
+    blocks = [block for block in np.array_split(np.arange(len(y)), min(BLOCKS, len(y) // 2)) if len(block)]
+    medians = np.array([np.median(y[block]) for block in blocks])
+    least = int(np.argmin(medians))
+    if least >= len(blocks) - 2:  # the last two blocks may be scatter
+        return []
+    # scatter of a row about its neighbours, robustly: differences have twice the variance
+    scatter = 1.4826 * float(np.median(np.abs(np.diff(y)))) / np.sqrt(2)
+    error = 1.25 * scatter * np.sqrt(1 / len(blocks[least]) + 1 / len(blocks[-1]))  # of medians
+    rise, before = medians[-1] - medians[least], medians[-2] - medians[least]
+    if rise <= RISE + SIGMAS * error or before <= RISE:  # the last block alone may be a spike
+        return []
+    since = float(tokens[blocks[least]].mean())
+    return [
+        (
+            ForecastFlag.LOSS_RISES,
+            f"the loss of {split} rises since {since:.3g} tokens, from {medians[least]:.3f} to {medians[-1]:.3f} nats "
+            "(divergence, overfitting, other data?): laws that fall do not know where it ends",
+        )
+    ]
+
+
+def too_wide(made: Forecast, split: str) -> list[Reason]:
+    """The flag TOO_WIDE where the 90 % interval at the furthest tokens says nothing."""
+    if made.quantiles is None:
+        return []
+    at = made.quantiles.sel(split=split).sortby("tokens").isel(tokens=-1)
+    low, middle, high = (float(at.sel(quantile=q)) for q in (0.05, 0.5, 0.95))
+    if not high - low > max(WIDEST, SHARE * abs(middle)):
+        return []
+    return [(ForecastFlag.TOO_WIDE, f"the 90 % interval, {low:.3g} to {high:.3g} nats, is too wide to be of use")]

@@ -28,6 +28,7 @@ class TokenizerFacts(NamedTuple):
     file: Path
     end_of_text: str  # between documents
     begin: int | None  # id of the token that begins a text, if there is one
+    before: int  # id of the token before a text without context: that which begins texts, or ends them; -1: no such
 
 
 def tokenizer_facts(folder: Path, end_of_text: str = "", begin: str = "auto") -> TokenizerFacts:
@@ -48,7 +49,7 @@ def tokenizer_facts(folder: Path, end_of_text: str = "", begin: str = "auto") ->
         raise ValueError(f"pretrained: {folder} has no {file.name}, by which text becomes tokens; {made}")
     named = folder / checkpoint_files.TOKENIZER_CONFIG
     settings = checkpoint_files.read_json(named) if named.is_file() else {}
-    raw = _raw(file)
+    raw = read_tokenizer(file)
     if not end_of_text:
         end_of_text = _content(settings.get("eos_token"))
     config = folder / checkpoint_files.CONFIG
@@ -58,7 +59,10 @@ def tokenizer_facts(folder: Path, end_of_text: str = "", begin: str = "auto") ->
         end_of_text = (raw.id_to_token(first) if isinstance(first, int) else None) or ""
     if not end_of_text:
         raise ValueError(f"pretrained: {folder} names no token between documents; give --end-of-text")
-    return TokenizerFacts(file, end_of_text, None if begin == "no" else _begin(raw, settings, begin == "yes"))
+    named = raw.token_to_id(_content(settings.get("bos_token")))
+    before = named if named is not None else raw.token_to_id(end_of_text)
+    begins = None if begin == "no" else _begin(raw, settings, begin == "yes")
+    return TokenizerFacts(file, end_of_text, begins, -1 if before is None else before)
 
 
 def load_text(text: tuple[str, ...], facts: TokenizerFacts, field: str, progress: Progress) -> corpora.Corpus:
@@ -121,8 +125,12 @@ def text_windows(
     return windows_of(corpus, context, windows, facts.begin)
 
 
-def _raw(file: Path) -> Any:
-    """The tokenizer as it is, special tokens read and written."""
+def read_tokenizer(file: Path) -> Any:
+    """The tokenizer as it is, special tokens read and written.
+
+    Raises:
+        ValueError: for a file that is none.
+    """
     from tokenizers import Tokenizer
 
     try:

@@ -1,4 +1,4 @@
-"""Options of the evaluation of a published model, and the tokens that its revisions have seen. Standard library only.
+"""Options of evaluations and benchmarks, and the tokens that revisions have seen. Standard library only.
 
     revision "step1000" -> step 1000 -> tokens = step x tokens of a step
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 # Names on the hub begin so -> tokens of a step, as published. Pythia: 1024 sequences of 2048 tokens, all sizes
 # (Biderman et al. 2023, arXiv 2304.01373).
@@ -31,6 +32,20 @@ class PretrainedOptions:
     field: str = "text"  # of a row of .jsonl or .parquet, that holds its text
     ignore: tuple[str, ...] = ()  # entries of config.json that are not known here and change no logits
     discard: bool = False  # delete what was downloaded once it is measured
+
+
+# The seven that papers on small models measure zero-shot, by their names in lm-evaluation-harness.
+DEFAULT_TASKS = ("arc_easy", "arc_challenge", "boolq", "hellaswag", "openbookqa", "piqa", "winogrande")
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """Which tasks of lm-evaluation-harness are measured, and how."""
+
+    tasks: tuple[str, ...] = DEFAULT_TASKS  # names, groups, tags, patterns such as arc_*, or task files (.yaml)
+    include_path: tuple[Path, ...] = ()  # folders of task files
+    limit: int = 0  # examples of a task, the first ones; 0: all
+    fewshot: int = 0  # solved examples in a prompt
 
 
 def label_revisions(

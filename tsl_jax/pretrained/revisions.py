@@ -71,7 +71,7 @@ def evaluate_revisions(
     places = label_revisions(name, names, options.tokens, options.tokens_per_step)
 
     folder = checkpoint_files.description(name, names[0])
-    config = _config(folder, options)
+    config = read_model_config(folder, options)
     context = options.context or min(config.context, LONGEST)
     if context > config.context:
         limit = "longest context, or sliding window beyond which attention would differ"
@@ -99,7 +99,7 @@ def evaluate_revisions(
 
     def measure(revision: str, folder: Path) -> dict[str, dict[str, np.ndarray]]:
         """The arrays of every split; nothing else of the checkpoint outlives the call."""
-        if _config(folder, options) != config:
+        if read_model_config(folder, options) != config:
             raise ValueError(
                 f"pretrained: revision {revision} of {name} is another model than {names[0]}; leave it out"
             )
@@ -122,7 +122,7 @@ def evaluate_revisions(
     for done, (revision, folder) in enumerate(fetched_ahead(pending, fetch), start=len(names) - len(pending) + 1):
         step, tokens = places[revision]
         surface.append(out, tokens=tokens, step=step, lr=float("nan"), splits=measure(revision, folder))
-        note = {"tokens": tokens, "step": step, "commit": _commit(folder)}
+        note = {"tokens": tokens, "step": step, "commit": commit_of(folder)}
         surface.annotate(out, revisions={revision: note})
         if options.discard and folder.is_relative_to(out):
             shutil.rmtree(folder)
@@ -152,7 +152,8 @@ def fetched_ahead(items: list[str], fetch: Callable[[str], Path]) -> Iterator[tu
         yield item, result
 
 
-def _config(folder: Path, options: PretrainedOptions) -> ModelConfig:
+def read_model_config(folder: Path, options: PretrainedOptions) -> ModelConfig:
+    """The model of a checkpoint; see `description.model_config`."""
     values = checkpoint_files.read_json(folder / checkpoint_files.CONFIG)
     return description.model_config(values, options.ignore, options.dtype)
 
@@ -183,6 +184,6 @@ def _begin_surface(
     surface.create(out, clusters=clusters, context=context, attrs=attrs)
 
 
-def _commit(folder: Path) -> str | None:
+def commit_of(folder: Path) -> str | None:
     """The commit that the hub's cache keeps a download under."""
     return folder.name if folder.parent.name == "snapshots" else None

@@ -3,7 +3,7 @@
     run, manifest, header           its name; how it was made, and its splits and attributes, both as JSON
     tokens, step, lr                (checkpoint,)
     loss_sum, count, loss_additive  (split, checkpoint, position): losses keep every bit, loss = loss_sum / count
-    cluster_sum, cluster_count      (split, kept checkpoint, cluster, position), sums to seven digits
+    cluster_sum, cluster_count      (split, kept checkpoint, cluster, position), sums to five digits: they give errors
 
 Arrays are flattened, in C order. Floats are split by byte before they are compressed: exponents and the first bits of
 neighbouring losses hardly differ, so that a loss takes four bytes of the file and not eight.
@@ -25,6 +25,7 @@ from tsl_jax.surface import DIMENSIONS, validate_surface, with_losses
 TEXT, AXES = ("run", "manifest", "header"), ("tokens", "step", "lr")
 LOSSES, CLUSTERS = ("loss_sum", "count", "loss_additive"), ("cluster_sum", "cluster_count")
 BY_CLUSTER = ("split", "tokens", "cluster", "position")
+BITS = 16  # of a sum by cluster: its last byte is zero, which takes no room
 
 
 def write_archive(
@@ -52,6 +53,7 @@ def write_archive(
         if clusters is not None:
             header["cluster"], last = surface.sizes["cluster"], surface.isel(tokens=clusters)
             row |= {variable: last[variable].transpose(*BY_CLUSTER).values.ravel() for variable in CLUSTERS}
+            row["cluster_sum"] = _to_bits(row["cluster_sum"])
         rows.append(row | {"header": json.dumps(header)})
     number = {"tokens": pa.int64(), "step": pa.int64(), "cluster_sum": pa.float32()}
     types = dict.fromkeys(TEXT, pa.string())
@@ -60,6 +62,12 @@ def write_archive(
     by_byte = {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in ("lr", *LOSSES, *CLUSTERS)}
     options = {"compression": "zstd", "compression_level": 19, "use_dictionary": False, "write_statistics": False}
     write_atomically(file, lambda handle: pq.write_table(table, handle, column_encoding=by_byte, **options))
+
+
+def _to_bits(values: np.ndarray) -> np.ndarray:
+    """Values rounded to BITS binary digits."""
+    part, power = np.frexp(values)
+    return np.ldexp(np.round(part * 2.0**BITS) / 2.0**BITS, power)
 
 
 def read_manifests(file: Path) -> dict[str, dict[str, Any]]:

@@ -143,6 +143,8 @@ def value_of(hint: Any, name: str, value: Any) -> Any:
         return value
     if get_origin(hint) is tuple and not isinstance(value, list | tuple):
         raise ValueError(f"{name} must be a list, found {reprlib.repr(value)}")
+    if get_origin(hint) is tuple and get_args(hint)[0] is Path:
+        return tuple(Path(str(entry)) for entry in value)
     return Path(str(value)) if hint is Path else _frozen(value)
 
 

@@ -144,7 +144,7 @@ def additive_design(
     per_cell = np.bincount(cell.ravel()).astype(np.float64)
     normal = _normal_matrix(cell, excerpt, per_cell, n)
     values, vectors = np.linalg.eigh(normal)
-    if n < 2 or values[1] < 1e-9 * values[-1]:  # more than the constants are free
+    if n < 2 or values[1] <= 1e-9 * values[-1]:  # more than the constants are free, all where no target repeats
         return None
     inverse = (vectors[:, 1:] / values[1:]) @ vectors[:, 1:].T
     return AdditiveDesign(cell, per_cell, inverse, np.asarray(cluster), n_clusters)

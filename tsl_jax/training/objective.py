@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from tsl_jax.models.sharding import BATCH, batch_parts, constrain, gathered, platform_of
 
@@ -41,9 +41,22 @@ def token_losses(
     h, y, _ = _chunked(h_BxTxD, target_BxT, None, chunk or chunk_tokens(len(w_VxD), platform))
     w_VxD = gathered(w_VxD.astype(h.dtype))
     losses_CxM = jax.lax.map(lambda part: _losses(part[0], w_VxD, part[1])[0], (h, y))
-    parts = batch_parts(len(target_BxT))
-    losses_PxN = losses_CxM.reshape(len(losses_CxM), parts, -1).swapaxes(0, 1).reshape(parts, -1)
-    return losses_PxN[:, : target_BxT.size // parts].reshape(target_BxT.shape)
+    return _unchunked(losses_CxM, target_BxT)
+
+
+def token_scores(
+    h_BxTxD: Hidden, w_VxD: Unembedding, target_BxT: Targets, chunk: int = 0, platform: str = ""
+) -> tuple[Float[Array, "batch position"], Bool[Array, "batch position"]]:
+    """`token_losses`, and whether each target is the most likely token, the first of equals: (B, T) both."""
+    h, y, _ = _chunked(h_BxTxD, target_BxT, None, chunk or chunk_tokens(len(w_VxD), platform))
+    w_VxD = gathered(w_VxD.astype(h.dtype))
+
+    def score(part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        loss_M, e_MxV, _ = _losses(part[0], w_VxD, part[1])
+        return loss_M, e_MxV.argmax(axis=-1) == part[1]
+
+    losses_CxM, hits_CxM = jax.lax.map(score, (h, y))
+    return _unchunked(losses_CxM, target_BxT), _unchunked(hits_CxM, target_BxT)
 
 
 def weighted_loss(
@@ -172,3 +185,10 @@ def _chunked(
 
     share_BxT = jnp.zeros(y_BxT.shape, jnp.float32) if share_BxT is None else share_BxT
     return chunks(h_BxTxD), chunks(y_BxT), chunks(share_BxT)
+
+
+def _unchunked(x_CxM: jax.Array, y_BxT: jax.Array) -> jax.Array:
+    """(B, T) of what `_chunked` made of it, without the tokens that filled the last chunk up."""
+    parts = batch_parts(len(y_BxT))
+    x_PxN = x_CxM.reshape(len(x_CxM), parts, -1).swapaxes(0, 1).reshape(parts, -1)
+    return x_PxN[:, : y_BxT.size // parts].reshape(y_BxT.shape)
