@@ -51,6 +51,7 @@ def analyse(runs: Runs) -> Findings:
         "alternatives_overall": conclusions.overall(comparisons, rows),
         "ranges": _ranges(surfaces),
         "architectures": pairs,
+        "falls": _falls(surfaces),
         "status": conclusions.statuses(rows),
         "checkpoints": rows,
     }
@@ -134,6 +135,21 @@ def _ranges(surfaces: dict[str, xr.Dataset]) -> pd.DataFrame:
                 {"run": longest, "split": split, "positions": hyperbola.range_in_words(), **values, **fit, **beside}
             )
     return pd.DataFrame(table).sort_values(["split", "positions"], key=lambda c: c.str.len(), kind="stable")
+
+
+def _falls(surfaces: dict[str, xr.Dataset]) -> pd.DataFrame:
+    """The fall of the loss from a tenth of the run to its end: the first positions, the second half, and their gap."""
+    table = []
+    for name, surface in surfaces.items():
+        seen = int((surface.tokens <= LATE * surface.tokens[-1]).sum())
+        for split in map(str, surface.split.values) if seen else ():
+            change = measures.paired(surface.isel(tokens=slice(seen)), surface, split)
+            for part, weights in measures.early_and_late(surface.sizes["position"], EARLY_POSITIONS).items():
+                mean, each, clusters = change
+                value, low, high = measures.contrast(mean, each, weights, clusters)
+                ends = {"fall": value, "fall_low": low, "fall_high": high}
+                table.append({"run": name, "split": split, "part": part, **ends})
+    return pd.DataFrame(table)
 
 
 def _pairs(runs: Runs) -> tuple[pd.DataFrame, dict[str, Any]]:

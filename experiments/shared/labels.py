@@ -75,6 +75,7 @@ COLUMNS = {
     "exponent": "exponent",
     "exponent_name": "exponent of",
     "fail_checkpoints": "checkpoints that fail its test",
+    "fall": "fall of the loss since a tenth of the run, nats",
     "fails": "share of cases that fail its test",
     "fails_last": "runs and splits that fail it at the end",
     "final": "final loss, nats",
