@@ -27,7 +27,8 @@ from tsl_jax.training.config import TrainConfig, config_hash, from_dict, to_dict
 
 REPOSITORY = Path(__file__).parents[1]
 KEPT = REPOSITORY / "experiments" / "kept_runs"
-PLANS = sorted(path for path in (REPOSITORY / "experiments").glob("*/**/*.yaml") if path.stem in "cpu gpu paper")
+SCALES = ("cpu", "gpu", "paper", "paper-small")
+PLANS = sorted(path for path in (REPOSITORY / "experiments").glob("*/**/*.yaml") if path.stem in SCALES)
 
 
 def sweep(folder: Path, text: str) -> dict[str, TrainConfig]:
@@ -111,7 +112,7 @@ def test_a_mistake_is_refused_with_its_file_and_a_fix(tmp_path, text, message):
 
 
 def test_all_plans_of_experiments_can_be_read_and_a_name_is_one_run():
-    assert len(PLANS) == 16
+    assert len(PLANS) == 21
     named: dict[str, str] = {}
     for path in PLANS:
         for name, config in read_sweep(path).items():
@@ -144,7 +145,10 @@ def test_final_losses_of_an_archive_are_those_of_the_manifests_that_the_runs_wro
     some = list(manifests)[:: max(1, len(manifests) // 10)]
     for name, surface in read_archive(file, some).items():
         final = surface.loss.isel(tokens=-1).mean("position")
-        assert {split: float(final.sel(split=split)) for split in final.split.values} == manifests[name]["final_loss"]
+        kept = {str(split): float(final.sel(split=split)) for split in final.split.values}
+        written = {split: value for split, value in manifests[name]["final_loss"].items() if split in kept}
+        assert kept == (written if surface.sizes["position"] > 1 else pytest.approx(written, rel=1e-12))
+        assert len(kept) >= 2
 
 
 def test_an_archive_keeps_every_bit_of_the_losses_and_the_clusters_that_were_asked_for(tmp_path):

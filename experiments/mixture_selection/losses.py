@@ -1,7 +1,8 @@
 """Losses of the runs of the study of mixtures: by domain, on two halves of the documents, weighted as a target weighs.
 
-A run's name says what it is: mix-GROUP-MIXTURE or mix-GROUP-MIXTURE@SEED, with the groups proxy (small models), code
-(small models with another tokenizer), target, and limited (target models on a twentieth of the text).
+A run's name says what it is: mix-GROUP-MIXTURE or mix-GROUP-MIXTURE@SEED (mix58m-... at another scale), with the groups
+proxy (small models), code (small models with another tokenizer), target, and limited (target models on a twentieth of
+the text).
 """
 
 from __future__ import annotations
@@ -104,13 +105,17 @@ def halves(surface: xr.Dataset) -> xr.DataArray:
     return xr.concat(parts, xr.IndexVariable("half", [CHOICE, JUDGE]))
 
 
+def runs_of_group(runs: Runs, name: str) -> dict[str, xr.Dataset]:
+    """The surfaces of a group."""
+    return {run: surface for run, surface in runs.surfaces.items() if run.split("-")[1] == name}
+
+
 def group(runs: Runs, name: str) -> Group:
     """The runs of a group."""
     curves: dict[str, dict[str, xr.DataArray]] = {}
-    shares, start = {}, f"mix-{name}-"
-    surfaces = runs.named(start)
+    shares, surfaces = {}, runs_of_group(runs, name)
     for run, surface in surfaces.items():
-        mixture, _, seed = run.removeprefix(start).partition("@")
+        mixture, _, seed = run.split("-", 2)[-1].partition("@")
         curve = halves(surface)
         if (name, seed) != BY_POSITION:
             curve = curve.mean("position").expand_dims(position=[1], axis=-1)

@@ -18,7 +18,16 @@ import pandas as pd
 import xarray as xr
 
 from experiments.mixture_selection import plots
-from experiments.mixture_selection.losses import CHOICE, JUDGE, Group, by_domain, curve_table, group, targets_of
+from experiments.mixture_selection.losses import (
+    CHOICE,
+    JUDGE,
+    Group,
+    by_domain,
+    curve_table,
+    group,
+    runs_of_group,
+    targets_of,
+)
 from experiments.mixture_selection.strategies import (
     AT_CUTOFF,
     CUTOFFS,
@@ -269,7 +278,8 @@ def analyse(runs: Runs) -> Findings:
     table = pd.concat(parts, ignore_index=True)
     apart, of_mixtures = differences(table), candidates(groups)
     noise = target.seed_sd(JUDGE, MAIN)
-    whole = {n: s for n, s in runs.named("mix-target-").items() if n.endswith("@0") and s.sizes["position"] > 1}
+    of_target = runs_of_group(runs, "target")
+    whole = {n: s for n, s in of_target.items() if n.endswith("@0") and s.sizes["position"] > 1}
     laws, curves = position_laws(whole) if whole else (pd.DataFrame(), {})
     table = table.drop(columns="halves")
     shown = table[table.target == MAIN]
