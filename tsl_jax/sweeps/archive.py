@@ -52,8 +52,8 @@ def write_archive(
             row[variable] = surface[variable].transpose(*DIMENSIONS).values.ravel()
         if clusters is not None:
             header["cluster"], last = surface.sizes["cluster"], surface.isel(tokens=clusters)
-            row |= {variable: last[variable].transpose(*BY_CLUSTER).values.ravel() for variable in CLUSTERS}
-            row["cluster_sum"] = _to_bits(row["cluster_sum"])
+            sums, counts = (last[variable].transpose(*BY_CLUSTER).values.ravel() for variable in CLUSTERS)
+            row |= {"cluster_sum": _to_bits(sums), "cluster_count": counts}
         rows.append(row | {"header": json.dumps(header)})
     number = {"tokens": pa.int64(), "step": pa.int64(), "cluster_sum": pa.float32()}
     types = dict.fromkeys(TEXT, pa.string())
