@@ -2,7 +2,8 @@
 
     run, manifest, header           its name; how it was made, and its splits and attributes, both as JSON
     tokens, step, lr                (checkpoint,)
-    loss_sum, count, loss_additive  (split, checkpoint, position): losses keep every bit, loss = loss_sum / count
+    loss_sum, count, loss_additive  (split, checkpoint, position): losses keep every bit, loss = loss_sum / count, the
+                                    additive estimate seven digits
     cluster_sum, cluster_count      (split, kept checkpoint, cluster, position), sums to five digits: they give errors
 
 Arrays are flattened, in C order. Floats are split by byte before they are compressed: exponents and the first bits of
@@ -25,7 +26,7 @@ from tsl_jax.surface import DIMENSIONS, validate_surface, with_losses
 TEXT, AXES = ("run", "manifest", "header"), ("tokens", "step", "lr")
 LOSSES, CLUSTERS = ("loss_sum", "count", "loss_additive"), ("cluster_sum", "cluster_count")
 BY_CLUSTER = ("split", "tokens", "cluster", "position")
-BITS = 16  # of a sum by cluster: its last byte is zero, which takes no room
+BITS, ADDITIVE_BITS = 16, 24  # of a sum by cluster, and of the additive estimate: bytes of zeros take no room
 
 
 def write_archive(
@@ -49,11 +50,12 @@ def write_archive(
         header["attrs"] = {key: value for key, value in surface.attrs.items() if key != "header"}
         row = {"run": name, "manifest": json.dumps(manifest)} | {axis: surface[axis].values for axis in AXES}
         for variable in LOSSES if additive else LOSSES[:2]:
-            row[variable] = surface[variable].transpose(*DIMENSIONS).values.ravel()
+            values = surface[variable].transpose(*DIMENSIONS).values.ravel()
+            row[variable] = _to_bits(values, ADDITIVE_BITS) if variable == "loss_additive" else values
         if clusters is not None:
             header["cluster"], last = surface.sizes["cluster"], surface.isel(tokens=clusters)
             sums, counts = (last[variable].transpose(*BY_CLUSTER).values.ravel() for variable in CLUSTERS)
-            row |= {"cluster_sum": _to_bits(sums), "cluster_count": counts}
+            row |= {"cluster_sum": _to_bits(sums, BITS), "cluster_count": counts}
         rows.append(row | {"header": json.dumps(header)})
     number = {"tokens": pa.int64(), "step": pa.int64(), "cluster_sum": pa.float32()}
     types = dict.fromkeys(TEXT, pa.string())
@@ -64,10 +66,10 @@ def write_archive(
     write_atomically(file, lambda handle: pq.write_table(table, handle, column_encoding=by_byte, **options))
 
 
-def _to_bits(values: np.ndarray) -> np.ndarray:
-    """Values rounded to BITS binary digits."""
+def _to_bits(values: np.ndarray, bits: int) -> np.ndarray:
+    """Values rounded to so many binary digits."""
     part, power = np.frexp(values)
-    return np.ldexp(np.round(part * 2.0**BITS) / 2.0**BITS, power)
+    return np.ldexp(np.round(part * 2.0**bits) / 2.0**bits, power)
 
 
 def read_manifests(file: Path) -> dict[str, dict[str, Any]]:
