@@ -293,7 +293,7 @@ def test_windows_begin_with_the_token_that_begins_a_text(words: Path, entries: t
         "special_tokens": {END: {"id": END, "ids": [0], "tokens": [END]}},
     }
     file.write_text(json.dumps(values))
-    assert evaluation_text.tokenizer_facts(file.parent) == (file, END, 0)
+    assert evaluation_text.tokenizer_facts(file.parent) == (file, END, 0, 0)
     settings.write_text(json.dumps({"eos_token": END, "add_bos_token": False}))
     assert evaluation_text.tokenizer_facts(file.parent).begin is None
     settings.unlink()

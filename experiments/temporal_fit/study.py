@@ -215,7 +215,10 @@ def _numbers(splits: Mapping[str, Interval], law: str, name: str) -> list[dict[s
 
 
 def _in_words(splits: Mapping[str, Interval]) -> str:
-    return ", ".join(f"{estimate.mean:.3f} {split}" for split, estimate in splits.items())
+    known = {
+        split: f"{estimate.mean:.3f}" if np.isfinite(estimate.mean) else "none" for split, estimate in splits.items()
+    }
+    return ", ".join(f"{value} {split}" for split, value in known.items())
 
 
 def claims(table: pd.DataFrame, apart: pd.DataFrame, kind: str) -> list[Claim]:
@@ -340,6 +343,7 @@ def analyse(runs: Runs) -> Findings:
         "parameters": parameters,
         "runs": rows,
     }
+    tables = {name: made for name, made in tables.items() if len(made)}  # of one seed no law can be called the best
     return Findings(tables, claims(table, apart, kind), [COUNTED, SOLVERS], *plots.figures(one_run(runs, kind)))
 
 
