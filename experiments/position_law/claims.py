@@ -162,9 +162,10 @@ def notes(
         f"{rows[rows.share < 0.1].passes.mean():.0%} of early checkpoints; at a true law .95 would.",
         f"The noise comes from {clusters_in(surfaces)} clusters of documents; all runs of one context are scored "
         "on the same text, and checkpoints too, so their tests fail or pass together: not so many pieces of evidence.",
-        f"R2 of the additive estimate is {main.r2_additive.median():.3f} (median) beside {main.r2.median():.3f} of the "
-        "plain mean.",
     ]
+    if main.r2_additive.notna().any():
+        medians = f"{main.r2_additive.median():.3f} (median) beside {main.r2.median():.3f} of the plain mean"
+        sentences.append(f"R2 of the additive estimate is {medians}.")
     return [
         *sentences,
         "i90 at the last checkpoint stands in the table of runs, with 90 % intervals (delta method, t).",
