@@ -106,6 +106,23 @@ def test_a_forecast_that_was_refused_ranks_last_and_the_list_is_what_small_model
     assert strategies.ranked(nothing, list("abc"), some) == ["a", "b"]
 
 
+def test_of_a_short_list_only_its_own_target_runs_are_seen(runs):
+    small, target = losses.group(runs, "proxy"), losses.group(runs, "target")
+    seen = strategies.runs_of(small, target, "even", ("m1", "m0"))
+    of_target = seen.table[seen.table.n_params == target.facts["n_params"]]
+    assert sorted(of_target.candidate) == ["m0", "m1"]
+    asked = []
+    constant = pd.Series(range(3), list("abc"), dtype=float)
+
+    def of_list(listed: tuple[str, ...]) -> pd.Series:
+        asked.append(listed)
+        return constant
+
+    one = strategies.Strategy("x", 0.1, True, constant, of_list=of_list)
+    assert strategies.ranked(one, list("abc"), ["c", "b"]) == ["b", "c"]
+    assert asked == [("b", "c")]
+
+
 def test_the_study_finds_the_planted_best_and_judges_by_the_plan(runs, monkeypatch):
     monkeypatch.setattr(study, "HALVES", 40)
     monkeypatch.setattr(study, "RESAMPLES", 40)

@@ -6,8 +6,9 @@ All see half a of the documents. A prediction is a loss or anything that ranks a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from experiments.selection_simulations.calibration import boosting
 from tsl_jax.forecasting import lr_history
 from tsl_jax.forecasting.forecast_run import after_warmup
 from tsl_jax.selection import choose
+from tsl_jax.selection.candidate_runs import Runs as CandidateRuns
 from tsl_jax.selection.candidate_runs import runs_of_rows
 from tsl_jax.selection.cross_validation import linear, mixing_law
 from tsl_jax.selection.mixture_regression import MixturePoints
@@ -39,6 +41,8 @@ class Strategy:
     Attributes:
         name, cutoff: share of the target runs that it sees, 0: none. listed: whether it sees the short list alone.
         predicted: mixture -> loss, by which all are ranked. small_seeds: small runs of each mixture that it needs.
+        of_list: the same from the target runs of a short list; None where what is predicted of a mixture comes from its
+            own runs alone.
     """
 
     name: str
@@ -46,6 +50,13 @@ class Strategy:
     listed: bool
     predicted: pd.Series
     small_seeds: int = 2
+    of_list: Callable[[tuple[str, ...]], pd.Series] | None = None
+
+    def judged(self, candidates: list[str], listed: list[str]) -> pd.Series:
+        """What is predicted of the mixtures that it judges: the candidates, or the short list of these."""
+        if self.of_list is not None:
+            return self.of_list(tuple(sorted(listed))).reindex(listed)
+        return self.predicted.reindex(listed if self.listed else candidates)
 
     def cost(self, small: Group, target: Group, candidates: int, short_list: int, evaluations: bool = False) -> float:
         """FLOPs in full runs of the target: small runs, prefixes, and the rest of the chosen one."""
@@ -59,7 +70,7 @@ def without_target(small: Group, target: Group, weights: str) -> Iterator[Strate
     """Strategies that see the small models alone."""
     yield Strategy(SMALL, 0.0, False, small.ends(CHOICE, weights))
     yield Strategy(ONE_SEED, 0.0, False, small.ends(CHOICE, weights, ("0",)), 1)
-    choice = choose(runs_of(small, None, weights), n_params=target.facts["n_params"], tokens=target.facts["tokens"])
+    choice = choose(runs_of(small, target, weights), n_params=target.facts["n_params"], tokens=target.facts["tokens"])
     yield Strategy("tsl select, small models", 0.0, False, choice.table.set_index("candidate").loss)
     points, y = _points(small, weights)
     at = _points(small, weights, ends_only=True)[0]
@@ -87,13 +98,14 @@ def with_prefixes(small: Group, target: Group, weights: str) -> Iterator[Strateg
         for name, method in FORECASTS.items():
             made = tsl.forecast(learned, end, method=method).mean.isel(tokens=-1)
             predictions[name] = made.to_series()
-        choice = choose(runs_of(small, target, weights), cutoff=cutoff)
-        predictions[RACE] = choice.table.set_index("candidate").loss
         for name, predicted in predictions.items():
             yield Strategy(name, cutoff, True, predicted)
-            if name in (AT_CUTOFF, RACE, "forecast of the mean"):
-                seeds = 2 if name == RACE else 0
-                yield Strategy(f"{name}, all mixtures", cutoff, False, predicted, seeds)
+            if name in (AT_CUTOFF, "forecast of the mean"):
+                yield Strategy(f"{name}, all mixtures", cutoff, False, predicted, small_seeds=0)
+        joined = cache(partial(_selected, small, target, weights, cutoff))
+        everything = joined(tuple(target.names))
+        yield Strategy(RACE, cutoff, True, everything, of_list=joined)
+        yield Strategy(f"{RACE}, all mixtures", cutoff, False, everything)
 
 
 def short_list(small_ends: pd.Series, number: int) -> list[str]:
@@ -103,17 +115,24 @@ def short_list(small_ends: pd.Series, number: int) -> list[str]:
 
 def ranked(strategy: Strategy, candidates: list[str], listed: list[str]) -> list[str]:
     """The candidates that a strategy judges, the best first; where it predicts none, in the order of the list."""
-    judged = strategy.predicted.reindex(listed if strategy.listed else candidates)
+    judged = strategy.judged(candidates, listed)
     return judged.sort_values(kind="stable", na_position="last").index.tolist()
 
 
-def runs_of(small: Group, target: Group | None, weights: str) -> object:
-    """Small runs, and those of the target where given, as `tsl select` reads a table of them."""
+def _selected(small: Group, target: Group, weights: str, cutoff: float, seen: tuple[str, ...]) -> pd.Series:
+    """What `tsl select` predicts of all mixtures from small runs and from target runs of some, up to a cut-off."""
+    choice = choose(runs_of(small, target, weights, seen), cutoff=cutoff)
+    return choice.table.set_index("candidate").loss
+
+
+def runs_of(small: Group, target: Group, weights: str, seen: Iterable[str] = ()) -> CandidateRuns:
+    """Small runs, and those of seed 0 of the target of some mixtures, as `tsl select` reads a table of them."""
+    of_target = {mixture: {"0": target.curves[mixture]["0"]} for mixture in seen}
     rows, shares = [], []
-    for name, group in (("small", small), ("target", target)):
-        plan = json.dumps(group.schedule) if group else ""
-        for mixture, of_seeds in group.curves.items() if group else ():
-            for seed, curve in of_seeds.items() if name == "small" else [("0", of_seeds["0"])]:
+    for name, group, curves in (("small", small, small.curves), ("target", target, of_target)):
+        plan = json.dumps(group.schedule)
+        for mixture, of_seeds in curves.items():
+            for seed, curve in of_seeds.items():
                 losses = weighted(curve, CHOICE, weights).mean("position")
                 facts = {"n_params": group.facts["n_params"], "planned": group.facts["tokens"]}
                 facts |= {"run": f"{name} {mixture}@{seed}", "candidate": mixture, "schedule": plan}

@@ -54,7 +54,7 @@ LEVEL = 0.9
 PAPER = "paper's law by position"
 REACH = 0.03  # nats of regret that the figure shows
 ALIKE = ("boosting", "boosting of trajectories", "forecast by position")  # not drawn: they lie on others
-DROPPED = 0.001  # nats of regret below which a choice is as good as the best
+TIED = 0.001  # nats of regret below which a choice is as good as the best
 
 
 # ------------------------------------------------------------------------------------------------------- strategies
@@ -81,9 +81,8 @@ def regrets_on_halves(strategy: Strategy, small: pd.Series, truth: pd.Series) ->
 
 def correlation(strategy: Strategy, small: pd.Series, truth: pd.Series) -> dict[str, float]:
     """Spearman's correlation with the truth over what a strategy judges, with an interval over resampled mixtures."""
-    listed = short_list(small, SHORT_LIST)
-    names = np.array(listed if strategy.listed else truth.index.tolist())
-    predicted = strategy.predicted.reindex(names)
+    predicted = strategy.judged(truth.index.tolist(), short_list(small, SHORT_LIST))
+    names = predicted.index.to_numpy()
     if predicted.isna().all():
         return {"spearman": np.nan, "spearman_low": np.nan, "spearman_high": np.nan}
     predicted = predicted.fillna(predicted.max() + 1.0).to_numpy(float)
@@ -232,7 +231,7 @@ def claims(table: pd.DataFrame, apart: pd.DataFrame) -> list[Claim]:
         made.append(Claim(sentence, "yes", f"mean regret: {ours}", verdict, numbers=shown))
     bar = own[(own.strategy == SMALL) | ((own.strategy == f"{AT_CUTOFF}, all mixtures") & (own.cutoff == CUTOFFS[0]))]
     best = own[own.strategy.str.startswith(RACE)].sort_values("regret_halves").iloc[0]
-    tied = bool((best.regret_halves <= bar.regret_halves + DROPPED).all() and (best.cost <= bar.cost).all())
+    tied = bool((best.regret_halves <= bar.regret_halves + TIED).all() and (best.cost <= bar.cost).all())
     made.append(
         Claim(
             "tsl select beats or ties the loss at 10 % of the run and the small models, at less cost",
@@ -254,7 +253,8 @@ def notes(table: pd.DataFrame, target: Group, noise: float, best_correlation: fl
         f"Seeds of one mixture differ by {noise:.4f} nats (standard deviation); {near} of {len(truth)} mixtures end "
         "within twice that of the best.",
         f"One seed against the expected loss: Spearman {best_correlation:.3f} (noise ceiling).",
-        "Regressions are fitted to all 24 mixtures; for the halves of the mixtures only the choice is made anew.",
+        "Regressions read the small models of all mixtures, and all prefixes where all are trained; for the halves of "
+        "the mixtures only the choice is made anew, and for a short list the regression with its prefixes.",
         "The unit of cost is one full run of the target model; training all costs as many as there are mixtures.",
     ]
     if len(refused):
@@ -309,7 +309,7 @@ STUDY = Study(
     title="Which data mixture is best for the target model, and what does it cost to find out?",
     decided="2026-11-29",
     analyse=analyse,
-    minutes=3,
+    minutes=12,
 )
 
 if __name__ == "__main__":

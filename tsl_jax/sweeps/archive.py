@@ -26,7 +26,7 @@ from tsl_jax.surface import DIMENSIONS, validate_surface, with_losses
 TEXT, AXES = ("run", "manifest", "header"), ("tokens", "step", "lr")
 LOSSES, CLUSTERS = ("loss_sum", "count", "loss_additive"), ("cluster_sum", "cluster_count")
 BY_CLUSTER = ("split", "tokens", "cluster", "position")
-BITS, ADDITIVE_BITS = 16, 24  # of a sum by cluster, and of the additive estimate: bytes of zeros take no room
+CLUSTER_BITS, ADDITIVE_BITS = 16, 24  # of a sum by cluster, and of the additive estimate: bytes of zeros take no room
 
 
 def write_archive(
@@ -55,7 +55,7 @@ def write_archive(
         if clusters is not None:
             header["cluster"], last = surface.sizes["cluster"], surface.isel(tokens=clusters)
             sums, counts = (last[variable].transpose(*BY_CLUSTER).values.ravel() for variable in CLUSTERS)
-            row |= {"cluster_sum": _to_bits(sums, BITS), "cluster_count": counts}
+            row |= {"cluster_sum": _to_bits(sums, CLUSTER_BITS), "cluster_count": counts}
         rows.append(row | {"header": json.dumps(header)})
     number = {"tokens": pa.int64(), "step": pa.int64(), "cluster_sum": pa.float32()}
     types = dict.fromkeys(TEXT, pa.string())
