@@ -10,6 +10,7 @@ import xarray as xr
 
 from experiments.position_law import measures
 from experiments.position_law import study as program
+from experiments.position_law.last_checkpoint import at_last_checkpoint
 from experiments.shared import Runs
 from tsl_jax import surface as surfaces
 from tsl_jax.sweeps import read_sweep
@@ -107,6 +108,27 @@ def test_alternatives_to_a_planted_hyperbola_lose_where_they_are_not_fitted(find
     assert (log.log_likelihood_ratio > 2).all()
     assert (log.held_out_alternative > log.held_out).all()
     assert (log.second_half_alternative > log.second_half).all()
+
+
+def test_the_fall_since_a_tenth_of_the_run_is_that_which_was_planted(findings):
+    falls = findings.tables["falls"].set_index(["run", "split", "part"]).loc["small-cosine@0", "id"]
+    assert falls.fall[["early", "late"]].to_numpy() == pytest.approx([1.0, 1.0], abs=0.01)
+    gap = falls.loc["late minus early"]
+    assert gap.fall_low < 0 < gap.fall_high
+
+
+def test_at_the_last_checkpoint_the_planted_law_is_nearer_and_a_missing_estimate_is_left_out(tmp_path):
+    surface = planted(tmp_path / "x", hyperbola(), noise=0.002)
+    tested, compared = at_last_checkpoint(surface)
+    assert tested.split.tolist() == ["id", "ood"]
+    assert (tested.p > 0.05).all()
+    assert (tested.p_position_power < 0.05).all()
+    assert tested.a1.to_numpy() == pytest.approx([0.4, 0.4], rel=0.05)
+    power = compared[compared.alternative == "position_power"]
+    assert power.estimate.tolist() == ["plain", "additive"] * 2
+    assert (power.held_out < power.held_out_alternative).all()
+    without = surface.assign(loss_additive=surface.loss_additive * np.nan)
+    assert set(at_last_checkpoint(without)[1].estimate) == {"plain"}
 
 
 def test_every_figure_has_a_caption(findings):
