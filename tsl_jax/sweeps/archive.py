@@ -4,7 +4,8 @@
     tokens, step, lr                (checkpoint,)
     loss_sum, count, loss_additive  (split, checkpoint, position): losses keep every bit, loss = loss_sum / count, the
                                     additive estimate seven digits
-    cluster_sum, cluster_count      (split, kept checkpoint, cluster, position), sums to five digits: they give errors
+    cluster_sum, cluster_count      (split, kept checkpoint, cluster, position), sums to five digits: for errors, and
+                                    losses on parts of the documents to 1e-4 nats
 
 Arrays are flattened, in C order. Floats are split by byte before they are compressed: exponents and the first bits of
 neighbouring losses hardly differ, so that a loss takes four bytes of the file and not eight.
