@@ -155,7 +155,7 @@ def test_claims_follow_the_rule_of_the_plan():
             (study.RACE, 0.1, 0.001, 3.0),
         )
     ]
-    table = pd.DataFrame(rows).assign(target="even", spearman=0.9, seed_sd=0.001)
+    table = pd.DataFrame(rows).assign(target="even", spearman=0.9, seed_sd=0.001, judged=24, refused=0)
     low_high = {study.SMALL: (-0.02, -0.01), study.AT_CUTOFF: (0.001, 0.02)}
     apart = pd.DataFrame(
         [
@@ -167,6 +167,8 @@ def test_claims_follow_the_rule_of_the_plan():
     )
     assert [claim.verdict for claim in study.claims(table, apart)] == ["agrees", "agrees", "differs", "agrees"]
     assert study.claims(table.assign(seed_sd=0.0004), apart)[0].verdict == "differs"
+    assert study.claims(table, apart)[0].why == ""
+    assert study.claims(table.assign(refused=17), apart)[0].why.startswith("The law refused 17 of 24 mixtures")
     dearer = table.assign(cost=table.cost.where(table.strategy != study.RACE, 9.0))
     assert study.claims(dearer, apart)[3].verdict == "differs"
 
