@@ -211,8 +211,8 @@ def claims(table: pd.DataFrame, apart: pd.DataFrame) -> list[Claim]:
     last = paper.loc[CUTOFFS[-1]]
     names = ("strategy", "cutoff", "chosen", "regret", "regret_halves", "spearman", "cost")
     refused = (
-        f"The law refused {last.refused:.0f} of {own.judged.max():.0f} mixtures, which rank last; with seeds so far apart "
-        "any of the better mixtures would fulfil the rule. Look at the regret over halves."
+        f"The law refused {last.refused:.0f} of {own.judged.max():.0f} mixtures, which rank last; with seeds so far "
+        "apart any of the better mixtures would fulfil the rule. Look at the regret over halves."
     )
     made = [
         Claim(
