@@ -34,9 +34,16 @@ ADAPTIVE = ("inverse_loss", "learnable_excess", "gradient_noise")
 OWN_RULE = "def rule(observed):\n    return observed.loss ** -2\n"
 
 
-def observed(loss: np.ndarray, noise: np.ndarray | None = None, weights: np.ndarray | None = None) -> adaptive.Observed:
+def observed(
+    loss: np.ndarray,
+    noise: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
+    losses: np.ndarray | None = None,
+) -> adaptive.Observed:
     n = len(loss)
-    return adaptive.Observed(np.arange(1, n + 1), loss, 100, 1000, noise, np.ones(n) if weights is None else weights)
+    weights = np.ones(n) if weights is None else weights
+    losses = loss[None] if losses is None else losses
+    return adaptive.Observed(np.arange(1, n + 1), loss, 100, 1000, noise, weights, losses)
 
 
 @pytest.mark.parametrize("text", [*STATIC, *ADAPTIVE])
@@ -165,6 +172,20 @@ def test_the_excess_is_the_part_of_a_planted_law_that_falls() -> None:
     )
     np.testing.assert_allclose(weights, 3.0 / (1 + 0.2 * i), rtol=1e-5)
     assert sentence.startswith("converged: a0 3, a1 0.2, a2 2")
+
+
+def test_the_excess_follows_a_law_that_no_single_update_shows() -> None:
+    """Noise of 64 sequences; of updates before the later half nothing counts."""
+    i = np.arange(1.0, 129.0)
+    noise = np.random.default_rng(0).normal(0, 0.3, (24, 128))
+    later = HYPERBOLIC(i, a0=3.0, a1=0.2, a2=2.0)[None] + noise
+    losses = np.concatenate([np.full((24, 128), 9.0), later])
+    weights, _ = position_weight_rules.learnable_excess(observed(losses[-1], losses=losses))
+    expected = 1 / (1 + 0.2 * i)
+    np.testing.assert_allclose(weights / weights.mean(), expected / expected.mean(), rtol=0.35)
+    alone = position_weight_rules.learnable_excess(observed(losses[-1]))[0]
+    error = [np.abs(np.log(w / w.mean() * expected.mean() / expected)).max() for w in (weights, alone)]
+    assert error[0] < error[1] / 2
 
 
 def test_a_fit_that_is_not_usable_keeps_the_weights_and_says_so() -> None:

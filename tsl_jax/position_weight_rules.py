@@ -1,7 +1,7 @@
 """Adaptive rules of position weights, for `tsl train --position-weights NAME`.
 
     inverse_loss       w_i ∝ 1 / L(i)
-    learnable_excess   w_i ∝ a0 / (1 + a1 i)     of the fit L(i) = a0 / (1 + a1 i) + a2
+    learnable_excess   w_i ∝ a0 / (1 + a1 i)     of the fit L(i) = a0 / (1 + a1 i) + a2, over the later updates
     gradient_noise     w_i ∝ 1 / tr Sigma_i      of the gradient of one sequence's loss at position i
 
 A rule is given what training measures (`training.position_weights.adaptive.Observed`) and may fit laws to it, which is
@@ -26,10 +26,13 @@ def inverse_loss(observed: Observed) -> np.ndarray:
 def learnable_excess(observed: Observed) -> tuple[np.ndarray, str]:
     """w_i ∝ a0 / (1 + a1 i), the part of the loss at i that more context still removes.
 
-    The law is the dynamic hyperbolic one of Temporal Scaling Law (arXiv 2404.17785). Where its fit is neither converged
-    nor weakly identified (whose curve is known, if not its parameters), the weights stay as they are.
+    The law is the dynamic hyperbolic one of Temporal Scaling Law (arXiv 2404.17785), fitted to the mean of the losses
+    at the later half of the updates so far: of mean one, the weights depend on a1 alone, which moves slowly with tokens
+    and which the 64 sequences of one update are too few to show. Where the fit is neither converged nor weakly
+    identified (whose curve is known, if not its parameters), the weights stay as they are.
     """
-    hyperbola = fit(HYPERBOLIC, observed.loss, x=observed.position)
+    later = observed.losses[len(observed.losses) // 2 :]
+    hyperbola = fit(HYPERBOLIC, later.mean(axis=0), x=observed.position)
     status = Status(int(hyperbola.status))
     if not hyperbola.usable:
         return observed.weights, f"weights kept: {status.short}, {status.message()}"

@@ -28,7 +28,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Observed:
-    """What a rule is given at an update; arrays are float64, of one entry a position."""
+    """What a rule is given at an update; arrays are float64, of one entry a position but for `losses`."""
 
     position: np.ndarray  # 1..context
     loss: np.ndarray  # nats, on batches that come next, smoothed over updates
@@ -36,6 +36,7 @@ class Observed:
     total_tokens: int  # of the whole run
     noise: np.ndarray | None  # of one sequence's gradient, see `gradient_noise`; None: not asked for
     weights: np.ndarray  # until now, mean one
+    losses: np.ndarray  # (updates, position): `loss` at every update so far, this one last
 
 
 Rule = Callable[[Observed], Any]
@@ -76,7 +77,8 @@ def try_rule(rule: Rule, name: str, context: int) -> None:
     """
     position = np.arange(1, context + 1)
     noise = 1.0 + 1.0 / position if wants_noise(rule) else None
-    observed = Observed(position, 3.0 + 3.0 / (1 + 0.3 * position), 500_000, 1_000_000, noise, np.ones(context))
+    loss = 3.0 + 3.0 / (1 + 0.3 * position)
+    observed = Observed(position, loss, 500_000, 1_000_000, noise, np.ones(context), loss[None])
     try:
         apply_rule(rule, name, observed)
     except ValueError as error:

@@ -109,7 +109,8 @@ class AdaptiveWeights:
 
         loss, noise = measured["loss"], measured.get("noise")
         tokens, positions = self.timeline.tokens_at(step), np.arange(1, self.timeline.context + 1)
-        observed = adaptive.Observed(positions, loss, tokens, self.timeline.total_tokens, noise, self._weights)
+        losses = np.array([*(line["loss"] for line in self._lines), loss])
+        observed = adaptive.Observed(positions, loss, tokens, self.timeline.total_tokens, noise, self._weights, losses)
         weights, sentence = adaptive.apply_rule(self._rule, self._name, observed)
         line = {"step": step, "tokens": tokens, "weights": weights.tolist(), "loss": loss.tolist()}
         line |= {"noise": None if noise is None else noise.tolist(), "said": sentence}
