@@ -9,8 +9,9 @@ import xarray as xr
 
 import tsl_jax as tsl
 from experiments.archive_runs import mean_over_positions
-from experiments.mixture_selection import losses, strategies, study
+from experiments.mixture_selection import losses, repetition, strategies, study
 from experiments.shared import Runs
+from tsl_jax.selection.mixture_columns import worth
 from tsl_jax.surface import validate_surface
 
 DOMAINS = ("cloud", "dictionary", "linux", "tests")
@@ -26,12 +27,18 @@ SHARES = {
     "m7": (0.02, 0.02, 0.48, 0.48),
 }
 TOKENS = {"proxy": 1_000_000, "code": 1_000_000, "target": 3_000_000, "limited": 3_000_000}
+LITTLE = 20_000  # tokens of a domain that the limited runs have
 
 
 def planted(kind: str, shares: tuple[float, ...], seed: int) -> xr.Dataset:
-    """A run whose loss on a domain falls with its share: 2.5 + 1/(1 + .3 i) + .3 (share tokens / 1e6)^-.3."""
+    """A run whose loss on a domain falls with its share: 2.5 + 1/(1 + .3 i) + .3 (share tokens / 1e6)^-.3.
+
+    Tokens of limited runs count by what they are worth in new ones.
+    """
     tokens = np.unique(np.geomspace(5e4, TOKENS[kind], 20).round().astype(int))
     read = np.array(shares)[:, None] * tokens / 1e6
+    if kind == "limited":
+        read = read * worth(read * 1e6 / LITTLE)
     loss = 2.5 + (kind in ("proxy", "code")) + 0.3 * read[:, :, None] ** -0.3 + 1 / (1 + 0.3 * POSITION)
     loss = loss + 0.001 * np.random.default_rng(seed).standard_normal(loss.shape)
     plan = {"kind": "constant", "peak": 3e-3, "warmup_tokens": 0, "total_tokens": int(tokens[-1])}
@@ -61,6 +68,7 @@ def runs() -> Runs:
                     "n_params": 25_000 if small else 222_000,
                     "flops_per_token": 1e6 if small else 4e6,
                     "total_tokens": TOKENS[kind],
+                    "corpus": {"tokens": {domain: {"train": LITTLE} for domain in DOMAINS}},
                 }
     return Runs(surfaces, manifests, "cpu")
 
@@ -128,6 +136,8 @@ def test_the_study_finds_the_planted_best_and_judges_by_the_plan(runs, monkeypat
     monkeypatch.setattr(study, "RESAMPLES", 40)
     monkeypatch.setattr(strategies, "CUTOFFS", (0.4,))
     monkeypatch.setattr(study, "CUTOFFS", (0.4,))
+    monkeypatch.setattr(repetition, "SEEN", (0, 4))
+    monkeypatch.setattr(repetition, "DRAWS", 4)
     monkeypatch.setattr(study, "targets_of", lambda domains: ["even"])
     found = study.analyse(runs)
     table = found.tables["strategies"].set_index("strategy")
@@ -139,6 +149,8 @@ def test_the_study_finds_the_planted_best_and_judges_by_the_plan(runs, monkeypat
     assert [claim.verdict for claim in found.claims][1:3] == ["undecided", "undecided"]
     warned = found.tables["warnings"].set_index("order_by")
     assert warned.loc["small models, a tokenizer of code", "regret"] == 0
+    repeated = found.tables["repetition"].set_index(["repeating", "counted"])
+    assert repeated.sd_about_bias[4, True] < 0.7 * repeated.sd_about_bias[4, False]
     by_domain = found.tables["by_domain"]
     assert set(by_domain.domain) == set(DOMAINS)
     assert by_domain.a1.between(0.2, 0.45).all()

@@ -13,7 +13,8 @@ import pytest
 import tsl_jax as tsl
 from tsl_jax.cli import run_verb
 from tsl_jax.selection import choose, read_candidates
-from tsl_jax.selection.mixture_columns import checked_shares, epochs, find_mixture
+from tsl_jax.selection.mixture_columns import checked_shares, epochs, find_mixture, worth
+from tsl_jax.selection.mixture_regression import MixturePoints, fit_regression
 
 DOMAINS = ("web", "code", "books")
 
@@ -350,7 +351,34 @@ def test_a_domain_that_runs_out_is_counted_and_said(tmp_path: Path, capsys: Any)
     assert select(file, "--available", tmp_path / "domains.csv") == 0
     assert "more than once" not in capsys.readouterr().out
     shares = pd.DataFrame({"web": [0.5, 1.0]})
+    assert worth(np.array([0.0, 0.5, 1.0])).tolist() == [1.0, 1.0, 1.0]
+    assert worth(np.array([2.0, 4.0, 1e9])) * [2.0, 4.0, 1e9] == pytest.approx([1.969, 3.726, 16.4], abs=0.001)
     assert epochs(shares, 1e10, {"web": 2.5e9}).web.tolist() == [2.0, 4.0]
+
+
+def test_runs_that_repeat_say_what_repetition_costs() -> None:
+    """Small runs read their text once, target runs up to 18 times, by a planted law of what their text is worth.
+
+    The other targets are predicted nearer where the regression counts what is read again.
+    """
+    shares = np.random.default_rng(0).dirichlet(np.ones(3), 30)
+    read = worth(shares * [20.0, 10.0, 0.5])
+    new = (shares * read).sum(1, keepdims=True)  # tokens a token read
+
+    def of_mixture(x: np.ndarray) -> np.ndarray:
+        return x @ [0.3, -0.1, 0.0] + 0.2 * (x**2).sum(1)
+
+    y, large = 1.2 + of_mixture(shares), 1.1 + of_mixture(shares * read / new) - 0.3 * np.log(new[:, 0])
+    seen, others = np.arange(10), np.arange(10, 30)
+    code, log_tokens = np.r_[np.arange(30), seen], np.log(np.r_[np.full(30, 1e9), np.full(10, 1e10)])
+    errors = {}
+    for counted in (True, False):
+        of_runs, of_others = (np.r_[np.ones((30, 3)), read[seen]], read[others]) if counted else (None, None)
+        points = MixturePoints(np.r_[shares, shares[seen]], code, np.zeros(40), log_tokens, of_runs)
+        regression = fit_regression(points, np.r_[y, large[seen]])
+        at = MixturePoints(shares[others], others, np.zeros(20), np.full(20, np.log(1e10)), of_others)
+        errors[counted] = np.abs(regression.predict(at)[0] - large[others]).max()
+    assert errors[True] < errors[False] / 2
 
 
 def test_the_next_candidate_stays_within_what_was_tried(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from experiments.mixture_selection import plots
+from experiments.mixture_selection import plots, repetition
 from experiments.mixture_selection.losses import (
     CHOICE,
     JUDGE,
@@ -304,6 +304,11 @@ def analyse(runs: Runs) -> Findings:
         captions["by_domain"] = f"{next(iter(whole))}: loss by position of each domain at the end, and its hyperbola."
     tables = {"strategies": table, "differences": apart, "candidates": of_mixtures}
     tables |= {"warnings": warnings_of_the_field(groups)} | ({"by_domain": laws} if len(laws) else {})
+    if "limited" in groups:
+        counts = next(iter(runs_of_group(runs, "limited")))
+        available = {domain: count["train"] for domain, count in runs.manifests[counts]["corpus"]["tokens"].items()}
+        some = [repetition.predicted(groups, available, weights) for weights in targets_of(target.shares)]
+        tables["repetition"] = pd.concat(some, ignore_index=True)
     tables["curves"] = curve_table({name: groups[name] for name in ("proxy", "target")})
     said = notes(shown, target, noise, ceiling(target.ends(JUDGE, MAIN), noise))
     return Findings(tables, claims(table, apart), said, drawn, captions)

@@ -28,7 +28,7 @@ from tsl_jax.selection.consequences import (
 )
 from tsl_jax.selection.cross_validation import GP, cross_validate
 from tsl_jax.selection.evidence import Evidence, find_target, gather
-from tsl_jax.selection.mixture_columns import MOST_EPOCHS, epochs
+from tsl_jax.selection.mixture_columns import epochs
 from tsl_jax.selection.mixture_regression import PRIORS, MixturePoints, MixtureRegression, fit_regression
 from tsl_jax.selection.next_candidate import next_candidates
 from tsl_jax.selection.race import draws, share_of_least
@@ -103,7 +103,8 @@ def choose(
     if len(names) > MOST:
         raise ValueError(f"select: {len(names)} candidates, of at most {MOST} that are judged together; leave some out")
     codes = {name: k for k, name in enumerate(dict.fromkeys([*runs.table.candidate, *names]))}
-    evidence, wanted = gather(runs, codes, target, at_target)
+    known = known_tokens(runs.shares, full, available, target)
+    evidence, wanted = gather(runs, codes, target, at_target, known)
     wanted = wanted.take(np.array([codes[name] for name in names]))
     if not evidence.at_target.any():
         level = "its level is extrapolated, differences of candidates are known better than losses"
@@ -131,15 +132,14 @@ def choose(
     table["seen"] = last_losses(runs, names, at_target)
     table["actual"] = actual_ends(full, untried, names, at_target, cutoff)
     shares = None if runs.shares is None else runs.shares.loc[names]
-    known = known_tokens(shares, full, available, target)
     counted = epochs(shares, target["tokens"], known) if shares is not None and known else None
     table["epochs"] = np.nan if counted is None else counted.max(axis=1).to_numpy()
     table["epochs_of"] = "" if counted is None else counted.idxmax(axis=1).to_numpy()
     notes += [] if counted is None else repetition(table, chosen, target["tokens"])
     following = pd.DataFrame()
     if regression is not None and untried is None:
-        most = {domain: MOST_EPOCHS * count / target["tokens"] for domain, count in known.items()}
-        following = next_candidates(regression, wanted, table, chosen, shares, most, widened)
+        once = {domain: count / target["tokens"] for domain, count in known.items()}
+        following = next_candidates(regression, wanted, table, chosen, shares, once, widened)
     return Choice(
         table=table.sort_values("loss", kind="stable", ignore_index=True),
         chosen=names[chosen],

@@ -12,6 +12,7 @@ import pandas as pd
 
 from tsl_jax.selection.candidate_runs import ENDED, Runs
 from tsl_jax.selection.candidate_runs import FEWEST as CURVE
+from tsl_jax.selection.mixture_columns import worth
 from tsl_jax.selection.mixture_regression import MixturePoints
 from tsl_jax.selection.race import RaceForecast, fall_of_plan, race
 
@@ -77,9 +78,16 @@ def find_target(
 
 
 def gather(
-    runs: Runs, codes: Mapping[str, int], target: Mapping[str, float], at_target: np.ndarray
+    runs: Runs,
+    codes: Mapping[str, int],
+    target: Mapping[str, float],
+    at_target: np.ndarray,
+    available: Mapping[str, float],
 ) -> tuple[Evidence, MixturePoints]:
     """The evidence of runs, and the point of each candidate of `codes` at the target (in the order of the codes).
+
+    Args:
+        available: domain -> tokens that there are, for all runs and for the target; what is not there does not end.
 
     Raises:
         ValueError: where no run has a loss that may be seen.
@@ -107,13 +115,14 @@ def gather(
         raise ValueError("select: no run has a loss that may be seen; give a later --cutoff, or smaller runs")
     params = _logs([*table.n_params, target["n_params"]])
     lengths = _logs([*table.planned, target["tokens"]])
-    shares = None if runs.shares is None else runs.shares
     candidate = np.array([codes[name] for name in table.candidate])
-    of_runs = None if shares is None else shares.loc[table.candidate].to_numpy(float)
-    points = MixturePoints(of_runs, candidate, params[:-1], lengths[:-1])
+    of_runs, read = _shares_and_worth(runs.shares, list(table.candidate), planned, available)
+    points = MixturePoints(of_runs, candidate, params[:-1], lengths[:-1], read)
     everyone = np.array(list(codes.values()))
-    at = [np.full(len(codes), values[-1]) for values in (params, lengths)]
-    wanted = MixturePoints(None if shares is None else shares.loc[list(codes)].to_numpy(float), everyone, *at)
+    size, length = (np.full(len(codes), values[-1]) for values in (params, lengths))
+    tokens = np.full(len(codes), target["tokens"])
+    of_wanted, read = _shares_and_worth(runs.shares, list(codes), tokens, available)
+    wanted = MixturePoints(of_wanted, everyone, size, length, read)
     evidence = Evidence(
         points.take(known),
         y[known],
@@ -124,6 +133,19 @@ def gather(
         eliminated[known],
     )
     return evidence, wanted
+
+
+def _shares_and_worth(
+    shares: pd.DataFrame | None, names: Sequence[str], tokens: np.ndarray, available: Mapping[str, float]
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """(row, domain) shares of some candidates, None without mixtures; what a token is worth in a run of so many."""
+    if shares is None:
+        return None, None
+    own = shares.loc[list(names)].to_numpy(float)
+    if not available:
+        return own, None
+    there = np.array([available.get(str(domain), np.inf) for domain in shares])
+    return own, worth(own * np.nan_to_num(tokens)[:, None] / there)
 
 
 def _raced(curves: Sequence[tuple[np.ndarray, np.ndarray]], schedules: Sequence[Any], end: float) -> RaceForecast:

@@ -4,9 +4,12 @@ A mixture is recognised by a common prefix of its columns (train_wiki, train_cod
 PREFIXES, by its sums: all columns of numbers from 0 to 1 that nothing else explains and that sum to one in every row.
 Shares in percent are divided by 100. Sums within ROUNDING of one are taken for rounded shares and divided by.
 
-How often a domain is read, its epochs, is share x tokens / tokens available of it. Up to four epochs are nearly as good
-as new text, more are not (Muennighoff et al., arXiv 2305.16264): what a mixture predicts without repetition does not
-hold beyond.
+How often a domain is read, its epochs e, is share x tokens / tokens available of it. What is read again is worth less
+than new text (Muennighoff et al., arXiv 2305.16264, equation 5, with their R* = 15.4 for data):
+
+    worth(e) = (1 + R* (1 - exp(-(e - 1)/R*))) / e     new tokens a token read, for e > 1; else 1
+
+so that up to four epochs are nearly as good as new text for the large models that it was fitted to.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ PREFIXES = (
 )
 ROUNDING = 0.01  # by which a sum may miss one: rounded shares
 MOST_EPOCHS = 4  # Muennighoff et al. 2305.16264, section 5: until there repeated text is nearly worth new one
+REPEATS = 15.4  # their R*: repetitions after which text has given 1 - 1/e of what it gives
 
 
 def find_mixture(table: pd.DataFrame, named: Sequence[str], explained: Sequence[str]) -> dict[str, str]:
@@ -161,6 +165,12 @@ def epochs(shares: pd.DataFrame, tokens: float, available: Mapping[str, float]) 
         if not 0 < count < float("inf"):
             raise ValueError(f"select: --available takes a positive number of tokens, found {domain}={count:g}")
     return pd.DataFrame({name: shares[name] * tokens / count for name, count in available.items()}, index=shares.index)
+
+
+def worth(epochs: np.ndarray) -> np.ndarray:
+    """New tokens that a token read is worth, (0, 1], of text read so often; see the top of this file."""
+    repeated = np.maximum(epochs - 1, 0.0)
+    return (1 + REPEATS * -np.expm1(-repeated / REPEATS)) / (1 + repeated)
 
 
 def _some(names: Sequence[str], most: int = 12) -> str:

@@ -2,7 +2,8 @@
 
 The logarithm of the loss of a run of mixture x and scale s (half the log of its FLOPs, about the log of its size):
 
-    y(x, s) = level(s) + g(x, s) + noise,      level(s) = b0 + b1 log N + b2 log T + a step of its own at each size
+    y(x, s) = level(s) + g(x, s) + noise,
+    level(s) = b0 + b1 log N + b2 log T + (b2 + b3) log w + a step of its own at each size
     cov(g(x, s), g(x', s')) = exp(-kappa (s + s')) exp(-|s - s'|/lambda)
                               (v_lin <x, x'> + v_smooth Matern52(|sqrt x - sqrt x'|_l) + v_own [x = x'])
 
@@ -11,7 +12,11 @@ domain. Across sizes the effects of mixtures shrink or grow by exp(-kappa s) and
 apart: small runs give the mean, the target's own runs correct it (in the manner of multi-fidelity regression, Kennedy
 and O'Hagan 2000). v_own is what a mixture has beyond the smooth function: where none was run twice the prior on the
 noise, what seeds of published runs differ by, tells it from luck. Without mixtures candidates are names, and it is all
-there is. The 6 + 2 + domains numbers are those of the highest
+there is.
+
+Where text is read again, x are the shares of what it is worth in new tokens (`mixture_columns.worth`), w is the sum of
+that over the tokens read, and a mixture whose text repeats has an own effect apart from that of the same without. The
+ 6 + 2 + domains numbers are those of the highest
 posterior density under broad priors (`PRIORS`), found by L-BFGS with exact gradients on at most MOST rows; all rows are
 then conditioned on. Chosen on simulated tables: experiments/selection_simulations.
 """
@@ -24,6 +29,8 @@ from typing import Any
 import numpy as np
 
 MOST = 400  # rows that parameters are fitted on: a Cholesky factor of these for each of some 60 steps
+REPETITION_SD = 0.3  # prior sd of b3, log loss by e-folds of w: small models lose far more than by b2 alone
+ALIKE = 0.01  # of log w: mixtures that repeat their text as much
 LEVEL = 100.0  # prior sd of b0 in standard deviations of the losses of one size
 SLOPE, SLOPE_SD = -0.06, 0.06  # prior of b1 and b2, log loss by e-folds of parameters or tokens: of published laws
 JITTER = 1e-7
@@ -49,12 +56,14 @@ class MixturePoints:
     Attributes:
         shares: (point, domain), or None where candidates are names. candidate: (point,) codes.
         log_params, log_tokens: (point,), 0 where not known.
+        worth: (point, domain), new tokens that a token read is worth; None where no text is read again.
     """
 
     shares: np.ndarray | None
     candidate: np.ndarray
     log_params: np.ndarray
     log_tokens: np.ndarray
+    worth: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.candidate)
@@ -71,10 +80,39 @@ class MixturePoints:
         rounded = np.round(np.stack([self.log_params, self.log_tokens], axis=1) * 1e4).astype(int)
         return rounded[:, 0] * 10_000_019 + rounded[:, 1]
 
+    @property
+    def log_worth(self) -> np.ndarray:
+        """(point,) log w: of the tokens read, how many new ones they are worth; 0 where nothing is read again."""
+        if self.shares is None or self.worth is None:
+            return np.zeros(len(self))
+        return np.log((self.shares * self.worth).sum(1))
+
+    @property
+    def effective(self) -> np.ndarray:
+        """(point, domain) shares of what the text is worth; of points that have shares."""
+        if self.shares is None:
+            raise ValueError("select: effective shares need mixtures; these points have none")
+        return self.shares if self.worth is None else self.shares * self.worth / np.exp(self.log_worth)[:, None]
+
+    def joined(self, others: MixturePoints) -> MixturePoints:
+        """These points, then others of the same kind."""
+
+        def both(own: np.ndarray | None, other: np.ndarray | None) -> np.ndarray | None:
+            return None if own is None or other is None else np.concatenate([own, other])
+
+        return MixturePoints(
+            both(self.shares, others.shares),
+            np.r_[self.candidate, others.candidate],
+            np.r_[self.log_params, others.log_params],
+            np.r_[self.log_tokens, others.log_tokens],
+            both(self.worth, others.worth),
+        )
+
     def take(self, rows: Any) -> MixturePoints:
         """Some of the points."""
         shares = None if self.shares is None else self.shares[rows]
-        return MixturePoints(shares, self.candidate[rows], self.log_params[rows], self.log_tokens[rows])
+        worth = None if self.worth is None else self.worth[rows]
+        return MixturePoints(shares, self.candidate[rows], self.log_params[rows], self.log_tokens[rows], worth)
 
 
 @dataclass(frozen=True)
@@ -151,7 +189,7 @@ def fit_regression(
     spread = y - np.array([y[size == group].mean() for group in size])
     freedom = max(len(y) - len(np.unique(size)), 1)
     unit = max(float(np.sqrt(np.sum(spread**2) / freedom)), 1e-5)
-    shares = np.zeros(0) if points.shares is None else points.shares.mean(0)
+    shares = np.zeros(0) if points.shares is None else points.effective.mean(0)
     origin = np.r_[points.log_params.mean(), points.log_tokens.mean(), points.scale.mean(), shares]
     detrended = y - _trend(points, origin)
     center = float(detrended.mean())
@@ -171,7 +209,7 @@ def fit_regression(
 
 def _trend(points: MixturePoints, origin: np.ndarray) -> np.ndarray:
     """The level by the prior's slopes."""
-    return SLOPE * (points.log_params - origin[0] + points.log_tokens - origin[1])
+    return SLOPE * (points.log_params - origin[0] + points.log_tokens - origin[1] + points.log_worth)
 
 
 def _prior(points: MixturePoints, unit: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -200,24 +238,30 @@ def _parts(theta: np.ndarray, first: MixturePoints, second: MixturePoints, origi
         origin: means of log_params, log_tokens, scale, then of the shares, of the rows that were fitted.
     """
     value: Any = dict(zip(NAMES, np.exp(theta[: len(NAMES)]), strict=True))
-    basis = [np.stack([p.log_params - origin[0], p.log_tokens - origin[1]], axis=1) * SLOPE_SD for p in (first, second)]
+    basis = []
+    for p in (first, second):
+        slopes = [p.log_params - origin[0], p.log_tokens - origin[1] + p.log_worth]
+        basis.append(np.stack([*(SLOPE_SD * slope for slope in slopes), REPETITION_SD * p.log_worth], axis=1))
     apart = np.abs(first.scale[:, None] - second.scale[None])
     together = first.scale[:, None] + second.scale[None] - 2 * origin[2]
     parts: dict[str, Any] = {"apart": apart / value["range"], "together": together}
     parts["trend"] = basis[0] @ basis[1].T
     parts["step"] = value["step"] ** 2 * (first.size[:, None] == second.size[None])
     parts["sizes"] = np.exp(-theta[NAMES.index("kappa")] * together - parts["apart"])
-    parts["own"] = value["own"] ** 2 * (first.candidate[:, None] == second.candidate[None])
+    repeats = [np.round(p.log_worth / ALIKE) for p in (first, second)]
+    same = (first.candidate[:, None] == second.candidate[None]) & (repeats[0][:, None] == repeats[1][None])
+    parts["own"] = value["own"] ** 2 * same
     parts["linear"] = parts["smooth"] = np.zeros_like(apart)
     if first.shares is not None and second.shares is not None:
         rates = np.exp(-2 * theta[len(NAMES) :]) / value["length"] ** 2
-        z, z2 = np.sqrt(first.shares), np.sqrt(second.shares)
+        x, x2 = first.effective, second.effective
+        z, z2 = np.sqrt(x), np.sqrt(x2)
         squares = ((z * z) @ rates)[:, None] + ((z2 * z2) @ rates)[None] - 2 * (z * rates) @ z2.T
         distance = np.sqrt(5 * np.maximum(squares, 0.0))
         decay = value["smooth"] ** 2 * np.exp(-distance)
         parts["smooth"] = decay * (1 + distance + distance**2 / 3)
         parts["slope"] = decay * (5 / 6) * (1 + distance)  # minus the derivative of smooth by the squared distance
-        parts["linear"] = value["linear"] ** 2 * (first.shares - origin[3:]) @ (second.shares - origin[3:]).T
+        parts["linear"] = value["linear"] ** 2 * (x - origin[3:]) @ (x2 - origin[3:]).T
         parts["rates"], parts["roots"] = rates, z
     return parts
 

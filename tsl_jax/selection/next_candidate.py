@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from tsl_jax.selection.mixture_columns import MOST_EPOCHS, worth
 from tsl_jax.selection.mixture_regression import MixturePoints, MixtureRegression
 
 DRAWN = 1000  # mixtures between those that were tried
@@ -39,17 +40,19 @@ def next_candidates(
     table: pd.DataFrame,
     chosen: int,
     shares: pd.DataFrame | None,
-    most: Mapping[str, float],
+    once: Mapping[str, float],
     widened: float = 1.0,
 ) -> pd.DataFrame:
     """The OFFERED candidates of the largest expected improvement: candidate, loss, gain (nats), chance, and its shares.
 
     Args:
         wanted: the candidates at the target, `table` their losses and states. chosen: the row of the chosen one.
-        shares: (candidate, domain). most: the share that a domain can give without being repeated too often.
+        shares: (candidate, domain). once: the share that a domain can give without being read again; MOST_EPOCHS times
+            that is the most that is offered.
         widened: factor on variances, by cross-validation.
     """
     waiting = np.flatnonzero(table.state == "smaller")
+    limit = np.array([once.get(str(domain), np.inf) for domain in ([] if shares is None else shares)])
     if len(waiting):
         offered, names = wanted.take(waiting), table.candidate.to_numpy()[waiting]
     elif wanted.shares is not None and len(wanted) >= PARENTS:
@@ -57,13 +60,14 @@ def next_candidates(
         nearest = np.array([np.abs(wanted.shares - mixture).max(axis=1).min() for mixture in mixtures])
         mixtures = mixtures[nearest >= APART]
         unknown = np.full(len(mixtures), wanted.candidate.max() + 1)
-        at = [np.full(len(mixtures), values[chosen]) for values in (wanted.log_params, wanted.log_tokens)]
-        offered, names = MixturePoints(mixtures, unknown, *at), np.full(len(mixtures), "a new mixture", dtype=object)
+        params, tokens = (np.full(len(mixtures), v[chosen]) for v in (wanted.log_params, wanted.log_tokens))
+        read = worth(mixtures / limit) if wanted.worth is not None else None
+        offered = MixturePoints(mixtures, unknown, params, tokens, read)
+        names = np.full(len(mixtures), "a new mixture", dtype=object)
     else:
         return pd.DataFrame()
     if shares is not None and offered.shares is not None:
-        limit = np.array([most.get(str(domain), np.inf) for domain in shares])
-        allowed = (offered.shares <= limit).all(axis=1)
+        allowed = (offered.shares <= MOST_EPOCHS * limit).all(axis=1)
         offered, names = offered.take(allowed), names[allowed]
     if not len(offered):
         return pd.DataFrame()
@@ -84,12 +88,7 @@ def _expected_improvements(
     """Loss, gain (EI, nats) and the chance of one, a row a mixture."""
     from scipy.stats import norm
 
-    shares = None
-    if offered.shares is not None and chosen.shares is not None:
-        shares = np.concatenate([chosen.shares, offered.shares])
-    names = ("candidate", "log_params", "log_tokens")
-    facts = [np.concatenate([getattr(chosen, name), getattr(offered, name)]) for name in names]
-    mean, covariance = regression.predict(MixturePoints(shares, *facts))
+    mean, covariance = regression.predict(chosen.joined(offered))
     variance = widened * (covariance[0, 0] + np.diag(covariance) - 2 * covariance[0] - luck)[1:]
     sd = np.sqrt(np.maximum(variance, 1e-18))
     ahead = mean[0] - mean[1:]
