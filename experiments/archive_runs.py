@@ -41,6 +41,7 @@ class Kind:
 
 
 KINDS = (
+    Kind("position_weighting-larger", r"larger-weights-", slice(-1, None), False, by_position=False),
     Kind("position_weighting", r"(more-)?weights-", slice(-1, None), False),  # final losses on halves of the documents
     Kind("mid_run_changes", r"change-", None, False),
     Kind("kaplan", r"(batch|data|shape|arch|rate)-|size-.*-long$", None, False),

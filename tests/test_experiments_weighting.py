@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
 from experiments.learning_dynamics import study as dynamics
+from experiments.position_weighting import downstream
 from experiments.position_weighting import study as weighting
 from experiments.shared import paired_differences, seeds_and_intervals
 from experiments.shared.surface_measures import in_bands
@@ -100,3 +102,56 @@ def test_the_best_learning_rate_is_chosen_and_a_plan_with_another_is_refused():
     runs = weighting.Runs({"weights-linear-lr0.9@0": surface(0, 0)}, {}, "cpu")
     with pytest.raises(ValueError, match="development chose"):
         weighting.final_runs(runs, rates)
+
+
+def test_the_true_continuation_is_among_those_of_other_documents():
+    documents = np.arange(12) // 2  # two windows of each
+    tokens = 100 * documents[:, None] + np.arange(41)  # of every token the hundreds say its document
+    part = downstream.windows.Windows(tokens.astype(np.int32), documents, np.arange(12), np.zeros(12), {}, 6, 12)
+    made = downstream.items({"a": part})
+    assert made.shape == (12, 4, 41)
+    first = 41 - downstream.CONTINUATION
+    np.testing.assert_array_equal(made[:, 0], tokens)
+    np.testing.assert_array_equal(made[:, :, :first], np.repeat(tokens[:, None, :first], 4, axis=1))
+    of_choice = made[:, :, first:] // 100
+    assert (of_choice == of_choice[:, :, :1]).all()  # one document a choice
+    assert (of_choice[:, 1:, 0] != documents[:, None]).all()
+    one = downstream.windows.Windows(tokens, np.zeros(12, int), np.arange(12), np.zeros(12), {}, 1, 12)
+    with pytest.raises(ValueError, match="of 1 documents, 4 are needed"):
+        downstream.items({"a": one})
+
+
+def test_the_continuation_of_the_least_loss_is_taken():
+    losses = np.ones((3, 4, 40))
+    losses[:, :, : 40 - downstream.CONTINUATION] = 50.0 * np.arange(4)[:, None]  # the context does not count
+    losses[0, 0] -= 0.5
+    losses[1, 2] -= 0.5
+    found = downstream.scores(losses)  # an item whose choices are all alike is not got right
+    assert found["accuracy"] == pytest.approx(1 / 3)
+    assert found["continuation_loss"] == pytest.approx((0.5 + 1 + 1) / 3)
+
+
+def test_accuracies_are_compared_by_seed():
+    arms = {"uniform": dict.fromkeys("0123"), "inverse_loss": dict.fromkeys("0123")}
+    rows = [
+        {
+            "arm": arm,
+            "seed": seed,
+            "accuracy": 0.3 + 0.05 * int(seed) + 0.02 * (arm != "uniform"),
+            "continuation_loss": 4.0,
+        }
+        for arm in arms
+        for seed in reversed("0123")
+    ]
+    noise = 1e-4 * np.random.default_rng(0).standard_normal(len(rows))
+    measured = pd.DataFrame(rows).assign(accuracy=lambda table: table.accuracy + noise)
+    found = weighting.downstream_table(arms, measured).iloc[0]
+    assert found.accuracy == pytest.approx(0.02, abs=3e-4)
+    assert found.verdict == "gain"
+    claim = weighting.larger_claims(measured.iloc[:0], weighting.downstream_table(arms, measured))[0]
+    assert claim.verdict == "differs"
+
+
+def test_arms_of_every_plan_are_named_alike():
+    for start in weighting.PLANS:
+        assert weighting.arm_rate_seed(f"{start}gradient_noise-lr0.0125@60") == ("gradient_noise", 0.0125, "60")

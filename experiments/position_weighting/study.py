@@ -20,7 +20,7 @@ import pandas as pd
 import xarray as xr
 
 import tsl_jax as tsl
-from experiments.position_weighting import plots
+from experiments.position_weighting import downstream, plots
 from experiments.shared import Claim, Findings, Runs, Study, solver_comparison
 from experiments.shared.paired_differences import EQUIVALENT, detectable, equivalence, verdicts
 from experiments.shared.seeds_and_intervals import interval
@@ -32,7 +32,8 @@ LEVEL = 0.9
 DEVELOPMENT_SEED = "50"
 DEVELOPMENT, FINAL = slice(0, 2), slice(2, 4)  # clusters of held-out documents
 UNIFORM = "uniform"
-MORE = "more-"  # begins the names of the runs of the second plan
+PLANS = "weights-", "more-weights-", "larger-weights-"  # begin the names of the runs of the three plans
+FIRST, MORE, LARGER = PLANS
 ADAPTIVE = ("inverse_loss", "learnable_excess", "gradient_noise")
 SUPPRESSED = ("head-0.1", "middle-0.1", "tail-0.1")
 CUTOFF, METHODS = 0.4, ("mean_annealing", "paper", tsl.baselines.POWER_LAW)
@@ -42,8 +43,8 @@ Arms = Mapping[str, Mapping[str, xr.Dataset]]  # arm -> seed -> surface
 
 
 def arm_rate_seed(name: str) -> tuple[str, float, str]:
-    """("head-4", 3e-3, "0") of "weights-head-4-lr0.003@0"."""
-    arm_and_rate, _, seed = name.removeprefix("weights-").partition("@")
+    """("head-4", 3e-3, "0") of "weights-head-4-lr0.003@0", whatever the plan."""
+    arm_and_rate, _, seed = name.removeprefix("more-").removeprefix("larger-").removeprefix(FIRST).partition("@")
     arm, _, rate = arm_and_rate.rpartition("-lr")
     return arm, float(rate), seed
 
@@ -51,15 +52,15 @@ def arm_rate_seed(name: str) -> tuple[str, float, str]:
 # ------------------------------------------------------------------------------------------------------- development
 
 
-def development(surfaces: Mapping[str, xr.Dataset]) -> pd.DataFrame:
+def development(surfaces: Mapping[str, xr.Dataset], start: str = FIRST) -> pd.DataFrame:
     """Final id loss of each arm and learning rate on the development half, and which rate is chosen."""
     rows = []
     for name, surface in surfaces.items():
-        if name.startswith("weights-") and arm_rate_seed(name)[2] == DEVELOPMENT_SEED:
+        if name.startswith(start) and arm_rate_seed(name)[2] == DEVELOPMENT_SEED:
             arm, rate, _ = arm_rate_seed(name)
             loss = float(loss_on_clusters(surface, DEVELOPMENT).sel(split="id").isel(tokens=-1).mean())
             rows.append({"arm": arm, "learning_rate": rate, "development_loss": loss})
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows, columns=["arm", "learning_rate", "development_loss"])
     best = table.groupby("arm").development_loss.transform("min")
     return table.assign(chosen=table.development_loss == best)
 
@@ -72,7 +73,7 @@ def chosen(table: pd.DataFrame) -> dict[str, float]:
 # ------------------------------------------------------------------------------------------------------------- final
 
 
-def final_runs(runs: Runs, rates: Mapping[str, float], start: str = "weights-") -> Arms:
+def final_runs(runs: Runs, rates: Mapping[str, float], start: str = FIRST) -> Arms:
     """The paired runs whose names begin so, uniform first.
 
     Raises:
@@ -80,7 +81,7 @@ def final_runs(runs: Runs, rates: Mapping[str, float], start: str = "weights-") 
     """
     arms: dict[str, dict[str, xr.Dataset]] = {UNIFORM: {}}
     for name, surface in runs.named(start).items():
-        arm, rate, seed = arm_rate_seed(name.removeprefix(MORE))
+        arm, rate, seed = arm_rate_seed(name)
         if seed == DEVELOPMENT_SEED:
             continue
         if rate != rates[arm]:
@@ -110,7 +111,10 @@ def final_curves(seeds: Mapping[str, xr.Dataset]) -> xr.DataArray:
 
 
 def arm_table(arms: Arms, rates: Mapping[str, float]) -> pd.DataFrame:
-    """A row an arm: paired differences on the final half of the documents, with tests; the fit of its last curves."""
+    """A row an arm: paired differences on the final half of the documents, with tests.
+
+    Where runs are kept by position, also the fit of the arm's last curves.
+    """
     rows = []
     for arm in weighted(arms):
         inner = differences(arms, arm).mean("position")
@@ -123,10 +127,43 @@ def arm_table(arms: Arms, rates: Mapping[str, float]) -> pd.DataFrame:
                 "sd_of_pairs": float(inner.sel(split="id").std(ddof=1)),
                 **interval(all_documents.values, LEVEL).columns("all_documents"),
                 **interval(inner.sel(split="ood").values, LEVEL).columns("ood"),
-                **solver_comparison.beside(tsl.laws.HYPERBOLIC, final_curves(arms[arm]), over="position"),
+                **_fit_of(final_curves(arms[arm])),
             }
         )
     return verdicts(pd.DataFrame(rows), "difference", ("gain", "loss"))
+
+
+def _fit_of(curves: xr.DataArray) -> dict[str, Any]:
+    """How jaxopt's fit of the curves compares with ours; nothing of losses that are means over positions."""
+    return solver_comparison.beside(tsl.laws.HYPERBOLIC, curves, over="position") if curves.position.size > 1 else {}
+
+
+def downstream_table(arms: Arms, measured: pd.DataFrame) -> pd.DataFrame:
+    """A row an arm: accuracy and loss of continuations, paired differences from uniform's, with tests.
+
+    Args:
+        measured: of `downstream`: run, accuracy, continuation_loss.
+    """
+    rows = []
+    for arm in weighted(arms):
+        of_arm = measured.set_index("arm").loc[[arm]].set_index("seed").sort_index()
+        base = measured.set_index("arm").loc[[UNIFORM]].set_index("seed").loc[of_arm.index]
+        gained = (of_arm.accuracy - base.accuracy).to_numpy()
+        lost = (of_arm.continuation_loss - base.continuation_loss).to_numpy()
+        row = {"arm": arm, "uniform_accuracy": float(base.accuracy.mean())}
+        row |= equivalence(gained, MARGIN).columns("accuracy")
+        rows.append(row | interval(lost, LEVEL).columns("continuation_loss"))
+    return verdicts(pd.DataFrame(rows), "accuracy", ("loss", "gain"))
+
+
+def measured_downstream(arms: Arms) -> pd.DataFrame:
+    """What `downstream` kept of the final runs: arm, seed, accuracy, continuation_loss; no rows before it has run."""
+    kept = pd.read_csv(downstream.KEPT) if downstream.KEPT.exists() else pd.DataFrame({"run": []})
+    named = [arm_rate_seed(name) for name in kept.run]
+    kept = kept.assign(arm=[arm for arm, _, _ in named], seed=[seed for _, _, seed in named])
+    wanted = {(arm, seed) for arm, seeds in arms.items() for seed in seeds}
+    there = [(arm, seed) in wanted for arm, seed in zip(kept.arm, kept.seed, strict=True)]
+    return kept[np.array(there, bool)]
 
 
 def detectable_effects(runs: Runs, arms: Arms) -> tuple[float, float]:
@@ -183,11 +220,56 @@ def analyse(runs: Runs) -> Findings:
     more = arm_table(more_arms, rates) if more_arms[UNIFORM] else table.iloc[:0]
     tables = {"arms": table, "more_seeds": more, "law": law_table(arms), "forecasts": forecast_table(arms)}
     tables |= {"learning_rates": developed}
+    larger_developed = development(runs.surfaces, LARGER)
+    larger_rates = chosen(larger_developed)
+    larger_arms = final_runs(runs, larger_rates, LARGER)
+    larger = arm_table(larger_arms, larger_rates) if larger_arms[UNIFORM] else table.iloc[:0]
+    kept = measured_downstream(larger_arms)
+    below = downstream_table(larger_arms, kept) if len(kept) else table.iloc[:0]
+    tables |= {"larger": larger, "downstream": below, "larger_learning_rates": larger_developed}
     tables = {name: rows for name, rows in tables.items() if len(rows)}
     pairs = {arm: differences(arms, arm).sel(split="id") for arm in weighted(arms)}
     weights = {arm: updates(runs, arm) for arm in ADAPTIVE}
+    if larger_arms[UNIFORM]:
+        weights |= {f"{arm}, 222k": updates(runs, arm, LARGER) for arm in weighted(larger_arms)}
     drawn = plots.figures(arms, pairs, weights, UNIFORM, MARGIN, LEVEL)
-    return Findings(tables, claims(table, more), notes(runs, arms), *drawn)
+    said = [*notes(runs, arms), *larger_notes(runs, larger_arms)]
+    return Findings(tables, [*claims(table, more), *larger_claims(larger, below)], said, *drawn)
+
+
+def larger_claims(larger: pd.DataFrame, below: pd.DataFrame) -> list[Claim]:
+    """About the rules that follow the run, at nine times the parameters: the loss, and the choice of continuations."""
+    made = []
+    shown = ("arm", "pairs", "verdict", "p_holm")
+    for table, name, unit, sentence in (
+        (larger, "difference", "nats", "At nine times the parameters no weighting that follows the run beats the mean"),
+        (below, "accuracy", "of the items", "None of them chooses the true continuation of a text more often"),
+    ):
+        if not len(table):
+            continue
+        best = table.sort_values(name, ascending=name == "difference").iloc[0]
+        gained = table.verdict.str.startswith("gain").any()
+        none = (table.equivalence == EQUIVALENT) | table.verdict.str.startswith("loss")
+        ours = f"the best is {best.arm.replace('_', ' ')}: {best[name]:+.4f} {unit}, {best.verdict}"
+        verdict = "differs" if gained else "agrees" if none.all() else "undecided"
+        columns = ("arm", name, f"{name}_low", f"{name}_high", *shown[1:])
+        made.append(Claim(sentence, "not asked", ours, verdict, "", rounded(table, *columns)))
+    return made
+
+
+def larger_notes(runs: Runs, arms: Arms) -> list[str]:
+    """What the runs of the third plan could show, and whether learnable_excess followed its law there."""
+    if not arms[UNIFORM]:
+        return []
+    spread = [float(differences(arms, arm).sel(split="id").mean("position").std(ddof=1)) for arm in weighted(arms)]
+    pairs = len(arms[UNIFORM])
+    messages = [message for update in updates(runs, "learnable_excess", LARGER) for message in update["said"]]
+    used = sum(not message.startswith("weights kept") for message in messages)
+    return [
+        f"222k parameters: {pairs} pairs of spread {min(spread):.4f} to {max(spread):.4f} detect "
+        f"{detectable(float(np.median(spread)), pairs):.4f} nats with a power of .8 (median spread).",
+        f"222k parameters: learnable_excess had a usable fit at {used} of {len(messages)} updates.",
+    ]
 
 
 def claims(table: pd.DataFrame, more: pd.DataFrame) -> list[Claim]:
@@ -241,12 +323,12 @@ def notes(runs: Runs, arms: Arms) -> list[str]:
     ]
 
 
-def updates(runs: Runs, arm: str) -> list[Mapping[str, Any]]:
+def updates(runs: Runs, arm: str, start: str = FIRST) -> list[Mapping[str, Any]]:
     """What the final runs of an adaptive arm kept of their weights."""
     return [
         manifest["probes"]["weights"]
         for name, manifest in runs.manifests.items()
-        if name.startswith(f"weights-{arm}-") and arm_rate_seed(name)[2] != DEVELOPMENT_SEED
+        if name.startswith(f"{start}{arm}-") and arm_rate_seed(name)[2] != DEVELOPMENT_SEED
     ]
 
 
