@@ -188,6 +188,14 @@ def test_the_excess_follows_a_law_that_no_single_update_shows() -> None:
     assert error[0] < error[1] / 2
 
 
+def test_the_excess_goes_as_one_over_i_where_the_fall_is_too_steep_for_a1() -> None:
+    i = np.arange(1.0, 65.0)
+    steep = np.where(i == 1, 9.0, 3.0 + 1 / i)
+    weights, sentence = position_weight_rules.learnable_excess(observed(steep))
+    assert sentence.startswith("upper_bound")
+    np.testing.assert_allclose(weights / weights[0], 1 / i, rtol=1e-3)
+
+
 def test_a_fit_that_is_not_usable_keeps_the_weights_and_says_so() -> None:
     before = np.linspace(0.5, 1.5, 64)
     flat = observed(np.full(64, 3.0), weights=before)

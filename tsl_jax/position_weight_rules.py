@@ -28,13 +28,14 @@ def learnable_excess(observed: Observed) -> tuple[np.ndarray, str]:
 
     The law is the dynamic hyperbolic one of Temporal Scaling Law (arXiv 2404.17785), fitted to the mean of the losses
     at the later half of the updates so far: of mean one, the weights depend on a1 alone, which moves slowly with tokens
-    and which the 64 sequences of one update are too few to show. Where the fit is neither converged nor weakly
-    identified (whose curve is known, if not its parameters), the weights stay as they are.
+    and which the 64 sequences of one update are too few to show. The curve must be known, not its parameters: a fit
+    that is weakly identified serves, and so does one whose a1 is at its upper bound, where the weights go as 1/i. Else
+    they stay as they are.
     """
     later = observed.losses[len(observed.losses) // 2 :]
     hyperbola = fit(HYPERBOLIC, later.mean(axis=0), x=observed.position)
     status = Status(int(hyperbola.status))
-    if not hyperbola.usable:
+    if not (hyperbola.usable or status == Status.UPPER_BOUND):
         return observed.weights, f"weights kept: {status.short}, {status.message()}"
     # a2 is what no context removes, so it has no part in the weights; a sentence of the record names it.
     a0, a1, a2 = (float(hyperbola.params.sel(param=name)) for name in ("a0", "a1", "a2"))
