@@ -1,14 +1,18 @@
 """The benchmark of forecasts: files by hash, entries that see the past alone, rows that are kept, the tables."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import tsl_jax as tsl
 from experiments.forecast_benchmark import data, entries, races, run
 from experiments.forecast_evidence.curves import Curve
 
+CURVES = Path(os.environ.get("TSL_JAX_CURVES", "none"))
 TOTAL = 1_000_000_000
 PLAN = {"kind": "cosine", "peak": 1e-3, "warmup_tokens": 10_000_000, "total_tokens": TOTAL, "final_ratio": 0.1}
 
@@ -50,6 +54,7 @@ def test_a_row_scores_the_interval_and_silence_is_no_number(curve: Curve, monkey
 def test_rows_are_kept_and_not_made_again(tmp_path, curve: Curve, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setattr(run, "ROWS", tmp_path / "results" / "rows.parquet")
     monkeypatch.setattr(run, "load", lambda folder: [curve])
+    monkeypatch.setattr(run, "check", lambda folder: [])
     made = run.make(tmp_path, ["last value", "logarithm, last half"], [], again=False)
     assert len(made) == 2 * len(run.SHARES)
     run.make(tmp_path, ["last value"], ["family"], again=False)
@@ -59,18 +64,64 @@ def test_rows_are_kept_and_not_made_again(tmp_path, curve: Curve, monkeypatch: p
     assert list(run.by_share(made).columns) == ["entry", "from 10%", "from 20%", "from 30%", "from 40%"]
 
 
+def test_a_part_of_the_sources_is_labelled_and_leaves_the_kept_rows(
+    tmp_path, curve: Curve, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    kept, curves = tmp_path / "results" / "rows.parquet", tmp_path / "curves"
+    curves.mkdir()
+    other = Curve(data.PUBLIC, "other cosine", "planted", curve.surface, 2)
+    monkeypatch.setattr(run, "ROWS", kept)
+    monkeypatch.setattr(run, "check", lambda folder: [])
+    monkeypatch.setattr(run, "load", lambda folder: [curve, curve, other])  # sizes of a family may share a name
+    for _ in range(2):
+        assert len(run.make(tmp_path, ["last value"], [], again=False)) == 3 * len(run.SHARES)
+    before = kept.read_bytes()
+    monkeypatch.setattr(run, "check", lambda folder: ["megatron"])
+    monkeypatch.setattr(run, "load", lambda folder: [curve, curve])
+    monkeypatch.setitem(entries.ENTRIES, "silent", lambda prefix: np.full(5, np.nan))
+    capsys.readouterr()
+    run.main(["--curves", str(curves), "--entries", "last value", "silent"])
+    told = capsys.readouterr().out
+    assert f"A PART OF THE BENCHMARK: megatron are absent; rows go to {curves / run.PART}" in told
+    assert f"{2 * len(run.SHARES)} forecasts to make" in told  # those of the entry that is kept are not made again
+    assert "without megatron: not comparable with the full one. Over families (1), 4 prefixes" in told
+    assert kept.read_bytes() == before
+    assert set(pd.read_parquet(curves / run.PART).family) == {"family cosine"}
+    run.main(["--curves", str(curves), "--entries", "silent"])
+    assert "2 runs, 8 prefixes, 0 forecasts to make" in capsys.readouterr().out
+    assert len(pd.read_parquet(curves / run.PART)) == 4 * len(run.SHARES)
+
+
 def test_a_file_that_is_another_is_refused(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a.csv").write_text("1\n")
+    for name in ("one/a.csv", "one/b.csv", "two/c.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("1\n")
     hashes = tmp_path / "hashes.json"
     monkeypatch.setattr(data, "HASHES", hashes)
-    hashes.write_text(json.dumps({"a.csv": data.hash_of(tmp_path / "a.csv")}))
-    data.check(tmp_path)
-    (tmp_path / "a.csv").write_text("2\n")
+    known = {name: data.hash_of(tmp_path / name) for name in ("one/a.csv", "one/b.csv", "two/c.csv")}
+    hashes.write_text(json.dumps(known))
+    assert data.check(tmp_path) == []
+    (tmp_path / "one" / "a.csv").write_bytes(b"1\r\n")  # line ends are no numbers
+    assert data.check(tmp_path) == []
+    (tmp_path / "two" / "c.csv").unlink()
+    assert data.check(tmp_path) == ["two"]
+    (tmp_path / "one" / "a.csv").unlink()
+    with pytest.raises(ValueError, match="is missing; `fetch one` brings it"):
+        data.check(tmp_path)
+    (tmp_path / "one" / "a.csv").write_text("2\n")
     with pytest.raises(ValueError, match="is another file"):
         data.check(tmp_path)
-    hashes.write_text(json.dumps({"b.csv": "0"}))
-    with pytest.raises(ValueError, match="is missing"):
-        data.check(tmp_path)
+    with pytest.raises(ValueError, match=r"no public curves in .*fetch --to"):
+        data.check(tmp_path / "none")
+
+
+@pytest.mark.skipif(not CURVES.is_dir(), reason="TSL_JAX_CURVES names no folder of public loss curves")
+@pytest.mark.parametrize("name", ["gemstones", "megatron"])
+def test_of_a_part_of_the_curves_the_runs_are_those_of_the_whole(tmp_path, name: str) -> None:
+    (tmp_path / name).symlink_to(CURVES / name)
+    assert len(data.check(tmp_path)) == 5
+    whole = [(run.data, run.run) for run in data.load(CURVES) if run.data.startswith(name)]
+    assert [(run.data, run.run) for run in data.load(tmp_path)] == whole != []
 
 
 def test_a_race_is_judged_by_the_ends_and_beside_the_order_of_the_losses():

@@ -1,14 +1,15 @@
 """The public curves of the benchmark: their files with hashes, and their runs with the plans that were known.
 
-Nothing is downloaded. A file whose SHA-256 is not that of `hashes.json` is refused, so that all entries see the same
-numbers; the repositories and commits that the files are from stand in README.md.
+A file whose SHA-256 is not that of `hashes.json` is refused, so that all entries see the same numbers. `fetch` brings
+the files; of a folder that holds a part of the sources that part is read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -40,30 +41,51 @@ def end_of(run: Curve) -> float:
     return float(run.surface.loss.values[0, -run.last :, 0].mean())
 
 
-def check(folder: Path) -> None:
-    """Raises ValueError unless every file is there and has its hash."""
-    known = json.loads(HASHES.read_text())
-    for name, expected in known.items():
-        path = folder / name
+def check(folder: Path) -> list[str]:
+    """The sources of which nothing is there. Raises ValueError unless every file of the others has its hash."""
+    there = {name.split("/")[0] for name in known_hashes() if (folder / name).is_file()}
+    if not there:
+        raise ValueError(
+            f"benchmark: no public curves in {folder}; python -m experiments.forecast_benchmark.fetch --to {folder}"
+        )
+    absent: dict[str, None] = {}
+    for name, expected in known_hashes().items():
+        path, source = folder / name, name.split("/")[0]
+        if source not in there:
+            absent[source] = None
+            continue
         if not path.is_file():
-            raise ValueError(f"benchmark: {path} is missing; README.md says where the curves are from")
+            raise ValueError(f"benchmark: {path} is missing; `fetch {source}` brings it")
         found = hash_of(path)
         if found != expected:
             raise ValueError(
                 f"benchmark: {path} is another file: its SHA-256 is {found[:12]}..., not {expected[:12]}..."
             )
+    return list(absent)
+
+
+def known_hashes() -> dict[str, str]:
+    """File -> `digest` of it."""
+    return json.loads(HASHES.read_text())
 
 
 def hash_of(path: Path) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """`digest` of a file."""
+    return digest(path.read_bytes())
+
+
+def digest(content: bytes) -> str:
+    """SHA-256 with line ends as \\n: of checkouts that write other ones the numbers are the same."""
+    return hashlib.sha256(content.replace(b"\r\n", b"\n")).hexdigest()
 
 
 def load(folder: Path) -> list[Curve]:
-    """The runs of the benchmark, at most MOST_RUNS of a family."""
-    check(folder)
+    """The runs of the benchmark, of the sources that are there: at most MOST_RUNS of a family."""
+    absent = check(folder)
     found: dict[str, list[Curve]] = {}
-    for run in (*_evidence(folder), *lr_scheduling(folder), *_llmc(folder), *_megatron(folder)):
+    readers = {"lr_scheduling": lr_scheduling, "modded_nanogpt": _llmc, "megatron": _megatron}
+    others = (read(folder) for name, read in readers.items() if name not in absent)
+    for run in chain(_evidence(folder, absent), *others):
         found.setdefault(run.data, []).append(run)
     order = {
         name: sorted(runs, key=lambda run: hashlib.sha256(run.run.encode()).hexdigest()) for name, runs in found.items()
@@ -71,10 +93,10 @@ def load(folder: Path) -> list[Curve]:
     return [run for name in sorted(order) for run in order[name][:MOST_RUNS]]
 
 
-def _evidence(folder: Path) -> Iterator[Curve]:
+def _evidence(folder: Path, absent: Sequence[str]) -> Iterator[Curve]:
     """multipower, olmo_ladder (c4_en) and gemstones at constant rates, as `forecast_evidence` reads them."""
     loaded, left_out = curves.load(curves.PARTS, folder, Path("no pool"))
-    if any("run pool" not in why for why in left_out):
+    if any(not why.startswith(("run pool", *absent)) for why in left_out):
         raise ValueError(f"benchmark: {'; '.join(left_out)}")
     for curve in loaded:
         if curve.data == "gemstones/cooldown":
