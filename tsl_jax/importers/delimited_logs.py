@@ -18,12 +18,12 @@ import numpy as np
 
 from tsl_jax.importers.line_scan import is_whole
 from tsl_jax.importers.log_rows import (
-    SAYS_NAN,
     LogRows,
     NotThisFormat,
     as_text,
     number_of,
     numbers_of,
+    of_arrow,
     open_log,
     read_whole,
 )
@@ -246,11 +246,7 @@ def _by_arrow(path: Path, delimiter: str, head: bytes, words: Collection[str]) -
         if column.type == pa.string():
             text[name.strip()] = column.to_pandas().to_numpy()
         else:
-            values = column.to_numpy()
-            values = values if values.flags.writeable else values.copy()
-            if np.isnan(values.min(initial=np.inf)):
-                values[np.isnan(values) & ~column.is_null().to_numpy()] = SAYS_NAN
-            columns[name.strip()] = values
+            columns[name.strip()] = of_arrow(column)
     log = LogRows(path, "table of text", columns, np.arange(2, len(table) + 2), text)
     log.text["_header"] = np.array([name.strip() for name in first])
     with open(path, "rb") as file:

@@ -238,6 +238,15 @@ def numbers_of(cells: Sequence[Any]) -> tuple[Float[np.ndarray, " row"], int]:
     return values, words
 
 
+def of_arrow(column: Any) -> Float[np.ndarray, " row"]:
+    """A column of Arrow's float64 as numpy's, which may be written to: null is NaN, and NaN SAYS_NAN."""
+    values = column.to_numpy()
+    values = values if values.flags.writeable else values.copy()
+    if np.isnan(values.min(initial=np.inf)):
+        values[np.isnan(values) & ~np.asarray(column.is_null())] = SAYS_NAN
+    return values
+
+
 def every(holds: Callable[..., np.ndarray], *columns: np.ndarray) -> bool:
     """Whether a condition of rows, (row,) bool, holds in all of them; asked of some at a time, up to the first not.
 

@@ -237,7 +237,7 @@ def _merged(records: RunRecords, name: str, repeated: Repeated) -> Curve:
     if not every(np.less_equal, records.clock[:-1], records.clock[1:]):
         records = records.take(np.argsort(records.clock, kind="stable"))
     groups = _Groups.by(records.clock)
-    loss = np.empty((len(records.splits), len(groups.starts))).T
+    loss = np.empty((len(records.splits), np.count_nonzero(groups.first))).T
     differing = example = 0
     most = np.zeros(len(groups.several), np.int64)  # losses of one split at one checkpoint
     for k in range(len(records.splits)):
@@ -247,21 +247,22 @@ def _merged(records: RunRecords, name: str, repeated: Repeated) -> Curve:
         differ = groups.differ(values) if (count > 1).any() else np.zeros(0, bool)
         if differ.any():
             differing += int(differ.sum())
-            example = example or int(records.line[groups.last[groups.several[np.argmax(differ)]]])
+            ends = np.append(groups.begins[1:], len(groups.rows)) - 1
+            example = example or int(records.line[groups.rows[ends[np.argmax(differ)]]])
     if differing:
         _tell_repeated(records, differing, example, repeated)
     if len(groups.several) and not records.log.eval_rows:
         with_loss = any_loss(np.isfinite(records.loss[groups.rows])).astype(np.int64)
         if (apart := np.add.reduceat(with_loss, groups.begins) > most).any():
             found = f"{int(apart.sum())} checkpoints stand on several lines, each with some of the losses: put together"
-            at = groups.starts[groups.several[np.argmax(apart)]]
+            at = groups.rows[groups.begins[np.argmax(apart)]]
             records.log.note("several_lines", found, int(records.line[at]), warning=False)
     measured = any_loss(np.isfinite(loss))
     step, lr = (
         None if values is None else rows_where(groups.one_of_each(values, "last")[0], measured)
         for values in (records.step, records.lr)
     )
-    clock, line = (rows_where(values, measured) for values in (records.clock[groups.starts], records.line[groups.last]))
+    clock, line = (rows_where(values, measured) for values in (records.clock[groups.first], records.line[groups.last]))
     return Curve(name, clock, rows_where(loss, measured), step, lr, line, rows)
 
 
@@ -270,35 +271,32 @@ class _Groups:
     """Rows in groups of one clock, which follow each other.
 
     Attributes:
-        starts, last: the first and the last row of each group. several: the groups that have more than one row.
-        rows: the rows of these alone, most logs have few; begins: where each of the groups begins among them; of: the
-            number of its group, within `several`, of each.
+        first, last: which rows are the first and the last of their group.
+        rows: those of groups that have several, which are few in most logs; begins: where each of these groups begins
+            among them; of: the number of its group, from 0, of each; several: the same among all groups.
     """
 
-    starts: Int[np.ndarray, " group"]
-    last: Int[np.ndarray, " group"]
-    several: Int[np.ndarray, " some"]
-    rows: Int[np.ndarray, " row"]
-    begins: Int[np.ndarray, " some"]
-    of: Int[np.ndarray, " row"]
+    first: Bool[np.ndarray, " row"]
+    last: Bool[np.ndarray, " row"]
+    rows: Int[np.ndarray, " some"]
+    begins: Int[np.ndarray, " several"]
+    of: Int[np.ndarray, " some"]
+    several: Int[np.ndarray, " several"]
 
     @staticmethod
     def by(clock: Float[np.ndarray, " row"]) -> _Groups:
         """The groups of rows whose clock does not fall."""
-        begins = np.ones(len(clock), bool)
-        np.greater(clock[1:], clock[:-1], out=begins[1:])
-        starts = np.flatnonzero(begins)
-        last = np.append(starts[1:], len(clock)) - 1
-        sizes = last - starts + 1
-        several = np.flatnonzero(sizes > 1)
-        begins = np.cumsum(sizes[several]) - sizes[several]
-        of = np.repeat(np.arange(len(several)), sizes[several])
-        rows = np.arange(len(of)) + (starts[several] - begins)[of]
-        return _Groups(starts, last, several, rows, begins, of)
+        first, last = np.ones((2, len(clock)), bool)
+        np.greater(clock[1:], clock[:-1], out=first[1:])
+        last[:-1] = first[1:]
+        rows = np.flatnonzero(~(first & last))
+        begins = np.flatnonzero(first[rows])
+        others = np.cumsum(~first[rows])  # rows up to each that begin no group
+        return _Groups(first, last, rows, begins, np.cumsum(first[rows]) - 1, (rows - others)[begins])
 
-    def one_of_each(self, values: np.ndarray, which: str) -> tuple[np.ndarray, Int[np.ndarray, " some"]]:
-        """The last, first or mean of the finite values of each group, and how many finite ones those of several have."""
-        chosen = values[self.starts]
+    def one_of_each(self, values: np.ndarray, which: str) -> tuple[np.ndarray, Int[np.ndarray, " several"]]:
+        """The last, first or mean of the finite values of each group; and how many, in those of several rows."""
+        chosen = values[self.first]
         chosen[~np.isfinite(chosen)] = np.nan
         some = values[self.rows]
         known = np.isfinite(some)
@@ -314,7 +312,7 @@ class _Groups:
         chosen[self.several] = one
         return chosen, count
 
-    def differ(self, values: np.ndarray) -> Bool[np.ndarray, " some"]:
+    def differ(self, values: np.ndarray) -> Bool[np.ndarray, " several"]:
         """Which groups of several rows have finite values that are not the same."""
         some = values[self.rows]
         known = np.isfinite(some)
