@@ -292,12 +292,15 @@ def _losses(
 
 def _runs(log: LogRows, roles: LogRoles, loss: np.ndarray) -> dict[str, Rows]:
     """Name of a run -> its rows."""
-    runs = _named_runs(log, roles, any_loss(~np.isnan(loss)))
+    name = log.path.name if log.path.is_dir() else log.path.name.removesuffix("".join(log.path.suffixes[-1:]))
+    runs = _several_runs(log, roles, any_loss(~np.isnan(loss)), name)
+    if runs is None:
+        return {log.runs[0] or name: slice(None)}
     return {name: slice(None) if len(rows) == len(log) else rows for name, rows in runs.items()}
 
 
-def _named_runs(log: LogRows, roles: LogRoles, measured: np.ndarray) -> dict[str, np.ndarray | range]:
-    name = log.path.name if log.path.is_dir() else log.path.name.removesuffix("".join(log.path.suffixes[-1:]))
+def _several_runs(log: LogRows, roles: LogRoles, measured: np.ndarray, name: str) -> dict[str, np.ndarray] | None:
+    """The same where a column or the reader tells runs apart, else None."""
     if roles.runs:
         cells = [log.text[key] if key in log.text else _as_words(log.columns[key]) for key in roles.runs]
         rows = np.flatnonzero(measured)
@@ -306,8 +309,7 @@ def _named_runs(log: LogRows, roles: LogRoles, measured: np.ndarray) -> dict[str
     if log.run is not None:
         codes = np.unique(log.run[measured])
         return {log.runs[code] or name: np.flatnonzero(log.run == code) for code in codes}
-    named = _by_words(log, roles, measured)
-    return named or {log.runs[0] or name: range(len(log))}
+    return _by_words(log, roles, measured) or None
 
 
 def _as_words(values: np.ndarray) -> np.ndarray:

@@ -128,7 +128,7 @@ def loss_unit(name: str) -> str | None:
 
 def loss_columns(log: LogRows) -> list[LossColumn]:
     """The columns of a log that are to be read as losses; those left out are remarked."""
-    finite = {name: len(log) - np.count_nonzero(np.isnan(values)) for name, values in log.columns.items()}
+    finite = {name: int(np.count_nonzero(~np.isnan(values))) for name, values in log.columns.items()}
     if log.losses:
         found = [LossColumn(name, log.units.get(name, loss_unit(name) or "nats/token")) for name in log.losses]
     else:
@@ -250,7 +250,7 @@ def _rises(log: LogRows, name: str, has_loss: np.ndarray) -> bool:
     if len(values) < 2:
         return len(values) == 1
     changes, more = len(values) - 1, np.count_nonzero(values[1:] > values[:-1])
-    return more > 0.5 * changes or (more > 0 and np.count_nonzero(values[1:] >= values[:-1]) / changes > 0.9)
+    return bool(more > 0.5 * changes or (more > 0 and np.count_nonzero(values[1:] >= values[:-1]) / changes > 0.9))
 
 
 def _list(names: Sequence[str], most: int = 4) -> str:
