@@ -14,6 +14,8 @@ from test_importers_trackers import LOGS
 import tsl_jax as tsl
 from tsl_jax.importers import byte_search, line_scan
 from tsl_jax.importers.decimal_scan import WIDEST, _any_numbers, numbers_at
+from tsl_jax.importers.log_rows import TOGETHER, every, rises
+from tsl_jax.importers.log_stitching import _Groups
 
 SAMPLES = {name: (file, write().encode()) for name, (file, write, *_) in FORMATS.items()}
 SAMPLES["W&B chart"] = ("chart.csv", wandb_chart().encode())
@@ -193,6 +195,41 @@ def test_keys_are_where_the_search_of_every_byte_has_them(lines, cut: int) -> No
                 np.testing.assert_array_equal(found, expected)
             first = at[(at == 0) | np.isin(at - 1, search.ends)]
             np.testing.assert_array_equal(search.beginning_with(key)[0], first)
+
+
+LOSSES = st.one_of(st.sampled_from([1.0, 2.0, 3.5]), st.just(math.nan), st.just(math.inf))
+
+
+@settings(FEW, max_examples=60)
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 8), LOSSES), min_size=1, max_size=30),
+    which=st.sampled_from(["last", "first", "mean"]),
+)
+def test_rows_of_one_checkpoint_are_put_together_as_a_loop_over_them_does(rows, which: str) -> None:
+    rows = sorted(rows, key=lambda row: row[0])
+    clock, values = (np.array(column, float) for column in zip(*rows, strict=True))
+    groups = _Groups.by(clock)
+    by_clock = {at: [value for other, value in rows if other == at and math.isfinite(value)] for at, _ in rows}
+    pick = {"last": lambda some: some[-1], "first": lambda some: some[0], "mean": lambda some: sum(some) / len(some)}
+    chosen, count = groups.one_of_each(values, which)
+    np.testing.assert_array_equal(chosen, [pick[which](some) if some else math.nan for some in by_clock.values()])
+    several = [k for k, at in enumerate(by_clock) if (clock == at).sum() > 1]
+    np.testing.assert_array_equal(groups.several, several)
+    of_several = [list(by_clock.values())[k] for k in several]
+    np.testing.assert_array_equal(count, [len(some) for some in of_several])
+    if several:
+        np.testing.assert_array_equal(groups.differ(values), [len(set(some)) > 1 for some in of_several])
+
+
+@pytest.mark.parametrize("at", [1, TOGETHER - 1, TOGETHER, TOGETHER + 1, 2 * TOGETHER])
+def test_one_row_that_breaks_a_condition_is_seen_in_any_block(at: int) -> None:
+    values = np.arange(2 * TOGETHER + 1, dtype=float)
+    assert rises(values)
+    assert every(np.isfinite, values)
+    values[at] = values[at - 1]
+    assert not rises(values)
+    values[at] = math.inf
+    assert not every(np.isfinite, values)
 
 
 def test_colours_are_taken_out_of_any_bytes() -> None:

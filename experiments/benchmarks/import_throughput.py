@@ -1,9 +1,11 @@
 """Bytes and rows per second of `tsl.read_log`, by format, with the memory it takes.
 
     python experiments/benchmarks/import_throughput.py [--megabytes 200] [--rows 10000000] [--only Megatron-LM,rows]
+        [--before CHECKOUT --repeats 3]
 
-Logs are simulated in the shapes of tests/importers_material.py with noise on each loss, seed 0, and read once each in a
-process of its own, whose imports are not timed. Processor seconds are given beside those of the clock: where other
+Logs are simulated in the shapes of tests/importers_material.py with noise on each loss, seed 0, and each is read in a
+process of its own, which has imported everything and read the first lines; with another checkout of this repository in
+turns, which is what can be compared. Processor seconds are given beside those of the clock: where other
 work shares the cores, only they say something, and they too are longer than on an idle machine.
 """
 
@@ -29,6 +31,8 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=200, help="of each log of text or JSON lines")
     parser.add_argument("--rows", type=int, default=10_000_000, help="of the table")
+    parser.add_argument("--before", type=Path, help="a checkout of an earlier commit, read with in turns")
+    parser.add_argument("--repeats", type=int, default=1, help="readings of each log")
     parser.add_argument("--only", default="", help="formats, parted by commas; rows is the table")
     parser.add_argument("--read", help="read one file and print a row (used by this script itself)")
     return parser.parse_args()
@@ -63,19 +67,25 @@ def write_table(file: Path, rows: int) -> None:
 
 def read(file: Path) -> None:
     """One row of the table of results."""
-    for name in ("pandas", "pyarrow.compute", "pyarrow.csv", "xarray"):  # imports are not timed
+    for name in ("pandas", "pyarrow.compute", "pyarrow.csv", "pyarrow.json", "xarray"):  # imports are not timed
         import_module(name)
 
     from tsl_jax.importers import read_log
 
+    with tempfile.TemporaryDirectory() as folder:
+        few = Path(folder) / file.name
+        with open(file, "rb") as log:
+            few.write_bytes(b"".join(log.readlines(1 << 12)))
+        read_log(few)
     before, processor = time.perf_counter(), time.process_time()
     result = read_log(file)
     seconds, processor = time.perf_counter() - before, time.process_time() - processor
     megabytes = os.path.getsize(file) / 1e6
     checkpoints = sum(surface.sizes["tokens"] for surface in result.surfaces.values())
+    tree = Path(sys.modules["tsl_jax"].__path__[0]).parent.name
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     print(
-        f"| {file.stem} | {megabytes:.0f} | {checkpoints:,} | {seconds:.1f} ({processor:.1f}) | "
+        f"| {file.stem} | {tree} | {megabytes:.0f} | {checkpoints:,} | {seconds:.1f} ({processor:.1f}) | "
         f"{megabytes / seconds:.0f} ({megabytes / processor:.0f}) | {peak:,.0f} | {len(result.warnings)} |",
         flush=True,
     )
@@ -87,8 +97,8 @@ def main() -> None:
         return read(Path(given.read))
     print(f"load {os.getloadavg()[0]:.1f}, {len(os.sched_getaffinity(0))} cores")
     print(
-        "| log | MB | checkpoints | seconds (processor) | MB/s (of processor) | peak MB | warnings |\n"
-        + "|---" * 7
+        "| log | tree | MB | checkpoints | seconds (processor) | MB/s (of processor) | peak MB | warnings |\n"
+        + "|---" * 8
         + "|"
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -100,9 +110,10 @@ def main() -> None:
                 write_table(file, given.rows)
             else:
                 write_log(name, file, given.megabytes)
-            subprocess.run(
-                [sys.executable, __file__, "--read", str(file)], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
-            )
+            for tree in (given.before, ROOT) * given.repeats:
+                if tree is not None:
+                    script = [sys.executable, __file__, "--read", str(file)]
+                    subprocess.run(script, check=True, env={**os.environ, "PYTHONPATH": str(tree)})
             file.unlink()
     return None
 

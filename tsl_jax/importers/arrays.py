@@ -77,7 +77,8 @@ def _numbers(name: str, values: Any) -> np.ndarray:
 
 def _labels(name: str, values: Any) -> np.ndarray:
     """The labels with the type they came in, if it is one of numbers."""
-    numbers = _numbers(name, values)
+    is_column = type(values) is np.ndarray and values.dtype.kind in "iuf"  # else it is converted to see what it holds
+    numbers = values if is_column else _numbers(name, values)
     if numbers.ndim != 1:
         raise ValueError(f"surface: {name} must be a list, one number a label, found shape {numbers.shape}")
     return np.asarray(values) if np.asarray(values).dtype.kind in "iuf" else numbers
@@ -85,7 +86,7 @@ def _labels(name: str, values: Any) -> np.ndarray:
 
 def _refuse(what: str, bad: xr.DataArray, fix: str) -> None:
     """An error with how many losses are bad and where the first one stands, if there is any."""
-    count = int(bad.sum())
+    count = int(np.count_nonzero(bad.values))
     if count:
         first = bad.isel({name: int(at[0]) for name, at in zip(bad.dims, np.nonzero(bad.values), strict=True)})
         place = ", ".join(f"{name} {first[name].item()}" for name in DIMENSIONS)

@@ -13,11 +13,12 @@ SAMPLES, MOST_PLACES = 12, 6  # of a key in a block
 
 
 class Search:
-    """Where bytes stand in a block, and on which line; positions of single bytes are kept, since keys share them."""
+    """Where bytes stand in a block, and on which line; what was found is kept, since keys share it."""
 
     def __init__(self, data: bytes, block: UInt8[np.ndarray, " byte"]):
         self.data, self.block = data, block
         self._of_byte: dict[int, np.ndarray] = {}
+        self._of_key: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
         self.common = np.bincount(block[: 1 << 16], minlength=256)
         ends = self._positions(10)
         if b"\r" in data:  # progress bars return to the line's beginning
@@ -51,7 +52,7 @@ class Search:
 
     def beginning_with(self, key: bytes) -> tuple[np.ndarray, np.ndarray]:
         """Where lines begin with a key, and the line from 0 of each."""
-        lines = np.flatnonzero(self._is_at(key, self.starts))
+        lines = np.flatnonzero(self.is_at(key, self.starts))
         return self.starts[lines], lines
 
     def on_lines(self, key: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -60,15 +61,28 @@ class Search:
         Lines of one shape have it at few places of the line: those where it stands in some samples are looked at on
         every line. Where that is not all of them, by their count, the whole block is searched.
         """
-        count = self.data.count(key)
-        if not count:
-            return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        if count >= FEW_TIMES:
-            at, lines = self._at_places(key)
-            if len(at) == count:
-                return at, lines
+        if key not in self._of_key:
+            self._of_key[key] = self._on_lines(key)
+        return self._of_key[key]
+
+    def _on_lines(self, key: bytes) -> tuple[np.ndarray, np.ndarray]:
+        few = self._few(key)
+        if few is not None:
+            return few, self.line_of(few)
+        at, lines = self._at_places(key)
+        if len(at) == self.data.count(key):
+            return at, lines
         at = self.positions(key)
         return at, self.line_of(at)
+
+    def _few(self, key: bytes) -> Int[np.ndarray, " hit"] | None:
+        """Where a key begins that stands less than FEW_TIMES in the block."""
+        found: list[int] = []
+        at = self.data.find(key)
+        while at >= 0 and len(found) < FEW_TIMES:
+            found.append(at)
+            at = self.data.find(key, at + 1)
+        return np.array(found, np.int64) if at < 0 else None
 
     def _at_places(self, key: bytes) -> tuple[np.ndarray, np.ndarray]:
         places: set[int] = set()
@@ -80,7 +94,7 @@ class Search:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
         lines, at = [], []
         for place in places:
-            on = np.flatnonzero(self._is_at(key, self.starts + place))
+            on = np.flatnonzero(self.is_at(key, self.starts + place))
             on = on[self.starts[on] + place + len(key) <= self._stops[on]]  # within that line
             lines.append(on)
             at.append(self.starts[on] + place)
@@ -90,7 +104,13 @@ class Search:
         order = np.argsort(both, kind="stable")
         return both[order], np.concatenate(lines)[order]
 
-    def _is_at(self, key: bytes, at: Int[np.ndarray, " line"]) -> Bool[np.ndarray, " line"]:
+    def lines_with(self, key: bytes) -> Bool[np.ndarray, " line"]:
+        """Which lines a key stands on."""
+        has = np.zeros(len(self.starts), bool)
+        has[self.on_lines(key)[1]] = True
+        return has
+
+    def is_at(self, key: bytes, at: Int[np.ndarray, " place"]) -> Bool[np.ndarray, " place"]:
         """Whether the key begins at each place; compared eight bytes at a time."""
         last = len(self.block) - 8
         here = np.ones(len(at), bool)

@@ -73,26 +73,28 @@ def _plain_decimals(
     whole, length = _digits(eight, at)
     end = at + length
     has_point = block[end] == ord(".")
-    fraction, decimals = _digits(eight, end + has_point)
-    fraction *= has_point
-    decimals *= has_point
-    end += has_point + decimals
-    count = length + decimals
-    plain = (length > 0) & (count <= 15)
-    mantissa = whole * _WHOLE_POWERS[np.minimum(decimals, 16)] + fraction
-    power = -decimals
+    mantissa, decimals = whole, np.zeros(len(at), np.int64)
+    if has_point.any():
+        fraction, decimals = _digits(eight, end + has_point)
+        fraction *= has_point
+        decimals *= has_point
+        end += has_point + decimals
+        mantissa = whole * _WHOLE_POWERS[decimals] + fraction
+    small = (length > 0) & (length + decimals <= 15)
     after = block[end]
-    plain &= ~(_ODD_GROUPED if grouped else _ODD_END)[after]
-    exponents = np.flatnonzero((length > 0) & (count <= 15) & ((after | 32) == ord("e")))
-    if len(exponents):
-        sign = block[end[exponents] + 1]
-        signed = (sign == ord("-")) | (sign == ord("+"))
-        size, width = _digits(eight, end[exponents] + 1 + signed)
-        fine = (width == 1) | (width == 2)
-        if grouped:
-            fine &= ~_ODD_GROUPED[block[end[exponents] + 1 + signed + width]]
-        power[exponents[fine]] += np.where(sign == ord("-"), -size, size)[fine]
-        plain[exponents[fine]] = True
+    plain = small & ~(_ODD_GROUPED if grouped else _ODD_END)[after]
+    exponents = np.flatnonzero(small & ((after | 32) == ord("e")))
+    if not len(exponents):
+        return mantissa / _POWERS[decimals], plain
+    power = -decimals
+    sign = block[end[exponents] + 1]
+    signed = (sign == ord("-")) | (sign == ord("+"))
+    size, width = _digits(eight, end[exponents] + 1 + signed)
+    fine = (width == 1) | (width == 2)
+    if grouped:
+        fine &= ~_ODD_GROUPED[block[end[exponents] + 1 + signed + width]]
+    power[exponents[fine]] += np.where(sign == ord("-"), -size, size)[fine]
+    plain[exponents[fine]] = True
     plain &= np.abs(power) <= 22
     scale = _POWERS[np.minimum(np.abs(power), 22)]
     return np.where(power < 0, mantissa / scale, mantissa * scale), plain
@@ -114,7 +116,7 @@ def _up_to_eight(eight: np.ndarray, at: Int[np.ndarray, " hit"]) -> tuple[np.nda
     other = (word | (word + _CARRY)) & _HIGH  # a byte's high bit: no digit; below the first of these no carry reaches
     first = other & (~other + np.uint64(1))
     bits = np.bitwise_count(first - np.uint64(1)) & np.uint8(0x78)  # below the first other byte; 64 where there is none
-    word = np.where(bits == 0, np.uint64(0), word << (np.uint64(64) - bits) % np.uint64(64))
+    word <<= np.uint64(64) - bits  # by 64, in numpy, leaves nothing
     word = word * np.uint64(10) + (word >> np.uint64(8))
     high = (word & _PAIRS) * np.uint64(0x000F424000000064)
     low = ((word >> np.uint64(16)) & _PAIRS) * np.uint64(0x0000271000000001)

@@ -17,7 +17,16 @@ from typing import Any
 import numpy as np
 
 from tsl_jax.importers.line_scan import is_whole
-from tsl_jax.importers.log_rows import LogRows, NotThisFormat, as_text, number_of, numbers_of, open_log, read_whole
+from tsl_jax.importers.log_rows import (
+    LogRows,
+    NotThisFormat,
+    as_text,
+    number_of,
+    numbers_of,
+    of_arrow,
+    open_log,
+    read_whole,
+)
 
 LARGE = 16 << 20  # bytes from which a table is read by Arrow, a block at a time
 DELIMITERS = ",;\t|"
@@ -221,7 +230,7 @@ def _by_arrow(path: Path, delimiter: str, head: bytes, words: Collection[str]) -
     kinds: dict[str, pa.DataType] = {}
     for k, name in enumerate(first):
         cells = [row[k].strip() for row in sample if len(row) == len(first)]
-        is_number = name.strip() not in words and all(number_of(cell) is not None for cell in cells)
+        is_number = name.strip() not in words and numbers_of(cells)[1] == 0
         kinds[name] = pa.float64() if is_number else pa.string()
     nulls = ["", "NA", "N/A", "null", "None", "none"]
     options = pc.ConvertOptions(column_types=kinds, null_values=nulls, strings_can_be_null=False)
@@ -237,14 +246,7 @@ def _by_arrow(path: Path, delimiter: str, head: bytes, words: Collection[str]) -
         if column.type == pa.string():
             text[name.strip()] = column.to_pandas().to_numpy()
         else:
-            values = (
-                column.to_numpy(zero_copy_only=False).copy() if column.null_count == 0 else column.to_numpy().copy()
-            )
-            written = np.isnan(values)
-            if column.null_count:
-                written &= ~column.is_null().to_numpy()
-            values[written] = -np.inf
-            columns[name.strip()] = values
+            columns[name.strip()] = of_arrow(column)
     log = LogRows(path, "table of text", columns, np.arange(2, len(table) + 2), text)
     log.text["_header"] = np.array([name.strip() for name in first])
     with open(path, "rb") as file:

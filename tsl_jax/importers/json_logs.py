@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,16 @@ from typing import Any
 import numpy as np
 
 from tsl_jax.importers.line_scan import Key, LineFormat, blocks, read_lines
-from tsl_jax.importers.log_rows import LogRows, NotThisFormat, as_text, number_of, numbers_of, open_log, read_whole
+from tsl_jax.importers.log_rows import (
+    LogRows,
+    NotThisFormat,
+    as_text,
+    number_of,
+    numbers_of,
+    of_arrow,
+    open_log,
+    read_whole,
+)
 from tsl_jax.importers.model_size import of_flops
 
 LARGE = 24 << 20  # bytes from which lines of JSON become no objects of Python
@@ -111,7 +121,7 @@ def _read_lines(path: Path, sample: Sequence[bytes], words: Collection[str]) -> 
             numbers.append(number)
         if block.cut:
             cut = block.line + block.data.count(b"\n")
-            row = _last_row(path)
+            row = _parsed(read_whole(path).rpartition(b"\n")[2])
             if row is not None:  # an object that is closed is whole
                 rows.append(row)
                 numbers.append(cut)
@@ -125,10 +135,6 @@ def _read_lines(path: Path, sample: Sequence[bytes], words: Collection[str]) -> 
         many = len(bad) > len(rows)
         log.note("no_json", f"{len(bad)} lines are no JSON: passed over", bad[0], warning=not many)
     return log
-
-
-def _last_row(path: Path) -> dict[str, Any] | None:
-    return _parsed(read_whole(path).rpartition(b"\n")[2])
 
 
 def _by_library(path: Path, sample: Sequence[bytes]) -> LogRows | None:
@@ -161,19 +167,15 @@ def _by_arrow(path: Path) -> LogRows | None:
         table = pyarrow.json.read_json(path)
     except (pa.ArrowException, UnicodeError):
         return None
-    line = last = 0
-    for block in blocks(path):
-        line, last = block.line + block.data.count(b"\n"), 0 if block.data.endswith(b"\n") and not block.cut else 1
+    block = deque(blocks(path), 1)[0]
+    rows = block.line - 1 + block.data.count(b"\n") + (not block.data.endswith(b"\n") or block.cut)
     names, kinds = table.column_names, table.schema.types
     is_plain = all(pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind) for kind in kinds)
-    if not is_plain or len(table) != line - 1 + last or any(name.startswith(WRAPPERS) for name in names):
+    if not is_plain or len(table) != rows or any(name.startswith(WRAPPERS) for name in names):
         return None
     columns: dict[str, np.ndarray] = {}
     for name, column in zip(names, table.columns, strict=True):
-        known = ~np.asarray(column.is_null())
-        values = column.cast(pa.float64(), safe=False).to_numpy().copy()
-        values[np.isnan(values) & known] = -np.inf  # SAYS_NAN
-        columns[name] = values
+        columns[name] = of_arrow(column.cast(pa.float64(), safe=False))
     return LogRows(path, "", columns, np.arange(1, len(table) + 1))
 
 
@@ -360,7 +362,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 def _unwrapped(row: Mapping[str, Any]) -> Mapping[str, Any]:
     """Entries below `metrics`, `data` or `values` under their own names."""
-    for wrapper in WRAPPERS:
+    for wrapper in WRAPPERS if any(name.startswith(WRAPPERS) for name in row) else ():
         if any(name.startswith(wrapper) for name in row):
             return {name.removeprefix(wrapper): value for name, value in row.items()}
     return row

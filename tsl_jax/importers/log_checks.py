@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from tsl_jax.importers.log_rows import LogRows
+from tsl_jax.importers.log_rows import LogRows, rows_where
 
 LEAST = 200  # losses from which smoothing can be distinguished from chance
 ALIKE = 0.78  # share of neighbouring residuals of one sign: .5 of independent noise, .81 of an average of weight .9
@@ -28,7 +28,7 @@ CAPPED = np.exp(20.0)  # perplexity at which Megatron stops counting
 def check_curve(log: LogRows, split: str, clock: np.ndarray, loss: np.ndarray, is_eval: bool) -> None:
     """Add the doubts that the losses of one split raise."""
     known = np.isfinite(loss)
-    clock, loss = clock[known], loss[known]
+    clock, loss = rows_where(clock, known), rows_where(loss, known)
     if len(loss) < 2:
         return
     codes = {finding.code for finding in log.findings}
@@ -38,7 +38,8 @@ def check_curve(log: LogRows, split: str, clock: np.ndarray, loss: np.ndarray, i
     if not is_eval and "smoothed" not in codes and looks_smoothed(loss):
         found = f"{split} looks smoothed: neighbouring losses err alike, as a moving average's do"
         log.note("smoothed", f"{found}; its noise is correlated, so an interval from it would be too narrow")
-    if len(loss) >= 3 and np.median(loss[-max(3, len(loss) // 4) :]) > HIGHEST:
+    late = loss[-max(3, len(loss) // 4) :]
+    if len(loss) >= 3 and late.max() > HIGHEST and np.median(late) > HIGHEST:
         found = f"{split} stays above {HIGHEST:g}, more than any vocabulary's loss: a perplexity, or a sum over tokens?"
         log.note("too_high", f"{found} --loss-unit perplexity takes the logarithm")
     if "sampled" not in codes and looks_sampled(clock):
@@ -117,10 +118,11 @@ def drop_carried(log: LogRows, splits: list[str], loss: np.ndarray, line: np.nda
 
     They stand on rows with another loss that changes: the split that repeats least is never taken for carried along.
     """
+    if len(splits) == 1:
+        return
     known = np.isfinite(loss)
-    repeats = [
-        float(np.mean(np.diff(loss[known[:, k], k]) == 0)) if known[:, k].sum() > 1 else 0.0 for k in range(len(splits))
-    ]
+    measured = [rows_where(loss[:, k], known[:, k]) for k in range(len(splits))]
+    repeats = [float(np.mean(values[1:] == values[:-1])) if len(values) > 1 else 0.0 for values in measured]
     main = int(np.argmin(repeats))
     for k, split in enumerate(splits):
         if k == main or repeats[k] < 0.5:

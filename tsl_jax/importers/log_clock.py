@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from tsl_jax.importers.log_roles import LogRoles
-from tsl_jax.importers.log_rows import LogRows
+from tsl_jax.importers.log_rows import LogRows, Rows, every, rises, rows_where
 
 LARGEST = 9e15  # float64 counts exactly up to here
 BATCH = (256, 4e8)  # tokens a step that a trainer may take: decides what a column of tokens counts in
@@ -38,7 +38,7 @@ class ClockColumn:
     step: Float[np.ndarray, " row"] | None
 
 
-def clock_of(log: LogRows, roles: LogRoles, given: ClockOptions, rows: np.ndarray, measured: np.ndarray) -> ClockColumn:
+def clock_of(log: LogRows, roles: LogRoles, given: ClockOptions, rows: Rows, measured: np.ndarray) -> ClockColumn:
     """The clock of some rows; what was inferred is added to the findings.
 
     Args:
@@ -47,8 +47,8 @@ def clock_of(log: LogRows, roles: LogRoles, given: ClockOptions, rows: np.ndarra
     Raises:
         ValueError: for tokens beside tokens_per_step, or a clock that no row has.
     """
-    step = None if roles.step is None else _cleaned(log.columns[roles.step][rows])
-    tokens = None if roles.tokens is None else _cleaned(log.columns[roles.tokens][rows])
+    step = None if roles.step is None else finite(log.columns[roles.step][rows])
+    tokens = None if roles.tokens is None else finite(log.columns[roles.tokens][rows])
     if step is None and tokens is None:
         step = _counted(log, measured)
     if step is not None and given.logging_steps is not None and "steps_a_row" in log.known:
@@ -61,7 +61,8 @@ def clock_of(log: LogRows, roles: LogRoles, given: ClockOptions, rows: np.ndarra
     if step is not None:
         step = _whole_steps(log, _over_epochs(log, step, rows, measured), measured)
     if tokens is not None:
-        tokens = tokens * _unit(log, roles, given, tokens, step, measured)
+        unit = _unit(log, roles, given, tokens, step, measured)
+        tokens = tokens if unit == 1 else tokens * unit
         tokens = _complete(log, tokens, step, measured)
         tokens = _without_resets(log, tokens, step, measured, log.line[rows])
         return ClockColumn(_sized(tokens), "tokens", step)
@@ -70,7 +71,7 @@ def clock_of(log: LogRows, roles: LogRoles, given: ClockOptions, rows: np.ndarra
         return ClockColumn(_sized(tokens_at(step, given.tokens_per_step)), "tokens", step)
     length = given.sequence_length or log.known.get("sequence_length")
     if roles.samples is not None and length:
-        samples = _complete(log, _cleaned(log.columns[roles.samples][rows]), step, measured)
+        samples = _complete(log, finite(log.columns[roles.samples][rows]), step, measured)
         log.note("tokens_from_samples", f"tokens are {roles.samples} x {length:g}, the sequence length", 0, False)
         return ClockColumn(_sized(samples * length), "tokens", step)
     if "tokens_per_step" in log.known:
@@ -79,7 +80,7 @@ def clock_of(log: LogRows, roles: LogRoles, given: ClockOptions, rows: np.ndarra
         return ClockColumn(_sized(step * each), "tokens", step)
     hint = "--tokens-per-step N, or S:N,S:N of a ramp, makes tokens of them"
     if roles.samples is not None:
-        samples = _complete(log, _cleaned(log.columns[roles.samples][rows]), step, measured)
+        samples = _complete(log, finite(log.columns[roles.samples][rows]), step, measured)
         if _is_ramp(samples[measured], step[measured]):
             log.note(
                 "clock_is_samples", "samples are the clock, since the batch changes; --sequence-length N gives tokens"
@@ -102,14 +103,17 @@ def tokens_at(step: Float[np.ndarray, " row"], each: int | Sequence[tuple[int, i
     return seen[part] + (step - firsts[part]) * sizes[part]
 
 
-def _cleaned(values: Float[np.ndarray, " row"]) -> Float[np.ndarray, " row"]:
-    return np.where(np.isfinite(values), values, np.nan)
+def finite(values: Float[np.ndarray, " row"]) -> Float[np.ndarray, " row"]:
+    """The values, NaN where they are infinite."""
+    values = np.asarray(values, float)
+    return values if every(np.isfinite, values) else np.where(np.isfinite(values), values, np.nan)
 
 
 def _sized(clock: Float[np.ndarray, " row"]) -> Float[np.ndarray, " row"]:
     """The clock without what no run has counted: negative, or beyond what is counted exactly."""
     with np.errstate(invalid="ignore"):
-        return np.where((clock >= 0) & (clock <= LARGEST), clock, np.nan)
+        sound = (clock >= 0) & (clock <= LARGEST)
+    return clock if sound.all() else np.where(sound, clock, np.nan)
 
 
 def _counted(log: LogRows, measured: np.ndarray) -> Float[np.ndarray, " row"]:
@@ -120,7 +124,7 @@ def _counted(log: LogRows, measured: np.ndarray) -> Float[np.ndarray, " row"]:
 
 
 def _over_epochs(
-    log: LogRows, step: Float[np.ndarray, " row"], rows: np.ndarray, measured: np.ndarray
+    log: LogRows, step: Float[np.ndarray, " row"], rows: Rows, measured: np.ndarray
 ) -> Float[np.ndarray, " row"]:
     """Steps that begin again with each epoch, counted on: the batch of an epoch is no step of the run."""
     name = next((name for name in log.columns if name.lower() in ("epoch", "epochs")), None)
@@ -140,8 +144,10 @@ def _over_epochs(
 
 def _whole_steps(log: LogRows, step: Float[np.ndarray, " row"], measured: np.ndarray) -> Float[np.ndarray, " row"]:
     """Steps that are whole numbers: fractions (an epoch, micro-steps) are counted in thousandths."""
-    known = step[measured & np.isfinite(step)]
-    if not len(known) or (np.abs(known - np.round(known)) < 1e-6 * np.maximum(1, np.abs(known))).all():
+    known = rows_where(step, measured & np.isfinite(step))
+    if every(lambda part: part == np.round(part), known):
+        return step if len(known) == len(step) else np.round(step)
+    if (np.abs(known - np.round(known)) < 1e-6 * np.maximum(1, np.abs(known))).all():
         return np.round(step)
     log.note("fractions", "steps are fractions: counted in thousandths of a step")
     return np.round(step * 1000)
@@ -165,10 +171,11 @@ def _unit(
     known = measured & np.isfinite(tokens) & (tokens > 0)
     if not known.any():
         return 1.0
-    fractions = bool((np.abs(tokens[known] % 1) > 1e-9).mean() > 0.3) and float(tokens[known].max()) < 1e6
-    few = step is not None and bool((step[known] > tokens[known] * 2).all()) and float(np.nanmax(step[known])) > 0
+    of_tokens = rows_where(tokens, known)
+    fractions = float(of_tokens.max()) < 1e6 and bool((np.abs(of_tokens % 1) > 1e-9).mean() > 0.3)
     if not fractions:
-        if few and len(tokens[known]) > 1 and _monotone(step, tokens, known):
+        few = step is not None and every(lambda part, of: part > of * 2, rows_where(step, known), of_tokens)
+        if few and len(of_tokens) > 1 and _monotone(step, tokens, known):
             found = f"{roles.tokens} is smaller than the step: thousands, millions or billions?"
             log.note("tokens_unit_doubtful", f"{found} --tokens-unit 1e9 multiplies it")
         return 1.0
@@ -225,8 +232,13 @@ def _without_resets(
     line: np.ndarray,
 ) -> Float[np.ndarray, " row"]:
     """Tokens that begin to count again where the step goes on, and steps that go back where tokens rise."""
-    rows = np.flatnonzero(measured & np.isfinite(tokens) & (np.isfinite(step) if step is not None else False))
-    if step is None or len(rows) < 3:
+    if step is None:
+        return tokens
+    known = measured & np.isfinite(tokens) & np.isfinite(step)
+    if "tokens_are_rounded" not in log.known and rises(rows_where(tokens, known)) and rises(rows_where(step, known)):
+        return tokens
+    rows = np.flatnonzero(known)
+    if len(rows) < 3:
         return tokens
     of_tokens, of_step = np.diff(tokens[rows]), np.diff(step[rows])
     back = np.flatnonzero((of_step < 0) & (of_tokens > 0))

@@ -19,9 +19,9 @@ import xarray as xr
 
 from tsl_jax.importers.arrays import from_losses
 from tsl_jax.importers.log_checks import check_curve, drop_carried
-from tsl_jax.importers.log_clock import ClockOptions, clock_of
+from tsl_jax.importers.log_clock import ClockOptions, clock_of, finite
 from tsl_jax.importers.log_roles import LogRoles, LossColumn, find_roles
-from tsl_jax.importers.log_rows import Finding, LogRows
+from tsl_jax.importers.log_rows import Finding, LogRows, Rows, any_loss, every, rows_where
 from tsl_jax.importers.log_sources import find_logs
 from tsl_jax.importers.log_stitching import REPEATED, Curve, Repeated, RunRecords, stitch
 from tsl_jax.importers.log_times import times_of
@@ -221,12 +221,11 @@ def _surfaces(
     loss, splits, units = _losses(log, roles, bytes_per_token)
     attrs = _attrs(log, clock, units)
     surfaces: dict[str, xr.Dataset] = {}
-    lr = None if roles.lr is None else np.where(np.isfinite(log.columns[roles.lr]), log.columns[roles.lr], np.nan)
+    lr = None if roles.lr is None else finite(log.columns[roles.lr])
     for name, rows in _runs(log, roles, loss).items():
-        whole = len(rows) == len(log)  # then nothing is copied
-        of_run = loss if whole else loss[rows]
+        of_run = loss[rows]
         drop_carried(log, splits, of_run, log.line[rows])
-        found = clock_of(log, roles, clock, rows, _has_loss(of_run))
+        found = clock_of(log, roles, clock, rows, any_loss(~np.isnan(of_run)))
         records = RunRecords(
             log,
             splits,
@@ -288,13 +287,20 @@ def _losses(
                 found = f"{column.column} is in bits per {per}: times {factor:.4f}, nats per token"
             log.note("bits_per_byte", found)
         columns.append(values)
-    return np.stack(columns, axis=1), [column.column for column in roles.losses], units
+    return np.stack(columns).T, [column.column for column in roles.losses], units
 
 
-def _runs(log: LogRows, roles: LogRoles, loss: np.ndarray) -> dict[str, np.ndarray]:
+def _runs(log: LogRows, roles: LogRoles, loss: np.ndarray) -> dict[str, Rows]:
     """Name of a run -> its rows."""
     name = log.path.name if log.path.is_dir() else log.path.name.removesuffix("".join(log.path.suffixes[-1:]))
-    measured = _has_loss(loss)
+    runs = _several_runs(log, roles, any_loss(~np.isnan(loss)), name)
+    if runs is None:
+        return {log.runs[0] or name: slice(None)}
+    return {name: slice(None) if len(rows) == len(log) else rows for name, rows in runs.items()}
+
+
+def _several_runs(log: LogRows, roles: LogRoles, measured: np.ndarray, name: str) -> dict[str, np.ndarray] | None:
+    """The same where a column or the reader tells runs apart, else None."""
     if roles.runs:
         cells = [log.text[key] if key in log.text else _as_words(log.columns[key]) for key in roles.runs]
         rows = np.flatnonzero(measured)
@@ -303,13 +309,7 @@ def _runs(log: LogRows, roles: LogRoles, loss: np.ndarray) -> dict[str, np.ndarr
     if log.run is not None:
         codes = np.unique(log.run[measured])
         return {log.runs[code] or name: np.flatnonzero(log.run == code) for code in codes}
-    named = _by_words(log, roles, measured)
-    return named or {log.runs[0] or name: np.arange(len(log))}
-
-
-def _has_loss(loss: np.ndarray) -> np.ndarray:
-    """Which rows hold a loss in any split, NaN that is written among them."""
-    return np.asarray((~np.isnan(loss)).any(axis=1))
+    return _by_words(log, roles, measured) or None
 
 
 def _as_words(values: np.ndarray) -> np.ndarray:
@@ -350,18 +350,22 @@ def _rates(lr: np.ndarray, clock: np.ndarray) -> np.ndarray:
 
 def _surface(log: LogRows, curve: Curve, splits: list[str], attrs: Mapping[str, Any], name: str) -> xr.Dataset:
     """The surface of a curve, with step and lr as coordinates where every checkpoint has them."""
-    clock = np.round(curve.clock).astype(np.int64)
-    kept = np.concatenate([[True], np.diff(clock) > 0]) if len(clock) else np.zeros(0, bool)
-    has_loss = np.asarray(np.isfinite(curve.loss).any(axis=0))
-    labels = {"tokens": clock[kept], "split": [s for s, has in zip(splits, has_loss, strict=True) if has]}
-    loss = curve.loss[kept][:, has_loss].T[:, :, None] if not kept.all() else curve.loss[:, has_loss].T[:, :, None]
-    surface = from_losses(loss, **labels, allow_missing=True, run=name, **attrs)
-    if curve.step is not None and np.isfinite(curve.step[kept]).all():
-        step = curve.step[kept]
-        whole = bool((step % 1 == 0).all() and np.abs(step).max() < 9e15)
+    clock = curve.clock.astype(np.int64)
+    if not every(np.equal, clock, curve.clock):
+        clock = np.round(curve.clock).astype(np.int64)
+    kept = np.ones(len(clock), bool)
+    np.greater(clock[1:], clock[:-1], out=kept[1:])
+    has_loss = np.array([np.isfinite(values).any() for values in curve.loss.T])
+    labels = {"tokens": rows_where(clock, kept), "split": [s for s, has in zip(splits, has_loss, strict=True) if has]}
+    loss = rows_where(rows_where(curve.loss, kept).T, has_loss)
+    surface = from_losses(loss[:, :, None], **labels, allow_missing=True, run=name, **attrs)
+    step = None if curve.step is None else rows_where(curve.step, kept)
+    if step is not None and every(np.isfinite, step):
+        whole = every(lambda some: (some == np.round(some)) & (np.abs(some) < 9e15), step)
         surface = surface.assign_coords(step=("tokens", step.astype(np.int64) if whole else step))
-    if curve.lr is not None and np.isfinite(curve.lr[kept]).any():
-        rate, known = curve.lr[kept], np.isfinite(curve.lr[kept])
+    if curve.lr is not None and np.isfinite(rows_where(curve.lr, kept)).any():
+        rate = rows_where(curve.lr, kept)
+        known = np.isfinite(rate)
         if not known.all():
             missing = int((~known).sum())
             rate = np.interp(clock[kept], clock[kept][known], rate[known])

@@ -5,13 +5,14 @@ One place for all formats. A name that the user gives wins over what is recognis
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from tsl_jax.importers.log_rows import LogRows
+from tsl_jax.importers.log_rows import LogRows, rows_where
 
 LOSS_WORDS = {"loss", "losses", "nll", "xent", "ce", "crossentropy", "crossentropyloss", "celoss", "bpb", "bpc", "bpt"}
 UNIT_WORDS = {
@@ -127,7 +128,7 @@ def loss_unit(name: str) -> str | None:
 
 def loss_columns(log: LogRows) -> list[LossColumn]:
     """The columns of a log that are to be read as losses; those left out are remarked."""
-    finite = {name: int((~np.isnan(values)).sum()) for name, values in log.columns.items()}
+    finite = {name: int(np.count_nonzero(~np.isnan(values))) for name, values in log.columns.items()}
     if log.losses:
         found = [LossColumn(name, log.units.get(name, loss_unit(name) or "nats/token")) for name in log.losses]
     else:
@@ -205,8 +206,9 @@ def find_roles(log: LogRows, loss: Sequence[str], run: Sequence[str], named: dic
         has_loss |= ~np.isnan(log.columns[column.column])
     plain = {name: normal(name) for name in log.columns}
 
+    @functools.cache
     def covers(name: str) -> float:
-        return float(np.isfinite(log.columns[name][has_loss]).mean()) if has_loss.any() else 0.0
+        return float(np.isfinite(rows_where(log.columns[name], has_loss)).mean()) if has_loss.any() else 0.0
 
     def recognised(role: str, candidates: list[str]) -> str | None:
         given = named.get(role)
@@ -243,12 +245,12 @@ def find_roles(log: LogRows, loss: Sequence[str], run: Sequence[str], named: dic
 
 def _rises(log: LogRows, name: str, has_loss: np.ndarray) -> bool:
     """Whether a column counts up: tokens of a batch are constant, tokens a second go up and down."""
-    values = log.columns[name][has_loss]
-    values = values[np.isfinite(values)]
+    values = rows_where(log.columns[name], has_loss)
+    values = rows_where(values, np.isfinite(values))
     if len(values) < 2:
         return len(values) == 1
-    change = np.diff(values)
-    return bool((change > 0).sum() > 0.5 * len(change) or ((change >= 0).mean() > 0.9 and (change > 0).any()))
+    changes, more = len(values) - 1, np.count_nonzero(values[1:] > values[:-1])
+    return bool(more > 0.5 * changes or (more > 0 and np.count_nonzero(values[1:] >= values[:-1]) / changes > 0.9))
 
 
 def _list(names: Sequence[str], most: int = 4) -> str:

@@ -8,16 +8,17 @@ handled once, for all formats, in `log_stitching`; doubts about a curve are rais
 from __future__ import annotations
 
 import bz2
+import functools
 import gzip
 import itertools
 import lzma
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 # A cell that says NaN is kept apart from one with nothing in it, which is NaN itself: a loss that is not a number is
 # worth a sentence, an evaluation that did not take place is not. No cross-entropy is -inf.
@@ -26,6 +27,7 @@ MISSING = frozenset(("", "na", "n/a", "none", "null", "-", "--", "no log"))  # c
 COMPRESSED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 MOST_BYTES = 4 << 30  # of a file that is held in memory whole
 SHOWN = 110  # characters of a line that is shown
+TOGETHER = 1 << 15  # rows of which a condition is asked at once: what is computed of them stays in the cache
 
 # Remarks that `strict` lets pass: the log says so itself, or its format always is so, and no loss, step or rate is
 # guessed, changed or lost. Every other finding refuses, those of codes that are yet to come too.
@@ -79,6 +81,9 @@ class Finding:
     def __str__(self) -> str:
         where = f" (line {self.line:,}{': ' + self.shown if self.shown else ''})" if self.line else ""
         return f"{self.sentence}{where}"
+
+
+Rows = np.ndarray | slice  # of a log: their indices, or all of them, which are views then and no copies
 
 
 @dataclass
@@ -231,6 +236,39 @@ def numbers_of(cells: Sequence[Any]) -> tuple[Float[np.ndarray, " row"], int]:
         words += value is None
         values[k] = np.nan if value is None else value
     return values, words
+
+
+def of_arrow(column: Any) -> Float[np.ndarray, " row"]:
+    """A column of Arrow's float64 as numpy's, which may be written to: null is NaN, and NaN SAYS_NAN."""
+    values = column.to_numpy()
+    values = values if values.flags.writeable else values.copy()
+    if np.isnan(values.min(initial=np.inf)):
+        values[np.isnan(values) & ~np.asarray(column.is_null())] = SAYS_NAN
+    return values
+
+
+def every(holds: Callable[..., np.ndarray], *columns: np.ndarray) -> bool:
+    """Whether a condition of rows, (row,) bool, holds in all of them; asked of some at a time, up to the first not.
+
+    A large log has columns of 100 MB: what is computed of a whole one is new memory, which costs more than the numbers.
+    """
+    starts = range(0, len(columns[0]), TOGETHER)
+    return all(holds(*(column[start : start + TOGETHER] for column in columns)).all() for start in starts)
+
+
+def rises(values: np.ndarray) -> bool:
+    """Whether each row is above the one before it."""
+    return every(np.greater, values[1:], values[:-1])
+
+
+def any_loss(present: Bool[np.ndarray, "row split"]) -> Bool[np.ndarray, " row"]:
+    """Which rows have a loss of any split."""
+    return functools.reduce(np.logical_or, present.T)
+
+
+def rows_where(values: np.ndarray, which: np.ndarray) -> np.ndarray:
+    """The rows that are marked; where all are, the column itself and no copy."""
+    return values if which.all() else values[which]
 
 
 def concatenated(parts: Iterable[LogRows]) -> LogRows:

@@ -14,6 +14,7 @@ import numpy as np
 from tsl_jax.importers.delimited_logs import read_delimited
 from tsl_jax.importers.event_logs import WANDB, read_tensorboard, read_wandb
 from tsl_jax.importers.json_logs import read_events, read_json
+from tsl_jax.importers.line_scan import LineFormat
 from tsl_jax.importers.log_roles import STEPS, loss_columns, normal
 from tsl_jax.importers.log_rows import COMPRESSED, LogRows, NotThisFormat, concatenated, open_log
 from tsl_jax.importers.log_stores import magic, read_mlflow, read_parquet, read_sqlite
@@ -193,17 +194,19 @@ def _readers(path: Path, head: bytes, words: Collection[str]) -> list[tuple[str,
         return [("SQLite", read_sqlite)]
     if kind == "parquet" or path.suffix.lower() == ".parquet":
         return [("Parquet", read_parquet)]
-    text: tuple[str, Reader] = ("text", read_text)
     json: tuple[str, Reader] = ("JSON", lambda file: read_json(file, words))
     table: tuple[str, Reader] = ("a table", lambda file: read_delimited(file, words))
+    text: tuple[str, Reader] = ("text", read_text)
     inner = Path(path.stem).suffix.lower() if path.suffix.lower() in COMPRESSED else path.suffix.lower()
     if inner in TABLES:
         return [table, text, json]
-    first = head.lstrip(b"\xef\xbb\xbf \r\n\t")[:1]
-    if inner in JSON or (first in (b"{", b"[") and not _known_text(path)):
+    if inner in JSON:
         return [json, text, table]
-    if _known_text(path):
-        return [text, json, table]
+    form = _known_text(path)
+    if form is not None:
+        return [("text", lambda file: read_text(file, form)), json, table]
+    if head.lstrip(b"\xef\xbb\xbf \r\n\t")[:1] in (b"{", b"["):
+        return [json, text, table]
     first_line = head.splitlines()[0].decode("utf-8", "replace") if head.splitlines() else ""
     names = {normal(cell) for cell in re.split(r"[,;\t|]", first_line)}
     if names & set(STEPS) or (any("loss" in name for name in names) and len(names) > 1):
@@ -211,12 +214,13 @@ def _readers(path: Path, head: bytes, words: Collection[str]) -> list[tuple[str,
     return [json, text, table] if b"{" in head else [text, table, json]
 
 
-def _known_text(path: Path) -> bool:
+def _known_text(path: Path) -> LineFormat | None:
+    """The trainer's format of a text log, None where it is of none."""
     try:
         form = sniff_text(path)
     except NotThisFormat:
-        return False
-    return form in FORMATS
+        return None
+    return form if form in FORMATS else None
 
 
 def _joined(logs: list[LogRows]) -> list[LogRows]:

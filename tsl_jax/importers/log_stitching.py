@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from tsl_jax.importers.log_rows import SAYS_NAN, LogRows
+from tsl_jax.importers.log_rows import SAYS_NAN, LogRows, Rows, any_loss, every, rises, rows_where
 
 Repeated = Literal["last", "first", "mean", "apart"]
 REPEATED: tuple[Repeated, ...] = ("last", "first", "mean", "apart")
@@ -54,10 +54,8 @@ class RunRecords:
     unit: str = "steps"
     evals: list[bool] = field(default_factory=list)
 
-    def take(self, rows: np.ndarray) -> RunRecords:
-        """Some of the rows; all of them are not copied."""
-        if len(rows) == len(self.clock):
-            return self
+    def take(self, rows: Rows) -> RunRecords:
+        """Some of the rows, in the order given."""
         some = {
             name: None if value is None else value[rows]
             for name, value in (("step", self.step), ("lr", self.lr), ("micro", self.micro))
@@ -69,21 +67,25 @@ class RunRecords:
 def stitch(records: RunRecords, repeated: Repeated) -> list[Curve]:
     """The curves of the rows of a log that are of one run, as far as the log says, or of several in turn."""
     log = records.log
-    present = ~np.isnan(records.loss)
-    usable = np.isfinite(records.clock) & present.any(axis=1)
-    lost = present.any(axis=1) & ~usable
+    has_loss = any_loss(~np.isnan(records.loss))
+    usable = np.isfinite(records.clock) & has_loss
+    lost = has_loss & ~usable
     if lost.any():
         at = int(records.line[np.flatnonzero(lost)[0]])
         log.note("no_step", f"{int(lost.sum())} losses have no step: left out", at)
-    records = records.take(np.flatnonzero(usable))
+    if not usable.all():
+        records = records.take(np.flatnonzero(usable))
     if not len(records.clock):
         return []
     _remove_bad_losses(records)
     present = ~np.isnan(records.loss)
     main = _main_split(records, present)
-    rows = np.flatnonzero(present[:, main])
-    if not len(rows):
+    if not present[:, main].any():
         return []
+    of_main = rows_where(records.clock, present[:, main])
+    if every(np.less_equal, of_main[:-1], of_main[1:]):
+        return _nonempty([_merged(records, "", repeated)])
+    rows = np.flatnonzero(present[:, main])
     falls = _falls(records, rows)
     if falls is None:
         note = "rows are in no order: sorted by step" if records.unit != "tokens" else "rows are in no order: sorted"
@@ -107,7 +109,7 @@ def stitch(records: RunRecords, repeated: Repeated) -> list[Curve]:
     for k, (start, of_run) in enumerate(zip(starts, restarts, strict=True)):
         stop = starts[k + 1] if k + 1 < len(starts) else len(records.clock)
         name = f"-{k + 1}" if len(starts) > 1 else ""
-        run = records.take(np.arange(start, stop))
+        run = records.take(slice(start, stop))
         curves += _without_abandoned(run, [row - start for row in of_run], name, repeated)
     return _nonempty(curves)
 
@@ -126,7 +128,7 @@ def _begin(records: RunRecords, present: Bool[np.ndarray, "row split"], rows: np
 
 def _main_split(records: RunRecords, present: Bool[np.ndarray, "row split"]) -> int:
     """The split whose clock tells restarts: training losses, which come in order, else the one with most rows."""
-    counts = present.sum(axis=0)
+    counts = [np.count_nonzero(has_loss) for has_loss in present.T]
     training = [k for k in range(len(counts)) if not (records.evals and records.evals[k]) and counts[k] >= 3]
     return max(training or range(len(counts)), key=lambda k: counts[k])
 
@@ -134,9 +136,7 @@ def _main_split(records: RunRecords, present: Bool[np.ndarray, "row split"]) -> 
 def _falls(records: RunRecords, rows: Int[np.ndarray, " row"]) -> list[int] | None:
     """Where the clock of these rows falls, as indices into them; None where the rows are in no order at all."""
     clock = records.clock[rows]
-    falls = np.flatnonzero(np.diff(clock) < 0) + 1
-    if not len(falls):
-        return []
+    falls = np.flatnonzero(clock[1:] < clock[:-1]) + 1
     twice = len(np.unique(clock)) < len(clock)
     if len(falls) * 4 >= len(clock) and (not twice or len(falls) > 8):
         return None
@@ -203,6 +203,8 @@ def _remove_bad_losses(records: RunRecords) -> None:
     log, loss = records.log, records.loss
     for k, split in enumerate(records.splits):
         values = loss[:, k]
+        if every(lambda some: np.isnan(some) | ((some > 0) & (some < np.inf)), values):
+            continue
         for code, bad, what in (
             ("nan_loss", values == SAYS_NAN, "NaN"),
             ("inf_loss", values == np.inf, "infinite"),
@@ -229,68 +231,93 @@ def _remove_bad_losses(records: RunRecords) -> None:
 
 def _merged(records: RunRecords, name: str, repeated: Repeated) -> Curve:
     """Rows of one clock as one checkpoint: those of training and of evaluation may stand on lines of their own."""
-    if (np.diff(records.clock) > 0).all() and np.isfinite(records.loss).any(axis=1).all():
-        return Curve(name, records.clock, records.loss, records.step, records.lr, records.line, len(records.clock))
-    order = np.argsort(records.clock, kind="stable")
-    clock = records.clock[order]
-    starts = np.flatnonzero(np.concatenate([[True], np.diff(clock) > 0])) if len(clock) else np.zeros(0, np.int64)
-    loss = np.full((len(starts), len(records.splits)), np.nan)
-    differing = 0
-    example = 0
-    most = np.zeros(len(starts), np.int64)  # losses of one split at one checkpoint
+    rows = len(records.clock)
+    if rises(records.clock) and any_loss(np.isfinite(records.loss)).all():
+        return Curve(name, records.clock, records.loss, records.step, records.lr, records.line, rows)
+    if not every(np.less_equal, records.clock[:-1], records.clock[1:]):
+        records = records.take(np.argsort(records.clock, kind="stable"))
+    groups = _Groups.by(records.clock)
+    loss = np.empty((len(records.splits), np.count_nonzero(groups.first))).T
+    differing = example = 0
+    most = np.zeros(len(groups.several), np.int64)  # losses of one split at one checkpoint
     for k in range(len(records.splits)):
-        values = records.loss[order, k]
-        chosen, many = _one_of_each(values, starts, "mean" if records.micro is not None else repeated)
-        loss[:, k] = chosen
-        finite = np.isfinite(values)
-        if len(starts):
-            most = np.maximum(most, np.add.reduceat(finite.astype(np.int64), starts))
-        if many.any():
-            high = np.maximum.reduceat(np.where(finite, values, -np.inf), starts)
-            low = np.minimum.reduceat(np.where(finite, values, np.inf), starts)
-            differ = many & (high > low)
+        values = records.loss[:, k]
+        loss[:, k], count = groups.one_of_each(values, "mean" if records.micro is not None else repeated)
+        most = np.maximum(most, count)
+        differ = groups.differ(values) if (count > 1).any() else np.zeros(0, bool)
+        if differ.any():
             differing += int(differ.sum())
-            if differ.any() and not example:
-                group = int(np.flatnonzero(differ)[0])
-                stop = starts[group + 1] if group + 1 < len(starts) else len(values)
-                example = int(records.line[order[stop - 1]])
+            ends = np.append(groups.begins[1:], len(groups.rows)) - 1
+            example = example or int(records.line[groups.rows[ends[np.argmax(differ)]]])
     if differing:
         _tell_repeated(records, differing, example, repeated)
-    if len(starts) and not records.log.eval_rows:
-        rows = np.add.reduceat(np.isfinite(records.loss[order]).any(axis=1).astype(np.int64), starts)
-        if (apart := rows > most).any():
+    if len(groups.several) and not records.log.eval_rows:
+        with_loss = any_loss(np.isfinite(records.loss[groups.rows])).astype(np.int64)
+        if (apart := np.add.reduceat(with_loss, groups.begins) > most).any():
             found = f"{int(apart.sum())} checkpoints stand on several lines, each with some of the losses: put together"
-            at = starts[np.flatnonzero(apart)[0]]
-            records.log.note("several_lines", found, int(records.line[order[at]]), warning=False)
-    measured = np.isfinite(loss).any(axis=1)
-    last = np.concatenate([starts[1:], [len(clock)]]) - 1 if len(starts) else starts
-    step = None if records.step is None else _one_of_each(records.step[order], starts, "last")[0][measured]
-    lr = None if records.lr is None else _one_of_each(records.lr[order], starts, "last")[0][measured]
-    line = records.line[order][last][measured] if len(starts) else records.line[:0]
-    return Curve(name, clock[starts][measured], loss[measured], step, lr, line, len(records.clock))
+            at = groups.rows[groups.begins[np.argmax(apart)]]
+            records.log.note("several_lines", found, int(records.line[at]), warning=False)
+    measured = any_loss(np.isfinite(loss))
+    step, lr = (
+        None if values is None else rows_where(groups.one_of_each(values, "last")[0], measured)
+        for values in (records.step, records.lr)
+    )
+    clock, line = (rows_where(values, measured) for values in (records.clock[groups.first], records.line[groups.last]))
+    return Curve(name, clock, rows_where(loss, measured), step, lr, line, rows)
 
 
-def _one_of_each(
-    values: Float[np.ndarray, " row"], starts: Int[np.ndarray, " group"], which: str
-) -> tuple[Float[np.ndarray, " group"], Bool[np.ndarray, " group"]]:
-    """The last, first or mean of the finite values of each group of rows, and which groups have several."""
-    if not len(values):
-        return values, np.zeros(0, bool)
-    rows = np.flatnonzero(np.isfinite(values))
-    if len(starts) == len(values):  # a row each
-        return np.where(np.isfinite(values), values, np.nan), np.zeros(len(values), bool)
-    begins = np.zeros(len(values), np.int64)
-    begins[starts[1:]] = 1
-    group, values = np.cumsum(begins)[rows], values[rows]
-    count = np.bincount(group, minlength=len(starts))
-    if which == "mean":
-        total = np.bincount(group, values, len(starts))
-        return np.where(count > 0, total / np.maximum(count, 1), np.nan), count > 1
-    chosen = np.full(len(starts), np.nan)
-    if which == "first":
-        group, values = group[::-1], values[::-1]
-    chosen[group] = values  # of several the last that is assigned stays
-    return chosen, count > 1
+@dataclass(frozen=True)
+class _Groups:
+    """Rows in groups of one clock, which follow each other.
+
+    Attributes:
+        first, last: which rows are the first and the last of their group.
+        rows: those of groups that have several, which are few in most logs; begins: where each of these groups begins
+            among them; of: the number of its group, from 0, of each; several: the same among all groups.
+    """
+
+    first: Bool[np.ndarray, " row"]
+    last: Bool[np.ndarray, " row"]
+    rows: Int[np.ndarray, " some"]
+    begins: Int[np.ndarray, " several"]
+    of: Int[np.ndarray, " some"]
+    several: Int[np.ndarray, " several"]
+
+    @staticmethod
+    def by(clock: Float[np.ndarray, " row"]) -> _Groups:
+        """The groups of rows whose clock does not fall."""
+        first, last = np.ones((2, len(clock)), bool)
+        np.greater(clock[1:], clock[:-1], out=first[1:])
+        last[:-1] = first[1:]
+        rows = np.flatnonzero(~(first & last))
+        begins = np.flatnonzero(first[rows])
+        others = np.cumsum(~first[rows])  # rows up to each that begin no group
+        return _Groups(first, last, rows, begins, np.cumsum(first[rows]) - 1, (rows - others)[begins])
+
+    def one_of_each(self, values: np.ndarray, which: str) -> tuple[np.ndarray, Int[np.ndarray, " several"]]:
+        """The last, first or mean of the finite values of each group; and how many, in those of several rows."""
+        chosen = values[self.first]
+        chosen[~np.isfinite(chosen)] = np.nan
+        some = values[self.rows]
+        known = np.isfinite(some)
+        of, some = rows_where(self.of, known), rows_where(some, known)
+        count = np.bincount(of, minlength=len(self.several))
+        one = np.full(len(self.several), np.nan)
+        if which == "mean":
+            np.divide(np.bincount(of, some, len(one)), count, out=one, where=count > 0)
+        elif which == "first":
+            one[of[::-1]] = some[::-1]  # of several the last that is assigned stays
+        else:
+            one[of] = some
+        chosen[self.several] = one
+        return chosen, count
+
+    def differ(self, values: np.ndarray) -> Bool[np.ndarray, " several"]:
+        """Which groups of several rows have finite values that are not the same."""
+        some = values[self.rows]
+        known = np.isfinite(some)
+        high = np.maximum.reduceat(np.where(known, some, -np.inf), self.begins)
+        return high > np.minimum.reduceat(np.where(known, some, np.inf), self.begins)
 
 
 def _tell_repeated(records: RunRecords, count: int, line: int, repeated: Repeated) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tsl_jax.importers.log_roles import normal
-from tsl_jax.importers.log_rows import LogRows
+from tsl_jax.importers.log_rows import LogRows, Rows
 
 OF_LINES = "time of the line"  # the column of times that `line_scan` takes from lines
 NAMES = ("timestamp", "wall_time", "time", "datetime", "date", "created_at")
@@ -36,7 +36,7 @@ def line_time(line: bytes) -> float:
         return np.nan
 
 
-def times_of(log: LogRows, rows: np.ndarray, clock: np.ndarray) -> dict[str, Any]:
+def times_of(log: LogRows, rows: Rows, clock: np.ndarray) -> dict[str, Any]:
     """The attribute `times` of a run, of its rows and their clock; empty where fewer than FEWEST times are known.
 
     Times of an attempt that was abandoned count too: what is asked for is the pace.
@@ -44,15 +44,18 @@ def times_of(log: LogRows, rows: np.ndarray, clock: np.ndarray) -> dict[str, Any
     for name in (OF_LINES, *(n for n in [*log.columns, *log.text] if normal(n) in NAMES)):
         if name in log.columns:
             seconds, of = log.columns[name][rows], "log" if name == OF_LINES else "UTC"
+            known = np.flatnonzero(np.isfinite(seconds) & np.isfinite(clock))
+            seconds = seconds[known]
             seconds = np.where(seconds > EPOCH[0] * 1000, seconds / 1000, seconds)
         elif name in log.text:
-            some = np.unique(np.linspace(0, len(rows) - 1, MOST).astype(int))
-            seconds, of = np.full(len(rows), np.nan), "log"
-            seconds[some] = [line_time(str(log.text[name][rows[k]]).encode()) for k in some]
+            known, of = np.unique(np.linspace(0, len(clock) - 1, MOST).astype(int)), "log"
+            cells = log.text[name][rows]
+            seconds = np.array([line_time(str(cells[k]).encode()) for k in known])
         else:
             continue
-        known = np.flatnonzero((seconds > EPOCH[0]) & (seconds < EPOCH[1]) & np.isfinite(clock))
-        if len(known) >= FEWEST and np.ptp(seconds[known]) > 0:
-            known = known[np.unique(np.linspace(0, len(known) - 1, MOST).astype(int))]
-            return {"times": {"tokens": clock[known].tolist(), "seconds": seconds[known].tolist(), "clock": of}}
+        good = (seconds > EPOCH[0]) & (seconds < EPOCH[1]) & np.isfinite(clock[known])
+        known, seconds = known[good], seconds[good]
+        if len(known) >= FEWEST and np.ptp(seconds) > 0:
+            some = np.unique(np.linspace(0, len(known) - 1, MOST).astype(int))
+            return {"times": {"tokens": clock[known[some]].tolist(), "seconds": seconds[some].tolist(), "clock": of}}
     return {}

@@ -292,13 +292,16 @@ def _by_words(ends: bytes) -> LineFormat | None:
     )
 
 
-def read_text(path: Path) -> LogRows:
+def read_text(path: Path, form: LineFormat | None = None) -> LogRows:
     """The rows of a text log of any of FORMATS, or with a step and a loss a line.
+
+    Args:
+        form: its format, where it is known.
 
     Raises:
         NotThisFormat: where there is no such line. OSError: if it cannot be read.
     """
-    form = sniff_text(path)
+    form = form or sniff_text(path)
     if form is None:
         raise NotThisFormat("no line with a step and a loss")
     log = read_lines(path, form)
