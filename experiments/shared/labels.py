@@ -250,6 +250,7 @@ COLUMNS = {
     "tokens_larger": "tokens of the larger",
     "training_flops": "training, FLOPs",
     "transformer": "Transformer's loss, nats",
+    "uniform_accuracy": "accuracy of the plain mean",
     "unique_tokens": "tokens that differ",
     "usable": "usable",
     "usable_resamples": "share of resamples that are usable",
