@@ -133,6 +133,8 @@ SETUP = (
      "Adam, 2,048 tokens, 40 steps, a constant rate by width, early stopping without dropout", "different"),
 )  # fmt: skip
 
+SCALES = {"gpu": "on a GPU", "paper": "the paper's sizes", "paper-small": "the paper's smallest size"}
+
 
 @dataclass(frozen=True)
 class StudyResults:
@@ -144,6 +146,12 @@ class StudyResults:
     @property
     def name(self) -> str:
         return f"{self.findings['study']}-{self.findings['scale']}"
+
+    @property
+    def title(self) -> str:
+        """The question of the study, and the scale where it is not that of two cores."""
+        scale = self.findings["scale"]
+        return self.findings["title"] + ("" if scale == "cpu" else f" ({SCALES[scale]})")
 
 
 def studies(results: Path) -> list[StudyResults]:
@@ -214,7 +222,7 @@ def _contents(finished: Sequence[StudyResults], figures: bool) -> str:
     ]
     for study in finished:
         counted = count_verdicts([claim["verdict"] for claim in study.findings["claims"]])
-        title = escape(study.findings["title"])
+        title = escape(study.title)
         links.append(f'<li><a href="#{study.name}">{title}</a> <span class="note">{counted}</span></li>')
     return f'<nav aria-label="Contents"><ol>{"".join(links)}</ol></nav>'
 
@@ -265,7 +273,7 @@ def _section(study: StudyResults, results: Path) -> str:
     main, *rest = findings["tables"]
     parts += ["<h3>Results</h3>", _table(study, main), *(paragraph(note) for note in findings["notes"])]
     parts += [folded(f"table: {name.replace('_', ' ')}", _table(study, name)) for name in rest]
-    return section(study.name, findings["title"], *parts)
+    return section(study.name, study.title, *parts)
 
 
 def _claim(claim: dict[str, Any]) -> str:
