@@ -12,6 +12,7 @@ import functools
 import gzip
 import itertools
 import lzma
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ SAYS_NAN = -np.inf
 MISSING = frozenset(("", "na", "n/a", "none", "null", "-", "--", "no log"))  # cells with nothing in them, in lower case
 COMPRESSED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 MOST_BYTES = 4 << 30  # of a file that is held in memory whole
+FORTRAN = re.compile(r"(?<=[\d.])[dD](?=[-+]\d+$)")  # 6.00D-04 is 6.00e-04
 SHOWN = 110  # characters of a line that is shown
 TOGETHER = 1 << 15  # rows of which a condition is asked at once: what is computed of them stays in the cache
 
@@ -169,7 +171,7 @@ def as_text(data: bytes) -> bytes:
 def number_of(cell: Any) -> float | None:
     """One cell as a number: SAYS_NAN where it says NaN, NaN where nothing stands there, None for other words.
 
-    `1,234,567`, `41M`, `1.2B`, `5e-4`, `inf` and `'2.163'` are numbers; true, false and `1_0` are not.
+    `1,234,567`, `41M`, `1.2B`, `5e-4`, `6.0D-04`, `inf` and `'2.163'` are numbers; true, false and `1_0` are not.
     """
     if cell is None:
         return np.nan
@@ -188,6 +190,7 @@ def number_of(cell: Any) -> float | None:
         return np.nan
     if "_" in word:
         return None
+    word = FORTRAN.sub("e", word)
     factor = {"K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}.get(word[-1:], 1.0)
     try:
         value = float(word.removesuffix("%") if factor == 1 else word[:-1])
