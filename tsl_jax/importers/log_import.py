@@ -246,7 +246,9 @@ def _surfaces(
             surface = _surface(log, curve, splits, {**of_model, **attrs}, name + curve.name)
             surfaces[name + curve.name] = surface.assign_attrs({"log": {"clock": found.unit}})
     if not surfaces:
-        raise ValueError("no loss is left after NaN, zeros and rows without a step were taken out")
+        raise ValueError(
+            "no loss is left after NaN, infinities, zeros, negative numbers and rows without a step were taken out"
+        )
     for surface in surfaces.values():
         if log.format in PLAIN and not log.findings:
             del surface.attrs["log"]  # a plain table read as it stands needs no account
