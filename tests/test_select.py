@@ -148,7 +148,7 @@ def test_curves_sizes_and_seeds_become_runs_of_candidates(tmp_path: Path) -> Non
     assert set(runs.table.n_params) == {1e8, 1e9}
     assert [len(tokens) for tokens, _ in runs.curves] == [10] * 18
     assert runs.table.ended.all()
-    seeds = pd.concat([table(6, seed=0).assign(seed=k, loss=3.0 + k / 100) for k in (0, 1)])
+    seeds: Any = pd.concat([table(6, seed=0).assign(seed=k, loss=3.0 + k / 100) for k in (0, 1)])
     again = read_candidates([written(tmp_path / "seeds.csv", seeds)])
     assert len(again.table) == 12
     assert again.table.candidate.nunique() == 6
@@ -427,10 +427,10 @@ def test_columns_with_a_prefix_that_are_no_shares_are_no_mixture() -> None:
 # ------------------------------------------------------------------------------------------ tables as people write them
 
 
-def _dressed(shape: str, rows: pd.DataFrame, folder: Path) -> Path:
+def _dressed(shape: str, rows: Any, folder: Path) -> Path:
     """The same table with other signs, names, units, encodings."""
     columns = [f"train_{name}" for name in DOMAINS]
-    percent = 100 * rows[columns]
+    percent: Any = 100 * rows[columns]
     if shape == "semicolons":
         rows.to_csv(folder / "runs.csv", sep=";", decimal=",", index=False)
     elif shape == "UTF-16":
@@ -447,7 +447,7 @@ def _dressed(shape: str, rows: pd.DataFrame, folder: Path) -> Path:
         names = {f"train_{name}": f"{name} text (%)" for name in DOMAINS}
         return written(folder / "runs.csv", rows.assign(**percent).rename(columns=names))
     elif shape == "a row a domain":
-        long = rows.melt(id_vars=["run", "loss"], value_vars=columns, var_name="domain", value_name="share")
+        long: Any = rows.melt(id_vars=["run", "loss"], value_vars=columns, var_name="domain", value_name="share")
         return written(folder / "runs.csv", long.assign(domain=long.domain.str.removeprefix("train_")))
     return next(folder.glob("runs.*"))
 
@@ -481,7 +481,7 @@ def test_rows_that_stand_twice_are_no_second_run(tmp_path: Path) -> None:
     runs = read_candidates([written(tmp_path / "runs.csv", pd.concat([rows, rows]))])
     assert len(runs.table) == 8
     assert any("8 rows repeat another row entirely: left out" in note for note in runs.notes)
-    seeds = pd.concat([rows.assign(seed=seed) for seed in (1, 2)])
+    seeds: Any = pd.concat([rows.assign(seed=seed) for seed in (1, 2)])
     assert len(read_candidates([written(tmp_path / "seeds.csv", seeds)]).table) == 16
 
 
