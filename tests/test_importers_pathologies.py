@@ -568,3 +568,34 @@ def test_lines_behind_a_logger_or_of_another_shape_are_read(around: str, tmp_pat
     for values, at in ((TRAIN, AT > 0), (VALID, at_eval)):
         wanted = pytest.approx(dict(zip(AT[at].tolist(), values[at], strict=True)))
         assert any(curve == wanted for curve in curves), (around, found.split.values)
+
+
+@pytest.mark.parametrize(
+    ("shape", "factor"),
+    [("step {k}k loss {a}", 1), ("step {s} tokens: {m} M loss {a}", 1e6), ("step {s} tokens={m}b loss {a}", 1e9)],
+)
+def test_units_behind_numbers_of_lines_count(shape: str, factor: float, tmp_path: Path) -> None:
+    text = "".join(shape.format(s=s, k=f"{s / 1000:.2f}", m=s * 5, a=a) + "\n" for s, a, _ in BOTH)
+    wanted = AT if "k}k" in shape else AT * 5 * factor
+    assert one(read(tmp_path, text, "train.log")).tokens.values.tolist() == wanted.tolist()
+
+
+def test_a_table_of_steps_in_thousands_is_read(tmp_path: Path) -> None:
+    rows = (f"{s / 1000:g}k,{a}" for s, a, _ in BOTH)
+    assert one(read(tmp_path, csv(*rows, header="step,loss"))).tokens.values.tolist() == AT.tolist()
+
+
+def test_a_cross_entropy_whose_words_are_one_is_a_loss(tmp_path: Path) -> None:
+    """Composer's names; a perplexity beside it is not read in its place."""
+    header = "step,metrics/eval/LanguageCrossEntropy,metrics/eval/LanguagePerplexity"
+    found = one(read(tmp_path, csv(*(f"{s},{b},{np.exp(b):.3f}" for s, _, b in BOTH), header=header)))
+    assert found.split.values.tolist() == ["metrics/eval/LanguageCrossEntropy"]
+
+
+def test_documents_by_step_are_rows_and_lists_of_other_lengths_are_named(tmp_path: Path) -> None:
+    by_step = read(tmp_path, json.dumps({str(s): {"loss": a} for s, a, _ in BOTH}), "by_step.json")
+    assert losses(one(by_step)) == pytest.approx(dict(zip(AT.tolist(), TRAIN, strict=True)))
+    lists = {"step": AT.tolist(), "loss": TRAIN.tolist(), "val_step": [20, 40], "val_loss": [3.0, 2.9]}
+    result = read(tmp_path, json.dumps(lists), "lists.json")
+    assert losses(one(result)) == pytest.approx(dict(zip(AT.tolist(), TRAIN, strict=True)))
+    assert any("val_step, val_loss: of another length than step, left out" in str(f) for f in result.warnings)

@@ -18,7 +18,7 @@ _DIGIT[np.frombuffer(b"0123456789", np.uint8)] = True
 _LETTER = np.zeros(256, bool)  # of nan and inf
 _LETTER[np.frombuffer(b"nNaAiIfF", np.uint8)] = True
 _SUFFIX = np.zeros(256, bool)
-_SUFFIX[np.frombuffer(b"KMBT", np.uint8)] = True
+_SUFFIX[np.frombuffer(b"KMBTk", np.uint8)] = True
 _SKIPPED = np.zeros(256, bool)
 _SKIPPED[np.frombuffer(b" \t'\"", np.uint8)] = True
 _POWERS = 10.0 ** np.arange(23)
@@ -31,7 +31,7 @@ _ODD_GROUPED[ord(",")] = True
 _ZEROS, _HIGH, _CARRY = (np.uint64(int(f"0x{byte}" * 1 + byte * 7, 16)) for byte in ("30", "80", "76"))
 _PAIRS = np.uint64(0x000000FF000000FF)
 _ANY = re.compile(r"[-+]?(?:nan|inf(?:inity)?|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+|[dD][-+]\d+)?)", re.IGNORECASE)
-_GROUPED = re.compile(r"[-+]?(?i:nan|inf(?:inity)?|(?:\d+(?:,\d{3})+|\d+)\.?\d*(?:e[-+]?\d+|[dD][-+]\d+)?)[KMBT]?")
+_GROUPED = re.compile(r"[-+]?(?i:nan|inf(?:inity)?|(?:\d+(?:,\d{3})+|\d+)\.?\d*(?:e[-+]?\d+|[dD][-+]\d+)?)[KMBTk]?")
 
 
 def numbers_at(

@@ -132,7 +132,7 @@ def loss_unit(name: str) -> str | None:
     for word in parts:
         if word in UNIT_WORDS:
             return UNIT_WORDS[word]
-    if not (LOSS_WORDS & set(parts) or "cross_entropy" in plain):
+    if not (LOSS_WORDS & set(parts) or "cross_entropy" in "_".join(parts)):  # LanguageCrossEntropy too
         return None
     return "bits/token" if BITS.search(plain.replace("_", " ")) else "nats/token"
 

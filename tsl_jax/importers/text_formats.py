@@ -240,12 +240,13 @@ FORMATS = (
     *(LITGPT, COMPOSER, *BEHIND),
 )
 
-_NUMBER = rb"[ \t]*[:= ][ \t]*(?:tensor\()?['\"]?([-+]?(?:\d[\d,_]*\.?\d*(?:[eE][-+]?\d+)?|nan|inf)[KMBT]?)"
+_NUMBER = rb"[ \t]*[:= ][ \t]*(?:tensor\()?['\"]?([-+]?(?:\d[\d,_]*\.?\d*(?:[eE][-+]?\d+)?|nan|inf)[KMBTk]?)"
 _ANY_STEP = re.compile(rb"(?i)(?<![A-Za-z0-9_])((?:global[_ ])?(?:step|iteration|iter|it|update)s?\]?)" + _NUMBER)
 _ANY_LOSS = re.compile(rb"(?i)(?<![A-Za-z0-9_])((?:[A-Za-z][\w/]*[_/ -])?(?:loss|nll|cross_entropy|ce|xent))" + _NUMBER)
 _ANY_EPOCH = re.compile(rb"(?i)(?<![A-Za-z0-9_])(epochs?\]?)" + _NUMBER)
 _BAR = re.compile(rb"()\| (\d+)/\d+ \[")  # the steps of a progress bar
 _EVAL = re.compile(rb"(?i)(?<![\w/.])(?:val|valid|validation|eval|evaluation|test|dev)(?![\w/.])")
+_UNIT = re.compile(rb"[\d.](?: [KMBTkmbt]|[mbt])(?![\w/])")
 _ANY_OTHER = re.compile(rb"(?i)(?<![A-Za-z0-9_])(lr|learning[_ ]rate|total_tokens|tokens_seen|tokens)" + _NUMBER)
 
 
@@ -278,12 +279,8 @@ def _ends(path: Path, size: int) -> bytes:
 
 
 def _by_words(ends: bytes) -> LineFormat | None:
-    """A format for lines such as `step=10 loss=3.2 lr=1e-4` of a trainer that is not known, by the words in them.
-
-    Where no line has a step, that of a progress bar on it is taken, or an epoch, where each has one line.
-    """
+    """A format for lines such as `step=10 loss=3.2 lr=1e-4`; without steps, of a progress bar or of single epochs."""
     lines = [line for line in ends.splitlines() if len(line) < 2000 and _ANY_LOSS.search(line)][:20_000]
-    sentence = "no trainer's format was recognised: lines with {} and a loss were read by these words"
     for pattern, name in ((_ANY_STEP, "a step"), (_BAR, "the step of a progress bar"), (_ANY_EPOCH, "an epoch")):
         with_both = [line for line in lines if pattern.search(line)]
         if len(with_both) < FEW:
@@ -295,22 +292,25 @@ def _by_words(ends: bytes) -> LineFormat | None:
         keys = _keys_by_words(with_both, pattern)
         losses = tuple(dict.fromkeys(key.column for key in keys if _ANY_LOSS.fullmatch(key.column.encode() + b": 1")))
         if losses and any(key.column == "step" for key in keys):
-            remarks = (("", "format_by_words", sentence.format(name), False),)
+            found = f"no trainer's format was recognised: lines with {name} and a loss were read by these words"
+            remarks = (("", "format_by_words", found, False),)
             return LineFormat(f"text with {name} and a loss a line", b"", keys, losses, remarks=remarks)
     return None
 
 
 def _keys_by_words(lines: list[bytes], step: re.Pattern[bytes]) -> tuple[Key, ...]:
     """The keys of some lines; another word for the step is taken where a line lacks those before it."""
-    keys: dict[str, Key] = {}
-    steps: list[Key] = []
+    keys, steps = dict[str, Key](), list[Key]()
     for line in lines[:200]:
         for pattern in (step, _ANY_LOSS, _ANY_OTHER):
             for match in pattern.finditer(line):
                 before = line[match.start(1) : match.start(2)].rstrip(b"'\" \t") if match[2] else b""
                 if pattern is not step:
                     name = re.sub(r"[ /-]", "_", match[1].decode().strip("]").strip().lower())
-                    keys.setdefault(name, Key(name, before or match[1], grouped=name == "tokens"))
+                    unit = _UNIT.search(line, match.start(2), match.end() + 3) if "tokens" in name else None
+                    if unit is not None:
+                        name = f"{name}_{unit[0][-1:].decode().lower()}"  # which counts in millions by its name
+                    keys.setdefault(name, Key(name, before or match[1], grouped="tokens" in name))
                 elif step is _BAR:
                     steps = [Key("step", b"| ", inside=True)]
                 elif not any(key.before in line for key in steps):
@@ -392,7 +392,7 @@ def _trainer_steps(log: LogRows) -> LogRows:
 
 
 def _logging_steps(data: bytes, rows: int) -> float:
-    """Steps between two lines of training, from runtime and speed in the summary; 1 where there is none."""
+    """Steps between two lines of training, from runtime and speed in the summary, else 1."""
     runtime = re.search(rb"'train_runtime': '?([\d.]+)", data)
     speed = re.search(rb"'train_steps_per_second': '?([\d.]+)", data)
     if not runtime or not speed or not rows:
