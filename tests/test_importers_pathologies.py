@@ -599,3 +599,16 @@ def test_documents_by_step_are_rows_and_lists_of_other_lengths_are_named(tmp_pat
     result = read(tmp_path, json.dumps(lists), "lists.json")
     assert losses(one(result)) == pytest.approx(dict(zip(AT.tolist(), TRAIN, strict=True)))
     assert any("val_step, val_loss: of another length than step, left out" in str(f) for f in result.warnings)
+
+
+def test_a_run_without_a_loss_is_passed_over_among_others(tmp_path: Path) -> None:
+    (tmp_path / "bad.csv").write_text("step,loss\n1,nan\n2,nan\n")
+    (tmp_path / "worse.csv").write_text("step,loss\n1,-3\n2,-4\n")
+    with pytest.raises(ValueError, match="and 1 more: no loss is left"):
+        tsl.read_log(tmp_path)
+    (tmp_path / "good.csv").write_text(csv(*(f"{s},{a}" for s, a, _ in BOTH), header="step,loss"))
+    result = tsl.read_log(tmp_path)
+    assert list(result.surfaces) == ["good"]
+    assert sum("no loss is left" in str(finding) for finding in result.warnings) == 2
+    with pytest.raises(ValueError, match="--strict refuses this"):
+        tsl.read_log(tmp_path, strict=True)

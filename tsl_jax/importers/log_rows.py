@@ -56,6 +56,10 @@ FACTS = frozenset(
 )
 
 
+class NoLossLeft(ValueError):
+    """A log has losses, and none that is a number above 0 at a known step."""
+
+
 class NotThisFormat(ValueError):
     """A file is not what its reader took it for; the message says what was found."""
 

@@ -68,7 +68,7 @@ def runs_of_rows(
             raise ValueError("select: no row has a loss that is a number; see --loss")
         if not known.all():
             named = rows["run"].astype(str) if "run" in rows else rows.index.to_series().add(1).map("row {}".format)
-            lost = named.to_numpy()[~known].tolist()
+            lost = list(dict.fromkeys(named.to_numpy()[~known].tolist()))
             which = ", ".join(lost[:4]) + (f" and {len(lost) - 4} more" if len(lost) > 4 else "")
             notes.append(f"{int((~known).sum())} of {len(rows)} rows have no finite loss and are left out: {which}")
         index = np.flatnonzero(known)
