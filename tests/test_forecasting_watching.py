@@ -163,3 +163,27 @@ def test_the_panel_of_a_terminal_shows_end_moves_events_and_time_left(monkeypatc
     assert set(text.split("moved")[-1].split("to")[0]) & set(BARS)
     assert "assumes" in text
     assert isinstance(display_for(Path("run.log"), Console(file=io.StringIO())), PlainLines)
+
+
+def watch(*arguments: Any) -> int:
+    return run_verb("watch", [str(argument) for argument in arguments], debug=False)
+
+
+def test_a_split_that_is_not_there_an_end_that_is_passed_and_other_units_are_said(tmp_path: Path, capsys: Any) -> None:
+    """Steps are not called tokens in silence, nor nats per byte nats per token."""
+    step = np.arange(20, 1001, 20)
+    rows = (f"{s},{2 + 8 / s**0.3:.4f},{0.5 + 2 / s**0.3:.4f}" for s in step.tolist())
+    file = tmp_path / "run.csv"
+    file.write_text("\n".join(["step,train_loss,val_bpb", *rows]) + "\n")
+    for verb in (
+        ("watch", file, "--once", "--end", 2000),
+        ("watch", file, "--once", "--end", 2000, "--split", "val_bpb"),
+    ):
+        assert watch(*verb[1:]) == 0
+        out = capsys.readouterr().out
+        assert "the log counts steps: what is called tokens are steps" in out
+        assert ("val_bpb is in nats/byte, not nats per token" in out) == ("val_bpb" in verb)
+    assert watch(file, "--once", "--end", 2000, "--split", "test") == 2
+    assert "--split test is no split of the run; it has train_loss, val_bpb" in capsys.readouterr().err
+    assert watch(file, "--once", "--end", 500) == 0
+    assert "--end 500 is passed: the last checkpoint is at 1,000" in capsys.readouterr().out

@@ -407,3 +407,208 @@ def test_what_is_no_curve_is_refused_with_the_reason(name: str, tmp_path: Path, 
     assert tsl_command("import", tmp_path / name, "--out", tmp_path / "out") == 2
     assert sentence in capsys.readouterr().err.replace("\n", " ")
     assert not (tmp_path / "out").exists()
+
+
+# ------------------------------------------------------------------------------------- close relatives of known logs
+
+AT = np.arange(20, 1001, 20)
+TRAIN, VALID = np.round(2 + 8 / AT**0.3, 4), np.round(2.1 + 8 / AT**0.3, 4)
+BOTH = list(zip(AT.tolist(), TRAIN.tolist(), VALID.tolist(), strict=True))
+
+
+def test_numbers_of_odd_shapes_in_lines_are_read_whole(tmp_path: Path) -> None:
+    """Twelve places for samples, as Megatron-LM has, a Fortran exponent, an exponent with a suffix."""
+    line = " iteration {:8d}/ 5000 | consumed samples: {:12d} | learning rate: 6.00D-04 | lm loss: {:.6E} |\n"
+    text = "".join(line.format(s, s * (8 if s < 500 else 16), a) for s, a, _ in BOTH)
+    found = one(read(tmp_path, text, "slurm.out", sequence_length=2))
+    assert found.tokens.values.tolist() == [s * (16 if s < 500 else 32) for s in AT.tolist()]  # none is interpolated
+    assert found.lr.values == pytest.approx(6e-4)
+    words = "".join(f"step {s} tokens {s / 100:.3e}M loss {a}\n" for s, a, _ in BOTH)
+    assert one(read(tmp_path, words, "words.log")).tokens.values.tolist() == [s * 10_000 for s in AT.tolist()]
+    table = csv(*(f"{s},{a:.4E},3.0D-04" for s, a, _ in BOTH), header="step,loss,lr").replace("E", "D")
+    surface = one(read(tmp_path, table))
+    assert losses(surface) == pytest.approx(dict(zip(AT.tolist(), TRAIN, strict=True)))
+    assert surface.lr.values == pytest.approx(3e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "factor"),
+    [
+        *((name, np.log(2)) for name in ("loss_log2", "loss (bits)", "loss_bits_per_token", "loss_base2")),
+        *(("loss_4_bits", 1.0), ("loss (nats/token)", 1.0)),
+    ],
+)
+def test_losses_in_bits_by_their_name_become_nats(name: str, factor: float, tmp_path: Path) -> None:
+    result = read(tmp_path, csv(*(f"{s},{a}" for s, a, _ in BOTH), header=f"step,{name}"))
+    assert list(losses(one(result)).values()) == pytest.approx(TRAIN * factor)
+    assert ("bits" in codes(result)) == (factor != 1)
+
+
+def test_a_perplexity_of_base_two_shows_that_the_loss_is_in_bits(tmp_path: Path) -> None:
+    """As fairseq's JSON lines have it: {"loss": "9.508", "ppl": "728.02", "num_updates": "20"}."""
+    rows = [{"loss": f"{a:.4f}", "ppl": f"{2**a:.2f}", "num_updates": str(s)} for s, a, _ in BOTH]
+    result = read(tmp_path, "".join(json.dumps(row) + "\n" for row in rows), "log.jsonl")
+    assert list(losses(one(result)).values()) == pytest.approx(TRAIN * np.log(2))
+    assert {"log2_loss", "bits"} <= codes(result)
+    plain = read(tmp_path, csv(*(f"{s},{a},{np.exp(a):.2f}" for s, a, _ in BOTH), header="step,loss,ppl"))
+    assert "log2_loss" not in codes(plain)
+    assert list(losses(one(plain)).values()) == pytest.approx(TRAIN)
+
+
+def test_a_perplexity_is_read_where_evaluations_have_nothing_else(tmp_path: Path) -> None:
+    found = one(
+        read(tmp_path, csv(*(f"{s},{a},{np.exp(b):.4f}" for s, a, b in BOTH), header="step,train_loss,val_ppl"))
+    )
+    assert list(losses(found, "val_ppl").values()) == pytest.approx(VALID, rel=1e-4)
+
+
+@pytest.mark.parametrize("other", ["train/loss_smooth_0.9", "loss_sum", "total_loss"])
+def test_columns_that_are_no_second_loss_are_left_out(other: str, tmp_path: Path) -> None:
+    header = f"step,{'lm_loss' if other == 'total_loss' else 'train/loss'},{other}"
+    found = one(read(tmp_path, csv(*(f"{s},{a},{a + 1}" for s, a, _ in BOTH), header=header)))
+    assert found.split.values.tolist() == [header.split(",")[1]]
+
+
+@pytest.mark.parametrize("sign", ["\t", ",", ";"])
+def test_decimal_commas_of_three_digits_are_no_thousands(sign: str, tmp_path: Path) -> None:
+    rows = (f'{s}{sign}"{a:.3f}"'.replace(".", ",") for s, a, _ in BOTH)
+    found = one(read(tmp_path, csv(*rows, header=f"step{sign}loss")))
+    assert list(losses(found).values()) == pytest.approx(TRAIN, abs=6e-4)  # and not 5257
+    thousands = (f'"{s * 50:,}"{sign}"{s * 1000:,}"{sign}{a}' for s, a, _ in BOTH)  # commas beside points
+    if sign != ";":
+        found = one(read(tmp_path, csv(*thousands, header=f"step{sign}tokens{sign}loss")))
+        assert found.tokens.values.tolist() == (AT * 1000).tolist()
+
+
+def test_what_tensorboard_exports_is_a_loss_by_its_tag_alone(tmp_path: Path) -> None:
+    text = csv(*(f"{1.7e9 + s},{s},{a}" for s, a, _ in BOTH), header="Wall time,Step,Value")
+    for tag in ("eval_accuracy", "train_learning_rate"):
+        with pytest.raises(ValueError, match=rf"no column of losses .*{tag}"):
+            read(tmp_path, text, f"run-.-tag-{tag}.csv")
+    assert losses(one(read(tmp_path, text, "run-.-tag-eval_accuracy.csv", loss="eval_accuracy")))  # as the user says
+    perplexity = one(read(tmp_path, text, "run-.-tag-eval_perplexity.csv"))
+    assert list(losses(perplexity, "eval_perplexity").values()) == pytest.approx(np.log(TRAIN))
+
+
+@pytest.mark.parametrize(("axis", "unit"), [("tokens_seen", 1), ("train/tokens (B)", 1e9), ("iteration", 1)])
+def test_a_chart_over_tokens_has_a_run_a_column(axis: str, unit: float, tmp_path: Path) -> None:
+    parts = [f'"{run} - loss{part}"' for run in ("a", "b") for part in ("", "__MIN", "__MAX")]
+    rows = (f"{s * 1e6 / unit:.6f},{a},{a},{a},{b},{b},{b}" for s, a, b in BOTH)
+    result = read(tmp_path, csv(*rows, header=",".join([f'"{axis}"', *parts])))
+    assert set(result.surfaces) == {"a", "b"}
+    assert losses(result.surfaces["b"]) == pytest.approx(dict(zip((AT * 10**6).tolist(), VALID, strict=True)))
+
+
+LONG = {
+    "mlflow.csv": csv(
+        *(f"r1,{key},{v},{s}" for s, a, b in BOTH for key, v in (("train/loss", a), ("valid/loss", b), ("mfu", 0.4))),
+        header="Run ID,key,value,step",
+    ),
+    "values.jsonl": "".join(
+        json.dumps({"step": s, "name": name, "value": v}) + "\n"
+        for s, a, b in BOTH
+        for name, v in (("train/loss", a), ("valid/loss", b))
+    ),
+    "split.csv": csv(
+        *(f"{s},{split},{v}" for s, a, b in BOTH for split, v in (("train", a), ("valid", b))), header="step,split,loss"
+    ),
+    "type.jsonl": "".join(
+        json.dumps({"type": split, "step": s, "loss": v}) + "\n"
+        for s, a, b in BOTH
+        for split, v in (("train", a), ("valid", b))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_rows_of_a_metric_or_a_split_each_become_splits(name: str, tmp_path: Path) -> None:
+    """Never one curve with losses of training and of evaluation in it."""
+    found = one(read(tmp_path, LONG[name], name))
+    assert set(found.split.values.tolist()) == {"train/loss", "valid/loss"}
+    for split, values in (("train/loss", TRAIN), ("valid/loss", VALID)):
+        assert losses(found, split) == pytest.approx(dict(zip(AT.tolist(), values, strict=True)))
+
+
+def test_seeds_in_one_log_are_runs(tmp_path: Path) -> None:
+    rows = (f"{s},{seed},{v}" for s, a, b in BOTH for seed, v in ((1, a), (2, b)))
+    found = read(tmp_path, csv(*rows, header="step,seed,loss")).surfaces
+    assert [list(losses(surface).values()) for surface in found.values()] == [
+        pytest.approx(TRAIN),
+        pytest.approx(VALID),
+    ]
+
+
+LINES = {
+    "[rank0]: {}": ("iter {s}: loss {a}, time 9.5ms, mfu 1%", "step {s}: train loss {a}, val loss {b}", "nanoGPT text"),
+    "2025-03-04 10:00:00,123 INFO {}": ("s:{s} trl:{a} lr:0.1 norm:1", "s:{s} tel:{b}", "llm.c main.log"),
+    "0: {}": ("step:{s}/1000 train_loss:{a} train_time:9ms", "step:{s}/1000 val_loss:{b} train_time:9ms", "modded"),
+    "| INFO | {}": ("train | step={s} loss={a} ppl=9", "valid | step={s} loss={b} ppl=9", "a step and a loss"),
+    "run x, {}": ("[train] iteration: {s} loss: {a}", "[val] step {s} loss: {b}", "a step and a loss"),
+    " 9%|#| {s}/1000 [01:02<03:04, 5.1it/s, {}]\r": ("loss={a}", "eval_loss={b}", "the step of a progress bar"),
+    "Epoch {s}/1000 - {}": ("loss: {a}", "val_loss: {b}", "an epoch"),
+    "step {s}: {}": ("loss = tensor({a}, device='cuda:0')", "val_loss = tensor({b}, device='cuda:0')", "a step"),
+}
+
+
+@pytest.mark.parametrize("around", LINES)
+def test_lines_behind_a_logger_or_of_another_shape_are_read(around: str, tmp_path: Path) -> None:
+    """All of them, with losses of training and of evaluation apart."""
+    train, valid, form = LINES[around]
+    text = ""
+    for s, a, b in BOTH:
+        of = f"{train} {valid}" if "Epoch" in around else None
+        text += around.replace("{}", of or train).format(s=s, a=a, b=b) + "\n"
+        if s % 100 == 0 and of is None:
+            text += around.replace("{}", valid).format(s=s, a=a, b=b) + "\n"
+    result = read(tmp_path, text, "train.log")
+    found = one(result)
+    assert form in result.formats["train.log"]
+    at_eval = AT % 100 == 0 if "Epoch" not in around else AT > 0
+    curves = [losses(found, split) for split in found.split.values.tolist()]
+    for values, at in ((TRAIN, AT > 0), (VALID, at_eval)):
+        wanted = pytest.approx(dict(zip(AT[at].tolist(), values[at], strict=True)))
+        assert any(curve == wanted for curve in curves), (around, found.split.values)
+
+
+@pytest.mark.parametrize(
+    ("shape", "factor"),
+    [("step {k}k loss {a}", 1), ("step {s} tokens: {m} M loss {a}", 1e6), ("step {s} tokens={m}b loss {a}", 1e9)],
+)
+def test_units_behind_numbers_of_lines_count(shape: str, factor: float, tmp_path: Path) -> None:
+    text = "".join(shape.format(s=s, k=f"{s / 1000:.2f}", m=s * 5, a=a) + "\n" for s, a, _ in BOTH)
+    wanted = AT if "k}k" in shape else AT * 5 * factor
+    assert one(read(tmp_path, text, "train.log")).tokens.values.tolist() == wanted.tolist()
+
+
+def test_a_table_of_steps_in_thousands_is_read(tmp_path: Path) -> None:
+    rows = (f"{s / 1000:g}k,{a}" for s, a, _ in BOTH)
+    assert one(read(tmp_path, csv(*rows, header="step,loss"))).tokens.values.tolist() == AT.tolist()
+
+
+def test_a_cross_entropy_whose_words_are_one_is_a_loss(tmp_path: Path) -> None:
+    """Composer's names; a perplexity beside it is not read in its place."""
+    header = "step,metrics/eval/LanguageCrossEntropy,metrics/eval/LanguagePerplexity"
+    found = one(read(tmp_path, csv(*(f"{s},{b},{np.exp(b):.3f}" for s, _, b in BOTH), header=header)))
+    assert found.split.values.tolist() == ["metrics/eval/LanguageCrossEntropy"]
+
+
+def test_documents_by_step_are_rows_and_lists_of_other_lengths_are_named(tmp_path: Path) -> None:
+    by_step = read(tmp_path, json.dumps({str(s): {"loss": a} for s, a, _ in BOTH}), "by_step.json")
+    assert losses(one(by_step)) == pytest.approx(dict(zip(AT.tolist(), TRAIN, strict=True)))
+    lists = {"step": AT.tolist(), "loss": TRAIN.tolist(), "val_step": [20, 40], "val_loss": [3.0, 2.9]}
+    result = read(tmp_path, json.dumps(lists), "lists.json")
+    assert losses(one(result)) == pytest.approx(dict(zip(AT.tolist(), TRAIN, strict=True)))
+    assert any("val_step, val_loss: of another length than step, left out" in str(f) for f in result.warnings)
+
+
+def test_a_run_without_a_loss_is_passed_over_among_others(tmp_path: Path) -> None:
+    (tmp_path / "bad.csv").write_text("step,loss\n1,nan\n2,nan\n")
+    (tmp_path / "worse.csv").write_text("step,loss\n1,-3\n2,-4\n")
+    with pytest.raises(ValueError, match="and 1 more: no loss is left"):
+        tsl.read_log(tmp_path)
+    (tmp_path / "good.csv").write_text(csv(*(f"{s},{a}" for s, a, _ in BOTH), header="step,loss"))
+    result = tsl.read_log(tmp_path)
+    assert list(result.surfaces) == ["good"]
+    assert sum("no loss is left" in str(finding) for finding in result.warnings) == 2
+    with pytest.raises(ValueError, match="--strict refuses this"):
+        tsl.read_log(tmp_path, strict=True)

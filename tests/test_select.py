@@ -148,7 +148,7 @@ def test_curves_sizes_and_seeds_become_runs_of_candidates(tmp_path: Path) -> Non
     assert set(runs.table.n_params) == {1e8, 1e9}
     assert [len(tokens) for tokens, _ in runs.curves] == [10] * 18
     assert runs.table.ended.all()
-    seeds = pd.concat([table(6, seed=0).assign(seed=k, loss=3.0 + k / 100) for k in (0, 1)])
+    seeds: Any = pd.concat([table(6, seed=0).assign(seed=k, loss=3.0 + k / 100) for k in (0, 1)])
     again = read_candidates([written(tmp_path / "seeds.csv", seeds)])
     assert len(again.table) == 12
     assert again.table.candidate.nunique() == 6
@@ -422,3 +422,90 @@ def test_columns_with_a_prefix_that_are_no_shares_are_no_mixture() -> None:
     rows = table(6).assign(train_steps=1000, train_tokens=2.0e9)
     assert find_mixture(rows, [], ["loss", "run"]) == {f"train_{name}": name for name in DOMAINS}
     assert find_mixture(rows[["run", "loss", "train_steps", "train_tokens"]], [], ["loss", "run"]) == {}
+
+
+# ------------------------------------------------------------------------------------------ tables as people write them
+
+
+def _dressed(shape: str, rows: Any, folder: Path) -> Path:
+    """The same table with other signs, names, units, encodings."""
+    columns = [f"train_{name}" for name in DOMAINS]
+    percent: Any = 100 * rows[columns]
+    if shape == "semicolons":
+        rows.to_csv(folder / "runs.csv", sep=";", decimal=",", index=False)
+    elif shape == "UTF-16":
+        rows.to_csv(folder / "runs.CSV", encoding="utf-16", index=False)
+    elif shape == "gz":
+        rows.to_csv(folder / "runs.csv.gz", index=False)
+    elif shape == "lines in .json":
+        rows.to_json(folder / "runs.json", orient="records", lines=True)
+    elif shape == "words with %":
+        return written(
+            folder / "runs.csv", rows.assign(**{name: percent[name].map("{:.3f} %".format) for name in columns})
+        )
+    elif shape == "percent in names":
+        names = {f"train_{name}": f"{name} text (%)" for name in DOMAINS}
+        return written(folder / "runs.csv", rows.assign(**percent).rename(columns=names))
+    elif shape == "a row a domain":
+        long: Any = rows.melt(id_vars=["run", "loss"], value_vars=columns, var_name="domain", value_name="share")
+        return written(folder / "runs.csv", long.assign(domain=long.domain.str.removeprefix("train_")))
+    return next(folder.glob("runs.*"))
+
+
+@pytest.mark.parametrize(
+    "shape",
+    ["semicolons", "UTF-16", "gz", "lines in .json", "words with %", "percent in names", "a row a domain"],
+)
+def test_tables_of_other_signs_names_and_units_are_the_same(shape: str, tmp_path: Path) -> None:
+    rows = table(8)
+    runs = read_candidates([_dressed(shape, rows, tmp_path)])
+    assert runs.shares is not None
+    assert {name.removesuffix(" text") for name in runs.shares} == set(DOMAINS)
+    by_domain = {name.removesuffix(" text"): runs.shares[name] for name in runs.shares}
+    for name in DOMAINS:
+        assert by_domain[name].loc[rows.run].to_numpy() == pytest.approx(rows[f"train_{name}"].to_numpy(), abs=1e-4)
+    assert runs.table.set_index("run").loss.loc[rows.run].to_numpy() == pytest.approx(rows.loss.to_numpy())
+
+
+def test_sizes_and_tokens_are_known_by_names_with_spaces_and_units(tmp_path: Path) -> None:
+    rows = table(8).assign(**{"Model size": "122M", "tokens (B)": 2.4})
+    runs = read_candidates([written(tmp_path / "runs.csv", rows)])
+    assert set(runs.table.n_params) == {1.22e8}
+    assert set(runs.table.tokens) == {2.4e9}
+    assert any("tokens (B) counts tokens in 1e+09" in note for note in runs.notes)
+
+
+def test_rows_that_stand_twice_are_no_second_run(tmp_path: Path) -> None:
+    """They would say that runs do not differ by luck."""
+    rows = table(8)
+    runs = read_candidates([written(tmp_path / "runs.csv", pd.concat([rows, rows]))])
+    assert len(runs.table) == 8
+    assert any("8 rows repeat another row entirely: left out" in note for note in runs.notes)
+    seeds: Any = pd.concat([rows.assign(seed=seed) for seed in (1, 2)])
+    assert len(read_candidates([written(tmp_path / "seeds.csv", seeds)]).table) == 16
+
+
+@pytest.mark.parametrize(("name", "to_nats"), [("val_ppl", np.log), ("val_bpb", lambda bits: bits * np.log(2))])
+def test_losses_of_another_unit_become_nats_and_it_is_said(name: str, to_nats: Any, tmp_path: Path) -> None:
+    rows = table(8).rename(columns={"loss": name})
+    runs = read_candidates([written(tmp_path / "runs.csv", rows)], loss=name)
+    assert runs.table.loss.to_numpy() == pytest.approx(to_nats(rows[name].to_numpy()))
+    assert any(note.startswith(f"{name} is ") for note in runs.notes)
+
+
+def test_what_is_twice_alone_or_left_out_is_said(tmp_path: Path, capsys: Any) -> None:
+    file = written(tmp_path / "runs.csv", table(8).assign(loss=[*["3.1"] * 7, "diverged"]))
+    assert any("left out: m7" in note for note in read_candidates([file]).notes)
+    for entries in (("web=2e12", "web=30B"), ("web=1B", "web=1B")):
+        assert select(file, "--tokens", "1e11", "--available", *entries) == 2
+        assert "--available has web twice" in capsys.readouterr().err
+    two = written(
+        tmp_path / "two.csv", pd.DataFrame({"run": ["a"] * 3, "domain": ["x", "x", "y"], "share": [0.2, 0.3, 0.5]})
+    )
+    assert select(two, "--loss", "share") == 2
+    assert "two rows have the share of x in a" in capsys.readouterr().err
+    assert select(written(tmp_path / "one.csv", table(1))) == 0
+    assert "all runs are of one candidate: there is nothing to choose between" in capsys.readouterr().out
+    (tmp_path / "notes.txt").write_text("run,loss\na,3\n")
+    assert select(tmp_path / "notes.txt") == 2
+    assert "is no surface; of a log surfaces are made by tsl import" in capsys.readouterr().err

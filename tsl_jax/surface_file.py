@@ -45,6 +45,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     _refuse_bomb(data, path)
     if data.startswith(b"\x93NUMPY"):
         raise ValueError(f"surface: {path} is a single array; make a surface of it with from_losses")
+    if path.suffix != ".npz" and not data.startswith(b"PK"):  # a log or a table, say: nothing of ours is damaged
+        raise ValueError(f"surface: {path} is no surface; of a log surfaces are made by tsl import {path} --out FOLDER")
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}

@@ -64,14 +64,10 @@ def run_select(command: SelectCommand) -> None:
     from tsl_jax.commands.compare import runs_in
     from tsl_jax.reporting.selection_tables import show_choice
     from tsl_jax.selection import choose, read_candidates
-    from tsl_jax.selection.candidates_table import SUFFIXES
+    from tsl_jax.selection.candidates_table import is_table
 
     _check(command)
-    sources = [
-        run
-        for path in command.sources
-        for run in ([path] if path.suffix in SUFFIXES and not path.is_dir() else runs_in(path, "select"))
-    ]
+    sources = [run for path in command.sources for run in ([path] if is_table(path) else runs_in(path, "select"))]
     reading: dict[str, Any] = {
         "loss": command.loss or command.split,
         "target": _numbers(command.target, "--target"),
@@ -134,14 +130,18 @@ def _pair(entry: str, option: str) -> tuple[str, str]:
 
 
 def _numbers(entries: tuple[str, ...], option: str) -> dict[str, float]:
-    """NAME=NUMBER entries; a name may have = in it."""
+    """NAME=NUMBER entries, the number perhaps as 30B; a name may have = in it."""
+    from tsl_jax.importers.log_rows import number_of
+
     values: dict[str, float] = {}
     for entry in entries:
         name, text = _pair(entry, option)
-        try:
-            values[name] = float(text)
-        except ValueError:
-            raise ValueError(f"select: {option} takes NAME=NUMBER, found {entry!r}") from None
+        if name in values:
+            raise ValueError(f"select: {option} has {name} twice: {values[name]:g} and {text}; give one")
+        number = number_of(text)
+        if number is None:
+            raise ValueError(f"select: {option} takes NAME=NUMBER, found {entry!r}")
+        values[name] = number
         if not 0 < values[name] < float("inf"):
             raise ValueError(f"select: {option} takes positive numbers, found {entry!r}")
     return values

@@ -70,6 +70,9 @@ def run_watch(command: WatchCommand) -> int | None:
             past = watch.read()
             if past is not None and command.once and past.sizes["tokens"] < FEWEST:
                 raise ValueError(f"watch: {FEWEST} checkpoints are needed, {past.sizes['tokens']} are there")
+            if past is not None and watch.seen < 0 and command.end is not None and past.tokens[-1] > command.end:
+                display.say(f"--end {command.end:,.0f} is passed: the last checkpoint is at {int(past.tokens[-1]):,}")
+                return None
             if past is not None and past.sizes["tokens"] >= FEWEST and float(past.tokens[-1]) != watch.seen:
                 if watch.look(past):
                     return STOPPED
@@ -96,7 +99,7 @@ class _Watch:
     def read(self) -> xr.Dataset | None:
         """The run as it is now; None while it is being written, rotated, or not there yet."""
         try:
-            return _read(self.command)
+            return _with_split(_read(self.command), self.command.split, "watch")
         except (OSError, ValueError) as error:
             if self.command.once:
                 raise
@@ -219,6 +222,18 @@ def _read(command: WatchCommand) -> xr.Dataset:
     return next(iter(surfaces.values()))
 
 
+def _with_split(run: xr.Dataset, split: str, area: str) -> xr.Dataset:
+    """The run, if it has the split that is asked for.
+
+    Raises:
+        ValueError: if not; `area` begins the message.
+    """
+    if split and split not in run.split.values:
+        there = ", ".join(map(str, run.split.values))
+        raise ValueError(f"{area}: --split {split} is no split of the run; it has {there}")
+    return run
+
+
 # ------------------------------------------------------------------------------------------------ tsl check, tsl score
 
 
@@ -268,7 +283,8 @@ def _judged(file: Path, log: Path, split: str, tokens_per_step: int | None) -> b
         content: Any = json.loads(file.read_text())
     except json.JSONDecodeError:
         raise ValueError(f"score: {file} is no file of tsl forecast --register: not JSON") from None
-    outcome = registered.judge(content, _read(WatchCommand(log, tokens_per_step=tokens_per_step)), split)
+    seen = _with_split(_read(WatchCommand(log, tokens_per_step=tokens_per_step)), split, "score")
+    outcome = registered.judge(content, seen, split)
     if isinstance(content, dict):
         print(f"registered {content['registered']} by {content['method']}; {'; '.join(content['assumes'])}")
     print(outcome.report())

@@ -8,7 +8,7 @@ forecast sees only `past`, its reference runs, and the learning-rate plan as kno
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,7 @@ def _judged(made: Forecast, past: xr.Dataset, rate: AssumedRate) -> Forecast:
             continue
         reasons = [*rate.reasons, *rising(past, split), *too_wide(made, split)]
         status[split] = status[split] | ForecastStatus.of(reasons)
-    return replace(made, status=status, notes=(rate.sentence, *made.notes))
+    return replace(made, status=status, notes=(rate.sentence, *unit_notes(past), *made.notes))
 
 
 def _check_memory(past: xr.Dataset, at: np.ndarray, method: Any) -> None:
@@ -224,3 +224,14 @@ def too_wide(made: Forecast, split: str) -> list[Reason]:
     if not high - low > max(WIDEST, SHARE * abs(middle)):
         return []
     return [(ForecastFlag.TOO_WIDE, f"the 90 % interval, {low:.3g} to {high:.3g} nats, is too wide to be of use")]
+
+
+def unit_notes(past: xr.Dataset) -> tuple[str, ...]:
+    """Sentences on what is said to be tokens and nats and is not, of a run whose log was imported."""
+    log: Any = past.attrs.get("log")
+    units: Any = past.attrs.get("split_units")
+    clock = str(log.get("clock", "tokens")) if isinstance(log, Mapping) else "tokens"
+    notes = () if clock == "tokens" else (f"the log counts {clock}: what is called tokens are {clock}",)
+    others = units.items() if isinstance(units, Mapping) else ()
+    there = set(past.split.values.tolist())
+    return (*notes, *(f"{split} is in {unit}, not nats per token" for split, unit in others if split in there))

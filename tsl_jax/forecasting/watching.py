@@ -22,7 +22,7 @@ import numpy as np
 import xarray as xr
 
 from tsl_jax.forecasting.baselines import mean_loss
-from tsl_jax.forecasting.forecast_run import forecast
+from tsl_jax.forecasting.forecast_run import forecast, unit_notes
 from tsl_jax.forecasting.methods import MAIN
 
 ALPHA = 0.05
@@ -81,7 +81,7 @@ def outlook(
         chance = cautious_chance(float(made.mean.sel(split=split, tokens=at)), low, below)
     expected = float(made.mean.sel(split=split, tokens=at))
     last = float(seen[-1]) if seen.size else np.nan
-    note = made.notes[0] if made.notes else ""
+    note = "; ".join([*made.notes[:1], *unit_notes(past)])
     count = int((past.tokens >= since).sum())
     if since and count < FEWEST:
         note = f"the run left its course {count} checkpoints ago, {FEWEST} are needed to forecast from; {note}"

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int, UInt8
 from tsl_jax.importers.log_rows import number_of
 
 WIDEST = 28  # characters of a number
+BLANKS = 24  # before a number: Megatron-LM writes `consumed samples:         2560`, to twelve places
 TOGETHER = 1 << 14  # numbers: what is kept of them on the way stays in the processor's cache
 
 _DIGIT = np.zeros(256, bool)
@@ -17,20 +18,20 @@ _DIGIT[np.frombuffer(b"0123456789", np.uint8)] = True
 _LETTER = np.zeros(256, bool)  # of nan and inf
 _LETTER[np.frombuffer(b"nNaAiIfF", np.uint8)] = True
 _SUFFIX = np.zeros(256, bool)
-_SUFFIX[np.frombuffer(b"KMBT", np.uint8)] = True
+_SUFFIX[np.frombuffer(b"KMBTk", np.uint8)] = True
 _SKIPPED = np.zeros(256, bool)
 _SKIPPED[np.frombuffer(b" \t'\"", np.uint8)] = True
 _POWERS = 10.0 ** np.arange(23)
 _WHOLE_POWERS = 10 ** np.arange(17, dtype=np.int64)
 # After these a plain number may not be over, or is another: letters of nan and inf, an exponent.
 _ODD_END = _LETTER.copy()
-_ODD_END[np.frombuffer(b"eE", np.uint8)] = True
+_ODD_END[np.frombuffer(b"eEdD", np.uint8)] = True  # Fortran writes 6.00D-04
 _ODD_GROUPED = _ODD_END | _SUFFIX
 _ODD_GROUPED[ord(",")] = True
 _ZEROS, _HIGH, _CARRY = (np.uint64(int(f"0x{byte}" * 1 + byte * 7, 16)) for byte in ("30", "80", "76"))
 _PAIRS = np.uint64(0x000000FF000000FF)
-_ANY = re.compile(r"[-+]?(?:nan|inf(?:inity)?|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)", re.IGNORECASE)
-_GROUPED = re.compile(r"[-+]?(?i:nan|inf(?:inity)?|(?:\d+(?:,\d{3})+|\d+)\.?\d*(?:e[-+]?\d+)?)[KMBT]?")
+_ANY = re.compile(r"[-+]?(?:nan|inf(?:inity)?|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+|[dD][-+]\d+)?)", re.IGNORECASE)
+_GROUPED = re.compile(r"[-+]?(?i:nan|inf(?:inity)?|(?:\d+(?:,\d{3})+|\d+)\.?\d*(?:e[-+]?\d+|[dD][-+]\d+)?)[KMBTk]?")
 
 
 def numbers_at(
@@ -44,7 +45,7 @@ def numbers_at(
     values = np.empty(len(at))
     for start in range(0, len(at), TOGETHER):
         here = at[start : start + TOGETHER]
-        for _ in range(8):
+        for _ in range(BLANKS):
             blank = _SKIPPED[block[here]]
             if not blank.any():
                 break
@@ -161,12 +162,14 @@ def _any_numbers(
         strange = other & _LETTER[character] & ~is_e
         if grouped:
             strange |= other & _SUFFIX[character]
-        odd |= strange
+        odd |= strange | (other & ((character | 32) == ord("d")))
         if not alive.any():
             break
     odd |= alive | (digits > 15)
     if exponent.any():
         _add_exponents(block, at, exponent, power, odd)
+        if grouped:  # a suffix may follow: 1.01e+03M
+            odd |= exponent
     values = np.full(len(at), np.nan)
     plain = (digits > 0) & ~odd & (np.abs(power) <= 22)
     scale = _POWERS[np.minimum(np.abs(power), 22)]

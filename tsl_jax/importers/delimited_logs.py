@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from tsl_jax.importers.line_scan import is_whole
+from tsl_jax.importers.log_roles import SAMPLES, STEPS, TOKENS, loss_unit, normal
 from tsl_jax.importers.log_rows import (
     LogRows,
     NotThisFormat,
@@ -33,6 +34,7 @@ DELIMITERS = ",;\t|"
 DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+([eE][-+]?\d+)?")
 THOUSANDS = re.compile(r"\d{1,3}(\.\d{3})+(,\d+)?")
 CHART = re.compile(r"(?P<run>.+) - (?P<metric>[^\"]+?)(?P<part>__MIN|__MAX)?")  # a column of a W&B chart
+TAG = re.compile(r"-tag-(?P<tag>.+?)(?:\.csv|\.tsv)?(?:\.gz|\.bz2|\.xz)?$")  # of the file that TensorBoard exports
 CHART_X = ("step", "_step", "global_step", "trainer/global_step", "train/global_step")
 CHART_TIME = ("relative time (process)", "relative time (wall)", "wall time", "_timestamp", "_runtime", "epoch")
 
@@ -78,19 +80,27 @@ def sniff_delimiter(head: str) -> tuple[str, bool]:
     best = max(DELIMITERS, key=lambda d: scores[d])
     semicolons = scores[";"][0] >= max(1, len(lines) - 1)
     if semicolons and scores[";"][1] > 1:
-        cells = [cell.strip() for line in lines[1:] for cell in line.split(";")]
-        commas = sum(bool(DECIMAL_COMMA.fullmatch(cell)) for cell in cells)
-        points = sum("." in cell and not THOUSANDS.fullmatch(cell) for cell in cells)
-        return ";", commas > points
+        return ";", _has_decimal_commas(lines[1:], ";")
     if scores[best][0] == 0:
         widths = {len(line.split()) for line in lines}
         if len(widths) == 1 and widths != {1}:
             return " ", False
         return ",", False
-    if best == "\t":
-        cells = [cell.strip() for line in lines[1:] for cell in line.split("\t")]
-        return "\t", any(DECIMAL_COMMA.fullmatch(cell) and number_of(cell) is None for cell in cells)
-    return best, False
+    return best, _has_decimal_commas(lines[1:], best)
+
+
+def _has_decimal_commas(lines: list[str], delimiter: str) -> bool:
+    """Whether commas of the cells are decimal: 4,1706 is no number else, and 4,171 is 4171 only beside a 3.95.
+
+    A table of losses has decimals, by a sign or the other; two commas in a cell part thousands.
+    """
+    cells = [cell.strip() for row in csv.reader(lines, delimiter=delimiter) for cell in row]
+    commas = [cell for cell in cells if DECIMAL_COMMA.fullmatch(cell)]
+    if not commas or any(re.fullmatch(r"\d{1,3}(,\d{3}){2,}", cell) for cell in cells):
+        return False
+    points = sum("." in cell and not THOUSANDS.fullmatch(cell) and number_of(cell) is not None for cell in cells)
+    may_be_thousands = all(number_of(cell) is not None for cell in commas)
+    return points == 0 if may_be_thousands else len(commas) > points
 
 
 def _by_csv(path: Path, delimiter: str, decimal_comma: bool, words: Collection[str]) -> LogRows:
@@ -279,10 +289,12 @@ def _as_format(log: LogRows) -> LogRows:
         raise ValueError("a table of runs, one row a run, and no curve; export the history of a run, or its chart")
     if lowered[:3] == ["wall time", "step", "value"] or set(lowered) == {"wall time", "step", "value"}:
         log.format = "TensorBoard's CSV of a scalar"
-        log.columns["loss"] = log.columns.pop(header[lowered.index("value")])
-        log.losses = ("loss",)
+        tag = TAG.search(log.path.name)
+        name = tag["tag"] if tag else "loss"
+        log.columns[name] = log.columns.pop(header[lowered.index("value")])
+        log.losses = (name,) if loss_unit(name) else ()  # an accuracy is exported in the same way
         return log
-    x = header[0] if lowered and lowered[0] in CHART_X + CHART_TIME else None
+    x = header[0] if lowered and (lowered[0] in CHART_X + CHART_TIME or _is_clock(header[0])) else None
     if x is not None and x in log.columns and len(header) > 1:
         named = {name: CHART.fullmatch(name) for name in header[1:]}
         if all(match or name.lower() in CHART_X + CHART_TIME for name, match in named.items()) and any(named.values()):
@@ -293,6 +305,12 @@ def _as_format(log: LogRows) -> LogRows:
         log.format = "Lightning metrics.csv"
         log.eval_rows = True
     return log
+
+
+def _is_clock(name: str) -> bool:
+    """Whether a column counts steps, tokens or samples, by its name: an axis that was chosen for a chart."""
+    plain = normal(name)
+    return plain in STEPS or bool(TOKENS.fullmatch(plain) or SAMPLES.fullmatch(plain))
 
 
 def _chart(log: LogRows, x: str, named: dict[str, re.Match[str]]) -> LogRows:
@@ -312,10 +330,11 @@ def _chart(log: LogRows, x: str, named: dict[str, re.Match[str]]) -> LogRows:
     for metric, values in columns.items():  # a chart writes NaN where a run has no point
         columns[metric] = np.where(np.isneginf(values), np.nan, values)
     metrics_x = [metric for metric in metrics if metric.lower() in CHART_X]
+    clock = "step" if x.lower() in CHART_X + CHART_TIME else x  # tokens under their name, which may hold their unit
     chart = LogRows(
         log.path,
         "Weights & Biases chart",
-        {metric: columns[metric] for metric in metrics if metric not in metrics_x} | {"step": position},
+        {metric: columns[metric] for metric in metrics if metric not in metrics_x} | {clock: position},
         np.tile(log.line, len(by_run)),
         run=np.repeat(np.arange(len(by_run)), len(log)),
         runs=list(by_run),

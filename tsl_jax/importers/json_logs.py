@@ -18,9 +18,11 @@ import numpy as np
 
 from tsl_jax.importers.line_scan import Key, LineFormat, blocks, read_lines
 from tsl_jax.importers.log_rows import (
+    DEEPEST,
     LogRows,
     NotThisFormat,
     as_text,
+    flattened,
     number_of,
     numbers_of,
     of_arrow,
@@ -31,7 +33,6 @@ from tsl_jax.importers.model_size import of_flops
 
 LARGE = 24 << 20  # bytes from which lines of JSON become no objects of Python
 SAMPLE = 1 << 20
-DEEPEST = 6
 STEP_IN_NAME = re.compile(r"(?:step|iter|ckpt)[-_]?(\d+)")
 MOST_NAMES = 4000  # columns of one log
 WRAPPERS = ("metrics/", "data/", "values/", "log/")
@@ -73,7 +74,9 @@ def _is_lines(lines: Sequence[bytes], cut: bool) -> bool:
 def _flat(line: bytes) -> bool:
     """Whether a single object is a row rather than a document of many."""
     row = _parsed(line)
-    return row is not None and not any(
+    if row is None or all(number_of(name) is not None for name in row):  # {"100": {"loss": 3.2}, ...}
+        return False
+    return not any(
         isinstance(value, list) or (isinstance(value, dict) and any(isinstance(v, list | dict) for v in value.values()))
         for value in row.values()
     )
@@ -218,12 +221,17 @@ def from_document(path: Path, document: Any, data: bytes = b"", words: Collectio
         numbers = _lines_of(data, len(rows))
         return from_rows(path, rows, numbers, words)
     if isinstance(document, Mapping):
-        columns = {str(k): v for k, v in _flattened(document).items() if isinstance(v, list) and len(v) > 1}
+        columns = {str(k): v for k, v in flattened(document).items() if isinstance(v, list) and len(v) > 1}
         longest = max((len(v) for v in columns.values()), default=0)
         even = {name: values for name, values in columns.items() if len(values) == longest}
         if len(even) > 1:
-            return from_rows(path, [dict(zip(even, row, strict=True)) for row in zip(*even.values(), strict=True)], [])
-        flat = _flattened(document)
+            rows = [dict(zip(even, row, strict=True)) for row in zip(*even.values(), strict=True)]
+            log, shorter = from_rows(path, rows, []), [name for name in columns if name not in even]
+            if shorter:
+                found = f"{', '.join(shorter[:6])}: of another length than {next(iter(even))}, left out"
+                log.note("shorter_lists", f"{found}; write rows of a step and its losses")
+            return log
+        flat = flattened(document)
         if any("loss" in str(name).lower() for name in flat):
             return from_rows(path, [document], [1])
     raise NotThisFormat("no rows of metrics in the document")
@@ -289,21 +297,14 @@ def _rows_within(document: Any, depth: int = 0) -> list[dict[str, Any]]:
         triples = [row for row in document if isinstance(row, list) and len(row) == 3 and number_of(row[1]) is not None]
         if document and len(triples) == len(document):
             return [{"wall_time": wall, "step": step, "loss": value} for wall, step, value in triples]
+    if isinstance(document, Mapping) and len(document) > 1:  # {"100": {"loss": 3.2}, ...}
+        steps = [number_of(str(name)) for name in document]
+        if None not in steps and all(isinstance(row, Mapping) for row in document.values()):
+            return [{"step": step, **row} for step, row in zip(steps, document.values(), strict=True)]
     if depth < DEEPEST and isinstance(document, Mapping | list):
         inner = document.values() if isinstance(document, Mapping) else document[:50]
         return max((_rows_within(value, depth + 1) for value in inner), key=len, default=[])
     return []
-
-
-def _flattened(row: Mapping[str, Any], prefix: str = "", depth: int = 0) -> dict[str, Any]:
-    """The entries of objects within objects under names such as `train/loss`."""
-    flat: dict[str, Any] = {}
-    for name, value in row.items():
-        if isinstance(value, Mapping) and depth < DEEPEST:
-            flat |= _flattened(value, f"{prefix}{name}/", depth + 1)
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def from_rows(
@@ -320,10 +321,10 @@ def from_rows(
     if any(row.get("tracker") and "event" in row for row in rows[:50]):
         form = "Levanter json_logger"
         events = [(row, k) for row, k in zip(rows, number_list, strict=True) if row.get("event", "log") == "log"]
-        flat = [{"step": row.get("step"), **_flattened(_mapping(row.get("metrics")))} for row, _ in events]
+        flat = [{"step": row.get("step"), **flattened(_mapping(row.get("metrics")))} for row, _ in events]
         number_list = [k for _, k in events]
     else:
-        flat = [_flattened(row) if any(isinstance(v, Mapping) for v in row.values()) else row for row in rows]
+        flat = [flattened(row) if any(isinstance(v, Mapping) for v in row.values()) else row for row in rows]
         flat = [_unwrapped(row) for row in flat]
     names = dict.fromkeys(name for row in flat for name in row)
     if len(names) > MOST_NAMES:
@@ -382,7 +383,7 @@ def read_events(paths: Sequence[Path], folder: Path) -> LogRows:
         row = _parsed(read_whole(path).replace(b"\n", b" "))
         if row is None:
             raise NotThisFormat(f"{path.name} is no JSON object")
-        flat = dict(_unwrapped(_flattened(row)))
+        flat = dict(_unwrapped(flattened(row)))
         named = STEP_IN_NAME.search(path.stem)
         step = next((number_of(flat[name]) for name in ("step", "_step", "global_step") if name in flat), None)
         step = float(named[1]) if step is None and named else step

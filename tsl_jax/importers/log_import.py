@@ -21,7 +21,7 @@ from tsl_jax.importers.arrays import from_losses
 from tsl_jax.importers.log_checks import check_curve, drop_carried
 from tsl_jax.importers.log_clock import ClockOptions, clock_of, finite
 from tsl_jax.importers.log_roles import LogRoles, LossColumn, find_roles
-from tsl_jax.importers.log_rows import Finding, LogRows, Rows, any_loss, every, rows_where
+from tsl_jax.importers.log_rows import Finding, LogRows, NoLossLeft, Rows, any_loss, every, rows_where
 from tsl_jax.importers.log_sources import find_logs
 from tsl_jax.importers.log_stitching import REPEATED, Curve, Repeated, RunRecords, stitch
 from tsl_jax.importers.log_times import times_of
@@ -118,7 +118,8 @@ def read_log(
     named = {"tokens": tokens, "step": step, "lr": lr, "n_params": column}
     result = LogImport({})
     given = _position_losses(given, result)
-    for log in find_logs(given, keys, losses) if given else ():
+    logs = find_logs(given, keys, losses) if given else []
+    for log in logs:
         try:
             roles = find_roles(log, losses, keys, named)
             if loss_unit is not None:
@@ -127,15 +128,19 @@ def read_log(
             of_model = {} if n_params is None else size_of(log, size)
             surfaces = _surfaces(log, roles, clock, bytes_per_token, repeated, of_model)
         except ValueError as error:
+            if isinstance(error, NoLossLeft) and len(logs) > 1:  # others are not lost with it
+                result.findings.append((log.path.name, Finding("passed_over", f"{error}: passed over")))
+                continue
             raise ValueError(f"import: {log.path.name}: {str(error).removeprefix('import: ')}") from None
         for name, surface in surfaces.items():
-            unused = name
-            k = 2
+            unused, k = name, 2
             while unused in result.surfaces:
                 unused, k = f"{name}-{k}", k + 1
             result.surfaces[unused] = surface.assign_attrs(run=unused)
         result.formats[log.path.name if len(given) == 1 else str(log.path)] = _read_as(log, roles)
         result.findings += [(log.path.name, finding) for finding in log.findings]
+    if logs and not result.surfaces:
+        raise ValueError(f"import: {result.findings[-1][0]} and {len(logs) - 1} more: {result.findings[-1][1]}")
     if strict:
         _refuse(result)
     add_plans(result.surfaces, schedule, warmup_tokens)
@@ -246,7 +251,9 @@ def _surfaces(
             surface = _surface(log, curve, splits, {**of_model, **attrs}, name + curve.name)
             surfaces[name + curve.name] = surface.assign_attrs({"log": {"clock": found.unit}})
     if not surfaces:
-        raise ValueError("no loss is left after NaN, zeros and rows without a step were taken out")
+        raise NoLossLeft(
+            "no loss is left after NaN, infinities, zeros, negatives and rows without a step were taken out"
+        )
     for surface in surfaces.values():
         if log.format in PLAIN and not log.findings:
             del surface.attrs["log"]  # a plain table read as it stands needs no account

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -23,6 +23,9 @@ UNIT_WORDS = {
     "bpt": "bits/token",
 }
 UNIT_PHRASES = {"bits_per_byte": "bits/byte", "bits_per_char": "bits/char", "bits_per_token": "bits/token"}
+UNIT_PHRASES |= {"bits_byte": "bits/byte", "bits_char": "bits/char", "bits_token": "bits/token"}
+BITS = re.compile(r"(?<!\d )\bbits\b|\blog ?2\b|\bbase ?2\b")  # of a loss; `4_bits` are of its weights
+CROSS_ENTROPY = {"ce", "lm", "nll", "xent", "crossentropy"}  # beside `total`, which holds auxiliary losses too
 # A column with one of these words is no cross-entropy of the text, whatever else its name says.
 OTHER_WORDS = {
     *("aux", "auxiliary", "z", "zloss", "router", "routing", "balance", "balancing", "load", "kl", "reward"),
@@ -30,7 +33,7 @@ OTHER_WORDS = {
     *("best", "lowest", "delta", "diff", "target", "mtp", "indexer", "spike", "weight", "count", "num", "skipped"),
     *("nan", "l2", "reg", "regularization", "penalty", "commit", "vq", "contrastive", "distill", "distillation"),
     *("improvement", "threshold", "time", "vs", "moe", "lb", "variance", "unscaled", "gradient", "ratio", "acc"),
-    *("accuracy", "soft"),
+    *("accuracy", "soft", "sum"),
 }
 SMOOTH_WORDS = {"smooth", "smoothed", "ema", "running", "average", "moving", "mean10", "rolling"}
 EVAL_WORDS = {"val", "valid", "validation", "eval", "evaluation", "test", "dev", "heldout", "tel"}
@@ -69,6 +72,12 @@ SAMPLES = re.compile(
 LR = re.compile(r"(?:.*_)?(?:lr|learning_rate|learningrate)(?:_(?:group_?\d+|pg_?\d+|adam\w*|sgd|muon|\d+))*")
 LR_OTHER = {"min", "max", "peak", "initial", "base", "multiplier", "final", "end", "decay", "warmup"}
 RUNS = ("run", "run_name", "run_id", "experiment", "experiment_name", "exp_name", "exp", "trial", "job")
+KEYS = ("key", "metric", "metric_name", "name", "tag", "variable")
+VALUES = ("value", "metric_value", "scalar")
+# Words in a column of one of these names say what a loss was measured on.
+SPLITS = ("split", "type", "mode", "phase", "stage", "subset", "set", "kind", "event", "partition", "evaluation")
+DOMAINS = ("domain", "dataset", "corpus", "source")
+MOST_KINDS = 200
 MICRO_STEPS = ("acc_step", "micro_step", "accumulation_step", "microbatch")
 
 
@@ -123,7 +132,9 @@ def loss_unit(name: str) -> str | None:
     for word in parts:
         if word in UNIT_WORDS:
             return UNIT_WORDS[word]
-    return "nats/token" if LOSS_WORDS & set(parts) or "cross_entropy" in plain else None
+    if not (LOSS_WORDS & set(parts) or "cross_entropy" in "_".join(parts)):  # LanguageCrossEntropy too
+        return None
+    return "bits/token" if BITS.search(plain.replace("_", " ")) else "nats/token"
 
 
 def loss_columns(log: LogRows) -> list[LossColumn]:
@@ -139,14 +150,21 @@ def loss_columns(log: LogRows) -> list[LossColumn]:
     nats = [loss for loss in found if loss.unit in ("nats/token", "bits/token")]
     other = [loss for loss in found if loss.unit in ("bits/byte", "bits/char")]
     if nats:  # a perplexity beside a loss says the same, and bits per byte beside an evaluation's nats nearly so
-        ppl = [loss.column for loss in found if loss.unit == "perplexity"]
+        alone = [loss for loss in found if loss.unit == "perplexity" and loss.is_eval]
+        if any(loss.is_eval for loss in nats):
+            alone = []  # else a perplexity is all that is known of the evaluations
+        ppl = [loss.column for loss in found if loss.unit == "perplexity" and loss not in alone]
         if ppl:
             log.note("perplexity_beside", f"{_list(ppl)}: perplexity beside a loss, not read", 0, warning=False)
+        in_bits = {loss.column: p for loss in nats for p in ppl if _is_log2(log, loss.column, p)}
+        for column, p in in_bits.items():
+            log.note("log2_loss", f"{p} is 2 to the power of {column}, which is in bits then")
+        nats = [LossColumn(loss.column, "bits/token") if loss.column in in_bits else loss for loss in nats]
         if any(loss.is_eval for loss in nats) and other:
             names = _list([loss.column for loss in other])
             log.note("bits_beside", f"{names}: bits per byte beside losses in nats, not read", 0, warning=False)
             other = []
-        return nats + other
+        return nats + alone + other
     return other or found
 
 
@@ -160,10 +178,10 @@ def _without_summaries(log: LogRows, found: list[LossColumn], finite: dict[str, 
             left[name] = "the mean over an epoch of a loss that is there for each step"
         elif plain.endswith("train_loss") and finite[name] == 1 and any(finite[other] > 2 for other in peers):
             left[name] = "the mean over the whole run"
-        elif SMOOTH_WORDS & set(words(name)) and any(
-            words(other) == [word for word in words(name) if word not in SMOOTH_WORDS] for other in peers
-        ):
+        elif SMOOTH_WORDS & set(words(name)) and any(words(other) in _without_smoothing(name) for other in peers):
             left[name] = "a smoothed copy of a loss that is there"
+        elif "total" in words(name) and (pure := [other for other in peers if _is_pure(other, name)]):
+            left[name] = f"it may hold auxiliary losses, {pure[0]} beside it does not"
         elif plain == "learning_loss" and any(names[other] == "learning_lm_loss" for other in peers):
             left[name] = "it may hold auxiliary losses, learning/lm_loss beside it does not"
     for name, why in left.items():
@@ -177,6 +195,31 @@ def _without_summaries(log: LogRows, found: list[LossColumn], finite: dict[str, 
             found_there = f"{loss.column} is smoothed, by its name: its noise is correlated"
             log.note("smoothed", found_there)
     return kept
+
+
+def _without_smoothing(name: str) -> list[list[str]]:
+    """The words of a smoothed loss without those that say so, and without its weight: `loss_smooth_0.9`."""
+    plain = [word for word in words(name) if word not in SMOOTH_WORDS]
+    return [plain, [word for word in plain if not word.isdigit()]]
+
+
+def _is_pure(name: str, total: str) -> bool:
+    """Whether a column is the cross-entropy beside a sum: `loss/ce` beside `loss/total`."""
+    parts = set(words(name))
+    return bool(parts & CROSS_ENTROPY) and parts - CROSS_ENTROPY == set(words(total)) - {"total"}
+
+
+def _is_log2(log: LogRows, loss: str, perplexity: str) -> bool:
+    """Whether a perplexity is 2 to the power of a loss, row by row, which is in bits then: fairseq's are.
+
+    Silent where they are of other text: fewer than nine of ten rows agree within 2 %.
+    """
+    of_loss, of_perplexity = log.columns[loss], log.columns[perplexity]
+    both = np.isfinite(of_loss) & np.isfinite(of_perplexity) & (of_perplexity > 1.5) & (of_loss > 0)
+    if both.sum() < 3:
+        return False
+    bits = np.log2(of_perplexity[both])
+    return bool(np.mean(np.abs(of_loss[both] - bits) < 0.02 * bits) > 0.9)
 
 
 def find_roles(log: LogRows, loss: Sequence[str], run: Sequence[str], named: dict[str, str | None]) -> LogRoles:
@@ -234,13 +277,22 @@ def find_roles(log: LogRows, loss: Sequence[str], run: Sequence[str], named: dic
         (name for name, p in plain.items() if SAMPLES.fullmatch(p) and _rises(log, name, has_loss)), None
     )
     roles.micro_step = next((name for name, p in plain.items() if p in MICRO_STEPS), None)
-    roles.runs = list(run) or [name for name in there if normal(name) in RUNS][:1]
+    roles.runs = list(run) or [name for name in there if normal(name) in RUNS][:1] + _seeds(log, has_loss)
     used = [loss.column for loss in losses] + [n for n in (roles.step, roles.tokens, roles.lr, *roles.runs) if n]
     for name in used:
         if log.units.get(name) == "repeated":
             found = f"has several columns {name}; rename or remove all but one: it stands twice in the header"
             raise ValueError(found)
     return roles
+
+
+def _seeds(log: LogRows, has_loss: np.ndarray) -> list[str]:
+    """The column of seeds, where rows of several stand in one log."""
+    for name in (name for name in log.columns if normal(name) in ("seed", "random_seed")):
+        kinds = len(np.unique(log.columns[name][has_loss & np.isfinite(log.columns[name])]))
+        if 1 < kinds <= has_loss.sum() / 2:
+            return [name]
+    return []
 
 
 def _rises(log: LogRows, name: str, has_loss: np.ndarray) -> bool:
@@ -257,3 +309,66 @@ def _list(names: Sequence[str], most: int = 4) -> str:
     """Names in a sentence, the first few of many."""
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def reshaped(log: LogRows, losses: Collection[str] = ()) -> LogRows:
+    """The log with a column a metric and split; itself where its rows are whole already.
+
+    Rows (step, key, value) and (step, split, loss) become (step, train/loss, valid/loss): as one column they would be
+    one curve, measured twice at a step.
+
+    Args:
+        losses: columns that the user names: where they are there, nothing is changed.
+    """
+    if losses and all(name in log.columns for name in losses):
+        return log
+    return _by_split(_by_metric(log))
+
+
+def _by_metric(log: LogRows) -> LogRows:
+    """Rows of a name and a value: MLflow's and TensorBoard's tables, lines of a logger."""
+    key = next((name for name in log.text if normal(name) in KEYS and _few(log.text[name])), None)
+    value = next((name for name in log.columns if normal(name) in VALUES), None)
+    if key is None or value is None or log.losses:
+        return log
+    cells = log.text[key].astype(str)
+    kinds = dict.fromkeys(cells.tolist())
+    if not any(loss_unit(kind) for kind in kinds):
+        return log
+    columns = {name: values for name, values in log.columns.items() if name != value}
+    columns |= {kind: np.where(cells == kind, log.columns[value], np.nan) for kind in kinds if kind not in columns}
+    text = {name: values for name, values in log.text.items() if name != key}
+    log.note("long_table", f"{value} is of {len(kinds)} metrics, separated by {key}", 0, warning=False)
+    return replace(log, columns=columns, text=text, eval_rows=True)
+
+
+def _by_split(log: LogRows) -> LogRows:
+    """Rows of a split and its loss; a column of which only rows of one kind have losses is left as it is."""
+    step = next((name for name in log.columns if normal(name) in STEPS), None)
+    in_order = step is not None and not (np.diff(log.columns[step]) < 0).any()
+    for name, cells in log.text.items():
+        named, kinds = normal(name), [kind for kind in dict.fromkeys(cells.tolist()) if isinstance(kind, str) and kind]
+        of_eval = named in SPLITS and any(EVAL_WORDS & set(words(kind)) for kind in kinds)
+        # A dataset may be what a run was trained on: then its steps begin again with each.
+        if not (of_eval or (named in DOMAINS and in_order)) or not 1 < len(kinds) <= MOST_KINDS:
+            continue
+        parts = {
+            loss: {kind: np.where(cells == kind, values, np.nan) for kind in kinds}
+            for loss, values in log.columns.items()
+            if loss_unit(loss) and sum(bool(np.isfinite(values[cells == kind]).any()) for kind in kinds) > 1
+        }
+        if parts:
+            columns = {loss: values for loss, values in log.columns.items() if loss not in parts}
+            columns |= {f"{kind}/{loss}": part for loss, of in parts.items() for kind, part in of.items()}
+            units = log.units | {
+                f"{kind}/{loss}": log.units[loss] for loss in parts for kind in kinds if loss in log.units
+            }
+            shown = ", ".join(kinds[:6])
+            log.note("split_by_words", f"{', '.join(parts)} is of {shown}, as {name} says: a split each", 0, False)
+            text = {other: values for other, values in log.text.items() if other != name}
+            return replace(log, columns=columns, text=text, units=units, losses=(), eval_rows=True)
+    return log
+
+
+def _few(cells: np.ndarray) -> bool:
+    return 0 < len(set(cells.tolist())) <= MOST_KINDS

@@ -12,7 +12,8 @@ import functools
 import gzip
 import itertools
 import lzma
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -26,6 +27,8 @@ SAYS_NAN = -np.inf
 MISSING = frozenset(("", "na", "n/a", "none", "null", "-", "--", "no log"))  # cells with nothing in them, in lower case
 COMPRESSED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 MOST_BYTES = 4 << 30  # of a file that is held in memory whole
+FORTRAN = re.compile(r"(?<=[\d.])[dD](?=[-+]\d+$)")  # 6.00D-04 is 6.00e-04
+DEEPEST = 6  # objects within objects that are looked into
 SHOWN = 110  # characters of a line that is shown
 TOGETHER = 1 << 15  # rows of which a condition is asked at once: what is computed of them stays in the cache
 
@@ -51,6 +54,10 @@ FACTS = frozenset(
         "tokens_per_step",
     )
 )
+
+
+class NoLossLeft(ValueError):
+    """A log has losses, and none that is a number above 0 at a known step."""
 
 
 class NotThisFormat(ValueError):
@@ -169,7 +176,7 @@ def as_text(data: bytes) -> bytes:
 def number_of(cell: Any) -> float | None:
     """One cell as a number: SAYS_NAN where it says NaN, NaN where nothing stands there, None for other words.
 
-    `1,234,567`, `41M`, `1.2B`, `5e-4`, `inf` and `'2.163'` are numbers; true, false and `1_0` are not.
+    `1,234,567`, `41M`, `1.2B`, `5e-4`, `6.0D-04`, `inf` and `'2.163'` are numbers; true, false and `1_0` are not.
     """
     if cell is None:
         return np.nan
@@ -188,7 +195,8 @@ def number_of(cell: Any) -> float | None:
         return np.nan
     if "_" in word:
         return None
-    factor = {"K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}.get(word[-1:], 1.0)
+    word = FORTRAN.sub("e", word)
+    factor = {"K": 1e3, "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}.get(word[-1:], 1.0)
     try:
         value = float(word.removesuffix("%") if factor == 1 else word[:-1])
     except ValueError:
@@ -269,6 +277,17 @@ def any_loss(present: Bool[np.ndarray, "row split"]) -> Bool[np.ndarray, " row"]
 def rows_where(values: np.ndarray, which: np.ndarray) -> np.ndarray:
     """The rows that are marked; where all are, the column itself and no copy."""
     return values if which.all() else values[which]
+
+
+def flattened(row: Mapping[str, Any], prefix: str = "", depth: int = 0) -> dict[str, Any]:
+    """The entries of objects within objects under names such as `train/loss`."""
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, Mapping) and depth < DEEPEST:
+            flat |= flattened(value, f"{prefix}{name}/", depth + 1)
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
 
 
 def concatenated(parts: Iterable[LogRows]) -> LogRows:

@@ -15,7 +15,7 @@ from tsl_jax.importers.delimited_logs import read_delimited
 from tsl_jax.importers.event_logs import WANDB, read_tensorboard, read_wandb
 from tsl_jax.importers.json_logs import read_events, read_json
 from tsl_jax.importers.line_scan import LineFormat
-from tsl_jax.importers.log_roles import STEPS, loss_columns, normal
+from tsl_jax.importers.log_roles import STEPS, loss_columns, normal, reshaped
 from tsl_jax.importers.log_rows import COMPRESSED, LogRows, NotThisFormat, concatenated, open_log
 from tsl_jax.importers.log_stores import magic, read_mlflow, read_parquet, read_sqlite
 from tsl_jax.importers.text_formats import FORMATS, read_text, sniff_text
@@ -140,6 +140,7 @@ def _named(log: LogRows, path: Path, root: Path) -> LogRows:
 
 def _checked(log: LogRows, losses: Collection[str]) -> LogRows:
     """The log, if a loss was read from it: a file without one is never called clean."""
+    log = reshaped(log, losses)
     if losses or log.losses:
         return log
     findings = list(log.findings)

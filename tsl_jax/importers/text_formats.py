@@ -8,12 +8,14 @@ metric logger, transformers' Trainer, litgpt's pretrain, Composer's console logg
 from __future__ import annotations
 
 import re
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from tsl_jax.importers.line_scan import ANSI, Key, LineFormat, read_lines
-from tsl_jax.importers.log_rows import LogRows, NotThisFormat, as_text, open_log, read_whole
+from tsl_jax.importers.log_rows import LogRows, NotThisFormat, as_text, number_of, open_log, read_whole
 
 # Bytes from both ends that decide which format a file has; the more where source code stands above a log.
 HEADS = (1 << 17, 4 << 20)
@@ -151,7 +153,7 @@ OLMO = LineFormat(
     "OLMo-core console text",
     rb"\[step=\d+(?:/\d+)?,|(?:train|eval)/\S*(?:CE loss|CrossEntropyLoss)=",
     (
-        Key("step", b"[step=", inside=True),
+        Key("step", b"[step=", inside=True, grouped=True),
         Key("train/CE loss", b"train/CE loss="),
         Key("train/CE loss", b"train/CrossEntropyLoss="),
         Key("lr", b"optim/LR (group 0)="),
@@ -223,15 +225,28 @@ COMPOSER = LineFormat(
     ("train_loss", "val_loss"),
     step_before=True,
 )
+# Those whose lines begin with a key, behind a date, a level or a rank: `[rank0]: iter 250: loss 2.1000, time`.
+BEHIND = tuple(
+    replace(
+        form,
+        probe=form.probe.replace(b"(?m)^", rb"(?<=[ \t\]:|>])"),
+        keys=tuple(key._replace(start=False) for key in form.keys),
+    )
+    for form in (NANOGPT, LLM_C, MODDED)
+)
 # Of formats with as many matches the first is taken.
 FORMATS = (
     *(NANOGPT, LLM_C, MODDED, NANOCHAT, MEGATRON, NEOX, NANOTRON, TORCHTITAN, MAXTEXT, OLMO, OLMO_OLD, TRAINER),
-    *(LITGPT, COMPOSER),
+    *(LITGPT, COMPOSER, *BEHIND),
 )
 
-_NUMBER = rb"[ \t]*[:= ][ \t]*['\"]?([-+]?(?:\d[\d,_]*\.?\d*(?:[eE][-+]?\d+)?|nan|inf)[KMBT]?)"
+_NUMBER = rb"[ \t]*[:= ][ \t]*(?:tensor\()?['\"]?([-+]?(?:\d[\d,_]*\.?\d*(?:[eE][-+]?\d+)?|nan|inf)[KMBTk]?)"
 _ANY_STEP = re.compile(rb"(?i)(?<![A-Za-z0-9_])((?:global[_ ])?(?:step|iteration|iter|it|update)s?\]?)" + _NUMBER)
-_ANY_LOSS = re.compile(rb"(?i)(?<![A-Za-z0-9_])((?:[A-Za-z][\w/]*[_/ -])?(?:loss|nll|cross_entropy|ce))" + _NUMBER)
+_ANY_LOSS = re.compile(rb"(?i)(?<![A-Za-z0-9_])((?:[A-Za-z][\w/]*[_/ -])?(?:loss|nll|cross_entropy|ce|xent))" + _NUMBER)
+_ANY_EPOCH = re.compile(rb"(?i)(?<![A-Za-z0-9_])(epochs?\]?)" + _NUMBER)
+_BAR = re.compile(rb"()\| (\d+)/\d+ \[")  # the steps of a progress bar
+_EVAL = re.compile(rb"(?i)(?<![\w/.])(?:val|valid|validation|eval|evaluation|test|dev)(?![\w/.])")
+_UNIT = re.compile(rb"[\d.](?: [KMBTkmbt]|[mbt])(?![\w/])")
 _ANY_OTHER = re.compile(rb"(?i)(?<![A-Za-z0-9_])(lr|learning[_ ]rate|total_tokens|tokens_seen|tokens)" + _NUMBER)
 
 
@@ -264,32 +279,61 @@ def _ends(path: Path, size: int) -> bytes:
 
 
 def _by_words(ends: bytes) -> LineFormat | None:
-    """A format for lines such as `step=10 loss=3.2 lr=1e-4` of a trainer that is not known, by the words in them."""
-    lines = [line for line in ends.splitlines() if len(line) < 2000][:20_000]
-    with_both = [line for line in lines if _ANY_STEP.search(line) and _ANY_LOSS.search(line)]
-    if len(with_both) < FEW:
-        return None
-    keys: dict[str, Key] = {}
-    for line in with_both[:200]:
-        for pattern in (_ANY_STEP, _ANY_LOSS, _ANY_OTHER):
+    """A format for lines such as `step=10 loss=3.2 lr=1e-4`; without steps, of a progress bar or of single epochs."""
+    lines = [line for line in ends.splitlines() if len(line) < 2000 and _ANY_LOSS.search(line)][:20_000]
+    for pattern, name in ((_ANY_STEP, "a step"), (_BAR, "the step of a progress bar"), (_ANY_EPOCH, "an epoch")):
+        with_both = [line for line in lines if pattern.search(line)]
+        if len(with_both) < FEW:
+            continue
+        if pattern is _ANY_EPOCH:
+            epochs = [number_of(match[2].decode()) for line in with_both if (match := pattern.search(line))]
+            if None in epochs or (np.diff(np.array(epochs, float)) <= 0).any():
+                return None
+        keys = _keys_by_words(with_both, pattern)
+        losses = tuple(dict.fromkeys(key.column for key in keys if _ANY_LOSS.fullmatch(key.column.encode() + b": 1")))
+        if losses and any(key.column == "step" for key in keys):
+            found = f"no trainer's format was recognised: lines with {name} and a loss were read by these words"
+            remarks = (("", "format_by_words", found, False),)
+            return LineFormat(f"text with {name} and a loss a line", b"", keys, losses, remarks=remarks)
+    return None
+
+
+def _keys_by_words(lines: list[bytes], step: re.Pattern[bytes]) -> tuple[Key, ...]:
+    """The keys of some lines; another word for the step is taken where a line lacks those before it."""
+    keys, steps = dict[str, Key](), list[Key]()
+    for line in lines[:200]:
+        for pattern in (step, _ANY_LOSS, _ANY_OTHER):
             for match in pattern.finditer(line):
-                word = match[1].decode().strip("]")
-                name = "step" if pattern is _ANY_STEP else re.sub(r"[ /-]", "_", word.strip().lower())
                 before = line[match.start(1) : match.start(2)].rstrip(b"'\" \t") if match[2] else b""
-                if pattern is _ANY_STEP and "step" in keys and keys["step"].before != before:
-                    continue
-                keys.setdefault(name, Key(name, before or match[1], grouped=name in ("step", "tokens")))
-    losses = tuple(name for name in keys if _ANY_LOSS.fullmatch(name.encode() + b": 1"))
-    if "step" not in keys or not losses:
-        return None
-    sentence = "no trainer's format was recognised: lines with a step and a loss were read by these words"
-    return LineFormat(
-        "text with a step and a loss a line",
-        b"",
-        tuple(keys.values()),
-        losses,
-        remarks=(("", "format_by_words", sentence, False),),
-    )
+                if pattern is not step:
+                    name = re.sub(r"[ /-]", "_", match[1].decode().strip("]").strip().lower())
+                    unit = _UNIT.search(line, match.start(2), match.end() + 3) if "tokens" in name else None
+                    if unit is not None:
+                        name = f"{name}_{unit[0][-1:].decode().lower()}"  # which counts in millions by its name
+                    keys.setdefault(name, Key(name, before or match[1], grouped="tokens" in name))
+                elif step is _BAR:
+                    steps = [Key("step", b"| ", inside=True)]
+                elif not any(key.before in line for key in steps):
+                    steps.append(Key("step", before or match[1], grouped=True))
+    marker = _eval_marker(lines)
+    apart = [key for name, key in keys.items() if marker and _ANY_LOSS.fullmatch(name.encode() + b": 1")]
+    for key in apart:  # the same word on lines of training and of evaluation
+        word = re.sub(r"\W", "", marker.decode()).lower()
+        keys[key.column] = key._replace(off=marker)
+        keys[f"{word}_{key.column}"] = key._replace(column=f"{word}_{key.column}", on=marker)
+    return (*steps, *keys.values())
+
+
+def _eval_marker(lines: list[bytes]) -> bytes:
+    """What stands on lines of evaluations alone, such as `| valid |`; empty where nothing does."""
+    found: Counter[bytes] = Counter()
+    for line in lines:
+        rest = _ANY_LOSS.sub(b"", line)  # `val loss` is named already
+        if match := _EVAL.search(rest):
+            found[rest[max(match.start() - 1, 0) : match.end() + 1]] += 1
+    marker, count = max(found.items(), key=lambda entry: entry[1], default=(b"", 0))
+    holds = sum(marker in line for line in lines)
+    return marker if 0 < count == holds < len(lines) else b""
 
 
 def read_text(path: Path, form: LineFormat | None = None) -> LogRows:
@@ -348,7 +392,7 @@ def _trainer_steps(log: LogRows) -> LogRows:
 
 
 def _logging_steps(data: bytes, rows: int) -> float:
-    """Steps between two lines of training, from runtime and speed in the summary; 1 where there is none."""
+    """Steps between two lines of training, from runtime and speed in the summary, else 1."""
     runtime = re.search(rb"'train_runtime': '?([\d.]+)", data)
     speed = re.search(rb"'train_steps_per_second': '?([\d.]+)", data)
     if not runtime or not speed or not rows:

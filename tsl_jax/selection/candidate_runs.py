@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,7 +67,10 @@ def runs_of_rows(
         if not known.any():
             raise ValueError("select: no row has a loss that is a number; see --loss")
         if not known.all():
-            notes.append(f"{int((~known).sum())} of {len(rows)} rows have no finite loss and are left out")
+            named = rows["run"].astype(str) if "run" in rows else rows.index.to_series().add(1).map("row {}".format)
+            lost = list(dict.fromkeys(named.to_numpy()[~known].tolist()))
+            which = ", ".join(lost[:4]) + (f" and {len(lost) - 4} more" if len(lost) > 4 else "")
+            notes.append(f"{int((~known).sum())} of {len(rows)} rows have no finite loss and are left out: {which}")
         index = np.flatnonzero(known)
         rows, of_rows = rows.take(index).reset_index(drop=True), of_rows.take(index) if mixed else None
     code = np.zeros(len(rows), int)
@@ -101,6 +106,8 @@ def runs_of_rows(
         notes.append("rows of one mixture, size and seed at several tokens are taken for checkpoints of one run")
     if dropped:
         notes.append(f"{dropped} rows repeat the tokens of another row of their run: the last is taken")
+    if needs_loss and len({row["candidate"] for row in table}) == 1:
+        notes.append("all runs are of one candidate: there is nothing to choose between")
     runs = _with_plans(pd.DataFrame(table), curves, notes)
     by_candidate = None
     if mixed:
@@ -155,3 +162,58 @@ def _with_plans(table: pd.DataFrame, curves: list, notes: list[str]) -> pd.DataF
     if running:
         notes.append(f"{running} runs have not reached the end of their plan")
     return table
+
+
+def surface_rows(
+    path: Path, split: str, weights: Mapping[str, float]
+) -> tuple[pd.DataFrame, dict[str, float], dict[str, str]]:
+    """Of a run a row a checkpoint: mixture, size, tokens, plan, pace and the mean loss of each split; the tokens that
+    there are of each domain; and for each loss a digest of the text it was measured on, where the run says it.
+
+    Raises:
+        ValueError: for a run that counts no tokens, lacks a split, or changed its mixture. OSError: as `load_surface`.
+    """
+    from tsl_jax.forecasting.recorded_pace import recorded_pace
+    from tsl_jax.surface import load_surface
+
+    surface = load_surface(path)
+    facts = surface.attrs
+    clock = facts.get("log", {}).get("clock", "tokens")
+    if clock != "tokens":
+        raise ValueError(f"select: {path} counts {clock}, expected tokens; import its log with --tokens-per-step N")
+    splits = [str(name) for name in surface.split.values]
+    unknown = [name for name in ([split] if split else list(weights)) if name not in splits]
+    if unknown:
+        raise ValueError(f"select: {path} has the splits {', '.join(splits)}, found {unknown[0]!r}")
+    if any("mixture=" in str(change) for change in facts.get("changes", ())):
+        raise ValueError(f"select: {path} changed its mixture in mid-run ({facts['changes']}); leave it out")
+    means = surface.loss.mean("position")
+    rows = pd.DataFrame({name: means.sel(split=name).values for name in splits})
+    rows["run"], rows["tokens"] = str(facts.get("run") or path.stem), surface.tokens.values.astype(float)
+    designs: Any = facts.get("windows")
+    designs = designs if isinstance(designs, dict) else {}
+    digests = {name: str(designs[name]["digest"]) for name in splits if "digest" in designs.get(name, {})}
+    if not (split or weights or "loss" in splits):
+        rows = rows.rename(columns={splits[0]: "loss"})
+        digests = {"loss": digests[splits[0]]} if splits[0] in digests else {}
+    for name, value in (("n_params", facts.get("n_params")), ("seed", facts.get("seed"))):
+        if isinstance(value, int | float):
+            rows[name] = value
+    plan = facts.get("schedule")
+    if isinstance(plan, dict) and isinstance(plan.get("total_tokens"), int | float):
+        rows["planned"], rows["schedule"] = float(plan["total_tokens"]), json.dumps(plan, sort_keys=True)
+    pace = recorded_pace(surface)
+    if pace is not None:
+        rows["pace"] = pace.tokens_per_second
+    corpus: Any = facts.get("corpus")
+    corpus = corpus if isinstance(corpus, dict) else {}
+    mixed = corpus.get("weights") or {}
+    if len(mixed) > 1:
+        rows = rows.assign(**{f"mixture.{domain}": float(share) for domain, share in mixed.items()})
+    counts = corpus.get("tokens") or {}
+    available = {
+        str(domain): float(count["train"])
+        for domain, count in counts.items()
+        if mixed.get(domain) and count.get("train")
+    }
+    return rows.assign(table=path.name), available, digests

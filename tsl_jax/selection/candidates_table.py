@@ -9,6 +9,7 @@ Runs of one mixture are one candidate, whatever their size or seed; without mixt
 from __future__ import annotations
 
 import ast
+import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -19,9 +20,12 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_float_dtype, is_numeric_dtype
 
+from tsl_jax.importers.delimited_logs import sniff_delimiter
+from tsl_jax.importers.log_roles import FACTORS, TOKENS, loss_unit, normal
+from tsl_jax.importers.log_rows import COMPRESSED, as_text, open_log
 from tsl_jax.scaling.runs_table import NAMES
-from tsl_jax.selection.candidate_runs import Runs, runs_of_rows
-from tsl_jax.selection.mixture_columns import checked_shares, find_mixture
+from tsl_jax.selection.candidate_runs import Runs, runs_of_rows, surface_rows
+from tsl_jax.selection.mixture_columns import checked_shares, find_mixture, percentages, wide
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".json")
 KEYS = ("run", "run_name", "run_id", "name", "index", "id", "idx", "model_name", "exp_name", "Unnamed: 0")
@@ -64,10 +68,10 @@ def read_candidates(
         raise ValueError(f"select: weights of --target are positive numbers, found {weights}")
     tables, available, windows = [], {}, {}
     for source in map(Path, sources):
-        if source.suffix in SUFFIXES and not source.is_dir():
+        if is_table(source):
             tables.append(_read_table(source))
         else:
-            rows, known, digests = _surface_rows(source, split or loss, weights)
+            rows, known, digests = surface_rows(source, split or loss, weights)
             tables.append(rows)
             available |= known
             for column, digest in digests.items():
@@ -77,7 +81,9 @@ def read_candidates(
     table = _joined(tables, notes)
     if table.empty:
         raise ValueError("select: there is no row in what was given")
+    table = _tokens_in_units(table, columns or {}, notes)
     table, known = _named(table, columns or {})
+    table = _without_copies(table, notes)
     values, used = _losses(table, loss, weights, needs_loss, notes)
     notes += [f"warning: {DIFFERENT.format(column)}" for column in used if len(windows.get(column, ())) > 1]
     keys = [name for name in FACTS if name in table]
@@ -99,17 +105,19 @@ def read_candidates(
 
 def _read_table(path: Path) -> pd.DataFrame:
     """A table, its mappings ({"web": .6, "code": .4}) as columns of their own."""
+    suffix = _suffix(path)
     try:
-        if path.suffix == ".parquet":
+        if suffix == ".parquet":
             table = pd.read_parquet(path)
-        elif path.suffix in (".csv", ".tsv"):
-            table = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",")
+        elif suffix in (".csv", ".tsv"):
+            table = _read_text(path)
         else:
-            table = pd.read_json(path, lines=path.suffix != ".json")
+            table = _read_json(path, lines=suffix != ".json")
     except (ValueError, TypeError, AttributeError) as error:
         found = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"select: {path} is no table that can be read: {found}") from None
     table.columns = [str(name).strip() for name in table.columns]
+    table = wide(percentages(table))
     for name in list(table):
         mappings = [_mapping(value) for value in table[name]] if not is_numeric_dtype(table[name]) else []
         if any(value is not None for value in mappings):
@@ -118,6 +126,37 @@ def _read_table(path: Path) -> pd.DataFrame:
             inner = inner.mask(absent, 0.0)  # a domain that a mapping does not name is not in the mixture
             table = table.drop(columns=name).join(inner.add_prefix(f"{name}."))
     return table.assign(table=path.name)
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is read as a table, by its name; others are surfaces and run folders."""
+    return _suffix(path) in SUFFIXES and not path.is_dir()
+
+
+def _suffix(path: Path) -> str:
+    """What a name ends in, in lower case, before .gz and the like."""
+    return Path(path.stem if path.suffix.lower() in COMPRESSED else path.name).suffix.lower()
+
+
+def _read_text(path: Path) -> pd.DataFrame:
+    """A table of text, with the sign that separates its cells and its decimal sign as they are."""
+    with open_log(path) as file:
+        text = as_text(file.read()).decode("utf-8", "replace")
+    if not text.strip():
+        raise ValueError("No columns to parse from file")
+    sign, comma = sniff_delimiter(text[: 1 << 16])
+    return pd.read_csv(io.StringIO(text), sep=r"\s+" if sign == " " else sign, decimal="," if comma else ".")
+
+
+def _read_json(path: Path, lines: bool) -> pd.DataFrame:
+    with open_log(path) as file:
+        data = as_text(file.read())
+    try:
+        return pd.read_json(io.BytesIO(data), lines=lines)
+    except ValueError as error:
+        if lines or "Trailing data" not in str(error):
+            raise
+        return pd.read_json(io.BytesIO(data), lines=True)  # lines in a file that is called .json
 
 
 def _mapping(value: Any) -> dict[str, Any] | None:
@@ -131,57 +170,6 @@ def _mapping(value: Any) -> dict[str, Any] | None:
             except (ValueError, SyntaxError):
                 return None
     return value if isinstance(value, dict) else None
-
-
-def _surface_rows(
-    path: Path, split: str, weights: Mapping[str, float]
-) -> tuple[pd.DataFrame, dict[str, float], dict[str, str]]:
-    """Of a run a row a checkpoint: mixture, size, tokens, plan, pace and the mean loss of each split; the tokens that
-    there are of each domain; and for each loss a digest of the text it was measured on, where the run says it."""
-    from tsl_jax.forecasting.recorded_pace import recorded_pace
-    from tsl_jax.surface import load_surface
-
-    surface = load_surface(path)
-    facts = surface.attrs
-    clock = facts.get("log", {}).get("clock", "tokens")
-    if clock != "tokens":
-        raise ValueError(f"select: {path} counts {clock}, expected tokens; import its log with --tokens-per-step N")
-    splits = [str(name) for name in surface.split.values]
-    unknown = [name for name in ([split] if split else list(weights)) if name not in splits]
-    if unknown:
-        raise ValueError(f"select: {path} has the splits {', '.join(splits)}, found {unknown[0]!r}")
-    if any("mixture=" in str(change) for change in facts.get("changes", ())):
-        raise ValueError(f"select: {path} changed its mixture in mid-run ({facts['changes']}); leave it out")
-    means = surface.loss.mean("position")
-    rows = pd.DataFrame({name: means.sel(split=name).values for name in splits})
-    rows["run"], rows["tokens"] = str(facts.get("run") or path.stem), surface.tokens.values.astype(float)
-    designs: Any = facts.get("windows")
-    designs = designs if isinstance(designs, dict) else {}
-    digests = {name: str(designs[name]["digest"]) for name in splits if "digest" in designs.get(name, {})}
-    if not (split or weights or "loss" in splits):
-        rows = rows.rename(columns={splits[0]: "loss"})
-        digests = {"loss": digests[splits[0]]} if splits[0] in digests else {}
-    for name, value in (("n_params", facts.get("n_params")), ("seed", facts.get("seed"))):
-        if isinstance(value, int | float):
-            rows[name] = value
-    plan = facts.get("schedule")
-    if isinstance(plan, dict) and isinstance(plan.get("total_tokens"), int | float):
-        rows["planned"], rows["schedule"] = float(plan["total_tokens"]), json.dumps(plan, sort_keys=True)
-    pace = recorded_pace(surface)
-    if pace is not None:
-        rows["pace"] = pace.tokens_per_second
-    corpus: Any = facts.get("corpus")
-    corpus = corpus if isinstance(corpus, dict) else {}
-    mixed = corpus.get("weights") or {}
-    if len(mixed) > 1:
-        rows = rows.assign(**{f"mixture.{domain}": float(share) for domain, share in mixed.items()})
-    counts = corpus.get("tokens") or {}
-    available = {
-        str(domain): float(count["train"])
-        for domain, count in counts.items()
-        if mixed.get(domain) and count.get("train")
-    }
-    return rows.assign(table=path.name), available, digests
 
 
 # ------------------------------------------------------------------------------------------------------------- joining
@@ -260,9 +248,11 @@ def _named(table: pd.DataFrame, columns: Mapping[str, str]) -> tuple[pd.DataFram
         if name not in wanted or column not in table:
             there = ", ".join(map(str, table)) if name in wanted else ", ".join(wanted)
             raise ValueError(f"select: --columns {name}={column}: there is no such column; there are {there}")
+    by_word = {normal(str(column)): str(column) for column in table}  # `model size` is model_size
     renamed = {}
     for name, names in wanted.items():
         found = columns.get(name) or next((other for other in names if other in table), None)
+        found = found or next((by_word[other] for other in names if other in by_word), None)
         if found and name == "candidate" and not columns.get(name) and is_float_dtype(table[found]):
             continue  # a share, not a name
         if found and found not in renamed:
@@ -280,6 +270,30 @@ def _named(table: pd.DataFrame, columns: Mapping[str, str]) -> tuple[pd.DataFram
         if name in table:
             table[name] = _counts(table, name)
     return table, used
+
+
+def _tokens_in_units(table: pd.DataFrame, columns: Mapping[str, str], notes: list[str]) -> pd.DataFrame:
+    """The table with `tokens` where a column counts them in another unit: `tokens (B)`."""
+    if "tokens" in columns or any(name in table for name in NAMES["tokens"]):
+        return table
+    for column in map(str, table):
+        match = TOKENS.fullmatch(normal(column))
+        word = (match["after"] or match["before"] or "").strip("_").removesuffix("s") if match else ""
+        if word in FACTORS and is_numeric_dtype(table[column]):
+            notes.append(f"{column} counts tokens in {FACTORS[word]:g}, by its name: multiplied")
+            return table.assign(tokens=_numbers(table, column) * FACTORS[word]).drop(columns=column)
+    return table
+
+
+def _without_copies(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """The table without rows that repeat another one of the same run entirely: no second measurement of it."""
+    if "run" not in table:
+        return table
+    copies = table.drop(columns="table").astype(str).duplicated().to_numpy(bool)
+    if not copies.any():
+        return table
+    notes.append(f"{int(copies.sum())} rows repeat another row entirely: left out")
+    return table.take(np.flatnonzero(~copies)).reset_index(drop=True)
 
 
 def _counts(table: pd.DataFrame, name: str) -> np.ndarray:
@@ -330,13 +344,25 @@ def _losses(
     parts = {_column(columns, name): weight / sum(asked.values()) for name, weight in asked.items() if name}
     values = np.zeros(len(table)) if parts else np.full(len(table), np.nan)
     for name, weight in parts.items():
-        values = values + weight * _numbers(table, name)
+        values = values + weight * _in_nats(_numbers(table, name), name, notes)
     if (values <= 0).any():
         row = int(np.argmax(values <= 0))
         raise ValueError(f"select: a loss in nats is positive, found {values[row]:g} in row {row + 1}; see --loss")
     summed = " + ".join(f"{weight:.3g} {name}" for name, weight in parts.items())
     notes.append(f"loss: {summed if len(parts) > 1 else next(iter(parts))}" if parts else "no losses")
     return values, list(parts)
+
+
+def _in_nats(values: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
+    """Losses in nats where their name says that they are a perplexity or in bits."""
+    unit = loss_unit(name)
+    if unit == "perplexity":
+        notes.append(f"{name} is a perplexity: its logarithm is the loss in nats")
+        return np.log(np.where(values > 0, values, np.nan))
+    if unit is not None and unit.startswith("bits/"):
+        notes.append(f"{name} is in {unit.replace('/', ' per ')}: times ln 2, nats per {unit.partition('/')[2]}")
+        return values * np.log(2)
+    return values
 
 
 def _column(columns: Sequence[str], name: str) -> str:

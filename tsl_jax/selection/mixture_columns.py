@@ -14,11 +14,13 @@ so that up to four epochs are nearly as good as new text for the large models th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 PREFIXES = (
     "train_",
@@ -34,6 +36,9 @@ PREFIXES = (
     "w_",
     "p_",
 )
+PERCENT = re.compile(r"[ _]*[\[(]?(?:%|percent|pct)[\])]?$", re.IGNORECASE)  # at the end of a column's name
+DOMAINS = ("domain", "source", "subset", "corpus", "dataset")  # of a table with a row a domain
+SHARES = ("share", "weight", "proportion", "fraction", "ratio", "percent", "percentage", "mixture_weight")
 ROUNDING = 0.01  # by which a sum may miss one: rounded shares
 MOST_EPOCHS = 4  # Muennighoff et al. 2305.16264, section 5: until there repeated text is nearly worth new one
 REPEATS = 15.4  # their R*: repetitions after which text has given 1 - 1/e of what it gives
@@ -72,10 +77,58 @@ def find_mixture(table: pd.DataFrame, named: Sequence[str], explained: Sequence[
         for part in (matching, {name: matching[name] for name in matching if name in small}):  # not train_steps
             if len(part) > 1 and _like_shares(numbers[list(part)].to_numpy(float)):
                 return part
+    within = [name for name in numeric if PERCENT.search(name)]
+    if len(within) > 1 and _sums_to(numbers[within].to_numpy(float), 100):
+        return _without_common_prefix(within)
     within = [name for name, low in zip(numeric, least, strict=True) if name in small and low >= 0]
-    if len(within) > 1 and (np.abs(np.nansum(numbers[within].to_numpy(float), axis=1) - 1) < ROUNDING).all():
+    if len(within) > 1 and _sums_to(numbers[within].to_numpy(float), 1):
+        return _without_common_prefix(within)
+    within = [name for name, low, high in zip(numeric, least, largest, strict=True) if low >= 0 and high <= 100]
+    if len(within) > 1 and _sums_to(numbers[within].to_numpy(float), 100):
         return _without_common_prefix(within)
     return {}
+
+
+def _sums_to(values: np.ndarray, whole: float) -> bool:
+    """Whether all rows sum to a whole, but for rounding."""
+    return bool((np.abs(np.nansum(values, axis=1) - whole) < ROUNDING * whole).all())
+
+
+def percentages(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with numbers for cells such as `39.5%`, in columns where all are such."""
+    changed = {}
+    for name in table:
+        given: Any = table[name]
+        if is_numeric_dtype(given) or not given.notna().any():
+            continue
+        cells = given.dropna().astype(str).str.strip()
+        if cells.str.fullmatch(r"[-+]?[\d.]+ *%").all():
+            changed[name] = pd.to_numeric(given.astype("string").str.strip().str.rstrip("% "), errors="coerce")
+    return table.assign(**{str(name): values.astype(float) for name, values in changed.items()})
+
+
+def wide(table: pd.DataFrame) -> pd.DataFrame:
+    """A row a run from rows (run, domain, share), with a column `share_DOMAIN` each; other tables as they are.
+
+    Raises:
+        ValueError: for two shares of one domain in a run.
+    """
+    by_name = {str(name).strip().lower().replace(" ", "_"): str(name) for name in table}
+    domain = next((by_name[name] for name in DOMAINS if name in by_name), "")
+    share = next((by_name[name] for name in SHARES if name in by_name), "")
+    others = [str(name) for name in table if name not in (domain, share)]
+    if not (domain and share and others) or is_numeric_dtype(table[domain]) or not is_numeric_dtype(table[share]):
+        return table
+    rows: Any = table  # pandas' types say little of columns that are named at run time
+    runs = rows[others].drop_duplicates()
+    sums = rows.groupby(others, dropna=False)[share].sum().to_numpy(float)
+    if len(runs) == len(table) or not _like_shares(sums[:, None]):
+        return table
+    if bool(rows.duplicated([*others, domain]).any()):
+        row = rows[rows.duplicated([*others, domain])].iloc[0]
+        raise ValueError(f"select: two rows have the share of {row[domain]} in {row[others[0]]}; leave one out")
+    shares = rows.set_index([*others, domain])[share].unstack(domain).add_prefix("share_").reset_index()
+    return runs.merge(shares, on=others).reset_index(drop=True)
 
 
 def _like_shares(values: np.ndarray) -> bool:
@@ -89,8 +142,8 @@ def _without_common_prefix(columns: list[str]) -> dict[str, str]:
     """The domains that the columns name, without a prefix that all of them share."""
     for prefix in PREFIXES:
         if all(name.lower().startswith(prefix) and len(name) > len(prefix) for name in columns):
-            return {name: name[len(prefix) :].lstrip("_./: ") or name for name in columns}
-    return {name: name for name in columns}
+            return {name: PERCENT.sub("", name[len(prefix) :].lstrip("_./: ")) or name for name in columns}
+    return {name: PERCENT.sub("", name) or name for name in columns}
 
 
 def checked_shares(
