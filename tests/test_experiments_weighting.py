@@ -155,3 +155,11 @@ def test_accuracies_are_compared_by_seed():
 def test_arms_of_every_plan_are_named_alike():
     for start in weighting.PLANS:
         assert weighting.arm_rate_seed(f"{start}gradient_noise-lr0.0125@60") == ("gradient_noise", 0.0125, "60")
+
+
+def test_a_folder_without_runs_is_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["downstream", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        downstream.main()
+    assert ended.value.code == 2
+    assert f"{tmp_path} has no run larger-weights-* that is not measured yet" in capsys.readouterr().err

@@ -81,10 +81,10 @@ def test_a_part_of_the_sources_is_labelled_and_leaves_the_kept_rows(
     monkeypatch.setitem(entries.ENTRIES, "silent", lambda prefix: np.full(5, np.nan))
     capsys.readouterr()
     run.main(["--curves", str(curves), "--entries", "last value", "silent"])
-    told = capsys.readouterr().out
-    assert f"A PART OF THE BENCHMARK: megatron are absent; rows go to {curves / run.PART}" in told
-    assert f"{2 * len(run.SHARES)} forecasts to make" in told  # those of the entry that is kept are not made again
-    assert "without megatron: not comparable with the full one. Over families (1), 4 prefixes" in told
+    printed = capsys.readouterr().out
+    assert f"A PART OF THE BENCHMARK: megatron are absent; rows go to {curves / run.PART}" in printed
+    assert f"{2 * len(run.SHARES)} forecasts to make" in printed  # those of the entry that is kept are not made again
+    assert "without megatron: not comparable with the full one. Over families (1), 4 prefixes" in printed
     assert kept.read_bytes() == before
     assert set(pd.read_parquet(curves / run.PART).family) == {"family cosine"}
     run.main(["--curves", str(curves), "--entries", "silent"])

@@ -436,6 +436,6 @@ def test_the_command_lists_fetches_and_goes_on_after_a_failure(tmp_path: Path, g
     with pytest.raises(SystemExit) as end:
         fetch.main(["gone", "some", "--to", str(tmp_path / "curves")])
     assert end.value.code == 2
-    told = capsys.readouterr()
-    assert "2 files are there" in told.out
-    assert "1 files none were expected, found 0" in told.err
+    printed = capsys.readouterr()
+    assert "2 files are there" in printed.out
+    assert "1 files none were expected, found 0" in printed.err

@@ -127,7 +127,7 @@ def _curves(path: str, logs: dict[str, Any]) -> tuple[dict[int, float], dict[int
 
 
 def _run_name(log: Any) -> str:
-    """As in 124M-sp-wsd0.2-lr0.001-50000. A cosine to nothing is told from one to a tenth by its last rate."""
+    """As in 124M-sp-wsd0.2-lr0.001-50000. Its last rate says whether a cosine goes to zero or to a tenth."""
     config, train = log["config"], log["history"]["train"]
     size = f"{LR_SIZES[config['n_layer'], config['n_head']]}-{'sp2' if 'chunk1' in config['dataset'] else 'sp'}"
     if config["scheduler"] == "cos":

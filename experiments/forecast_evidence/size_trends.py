@@ -22,7 +22,7 @@ import pandas as pd
 from scipy import stats
 from scipy.optimize import minimize
 
-from experiments.forecast_benchmark.data import lr_scheduling
+from experiments.forecast_benchmark.data import check, lr_scheduling
 from experiments.forecast_evidence import curves
 from experiments.forecast_evidence.curves import Curve
 from experiments.forecast_evidence.rate_response import EXCESS, FIRST, POINTS, STARTS, UNIT, columns
@@ -35,10 +35,17 @@ LEAST_FALL = 0.5  # of the rate, as a share of its peak, at the end of some run 
 
 
 def groups(folder: Path) -> dict[tuple[str, float, float], list[Curve]]:
-    """(family, n_params, peak) -> runs, of the data sets that have several sizes."""
-    found, left_out = curves.load(curves.PARTS, folder, Path("no pool"))
-    if any("run pool" not in why for why in left_out):
-        raise ValueError(f"size_trends: {'; '.join(left_out)}")
+    """(family, n_params, peak) -> runs, of the data sets that have several sizes.
+
+    Raises:
+        ValueError: where the folder lacks curves, or has other files than the benchmark's.
+    """
+    absent = check(folder)
+    if absent:
+        raise ValueError(
+            f"{folder} lacks {', '.join(absent)}; python -m experiments.forecast_benchmark.fetch brings them"
+        )
+    found, _ = curves.load(curves.PARTS, folder, Path("no pool"))
     made: dict[tuple[str, float, float], list[Curve]] = {}
     for run in (*found, *lr_scheduling(folder)):
         family = run.data.split("/")[0].replace(" 124M", "").replace(" 33M to 93M", "")
@@ -92,8 +99,12 @@ def main() -> None:
     """Print a row a family, size and peak, then the slopes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--curves", type=Path, required=True, help="the folder of public curves")
-    rows = []
-    for (family, n_params, peak), runs in sorted(groups(parser.parse_args().curves).items()):
+    folder, rows = parser.parse_args().curves, []
+    try:
+        found = groups(folder)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    for (family, n_params, peak), runs in sorted(found.items()):
         row = {"family": family, "n_params": n_params, "peak": peak, "runs": len(runs), **fitted(runs)}
         rows.append(row)
     table = pd.DataFrame(rows)

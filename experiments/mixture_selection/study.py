@@ -305,8 +305,8 @@ def analyse(runs: Runs) -> Findings:
     tables = {"strategies": table, "differences": apart, "candidates": of_mixtures}
     tables |= {"warnings": warnings_of_the_field(groups)} | ({"by_domain": laws} if len(laws) else {})
     if "limited" in groups:
-        counts = next(iter(runs_of_group(runs, "limited")))
-        available = {domain: count["train"] for domain, count in runs.manifests[counts]["corpus"]["tokens"].items()}
+        one = next(iter(runs_of_group(runs, "limited")))  # all have the same little text
+        available = {domain: count["train"] for domain, count in runs.manifests[one]["corpus"]["tokens"].items()}
         some = [repetition.predicted(groups, available, weights) for weights in targets_of(target.shares)]
         tables["repetition"] = pd.concat(some, ignore_index=True)
     tables["curves"] = curve_table({name: groups[name] for name in ("proxy", "target")})

@@ -94,17 +94,22 @@ def measured(runs: list[Path]) -> Iterator[dict[str, float | str]]:
 
 
 def main() -> None:
-    """The command: rows of runs that are there already are kept."""
+    """The command: a row is written as its run is measured, and runs that have one are passed over."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pool", type=Path, help="folder of the runs")
-    kept = pd.read_csv(KEPT) if KEPT.exists() else pd.DataFrame({"run": []})
-    found = sorted(path for path in parser.parse_args().pool.glob(RUNS) if (path / run_dir.RECORD).exists())
-    runs = [path for path in found if path.name not in set(kept.run)]
+    rows = pd.read_csv(KEPT).to_dict("records") if KEPT.exists() else []
+    pool, known = parser.parse_args().pool, {row["run"] for row in rows}
+    runs = sorted(run for run in pool.glob(RUNS) if (run / run_dir.RECORD).exists() and run.name not in known)
     if not runs:
-        raise SystemExit(f"downstream: no run {RUNS} that is not measured yet; `tsl reproduce position_weighting`")
-    table = pd.concat([kept, pd.DataFrame(measured(runs))], ignore_index=True).sort_values("run")
-    write_atomically(KEPT, table.to_csv(index=False, float_format="%.6g"))
-    print(table.to_string(index=False))
+        parser.error(f"{pool} has no run {RUNS} that is not measured yet; tsl reproduce position_weighting makes them")
+    try:
+        for row in measured(runs):
+            rows.append(row)
+            table = pd.DataFrame(rows).sort_values("run")
+            write_atomically(KEPT, table.to_csv(index=False, float_format="%.6g"))
+            print(row, flush=True)
+    except (ValueError, OSError) as error:  # a run without a checkpoint, text that is not there
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -72,12 +72,6 @@ SAMPLES = re.compile(
 LR = re.compile(r"(?:.*_)?(?:lr|learning_rate|learningrate)(?:_(?:group_?\d+|pg_?\d+|adam\w*|sgd|muon|\d+))*")
 LR_OTHER = {"min", "max", "peak", "initial", "base", "multiplier", "final", "end", "decay", "warmup"}
 RUNS = ("run", "run_name", "run_id", "experiment", "experiment_name", "exp_name", "exp", "trial", "job")
-KEYS = ("key", "metric", "metric_name", "name", "tag", "variable")
-VALUES = ("value", "metric_value", "scalar")
-# Words in a column of one of these names say what a loss was measured on.
-SPLITS = ("split", "type", "mode", "phase", "stage", "subset", "set", "kind", "event", "partition", "evaluation")
-DOMAINS = ("domain", "dataset", "corpus", "source")
-MOST_KINDS = 200
 MICRO_STEPS = ("acc_step", "micro_step", "accumulation_step", "microbatch")
 
 
@@ -309,66 +303,3 @@ def _list(names: Sequence[str], most: int = 4) -> str:
     """Names in a sentence, the first few of many."""
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
-
-
-def reshaped(log: LogRows, losses: Collection[str] = ()) -> LogRows:
-    """The log with a column a metric and split; itself where its rows are whole already.
-
-    Rows (step, key, value) and (step, split, loss) become (step, train/loss, valid/loss): as one column they would be
-    one curve, measured twice at a step.
-
-    Args:
-        losses: columns that the user names: where they are there, nothing is changed.
-    """
-    if losses and all(name in log.columns for name in losses):
-        return log
-    return _by_split(_by_metric(log))
-
-
-def _by_metric(log: LogRows) -> LogRows:
-    """Rows of a name and a value: MLflow's and TensorBoard's tables, lines of a logger."""
-    key = next((name for name in log.text if normal(name) in KEYS and _few(log.text[name])), None)
-    value = next((name for name in log.columns if normal(name) in VALUES), None)
-    if key is None or value is None or log.losses:
-        return log
-    cells = log.text[key].astype(str)
-    kinds = dict.fromkeys(cells.tolist())
-    if not any(loss_unit(kind) for kind in kinds):
-        return log
-    columns = {name: values for name, values in log.columns.items() if name != value}
-    columns |= {kind: np.where(cells == kind, log.columns[value], np.nan) for kind in kinds if kind not in columns}
-    text = {name: values for name, values in log.text.items() if name != key}
-    log.note("long_table", f"{value} is of {len(kinds)} metrics, separated by {key}", 0, warning=False)
-    return replace(log, columns=columns, text=text, eval_rows=True)
-
-
-def _by_split(log: LogRows) -> LogRows:
-    """Rows of a split and its loss; a column of which only rows of one kind have losses is left as it is."""
-    step = next((name for name in log.columns if normal(name) in STEPS), None)
-    in_order = step is not None and not (np.diff(log.columns[step]) < 0).any()
-    for name, cells in log.text.items():
-        named, kinds = normal(name), [kind for kind in dict.fromkeys(cells.tolist()) if isinstance(kind, str) and kind]
-        of_eval = named in SPLITS and any(EVAL_WORDS & set(words(kind)) for kind in kinds)
-        # A dataset may be what a run was trained on: then its steps begin again with each.
-        if not (of_eval or (named in DOMAINS and in_order)) or not 1 < len(kinds) <= MOST_KINDS:
-            continue
-        parts = {
-            loss: {kind: np.where(cells == kind, values, np.nan) for kind in kinds}
-            for loss, values in log.columns.items()
-            if loss_unit(loss) and sum(bool(np.isfinite(values[cells == kind]).any()) for kind in kinds) > 1
-        }
-        if parts:
-            columns = {loss: values for loss, values in log.columns.items() if loss not in parts}
-            columns |= {f"{kind}/{loss}": part for loss, of in parts.items() for kind, part in of.items()}
-            units = log.units | {
-                f"{kind}/{loss}": log.units[loss] for loss in parts for kind in kinds if loss in log.units
-            }
-            shown = ", ".join(kinds[:6])
-            log.note("split_by_words", f"{', '.join(parts)} is of {shown}, as {name} says: a split each", 0, False)
-            text = {other: values for other, values in log.text.items() if other != name}
-            return replace(log, columns=columns, text=text, units=units, losses=(), eval_rows=True)
-    return log
-
-
-def _few(cells: np.ndarray) -> bool:
-    return 0 < len(set(cells.tolist())) <= MOST_KINDS

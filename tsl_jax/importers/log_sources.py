@@ -7,6 +7,7 @@ import lzma
 import re
 import zlib
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from tsl_jax.importers.delimited_logs import read_delimited
 from tsl_jax.importers.event_logs import WANDB, read_tensorboard, read_wandb
 from tsl_jax.importers.json_logs import read_events, read_json
 from tsl_jax.importers.line_scan import LineFormat
-from tsl_jax.importers.log_roles import STEPS, loss_columns, normal, reshaped
+from tsl_jax.importers.log_roles import EVAL_WORDS, STEPS, loss_columns, loss_unit, normal
+from tsl_jax.importers.log_roles import words as words_of
 from tsl_jax.importers.log_rows import COMPRESSED, LogRows, NotThisFormat, concatenated, open_log
 from tsl_jax.importers.log_stores import magic, read_mlflow, read_parquet, read_sqlite
 from tsl_jax.importers.text_formats import FORMATS, read_text, sniff_text
@@ -25,6 +27,13 @@ JSON = (".json", ".jsonl", ".ndjson")
 # Files of a folder that may be logs; a file that is named is read whatever its name ends in.
 LOGS = (*TABLES, *JSON, ".parquet", ".log", ".txt", ".out", ".err", ".wandb", ".db", ".sqlite", ".sqlite3")
 MOST_FILES = 20_000
+# Columns of rows of a name and a value.
+KEYS = ("key", "metric", "metric_name", "name", "tag", "variable")
+VALUES = ("value", "metric_value", "scalar")
+# Words in a column of one of these names say what a loss was measured on.
+SPLITS = ("split", "type", "mode", "phase", "stage", "subset", "set", "kind", "event", "partition", "evaluation")
+DOMAINS = ("domain", "dataset", "corpus", "source")
+MOST_KINDS = 200  # different words of such a column
 
 Reader = Callable[[Path], LogRows | list[LogRows]]
 
@@ -140,7 +149,7 @@ def _named(log: LogRows, path: Path, root: Path) -> LogRows:
 
 def _checked(log: LogRows, losses: Collection[str]) -> LogRows:
     """The log, if a loss was read from it: a file without one is never called clean."""
-    log = reshaped(log, losses)
+    log = _reshaped(log, losses)
     if losses or log.losses:
         return log
     findings = list(log.findings)
@@ -270,3 +279,69 @@ def _ends(log: LogRows) -> tuple[float, float, float, float, float] | None:
     if len(step) < 2:
         return None
     return float(step[0]), float(step.max()), float(np.median(np.abs(np.diff(step)))), float(loss[0]), float(loss[-1])
+
+
+# ------------------------------------------------------------------------------------ rows of one metric or split each
+
+
+def _reshaped(log: LogRows, losses: Collection[str] = ()) -> LogRows:
+    """The log with a column a metric and split; itself where its rows are whole already.
+
+    Rows (step, key, value) and (step, split, loss) become (step, train/loss, valid/loss): as one column they would be
+    one curve, measured twice at a step.
+
+    Args:
+        losses: columns that the user names: where they are there, nothing is changed.
+    """
+    if losses and all(name in log.columns for name in losses):
+        return log
+    return _by_split(_by_metric(log))
+
+
+def _by_metric(log: LogRows) -> LogRows:
+    """Rows of a name and a value: MLflow's and TensorBoard's tables, lines of a logger."""
+    key = next((name for name in log.text if normal(name) in KEYS and _few(log.text[name])), None)
+    value = next((name for name in log.columns if normal(name) in VALUES), None)
+    if key is None or value is None or log.losses:
+        return log
+    cells = log.text[key].astype(str)
+    kinds = dict.fromkeys(cells.tolist())
+    if not any(loss_unit(kind) for kind in kinds):
+        return log
+    columns = {name: values for name, values in log.columns.items() if name != value}
+    columns |= {kind: np.where(cells == kind, log.columns[value], np.nan) for kind in kinds if kind not in columns}
+    text = {name: values for name, values in log.text.items() if name != key}
+    log.note("long_table", f"{value} is of {len(kinds)} metrics, separated by {key}", 0, warning=False)
+    return replace(log, columns=columns, text=text, eval_rows=True)
+
+
+def _by_split(log: LogRows) -> LogRows:
+    """Rows of a split and its loss; a column of which only rows of one kind have losses is left as it is."""
+    step = next((name for name in log.columns if normal(name) in STEPS), None)
+    in_order = step is not None and not (np.diff(log.columns[step]) < 0).any()
+    for name, cells in log.text.items():
+        named, kinds = normal(name), [kind for kind in dict.fromkeys(cells.tolist()) if isinstance(kind, str) and kind]
+        of_eval = named in SPLITS and any(EVAL_WORDS & set(words_of(kind)) for kind in kinds)
+        # A dataset may be what a run was trained on: then its steps begin again with each.
+        if not (of_eval or (named in DOMAINS and in_order)) or not 1 < len(kinds) <= MOST_KINDS:
+            continue
+        parts = {
+            loss: {kind: np.where(cells == kind, values, np.nan) for kind in kinds}
+            for loss, values in log.columns.items()
+            if loss_unit(loss) and sum(bool(np.isfinite(values[cells == kind]).any()) for kind in kinds) > 1
+        }
+        if parts:
+            columns = {loss: values for loss, values in log.columns.items() if loss not in parts}
+            columns |= {f"{kind}/{loss}": part for loss, of in parts.items() for kind, part in of.items()}
+            units = log.units | {
+                f"{kind}/{loss}": log.units[loss] for loss in parts for kind in kinds if loss in log.units
+            }
+            shown = ", ".join(kinds[:6])
+            log.note("split_by_words", f"{', '.join(parts)} is of {shown}, as {name} says: a split each", 0, False)
+            text = {other: values for other, values in log.text.items() if other != name}
+            return replace(log, columns=columns, text=text, units=units, losses=(), eval_rows=True)
+    return log
+
+
+def _few(cells: np.ndarray) -> bool:
+    return 0 < len(set(cells.tolist())) <= MOST_KINDS

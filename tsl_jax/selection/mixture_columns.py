@@ -5,7 +5,7 @@ PREFIXES, by its sums: all columns of numbers from 0 to 1 that nothing else expl
 Shares in percent are divided by 100. Sums within ROUNDING of one are taken for rounded shares and divided by.
 
 How often a domain is read, its epochs e, is share x tokens / tokens available of it. What is read again is worth less
-than new text (Muennighoff et al., arXiv 2305.16264, equation 5, with their R* = 15.4 for data):
+than new text (the data-constrained law of Muennighoff et al., arXiv 2305.16264, with their R* = 15.4):
 
     worth(e) = (1 + R* (1 - exp(-(e - 1)/R*))) / e     new tokens a token read, for e > 1; else 1
 

@@ -15,10 +15,11 @@ noise, what seeds of published runs differ by, tells it from luck. Without mixtu
 there is.
 
 Where text is read again, x are the shares of what it is worth in new tokens (`mixture_columns.worth`), w is the sum of
-that over the tokens read, and a mixture whose text repeats has an own effect apart from that of the same without. The
- 6 + 2 + domains numbers are those of the highest
-posterior density under broad priors (`PRIORS`), found by L-BFGS with exact gradients on at most MOST rows; all rows are
-then conditioned on. Chosen on simulated tables: experiments/selection_simulations.
+that over the tokens read, and a mixture whose text repeats has an own effect apart from that of the same without.
+
+The 6 + 2 + domains numbers are those of the highest posterior density under broad priors (`PRIORS`), found by L-BFGS
+with exact gradients on at most MOST rows; all rows are then conditioned on. Chosen on simulated tables:
+experiments/selection_simulations.
 """
 
 from __future__ import annotations
